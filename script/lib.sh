@@ -1,0 +1,171 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside this file: each `need_…` puts one thing on this machine, unless it is there.
+# Knows Debian, Ubuntu and a Mac with Homebrew; anywhere else it says what to install by hand.
+
+# Pinned, so that a check gives the same answer everywhere. sqlx-cli goes with the `sqlx` of Cargo.toml.
+CARGO_DENY_VERSION=0.20.2
+SQLX_CLI_VERSION=0.9.0
+
+# The queries' types come from `.sqlx/`; without this a DATABASE_URL lying around would be asked instead.
+export SQLX_OFFLINE=true
+PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+
+step() { printf '\n==> %s\n' "$*"; }
+die() { printf '%s: %s\n' "$0" "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif have sudo; then
+        sudo "$@"
+    else
+        die "not root, and no sudo, to run: $*"
+    fi
+}
+
+# The package lists are refreshed only when they turn out to be missing or too old.
+apt_install() {
+    local log
+    log=$(mktemp)
+    set -- as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@"
+    "$@" >"$log" 2>&1 </dev/null ||
+        { as_root apt-get -qq update && "$@"; } >"$log" 2>&1 </dev/null ||
+        { cat "$log" >&2; die "apt-get could not install it"; }
+    rm -f "$log"
+}
+
+# install WHAT "APT PACKAGES" "BREW ARGUMENTS"
+install_package() {
+    if have apt-get; then
+        echo "Installing $1 (apt: $2)"
+        as_root true # asks for the password, or gives up, before the output goes to a log
+        # shellcheck disable=SC2086 # a list
+        apt_install $2
+    elif have brew; then
+        echo "Installing $1 (brew: $3)"
+        # shellcheck disable=SC2086 # a list
+        brew install --quiet $3
+    else
+        die "$1 is missing, and there is neither apt-get nor Homebrew to install it with"
+    fi
+}
+
+need_rust() {
+    have cargo || die "Rust is missing: https://rustup.rs"
+    # ring and the Rust tools compile some C.
+    have cc || [ "$(uname)" != Darwin ] || die "a C compiler is missing: run xcode-select --install"
+    have cc || install_package "a C compiler" "gcc libc6-dev" ""
+}
+
+# need_component CARGO_COMMAND COMPONENT
+need_component() {
+    cargo "$1" --version >/dev/null 2>&1 && return
+    have rustup || die "cargo $1 is missing: install the $2 that belongs to your Rust"
+    echo "Installing $2 (rustup)"
+    rustup --quiet component add "$2"
+}
+
+# need_cargo_tool CRATE VERSION CARGO_COMMAND [INSTALL ARGUMENTS]
+need_cargo_tool() {
+    local crate=$1 version=$2 command=$3
+    shift 3
+    case " $(cargo "$command" --version 2>/dev/null) " in *" $version "*) return ;; esac
+    echo "Installing $crate $version (cargo; takes some minutes)"
+    cargo install --quiet --locked "$@" "$crate@$version"
+}
+
+need_cargo_deny() { need_cargo_tool cargo-deny "$CARGO_DENY_VERSION" deny; }
+
+need_sqlx_cli() {
+    need_cargo_tool sqlx-cli "$SQLX_CLI_VERSION" sqlx --no-default-features --features postgres,rustls
+}
+
+need_shellcheck() { have shellcheck || install_package ShellCheck shellcheck shellcheck; }
+
+# Prints where the PostgreSQL server's programs are: Debian and Homebrew keep them off the PATH.
+postgres_bin() {
+    local dir found=
+    for dir in /usr/local/opt/postgresql*/bin /opt/homebrew/opt/postgresql*/bin /usr/lib/postgresql/*/bin \
+        "$(pg_config --bindir 2>/dev/null)" "$(dirname "$(command -v initdb)")"; do
+        if [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ]; then found=$dir; fi
+    done
+    [ -n "$found" ] && echo "$found"
+}
+
+need_postgres() {
+    postgres_bin >/dev/null && return
+    if ! have apt-get; then
+        install_package PostgreSQL "" postgresql@17
+        return
+    fi
+    # We start private servers of our own; Debian's package would also set one up to run from boot.
+    local conf=/etc/postgresql-common/createcluster.d/no-main-cluster.conf
+    as_root mkdir -p "${conf%/*}"
+    echo "create_main_cluster = false" | as_root tee "$conf" >/dev/null
+    install_package PostgreSQL postgresql ""
+    as_root rm -f "$conf"
+}
+
+# first COMMAND… prints the first that exists.
+first() {
+    local command
+    for command in "$@"; do
+        if have "$command"; then command -v "$command"; return; fi
+    done
+    return 1
+}
+
+find_browser() {
+    CHROMIUM=$(first "${CHROMIUM:-}" chromium chromium-browser google-chrome google-chrome-stable /snap/bin/chromium \
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome" \
+        /Applications/Chromium.app/Contents/MacOS/Chromium) &&
+        CHROMEDRIVER=$(first "${CHROMEDRIVER:-}" chromedriver chromium.chromedriver /snap/bin/chromium.chromedriver) &&
+        export CHROMIUM CHROMEDRIVER
+}
+
+need_browser() {
+    find_browser && return
+    if [ "$(uname)" = Darwin ]; then
+        install_package "Chrome and its driver" "" "--cask google-chrome chromedriver"
+    elif grep -qs '^ID=ubuntu' /etc/os-release; then
+        # Ubuntu has Chromium as a snap only, which brings its driver.
+        have snap || install_package snapd snapd ""
+        echo "Installing Chromium and its driver (snap: chromium)"
+        as_root snap install chromium
+    else
+        install_package "Chromium and its driver" "chromium chromium-driver" ""
+    fi
+    find_browser || die "Chromium and chromedriver were installed but are not found; set CHROMIUM and CHROMEDRIVER"
+}
+
+# PostgreSQL refuses to run as root; Debian's package brings a user for it.
+as_postgres() {
+    if [ "$(id -u)" -eq 0 ]; then
+        (cd / && runuser -u postgres -- "$@")
+    else
+        "$@"
+    fi
+}
+
+# Starts a private PostgreSQL on a socket in a new folder, gone when the script ends; sets DATABASE_URL.
+start_postgres() {
+    pg_bin=$(postgres_bin)
+    pg_home=$(mktemp -d /tmp/dojo-pg.XXXXXX) # not TMPDIR: a Mac's is too long for a socket's path
+    trap stop_postgres EXIT
+    if [ "$(id -u)" -eq 0 ]; then chown postgres "$pg_home"; fi
+    {
+        as_postgres "$pg_bin/initdb" -D "$pg_home/data" -U postgres -A trust -E UTF8 --no-locale --no-sync &&
+            as_postgres "$pg_bin/pg_ctl" -D "$pg_home/data" -w -l "$pg_home/log" \
+                -o "-c listen_addresses='' -c unix_socket_directories='$pg_home' -c fsync=off" start
+    } >"$pg_home/start.log" 2>&1 </dev/null || { cat "$pg_home"/*log >&2; die "PostgreSQL did not start"; }
+    export DATABASE_URL="postgres:///postgres?host=$pg_home&user=postgres"
+}
+
+stop_postgres() {
+    as_postgres "$pg_bin/pg_ctl" -D "$pg_home/data" -m immediate stop >/dev/null 2>&1 || true
+    rm -rf "$pg_home"
+    unset DATABASE_URL
+    trap - EXIT
+}
