@@ -1,1 +1,48 @@
-//! A stand-in for Dojo.
+//! A stand-in for Dojo: its payment API, hosted checkout page and signed webhooks, for a demo, for
+//! tests, and for anyone who integrates.
+//!
+//! ```no_run
+//! # async fn example() -> std::io::Result<()> {
+//! use dojo_sandbox::{Sandbox, Settings};
+//!
+//! let sandbox = Sandbox::start(Settings::default()).await?;
+//! println!("Dojo's API is at {}", sandbox.url());
+//! sandbox.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The map:
+//!
+//! | room | holds |
+//! | --- | --- |
+//! | `intents` | the rules of a payment intent, pure: how it begins, is paid, captured, refunded, runs out |
+//! | `ledger` | all intents, changed one at a time; what each change tells subscribers |
+//! | `webhooks` | subscriptions and their secrets, deliveries, retries, delivery faults |
+//! | `api` | Dojo's API over HTTP |
+//! | `checkout` | the page a customer pays on |
+//! | `control` | `/_sandbox`: what tests use to pay, to break things and to look inside |
+//! | `traffic`, `faults` | the record of API calls and what goes wrong with them |
+//! | `server` | the HTTP loop, which can cut a connection |
+
+mod api;
+mod chance;
+mod checkout;
+mod clock;
+mod control;
+mod faults;
+mod ids;
+mod intents;
+mod ledger;
+mod money;
+mod problem;
+mod sandbox;
+mod server;
+mod settings;
+pub mod signature;
+mod traffic;
+mod webhooks;
+mod world;
+
+pub use sandbox::Sandbox;
+pub use settings::Settings;

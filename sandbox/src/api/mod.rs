@@ -1,0 +1,130 @@
+//! Dojo's API: the same paths, headers, shapes, statuses and refusals.
+
+mod body;
+mod payment_intents;
+mod search;
+mod webhooks;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, patch, post, put};
+use axum::{Json, Router};
+use serde_json::Value;
+
+use crate::intents::Refusal;
+use crate::ledger::ChangeError;
+use crate::problem::Problem;
+use crate::traffic;
+use crate::world::World;
+
+/// The versions of Dojo's API that its documents know.
+const VERSIONS: [&str; 4] = ["2026-02-27", "2025-09-10", "2024-02-05", "2022-04-07"];
+
+pub(crate) fn routes(world: Arc<World>) -> Router {
+    Router::new()
+        .route("/payment-intents", post(payment_intents::create))
+        .route("/payment-intents/search", post(search::search))
+        .route(
+            "/payment-intents/{id}",
+            get(payment_intents::fetch).delete(payment_intents::cancel),
+        )
+        .route("/webhooks/events", get(webhooks::events))
+        .route("/webhooks", get(webhooks::list).post(webhooks::subscribe))
+        .route(
+            "/webhooks/{id}",
+            patch(webhooks::update).delete(webhooks::unsubscribe),
+        )
+        .route(
+            "/webhooks/{id}/secrets",
+            get(webhooks::secrets).post(webhooks::generate_secret),
+        )
+        .route(
+            "/webhooks/{id}/secrets/{secret}",
+            axum::routing::delete(webhooks::delete_secret),
+        )
+        .route(
+            "/webhooks/{id}/secrets/{secret}/activate",
+            put(webhooks::activate_secret),
+        )
+        .fallback(async || Problem::not_found("The sandbox has no such part of Dojo's API."))
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "This path does not know this method.",
+            )
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&world), admit))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&world),
+            traffic::pass,
+        ))
+        .with_state(world)
+}
+
+/// Lets in only calls that bear a key and a version.
+async fn admit(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
+    match check_key(&world, request.headers()).and_then(|()| check_version(request.headers())) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// `Basic ` is a literal prefix: the key behind it is not base64.
+fn check_key(world: &World, headers: &HeaderMap) -> Result<(), Problem> {
+    let sent = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let key = sent.and_then(|value| value.strip_prefix("Basic "));
+    let accepted = key.is_some_and(|key| match &world.api_key {
+        Some(expected) => key == expected,
+        None => key
+            .strip_prefix("sk_sandbox_")
+            .is_some_and(|rest| !rest.is_empty()),
+    });
+    let detail = match sent {
+        _ if accepted => return Ok(()),
+        None => "The Authorization header is missing.",
+        Some(_) if key.is_none() => "The Authorization header is not of the form `Basic <key>`.",
+        Some(_) => "The API key is not known here.",
+    };
+    Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(version) = headers.get("version") else {
+        return Err(Problem::invalid_field(
+            "version",
+            "The version header is required.",
+        ));
+    };
+    if version
+        .to_str()
+        .is_ok_and(|version| VERSIONS.contains(&version))
+    {
+        Ok(())
+    } else {
+        let known = VERSIONS.join(", ");
+        Err(Problem::invalid_field(
+            "version",
+            format!("The version is not one of {known}."),
+        ))
+    }
+}
+
+fn no_such_intent() -> Problem {
+    Problem::not_found("There is no payment intent with this id.")
+}
+
+/// Turns a refusal into the status that Dojo documents for this operation.
+fn refused_as(status: StatusCode) -> impl FnOnce(ChangeError) -> Problem {
+    move |error| match error {
+        ChangeError::NoSuchIntent => no_such_intent(),
+        ChangeError::Refused(Refusal(reason)) => Problem::new(status, reason),
+    }
+}
+
+type JsonResult = Result<Json<Value>, Problem>;

@@ -1,0 +1,127 @@
+//! The sandbox's own clock: real time plus whatever it was told to skip.
+
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Serialize, Serializer};
+use time::format_description::FormatItem;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Duration, OffsetDateTime};
+
+/// A moment as Dojo writes it: UTC, always with seven fractional digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Timestamp(OffsetDateTime);
+
+/// The finest step that seven fractional digits can show.
+const TICK: Duration = Duration::nanoseconds(100);
+
+const SEVEN_DIGITS: &[FormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
+
+impl Timestamp {
+    /// Reads RFC 3339, whatever its offset.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        parsed
+            .checked_to_offset(time::UtcOffset::UTC)
+            .map(Self::truncated)
+    }
+
+    /// Beyond the calendar's end there is only its end.
+    pub(crate) fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+
+    pub(crate) fn date(self) -> time::Date {
+        self.0.date()
+    }
+
+    fn truncated(moment: OffsetDateTime) -> Self {
+        let below = i64::from(moment.nanosecond() % 100);
+        Self(moment - Duration::nanoseconds(below))
+    }
+}
+
+impl std::fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = self.0.format(SEVEN_DIGITS).map_err(|_| std::fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Tells a time that is never told twice, so that two changes never bear the same moment.
+#[derive(Debug, Default)]
+pub(crate) struct Clock(Mutex<Reading>);
+
+#[derive(Debug, Default)]
+struct Reading {
+    offset: Duration,
+    last: Option<Timestamp>,
+}
+
+impl Clock {
+    pub(crate) fn now(&self) -> Timestamp {
+        let mut reading = self.reading();
+        let real = Timestamp::truncated(OffsetDateTime::now_utc()).plus(reading.offset);
+        let now = match reading.last {
+            Some(last) if last >= real => last.plus(TICK),
+            _ => real,
+        };
+        reading.last = Some(now);
+        now
+    }
+
+    /// Moves the clock ahead of real time. It never goes back: events would then precede their cause.
+    pub(crate) fn advance(&self, by: Duration) {
+        let mut reading = self.reading();
+        reading.offset = reading.offset.saturating_add(by);
+    }
+
+    /// How far this clock is ahead of real time.
+    pub(crate) fn offset(&self) -> Duration {
+        self.reading().offset
+    }
+
+    fn reading(&self) -> std::sync::MutexGuard<'_, Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Clock, Timestamp};
+    use time::Duration;
+
+    #[test]
+    fn writes_seven_digits_even_when_they_are_zero() {
+        let moment = Timestamp::parse("2024-05-07T23:25:44Z").map(|m| m.to_string());
+        assert_eq!(moment.as_deref(), Some("2024-05-07T23:25:44.0000000Z"));
+    }
+
+    #[test]
+    fn reads_any_offset_as_utc() {
+        let moment = Timestamp::parse("2024-05-07T23:25:44.12345678+02:00").map(|m| m.to_string());
+        assert_eq!(moment.as_deref(), Some("2024-05-07T21:25:44.1234567Z"));
+    }
+
+    #[test]
+    fn never_tells_the_same_time_twice() {
+        let clock = Clock::default();
+        let moments: Vec<_> = (0..1000).map(|_| clock.now()).collect();
+        assert!(moments.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn runs_ahead_by_what_it_was_advanced() {
+        let clock = Clock::default();
+        let before = clock.now();
+        clock.advance(Duration::days(30));
+        assert!(clock.now() >= before.plus(Duration::days(30)));
+    }
+}

@@ -1,0 +1,86 @@
+//! What was sent and what was received; and sending what Dojo never would.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{JsonResult, read};
+use crate::faults::Operation;
+use crate::problem::Problem;
+use crate::webhooks::Event;
+use crate::world::World;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Deliver {
+    payment_intent_id: String,
+    status: String,
+    event: Option<String>,
+}
+
+/// `POST /_sandbox/webhooks/deliver`: a properly signed event that says whatever it is told to.
+pub(super) async fn deliver(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
+    let Deliver {
+        payment_intent_id,
+        status,
+        event,
+    } = read(&bytes)?;
+    let now = world.clock.now();
+    world
+        .with_ledger(|ledger| {
+            let intent = ledger.find(&payment_intent_id)?;
+            let event = Event::claim(intent, event.as_deref(), &status, now);
+            let id = event.id.clone();
+            ledger.announce(event);
+            Some(id)
+        })
+        .map(|id| Json(json!({ "eventId": id })))
+        .ok_or_else(|| Problem::not_found("There is no payment intent with this id."))
+}
+
+/// `GET /_sandbox/deliveries`: every delivery, oldest first.
+pub(super) async fn deliveries(State(world): State<Arc<World>>) -> Json<Value> {
+    Json(json!(world.courier.deliveries()))
+}
+
+/// `POST /_sandbox/deliveries/{eventId}/redeliver`: the same event once more.
+pub(super) async fn redeliver(
+    State(world): State<Arc<World>>,
+    Path(event_id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    if world.courier.redeliver(&event_id) {
+        Ok(StatusCode::ACCEPTED)
+    } else {
+        Err(Problem::not_found("There is no delivery of this event."))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RequestsQuery {
+    operation: Option<Operation>,
+}
+
+/// `GET /_sandbox/requests`: the API calls received, oldest first; `?operation=create` keeps those.
+pub(super) async fn requests(
+    State(world): State<Arc<World>>,
+    Query(query): Query<RequestsQuery>,
+) -> Json<Value> {
+    let requests = world.requests();
+    let wanted = requests.all().filter(|entry| {
+        query
+            .operation
+            .is_none_or(|operation| entry.operation == operation)
+    });
+    Json(json!(wanted.collect::<Vec<_>>()))
+}
+
+/// `DELETE /_sandbox/requests`
+pub(super) async fn clear_requests(State(world): State<Arc<World>>) -> StatusCode {
+    world.requests().clear();
+    StatusCode::NO_CONTENT
+}

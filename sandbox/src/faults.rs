@@ -1,0 +1,214 @@
+//! What goes wrong with API calls, on demand.
+
+use std::time::Duration;
+
+use axum::http::Method;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::{Deserialize, Serialize};
+
+use crate::chance;
+
+/// What an API call is about, in the words that faults and the request log use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Operation {
+    Create,
+    Get,
+    Cancel,
+    Search,
+    Webhooks,
+    Capture,
+    Refund,
+    Reversal,
+    Amount,
+    Tips,
+    Receipt,
+    /// For a fault: every call. For a call: none of the above.
+    Any,
+}
+
+impl Operation {
+    pub(crate) fn of(method: &Method, path: &str) -> Self {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        match (method.as_str(), parts.as_slice()) {
+            ("POST", ["payment-intents"]) => Self::Create,
+            ("POST", ["payment-intents", "search"]) => Self::Search,
+            ("GET", ["payment-intents", "refunds", _])
+            | ("POST", ["payment-intents", _, "refunds"]) => Self::Refund,
+            ("GET", ["payment-intents", _]) => Self::Get,
+            ("DELETE", ["payment-intents", _]) => Self::Cancel,
+            ("POST", ["payment-intents", _, "captures"]) => Self::Capture,
+            ("POST", ["payment-intents", _, "reversal"]) => Self::Reversal,
+            ("POST", ["payment-intents", _, "amount"]) => Self::Amount,
+            ("POST", ["payment-intents", _, "tips-amount"]) => Self::Tips,
+            ("POST", ["payment-intents", _, "receipt"]) => Self::Receipt,
+            (_, ["webhooks", ..]) => Self::Webhooks,
+            _ => Self::Any,
+        }
+    }
+}
+
+/// A fault of API calls.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Fault {
+    pub(crate) operation: Operation,
+    pub(crate) kind: Kind,
+    /// The HTTP status that `status` and `statusAfter` answer.
+    pub(crate) status: Option<u16>,
+    /// What the `Retry-After` header of that answer says, in seconds.
+    pub(crate) retry_after: Option<u64>,
+    /// How long `latency` waits before the work, and any other kind before its answer or cut.
+    pub(crate) latency_ms: Option<u64>,
+    pub(crate) count: Option<u32>,
+    pub(crate) share: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Kind {
+    /// A delay, then the work and its answer.
+    Latency,
+    /// The work, then a delay, then its answer.
+    LatencyAfter,
+    /// A status in place of the work.
+    Status,
+    /// The work, then a status in place of its answer.
+    StatusAfter,
+    /// The connection closes without an answer and without the work.
+    CutBefore,
+    /// The work, then the connection closes without an answer.
+    CutAfter,
+}
+
+impl Kind {
+    /// Whether the call does what it came for.
+    pub(crate) fn works(self) -> bool {
+        !matches!(self, Self::Status | Self::CutBefore)
+    }
+}
+
+impl Fault {
+    /// The fault as asked for, or what is wrong with it.
+    pub(crate) fn checked(mut self) -> Result<Self, String> {
+        chance::check(self.share)?;
+        self.count = chance::count_or_once(self.count, self.share);
+        if self.latency_ms.is_some_and(|latency| latency > 600_000) {
+            return Err("latencyMs is at most 600000.".to_owned());
+        }
+        match self.kind {
+            Kind::Latency | Kind::LatencyAfter if self.latency_ms.is_none() => {
+                Err("A latency needs latencyMs.".to_owned())
+            }
+            Kind::Status | Kind::StatusAfter
+                if !self
+                    .status
+                    .is_some_and(|status| (400..=599).contains(&status)) =>
+            {
+                Err("A status fault needs a status from 400 to 599.".to_owned())
+            }
+            _ => Ok(self),
+        }
+    }
+
+    pub(crate) fn latency(&self) -> Duration {
+        Duration::from_millis(self.latency_ms.unwrap_or(0))
+    }
+}
+
+/// The faults in force. A call meets at most one: the first, in the order they were set, that strikes.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    faults: Vec<Fault>,
+    rng: StdRng,
+}
+
+impl Faults {
+    pub(crate) fn new() -> Self {
+        Self {
+            faults: Vec::new(),
+            rng: StdRng::from_rng(&mut rand::rng()),
+        }
+    }
+
+    pub(crate) fn seed(&mut self, seed: u64) {
+        self.rng = StdRng::seed_from_u64(seed);
+    }
+
+    pub(crate) fn add(&mut self, fault: Fault) {
+        self.faults.push(fault);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.faults.clear();
+    }
+
+    pub(crate) fn all(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    pub(crate) fn draw(&mut self, operation: Operation) -> Option<Fault> {
+        let rng = &mut self.rng;
+        let fault = self
+            .faults
+            .iter_mut()
+            .filter(|fault| fault.operation == Operation::Any || fault.operation == operation)
+            .find_map(|fault| {
+                chance::strikes(&mut fault.count, fault.share, rng).then(|| fault.clone())
+            });
+        self.faults.retain(|fault| fault.count != Some(0));
+        fault
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Method;
+
+    use super::{Fault, Faults, Kind, Operation};
+
+    fn fault(operation: Operation, count: u32) -> Fault {
+        Fault {
+            operation,
+            kind: Kind::CutBefore,
+            status: None,
+            retry_after: None,
+            latency_ms: None,
+            count: Some(count),
+            share: None,
+        }
+    }
+
+    #[test]
+    fn tells_operations_apart() {
+        let of = |method, path| Operation::of(&method, path);
+        assert_eq!(of(Method::POST, "/payment-intents"), Operation::Create);
+        assert_eq!(
+            of(Method::POST, "/payment-intents/search"),
+            Operation::Search
+        );
+        assert_eq!(of(Method::GET, "/payment-intents/pi_1"), Operation::Get);
+        assert_eq!(
+            of(Method::GET, "/payment-intents/refunds/1"),
+            Operation::Refund
+        );
+        assert_eq!(
+            of(Method::PUT, "/webhooks/ws_1/secrets/sc_1/activate"),
+            Operation::Webhooks
+        );
+        assert_eq!(of(Method::GET, "/customers/1"), Operation::Any);
+    }
+
+    #[test]
+    fn strikes_only_what_it_is_for_and_only_so_often() {
+        let mut faults = Faults::new();
+        faults.add(fault(Operation::Create, 1));
+        faults.add(fault(Operation::Any, 1));
+        assert!(faults.draw(Operation::Create).is_some());
+        assert_eq!(faults.all().len(), 1);
+        assert!(faults.draw(Operation::Get).is_some());
+        assert!(faults.draw(Operation::Get).is_none());
+        assert!(faults.all().is_empty());
+    }
+}

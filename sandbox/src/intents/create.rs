@@ -1,0 +1,327 @@
+//! How an intent begins.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use time::Duration;
+
+use super::{
+    Address, AutoExpireAction, CaptureMode, Config, Customer, Intent, ItemLine, ShippingDetails,
+    Status, TaxLine,
+};
+use crate::clock::Timestamp;
+use crate::ids;
+use crate::money::Money;
+use crate::problem::FieldErrors;
+
+/// How long an unpaid intent can be paid, unless `expireAt` says otherwise.
+const DEFAULT_LIFE: Duration = Duration::days(30);
+
+/// What `POST /payment-intents` asks for, once its shape has been checked.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CreateIntent {
+    amount: Money,
+    reference: String,
+    description: Option<String>,
+    #[serde(default)]
+    capture_mode: CaptureMode,
+    auto_expire_in: Option<String>,
+    auto_expire_action: Option<AutoExpireAction>,
+    expire_at: Option<String>,
+    tips_amount: Option<Money>,
+    cashback_amount: Option<Money>,
+    service_charge_amount: Option<Money>,
+    customer: Option<Customer>,
+    billing_address: Option<Address>,
+    shipping_details: Option<ShippingDetails>,
+    card_holder_not_present: Option<bool>,
+    config: Option<Config>,
+    request_security: Option<Value>,
+    item_lines: Option<Vec<ItemLine>>,
+    tax_lines: Option<Vec<TaxLine>>,
+    payment_methods: Option<Vec<String>>,
+    action_link: Option<Value>,
+    metadata: Option<Map<String, Value>>,
+    setup_intent_id: Option<String>,
+    order_details: Option<Value>,
+    #[serde(default)]
+    generate_remote_token: bool,
+    payment_source: Option<String>,
+}
+
+/// What the sandbox adds to a request to make an intent of it.
+#[derive(Debug)]
+pub(crate) struct Origin<'a> {
+    pub(crate) public_url: &'a str,
+    pub(crate) now: Timestamp,
+}
+
+impl Intent {
+    /// A new intent, `Created` and waiting for its customer.
+    pub(crate) fn create(request: CreateIntent, origin: &Origin<'_>) -> Self {
+        let id = ids::tagged("pi_sandbox_");
+        let now = origin.now;
+        let expire_at = request.expire_at.as_deref().and_then(Timestamp::parse);
+        // Without a remote token Dojo shows .NET's zero date.
+        let (secret, secret_expires) = if request.generate_remote_token {
+            (
+                Some(ids::base64_url(152)),
+                now.plus(Duration::minutes(30)).to_string(),
+            )
+        } else {
+            (None, "0001-01-01T00:00:00Z".to_owned())
+        };
+        let mut intent = Self {
+            payment_link: format!("{}/checkout/{id}", origin.public_url),
+            id,
+            capture_mode: request.capture_mode,
+            card_holder_not_present: request.card_holder_not_present.unwrap_or(false),
+            client_session_secret: secret,
+            client_session_secret_expiration_date: secret_expires,
+            payment_details: None,
+            status: Status::Created,
+            payment_methods: request
+                .payment_methods
+                .unwrap_or_else(|| vec!["Card".to_owned()]),
+            amount: request.amount,
+            tips_amount: request.tips_amount,
+            cashback_amount: request.cashback_amount,
+            service_charge_amount: request.service_charge_amount,
+            requested_amount: None,
+            total_amount: request.amount,
+            refunded_amount: 0,
+            customer: request.customer,
+            request_security: request.request_security,
+            billing_address: request.billing_address,
+            shipping_details: request.shipping_details,
+            created_at: now,
+            updated_at: now,
+            reference: request.reference,
+            description: request.description,
+            item_lines: request.item_lines.unwrap_or_default(),
+            tax_lines: request.tax_lines.unwrap_or_default(),
+            action_link: request.action_link,
+            merchant_config: json!({
+                "supportedPaymentMethods": {
+                    "cardSchemes": ["VISA", "MASTERCARD", "MAESTRO", "DISCOVER", "DCI", "AMEX"],
+                    "wallets": ["APPLE_PAY", "GOOGLE_PAY"],
+                }
+            }),
+            config: request.config.unwrap_or_default(),
+            payment_source: request.payment_source.unwrap_or_else(|| "api".to_owned()),
+            auto_expire_action: request.auto_expire_action,
+            auto_expire_in: request.auto_expire_in,
+            expire_at: expire_at.unwrap_or_else(|| now.plus(DEFAULT_LIFE)),
+            metadata: request.metadata.unwrap_or_default(),
+            order_details: request.order_details,
+            setup_intent_id: request.setup_intent_id,
+            payment_events: Vec::new(),
+            terminal_session_history: Vec::new(),
+            captures: Vec::new(),
+            authorized_at: None,
+            challenge: None,
+            transaction: None,
+        };
+        intent.add_up();
+        intent
+    }
+
+    /// Sets the total: `amount` excludes tips, service charge and cashback.
+    pub(super) fn add_up(&mut self) {
+        let extras = [
+            self.tips_amount,
+            self.cashback_amount,
+            self.service_charge_amount,
+        ];
+        let total = extras
+            .into_iter()
+            .flatten()
+            .fold(self.amount.value, |sum, extra| {
+                sum.saturating_add(extra.value)
+            });
+        self.total_amount = self.amount.with_value(total);
+    }
+
+    /// Sets another amount with no regard to any rule.
+    pub(crate) fn force_amount(&mut self, minor_units: i64) {
+        self.amount.value = minor_units;
+        self.add_up();
+    }
+
+    /// `autoExpireIn` as a length of time.
+    pub(super) fn auto_expire_after(&self) -> Option<Duration> {
+        self.auto_expire_in.as_deref().and_then(parse_timespan)
+    }
+}
+
+/// The documented rules of creation that go beyond the shape of the body.
+pub(crate) fn check(body: &Value, now: Timestamp) -> FieldErrors {
+    let mut faults = FieldErrors::new();
+    let mut fault = |field: &str, message: &str| {
+        faults
+            .entry(field.to_owned())
+            .or_default()
+            .push(message.to_owned());
+    };
+
+    if body["captureMode"] == "Manual" && body["autoExpireAction"].is_null() {
+        fault(
+            "AutoExpireAction",
+            "The AutoExpireAction field is required when CaptureMode is Manual.",
+        );
+    }
+    if let Some(text) = body["autoExpireIn"].as_str() {
+        match parse_timespan(text) {
+            None => fault("AutoExpireIn", "The value is not of the form dd.hh:MM:ss."),
+            Some(span) if span <= Duration::seconds(30) || span >= Duration::days(7) => {
+                fault(
+                    "AutoExpireIn",
+                    "The value must be more than 30 seconds and less than 7 days.",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    // An unreadable expireAt is a fault of shape and told there.
+    if body["expireAt"]
+        .as_str()
+        .and_then(Timestamp::parse)
+        .is_some_and(|end| end <= now)
+    {
+        fault("ExpireAt", "The value must be in the future.");
+    }
+
+    let amount = &body["amount"];
+    let mut total = amount["value"].as_i64();
+    for (member, field) in [
+        ("tipsAmount", "TipsAmount"),
+        ("cashbackAmount", "CashbackAmount"),
+        ("serviceChargeAmount", "ServiceChargeAmount"),
+    ] {
+        let extra = &body[member];
+        if extra.is_null() {
+            continue;
+        }
+        if extra["currencyCode"] != amount["currencyCode"] {
+            fault(
+                &format!("{field}.CurrencyCode"),
+                "The value differs from the currency of Amount.",
+            );
+        }
+        total = total.zip(extra["value"].as_i64()).map(|(sum, value)| {
+            sum.checked_add(value).unwrap_or_else(|| {
+                fault("Amount.Value", "The total is too large.");
+                sum
+            })
+        });
+    }
+    faults
+}
+
+/// Reads `dd.hh:MM:ss` or `hh:MM:ss`.
+fn parse_timespan(text: &str) -> Option<Duration> {
+    let (days, clock) = match text.split_once('.') {
+        Some((days, clock)) => (number(days, 1..=8)?, clock),
+        None => (0, text),
+    };
+    let mut parts = clock.split(':').map(|part| number(part, 2..=2));
+    let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
+    if parts.next().is_some() || hours > 23 || minutes > 59 || seconds > 59 {
+        return None;
+    }
+    Some(Duration::seconds(
+        ((days * 24 + hours) * 60 + minutes) * 60 + seconds,
+    ))
+}
+
+fn number(digits: &str, length: std::ops::RangeInclusive<usize>) -> Option<i64> {
+    let plain = length.contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use time::Duration;
+
+    use super::{check, parse_timespan};
+    use crate::clock::Timestamp;
+
+    fn faults(body: &Value) -> Vec<String> {
+        let now = Timestamp::parse("2026-03-01T12:00:00Z").expect("a moment");
+        check(body, now).into_keys().collect()
+    }
+
+    #[test]
+    fn reads_both_forms_of_a_timespan() {
+        assert_eq!(parse_timespan("00:00:55"), Some(Duration::seconds(55)));
+        assert_eq!(
+            parse_timespan("6.23:59:59"),
+            Some(Duration::seconds(7 * 86400 - 1))
+        );
+        assert_eq!(parse_timespan("02.01:00:00"), Some(Duration::hours(49)));
+        for wrong in [
+            "",
+            "55",
+            "00:55",
+            "0:0:55",
+            "24:00:00",
+            "00:60:00",
+            "1.",
+            "a.00:00:01",
+            "1:2:3:4",
+        ] {
+            assert_eq!(parse_timespan(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_authorization_lives_more_than_30_seconds_and_less_than_7_days() {
+        for (span, fine) in [
+            ("00:00:30", false),
+            ("00:00:31", true),
+            ("6.23:59:59", true),
+            ("7.00:00:00", false),
+        ] {
+            assert_eq!(
+                faults(&json!({"autoExpireIn": span})).is_empty(),
+                fine,
+                "{span}"
+            );
+        }
+    }
+
+    #[test]
+    fn manual_capture_needs_to_know_what_becomes_of_the_authorization() {
+        assert_eq!(
+            faults(&json!({"captureMode": "Manual"})),
+            ["AutoExpireAction"]
+        );
+        assert!(
+            faults(&json!({"captureMode": "Manual", "autoExpireAction": "Release"})).is_empty()
+        );
+    }
+
+    #[test]
+    fn an_intent_cannot_begin_expired() {
+        assert_eq!(
+            faults(&json!({"expireAt": "2026-03-01T11:59:59Z"})),
+            ["ExpireAt"]
+        );
+        assert!(faults(&json!({"expireAt": "2026-03-01T12:00:01Z"})).is_empty());
+    }
+
+    #[test]
+    fn all_amounts_share_a_currency_and_fit_together() {
+        let pounds = |value: i64| json!({"value": value, "currencyCode": "GBP"});
+        let euros = json!({"value": 1, "currencyCode": "EUR"});
+        assert_eq!(
+            faults(&json!({"amount": pounds(100), "tipsAmount": euros})),
+            ["TipsAmount.CurrencyCode"]
+        );
+        assert_eq!(
+            faults(&json!({"amount": pounds(i64::MAX), "tipsAmount": pounds(1)})),
+            ["Amount.Value"]
+        );
+    }
+}

@@ -1,0 +1,108 @@
+//! The HTTP server. Its own loop, and not axum's, because a fault may cut a connection: axum always
+//! answers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+/// Callers beyond this many wait until one is done.
+const MOST_CONNECTIONS: usize = 1024;
+
+/// How long a caller may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long calls under way may take to end when the sandbox stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A response that is none: the connection closes without a word.
+pub(crate) fn cut() -> Response {
+    let mut response = Response::new(Body::empty());
+    response.extensions_mut().insert(Cut);
+    response
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cut;
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the connection is cut, as asked")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+/// Serves until told to stop, and then until calls under way are done.
+pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
+    let connections = GracefulShutdown::new();
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    while let Some(stream) = stop.run_until_cancelled(accept(&listener)).await {
+        let Some(Ok(seat)) = stop
+            .run_until_cancelled(Arc::clone(&room).acquire_owned())
+            .await
+        else {
+            break;
+        };
+        let routes = routes.clone();
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(
+                TokioIo::new(stream),
+                service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                    let routes = routes.clone();
+                    async move {
+                        let Ok(response) = routes.oneshot(request.map(Body::new)).await;
+                        // An error here makes hyper drop the connection without an answer.
+                        match response.extensions().get::<Cut>() {
+                            Some(cut) => Err(*cut),
+                            None => Ok(response),
+                        }
+                    }
+                }),
+            );
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(seat);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, connections.shutdown())
+        .await
+        .is_err()
+    {
+        tracing::warn!("some calls did not end in time");
+    }
+}
+
+/// Running out of file handles passes; the pause keeps the loop from spinning until it does.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Small answers must not wait for company; failing that they are late, not lost.
+                let _ = stream.set_nodelay(true);
+                return stream;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Every API call passes here: it is recorded, and meets its fault if one is due.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use crate::clock::Timestamp;
+use crate::faults::{Fault, Kind, Operation};
+use crate::problem::Problem;
+use crate::server;
+use crate::world::World;
+
+/// The largest body that is read.
+const LARGEST_BODY: usize = 1024 * 1024;
+
+/// The oldest calls are forgotten beyond this many, or beyond this many bytes.
+const MOST_ENTRIES: usize = 100_000;
+const MOST_BYTES: usize = 256 * 1024 * 1024;
+
+/// One API call received.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Entry {
+    at: Timestamp,
+    method: String,
+    path: String,
+    query: Option<String>,
+    pub(crate) operation: Operation,
+    /// All but the one that holds the key.
+    headers: BTreeMap<String, String>,
+    #[serde(serialize_with = "as_json")]
+    body: Bytes,
+    fault: Option<Kind>,
+    /// The status, `cut`, or nothing while the call is under way.
+    answered: Option<Answered>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answered {
+    Status(u16),
+    Cut,
+}
+
+impl Serialize for Answered {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Status(status) => serializer.serialize_u16(*status),
+            Self::Cut => serializer.serialize_str("cut"),
+        }
+    }
+}
+
+/// The calls received, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct RequestLog {
+    entries: VecDeque<Entry>,
+    forgotten: u64,
+    bytes: usize,
+}
+
+impl RequestLog {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.forgotten += self.entries.len() as u64;
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    fn add(&mut self, entry: Entry) -> u64 {
+        self.bytes += entry.body.len();
+        self.entries.push_back(entry);
+        while self.entries.len() > MOST_ENTRIES || self.bytes > MOST_BYTES {
+            if let Some(oldest) = self.entries.pop_front() {
+                self.bytes -= oldest.body.len();
+                self.forgotten += 1;
+            }
+        }
+        self.forgotten + self.entries.len() as u64 - 1
+    }
+
+    fn answer(&mut self, number: u64, answered: Answered) {
+        let index = number
+            .checked_sub(self.forgotten)
+            .and_then(|index| usize::try_from(index).ok());
+        if let Some(entry) = index.and_then(|index| self.entries.get_mut(index)) {
+            entry.answered = Some(answered);
+        }
+    }
+}
+
+/// The middleware. The call runs in a task of its own: a caller that hangs up does not undo what it
+/// asked for, as it would not at Dojo.
+pub(crate) async fn pass(
+    State(world): State<Arc<World>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let shutdown = world.shutdown.clone();
+    let tasks = world.tasks.clone();
+    let call = tasks.spawn(shutdown.run_until_cancelled_owned(handle(world, request, next)));
+    match call.await {
+        Ok(Some(response)) => response,
+        // Shutting down, or a bug that the panic hook has already told about.
+        Ok(None) | Err(_) => server::cut(),
+    }
+}
+
+async fn handle(world: Arc<World>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, LARGEST_BODY).await else {
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "The body is over 1 MiB.")
+            .into_response();
+    };
+    let operation = Operation::of(&parts.method, parts.uri.path());
+    let fault = world.faults().draw(operation);
+    let number = world.requests().add(Entry {
+        at: world.clock.now(),
+        method: parts.method.to_string(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().map(str::to_owned),
+        operation,
+        headers: loggable(&parts.headers),
+        body: body.clone(),
+        fault: fault.as_ref().map(|fault| fault.kind),
+        answered: None,
+    });
+
+    let request = Request::from_parts(parts, Body::from(body));
+    let (answered, response) = match fault {
+        None => answer(next.run(request).await),
+        Some(fault) => suffer(&fault, request, next).await,
+    };
+    world.requests().answer(number, answered);
+    response
+}
+
+async fn suffer(fault: &Fault, request: Request, next: Next) -> (Answered, Response) {
+    let mut response = None;
+    if fault.kind == Kind::Latency {
+        tokio::time::sleep(fault.latency()).await;
+        response = Some(next.run(request).await);
+    } else {
+        if fault.kind.works() {
+            response = Some(next.run(request).await);
+        }
+        tokio::time::sleep(fault.latency()).await;
+    }
+    match (fault.kind, response) {
+        (Kind::CutBefore | Kind::CutAfter, _) => (Answered::Cut, server::cut()),
+        (Kind::Latency | Kind::LatencyAfter, Some(response)) => answer(response),
+        _ => answer(failure(fault)),
+    }
+}
+
+fn failure(fault: &Fault) -> Response {
+    let status = fault
+        .status
+        .and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let problem = Problem::new(status, "The sandbox was told to answer this.");
+    match fault.retry_after {
+        Some(seconds) => ([(header::RETRY_AFTER, seconds.to_string())], problem).into_response(),
+        None => problem.into_response(),
+    }
+}
+
+fn answer(response: Response) -> (Answered, Response) {
+    (Answered::Status(response.status().as_u16()), response)
+}
+
+fn loggable(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut shown = BTreeMap::<String, String>::new();
+    for (name, value) in headers {
+        if name == header::AUTHORIZATION {
+            continue;
+        }
+        let value = String::from_utf8_lossy(value.as_bytes());
+        shown
+            .entry(name.as_str().to_owned())
+            .and_modify(|values| {
+                values.push_str(", ");
+                values.push_str(&value);
+            })
+            .or_insert_with(|| value.into_owned());
+    }
+    shown
+}
+
+/// The body as JSON; as text where it is none, and as nothing where there is none.
+fn as_json<S: Serializer>(body: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+    if body.is_empty() {
+        return serializer.serialize_none();
+    }
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) => value.serialize(serializer),
+        Err(_) => serializer.serialize_str(&String::from_utf8_lossy(body)),
+    }
+}

@@ -1,0 +1,87 @@
+//! What subscribers are told: little, so that they come and ask.
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::ids;
+use crate::intents::{CaptureMode, Intent};
+
+/// The one account of this sandbox.
+pub(crate) const ACCOUNT_ID: &str = "acc_sandbox_9aX1bQ7dEkq3vZ";
+
+const CREATED: &str = "payment_intent.created";
+const STATUS_UPDATED: &str = "payment_intent.status_updated";
+const SEND_RECEIPT: &str = "payment_intent.send-receipt";
+
+/// The events that the account offers.
+pub(crate) const EVENTS: [&str; 3] = [CREATED, STATUS_UPDATED, SEND_RECEIPT];
+
+/// One event, ready to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) payment_intent_id: String,
+    /// The raw bytes to send: they are signed, so they are written once and kept.
+    pub(crate) body: String,
+}
+
+/// The form of an event on the wire, in the order in which Dojo writes it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    id: &'a str,
+    event: &'a str,
+    account_id: &'a str,
+    created_at: Timestamp,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Data<'a> {
+    payment_intent_id: &'a str,
+    payment_status: &'a str,
+    capture_mode: CaptureMode,
+}
+
+impl Event {
+    pub(crate) fn created(intent: &Intent, now: Timestamp) -> Self {
+        Self::about(intent, CREATED, intent.status.word(), now)
+    }
+
+    pub(crate) fn status_updated(intent: &Intent, now: Timestamp) -> Self {
+        Self::about(intent, STATUS_UPDATED, intent.status.word(), now)
+    }
+
+    pub(crate) fn send_receipt(intent: &Intent, now: Timestamp) -> Self {
+        Self::about(intent, SEND_RECEIPT, intent.status.word(), now)
+    }
+
+    /// An event that says what the caller likes, true or not.
+    pub(crate) fn claim(intent: &Intent, name: Option<&str>, status: &str, now: Timestamp) -> Self {
+        Self::about(intent, name.unwrap_or(STATUS_UPDATED), status, now)
+    }
+
+    fn about(intent: &Intent, name: &str, status: &str, now: Timestamp) -> Self {
+        let id = ids::tagged("evt_");
+        let body = Body {
+            id: &id,
+            event: name,
+            account_id: ACCOUNT_ID,
+            created_at: now,
+            data: Data {
+                payment_intent_id: &intent.id,
+                payment_status: status,
+                capture_mode: intent.capture_mode,
+            },
+        };
+        Self {
+            id,
+            name: name.to_owned(),
+            payment_intent_id: intent.id.clone(),
+            // Strings only, and so always JSON.
+            body: serde_json::to_string(&body).expect("an event is JSON"),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Who wants to be told what, and the secrets that sign what they are told.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::event::{ACCOUNT_ID, EVENTS};
+use crate::clock::Timestamp;
+use crate::ids;
+
+/// Dojo documents a conflict for one secret too many, but not the number.
+const MOST_SECRETS: usize = 10;
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Subscription {
+    pub(crate) id: String,
+    pub(crate) account_id: &'static str,
+    pub(crate) events: Vec<String>,
+    pub(crate) url: String,
+    pub(crate) description: Option<String>,
+    pub(crate) secrets: Vec<Secret>,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Secret {
+    pub(crate) id: String,
+    pub(crate) value: String,
+    pub(crate) created_at: Timestamp,
+    /// Exactly one secret of a subscription signs: a delivery has room for one signature.
+    pub(crate) is_active: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum SubscribeError {
+    /// The account offers no such event.
+    UnknownEvent(String),
+    /// Another subscription has this event already.
+    Taken(String),
+    NotFound,
+    TooManySecrets,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions(Vec<Subscription>);
+
+impl Subscriptions {
+    /// Adds a subscription with one secret, a random one unless given, that signs from the start.
+    pub(crate) fn subscribe(
+        &mut self,
+        events: Vec<String>,
+        url: String,
+        description: Option<String>,
+        secret: Option<String>,
+        now: Timestamp,
+    ) -> Result<&Subscription, SubscribeError> {
+        self.check_events(&events, None)?;
+        let secret = Secret {
+            is_active: true,
+            ..Secret::new(secret, now)
+        };
+        self.0.push(Subscription {
+            id: ids::tagged("ws_"),
+            account_id: ACCOUNT_ID,
+            events: without_repeats(events),
+            url,
+            description,
+            secrets: vec![secret],
+            created_at: now,
+            updated_at: now,
+        });
+        self.0.last().ok_or(SubscribeError::NotFound)
+    }
+
+    pub(crate) fn update(
+        &mut self,
+        id: &str,
+        events: Option<Vec<String>>,
+        url: Option<String>,
+        description: Option<String>,
+        now: Timestamp,
+    ) -> Result<&Subscription, SubscribeError> {
+        self.find(id)?;
+        if let Some(events) = &events {
+            self.check_events(events, Some(id))?;
+        }
+        let subscription = self.find_mut(id)?;
+        if let Some(events) = events {
+            subscription.events = without_repeats(events);
+        }
+        if let Some(url) = url {
+            subscription.url = url;
+        }
+        if description.is_some() {
+            subscription.description = description;
+        }
+        subscription.updated_at = now;
+        Ok(subscription)
+    }
+
+    pub(crate) fn remove(&mut self, id: &str) -> Result<(), SubscribeError> {
+        self.find(id)?;
+        self.0.retain(|subscription| subscription.id != id);
+        Ok(())
+    }
+
+    pub(crate) fn all(&self) -> &[Subscription] {
+        &self.0
+    }
+
+    pub(crate) fn find(&self, id: &str) -> Result<&Subscription, SubscribeError> {
+        self.0
+            .iter()
+            .find(|subscription| subscription.id == id)
+            .ok_or(SubscribeError::NotFound)
+    }
+
+    /// Adds a secret that does not sign until it is activated.
+    pub(crate) fn generate_secret(
+        &mut self,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<&Subscription, SubscribeError> {
+        let subscription = self.find_mut(id)?;
+        if subscription.secrets.len() >= MOST_SECRETS {
+            return Err(SubscribeError::TooManySecrets);
+        }
+        subscription.secrets.push(Secret::new(None, now));
+        subscription.updated_at = now;
+        Ok(subscription)
+    }
+
+    /// Lets this secret sign from now on, in place of the one that did.
+    pub(crate) fn activate_secret(&mut self, id: &str, secret: &str) -> Result<(), SubscribeError> {
+        let secrets = self.secrets_with(id, secret)?;
+        for candidate in secrets {
+            candidate.is_active = candidate.id == secret;
+        }
+        Ok(())
+    }
+
+    /// Removes a secret. Where it was the active one, the newest of the rest signs instead.
+    pub(crate) fn remove_secret(&mut self, id: &str, secret: &str) -> Result<(), SubscribeError> {
+        let secrets = self.secrets_with(id, secret)?;
+        secrets.retain(|candidate| candidate.id != secret);
+        if !secrets.iter().any(|candidate| candidate.is_active)
+            && let Some(newest) = secrets.last_mut()
+        {
+            newest.is_active = true;
+        }
+        Ok(())
+    }
+
+    /// Which subscriptions an event goes to. One that nobody can subscribe to goes to all: it is sent
+    /// only on demand, to show a receiver something it does not know.
+    pub(crate) fn wanting(&self, event: &str) -> Vec<&Subscription> {
+        let known = EVENTS.contains(&event);
+        self.0
+            .iter()
+            .filter(|subscription| !known || subscription.events.iter().any(|name| name == event))
+            .collect()
+    }
+
+    fn check_events(&self, events: &[String], own: Option<&str>) -> Result<(), SubscribeError> {
+        if let Some(unknown) = events
+            .iter()
+            .find(|event| !EVENTS.contains(&event.as_str()))
+        {
+            return Err(SubscribeError::UnknownEvent(unknown.clone()));
+        }
+        let taken: BTreeSet<&String> = self
+            .0
+            .iter()
+            .filter(|subscription| Some(subscription.id.as_str()) != own)
+            .flat_map(|subscription| &subscription.events)
+            .collect();
+        match events.iter().find(|event| taken.contains(event)) {
+            Some(event) => Err(SubscribeError::Taken(event.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn find_mut(&mut self, id: &str) -> Result<&mut Subscription, SubscribeError> {
+        self.0
+            .iter_mut()
+            .find(|subscription| subscription.id == id)
+            .ok_or(SubscribeError::NotFound)
+    }
+
+    fn secrets_with(&mut self, id: &str, secret: &str) -> Result<&mut Vec<Secret>, SubscribeError> {
+        let subscription = self.find_mut(id)?;
+        if subscription
+            .secrets
+            .iter()
+            .any(|candidate| candidate.id == secret)
+        {
+            Ok(&mut subscription.secrets)
+        } else {
+            Err(SubscribeError::NotFound)
+        }
+    }
+}
+
+impl Subscription {
+    /// The secret that signs now. A subscription whose secrets were all deleted has none.
+    pub(crate) fn signing_secret(&self) -> Option<&str> {
+        self.secrets
+            .iter()
+            .find(|secret| secret.is_active)
+            .map(|secret| secret.value.as_str())
+    }
+}
+
+impl Secret {
+    fn new(value: Option<String>, now: Timestamp) -> Self {
+        Self {
+            id: ids::tagged("sc_"),
+            value: value.unwrap_or_else(|| ids::base64_url(43)),
+            created_at: now,
+            is_active: false,
+        }
+    }
+}
+
+fn without_repeats(mut events: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    events.retain(|event| seen.insert(event.clone()));
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SubscribeError, Subscriptions};
+    use crate::clock::Clock;
+
+    fn names(events: &[&str]) -> Vec<String> {
+        events.iter().map(|event| (*event).to_owned()).collect()
+    }
+
+    fn subscribe(to: &mut Subscriptions, events: &[&str]) -> Result<String, SubscribeError> {
+        let now = Clock::default().now();
+        let url = "http://localhost/hook".to_owned();
+        to.subscribe(names(events), url, None, None, now)
+            .map(|s| s.id.clone())
+    }
+
+    #[test]
+    fn an_event_has_one_subscriber() {
+        let mut all = Subscriptions::default();
+        assert!(subscribe(&mut all, &["payment_intent.created"]).is_ok());
+        assert_eq!(
+            subscribe(
+                &mut all,
+                &["payment_intent.status_updated", "payment_intent.created"]
+            ),
+            Err(SubscribeError::Taken("payment_intent.created".to_owned()))
+        );
+        assert_eq!(all.all().len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_event_fails_the_whole_call() {
+        let mut all = Subscriptions::default();
+        assert_eq!(
+            subscribe(
+                &mut all,
+                &["payment_intent.created", "payment_intent.unheard"]
+            ),
+            Err(SubscribeError::UnknownEvent(
+                "payment_intent.unheard".to_owned()
+            ))
+        );
+        assert!(all.all().is_empty());
+    }
+
+    #[test]
+    fn secrets_rotate() {
+        let mut all = Subscriptions::default();
+        let now = Clock::default().now();
+        let id = subscribe(&mut all, &["payment_intent.created"]).expect("a subscription");
+        let old = all.find(&id).expect("it").secrets[0].clone();
+        let new = all.generate_secret(&id, now).expect("a secret").secrets[1].clone();
+        assert_eq!(
+            all.find(&id).expect("it").signing_secret(),
+            Some(old.value.as_str())
+        );
+        assert_eq!(all.activate_secret(&id, &new.id), Ok(()));
+        assert_eq!(
+            all.find(&id).expect("it").signing_secret(),
+            Some(new.value.as_str())
+        );
+        assert_eq!(all.remove_secret(&id, &old.id), Ok(()));
+        assert_eq!(
+            all.remove_secret(&id, &old.id),
+            Err(SubscribeError::NotFound)
+        );
+        assert_eq!(all.find(&id).expect("it").secrets.len(), 1);
+    }
+}
