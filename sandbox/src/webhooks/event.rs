@@ -76,12 +76,13 @@ impl Event {
                 capture_mode: intent.capture_mode,
             },
         };
+        // Strings only, and so always JSON.
+        let body = serde_json::to_string(&body).expect("an event is JSON");
         Self {
             id,
             name: name.to_owned(),
             payment_intent_id: intent.id.clone(),
-            // Strings only, and so always JSON.
-            body: serde_json::to_string(&body).expect("an event is JSON"),
+            body,
         }
     }
 }
