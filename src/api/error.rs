@@ -1,0 +1,174 @@
+use std::time::Duration;
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use tracing::error;
+
+use super::{auth::Scope, problem::Problem};
+use crate::{
+    payment_link::{Failure, FailureKind, Fault, PaymentLinkId},
+    store,
+};
+
+/// Every way in which a request can fail, each with its answer. `?` carries all of them.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("there is nothing at this address")]
+    NotFound,
+    #[error("an API key is needed: Authorization: Bearer dpl_…")]
+    Unauthenticated,
+    #[error("the API key lacks the scope {}", .0.as_str())]
+    Forbidden(Scope),
+    #[error("the body has to be application/json")]
+    NotJson,
+    #[error("the body is no JSON: {0}")]
+    MalformedJson(String),
+    #[error("the request has {} {}", .0.len(), if .0.len() == 1 { "fault" } else { "faults" })]
+    Invalid(Vec<Fault>),
+    #[error("the body is larger than {0} bytes")]
+    BodyTooLarge(usize),
+    #[error("the body did not arrive whole")]
+    BodyIncomplete,
+    #[error(
+        "this Idempotency-Key came with another request before; use a new key for a new request"
+    )]
+    IdempotencyKeyReused,
+    #[error("a request with this Idempotency-Key is being worked on; repeat it for its outcome")]
+    Running(PaymentLinkId),
+    #[error(
+        "Dojo's answer was lost, so it is not known yet whether the link exists; do not ask for another one"
+    )]
+    DojoUnsure(PaymentLinkId),
+    #[error("{}", dojo_failed(failure))]
+    DojoFailed {
+        link_id: PaymentLinkId,
+        failure: Failure,
+        retry_after: Option<Duration>,
+        replayed: bool,
+    },
+    #[error("the signature is missing or not that of this body")]
+    BadSignature,
+    #[error("the service cannot reach its database")]
+    Store(#[from] store::Error),
+    #[error("the work ended early")]
+    Lost(#[from] tokio::task::JoinError),
+}
+
+fn dojo_failed(failure: &Failure) -> String {
+    match failure.reason {
+        FailureKind::Refused => format!("Dojo refused the request: {}", failure.detail),
+        FailureKind::KeyRefused => {
+            "Dojo refused this service's own key; nothing was created".to_owned()
+        }
+        FailureKind::NotReached => "Dojo could not be reached; nothing was created".to_owned(),
+    }
+}
+
+impl Error {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Unauthenticated | Self::BadSignature => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::MalformedJson(_) | Self::BodyIncomplete => StatusCode::BAD_REQUEST,
+            Self::Invalid(_) | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Running(_) => StatusCode::CONFLICT,
+            Self::DojoUnsure(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::DojoFailed { failure, .. } => match failure.reason {
+                FailureKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
+                FailureKind::KeyRefused => StatusCode::BAD_GATEWAY,
+                FailureKind::NotReached => StatusCode::SERVICE_UNAVAILABLE,
+            },
+            Self::Store(store::Error::Database(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(store::Error::Unreadable(_)) | Self::Lost(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        }
+    }
+
+    /// What a program can tell the failures apart by; see [`Problem::kind`].
+    fn slug(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden(_) => "forbidden",
+            Self::NotJson => "unsupported-media-type",
+            Self::MalformedJson(_) => "malformed-json",
+            Self::Invalid(_) => "invalid-request",
+            Self::BodyTooLarge(_) => "body-too-large",
+            Self::BodyIncomplete => "body-incomplete",
+            Self::IdempotencyKeyReused => "idempotency-key-reused",
+            Self::Running(_) => "request-in-progress",
+            Self::DojoUnsure(_) => "outcome-unknown",
+            Self::DojoFailed { failure, .. } => match failure.reason {
+                FailureKind::Refused => "refused-by-dojo",
+                FailureKind::KeyRefused => "dojo-key-refused",
+                FailureKind::NotReached => "dojo-not-reached",
+            },
+            Self::BadSignature => "bad-signature",
+            Self::Store(store::Error::Database(_)) => "database-unavailable",
+            Self::Store(store::Error::Unreadable(_)) | Self::Lost(_) => "internal-error",
+        }
+    }
+
+    /// How long to wait before another try, where trying again makes sense.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Running(_) | Self::Store(store::Error::Database(_)) => {
+                Some(Duration::from_secs(1))
+            }
+            Self::DojoUnsure(_) => Some(Duration::from_secs(5)),
+            Self::DojoFailed {
+                failure,
+                retry_after,
+                ..
+            } if failure.reason == FailureKind::NotReached => {
+                Some(retry_after.unwrap_or(Duration::from_secs(5)))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        if let Self::Store(_) | Self::Lost(_) = &self {
+            error!(error = &self as &dyn std::error::Error, "a request failed");
+        }
+        let mut problem = Problem::new(self.status(), self.slug(), self.to_string());
+        let retry_after = self.retry_after();
+        let replayed = matches!(self, Self::DojoFailed { replayed: true, .. });
+        let unauthenticated = matches!(self, Self::Unauthenticated);
+        match self {
+            Self::Invalid(faults) => problem.errors = faults,
+            Self::Running(id) | Self::DojoUnsure(id) => problem.payment_link_id = Some(id),
+            Self::DojoFailed {
+                link_id, failure, ..
+            } => {
+                problem.payment_link_id = Some(link_id);
+                problem.errors = failure.errors;
+            }
+            _ => {}
+        }
+
+        let mut response = problem.into_response();
+        let headers = response.headers_mut();
+        if let Some(wait) = retry_after {
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(wait.as_secs().max(1)),
+            );
+        }
+        if replayed {
+            headers.insert(super::IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+        }
+        if unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

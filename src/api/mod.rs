@@ -1,0 +1,111 @@
+//! The REST API: routes, one file per resource with its request and response types.
+
+pub mod auth;
+mod body;
+mod error;
+mod observe;
+pub mod openapi;
+mod payment_links;
+mod problem;
+mod service;
+mod webhooks;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::from_fn};
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::PgPool;
+use tokio_util::task::TaskTracker;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{dojo::Account, payment_link::NewPaymentLink};
+use body::Schema;
+pub(crate) use error::Error;
+
+/// Says that an answer is that of an earlier request with the same `Idempotency-Key`.
+pub(crate) const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+/// What [`AppState`] holds.
+pub struct Shared {
+    /// The database.
+    pub pool: PgPool,
+    /// The Dojo account that takes the money.
+    pub account: Account,
+    /// Work that goes on when its caller has gone away, and that a shutdown waits for.
+    pub tasks: TaskTracker,
+    /// Writes the metrics.
+    pub metrics: PrometheusHandle,
+    /// The schema of a request for a link.
+    new_payment_link: Schema,
+    /// The OpenAPI document, as YAML.
+    openapi: String,
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl AppState {
+    /// The state of a service on this database, for this account.
+    ///
+    /// # Panics
+    ///
+    /// If the OpenAPI document, which is made from the code, is broken. A test builds it.
+    #[must_use]
+    pub fn new(
+        pool: PgPool,
+        account: Account,
+        tasks: TaskTracker,
+        metrics: PrometheusHandle,
+    ) -> Self {
+        let document = openapi::document();
+        Self(Arc::new(Shared {
+            pool,
+            account,
+            tasks,
+            metrics,
+            new_payment_link: Schema::new(&document, NewPaymentLink::SCHEMA_NAME)
+                .expect("the document is made from the code and a test builds it"),
+            openapi: openapi::to_yaml(&document),
+        }))
+    }
+}
+
+/// The routes that the OpenAPI document describes.
+fn documented(state: &AppState) -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::header())
+        .merge(payment_links::routes(state))
+        .merge(webhooks::routes())
+        .merge(service::routes())
+}
+
+/// The whole API.
+pub fn router(state: AppState, request_timeout: Duration) -> Router {
+    let (routes, _) = documented(&state).split_for_parts();
+    routes
+        .merge(openapi::docs())
+        .fallback(async || Error::NotFound)
+        .with_state(state)
+        .layer(DefaultBodyLimit::max(body::LIMIT))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::SERVICE_UNAVAILABLE,
+            request_timeout,
+        ))
+        .layer(CatchPanicLayer::custom(
+            |_: Box<dyn std::any::Any + Send>| {
+                // The panic's own message is in the log already, written by the panic hook.
+                axum::response::IntoResponse::into_response(StatusCode::INTERNAL_SERVER_ERROR)
+            },
+        ))
+        .layer(from_fn(problem::complete))
+        .layer(from_fn(observe::observe))
+}

@@ -1,0 +1,93 @@
+//! The OpenAPI document, made from the handlers and types that it describes, and the page that shows it.
+
+use axum::Router;
+use serde_json::{Value, json};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::{AppState, payment_links, problem::Problem, service, webhooks};
+use crate::payment_link::NewPaymentLink;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Dojo payment links",
+        description = "Makes payment links at Dojo and tells what became of them.\n\n\
+            Money is in minor units (1000 is 10.00 GBP), times are RFC 3339 in UTC. Every error is \
+            `application/problem+json` (RFC 9457) and names each fault of a request at once. Every answer \
+            carries `x-request-id`.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "Payment links", description = "Ask for a link, and read what became of it."),
+        (name = "Webhooks", description = "For Dojo."),
+        (name = "Service", description = "For operators."),
+    ),
+    components(schemas(Problem)),
+    modifiers(&ApiKeyScheme),
+    security(("apiKey" = [])),
+)]
+struct Header;
+
+struct ApiKeyScheme;
+
+impl Modify for ApiKeyScheme {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some(
+                "An API key, `dpl_…`, made by `dojo-payment-links api-keys create`.",
+            ))
+            .build();
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("apiKey", SecurityScheme::Http(scheme));
+    }
+}
+
+/// The document's head, without any route.
+pub(super) fn header() -> utoipa::openapi::OpenApi {
+    Header::openapi()
+}
+
+/// The whole document.
+///
+/// # Panics
+///
+/// Never: a document that is made of plain structs always becomes JSON.
+#[must_use]
+pub fn document() -> Value {
+    let (_, document) = OpenApiRouter::<AppState>::with_openapi(header())
+        .merge(payment_links::paths())
+        .merge(webhooks::routes())
+        .merge(service::routes())
+        .split_for_parts();
+    let mut document = serde_json::to_value(document).expect("plain structs become JSON");
+    // The request is composed of two schemas. Neither can refuse unknown fields on its own, for it would
+    // refuse the other's; this keyword speaks for the whole.
+    document["components"]["schemas"][NewPaymentLink::SCHEMA_NAME]["unevaluatedProperties"] =
+        json!(false);
+    document
+}
+
+/// The document as YAML, as it is committed in `openapi.yaml`.
+///
+/// # Panics
+///
+/// Never: JSON can always be written as YAML.
+#[must_use]
+pub fn to_yaml(document: &Value) -> String {
+    yaml_serde::to_string(document).expect("JSON is YAML")
+}
+
+/// The page at `/docs`. Everything that it shows is in the executable, so it works without the internet.
+pub(super) fn docs() -> Router<AppState> {
+    SwaggerUi::new("/docs")
+        .config(Config::new(["/openapi.yaml"]).validator_url("none"))
+        .into()
+}

@@ -1,0 +1,506 @@
+//! Payment links: ask for one, read one, list them, read a timeline.
+
+use std::{borrow::Cow, fmt};
+
+use axum::{
+    Json,
+    extract::{Path, RawQuery, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    middleware::from_fn_with_state,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tracing::Instrument;
+use url::form_urlencoded;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{
+    AppState, Error, IDEMPOTENT_REPLAYED,
+    auth::{Caller, Scope, require},
+    body::Raw,
+    observe::RequestId,
+    problem::Problem,
+};
+use crate::{
+    payment_link::{
+        Fault, NewPaymentLink, PaymentLink, PaymentLinkId, Status, broken_rules, timeline,
+    },
+    protocol::creation::{self, Outcome},
+    store::{
+        self,
+        creation::IdempotencyKey,
+        links::{Filter, Place},
+    },
+};
+
+/// The routes, each behind the scope that it needs.
+pub(super) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
+    let behind = |scope| from_fn_with_state((state.clone(), scope), require);
+    reading()
+        .route_layer(behind(Scope::LinksRead))
+        .merge(writing().route_layer(behind(Scope::LinksWrite)))
+}
+
+/// The same routes without their locks, for the document.
+pub(super) fn paths() -> OpenApiRouter<AppState> {
+    reading().merge(writing())
+}
+
+fn reading() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get))
+        .routes(routes!(events))
+}
+
+fn writing() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(create))
+}
+
+/// Makes a payment link.
+///
+/// Send an `Idempotency-Key` of your own, new for each link that you want, and repeat the request with it
+/// whenever you got no answer or one of 409, 503 or 504: however often it is sent, there is one link.
+#[utoipa::path(
+    post, path = "/v1/payment-links", tag = "Payment links",
+    params(("Idempotency-Key" = Option<String>, Header,
+            description = "Makes repetitions of the request one. 1 to 255 printable ASCII characters.")),
+    request_body = NewPaymentLink,
+    responses(
+        (status = 201, description = "The link.", body = PaymentLink, headers(
+            ("Location" = String, description = "The link's address."),
+            ("Idempotent-Replayed" = Option<String>, description = "`true` if this is what an earlier request with the same key made."),
+        )),
+        (status = 400, description = "The body is no JSON.", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The API key lacks the scope `links:write`.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A request with this key is being worked on, or its outcome is not known yet. Repeat it after `Retry-After`.", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 256 KiB.", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not `application/json`.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The request has faults, or Dojo refused it (`errors` names each), or the key belongs to another request.", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "Dojo refused this service's own key. Nothing was created.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Dojo or the database was not reached. Repeat it after `Retry-After`.", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "Dojo's answer was lost: whether there is a link is not known yet. `paymentLinkId` names the one that it would be.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    RequestId(request_id): RequestId,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Error> {
+    let account = state.account.clone();
+    let idempotency_key = idempotency_key(&headers)?;
+    let new: NewPaymentLink = state.new_payment_link.parse(&headers, &body, |body| {
+        let mut faults = broken_rules(body, OffsetDateTime::now_utc());
+        let named = body.get("account").and_then(|name| name.as_str());
+        if named.is_some_and(|name| name != account.name) {
+            faults.push(Fault::new("/account", "is no account of this service"));
+        }
+        faults
+    })?;
+    let idempotency_key = idempotency_key.map(|key| IdempotencyKey {
+        api_key_id: caller.key_id,
+        key,
+        request_hash: fingerprint(&new),
+    });
+    let request = creation::Request {
+        new,
+        api_key: caller.name,
+        request_id,
+        idempotency_key,
+    };
+
+    // In a task of its own: a caller that hangs up, or a time limit, must not cut the work short between
+    // Dojo's answer and our keeping it.
+    let work = {
+        let state = state.clone();
+        async move { creation::create(&state.pool, &state.account, request).await }
+    };
+    let outcome = state.tasks.spawn(work.in_current_span()).await??;
+    match outcome {
+        Outcome::Created(link) => Ok(created(link.id, Json(link), false)),
+        Outcome::Replayed { link_id, body } => {
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            Ok(created(link_id, (json, body), true))
+        }
+        Outcome::Failed {
+            link_id,
+            failure,
+            retry_after,
+            replayed,
+        } => Err(Error::DojoFailed {
+            link_id,
+            failure,
+            retry_after,
+            replayed,
+        }),
+        Outcome::Unknown { link_id } => Err(Error::DojoUnsure(link_id)),
+        Outcome::Running { link_id } => Err(Error::Running(link_id)),
+        Outcome::KeyReused => Err(Error::IdempotencyKeyReused),
+    }
+}
+
+fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Response {
+    let mut response = (
+        StatusCode::CREATED,
+        [(header::LOCATION, format!("/v1/payment-links/{id}"))],
+        body,
+    )
+        .into_response();
+    if replayed {
+        response.headers_mut().insert(
+            HeaderName::from_static(IDEMPOTENT_REPLAYED),
+            HeaderValue::from_static("true"),
+        );
+    }
+    response
+}
+
+/// The `Idempotency-Key`. The IETF draft has it in quotes, most clients send it bare; both mean the same.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or_default().trim();
+    let key = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+        .unwrap_or(text);
+    if (1..=255).contains(&key.len()) && key.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        Ok(Some(key.to_owned()))
+    } else {
+        Err(Error::Invalid(vec![Fault::new(
+            "Idempotency-Key",
+            "must be 1 to 255 printable ASCII characters",
+        )]))
+    }
+}
+
+/// What tells a repetition from another request: the hash of what was understood, so that white space and
+/// the order of fields do not matter.
+fn fingerprint(new: &NewPaymentLink) -> [u8; 32] {
+    let body = serde_json::to_vec(new).expect("a struct of plain values becomes JSON");
+    Sha256::new()
+        .chain_update(b"POST /v1/payment-links\n")
+        .chain_update(body)
+        .finalize()
+        .into()
+}
+
+/// Reads a payment link.
+#[utoipa::path(
+    get, path = "/v1/payment-links/{id}", tag = "Payment links",
+    params(("id" = String, Path, description = "The link's id, `plink_…`.")),
+    responses(
+        (status = 200, description = "The link.", body = PaymentLink),
+        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The API key lacks the scope `links:read`.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such link.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database was not reached.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn get(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Json<PaymentLink>, Error> {
+    let id = link_id(&id)?;
+    let link = store::links::find(&state.pool, id).await?;
+    link.map(Json).ok_or(Error::NotFound)
+}
+
+/// What is no id of a link is the id of no link.
+fn link_id(text: &str) -> Result<PaymentLinkId, Error> {
+    text.parse().map_err(|_| Error::NotFound)
+}
+
+/// What to list.
+#[derive(Debug, Default, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(
+    dead_code,
+    reason = "describes the query to the document; `ListQuery` reads it"
+)]
+struct ListParameters {
+    /// Links with this status.
+    #[param(inline)]
+    status: Option<Status>,
+    /// Links with this reference.
+    #[param(min_length = 1, max_length = 60)]
+    reference: Option<String>,
+    /// The link of this payment intent.
+    #[param(rename = "paymentIntentId")]
+    payment_intent_id: Option<String>,
+    /// Links asked for at this time or later.
+    #[param(rename = "createdAfter")]
+    created_after: Option<OffsetDateTime>,
+    /// Links asked for before this time.
+    #[param(rename = "createdBefore")]
+    created_before: Option<OffsetDateTime>,
+    /// How many at most.
+    #[param(minimum = 1, maximum = 100, default = 50)]
+    limit: Option<i64>,
+    /// Where to go on: the `after` of the page before.
+    after: Option<String>,
+}
+
+/// One page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Page<T> {
+    /// The entries.
+    data: Vec<T>,
+    /// What to send as `after` for the next page. `null` where this is the last one.
+    after: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// A page of `limit` entries out of one more than that, if there are so many.
+    fn new(mut data: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Self {
+        let more = data.len() > limit;
+        data.truncate(limit);
+        let after = data.last().filter(|_| more).map(cursor);
+        Self { data, after }
+    }
+}
+
+/// Lists payment links, newest first.
+///
+/// A page ends at a place in time (a keyset cursor), so links that are made meanwhile neither shift nor
+/// repeat anything.
+#[utoipa::path(
+    get, path = "/v1/payment-links", tag = "Payment links", params(ListParameters),
+    responses(
+        (status = 200, description = "A page of links.", body = Page<PaymentLink>),
+        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The API key lacks the scope `links:read`.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The query has faults; `errors` names each.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database was not reached.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn list(
+    State(state): State<AppState>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Page<PaymentLink>>, Error> {
+    let mut query = Query::new(query.as_deref());
+    let filter = Filter {
+        status: query.take("status", "a status", |text| text.parse().ok()),
+        reference: query.take("reference", "1 to 60 characters", |text| {
+            (1..=60)
+                .contains(&text.chars().count())
+                .then(|| text.to_owned())
+        }),
+        payment_intent_id: query.take("paymentIntentId", "an id", |text| Some(text.to_owned())),
+        created_after: query.take("createdAfter", "a time as in RFC 3339", time),
+        created_before: query.take("createdBefore", "a time as in RFC 3339", time),
+    };
+    let limit = query.limit();
+    let after = query.take("after", "the after of a page before", |text| {
+        text.parse::<Cursor>().ok()
+    });
+    query.finish()?;
+
+    let links = store::links::list(
+        &state.pool,
+        &filter,
+        after.map(|cursor| cursor.0),
+        to_i64(limit) + 1,
+    )
+    .await?;
+    Ok(Json(Page::new(links, limit, |last| {
+        let place = Place {
+            created_at: last.created_at,
+            id: last.id.uuid(),
+        };
+        Cursor(place).to_string()
+    })))
+}
+
+/// Reads what happened to a payment link, oldest first: each change once, with its cause.
+#[utoipa::path(
+    get, path = "/v1/payment-links/{id}/events", tag = "Payment links",
+    params(
+        ("id" = String, Path, description = "The link's id, `plink_…`."),
+        ("limit" = Option<i64>, Query, description = "How many at most. Default: 50.", minimum = 1, maximum = 100),
+        ("after" = Option<String>, Query, description = "Where to go on: the `after` of the page before."),
+    ),
+    responses(
+        (status = 200, description = "A page of the timeline.", body = Page<timeline::Entry>),
+        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The API key lacks the scope `links:read`.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such link.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The query has faults; `errors` names each.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database was not reached.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn events(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Page<timeline::Entry>>, Error> {
+    let id = link_id(&id)?;
+    let mut query = Query::new(query.as_deref());
+    let limit = query.limit();
+    let after = query.take("after", "the after of a page before", |text| {
+        text.parse().ok().filter(|after| *after >= 0)
+    });
+    query.finish()?;
+
+    let entries = store::links::timeline(&state.pool, id, after.unwrap_or(0), to_i64(limit) + 1)
+        .await?
+        .ok_or(Error::NotFound)?;
+    Ok(Json(Page::new(entries, limit, |last| last.id.clone())))
+}
+
+/// A query, read name by name; collects what is wrong with it, so that all of it can be told at once.
+struct Query<'a> {
+    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Query<'a> {
+    fn new(query: Option<&'a str>) -> Self {
+        Self {
+            pairs: form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// The parameter `name`, if it is there. Where `parse` does not understand it, or it is there twice,
+    /// the fault is that it must be `expected`, once.
+    fn take<T>(
+        &mut self,
+        name: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let (mine, others): (Vec<_>, _) =
+            self.pairs.drain(..).partition(|(given, _)| given == name);
+        self.pairs = others;
+        match mine.as_slice() {
+            [] => return None,
+            [(_, value)] if !value.contains('\0') => {
+                if let Some(value) = parse(value) {
+                    return Some(value);
+                }
+            }
+            _ => {}
+        }
+        self.faults
+            .push(Fault::new(name, format!("must be {expected}, once")));
+        None
+    }
+
+    fn limit(&mut self) -> usize {
+        self.take("limit", "1 to 100", |text| {
+            text.parse().ok().filter(|limit| (1..=100).contains(limit))
+        })
+        .unwrap_or(50)
+    }
+
+    /// What is left is not known here.
+    fn finish(mut self) -> Result<(), Error> {
+        self.faults.extend(
+            self.pairs
+                .iter()
+                .map(|(name, _)| Fault::new(name.as_ref(), "is no parameter of this request")),
+        );
+        if self.faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(self.faults))
+        }
+    }
+}
+
+fn time(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok()
+}
+
+fn to_i64(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX - 1)
+}
+
+/// A [`Place`] in the list, as callers carry it from page to page: microseconds since 1970 and the link's
+/// UUID, in hex. Callers need not look inside.
+#[derive(Debug, PartialEq, Eq)]
+struct Cursor(Place);
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let microseconds = self.0.created_at.unix_timestamp_nanos() / 1000;
+        write!(f, "{microseconds:x}-{}", self.0.id.simple())
+    }
+}
+
+impl std::str::FromStr for Cursor {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (microseconds, id) = text.split_once('-').ok_or(())?;
+        let microseconds = i64::from_str_radix(microseconds, 16).map_err(|_| ())?;
+        Ok(Self(Place {
+            created_at: OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * 1000)
+                .map_err(|_| ())?,
+            id: Uuid::try_parse(id).map_err(|_| ())?,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_cursor_leads_back_to_its_place(seconds in 0..4_000_000_000_i64, micro in 0..1_000_000_u32, id: u128) {
+            let created_at = OffsetDateTime::from_unix_timestamp(seconds).unwrap()
+                .replace_microsecond(micro).unwrap();
+            let cursor = Cursor(Place { created_at, id: Uuid::from_u128(id) });
+            prop_assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor));
+        }
+
+        #[test]
+        fn no_cursor_makes_it_panic(text in "\\PC*") {
+            let _ = text.parse::<Cursor>();
+        }
+    }
+
+    #[test]
+    fn a_query_tells_all_its_faults() {
+        let mut query = Query::new(Some("limit=0&status=Paid&color=red&status=Created"));
+        assert_eq!(query.limit(), 50);
+        assert_eq!(
+            query.take("status", "a status", |text| text.parse::<Status>().ok()),
+            None
+        );
+        let Err(Error::Invalid(faults)) = query.finish() else {
+            panic!("the query has faults");
+        };
+        let at: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
+        assert_eq!(at, ["limit", "status", "color"]);
+    }
+
+    #[test]
+    fn an_idempotency_key_means_the_same_with_and_without_quotes() {
+        let key = |value: &str| {
+            let headers = HeaderMap::from_iter([(
+                HeaderName::from_static("idempotency-key"),
+                HeaderValue::from_str(value).unwrap(),
+            )]);
+            idempotency_key(&headers).ok().flatten()
+        };
+        assert_eq!(key("order-1").as_deref(), Some("order-1"));
+        assert_eq!(key("\"order-1\"").as_deref(), Some("order-1"));
+        assert_eq!(key(""), None);
+        assert_eq!(key(&"x".repeat(256)), None);
+        assert_eq!(key("caf\u{e9}"), None);
+    }
+}

@@ -1,0 +1,73 @@
+//! Whether the service is alive and ready, and its metrics.
+
+use std::time::Duration;
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{AppState, problem::Problem};
+use crate::store;
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(healthz))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+        .routes(routes!(openapi_yaml))
+}
+
+/// Is the process alive?
+#[utoipa::path(get, path = "/healthz", tag = "Service", security(()), responses(
+    (status = 200, description = "It is.", body = String, content_type = "text/plain"),
+))]
+async fn healthz() -> &'static str {
+    "ok"
+}
+
+/// Can it do its work: is the database reachable, and migrated?
+#[utoipa::path(get, path = "/readyz", tag = "Service", security(()), responses(
+    (status = 200, description = "It can.", body = String, content_type = "text/plain"),
+    (status = 503, description = "It cannot; `detail` says why.", body = Problem,
+     content_type = "application/problem+json"),
+))]
+async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> {
+    // Shorter than any probe waits, so that the reason is told and not a time-out.
+    let ready = tokio::time::timeout(Duration::from_secs(2), store::is_ready(&state.pool)).await;
+    let reason = match ready {
+        Ok(Ok(true)) => return Ok("ready"),
+        Ok(Ok(false)) => "the database lacks migrations of this version",
+        Ok(Err(_)) | Err(_) => "the database cannot be reached, or was never migrated",
+    };
+    Err(Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "not-ready",
+        reason,
+    ))
+}
+
+/// Metrics, as Prometheus text.
+#[utoipa::path(get, path = "/metrics", tag = "Service", security(()), responses(
+    (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
+))]
+async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    let text = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (text, state.metrics.render())
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.yaml", tag = "Service", security(()), responses(
+    (status = 200, description = "The document.", body = String, content_type = "application/yaml"),
+))]
+async fn openapi_yaml(State(state): State<AppState>) -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, "application/yaml")],
+        state.openapi.clone(),
+    )
+}

@@ -1,0 +1,129 @@
+//! Dojo's webhooks.
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use sha2::{Digest, Sha256};
+use tracing::{info, warn};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{AppState, Error, body::Raw, problem::Problem};
+use crate::{
+    dojo::webhook::{self, Event},
+    store::{
+        self,
+        webhooks::{News, Recorded, Webhook},
+    },
+};
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(receive))
+}
+
+/// Receives a webhook of Dojo's.
+///
+/// Answered only when it is committed: Dojo sends it again otherwise. Whether an event is new or a copy,
+/// about a link or about nothing that is known here, of a kind that is understood or not, the answer is the
+/// same: it is kept.
+#[utoipa::path(
+    post, path = "/webhooks/dojo", tag = "Webhooks", security(()),
+    params(("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body.")),
+    request_body(content = Vec<u8>, content_type = "application/json", description = "The event, signed as it is."),
+    responses(
+        (status = 204, description = "Kept."),
+        (status = 401, description = "The signature is missing or wrong. Nothing was kept.", body = Problem,
+         content_type = "application/problem+json"),
+        (status = 413, description = "Larger than 256 KiB.", body = Problem,
+         content_type = "application/problem+json"),
+        (status = 503, description = "Not kept: send it again.", body = Problem,
+         content_type = "application/problem+json"),
+    )
+)]
+async fn receive(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<StatusCode, Error> {
+    let signature = headers
+        .get(webhook::SIGNATURE_HEADER)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    if !webhook::is_genuine(&state.account.webhook_secrets, signature, &body) {
+        warn!("a webhook without a valid signature was refused");
+        count("refused");
+        return Err(Error::BadSignature);
+    }
+
+    // Only from here on is it known that Dojo wrote the body.
+    let (dedup_key, event) = match Event::parse(&body) {
+        Ok(event) => (
+            event.id,
+            Ok(News {
+                event_type: event.event_type,
+                payment_intent_id: event.payment_intent_id,
+                payment_status: event.payment_status,
+                dojo_created_at: event.created_at,
+            }),
+        ),
+        Err(error) => {
+            let reason = error.reason();
+            warn!(
+                reason,
+                "a genuine webhook was not understood; it is kept in webhook_events"
+            );
+            (
+                format!("sha256:{:x}", Hex(&Sha256::digest(&body))),
+                Err(reason),
+            )
+        }
+    };
+    let understood = event.is_ok();
+    let recorded = store::webhooks::record(
+        &state.pool,
+        Webhook {
+            account: &state.account.name,
+            dedup_key: &dedup_key,
+            body: &body,
+            event: event.as_ref().map_err(Clone::clone),
+        },
+    )
+    .await?;
+
+    match &recorded {
+        Recorded::Duplicate => count("duplicate"),
+        Recorded::Kept if understood => count("kept"),
+        Recorded::Kept => count("not_understood"),
+        Recorded::Judged { verdict, .. } => count(verdict),
+    }
+    match recorded {
+        Recorded::Judged {
+            link_id,
+            before,
+            after,
+            verdict,
+        } => info!(
+            %link_id, event_id = dedup_key, verdict, before = before.as_str(), after = after.as_str(),
+            "webhook"
+        ),
+        Recorded::Duplicate => info!(event_id = dedup_key, "webhook came again"),
+        Recorded::Kept => info!(
+            event_id = dedup_key,
+            "webhook kept, about no link of ours yet"
+        ),
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn count(verdict: &str) {
+    metrics::counter!("webhooks_total", "verdict" => verdict.to_owned()).increment(1);
+}
+
+/// Bytes, written in hex.
+struct Hex<'a>(&'a [u8]);
+
+impl std::fmt::LowerHex for Hex<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

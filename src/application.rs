@@ -1,0 +1,184 @@
+//! The service as a whole: put together once, run until it is told to stop. `main` and nobody else decides
+//! when; tests build exactly the same.
+
+use std::{future::Future, io, net::SocketAddr, time::Duration};
+
+use axum_server::Handle;
+use hyper_util::rt::TokioTimer;
+use sqlx::PgPool;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::{
+    api::{self, AppState, auth},
+    config::{ConfigError, ServeSettings},
+    dojo::Account,
+    store, telemetry,
+};
+
+/// How long a client may take to send a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How large a request's head may be, in bytes, and how many headers it may have.
+const HEADER_BYTES: usize = 32 * 1024;
+const HEADERS: usize = 64;
+
+/// The service, ready to run.
+pub struct Application {
+    listener: std::net::TcpListener,
+    router: axum::Router,
+    pool: PgPool,
+    tasks: TaskTracker,
+    metrics: metrics_exporter_prometheus::PrometheusHandle,
+    shutdown_timeout: Duration,
+}
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is missing or wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The database cannot be migrated.
+    #[error("the database cannot be migrated")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The database does not answer.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The metrics cannot be set up.
+    #[error("the metrics cannot be set up")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+}
+
+impl Application {
+    /// Checks the settings, brings the database up to date, and takes the address.
+    pub async fn build(settings: &ServeSettings) -> Result<Self, StartError> {
+        let account = Account::from_settings(&settings.dojo)?;
+        let bootstrap_key = settings
+            .bootstrap_api_key()?
+            .as_ref()
+            .map(auth::bootstrap_key_hash)
+            .transpose()?;
+        if account.webhook_secrets.is_empty() {
+            warn!("DOJO_WEBHOOK_SECRETS is not set: every webhook will be refused");
+        }
+        let pool = store::pool(&settings.database)?;
+        if settings.migrate_on_start {
+            store::migrate(&pool).await?;
+        }
+        if let Some(hash) = bootstrap_key {
+            let scopes = auth::Scope::ALL.map(|scope| scope.as_str().to_owned());
+            store::api_keys::replace(&pool, "bootstrap", &hash, &scopes).await?;
+        }
+
+        let tasks = TaskTracker::new();
+        let metrics = telemetry::init_metrics()?;
+        let environment = account.environment.as_str();
+        let state = AppState::new(pool.clone(), account, tasks.clone(), metrics.clone());
+        let router = api::router(state, settings.request_timeout);
+
+        let address = settings.listen_addr;
+        let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
+        let address = listener.local_addr().unwrap_or(address);
+        info!(%address, environment, version = env!("CARGO_PKG_VERSION"), "listening");
+        Ok(Self {
+            listener,
+            router,
+            pool,
+            tasks,
+            metrics,
+            shutdown_timeout: settings.shutdown_timeout,
+        })
+    }
+
+    /// Serves until `stop` resolves; then stops accepting, finishes what is in flight, and returns, all
+    /// within the shutdown timeout.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        let handle = Handle::new();
+        let stopper = tokio::spawn({
+            let (handle, limit) = (handle.clone(), self.shutdown_timeout);
+            async move {
+                stop.await;
+                info!("stopping: requests in flight are finished");
+                handle.graceful_shutdown(Some(limit));
+            }
+        });
+        let upkeep = tokio::spawn(upkeep(self.metrics));
+
+        let mut server = axum_server::from_tcp(self.listener)?.handle(handle);
+        server
+            .http_builder()
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEADER_BYTES)
+            .max_headers(HEADERS);
+        server
+            .http_builder()
+            .http2()
+            .timer(TokioTimer::new())
+            .max_header_list_size(32 * 1024)
+            .max_concurrent_streams(100)
+            .keep_alive_interval(Duration::from_secs(20));
+        let result = server.serve(self.router.into_make_service()).await;
+
+        // Work whose caller is gone may still be waiting for Dojo.
+        self.tasks.close();
+        if tokio::time::timeout(self.shutdown_timeout, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            warn!(tasks = self.tasks.len(), "stopped before all work was done");
+        }
+        self.pool.close().await;
+        stopper.abort();
+        upkeep.abort();
+        info!("stopped");
+        result
+    }
+}
+
+/// Takes the address at once, so that a wrong one stops the start.
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Folds what was measured, which would grow without end where nobody scrapes it.
+async fn upkeep(metrics: metrics_exporter_prometheus::PrometheusHandle) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        ticks.tick().await;
+        metrics.run_upkeep();
+    }
+}
+
+/// Resolves when the process is told to stop: SIGTERM from an orchestrator, Ctrl-C from a person.
+pub async fn stop_signal() {
+    let interrupted = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminated) => tokio::select! {
+                _ = interrupted => {}
+                _ = terminated.recv() => {}
+            },
+            Err(_) => {
+                let _ = interrupted.await;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = interrupted.await;
+    }
+}

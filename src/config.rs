@@ -1,0 +1,338 @@
+//! The settings: each a flag with an environment variable, parsed and checked once, at the start.
+//!
+//! An operator who gets one wrong is told which, and why, and never its value: it may be a secret.
+
+use std::{error::Error, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+
+use crate::payment_link::Environment;
+
+/// Everything that `serve` needs.
+#[derive(Debug, Clone, Args)]
+pub struct ServeSettings {
+    /// The address to listen on. Port 0 takes a free one; the log tells which.
+    #[arg(long, env = "LISTEN_ADDR", default_value = "0.0.0.0:8080")]
+    pub listen_addr: SocketAddr,
+
+    /// How long a request may take before it is answered 503. Work at Dojo goes on all the same.
+    #[arg(long, env = "REQUEST_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub request_timeout: Duration,
+
+    /// How long requests in flight may take to finish after SIGTERM.
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = humantime::parse_duration)]
+    pub shutdown_timeout: Duration,
+
+    /// Whether to migrate the database before serving. Safe with many replicas starting at once.
+    #[arg(long, env = "MIGRATE_ON_START", default_value_t = true, action = clap::ArgAction::Set)]
+    pub migrate_on_start: bool,
+
+    /// An API key with every scope, made at the start if it is not there: `dpl_` and at least 32
+    /// characters. For compose and demos; make real keys with `api-keys create`.
+    #[arg(
+        long,
+        env = "BOOTSTRAP_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    bootstrap_api_key: Option<SecretString>,
+
+    /// A file that holds it.
+    #[arg(long, env = "BOOTSTRAP_API_KEY_FILE", value_name = "FILE")]
+    bootstrap_api_key_file: Option<PathBuf>,
+
+    /// The database.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Dojo.
+    #[command(flatten)]
+    pub dojo: DojoSettings,
+}
+
+impl ServeSettings {
+    /// The key to make at the start, if any.
+    pub fn bootstrap_api_key(&self) -> Result<Option<SecretString>, ConfigError> {
+        secret(
+            "BOOTSTRAP_API_KEY",
+            self.bootstrap_api_key.as_ref(),
+            self.bootstrap_api_key_file.as_ref(),
+        )
+    }
+}
+
+/// Where the database is.
+#[derive(Debug, Clone, Args)]
+pub struct DatabaseSettings {
+    /// The Postgres database: `postgres://user:password@host:5432/name`. Required.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<SecretString>,
+
+    /// A file that holds it.
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
+    database_url_file: Option<PathBuf>,
+
+    /// How many connections to hold at most.
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 10, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub database_max_connections: u32,
+
+    /// How long to wait for a free connection before a request is answered 503.
+    #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub database_acquire_timeout: Duration,
+
+    /// How long one statement may take before Postgres ends it.
+    #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub database_statement_timeout: Duration,
+}
+
+impl DatabaseSettings {
+    /// The database's address.
+    pub fn url(&self) -> Result<SecretString, ConfigError> {
+        secret(
+            "DATABASE_URL",
+            self.database_url.as_ref(),
+            self.database_url_file.as_ref(),
+        )?
+        .ok_or_else(|| {
+            ConfigError::new(
+                "DATABASE_URL",
+                "is required: postgres://user:password@host/name",
+            )
+        })
+    }
+}
+
+/// Where Dojo is, and who we are there.
+#[derive(Debug, Clone, Args)]
+pub struct DojoSettings {
+    /// The account's API key: `sk_sandbox_…`, or `sk_prod_…` for real money. Required.
+    #[arg(long, env = "DOJO_API_KEY", hide_env_values = true, value_name = "KEY")]
+    dojo_api_key: Option<SecretString>,
+
+    /// A file that holds it.
+    #[arg(long, env = "DOJO_API_KEY_FILE", value_name = "FILE")]
+    dojo_api_key_file: Option<PathBuf>,
+
+    /// Where Dojo's API is.
+    #[arg(id = "dojo-api-url", long, env = "DOJO_API_URL", default_value = "https://api.dojo.tech",
+          value_name = "URL", value_parser = web_address)]
+    pub api_url: Url,
+
+    /// The version of Dojo's API to speak.
+    #[arg(
+        id = "dojo-api-version",
+        long,
+        env = "DOJO_API_VERSION",
+        default_value = "2026-02-27",
+        value_name = "DATE"
+    )]
+    pub api_version: String,
+
+    /// What the address of a checkout page begins with; the payment intent's id follows.
+    #[arg(id = "dojo-checkout-url", long, env = "DOJO_CHECKOUT_URL",
+          default_value = "https://pay.dojo.tech/checkout", value_name = "URL", value_parser = web_address)]
+    pub checkout_url: Url,
+
+    /// The `paymentSource` to send, by which Dojo's portal filters payments. Empty: send none.
+    #[arg(
+        long,
+        env = "DOJO_PAYMENT_SOURCE",
+        default_value = "payment-links",
+        value_name = "NAME"
+    )]
+    dojo_payment_source: String,
+
+    /// How long one call to Dojo may take.
+    #[arg(id = "dojo-timeout", long, env = "DOJO_TIMEOUT", default_value = "10s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+
+    /// The secrets that webhooks may be signed with, separated by commas. Without any, no webhook is
+    /// accepted.
+    #[arg(
+        long,
+        env = "DOJO_WEBHOOK_SECRETS",
+        hide_env_values = true,
+        value_name = "SECRETS"
+    )]
+    dojo_webhook_secrets: Option<SecretString>,
+
+    /// A file that holds them.
+    #[arg(long, env = "DOJO_WEBHOOK_SECRETS_FILE", value_name = "FILE")]
+    dojo_webhook_secrets_file: Option<PathBuf>,
+}
+
+/// A key of Dojo's, and what it moves.
+#[derive(Debug, Clone)]
+pub struct DojoApiKey {
+    /// The key.
+    pub secret: SecretString,
+    /// Whether it moves real money, as its prefix says.
+    pub environment: Environment,
+}
+
+impl DojoSettings {
+    /// The account's key.
+    pub fn api_key(&self) -> Result<DojoApiKey, ConfigError> {
+        const NAME: &str = "DOJO_API_KEY";
+        let secret = secret(
+            NAME,
+            self.dojo_api_key.as_ref(),
+            self.dojo_api_key_file.as_ref(),
+        )?
+        .ok_or_else(|| ConfigError::new(NAME, "is required: sk_sandbox_… or sk_prod_…"))?;
+        let key = secret.expose_secret();
+        let environment = if key.starts_with("sk_sandbox_") {
+            Environment::Sandbox
+        } else if key.starts_with("sk_prod_") {
+            Environment::Production
+        } else {
+            return Err(ConfigError::new(
+                NAME,
+                "begins with neither sk_sandbox_ nor sk_prod_",
+            ));
+        };
+        Ok(DojoApiKey {
+            secret,
+            environment,
+        })
+    }
+
+    /// The secrets that webhooks may be signed with.
+    pub fn webhook_secrets(&self) -> Result<Vec<SecretString>, ConfigError> {
+        let secrets = secret(
+            "DOJO_WEBHOOK_SECRETS",
+            self.dojo_webhook_secrets.as_ref(),
+            self.dojo_webhook_secrets_file.as_ref(),
+        )?;
+        Ok(secrets
+            .iter()
+            .flat_map(|secrets| secrets.expose_secret().split([',', '\n']))
+            .map(str::trim)
+            .filter(|secret| !secret.is_empty())
+            .map(SecretString::from)
+            .collect())
+    }
+
+    /// The `paymentSource` to send, if any.
+    #[must_use]
+    pub fn payment_source(&self) -> Option<String> {
+        let source = self.dojo_payment_source.trim();
+        (!source.is_empty()).then(|| source.to_owned())
+    }
+}
+
+/// How to write the log.
+#[derive(Debug, Clone, Args)]
+pub struct LogSettings {
+    /// How to write the log. Default: text on a terminal, JSON elsewhere.
+    #[arg(long, env = "LOG_FORMAT", global = true)]
+    pub log_format: Option<LogFormat>,
+
+    /// What to log: a level, or a filter such as `info,dojo_payment_links=debug`.
+    #[arg(
+        long,
+        env = "LOG_FILTER",
+        default_value = "info",
+        global = true,
+        value_name = "FILTER"
+    )]
+    pub log_filter: String,
+}
+
+/// A form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// An object a line, for machines.
+    Json,
+    /// A line for people.
+    Text,
+}
+
+/// A setting that is missing or wrong.
+#[derive(Debug)]
+pub struct ConfigError {
+    setting: &'static str,
+    problem: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl ConfigError {
+    /// The setting `setting`, by its environment variable, has this problem.
+    #[must_use]
+    pub fn new(setting: &'static str, problem: impl Into<String>) -> Self {
+        Self {
+            setting,
+            problem: problem.into(),
+            source: None,
+        }
+    }
+
+    /// As [`Self::new`], because of `source`.
+    #[must_use]
+    pub fn with_source(
+        setting: &'static str,
+        problem: impl Into<String>,
+        source: impl Error + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            source: Some(Box::new(source)),
+            ..Self::new(setting, problem)
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.setting, self.problem)
+    }
+}
+
+impl Error for ConfigError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// A secret given as it is or in a file, without the white space around it. An empty one counts as none:
+/// compose files pass on variables that nobody has set.
+fn secret(
+    name: &'static str,
+    value: Option<&SecretString>,
+    file: Option<&PathBuf>,
+) -> Result<Option<SecretString>, ConfigError> {
+    let value = value
+        .map(|value| value.expose_secret().trim())
+        .filter(|value| !value.is_empty());
+    let file = file.filter(|file| !file.as_os_str().is_empty());
+    match (value, file) {
+        (Some(_), Some(_)) => Err(ConfigError::new(
+            name,
+            format!("and {name}_FILE are both set: leave one out"),
+        )),
+        (Some(value), None) => Ok(Some(value.into())),
+        (None, Some(file)) => {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                ConfigError::with_source(
+                    name,
+                    format!("cannot be read from {}", file.display()),
+                    error,
+                )
+            })?;
+            Ok(Some(text.trim().into()).filter(|_| !text.trim().is_empty()))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn web_address(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    if matches!(url.scheme(), "http" | "https") {
+        Ok(url)
+    } else {
+        Err("neither http nor https".to_owned())
+    }
+}

@@ -1,0 +1,12 @@
+//! Everything that knows Dojo's wire: its API, its errors and its webhooks.
+
+mod account;
+mod client;
+mod error;
+mod intent;
+pub mod webhook;
+
+pub use account::Account;
+pub use client::{Client, CreatePaymentIntent};
+pub use error::Error;
+pub use intent::PaymentIntent;

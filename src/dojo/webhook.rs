@@ -1,0 +1,251 @@
+//! Dojo's webhooks: whether one is genuine, and what it says.
+
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use sha2::Sha256;
+use time::OffsetDateTime;
+
+/// The header that carries the signature.
+pub const SIGNATURE_HEADER: &str = "dojo-signature";
+
+/// Whether `signature` is that of `body` under any one of `secrets`.
+///
+/// The header holds `sha256=` and the HMAC-SHA256 of the raw body, keyed with the secret's UTF-8 bytes, in
+/// upper-case hex with a dash between the bytes (.NET's `BitConverter`). Lower case and no dashes are
+/// accepted as well, as Dojo's own libraries do. The comparison takes the same time wherever it differs.
+#[must_use]
+pub fn is_genuine(secrets: &[SecretString], signature: &str, body: &[u8]) -> bool {
+    let Some(claimed) = decode(signature) else {
+        return false;
+    };
+    secrets.iter().any(|secret| {
+        Hmac::<Sha256>::new_from_slice(secret.expose_secret().as_bytes())
+            .is_ok_and(|mac| mac.chain_update(body).verify_slice(&claimed).is_ok())
+    })
+}
+
+/// The 32 bytes of a signature header: 64 hex digits, or 32 pairs of them with dashes between.
+fn decode(signature: &str) -> Option<[u8; 32]> {
+    let hex = signature.strip_prefix("sha256=")?.as_bytes();
+    let step = match hex.len() {
+        64 => 2,
+        95 => 3,
+        _ => return None,
+    };
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(hex.chunks(step)) {
+        *byte = (digit(pair[0])? << 4) | digit(pair[1])?;
+        if pair.get(2).is_some_and(|separator| *separator != b'-') {
+            return None;
+        }
+    }
+    Some(bytes)
+}
+
+/// What a webhook says. Its body is thin: it names an intent and its status, and nothing about money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// `evt_…`; the same in each copy of the event.
+    pub id: String,
+    /// For example `payment_intent.status_updated`.
+    pub event_type: String,
+    /// When Dojo says that it happened, where that can be read.
+    pub created_at: Option<OffsetDateTime>,
+    /// The intent that it is about. `None` for kinds of events that are about something else.
+    pub payment_intent_id: Option<String>,
+    /// Dojo's word for the intent's status; not always one that we know.
+    pub payment_status: Option<String>,
+}
+
+/// Why a genuine webhook could not be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum NotUnderstood {
+    /// The body is no JSON, or not of the form that Dojo documents.
+    #[error("the body is not an event as Dojo documents it")]
+    Form(#[source] serde_json::Error),
+    /// A field is longer than any id or name should be, or holds a NUL character.
+    #[error("the event's {0} is no plausible value")]
+    Field(&'static str),
+}
+
+impl NotUnderstood {
+    /// Why, in words that quote nothing of the body.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Form(error) => {
+                format!("{self} (line {}, column {})", error.line(), error.column())
+            }
+            Self::Field(_) => self.to_string(),
+        }
+    }
+}
+
+impl Event {
+    /// Reads a body whose signature holds. Anything beyond `id` and `event` may be missing: new kinds of
+    /// events come without notice.
+    pub fn parse(body: &[u8]) -> Result<Self, NotUnderstood> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body {
+            id: String,
+            event: String,
+            #[serde(default)]
+            created_at: serde_json::Value,
+            #[serde(default)]
+            data: serde_json::Value,
+        }
+
+        let body: Body = serde_json::from_slice(body).map_err(NotUnderstood::Form)?;
+        let text = |name: &str| {
+            body.data
+                .get(name)
+                .and_then(|value| value.as_str())
+                .map(str::to_owned)
+        };
+        let event = Self {
+            created_at: body.created_at.as_str().and_then(|at| {
+                OffsetDateTime::parse(at, &time::format_description::well_known::Rfc3339).ok()
+            }),
+            payment_intent_id: text("paymentIntentId"),
+            payment_status: text("paymentStatus"),
+            id: body.id,
+            event_type: body.event,
+        };
+        let plausible = |text: &str| !text.is_empty() && text.len() <= 200 && !text.contains('\0');
+        for (name, value) in [
+            ("id", Some(&event.id)),
+            ("event", Some(&event.event_type)),
+            ("data.paymentIntentId", event.payment_intent_id.as_ref()),
+            ("data.paymentStatus", event.payment_status.as_ref()),
+        ] {
+            if !value.is_none_or(|value| plausible(value)) {
+                return Err(NotUnderstood::Field(name));
+            }
+        }
+        Ok(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    /// Published by Dojo, as are the two signatures below.
+    const BODY: &str = r#"{"id":"evt_hnnHxIKR_Uy6bhZCusCltw","event":"payment_intent.created","accountId":"acc_test","createdAt":"2022-02-01T13:07:41.8667859Z","data":{"paymentIntentId":"pi_vpwd4ooAPEqyNAQe4z89WQ","paymentStatus":"Created","captureMode":"Auto"}}"#;
+    const VECTORS: [(&str, &str); 2] = [
+        (
+            "PDYkJQq6sESYHp_zJuTTBQ",
+            "sha256=4B-49-F8-FE-25-A7-E6-7D-00-4F-A7-9C-F8-0B-63-00-C7-77-B4-F2-2D-E5-E1-22-84-FA-04-18-50-A1-76-FD",
+        ),
+        (
+            "ws_OYsyzcrH70GpJfs8MMkKpg",
+            "sha256=94-AC-93-67-D6-8B-69-6D-15-A2-C2-45-40-98-B5-E7-64-72-38-C5-1F-6D-32-D0-5F-CB-91-20-A9-20-64-F4",
+        ),
+    ];
+
+    fn genuine(secret: &str, signature: &str, body: &[u8]) -> bool {
+        is_genuine(&[SecretString::from(secret)], signature, body)
+    }
+
+    #[test]
+    fn accepts_dojos_published_signatures() {
+        for (secret, signature) in VECTORS {
+            assert!(genuine(secret, signature, BODY.as_bytes()));
+            let plain = signature.replace('-', "");
+            assert!(genuine(secret, &plain, BODY.as_bytes()));
+            let lower = plain.replace("sha256=", "").to_lowercase();
+            assert!(genuine(secret, &format!("sha256={lower}"), BODY.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn accepts_any_one_of_several_secrets_and_none_without_any() {
+        let secrets: Vec<_> = VECTORS
+            .iter()
+            .map(|(secret, _)| SecretString::from(*secret))
+            .collect();
+        for (_, signature) in VECTORS {
+            assert!(is_genuine(&secrets, signature, BODY.as_bytes()));
+            assert!(!is_genuine(&[], signature, BODY.as_bytes()));
+        }
+        assert!(!genuine(VECTORS[0].0, VECTORS[1].1, BODY.as_bytes()));
+    }
+
+    #[test]
+    fn refuses_signatures_of_another_form() {
+        let (secret, signature) = VECTORS[0];
+        for wrong in [
+            "",
+            "sha256=",
+            signature.trim_start_matches("sha256="),
+            &signature.replace("sha256=", "sha512="),
+            &signature.replace('-', ":"),
+            &signature[..signature.len() - 1],
+            &format!("{signature}-00"),
+            &format!("{signature} "),
+            &signature.replace("4B", "+B"),
+            &signature.replacen('-', "", 1),
+        ] {
+            assert!(!genuine(secret, wrong, BODY.as_bytes()), "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn refuses_a_body_with_one_bit_flipped(byte in 0..BODY.len(), bit in 0..8u8) {
+            let mut body = BODY.as_bytes().to_vec();
+            body[byte] ^= 1 << bit;
+            prop_assert!(!genuine(VECTORS[0].0, VECTORS[0].1, &body));
+        }
+
+        #[test]
+        fn no_header_or_body_makes_it_panic(signature in "\\PC*", body: Vec<u8>) {
+            prop_assert!(!genuine("secret", &signature, &body));
+            let _ = Event::parse(&body);
+        }
+    }
+
+    #[test]
+    fn reads_the_event_with_its_seven_fractional_digits() {
+        assert_eq!(
+            Event::parse(BODY.as_bytes()).unwrap(),
+            Event {
+                id: "evt_hnnHxIKR_Uy6bhZCusCltw".into(),
+                event_type: "payment_intent.created".into(),
+                created_at: Some(datetime!(2022-02-01 13:07:41.866_785_900 UTC)),
+                payment_intent_id: Some("pi_vpwd4ooAPEqyNAQe4z89WQ".into()),
+                payment_status: Some("Created".into()),
+            }
+        );
+    }
+
+    #[test]
+    fn reads_an_event_of_a_kind_that_it_does_not_know() {
+        let event = Event::parse(br#"{"id":"evt_1","event":"terminal.moved","data":[1]}"#).unwrap();
+        assert_eq!(event.payment_intent_id, None);
+        assert_eq!(event.created_at, None);
+    }
+
+    #[test]
+    fn says_why_it_does_not_understand_without_quoting() {
+        for body in [
+            &b"not json at all"[..],
+            br#"{"id":5,"event":"e"}"#,
+            br#"{"id":"evt\u0000","event":"e"}"#,
+            &[0xff, 0xfe],
+        ] {
+            let reason = Event::parse(body).unwrap_err().reason();
+            assert!(!reason.contains("not json at all"), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+use type_safe_id::{StaticType, TypeSafeId};
+
+/// The type of a payment link's id; exists only to name the prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct PaymentLinkPrefix;
+
+impl StaticType for PaymentLinkPrefix {
+    const TYPE: &'static str = "plink";
+}
+
+/// A payment link's id: a [TypeID](https://github.com/jetify-com/typeid), `plink_` and 26 characters
+/// that hold a version 7 UUID. It sorts by time of creation and is stored as that UUID.
+pub type PaymentLinkId = TypeSafeId<PaymentLinkPrefix>;

@@ -1,0 +1,175 @@
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::{Money, PaymentLinkId, Status, Terms};
+
+/// A payment link as this service knows it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentLink {
+    /// The link's id, a TypeID.
+    #[schema(value_type = String, example = "plink_01kaz8v4wce7q8m6s5gq9nq2fd")]
+    pub id: PaymentLinkId,
+    /// The Dojo account that takes the money, by its name in this service.
+    pub account: String,
+    /// Whether real money moves.
+    pub environment: Environment,
+    /// Where the link stands.
+    pub status: Status,
+    /// The page on which the customer pays. `null` until Dojo has confirmed the link.
+    pub url: Option<String>,
+    /// The id of the payment intent at Dojo. `null` until Dojo has confirmed the link.
+    #[schema(example = "pi_CggWPWfehUWgVNnDdsdLMQ")]
+    pub payment_intent_id: Option<String>,
+    /// What the customer pays, without tips, service charge and cashback.
+    pub amount: Money,
+    /// The tip, on top of `amount`.
+    pub tips_amount: Option<Money>,
+    /// The whole of it, as Dojo has it. `null` until Dojo has confirmed the link.
+    pub total_amount: Option<Money>,
+    /// How much went back to the customer, in minor units.
+    pub refunded_amount: i64,
+    /// The payment itself; once it is final.
+    pub payment: Option<Payment>,
+    /// The customer's tries that were declined or challenged, oldest first.
+    pub attempts: Vec<Attempt>,
+    /// Why there is nothing to pay, where the status is `Failed`.
+    pub failure: Option<Failure>,
+    /// The name of the API key that asked for the link.
+    pub created_by: String,
+    /// When the link was asked for.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When anything about the link last changed here.
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+    /// When Dojo itself last confirmed what is said here. `null` until it has.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub synced_at: Option<OffsetDateTime>,
+    /// Everything else that the caller asked for.
+    #[serde(flatten)]
+    pub terms: Terms,
+}
+
+/// Whether real money moves. Dojo's API key decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Environment {
+    /// Test cards only.
+    Sandbox,
+    /// Real cards, real money.
+    Production,
+}
+
+impl Environment {
+    /// The word for it in JSON, in the database and in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sandbox => "sandbox",
+            Self::Production => "production",
+        }
+    }
+}
+
+impl FromStr for Environment {
+    type Err = UnknownEnvironment;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "sandbox" => Ok(Self::Sandbox),
+            "production" => Ok(Self::Production),
+            _ => Err(UnknownEnvironment),
+        }
+    }
+}
+
+/// A word that is no environment.
+#[derive(Debug, thiserror::Error)]
+#[error("the environment is neither sandbox nor production")]
+pub struct UnknownEnvironment;
+
+/// A final payment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Payment {
+    /// The transaction's id at Dojo.
+    pub transaction_id: Option<String>,
+    /// When the payment was made, as Dojo writes it.
+    pub transaction_date_time: Option<String>,
+    /// The bank's authorization code.
+    pub auth_code: Option<String>,
+    /// The card's number, all but its last digits masked.
+    #[schema(example = "52000000****1005")]
+    pub card_number: Option<String>,
+    /// The card's last four digits.
+    pub last4: Option<String>,
+    /// The card's scheme.
+    #[schema(example = "Mastercard")]
+    pub card_type: Option<String>,
+    /// Credit, debit, pre-paid or charge.
+    pub card_funding_type: Option<String>,
+}
+
+/// A try to pay that did not go through, or that the bank wanted confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// Dojo's word: `Declined`, `AuthChallenged` or `Error`.
+    #[schema(example = "Declined")]
+    pub event_type: String,
+    /// When it was, as Dojo writes it.
+    pub created_at: Option<String>,
+}
+
+/// Why a link came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// What went wrong.
+    pub reason: FailureKind,
+    /// The status that Dojo answered with, where it answered.
+    pub status: Option<u16>,
+    /// What it means, in words.
+    pub detail: String,
+    /// Dojo's objections to single fields.
+    #[serde(default)]
+    pub errors: Vec<Fault>,
+}
+
+/// What went wrong with a link that came to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum FailureKind {
+    /// Dojo refused what was asked for.
+    Refused,
+    /// Dojo refused this service's key.
+    KeyRefused,
+    /// Dojo was not reached, or had no time. Nothing was created.
+    NotReached,
+}
+
+/// One fault of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Fault {
+    /// Where it is: a JSON pointer (RFC 6901) into the body, or a query parameter's name.
+    #[schema(example = "/amount/value")]
+    pub pointer: String,
+    /// What is wrong.
+    #[schema(example = "must be at least 1")]
+    pub detail: String,
+}
+
+impl Fault {
+    /// A fault at `pointer`.
+    #[must_use]
+    pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            pointer: pointer.into(),
+            detail: detail.into(),
+        }
+    }
+}

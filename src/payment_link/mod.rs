@@ -1,0 +1,21 @@
+//! What a payment link is and how its state moves.
+//!
+//! Pure: no I/O and no clock of its own. Everything here can be tested without a database, and the
+//! same rules serve the API, the webhooks and the background jobs.
+
+mod id;
+mod link;
+mod money;
+mod status;
+mod terms;
+pub mod timeline;
+
+pub use id::PaymentLinkId;
+pub use link::{Attempt, Environment, Failure, FailureKind, Fault, Payment, PaymentLink};
+pub use money::{Currency, Money};
+pub use status::{Status, Verdict};
+pub use terms::{
+    ActionLink, ActionType, Address, AutoExpireAction, CaptureMode, CheckoutConfig, Collection,
+    Customer, DetailsConfig, ItemLine, Modifier, NewPaymentLink, OrderDetails, PaymentConfig,
+    PaymentMethod, RequestSecurity, ShippingDetails, TaxLine, Terms, broken_rules,
+};

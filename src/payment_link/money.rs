@@ -1,0 +1,115 @@
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// An amount of money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Money {
+    /// The amount in ISO 4217 minor units: 1000 is 10.00 GBP.
+    #[schema(example = 1000)]
+    pub value: i64,
+    /// The currency, by its ISO 4217 code.
+    pub currency_code: Currency,
+}
+
+/// The currencies that Dojo accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Currency {
+    /// Pound sterling.
+    Gbp,
+    /// Euro.
+    Eur,
+}
+
+impl Currency {
+    /// The ISO 4217 code.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Gbp => "GBP",
+            Self::Eur => "EUR",
+        }
+    }
+}
+
+impl FromStr for Currency {
+    type Err = UnknownCurrency;
+
+    fn from_str(code: &str) -> Result<Self, Self::Err> {
+        match code {
+            "GBP" => Ok(Self::Gbp),
+            "EUR" => Ok(Self::Eur),
+            _ => Err(UnknownCurrency),
+        }
+    }
+}
+
+/// A currency code that Dojo does not accept.
+#[derive(Debug, thiserror::Error)]
+#[error("the currency is neither GBP nor EUR")]
+pub struct UnknownCurrency;
+
+impl fmt::Display for Money {
+    /// For people: `10.00 GBP`. Both currencies have two decimal places (ISO 4217).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.value < 0 { "-" } else { "" };
+        let value = self.value.unsigned_abs();
+        write!(
+            f,
+            "{sign}{}.{:02} {}",
+            value / 100,
+            value % 100,
+            self.currency_code.code()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn gbp(value: i64) -> Money {
+        Money {
+            value,
+            currency_code: Currency::Gbp,
+        }
+    }
+
+    #[test]
+    fn reads_as_people_write_it() {
+        assert_eq!(gbp(1000).to_string(), "10.00 GBP");
+        assert_eq!(gbp(5).to_string(), "0.05 GBP");
+        assert_eq!(gbp(-350).to_string(), "-3.50 GBP");
+        assert_eq!(gbp(i64::MIN).to_string(), "-92233720368547758.08 GBP");
+    }
+
+    #[test]
+    fn refuses_a_fraction_of_a_penny_and_other_currencies() {
+        for body in [
+            r#"{"value": 10.5, "currencyCode": "GBP"}"#,
+            r#"{"value": 9223372036854775808, "currencyCode": "GBP"}"#,
+            r#"{"value": 10, "currencyCode": "USD"}"#,
+            r#"{"value": 10, "currencyCode": "gbp"}"#,
+            r#"{"value": 10}"#,
+        ] {
+            assert!(serde_json::from_str::<Money>(body).is_err(), "{body}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn survives_json(value: i64, euro: bool) {
+            let money = Money {
+                value,
+                currency_code: if euro { Currency::Eur } else { Currency::Gbp },
+            };
+            let json = serde_json::to_string(&money).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Money>(&json).unwrap(), money);
+        }
+    }
+}

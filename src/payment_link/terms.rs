@@ -1,0 +1,650 @@
+//! What a caller asks for: every parameter of Dojo's `CreatePaymentIntentRequest` (API version
+//! 2026-02-27) under Dojo's own name, with its documented limits.
+//!
+//! The limits stand once, as schema attributes: they make the OpenAPI document, and requests are
+//! checked against that same schema. Rules that a schema cannot say are in [`broken_rules`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use utoipa::ToSchema;
+
+use super::{Fault, Money};
+
+/// A payment link to be made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NewPaymentLink {
+    /// The Dojo account that takes the money, by its name in this service. Default: `default`.
+    #[serde(default = "default_account")]
+    #[schema(
+        min_length = 1,
+        max_length = 60,
+        default = "default",
+        example = "default"
+    )]
+    pub account: String,
+    /// What the customer pays, without tips, service charge and cashback. At least 1.
+    pub amount: Money,
+    /// The tip, on top of `amount`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tips_amount: Option<Money>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub terms: Terms,
+}
+
+fn default_account() -> String {
+    NewPaymentLink::DEFAULT_ACCOUNT.to_owned()
+}
+
+impl NewPaymentLink {
+    /// The account that is meant where none is named.
+    pub const DEFAULT_ACCOUNT: &str = "default";
+
+    /// The metadata entry that names the link at Dojo, so that an intent whose creation was never
+    /// answered can be found again. Callers cannot set it.
+    pub const ID_METADATA_KEY: &str = "paymentLinkId";
+
+    /// The name of this type's schema in the OpenAPI document.
+    pub const SCHEMA_NAME: &str = "NewPaymentLink";
+}
+
+/// The terms of a payment: what it is for, how it is collected, what the checkout page shows.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Terms {
+    /// Your own reference for the payment.
+    #[schema(min_length = 1, max_length = 60, example = "Order 236")]
+    pub reference: String,
+    /// What the payment is for; shown on the checkout page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 4096, example = "Two tickets")]
+    pub description: Option<String>,
+    /// How the payment is collected.
+    #[serde(default)]
+    pub capture_mode: CaptureMode,
+    /// Who pays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customer: Option<Customer>,
+    /// Where the invoice goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub billing_address: Option<Address>,
+    /// Where the goods go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shipping_details: Option<ShippingDetails>,
+    /// Whether the card's details are keyed in without the card holder being there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card_holder_not_present: Option<bool>,
+    /// What the checkout page shows, asks for and leads to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<CheckoutConfig>,
+    /// The customer's device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_security: Option<RequestSecurity>,
+    /// What the customer buys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item_lines: Option<Vec<ItemLine>>,
+    /// The taxes on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tax_lines: Option<Vec<TaxLine>>,
+    /// How the customer may pay. Default: what the account offers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment_methods: Option<Vec<PaymentMethod>>,
+    /// A link that goes with the payment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action_link: Option<ActionLink>,
+    /// When an unpaid link is voided; in the future. Default: 30 days after its creation.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub expire_at: Option<OffsetDateTime>,
+    /// How long after its authorization a `Manual` payment is captured or released, as `dd.hh:MM:ss`
+    /// or `hh:MM:ss`. More than 30 seconds, less than 7 days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "00.10:00:00")]
+    pub auto_expire_in: Option<String>,
+    /// What happens then. Required where `captureMode` is `Manual`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_expire_action: Option<AutoExpireAction>,
+    /// Your own entries, kept by Dojo with the payment. `paymentLinkId` is set by this service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// The setup intent that the payment belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setup_intent_id: Option<String>,
+    /// The order that is paid for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order_details: Option<OrderDetails>,
+    /// The cashback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cashback_amount: Option<Money>,
+    /// The service charge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_charge_amount: Option<Money>,
+    /// Whether Dojo makes a token to take the payment remotely at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generate_remote_token: Option<bool>,
+    /// Whether payment links are accepted without an online-checkout integration. Needs a verified
+    /// partner integration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is_not_online_checkout: Option<bool>,
+}
+
+/// How a payment is collected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum CaptureMode {
+    /// At once, when the customer's bank agrees.
+    #[default]
+    Auto,
+    /// On request, within 7 days.
+    Manual,
+}
+
+/// What happens to a `Manual` payment that nobody captured in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum AutoExpireAction {
+    /// The money goes back to the customer.
+    Release,
+    /// The money is collected.
+    Capture,
+}
+
+/// A way to pay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum PaymentMethod {
+    /// A card typed in.
+    Card,
+    /// Apple Pay or Google Pay.
+    Wallet,
+    /// A card that the customer saved before.
+    SavedCard,
+}
+
+/// Who pays.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Customer {
+    /// The customer's id at Dojo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The customer's email address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 254)]
+    pub email_address: Option<String>,
+    /// The customer's phone number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 50)]
+    pub phone_number: Option<String>,
+    /// The customer's secret at Dojo. Passed on to Dojo, never answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(write_only)]
+    pub secret: Option<String>,
+    /// The customer's saved card.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved_card_id: Option<String>,
+}
+
+impl std::fmt::Debug for Customer {
+    /// Shows nothing: a customer's details do not belong into logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Customer(..)")
+    }
+}
+
+/// A postal address.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Address {
+    /// Line 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub address1: Option<String>,
+    /// Line 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub address2: Option<String>,
+    /// Line 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub address3: Option<String>,
+    /// Line 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub address4: Option<String>,
+    /// City, town or village.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub city: Option<String>,
+    /// State, province or region.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub state: Option<String>,
+    /// Postal code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 50)]
+    pub postcode: Option<String>,
+    /// The country, by its ISO 3166-1 alpha-2 code.
+    #[schema(max_length = 10, example = "GB")]
+    pub country_code: String,
+    /// Locality, beside the city.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub locality: Option<String>,
+    /// County.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub county: Option<String>,
+}
+
+/// Where the goods go.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ShippingDetails {
+    /// Who receives them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub name: Option<String>,
+    /// A note for the delivery.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1024)]
+    pub delivery_notes: Option<String>,
+    /// The address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Address>,
+}
+
+/// What the checkout page shows, asks for and leads to.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CheckoutConfig {
+    /// The page's title.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub title: Option<String>,
+    /// Where the customer goes after the payment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = "uri")]
+    pub redirect_url: Option<String>,
+    /// Where the customer goes after canceling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = "uri")]
+    pub cancel_url: Option<String>,
+    /// Whether the page asks for an email address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub customer_email: Option<Collection>,
+    /// Which details of the order are shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<DetailsConfig>,
+    /// Whether the page asks for a billing address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub billing_address: Option<Collection>,
+    /// Whether the page asks for shipping details.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shipping_details: Option<Collection>,
+    /// What may still change about the payment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment: Option<PaymentConfig>,
+}
+
+/// Whether the checkout page asks for something.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Collection {
+    /// `true` if the customer has to give it.
+    #[serde(default)]
+    pub collection_required: bool,
+}
+
+/// Which details of the order the checkout page shows.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DetailsConfig {
+    /// Whether the total is shown.
+    #[serde(default)]
+    pub show_total: bool,
+    /// Whether the reference is shown.
+    #[serde(default)]
+    pub show_reference: bool,
+}
+
+/// What may still change about a payment.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PaymentConfig {
+    /// Whether the amount may be changed before capture.
+    #[serde(default)]
+    pub custom_amount_allowed: bool,
+    /// Whether a tip may be added.
+    #[serde(default)]
+    pub tips_allowed: bool,
+}
+
+/// The customer's device.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RequestSecurity {
+    /// The browser's user agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 300)]
+    pub user_agent: Option<String>,
+    /// The IP address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 70)]
+    pub ip_address: Option<String>,
+    /// The type of device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 120)]
+    pub device: Option<String>,
+}
+
+/// Something that the customer buys.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ItemLine {
+    /// The line's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 60, nullable = false)]
+    pub id: Option<String>,
+    /// How many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -2_147_483_648, maximum = 2_147_483_647, nullable = false)]
+    pub quantity: Option<i32>,
+    /// What it is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100, nullable = false)]
+    pub name: Option<String>,
+    /// What kind of thing it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub category: Option<String>,
+    /// What changes its price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub modifiers: Option<Vec<Modifier>>,
+    /// The line's total, before discounts and taxes.
+    pub amount_total: Money,
+    /// The price look-up code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 200, nullable = false)]
+    pub plu: Option<String>,
+}
+
+/// What changes the price of an item: an extra, or a discount.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Modifier {
+    /// The modifier's id.
+    pub id: String,
+    /// What it is called.
+    pub name: String,
+    /// How many times it applies to one item.
+    #[schema(minimum = -2_147_483_648, maximum = 2_147_483_647)]
+    pub quantity: i32,
+    /// What it adds, or takes away where negative.
+    pub amount_per_modifier: Money,
+}
+
+/// A tax on what the customer buys.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TaxLine {
+    /// The line's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 60, nullable = false)]
+    pub id: Option<String>,
+    /// The tax's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100, nullable = false)]
+    pub caption: Option<String>,
+    /// The tax's second name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 100)]
+    pub sub_caption: Option<String>,
+    /// The total of the tax.
+    pub amount_total: Money,
+    /// The price look-up code that it applies to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 200, nullable = false)]
+    pub affected_plu: Option<String>,
+}
+
+/// A link that goes with the payment.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ActionLink {
+    /// Where it leads.
+    #[schema(format = "uri", min_length = 1)]
+    pub url: String,
+    /// What it does. Default: `OpenLink`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<ActionType>,
+    /// What it is called.
+    #[schema(min_length = 1, max_length = 60)]
+    pub label: String,
+    /// The name of the file behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 256)]
+    pub file_name: Option<String>,
+}
+
+/// What an [`ActionLink`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum ActionType {
+    /// Opens a page.
+    OpenLink,
+    /// Downloads a file.
+    DownloadFile,
+}
+
+/// The order that is paid for.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OrderDetails {
+    /// When it will be ready.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub availability_date: Option<OffsetDateTime>,
+    /// Whether it updates an order that is there already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is_update: Option<bool>,
+    /// The order's id at Dojo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The order's id elsewhere, for example in a till.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
+}
+
+/// The rules for a [`NewPaymentLink`] that its schema cannot say, each broken one as a fault.
+///
+/// Works on the JSON and not on the type, so that these faults are found beside those of the schema
+/// and the caller gets all of them at once. What a rule cannot read is the schema's to report.
+#[must_use]
+pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut fault = |pointer: &str, detail: &str| faults.push(Fault::new(pointer, detail));
+    let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str);
+
+    if integer(body, "/amount/value").is_some_and(|value| value < 1) {
+        fault("/amount/value", "must be at least 1");
+    }
+    for name in ["tipsAmount", "cashbackAmount", "serviceChargeAmount"] {
+        let pointer = format!("/{name}/value");
+        if integer(body, &pointer).is_some_and(|value| value < 0) {
+            fault(&pointer, "must not be negative");
+        }
+    }
+    if text("/expireAt")
+        .and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok())
+        .is_some_and(|at| at <= now)
+    {
+        fault("/expireAt", "must be in the future");
+    }
+    if let Some(span) = text("/autoExpireIn") {
+        match parse_timespan(span) {
+            None => fault("/autoExpireIn", "must be written dd.hh:MM:ss or hh:MM:ss"),
+            Some(span)
+                if span <= Duration::from_secs(30) || span >= Duration::from_hours(7 * 24) =>
+            {
+                fault(
+                    "/autoExpireIn",
+                    "must be more than 30 seconds and less than 7 days",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    if text("/captureMode") == Some("Manual")
+        && body.get("autoExpireAction").is_none_or(Value::is_null)
+    {
+        fault(
+            "/autoExpireAction",
+            "is required where captureMode is Manual: Release or Capture",
+        );
+    }
+    let own_entry = format!("/metadata/{}", NewPaymentLink::ID_METADATA_KEY);
+    if body.pointer(&own_entry).is_some() {
+        fault(&own_entry, "is set by this service");
+    }
+    if let Some(currency) = text("/amount/currencyCode") {
+        for pointer in other_currencies(body, currency) {
+            fault(&pointer, "must be the currency of amount");
+        }
+    }
+    faults
+}
+
+fn integer(body: &Value, pointer: &str) -> Option<i64> {
+    body.pointer(pointer).and_then(Value::as_i64)
+}
+
+/// Reads the .NET time span that Dojo uses, `[d.]hh:mm:ss`.
+fn parse_timespan(text: &str) -> Option<Duration> {
+    fn number(text: &str, below: u64) -> Option<u64> {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits
+            .then(|| text.parse().ok())
+            .flatten()
+            .filter(|n| *n < below)
+    }
+    let (days, clock) = text.split_once('.').unwrap_or(("0", text));
+    let mut parts = clock.split(':');
+    let (hours, minutes, seconds) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() {
+        return None;
+    }
+    let hours = number(days, 10_000)? * 24 + number(hours, 24)?;
+    let minutes = hours * 60 + number(minutes, 60)?;
+    Some(Duration::from_secs(minutes * 60 + number(seconds, 60)?))
+}
+
+/// Pointers to each currency code that is not `currency`. The caller's metadata is none of our money.
+fn other_currencies(body: &Value, currency: &str) -> Vec<String> {
+    fn walk(value: &Value, at: &str, currency: &str, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let here = format!("{at}/{name}");
+                    if name == "currencyCode" && value.as_str().is_some_and(|code| code != currency)
+                    {
+                        found.push(here);
+                    } else if here != "/metadata" {
+                        walk(value, &here, currency, found);
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    walk(item, &format!("{at}/{index}"), currency, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(body, "", currency, &mut found);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn faults(body: &Value) -> Vec<String> {
+        broken_rules(body, datetime!(2026-01-01 00:00 UTC))
+            .into_iter()
+            .map(|fault| fault.pointer)
+            .collect()
+    }
+
+    #[test]
+    fn reports_every_broken_rule_at_once() {
+        let body = json!({
+            "amount": {"value": 0, "currencyCode": "GBP"},
+            "tipsAmount": {"value": -1, "currencyCode": "EUR"},
+            "itemLines": [{"amountTotal": {"value": 1, "currencyCode": "EUR"}}],
+            "expireAt": "2025-12-31T23:59:59Z",
+            "autoExpireIn": "00:00:30",
+            "captureMode": "Manual",
+            "metadata": {"paymentLinkId": "mine", "currencyCode": "USD"},
+        });
+        assert_eq!(
+            faults(&body),
+            [
+                "/amount/value",
+                "/tipsAmount/value",
+                "/expireAt",
+                "/autoExpireIn",
+                "/autoExpireAction",
+                "/metadata/paymentLinkId",
+                "/itemLines/0/amountTotal/currencyCode",
+                "/tipsAmount/currencyCode",
+            ]
+        );
+    }
+
+    #[test]
+    fn leaves_what_the_schema_reports_to_the_schema() {
+        assert_eq!(faults(&json!({"amount": "ten", "expireAt": 5})), [""; 0]);
+        assert_eq!(faults(&json!([])), [""; 0]);
+    }
+
+    #[test]
+    fn reads_time_spans_as_dojo_writes_them() {
+        let seconds = |text| parse_timespan(text).map(|span| span.as_secs());
+        assert_eq!(seconds("00:00:55"), Some(55));
+        assert_eq!(seconds("01.02:03:04"), Some(93_784));
+        assert_eq!(seconds("6.23:59:59"), Some(604_799));
+        for text in [
+            "",
+            "55",
+            "00:55",
+            "24:00:00",
+            "00:60:00",
+            "1.1.00:00:31",
+            "+1:00:00",
+            "00:00:31.5",
+        ] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_customer_never_shows_in_debug_output() {
+        let customer: Customer =
+            serde_json::from_value(json!({"emailAddress": "a@example.com", "secret": "s3cret"}))
+                .unwrap();
+        assert_eq!(format!("{customer:?}"), "Customer(..)");
+    }
+}

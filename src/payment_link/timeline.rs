@@ -1,0 +1,81 @@
+//! A link's timeline: each change stands in it once, with its cause.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::Status;
+
+/// One entry of a link's timeline.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// The entry's id. Later entries have greater ids.
+    #[schema(example = "1042")]
+    pub id: String,
+    /// What happened.
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// The link's status before.
+    pub status_before: Option<Status>,
+    /// The link's status after; the same where the entry changed nothing.
+    pub status_after: Status,
+    /// What caused it.
+    pub cause: Cause,
+    /// More about it; what is in it depends on `type`.
+    pub detail: Option<Value>,
+    /// When it was recorded.
+    #[serde(with = "time::serde::rfc3339")]
+    pub occurred_at: OffsetDateTime,
+}
+
+/// What a timeline entry tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    /// The link was asked for and saved.
+    Requested,
+    /// Dojo confirmed the payment intent.
+    Confirmed,
+    /// The link came to nothing; `detail` is the failure.
+    Failed,
+    /// Dojo's answer was lost: whether there is a payment intent is not known.
+    Unanswered,
+    /// A webhook arrived; `detail.verdict` says what it meant.
+    Webhook,
+}
+
+impl Kind {
+    /// The word for it in JSON and in the database.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Confirmed => "confirmed",
+            Self::Failed => "failed",
+            Self::Unanswered => "unanswered",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+/// What caused a timeline entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum Cause {
+    /// A request to this service.
+    #[serde(rename_all = "camelCase")]
+    Request {
+        /// The name of the API key.
+        api_key: String,
+        /// The request's id, as in `x-request-id`.
+        request_id: String,
+    },
+    /// A webhook of Dojo's.
+    #[serde(rename_all = "camelCase")]
+    Webhook {
+        /// The event's id at Dojo.
+        event_id: String,
+    },
+}

@@ -1,0 +1,104 @@
+//! API keys, by their hashes.
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::Error;
+
+/// A key as it is stored.
+#[derive(Debug, Clone)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name, shown on what it does.
+    pub name: String,
+    /// What it may do, in words.
+    pub scopes: Vec<String>,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+/// The key with this hash, unless it is revoked.
+pub async fn find_active(pool: &PgPool, hash: &[u8]) -> Result<Option<ApiKey>, Error> {
+    Ok(sqlx::query_as!(
+        ApiKey,
+        "SELECT id, name, scopes, created_at, revoked_at FROM api_keys
+         WHERE key_hash = $1 AND revoked_at IS NULL",
+        hash
+    )
+    .fetch_optional(pool)
+    .await?)
+}
+
+/// Stores a new key. `false` if an active key has that name already.
+pub async fn insert(
+    pool: &PgPool,
+    name: &str,
+    hash: &[u8],
+    scopes: &[String],
+) -> Result<bool, Error> {
+    let inserted = sqlx::query!(
+        "INSERT INTO api_keys (id, name, key_hash, scopes) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (name) WHERE revoked_at IS NULL DO NOTHING",
+        Uuid::now_v7(),
+        name,
+        hash,
+        scopes
+    )
+    .execute(pool)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+/// Makes `name` mean the key with this hash: revokes an active key of that name that has another one.
+pub async fn replace(
+    pool: &PgPool,
+    name: &str,
+    hash: &[u8],
+    scopes: &[String],
+) -> Result<(), Error> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query!(
+        "UPDATE api_keys SET revoked_at = now()
+         WHERE name = $1 AND key_hash <> $2 AND revoked_at IS NULL",
+        name,
+        hash
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO api_keys (id, name, key_hash, scopes) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (key_hash) DO UPDATE SET revoked_at = NULL, scopes = EXCLUDED.scopes",
+        Uuid::now_v7(),
+        name,
+        hash,
+        scopes
+    )
+    .execute(&mut *transaction)
+    .await?;
+    Ok(transaction.commit().await?)
+}
+
+/// Every key, oldest first, the revoked ones too.
+pub async fn list(pool: &PgPool) -> Result<Vec<ApiKey>, Error> {
+    Ok(sqlx::query_as!(
+        ApiKey,
+        "SELECT id, name, scopes, created_at, revoked_at FROM api_keys ORDER BY created_at, id"
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
+/// Revokes the active key of this name. `false` if there is none.
+pub async fn revoke(pool: &PgPool, name: &str) -> Result<bool, Error> {
+    let revoked = sqlx::query!(
+        "UPDATE api_keys SET revoked_at = now() WHERE name = $1 AND revoked_at IS NULL",
+        name
+    )
+    .execute(pool)
+    .await?;
+    Ok(revoked.rows_affected() == 1)
+}

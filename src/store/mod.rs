@@ -1,0 +1,96 @@
+//! All SQL: one file per table or question, one function per question.
+//!
+//! Every statement is checked at compile time against the migrations (`.sqlx/` holds what that needs
+//! without a database).
+
+pub mod api_keys;
+pub mod creation;
+pub mod links;
+pub mod webhooks;
+
+use std::str::FromStr;
+
+use secrecy::ExposeSecret;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use sqlx::{
+    ConnectOptions, Executor, PgPool,
+    migrate::{MigrateError, Migrator},
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::config::{ConfigError, DatabaseSettings};
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Why the database did not answer a question.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Postgres was not reached, had no connection free, or refused the statement.
+    #[error("the database did not answer")]
+    Database(#[from] sqlx::Error),
+    /// What is stored is not what this version understands.
+    #[error("the database holds something unreadable: {0}")]
+    Unreadable(String),
+}
+
+/// A pool of connections. Connects only when it is first used.
+pub fn pool(settings: &DatabaseSettings) -> Result<PgPool, ConfigError> {
+    let options = PgConnectOptions::from_str(settings.url()?.expose_secret())
+        // The parser's error may quote the address, and with it the password.
+        .map_err(|_| {
+            ConfigError::new(
+                "DATABASE_URL",
+                "is not postgres://user:password@host:port/name",
+            )
+        })?
+        .application_name(env!("CARGO_PKG_NAME"))
+        .log_slow_statements(log::LevelFilter::Warn, std::time::Duration::from_secs(1));
+    // Set by a statement and not at connection, which connection poolers such as PgBouncer refuse.
+    let limits = format!(
+        "SET statement_timeout = {}",
+        settings.database_statement_timeout.as_millis()
+    );
+    Ok(PgPoolOptions::new()
+        .max_connections(settings.database_max_connections)
+        .acquire_timeout(settings.database_acquire_timeout)
+        .after_connect(move |connection, _| {
+            let limits = limits.clone();
+            Box::pin(async move {
+                connection.execute(sqlx::AssertSqlSafe(limits)).await?;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(options))
+}
+
+/// Brings the schema up to this version. Replicas that start together take turns (an advisory lock).
+pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    MIGRATOR.run(pool).await
+}
+
+/// Whether the database answers and has every migration of this version.
+pub async fn is_ready(pool: &PgPool) -> Result<bool, Error> {
+    // Without the migrations' table the statement itself fails, which says the same.
+    let applied: Vec<i64> =
+        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(pool)
+            .await?;
+    Ok(MIGRATOR
+        .iter()
+        .all(|migration| applied.contains(&migration.version)))
+}
+
+fn to_json(value: &impl Serialize) -> Result<Value, Error> {
+    serde_json::to_value(value).map_err(|error| Error::Unreadable(error.to_string()))
+}
+
+fn from_json<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
+    serde_json::from_value(value).map_err(|error| Error::Unreadable(error.to_string()))
+}
+
+/// Reads a word that the database holds as text.
+fn word<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Error> {
+    text.parse()
+        .map_err(|error: T::Err| Error::Unreadable(error.to_string()))
+}

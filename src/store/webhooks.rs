@@ -1,0 +1,178 @@
+//! Webhooks: keeping each once, and moving the link that it is about.
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+
+use super::{Error, to_json, word};
+use crate::payment_link::{
+    PaymentLinkId, Status, Verdict,
+    timeline::{Cause, Kind},
+};
+
+/// A webhook whose signature holds.
+#[derive(Debug)]
+pub struct Webhook<'a> {
+    /// The account whose secret signed it.
+    pub account: &'a str,
+    /// What makes it the same as another copy of it: the event's id, or the hash of a body without one.
+    pub dedup_key: &'a str,
+    /// The body as it came.
+    pub body: &'a [u8],
+    /// What it says; `Err` is why it could not be understood.
+    pub event: Result<&'a News, String>,
+}
+
+/// What an event says.
+#[derive(Debug)]
+pub struct News {
+    /// The kind of event.
+    pub event_type: String,
+    /// The intent that it is about.
+    pub payment_intent_id: Option<String>,
+    /// Dojo's word for the intent's status.
+    pub payment_status: Option<String>,
+    /// When Dojo says that it happened.
+    pub dojo_created_at: Option<OffsetDateTime>,
+}
+
+/// What became of a webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// It had come before. Nothing changed.
+    Duplicate,
+    /// It was kept; it is about no link of ours, or none that knows its intent yet.
+    Kept,
+    /// It was kept and judged.
+    Judged {
+        /// The link that it is about.
+        link_id: PaymentLinkId,
+        /// The link's status before.
+        before: Status,
+        /// The link's status after.
+        after: Status,
+        /// What it meant, by the verdict's name.
+        verdict: String,
+    },
+}
+
+/// Keeps a webhook once and moves its link by the rules, in one statement, which is one round trip and one
+/// transaction.
+///
+/// The rules are a pure function of two statuses ([`Status::judge`]), so the statement is handed their
+/// whole column for the reported status, and picks the row of the status that it finds under its lock.
+///
+/// Two things make it safe to run at any moment, any number of times. The event's key is unique, so only
+/// the first copy gets past `event`. And the intent's row is written first: a creation that is just
+/// learning which intent is its own writes that row too ([`super::creation::confirm`]), so one of the two
+/// waits for the other. If the webhook is first, the creation finds it stored; if it is second, it finds
+/// the link on the row, because a conflicting insert sees the newest version of a row, not its snapshot's.
+pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Error> {
+    let (news, problem) = match webhook.event {
+        Ok(news) => (Some(news), None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let reported = news.and_then(|news| news.payment_status.as_deref());
+    let rules = reported.map(rules_for).unwrap_or_default();
+    let cause = to_json(&Cause::Webhook {
+        event_id: webhook.dedup_key.to_owned(),
+    })?;
+
+    let row = sqlx::query!(
+        r#"
+        WITH intent AS (
+            INSERT INTO payment_intents (id, account)
+            SELECT $4, $1 WHERE $4::text IS NOT NULL
+            ON CONFLICT (id) DO UPDATE SET last_seen_at = now()
+            RETURNING payment_link_id, account
+        ), event AS (
+            INSERT INTO webhook_events AS stored
+                (account, dedup_key, body, payment_intent_id, event_type, payment_status, dojo_created_at,
+                 problem, payment_link_id)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8,
+                    (SELECT payment_link_id FROM intent WHERE account = $1))
+            ON CONFLICT (account, dedup_key)
+                DO UPDATE SET deliveries = stored.deliveries + 1, last_received_at = now()
+            RETURNING deliveries = 1 AS first, payment_link_id
+        ), link AS (
+            SELECT link.id, link.status
+            FROM event JOIN payment_links link ON link.id = event.payment_link_id
+            WHERE event.first
+            FOR UPDATE OF link
+        ), judged AS (
+            SELECT link.id, link.status AS before, rule.after, rule.verdict, rule.fresh_look
+            FROM link
+            JOIN unnest($9::text[], $10::text[], $11::text[], $12::bool[])
+                AS rule (before, after, verdict, fresh_look) ON rule.before = link.status
+        ), moved AS (
+            UPDATE payment_links link
+            SET status = judged.after,
+                updated_at = now(),
+                due_at = CASE WHEN judged.fresh_look THEN now() ELSE link.due_at END
+            FROM judged
+            WHERE link.id = judged.id AND (judged.after <> judged.before OR judged.fresh_look)
+        ), told AS (
+            INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause, detail)
+            SELECT id, $13, before, after, $14,
+                   jsonb_build_object('verdict', verdict, 'reported', $6::text, 'event', $5::text)
+            FROM judged
+        )
+        SELECT event.first AS "first!", judged.id AS "id?", judged.before AS "before?",
+               judged.after AS "after?", judged.verdict AS "verdict?"
+        FROM event LEFT JOIN judged ON true
+        "#,
+        webhook.account,
+        webhook.dedup_key,
+        webhook.body,
+        news.and_then(|news| news.payment_intent_id.as_deref()),
+        news.map(|news| news.event_type.as_str()),
+        reported,
+        news.and_then(|news| news.dojo_created_at),
+        problem,
+        &rules.before as &[&str],
+        &rules.after as &[&str],
+        &rules.verdict as &[&str],
+        &rules.fresh_look,
+        Kind::Webhook.as_str(),
+        cause,
+    )
+    .fetch_one(pool)
+    .await?;
+
+    match (row.first, row.id, row.before, row.after, row.verdict) {
+        (false, ..) => Ok(Recorded::Duplicate),
+        (true, Some(id), Some(before), Some(after), Some(verdict)) => Ok(Recorded::Judged {
+            link_id: PaymentLinkId::from_uuid(id),
+            before: word(&before)?,
+            after: word(&after)?,
+            verdict,
+        }),
+        (true, ..) => Ok(Recorded::Kept),
+    }
+}
+
+/// The rules' column for one reported word: for each status that a link may have, what the word means.
+#[derive(Debug, Default)]
+struct Rules {
+    before: Vec<&'static str>,
+    after: Vec<&'static str>,
+    verdict: Vec<&'static str>,
+    fresh_look: Vec<bool>,
+}
+
+fn rules_for(reported: &str) -> Rules {
+    let reported = Status::from_dojo(reported);
+    let mut rules = Rules::default();
+    for before in Status::ALL {
+        let verdict = before.judge(reported);
+        let after = if let Verdict::Moved(after) = verdict {
+            after
+        } else {
+            before
+        };
+        rules.before.push(before.as_str());
+        rules.after.push(after.as_str());
+        rules.verdict.push(verdict.name());
+        rules.fresh_look.push(verdict.needs_fresh_look());
+    }
+    rules
+}

@@ -1,0 +1,70 @@
+//! Logs and metrics.
+
+use std::io::{self, IsTerminal};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::{ConfigError, LogFormat, LogSettings};
+
+/// Sends the log to standard error. Standard output belongs to what a command answers.
+pub fn init_logs(settings: &LogSettings) -> Result<(), ConfigError> {
+    let filter = EnvFilter::try_new(&settings.log_filter)
+        .map_err(|error| ConfigError::with_source("LOG_FILTER", "is no filter", error))?;
+    let format = settings
+        .log_format
+        .unwrap_or(if io::stderr().is_terminal() {
+            LogFormat::Text
+        } else {
+            LogFormat::Json
+        });
+    let registry = tracing_subscriber::registry().with(filter);
+    match format {
+        LogFormat::Json => registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_span_list(false)
+                    .with_writer(io::stderr),
+            )
+            .init(),
+        LogFormat::Text => registry
+            .with(fmt::layer().compact().with_writer(io::stderr))
+            .init(),
+    }
+    Ok(())
+}
+
+/// Starts to count and time; the handle writes what was counted as Prometheus text.
+pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+    const SECONDS: [f64; 11] = [
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0,
+    ];
+
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .install_recorder()?;
+    metrics::describe_counter!(
+        "http_requests_total",
+        "Requests answered, by method, route and status"
+    );
+    metrics::describe_histogram!(
+        "http_request_duration_seconds",
+        "How long they took, by route"
+    );
+    metrics::describe_counter!(
+        "dojo_requests_total",
+        "Calls to Dojo, by operation and outcome"
+    );
+    metrics::describe_histogram!(
+        "dojo_request_duration_seconds",
+        "How long they took, by operation"
+    );
+    metrics::describe_counter!(
+        "payment_links_total",
+        "Links asked for, by what became of the creation"
+    );
+    metrics::describe_counter!("webhooks_total", "Webhooks received, by what they meant");
+    Ok(handle)
+}
