@@ -18,6 +18,9 @@ const TICK: Duration = Duration::nanoseconds(100);
 const SEVEN_DIGITS: &[FormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
 
+const FOR_PEOPLE: &[FormatItem<'_>] =
+    format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
+
 impl Timestamp {
     /// Reads RFC 3339, whatever its offset.
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -34,6 +37,14 @@ impl Timestamp {
 
     pub(crate) fn date(self) -> time::Date {
         self.0.date()
+    }
+
+    /// `22 November 2026, 12:24 UTC`
+    pub(crate) fn for_people(self) -> String {
+        // The calendar has no moment that this form cannot show.
+        self.0
+            .format(FOR_PEOPLE)
+            .unwrap_or_else(|_| self.to_string())
     }
 
     fn truncated(moment: OffsetDateTime) -> Self {

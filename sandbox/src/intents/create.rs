@@ -120,6 +120,7 @@ impl Intent {
             captures: Vec::new(),
             authorized_at: None,
             challenge: None,
+            expired: false,
             transaction: None,
         };
         intent.add_up();

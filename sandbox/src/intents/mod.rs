@@ -66,6 +66,9 @@ pub(crate) struct Intent {
     /// The attempt that waits for the cardholder's answer on the 3-D Secure page.
     #[serde(skip)]
     pub(crate) challenge: Option<Transaction>,
+    /// Whether it was voided because nobody paid in time, and not because somebody canceled it.
+    #[serde(skip)]
+    pub(crate) expired: bool,
     /// The attempt that succeeded.
     #[serde(skip)]
     pub(crate) transaction: Option<Transaction>,
@@ -107,15 +110,6 @@ pub(crate) enum CaptureMode {
     #[default]
     Auto,
     Manual,
-}
-
-impl CaptureMode {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Auto => "Auto",
-            Self::Manual => "Manual",
-        }
-    }
 }
 
 /// What becomes of an authorization that nobody captured in time.

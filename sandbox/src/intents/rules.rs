@@ -101,7 +101,10 @@ impl Intent {
     /// captured or released as `autoExpireAction` says, and released where nothing says so.
     pub(crate) fn run_out(&mut self, now: Timestamp) -> Result<(), Refusal> {
         match self.status {
-            Status::Created => self.cancel(),
+            Status::Created => {
+                self.expired = true;
+                self.cancel()
+            }
             Status::Authorized => {
                 let capture = self.auto_expire_in.is_some()
                     && self.auto_expire_action == Some(AutoExpireAction::Capture);
