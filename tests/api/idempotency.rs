@@ -1,0 +1,128 @@
+//! One key, one intent: however often, however fast, on however many replicas a request is sent.
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::support::{Service, TestApp, ten_pounds, text};
+
+#[tokio::test]
+async fn a_repetition_is_answered_with_the_same_body() {
+    let app = TestApp::start().await;
+    let first = app.create_with_key("order-1", &ten_pounds("Order 1")).await.expect(201);
+    assert_eq!(first.header("idempotent-replayed"), "");
+    app.sandbox.pay(&first.json()["paymentIntentId"]).await;
+    app.link_with_status(&first.json()["id"], "Captured").await;
+
+    // What was answered, not what has become of it since; and however the body is written.
+    let reordered = json!({"reference": "Order 1", "captureMode": "Auto", "account": "default",
+                           "amount": {"currencyCode": "GBP", "value": 1000}});
+    for (key, body) in [("order-1", ten_pounds("Order 1")), ("\"order-1\"", reordered)] {
+        let again = app.create_with_key(key, &body).await.expect(201);
+        assert_eq!(again.header("idempotent-replayed"), "true");
+        assert_eq!(again.header("location"), first.header("location"));
+        assert_eq!(again.header("content-type"), first.header("content-type"));
+        assert_eq!(again.text, first.text);
+    }
+    assert_eq!(app.sandbox.intents().await.len(), 1);
+}
+
+#[tokio::test]
+async fn fifty_at_once_with_one_key_make_one_intent() {
+    let app = TestApp::start().await;
+    // A second replica on the same database takes half of them.
+    let replica = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
+    let request = |n: usize| {
+        let service = if n % 2 == 0 { &app.service.url } else { &replica.url };
+        let request = reqwest::Client::new()
+            .post(format!("{service}/v1/payment-links"))
+            .bearer_auth(crate::support::API_KEY)
+            .header("idempotency-key", "order-1")
+            .json(&ten_pounds("Order 1"));
+        crate::support::send(request)
+    };
+    let answers = join_all((0..50).map(request)).await;
+
+    let mut links = Vec::new();
+    let mut first = 0;
+    for answer in answers {
+        match answer.status.as_u16() {
+            201 => {
+                first += usize::from(answer.header("idempotent-replayed").is_empty());
+                links.push(answer.json()["id"].clone());
+            }
+            409 => {
+                assert_eq!(answer.header("retry-after"), "1");
+                links.push(answer.problem(409, "request-in-progress")["paymentLinkId"].clone());
+            }
+            other => panic!("{other}: {}", answer.text),
+        }
+    }
+    assert_eq!(first, 1, "one of them made the link");
+    assert!(links.iter().all(|link| link == &links[0]), "{links:?}");
+    assert_eq!(app.sandbox.intents().await.len(), 1);
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_same_key_with_another_request_is_refused() {
+    let app = TestApp::start().await;
+    app.create_with_key("order-1", &ten_pounds("Order 1")).await.expect(201);
+    app.create_with_key("order-1", &ten_pounds("Order 2")).await.problem(422, "idempotency-key-reused");
+    assert_eq!(app.sandbox.intents().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_is_refused() {
+    let app = TestApp::start().await;
+    for key in ["", "\"\"", &"x".repeat(256)] {
+        let problem = app.create_with_key(key, &ten_pounds("Order 1")).await.problem(422, "invalid-request");
+        assert_eq!(problem["errors"][0]["pointer"], "Idempotency-Key");
+    }
+    assert!(app.sandbox.intents().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_key_belongs_to_its_api_key() {
+    let app = TestApp::start().await;
+    let other = crate::commands::create_api_key(&app, "orders", "links:read,links:write");
+    let first = app.create_with_key("order-1", &ten_pounds("Order 1")).await.expect(201).json();
+    let request = app
+        .anonymous(reqwest::Method::POST, "/v1/payment-links")
+        .bearer_auth(other)
+        .header("idempotency-key", "order-1")
+        .json(&ten_pounds("Order 2"));
+    let second = crate::support::send(request).await.expect(201).json();
+    assert_ne!(text(&first["id"]), text(&second["id"]));
+    assert_eq!(second["createdBy"], "orders");
+}
+
+#[tokio::test]
+async fn without_a_key_each_request_is_its_own() {
+    let app = TestApp::start().await;
+    app.created().await;
+    app.created().await;
+    assert_eq!(app.sandbox.intents().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_loses_nothing() {
+    let app = TestApp::start().await;
+    app.sandbox.next("create", "latency", json!({"latencyMs": 500})).await;
+    let impatient = reqwest::Client::builder()
+        .timeout(std::time::Duration::from_millis(200))
+        .build()
+        .unwrap()
+        .post(format!("{}/v1/payment-links", app.service.url))
+        .bearer_auth(crate::support::API_KEY)
+        .header("idempotency-key", "order-1")
+        .json(&ten_pounds("Order 1"));
+    assert!(impatient.send().await.unwrap_err().is_timeout());
+
+    let link = crate::support::eventually("the outcome is there", async || {
+        let answer = app.create_with_key("order-1", &ten_pounds("Order 1")).await;
+        (answer.status == 201).then(|| answer.json())
+    })
+    .await;
+    assert_eq!(link["status"], "Created");
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+}

@@ -1,0 +1,119 @@
+//! Reading links: lists, filters, cursors, timelines.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use crate::support::{TestApp, ten_pounds, text};
+
+/// The ids of a page's links.
+fn ids(page: &Value) -> Vec<String> {
+    let links = page["data"].as_array().unwrap();
+    links.iter().map(|link| text(&link["id"]).to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_list_stays_right_while_links_are_added() {
+    let app = TestApp::start().await;
+    let mut before = Vec::new();
+    for n in 0..7 {
+        let link = app.create(&ten_pounds(&format!("Order {n}"))).await.expect(201).json();
+        before.insert(0, text(&link["id"]).to_owned());
+    }
+
+    let mut seen = Vec::new();
+    let mut path = "/v1/payment-links?limit=2".to_owned();
+    loop {
+        let page = app.get(&path).await.expect(200).json();
+        seen.extend(ids(&page));
+        // Somebody makes another one between two pages.
+        app.created().await;
+        let Some(after) = page["after"].as_str() else { break };
+        path = format!("/v1/payment-links?limit=2&after={after}");
+    }
+    assert_eq!(seen, before, "each once, newest first, and none that came later");
+}
+
+#[tokio::test]
+async fn the_last_page_says_that_it_is() {
+    let app = TestApp::start().await;
+    for _ in 0..4 {
+        app.created().await;
+    }
+    let page = app.get("/v1/payment-links?limit=4").await.expect(200).json();
+    assert_eq!((ids(&page).len(), &page["after"]), (4, &Value::Null));
+    let page = app.get("/v1/payment-links?limit=3").await.expect(200).json();
+    let after = text(&page["after"]);
+    let page = app.get(&format!("/v1/payment-links?limit=3&after={after}")).await.json();
+    assert_eq!((ids(&page).len(), &page["after"]), (1, &Value::Null));
+}
+
+#[tokio::test]
+async fn filters_let_through_what_they_name() {
+    let app = TestApp::start().await;
+    let a = app.create(&ten_pounds("Order A")).await.expect(201).json();
+    let b = app.create(&ten_pounds("Order B & sons")).await.expect(201).json();
+    app.sandbox.pay(&b["paymentIntentId"]).await;
+    app.link_with_status(&b["id"], "Captured").await;
+    let (a_id, b_id) = (text(&a["id"]).to_owned(), text(&b["id"]).to_owned());
+    let both = vec![b_id.clone(), a_id.clone()];
+
+    let since = |link: &Value| text(&link["createdAt"]).to_owned();
+    for (query, expected) in [
+        (String::new(), both.clone()),
+        ("status=Created".into(), vec![a_id.clone()]),
+        ("status=Captured".into(), vec![b_id.clone()]),
+        ("status=Canceled".into(), vec![]),
+        ("reference=Order+B+%26+sons".into(), vec![b_id.clone()]),
+        (format!("paymentIntentId={}", text(&a["paymentIntentId"])), vec![a_id.clone()]),
+        (format!("createdAfter={}", since(&b)), vec![b_id.clone()]),
+        (format!("createdBefore={}", since(&b)), vec![a_id.clone()]),
+        (format!("createdAfter={}&createdBefore=2999-01-01T00:00:00Z", since(&a)), both),
+        ("status=Captured&reference=Order+A".into(), vec![]),
+    ] {
+        let page = app.get(&format!("/v1/payment-links?{query}")).await.expect(200).json();
+        assert_eq!(ids(&page), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn every_fault_of_a_query_is_named() {
+    let app = TestApp::start().await;
+    let answer = app
+        .get("/v1/payment-links?status=Paid&reference=%00&createdAfter=today&limit=101&after=x&limit=1&page=2")
+        .await;
+    let problem = answer.problem(422, "invalid-request");
+    let named: HashSet<_> = problem["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fault| text(&fault["pointer"]))
+        .collect();
+    let expected = ["status", "reference", "createdAfter", "limit", "after", "page"];
+    assert_eq!(named, HashSet::from(expected));
+}
+
+#[tokio::test]
+async fn a_timeline_comes_in_pages() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.link_with_status(&link["id"], "Captured").await;
+    let whole = app.timeline(&link["id"]).await;
+
+    let base = format!("/v1/payment-links/{}/events?limit=1", text(&link["id"]));
+    let mut pieces = Vec::new();
+    let mut path = base.clone();
+    loop {
+        let page = app.get(&path).await.expect(200).json();
+        pieces.extend(page["data"].as_array().unwrap().clone());
+        let Some(after) = page["after"].as_str() else { break };
+        path = format!("{base}&after={after}");
+    }
+    assert_eq!(pieces, whole);
+
+    // Behind its end there is nothing, which is not the same as no link.
+    let last = text(&whole.last().unwrap()["id"]);
+    let page = app.get(&format!("{base}&after={last}")).await.expect(200).json();
+    assert_eq!(page["data"], serde_json::json!([]));
+}

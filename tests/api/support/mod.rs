@@ -1,0 +1,358 @@
+//! What every test stands on: a Postgres database, a sandbox and a service of its own, all real.
+
+pub mod postgres;
+mod service;
+
+use std::{future::Future, sync::OnceLock, time::Duration};
+
+use dojo_sandbox::{Sandbox, Settings, signature};
+use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+
+pub use service::{Service, program};
+
+/// The API key that every test service starts with.
+pub const API_KEY: &str = "dpl_test_0123456789abcdef0123456789abcdef";
+/// The key of the service at the sandbox.
+pub const DOJO_KEY: &str = "sk_sandbox_test_5up3r53cr3t";
+/// What the sandbox signs its webhooks with.
+pub const WEBHOOK_SECRET: &str = "whs_0123456789abcdef";
+
+/// A service with everything around it.
+pub struct TestApp {
+    pub service: Service,
+    pub sandbox: TestSandbox,
+    pub database_url: String,
+    pub pool: PgPool,
+    http: reqwest::Client,
+}
+
+/// An answer of the service.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text)
+            .unwrap_or_else(|error| panic!("{error} in {}: {}", self.status, self.text))
+    }
+
+    /// The same, once the status is what it has to be.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{}", self.text);
+        self
+    }
+
+    /// The body of an error, once everything that each error has is there.
+    #[track_caller]
+    pub fn problem(self, status: u16, slug: &str) -> Value {
+        let answer = self.expect(status);
+        let problem = answer.json();
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        assert_eq!(problem["type"], format!("urn:problem-type:dojo-payment-links:{slug}"));
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["requestId"], answer.header("x-request-id"));
+        for field in ["title", "detail", "instance"] {
+            assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+        }
+        problem
+    }
+
+    /// A header's text; empty if it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap_or(""))
+    }
+}
+
+impl TestApp {
+    /// Everything, with the settings of production except for the addresses.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Everything, with these settings on top.
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
+        Self::on(new_database().await, settings).await
+    }
+
+    /// Everything, on this database.
+    pub async fn on(database_url: String, settings: &[(&str, &str)]) -> Self {
+        let sandbox = TestSandbox::start().await;
+        let service = Service::start(&database_url, &sandbox.url, settings).await;
+        sandbox.send_webhooks_to(&service.url).await;
+        let pool = PgPoolOptions::new()
+            .max_connections(4)
+            .connect_lazy(&database_url)
+            .unwrap();
+        Self {
+            service,
+            sandbox,
+            database_url,
+            pool,
+            http: client(),
+        }
+    }
+
+    /// A request with the test's API key.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.service.url))
+            .bearer_auth(API_KEY)
+    }
+
+    /// A request without any key.
+    pub fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.service.url))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        send(self.request(Method::GET, path)).await
+    }
+
+    /// Asks for a link.
+    pub async fn create(&self, body: &Value) -> Answer {
+        send(self.request(Method::POST, "/v1/payment-links").json(body)).await
+    }
+
+    /// Asks for a link with an idempotency key.
+    pub async fn create_with_key(&self, key: &str, body: &Value) -> Answer {
+        let request = self.request(Method::POST, "/v1/payment-links");
+        send(request.header("idempotency-key", key).json(body)).await
+    }
+
+    /// A link over 10.00 GBP, made.
+    pub async fn created(&self) -> Value {
+        self.create(&ten_pounds("Order 1")).await.expect(201).json()
+    }
+
+    /// The link as the service has it now.
+    pub async fn link(&self, id: &Value) -> Value {
+        self.get(&format!("/v1/payment-links/{}", text(id))).await.expect(200).json()
+    }
+
+    /// The link, once it has this status.
+    pub async fn link_with_status(&self, id: &Value, status: &str) -> Value {
+        eventually(&format!("the link is {status}"), async || {
+            let link = self.link(id).await;
+            (link["status"] == status).then_some(link)
+        })
+        .await
+    }
+
+    /// A link's timeline.
+    pub async fn timeline(&self, id: &Value) -> Vec<Value> {
+        let page = self.get(&format!("/v1/payment-links/{}/events", text(id))).await;
+        page.expect(200).json()["data"].as_array().unwrap().clone()
+    }
+
+    /// Delivers a webhook, signed with the test's secret.
+    pub async fn deliver(&self, body: &str) -> Answer {
+        self.deliver_signed(body, &signature::sign(WEBHOOK_SECRET, body.as_bytes())).await
+    }
+
+    /// Delivers a webhook with this signature.
+    pub async fn deliver_signed(&self, body: &str, signature: &str) -> Answer {
+        let request = self.anonymous(Method::POST, "/webhooks/dojo");
+        send(request.header("dojo-signature", signature).body(body.to_owned())).await
+    }
+
+    /// How many webhooks are stored.
+    pub async fn stored_webhooks(&self) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM webhook_events")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+}
+
+/// A sandbox, told what to do over HTTP as anybody would.
+pub struct TestSandbox {
+    pub url: String,
+    http: reqwest::Client,
+    _sandbox: Sandbox,
+}
+
+impl TestSandbox {
+    async fn start() -> Self {
+        let sandbox = Sandbox::start(Settings {
+            api_key: Some(DOJO_KEY.to_owned()),
+            // Nobody listens there: the service's address is told when it has one.
+            webhook_url: Some("http://127.0.0.1:9/".to_owned()),
+            webhook_secret: Some(WEBHOOK_SECRET.to_owned()),
+            ..Settings::default()
+        })
+        .await
+        .unwrap();
+        Self {
+            url: sandbox.url().to_owned(),
+            http: client(),
+            _sandbox: sandbox,
+        }
+    }
+
+    /// Points the standing subscription to this service, through Dojo's own API.
+    pub async fn send_webhooks_to(&self, service_url: &str) {
+        let subscriptions = self.api(Method::GET, "/webhooks", &Value::Null).await;
+        for subscription in subscriptions.as_array().unwrap() {
+            let path = format!("/webhooks/{}", text(&subscription["id"]));
+            let url = format!("{service_url}/webhooks/dojo");
+            self.api(Method::PATCH, &path, &json!({"url": url})).await;
+        }
+    }
+
+    /// Calls Dojo's API as the service would.
+    pub async fn api(&self, method: Method, path: &str, body: &Value) -> Value {
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.url))
+            .header("authorization", format!("Basic {DOJO_KEY}"))
+            .header("version", "2026-02-27");
+        let request = if body.is_null() { request } else { request.json(body) };
+        let answer = send(request).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text);
+        serde_json::from_str(&answer.text).unwrap_or_default()
+    }
+
+    /// `POST /_sandbox/…`
+    pub async fn control(&self, path: &str, body: Value) -> Value {
+        let answer = send(self.http.post(format!("{}/_sandbox/{path}", self.url)).json(&body)).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text);
+        serde_json::from_str(&answer.text).unwrap_or_default()
+    }
+
+    /// `GET /_sandbox/…`
+    pub async fn look(&self, path: &str) -> Value {
+        send(self.http.get(format!("{}/_sandbox/{path}", self.url))).await.expect(200).json()
+    }
+
+    /// `DELETE /_sandbox/…`
+    pub async fn clear(&self, path: &str) {
+        send(self.http.delete(format!("{}/_sandbox/{path}", self.url))).await;
+    }
+
+    /// Every intent that exists, the canceled ones too.
+    pub async fn intents(&self) -> Vec<Value> {
+        let intents = self.look("payment-intents").await;
+        intents.as_array().or(intents["data"].as_array()).unwrap().clone()
+    }
+
+    /// The calls to create an intent that arrived.
+    pub async fn creations(&self) -> Vec<Value> {
+        let requests = self.look("requests?operation=create").await;
+        requests.as_array().or(requests["data"].as_array()).unwrap().clone()
+    }
+
+    /// Pays with the card that succeeds.
+    pub async fn pay(&self, payment_intent_id: &Value) {
+        self.control(&format!("payment-intents/{}/pay", text(payment_intent_id)), json!({})).await;
+    }
+
+    /// The next call of this operation goes wrong in this way.
+    pub async fn next(&self, operation: &str, kind: &str, more: Value) {
+        let mut fault = json!({"operation": operation, "kind": kind, "count": 1});
+        fault.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        self.control("faults", fault).await;
+    }
+}
+
+/// Sends a request and reads its answer.
+pub async fn send(request: RequestBuilder) -> Answer {
+    let response = request.send().await.expect("there is an answer");
+    Answer {
+        status: response.status(),
+        headers: response.headers().clone(),
+        text: response.text().await.expect("the answer comes whole"),
+    }
+}
+
+fn client() -> reqwest::Client {
+    // Every test may be the first; whoever comes second is told so, and that is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(60))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+/// The smallest request for a link.
+pub fn ten_pounds(reference: &str) -> Value {
+    json!({"amount": {"value": 1000, "currencyCode": "GBP"}, "reference": reference})
+}
+
+/// A JSON string's text.
+#[track_caller]
+pub fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no string"))
+}
+
+/// Waits for a condition, 20 seconds at most.
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let limit = Duration::from_secs(20);
+    within(limit, what, async {
+        loop {
+            if let Some(value) = condition().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+/// Waits for something to end, this long at most.
+pub async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| panic!("waited {limit:?} in vain: {what}"))
+}
+
+/// The server that all tests share, with a migrated database to copy.
+fn shared_server() -> &'static postgres::Postgres {
+    static SERVER: OnceLock<postgres::Postgres> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let server = postgres::Postgres::start();
+        migrated_template(&server);
+        server
+    })
+}
+
+fn migrated_template(server: &postgres::Postgres) {
+    let status = program()
+        .arg("migrate")
+        .env("DATABASE_URL", server.url("template1"))
+        .status()
+        .unwrap();
+    assert!(status.success(), "the migrations run");
+}
+
+/// A migrated database of the test's own.
+pub async fn new_database() -> String {
+    let server = tokio::task::spawn_blocking(shared_server).await.unwrap();
+    database_on(server, "TEMPLATE template1").await
+}
+
+/// An empty database of the test's own, without the migrations.
+pub async fn empty_database() -> String {
+    let server = tokio::task::spawn_blocking(shared_server).await.unwrap();
+    database_on(server, "TEMPLATE template0").await
+}
+
+async fn database_on(server: &postgres::Postgres, template: &str) -> String {
+    let name = format!("test_{}", uuid::Uuid::now_v7().simple());
+    let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
+    sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name} {template}")))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    server.url(&name)
+}

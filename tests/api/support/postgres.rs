@@ -1,0 +1,149 @@
+//! A private Postgres server, gone when whoever started it is gone, however that ended.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+/// A server of its own, in a new folder, on a free port.
+///
+/// It runs under a small shell that lives as long as its standard input is open. When this process ends, by
+/// whatever means, the input closes, and the shell stops the server and removes the folder.
+pub struct Postgres {
+    port: u16,
+    keeper: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+/// Makes a cluster, then obeys: `start`, `stop` (at once, as a power cut does), and the end of the input.
+const KEEPER: &str = r#"
+trap '' INT
+bin=$1 port=$2
+home=$(mktemp -d /tmp/dojo-pg.XXXXXX)
+cluster() {
+    "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --no-locale --no-sync &&
+    echo "
+        listen_addresses = '127.0.0.1'
+        unix_socket_directories = '$home'
+        max_connections = 400
+        # Only the machine's own crash could lose anything, and the server with it.
+        fsync = off
+        full_page_writes = off
+    " >>"$home/data/postgresql.conf"
+}
+start() { "$bin/pg_ctl" -D "$home/data" -o "-p $port" -l "$home/log" -w start; }
+stop() { "$bin/pg_ctl" -D "$home/data" -m immediate -w stop; }
+cluster >"$home/out" 2>&1 || cat "$home/out" >&2
+while read -r order; do
+    if $order >"$home/out" 2>&1; then echo ok; else echo failed; cat "$home/out" "$home/log" >&2; fi
+done
+stop >/dev/null 2>&1
+rm -rf "$home"
+"#;
+
+impl Postgres {
+    /// Starts a server.
+    pub fn start() -> Self {
+        let bin = bin_dir().expect("PostgreSQL's server programs are installed: script/test does that");
+        let port = free_port();
+        let mut shell = if is_root() {
+            // Postgres refuses to run as root; Debian's package brings a user for it.
+            let mut command = Command::new("runuser");
+            command.args(["-u", "postgres", "--", "sh", "-c", KEEPER, "keeper"]);
+            command
+        } else {
+            let mut command = Command::new("sh");
+            command.args(["-c", KEEPER, "keeper"]);
+            command
+        };
+        let mut keeper = shell
+            .arg(bin)
+            .arg(port.to_string())
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        let orders = keeper.stdin.take();
+        let answers = BufReader::new(keeper.stdout.take().expect("its output is piped"));
+        let mut postgres = Self {
+            port,
+            keeper,
+            orders,
+            answers,
+        };
+        postgres.resume();
+        postgres
+    }
+
+    /// Stops the server as a power cut does; what was committed stays.
+    #[allow(dead_code, reason = "the demo stops nothing")]
+    pub fn stop(&mut self) {
+        self.order("stop");
+    }
+
+    /// Starts the server again after [`Self::stop`].
+    pub fn resume(&mut self) {
+        self.order("start");
+    }
+
+    /// The address of one of its databases.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    fn order(&mut self, order: &str) {
+        let orders = self.orders.as_mut().expect("open until it is dropped");
+        writeln!(orders, "{order}").expect("the keeper listens");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("the keeper answers");
+        assert_eq!(answer.trim(), "ok", "Postgres did not {order}; its log is above");
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        let _ = self.keeper.wait();
+    }
+}
+
+/// A port that nobody uses at the moment.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("there is a free port")
+        .port()
+}
+
+/// Where Postgres's server programs are: Debian and Homebrew keep them off the `PATH`.
+fn bin_dir() -> Option<PathBuf> {
+    let from_path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found: Vec<_> = std::env::split_paths(&from_path).collect();
+    for (parent, below) in [
+        ("/usr/lib/postgresql", "bin"),
+        ("/opt/homebrew/opt", "bin"),
+        ("/usr/local/opt", "bin"),
+    ] {
+        let mut versions: Vec<_> = Path::new(parent)
+            .read_dir()
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path().join(below)))
+            .collect();
+        versions.sort();
+        found.extend(versions.into_iter().rev());
+    }
+    found
+        .into_iter()
+        .find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists() && dir.join("pg_ctl").exists())
+}
+
+fn is_root() -> bool {
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout.trim_ascii() == b"0")
+}
