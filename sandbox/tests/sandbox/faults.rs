@@ -1,0 +1,182 @@
+//! Faults of API calls, and the record of calls.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{KEY, Rig, answer, eventually, ten_pounds};
+
+async fn intents(rig: &Rig) -> usize {
+    rig.look("payment-intents")
+        .await
+        .as_array()
+        .map_or(0, Vec::len)
+}
+
+#[tokio::test]
+async fn a_status_comes_instead_of_the_work_or_after_it() {
+    let rig = Rig::start().await;
+    let fault = json!({"operation": "create", "kind": "status", "status": 429, "retryAfter": 7});
+    rig.control("faults", &fault).await;
+    let request = rig
+        .api(Method::POST, "/payment-intents")
+        .json(&ten_pounds());
+    let response = request.send().await.expect("an answer");
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.headers()["retry-after"], "7");
+    assert_eq!(intents(&rig).await, 0);
+
+    rig.control(
+        "faults",
+        &json!({"operation": "create", "kind": "statusAfter", "status": 502}),
+    )
+    .await;
+    assert_eq!(rig.post("/payment-intents", &ten_pounds()).await.0, 502);
+    assert_eq!(intents(&rig).await, 1);
+    assert_eq!(rig.post("/payment-intents", &ten_pounds()).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_connection_is_cut_before_the_work_or_after_it() {
+    let rig = Rig::start().await;
+    for (kind, done) in [("cutBefore", 0), ("cutAfter", 1)] {
+        rig.control("faults", &json!({"operation": "create", "kind": kind}))
+            .await;
+        let request = rig
+            .api(Method::POST, "/payment-intents")
+            .json(&ten_pounds());
+        let error = request.send().await.expect_err("no answer at all");
+        assert!(error.is_request(), "{error:?}");
+        assert_eq!(intents(&rig).await, done, "{kind}");
+    }
+    let requests = rig.look("requests").await;
+    assert_eq!(requests[0]["answered"], "cut");
+    assert_eq!(requests[1]["fault"], "cutAfter");
+}
+
+#[tokio::test]
+async fn the_work_is_done_even_if_the_caller_does_not_wait_for_it() {
+    let rig = Rig::start().await;
+    rig.control(
+        "faults",
+        &json!({"operation": "create", "kind": "latency", "latencyMs": 1500}),
+    )
+    .await;
+    let request = rig
+        .api(Method::POST, "/payment-intents")
+        .json(&ten_pounds());
+    let error = request
+        .timeout(Duration::from_millis(50))
+        .send()
+        .await
+        .expect_err("no patience");
+    assert!(error.is_timeout());
+    assert_eq!(intents(&rig).await, 0);
+    eventually("the work", async || {
+        (intents(&rig).await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_answer_can_be_late_though_the_work_is_done() {
+    let rig = Rig::start().await;
+    let fault = json!({"operation": "create", "kind": "latencyAfter", "latencyMs": 60000});
+    rig.control("faults", &fault).await;
+    let request = rig
+        .api(Method::POST, "/payment-intents")
+        .json(&ten_pounds());
+    let late = request.timeout(Duration::from_millis(500)).send();
+    let work = eventually("the work", async || {
+        (intents(&rig).await == 1).then_some(())
+    });
+    let (late, ()) = tokio::join!(late, work);
+    assert!(late.expect_err("no patience").is_timeout());
+}
+
+#[tokio::test]
+async fn latency_delays_the_answer() {
+    let rig = Rig::start().await;
+    rig.control(
+        "faults",
+        &json!({"operation": "any", "kind": "latency", "latencyMs": 100}),
+    )
+    .await;
+    let start = Instant::now();
+    assert_eq!(rig.post("/payment-intents", &ten_pounds()).await.0, 200);
+    assert!(start.elapsed() >= Duration::from_millis(100));
+}
+
+#[tokio::test]
+async fn a_share_of_calls_fails_until_cleared_and_a_seed_repeats_which() {
+    let rig = Rig::start().await;
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        rig.sandbox.seed(42);
+        let fault = json!({"operation": "search", "kind": "status", "status": 503, "share": 0.5});
+        rig.control("faults", &fault).await;
+        let mut statuses = Vec::new();
+        for _ in 0..20 {
+            statuses.push(rig.post("/payment-intents/search", &json!({})).await.0);
+        }
+        assert!(
+            statuses.contains(&200) && statuses.contains(&503),
+            "{statuses:?}"
+        );
+        runs.push(statuses);
+        assert_eq!(rig.look("faults").await[0]["share"], 0.5);
+        rig.clear("faults").await;
+        assert_eq!(rig.look("faults").await, json!([]));
+    }
+    assert_eq!(runs[0], runs[1]);
+}
+
+#[tokio::test]
+async fn a_fault_that_makes_no_sense_is_refused() {
+    let rig = Rig::start().await;
+    for fault in [
+        json!({"operation": "create", "kind": "status"}),
+        json!({"operation": "create", "kind": "status", "status": 200}),
+        json!({"operation": "create", "kind": "latency"}),
+        json!({"operation": "bake", "kind": "cutAfter"}),
+        json!({"operation": "create", "kind": "cutAfter", "cuont": 1}),
+        json!({"operation": "create", "kind": "cutAfter", "share": -1}),
+    ] {
+        assert_eq!(rig.try_control("faults", &fault).await.0, 400, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn calls_are_recorded_without_the_key() {
+    let rig = Rig::start().await;
+    let request = rig
+        .api(Method::POST, "/payment-intents?trace=1")
+        .json(&ten_pounds());
+    answer(request.header("x-mine", "here")).await;
+    rig.get("/payment-intents/pi_1").await;
+    let requests = rig.look("requests").await;
+    assert_eq!(requests.as_array().map(Vec::len), Some(2));
+    let create = &requests[0];
+    assert_eq!(create["method"], "POST");
+    assert_eq!(create["path"], "/payment-intents");
+    assert_eq!(create["query"], "trace=1");
+    assert_eq!(create["operation"], "create");
+    assert_eq!(create["headers"]["x-mine"], "here");
+    assert_eq!(create["headers"]["version"], "2026-02-27");
+    assert_eq!(create["body"], ten_pounds());
+    assert_eq!(create["answered"], 200);
+    assert_eq!(requests[1]["body"], Value::Null);
+    assert_eq!(requests[1]["answered"], 404);
+    assert!(!requests.to_string().contains(KEY));
+
+    assert_eq!(
+        rig.look("requests?operation=get")
+            .await
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+    rig.clear("requests").await;
+    assert_eq!(rig.look("requests").await, json!([]));
+}

@@ -1,0 +1,12 @@
+//! The sandbox as its users meet it: over HTTP, as a whole.
+
+mod checkout;
+mod clock;
+mod controls;
+mod documents;
+mod faults;
+mod payment_intents;
+mod search;
+mod subscriptions;
+mod support;
+mod webhooks;
