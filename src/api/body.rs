@@ -110,7 +110,7 @@ fn explain(error: &ValidationError<'_>, faults: &mut Vec<Fault>) {
             faults.push(Fault::new(below(name), "is required"));
             return;
         }
-        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
+        Kind::AdditionalProperties { unexpected } => {
             faults.extend(
                 unexpected
                     .iter()

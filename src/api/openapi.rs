@@ -68,11 +68,32 @@ pub fn document() -> Value {
         .merge(service::routes())
         .split_for_parts();
     let mut document = serde_json::to_value(document).expect("plain structs become JSON");
-    // The request is composed of two schemas. Neither can refuse unknown fields on its own, for it would
-    // refuse the other's; this keyword speaks for the whole.
-    document["components"]["schemas"][NewPaymentLink::SCHEMA_NAME]["unevaluatedProperties"] =
-        json!(false);
+    merge_all_of(&mut document["components"]["schemas"]);
     document
+}
+
+/// Makes one object of the request, which is composed of two: only a whole can refuse unknown fields, and
+/// `unevaluatedProperties`, the keyword for composed schemas, would also refuse each field of a part that
+/// has any fault.
+fn merge_all_of(schemas: &mut Value) {
+    let terms = schemas["Terms"].clone();
+    let request = &mut schemas[NewPaymentLink::SCHEMA_NAME];
+    let mut whole = request["allOf"]
+        .as_array_mut()
+        .and_then(Vec::pop)
+        .unwrap_or_default();
+    for (name, schema) in terms["properties"].as_object().into_iter().flatten() {
+        whole["properties"][name] = schema.clone();
+    }
+    if let (Some(required), Some(more)) = (
+        whole["required"].as_array_mut(),
+        terms["required"].as_array(),
+    ) {
+        required.extend_from_slice(more);
+    }
+    whole["additionalProperties"] = json!(false);
+    whole["description"] = request["description"].clone();
+    *request = whole;
 }
 
 /// The document as YAML, as it is committed in `openapi.yaml`.

@@ -4,8 +4,8 @@ use std::{borrow::Cow, fmt};
 
 use axum::{
     Json,
-    extract::{Path, RawQuery, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    extract::{FromRequestParts, Path, RawQuery, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
 };
@@ -207,16 +207,24 @@ fn fingerprint(new: &NewPaymentLink) -> [u8; 32] {
 )]
 async fn get(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    LinkId(id): LinkId,
 ) -> Result<Json<PaymentLink>, Error> {
-    let id = link_id(&id)?;
     let link = store::links::find(&state.pool, id).await?;
     link.map(Json).ok_or(Error::NotFound)
 }
 
-/// What is no id of a link is the id of no link.
-fn link_id(text: &str) -> Result<PaymentLinkId, Error> {
-    text.parse().map_err(|_| Error::NotFound)
+/// The id in a path. What is no id of a link is the id of no link.
+struct LinkId(PaymentLinkId);
+
+impl<S: Send + Sync> FromRequestParts<S> for LinkId {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Path(id) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Error::NotFound)?;
+        id.parse().map(Self).map_err(|_| Error::NotFound)
+    }
 }
 
 /// What to list.
@@ -340,10 +348,9 @@ async fn list(
 )]
 async fn events(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    LinkId(id): LinkId,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page<timeline::Entry>>, Error> {
-    let id = link_id(&id)?;
     let mut query = Query::new(query.as_deref());
     let limit = query.limit();
     let after = query.take("after", "the after of a page before", |text| {

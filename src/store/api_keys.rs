@@ -61,6 +61,10 @@ pub async fn replace(
     scopes: &[String],
 ) -> Result<(), Error> {
     let mut transaction = pool.begin().await?;
+    // Replicas that start together do this together, and two unique indexes cannot both be arbiters.
+    sqlx::query!("LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
     sqlx::query!(
         "UPDATE api_keys SET revoked_at = now()
          WHERE name = $1 AND key_hash <> $2 AND revoked_at IS NULL",

@@ -36,14 +36,16 @@ pub enum Error {
 
 /// A pool of connections. Connects only when it is first used.
 pub fn pool(settings: &DatabaseSettings) -> Result<PgPool, ConfigError> {
-    let options = PgConnectOptions::from_str(settings.url()?.expose_secret())
-        // The parser's error may quote the address, and with it the password.
-        .map_err(|_| {
-            ConfigError::new(
-                "DATABASE_URL",
-                "is not postgres://user:password@host:port/name",
-            )
-        })?
+    const FORM: &str = "is not of the form postgres://user:password@host:port/name";
+    let url = settings.url()?;
+    let url = url.expose_secret();
+    // Its parser takes any scheme.
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(ConfigError::new("DATABASE_URL", FORM));
+    }
+    let options = PgConnectOptions::from_str(url)
+        // Its error may quote the address, and with it the password.
+        .map_err(|_| ConfigError::new("DATABASE_URL", FORM))?
         .application_name(env!("CARGO_PKG_NAME"))
         .log_slow_statements(log::LevelFilter::Warn, std::time::Duration::from_secs(1));
     // Set by a statement and not at connection, which connection poolers such as PgBouncer refuse.

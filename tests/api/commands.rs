@@ -1,1 +1,201 @@
+//! The commands beside `serve`.
 
+use std::process::{Command, Output};
+
+use crate::support::{TestApp, empty_database, new_database, program};
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+/// Standard output of a command that succeeds.
+#[track_caller]
+fn told(command: &mut Command) -> String {
+    let output = run(command);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Standard error of a command that fails.
+#[track_caller]
+fn refused(command: &mut Command) -> String {
+    let output = run(command);
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn api_keys(database_url: &str) -> Command {
+    let mut command = program();
+    command.arg("api-keys").env("DATABASE_URL", database_url);
+    command
+}
+
+/// Makes an API key as an operator does.
+pub fn create_api_key(app: &TestApp, name: &str, scopes: &str) -> String {
+    let args = ["create", "--name", name, "--scopes", scopes];
+    told(api_keys(&app.database_url).args(args))
+        .trim()
+        .to_owned()
+}
+
+/// Revokes an API key as an operator does.
+pub fn revoke_api_key(app: &TestApp, name: &str) {
+    told(api_keys(&app.database_url).args(["revoke", "--name", name]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn api_keys_are_made_listed_and_revoked_and_only_hashes_kept() {
+    let app = TestApp::start().await;
+    let key = create_api_key(&app, "orders", "links:read,links:write");
+    assert!(key.starts_with("dpl_") && key.len() == 68, "{key}");
+
+    let database = &app.database_url;
+    let again =
+        refused(api_keys(database).args(["create", "--name", "orders", "--scopes", "links:read"]));
+    assert!(again.contains("already"), "{again}");
+    let unknown =
+        refused(api_keys(database).args(["create", "--name", "x", "--scopes", "links:all"]));
+    assert!(unknown.contains("payments:manage"), "{unknown}");
+    let nameless =
+        refused(api_keys(database).args(["create", "--name", " ", "--scopes", "links:read"]));
+    assert!(nameless.contains("name"), "{nameless}");
+
+    let listed = told(api_keys(database).arg("list"));
+    assert!(
+        listed.contains("orders\tlinks:read,links:write\t"),
+        "{listed}"
+    );
+    assert!(!listed.contains(&key));
+    let dump: Vec<String> = sqlx::query_scalar("SELECT api_keys::text FROM api_keys")
+        .fetch_all(&app.pool)
+        .await
+        .unwrap();
+    assert!(!dump.concat().contains(&key));
+
+    revoke_api_key(&app, "orders");
+    assert!(told(api_keys(database).arg("list")).contains("revoked"));
+    let gone = refused(api_keys(database).args(["revoke", "--name", "orders"]));
+    assert!(gone.contains("no active key"), "{gone}");
+    // The name is free again, for another key.
+    assert_ne!(create_api_key(&app, "orders", "links:read"), key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_can_run_again_and_by_many_at_once() {
+    let database = empty_database().await;
+    let runs: Vec<_> = (0..4)
+        .map(|_| {
+            program()
+                .arg("migrate")
+                .env("DATABASE_URL", &database)
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for mut run in runs {
+        assert!(run.wait().unwrap().success());
+    }
+    told(program().arg("migrate").env("DATABASE_URL", &database));
+}
+
+#[test]
+fn help_lists_every_setting_with_its_variable_and_default() {
+    let help = told(program().args(["serve", "--help"]));
+    for setting in [
+        "[env: LISTEN_ADDR=]",
+        "[default: 0.0.0.0:8080]",
+        "[env: DATABASE_URL]",
+        "[env: DATABASE_URL_FILE=]",
+        "[env: DATABASE_MAX_CONNECTIONS=]",
+        "[env: DOJO_API_KEY]",
+        "[env: DOJO_API_KEY_FILE=]",
+        "[default: https://api.dojo.tech]",
+        "[default: 2026-02-27]",
+        "[default: https://pay.dojo.tech/checkout]",
+        "[default: payment-links]",
+        "[env: DOJO_TIMEOUT=]",
+        "[env: DOJO_WEBHOOK_SECRETS]",
+        "[env: DOJO_WEBHOOK_SECRETS_FILE=]",
+        "[env: BOOTSTRAP_API_KEY]",
+        "[env: LOG_FORMAT=]",
+    ] {
+        assert!(help.contains(setting), "{setting} is missing from\n{help}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_setting_stops_the_start_and_is_named_without_its_value() {
+    let database = new_database().await;
+    let settings = [
+        ("DATABASE_URL", database.as_str()),
+        ("DOJO_API_KEY", "sk_sandbox_1"),
+        ("LISTEN_ADDR", "127.0.0.1:0"),
+    ];
+    for (name, value) in [
+        ("DOJO_API_KEY", ""),
+        ("DOJO_API_KEY", "pk_hush_hush"),
+        ("DOJO_API_KEY", "sk_sandbox_hush\nhush"),
+        ("DOJO_API_KEY_FILE", "/nowhere"),
+        ("DOJO_API_URL", "ftp://hush"),
+        ("DOJO_CHECKOUT_URL", "hush"),
+        ("DOJO_TIMEOUT", "10 parsecs"),
+        ("DATABASE_URL", ""),
+        ("DATABASE_URL", "mysql://root:hush@localhost/x"),
+        ("DATABASE_MAX_CONNECTIONS", "0"),
+        ("BOOTSTRAP_API_KEY", "dpl_hush"),
+        ("LISTEN_ADDR", "localhost"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_FILTER", "=,="),
+    ] {
+        let mut serve = program();
+        serve.arg("serve").envs(settings).env(name, value);
+        let told = refused(&mut serve);
+        let base = name.trim_end_matches("_FILE");
+        let flag = name.to_lowercase().replace('_', "-");
+        assert!(
+            told.contains(base) || told.contains(&flag),
+            "{name}={value}: {told}"
+        );
+        if matches!(name, "DOJO_API_KEY" | "DATABASE_URL" | "BOOTSTRAP_API_KEY")
+            && !value.is_empty()
+        {
+            assert!(!told.contains("hush"), "{told}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_can_come_from_files() {
+    let dir = std::env::temp_dir().join(format!("dpl-{}", uuid::Uuid::now_v7()));
+    std::fs::create_dir(&dir).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let key = file("key", "sk_sandbox_test_5up3r53cr3t\n");
+    let secrets = file("secrets", "\nwhs_old\nwhs_0123456789abcdef\n");
+    let app = TestApp::with(&[
+        ("DOJO_API_KEY", ""),
+        ("DOJO_API_KEY_FILE", &key),
+        ("DOJO_WEBHOOK_SECRETS", ""),
+        ("DOJO_WEBHOOK_SECRETS_FILE", &secrets),
+    ])
+    .await;
+    let link = app.created().await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.link_with_status(&link["id"], "Captured").await;
+    std::fs::remove_dir_all(dir).unwrap();
+
+    let both = [
+        ("DOJO_API_KEY", "sk_sandbox_1"),
+        ("DOJO_API_KEY_FILE", &key),
+        ("DATABASE_URL", "postgres://x"),
+    ];
+    let told = refused(program().arg("serve").envs(both));
+    assert!(told.contains("DOJO_API_KEY_FILE"), "{told}");
+}

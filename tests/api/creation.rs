@@ -16,10 +16,17 @@ async fn a_link_is_created_paid_and_read_as_paid() {
     assert!(text(&link["id"]).starts_with("plink_"));
     assert_eq!(link["status"], "Created");
     assert_eq!(link["environment"], "sandbox");
-    assert_eq!(link["totalAmount"], json!({"value": 1000, "currencyCode": "GBP"}));
+    assert_eq!(
+        link["totalAmount"],
+        json!({"value": 1000, "currencyCode": "GBP"})
+    );
     assert_eq!(
         link["url"],
-        format!("{}/checkout/{}", app.sandbox.url, text(&link["paymentIntentId"]))
+        format!(
+            "{}/checkout/{}",
+            app.sandbox.url,
+            text(&link["paymentIntentId"])
+        )
     );
     assert_eq!(app.get(&path).await.expect(200).json(), link);
 
@@ -35,7 +42,11 @@ async fn a_link_is_created_paid_and_read_as_paid() {
         .collect();
     assert_eq!(
         changes,
-        [("requested", "Pending"), ("confirmed", "Created"), ("webhook", "Captured")]
+        [
+            ("requested", "Pending"),
+            ("confirmed", "Created"),
+            ("webhook", "Captured")
+        ]
     );
     assert_eq!(timeline[0]["cause"]["apiKey"], "bootstrap");
 }
@@ -95,7 +106,10 @@ async fn everything_that_dojo_takes_arrives_there_and_is_answered() {
 
     // The customer's secret was for Dojo alone. `null` and absence mean the same.
     let mut answered = request;
-    answered["customer"].as_object_mut().unwrap().remove("secret");
+    answered["customer"]
+        .as_object_mut()
+        .unwrap()
+        .remove("secret");
     for (name, value) in answered.as_object().unwrap() {
         assert_eq!(&link[name], value, "{name}");
     }
@@ -115,10 +129,15 @@ async fn the_request_id_goes_to_dojo_and_comes_back() {
         .json(&ten_pounds("Order 1"));
     let answer = send(request).await.expect(201);
     assert_eq!(answer.header("x-request-id"), "till-7/0042");
-    assert_eq!(app.sandbox.creations().await[0]["headers"]["x-request-id"], "till-7/0042");
+    assert_eq!(
+        app.sandbox.creations().await[0]["headers"]["x-request-id"],
+        "till-7/0042"
+    );
 
     // One that would upset a log is replaced.
-    let request = app.request(Method::GET, "/healthz").header("x-request-id", "two words");
+    let request = app
+        .request(Method::GET, "/healthz")
+        .header("x-request-id", "two words");
     assert_ne!(send(request).await.header("x-request-id"), "two words");
 }
 
@@ -127,15 +146,23 @@ async fn payment_source_can_be_changed_and_dropped() {
     for (setting, expected) in [("moto", json!("moto")), ("", Value::Null)] {
         let app = TestApp::with(&[("DOJO_PAYMENT_SOURCE", setting)]).await;
         app.created().await;
-        assert_eq!(app.sandbox.creations().await[0]["body"]["paymentSource"], expected);
+        assert_eq!(
+            app.sandbox.creations().await[0]["body"]["paymentSource"],
+            expected
+        );
     }
 }
 
 #[tokio::test]
 async fn what_dojo_refuses_is_422_with_its_reasons_and_the_link_failed() {
     let app = TestApp::start().await;
-    app.sandbox.next("create", "status", json!({"status": 400})).await;
-    let problem = app.create_with_key("a", &ten_pounds("Order 1")).await.problem(422, "refused-by-dojo");
+    app.sandbox
+        .next("create", "status", json!({"status": 400}))
+        .await;
+    let problem = app
+        .create_with_key("a", &ten_pounds("Order 1"))
+        .await
+        .problem(422, "refused-by-dojo");
     let link = app.link(&problem["paymentLinkId"]).await;
     assert_eq!(link["status"], "Failed");
     assert_eq!(link["failure"]["status"], 400);
@@ -179,15 +206,26 @@ async fn dojo_unsure_is_504_with_the_links_id_whatever_got_lost() {
 #[tokio::test]
 async fn dojo_not_reached_is_503_and_the_same_key_may_try_again() {
     let app = TestApp::start().await;
-    app.sandbox.next("create", "status", json!({"status": 429, "retryAfter": 7})).await;
+    app.sandbox
+        .next("create", "status", json!({"status": 429, "retryAfter": 7}))
+        .await;
     let answer = app.create_with_key("a", &ten_pounds("Order 1")).await;
     assert_eq!(answer.header("retry-after"), "7");
     let problem = answer.problem(503, "dojo-not-reached");
-    assert_eq!(app.link(&problem["paymentLinkId"]).await["status"], "Failed");
+    assert_eq!(
+        app.link(&problem["paymentLinkId"]).await["status"],
+        "Failed"
+    );
 
     // Another request is still another request.
-    app.create_with_key("a", &ten_pounds("Order 2")).await.problem(422, "idempotency-key-reused");
-    let link = app.create_with_key("a", &ten_pounds("Order 1")).await.expect(201).json();
+    app.create_with_key("a", &ten_pounds("Order 2"))
+        .await
+        .problem(422, "idempotency-key-reused");
+    let link = app
+        .create_with_key("a", &ten_pounds("Order 1"))
+        .await
+        .expect(201)
+        .json();
     assert_ne!(link["id"], problem["paymentLinkId"]);
     assert_eq!(app.sandbox.intents().await.len(), 1);
 }
@@ -195,7 +233,10 @@ async fn dojo_not_reached_is_503_and_the_same_key_may_try_again() {
 #[tokio::test]
 async fn nobody_at_dojos_address_is_503() {
     let app = TestApp::with(&[("DOJO_API_URL", "http://127.0.0.1:9")]).await;
-    let problem = app.create(&ten_pounds("Order 1")).await.problem(503, "dojo-not-reached");
+    let problem = app
+        .create(&ten_pounds("Order 1"))
+        .await
+        .problem(503, "dojo-not-reached");
     let link = app.link(&problem["paymentLinkId"]).await;
     assert_eq!(link["failure"]["reason"], "notReached");
 }
@@ -217,7 +258,9 @@ async fn no_secret_and_no_customer_reaches_the_log_or_the_metrics() {
     let mut request = ten_pounds("Order 1");
     request["customer"] = json!({"emailAddress": "ann@example.com", "secret": "cs_hush"});
     let link = app.create(&request).await.expect(201).json();
-    app.create(&json!({"customer": {"emailAddress": "bob@example.com", "x": 1}})).await.expect(422);
+    app.create(&json!({"customer": {"emailAddress": "bob@example.com", "x": 1}}))
+        .await
+        .expect(422);
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.link_with_status(&link["id"], "Captured").await;
 

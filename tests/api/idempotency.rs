@@ -8,7 +8,10 @@ use crate::support::{Service, TestApp, ten_pounds, text};
 #[tokio::test]
 async fn a_repetition_is_answered_with_the_same_body() {
     let app = TestApp::start().await;
-    let first = app.create_with_key("order-1", &ten_pounds("Order 1")).await.expect(201);
+    let first = app
+        .create_with_key("order-1", &ten_pounds("Order 1"))
+        .await
+        .expect(201);
     assert_eq!(first.header("idempotent-replayed"), "");
     app.sandbox.pay(&first.json()["paymentIntentId"]).await;
     app.link_with_status(&first.json()["id"], "Captured").await;
@@ -16,7 +19,10 @@ async fn a_repetition_is_answered_with_the_same_body() {
     // What was answered, not what has become of it since; and however the body is written.
     let reordered = json!({"reference": "Order 1", "captureMode": "Auto", "account": "default",
                            "amount": {"currencyCode": "GBP", "value": 1000}});
-    for (key, body) in [("order-1", ten_pounds("Order 1")), ("\"order-1\"", reordered)] {
+    for (key, body) in [
+        ("order-1", ten_pounds("Order 1")),
+        ("\"order-1\"", reordered),
+    ] {
         let again = app.create_with_key(key, &body).await.expect(201);
         assert_eq!(again.header("idempotent-replayed"), "true");
         assert_eq!(again.header("location"), first.header("location"));
@@ -32,7 +38,11 @@ async fn fifty_at_once_with_one_key_make_one_intent() {
     // A second replica on the same database takes half of them.
     let replica = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
     let request = |n: usize| {
-        let service = if n % 2 == 0 { &app.service.url } else { &replica.url };
+        let service = if n % 2 == 0 {
+            &app.service.url
+        } else {
+            &replica.url
+        };
         let request = reqwest::Client::new()
             .post(format!("{service}/v1/payment-links"))
             .bearer_auth(crate::support::API_KEY)
@@ -66,8 +76,12 @@ async fn fifty_at_once_with_one_key_make_one_intent() {
 #[tokio::test]
 async fn the_same_key_with_another_request_is_refused() {
     let app = TestApp::start().await;
-    app.create_with_key("order-1", &ten_pounds("Order 1")).await.expect(201);
-    app.create_with_key("order-1", &ten_pounds("Order 2")).await.problem(422, "idempotency-key-reused");
+    app.create_with_key("order-1", &ten_pounds("Order 1"))
+        .await
+        .expect(201);
+    app.create_with_key("order-1", &ten_pounds("Order 2"))
+        .await
+        .problem(422, "idempotency-key-reused");
     assert_eq!(app.sandbox.intents().await.len(), 1);
 }
 
@@ -75,7 +89,10 @@ async fn the_same_key_with_another_request_is_refused() {
 async fn a_key_that_is_none_is_refused() {
     let app = TestApp::start().await;
     for key in ["", "\"\"", &"x".repeat(256)] {
-        let problem = app.create_with_key(key, &ten_pounds("Order 1")).await.problem(422, "invalid-request");
+        let problem = app
+            .create_with_key(key, &ten_pounds("Order 1"))
+            .await
+            .problem(422, "invalid-request");
         assert_eq!(problem["errors"][0]["pointer"], "Idempotency-Key");
     }
     assert!(app.sandbox.intents().await.is_empty());
@@ -85,7 +102,11 @@ async fn a_key_that_is_none_is_refused() {
 async fn a_key_belongs_to_its_api_key() {
     let app = TestApp::start().await;
     let other = crate::commands::create_api_key(&app, "orders", "links:read,links:write");
-    let first = app.create_with_key("order-1", &ten_pounds("Order 1")).await.expect(201).json();
+    let first = app
+        .create_with_key("order-1", &ten_pounds("Order 1"))
+        .await
+        .expect(201)
+        .json();
     let request = app
         .anonymous(reqwest::Method::POST, "/v1/payment-links")
         .bearer_auth(other)
@@ -107,7 +128,9 @@ async fn without_a_key_each_request_is_its_own() {
 #[tokio::test]
 async fn a_caller_that_hangs_up_loses_nothing() {
     let app = TestApp::start().await;
-    app.sandbox.next("create", "latency", json!({"latencyMs": 500})).await;
+    app.sandbox
+        .next("create", "latency", json!({"latencyMs": 500}))
+        .await;
     let impatient = reqwest::Client::builder()
         .timeout(std::time::Duration::from_millis(200))
         .build()

@@ -1,8 +1,10 @@
 //! The service from the outside: the real program over HTTP, a real Postgres, the sandbox as Dojo. Each test
 //! has all three to itself, and they run in parallel.
 
-
-#![allow(unreachable_pub, reason = "one program: everything is as public as its module says")]
+#![allow(
+    unreachable_pub,
+    reason = "one program: everything is as public as its module says"
+)]
 mod browser;
 mod commands;
 mod creation;

@@ -22,9 +22,15 @@ async fn the_document_and_its_page_are_served() {
     let page = app.get("/docs/").await.expect(200);
     assert!(page.header("content-type").starts_with("text/html"));
     let mut assets = 0;
-    for attribute in page.text.split(['"', '\'']).filter(|text| text.ends_with(".js") || text.ends_with(".css")) {
+    for attribute in page
+        .text
+        .split(['"', '\''])
+        .filter(|text| text.ends_with(".js") || text.ends_with(".css"))
+    {
         assert!(!attribute.contains("//"), "{attribute} is somewhere else");
-        app.get(&format!("/docs/{}", attribute.trim_start_matches("./"))).await.expect(200);
+        app.get(&format!("/docs/{}", attribute.trim_start_matches("./")))
+            .await
+            .expect(200);
         assets += 1;
     }
     assert!(assets >= 3, "{}", page.text);

@@ -9,7 +9,10 @@ use crate::support::{TestApp, ten_pounds, text};
 /// The ids of a page's links.
 fn ids(page: &Value) -> Vec<String> {
     let links = page["data"].as_array().unwrap();
-    links.iter().map(|link| text(&link["id"]).to_owned()).collect()
+    links
+        .iter()
+        .map(|link| text(&link["id"]).to_owned())
+        .collect()
 }
 
 #[tokio::test]
@@ -17,7 +20,11 @@ async fn a_list_stays_right_while_links_are_added() {
     let app = TestApp::start().await;
     let mut before = Vec::new();
     for n in 0..7 {
-        let link = app.create(&ten_pounds(&format!("Order {n}"))).await.expect(201).json();
+        let link = app
+            .create(&ten_pounds(&format!("Order {n}")))
+            .await
+            .expect(201)
+            .json();
         before.insert(0, text(&link["id"]).to_owned());
     }
 
@@ -28,10 +35,15 @@ async fn a_list_stays_right_while_links_are_added() {
         seen.extend(ids(&page));
         // Somebody makes another one between two pages.
         app.created().await;
-        let Some(after) = page["after"].as_str() else { break };
+        let Some(after) = page["after"].as_str() else {
+            break;
+        };
         path = format!("/v1/payment-links?limit=2&after={after}");
     }
-    assert_eq!(seen, before, "each once, newest first, and none that came later");
+    assert_eq!(
+        seen, before,
+        "each once, newest first, and none that came later"
+    );
 }
 
 #[tokio::test]
@@ -40,11 +52,22 @@ async fn the_last_page_says_that_it_is() {
     for _ in 0..4 {
         app.created().await;
     }
-    let page = app.get("/v1/payment-links?limit=4").await.expect(200).json();
+    let page = app
+        .get("/v1/payment-links?limit=4")
+        .await
+        .expect(200)
+        .json();
     assert_eq!((ids(&page).len(), &page["after"]), (4, &Value::Null));
-    let page = app.get("/v1/payment-links?limit=3").await.expect(200).json();
+    let page = app
+        .get("/v1/payment-links?limit=3")
+        .await
+        .expect(200)
+        .json();
     let after = text(&page["after"]);
-    let page = app.get(&format!("/v1/payment-links?limit=3&after={after}")).await.json();
+    let page = app
+        .get(&format!("/v1/payment-links?limit=3&after={after}"))
+        .await
+        .json();
     assert_eq!((ids(&page).len(), &page["after"]), (1, &Value::Null));
 }
 
@@ -52,7 +75,11 @@ async fn the_last_page_says_that_it_is() {
 async fn filters_let_through_what_they_name() {
     let app = TestApp::start().await;
     let a = app.create(&ten_pounds("Order A")).await.expect(201).json();
-    let b = app.create(&ten_pounds("Order B & sons")).await.expect(201).json();
+    let b = app
+        .create(&ten_pounds("Order B & sons"))
+        .await
+        .expect(201)
+        .json();
     app.sandbox.pay(&b["paymentIntentId"]).await;
     app.link_with_status(&b["id"], "Captured").await;
     let (a_id, b_id) = (text(&a["id"]).to_owned(), text(&b["id"]).to_owned());
@@ -65,13 +92,26 @@ async fn filters_let_through_what_they_name() {
         ("status=Captured".into(), vec![b_id.clone()]),
         ("status=Canceled".into(), vec![]),
         ("reference=Order+B+%26+sons".into(), vec![b_id.clone()]),
-        (format!("paymentIntentId={}", text(&a["paymentIntentId"])), vec![a_id.clone()]),
+        (
+            format!("paymentIntentId={}", text(&a["paymentIntentId"])),
+            vec![a_id.clone()],
+        ),
         (format!("createdAfter={}", since(&b)), vec![b_id.clone()]),
         (format!("createdBefore={}", since(&b)), vec![a_id.clone()]),
-        (format!("createdAfter={}&createdBefore=2999-01-01T00:00:00Z", since(&a)), both),
+        (
+            format!(
+                "createdAfter={}&createdBefore=2999-01-01T00:00:00Z",
+                since(&a)
+            ),
+            both,
+        ),
         ("status=Captured&reference=Order+A".into(), vec![]),
     ] {
-        let page = app.get(&format!("/v1/payment-links?{query}")).await.expect(200).json();
+        let page = app
+            .get(&format!("/v1/payment-links?{query}"))
+            .await
+            .expect(200)
+            .json();
         assert_eq!(ids(&page), expected, "{query}");
     }
 }
@@ -89,7 +129,14 @@ async fn every_fault_of_a_query_is_named() {
         .iter()
         .map(|fault| text(&fault["pointer"]))
         .collect();
-    let expected = ["status", "reference", "createdAfter", "limit", "after", "page"];
+    let expected = [
+        "status",
+        "reference",
+        "createdAfter",
+        "limit",
+        "after",
+        "page",
+    ];
     assert_eq!(named, HashSet::from(expected));
 }
 
@@ -107,13 +154,19 @@ async fn a_timeline_comes_in_pages() {
     loop {
         let page = app.get(&path).await.expect(200).json();
         pieces.extend(page["data"].as_array().unwrap().clone());
-        let Some(after) = page["after"].as_str() else { break };
+        let Some(after) = page["after"].as_str() else {
+            break;
+        };
         path = format!("{base}&after={after}");
     }
     assert_eq!(pieces, whole);
 
     // Behind its end there is nothing, which is not the same as no link.
     let last = text(&whole.last().unwrap()["id"]);
-    let page = app.get(&format!("{base}&after={last}")).await.expect(200).json();
+    let page = app
+        .get(&format!("{base}&after={last}"))
+        .await
+        .expect(200)
+        .json();
     assert_eq!(page["data"], serde_json::json!([]));
 }

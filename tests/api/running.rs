@@ -1,1 +1,198 @@
+//! Starting, running through trouble, and stopping.
 
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::{
+    Service, TestApp, empty_database, eventually, postgres::Postgres, program, send, ten_pounds,
+    within,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_whether_it_is_alive_and_ready() {
+    let app = TestApp::start().await;
+    assert_eq!(app.get("/healthz").await.expect(200).text, "ok");
+    assert_eq!(app.get("/readyz").await.expect(200).text, "ready");
+    let address = app.service.url.trim_start_matches("http://").to_owned();
+    let healthy = |address: &str| {
+        program()
+            .arg("healthcheck")
+            .env("LISTEN_ADDR", address)
+            .status()
+            .unwrap()
+            .success()
+    };
+    assert!(healthy(&address));
+    assert!(!healthy("127.0.0.1:9"));
+}
+
+#[tokio::test]
+async fn an_unmigrated_database_is_not_ready() {
+    let settings = [("MIGRATE_ON_START", "false"), ("BOOTSTRAP_API_KEY", "")];
+    let app = TestApp::on(empty_database().await, &settings).await;
+    app.get("/healthz").await.expect(200);
+    app.get("/readyz").await.problem(503, "not-ready");
+}
+
+#[tokio::test]
+async fn many_replicas_may_start_at_once_on_an_empty_database() {
+    let database = empty_database().await;
+    let start = || Service::start(&database, "http://127.0.0.1:9", &[]);
+    let replicas = tokio::join!(start(), start(), start(), start());
+    drop(replicas);
+}
+
+#[tokio::test]
+async fn on_sigterm_it_finishes_what_is_in_flight_and_leaves() {
+    let mut app = TestApp::start().await;
+    app.sandbox
+        .next("create", "latency", json!({"latencyMs": 1000}))
+        .await;
+    let body = ten_pounds("Order 1");
+    let request = app.request(Method::POST, "/v1/payment-links").json(&body);
+    let in_flight = tokio::spawn(send(request));
+    eventually("the link is saved", async || pending_link(&app).await).await;
+
+    app.service.terminate();
+    eventually("it accepts nobody any more", async || {
+        let address = app.service.url.trim_start_matches("http://");
+        TcpStream::connect(address).await.is_err().then_some(())
+    })
+    .await;
+    let link = in_flight.await.unwrap().expect(201).json();
+    assert_eq!(link["status"], "Created");
+    assert!(app.service.ended().await.success());
+    assert!(app.service.log().contains("stopped"));
+}
+
+async fn pending_link(app: &TestApp) -> Option<()> {
+    let pending: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM payment_links WHERE status = 'Pending'")
+            .fetch_one(&app.pool)
+            .await
+            .unwrap();
+    (pending > 0).then_some(())
+}
+
+#[tokio::test]
+async fn it_leaves_within_the_limit_even_if_dojo_hangs() {
+    let mut app = TestApp::with(&[("SHUTDOWN_TIMEOUT", "1s"), ("DOJO_TIMEOUT", "60s")]).await;
+    app.sandbox
+        .next("create", "latency", json!({"latencyMs": 60_000}))
+        .await;
+    let body = ten_pounds("Order 1");
+    let request = app.request(Method::POST, "/v1/payment-links").json(&body);
+    let in_flight = tokio::spawn(request.send());
+    eventually("the link is saved", async || pending_link(&app).await).await;
+    app.service.terminate();
+    within(Duration::from_secs(10), "it leaves", app.service.ended()).await;
+    assert!(in_flight.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_503_and_its_work_goes_on() {
+    let app = TestApp::with(&[("REQUEST_TIMEOUT", "300ms")]).await;
+    app.sandbox
+        .next("create", "latency", json!({"latencyMs": 1000}))
+        .await;
+    app.create_with_key("order-1", &ten_pounds("Order 1"))
+        .await
+        .problem(503, "timed-out");
+    let link = eventually("the outcome is there", async || {
+        let answer = app.create_with_key("order-1", &ten_pounds("Order 1")).await;
+        (answer.status == 201).then(|| answer.json())
+    })
+    .await;
+    assert_eq!(link["status"], "Created");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_database_it_says_so_keeps_nothing_half_and_recovers_by_itself() {
+    let mut postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    let settings = [("DATABASE_ACQUIRE_TIMEOUT", "1s")];
+    let app = TestApp::on(postgres.url("postgres"), &settings).await;
+    let link = app.created().await;
+    let webhook = json!({"id": "evt_1", "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Captured"}})
+    .to_string();
+
+    tokio::task::block_in_place(|| postgres.stop());
+    app.get("/healthz").await.expect(200);
+    app.get("/readyz").await.problem(503, "not-ready");
+    app.deliver(&webhook)
+        .await
+        .problem(503, "database-unavailable");
+    let answer = app.create(&ten_pounds("Order 2")).await;
+    assert_ne!(answer.header("retry-after"), "");
+    assert!(!answer.text.contains("postgres"), "{}", answer.text);
+    answer.problem(503, "database-unavailable");
+
+    tokio::task::block_in_place(|| postgres.resume());
+    eventually("it is ready again", async || {
+        (app.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    app.deliver(&webhook).await.expect(204);
+    assert_eq!(app.link(&link["id"]).await["status"], "Captured");
+    assert_eq!(
+        app.sandbox.intents().await.len(),
+        1,
+        "nothing was asked of Dojo that could not be saved"
+    );
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused_and_one_that_never_ends_is_cut() {
+    let app = TestApp::start().await;
+    let large = app
+        .request(Method::GET, "/healthz")
+        .header("x-large", "x".repeat(64 * 1024));
+    let refused = large.send().await;
+    assert!(refused.is_err() || refused.is_ok_and(|answer| answer.status() == 431));
+    let mut many = app.request(Method::GET, "/healthz");
+    for n in 0..100 {
+        many = many.header(format!("x-{n}"), "x");
+    }
+    assert_eq!(many.send().await.unwrap().status(), 431);
+
+    let address = app.service.url.trim_start_matches("http://");
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-slow: ")
+        .await
+        .unwrap();
+    let mut rest = Vec::new();
+    let cut = within(
+        Duration::from_secs(20),
+        "it is cut",
+        slow.read_to_end(&mut rest),
+    )
+    .await;
+    assert!(cut.is_err() || rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"));
+}
+
+#[tokio::test]
+async fn the_metrics_count_what_happens() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.link_with_status(&link["id"], "Captured").await;
+    app.deliver_signed("{}", "sha256=00").await.expect(401);
+    let metrics = app.get("/metrics").await.expect(200).text;
+    for line in [
+        r#"http_requests_total{method="POST",route="/v1/payment-links",status="201"} 1"#,
+        r#"dojo_requests_total{operation="create",outcome="ok"} 1"#,
+        r#"payment_links_total{outcome="created"} 1"#,
+        r#"webhooks_total{verdict="applied"} 1"#,
+        r#"webhooks_total{verdict="refused"} 1"#,
+        "dojo_request_duration_seconds_bucket{",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing from\n{metrics}");
+    }
+    assert!(!metrics.contains("plink_"), "no label that never ends");
+}

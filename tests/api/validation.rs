@@ -8,7 +8,10 @@ use crate::support::{API_KEY, TestApp, send, ten_pounds, text};
 /// The pointers of a problem's faults, sorted.
 fn pointers(problem: &Value) -> Vec<String> {
     let faults = problem["errors"].as_array().unwrap();
-    let mut pointers: Vec<_> = faults.iter().map(|fault| text(&fault["pointer"]).to_owned()).collect();
+    let mut pointers: Vec<_> = faults
+        .iter()
+        .map(|fault| text(&fault["pointer"]).to_owned())
+        .collect();
     pointers.sort();
     pointers
 }
@@ -60,7 +63,12 @@ async fn every_fault_is_named_at_once() {
         ]
     );
     assert!(app.sandbox.creations().await.is_empty());
-    assert!(app.get("/v1/payment-links").await.json()["data"].as_array().unwrap().is_empty());
+    assert!(
+        app.get("/v1/payment-links").await.json()["data"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -85,10 +93,19 @@ async fn every_documented_limit_is_one() {
         ("/customer", json!({"phoneNumber": "x".repeat(51)})),
         ("/customer", json!({"emailAddress": "x".repeat(255)})),
         ("/billingAddress", json!({"countryCode": "x".repeat(11)})),
-        ("/billingAddress", json!({"countryCode": "GB", "address4": "x".repeat(101)})),
-        ("/billingAddress", json!({"countryCode": "GB", "postcode": "x".repeat(51)})),
+        (
+            "/billingAddress",
+            json!({"countryCode": "GB", "address4": "x".repeat(101)}),
+        ),
+        (
+            "/billingAddress",
+            json!({"countryCode": "GB", "postcode": "x".repeat(51)}),
+        ),
         ("/shippingDetails", json!({"name": "x".repeat(101)})),
-        ("/shippingDetails", json!({"deliveryNotes": "x".repeat(1025)})),
+        (
+            "/shippingDetails",
+            json!({"deliveryNotes": "x".repeat(1025)}),
+        ),
         ("/shippingDetails", json!({"address": {}})),
         ("/cardHolderNotPresent", json!("no")),
         ("/config", json!({"title": "x".repeat(101)})),
@@ -96,16 +113,43 @@ async fn every_documented_limit_is_one() {
         ("/requestSecurity", json!({"userAgent": "x".repeat(301)})),
         ("/requestSecurity", json!({"ipAddress": "x".repeat(71)})),
         ("/requestSecurity", json!({"device": "x".repeat(121)})),
-        ("/itemLines", json!([{"amountTotal": money, "id": "x".repeat(61)}])),
-        ("/itemLines", json!([{"amountTotal": money, "name": "x".repeat(101)}])),
-        ("/itemLines", json!([{"amountTotal": money, "plu": "x".repeat(201)}])),
-        ("/itemLines", json!([{"amountTotal": money, "quantity": 2_147_483_648_i64}])),
-        ("/itemLines", json!([{"amountTotal": money, "modifiers": [{"id": "1", "name": "n", "quantity": 1}]}])),
-        ("/taxLines", json!([{"amountTotal": money, "caption": "x".repeat(101)}])),
-        ("/taxLines", json!([{"amountTotal": money, "affectedPlu": "x".repeat(201)}])),
+        (
+            "/itemLines",
+            json!([{"amountTotal": money, "id": "x".repeat(61)}]),
+        ),
+        (
+            "/itemLines",
+            json!([{"amountTotal": money, "name": "x".repeat(101)}]),
+        ),
+        (
+            "/itemLines",
+            json!([{"amountTotal": money, "plu": "x".repeat(201)}]),
+        ),
+        (
+            "/itemLines",
+            json!([{"amountTotal": money, "quantity": 2_147_483_648_i64}]),
+        ),
+        (
+            "/itemLines",
+            json!([{"amountTotal": money, "modifiers": [{"id": "1", "name": "n", "quantity": 1}]}]),
+        ),
+        (
+            "/taxLines",
+            json!([{"amountTotal": money, "caption": "x".repeat(101)}]),
+        ),
+        (
+            "/taxLines",
+            json!([{"amountTotal": money, "affectedPlu": "x".repeat(201)}]),
+        ),
         ("/actionLink", json!({"url": "https://a.example"})),
-        ("/actionLink", json!({"url": "https://a.example", "label": "x".repeat(61)})),
-        ("/actionLink", json!({"url": "https://a.example", "label": "x", "fileName": "x".repeat(257)})),
+        (
+            "/actionLink",
+            json!({"url": "https://a.example", "label": "x".repeat(61)}),
+        ),
+        (
+            "/actionLink",
+            json!({"url": "https://a.example", "label": "x", "fileName": "x".repeat(257)}),
+        ),
         ("/expireAt", json!("2020-01-01T00:00:00Z")),
         ("/autoExpireIn", json!("00:00:30")),
         ("/autoExpireIn", json!("7.00:00:00")),
@@ -124,7 +168,10 @@ async fn every_documented_limit_is_one() {
         let answer = app.create(&body).await;
         assert_eq!(answer.status, 422, "{pointer} {value}: {}", answer.text);
         let found = pointers(&answer.problem(422, "invalid-request"));
-        assert!(found.iter().all(|at| at.starts_with(pointer)), "{pointer}: {found:?}");
+        assert!(
+            found.iter().all(|at| at.starts_with(pointer)),
+            "{pointer}: {found:?}"
+        );
     }
     assert!(app.sandbox.creations().await.is_empty());
 }
@@ -161,12 +208,22 @@ async fn what_is_no_json_is_400_and_what_is_not_called_json_415() {
                 .body(body),
         )
     };
-    let problem = post("{\"amount\": ", "application/json").await.problem(400, "malformed-json");
+    let problem = post("{\"amount\": ", "application/json")
+        .await
+        .problem(400, "malformed-json");
     assert!(text(&problem["detail"]).contains("line 1"), "{problem}");
-    post("", "application/json").await.problem(400, "malformed-json");
-    post("{}", "text/plain").await.problem(415, "unsupported-media-type");
-    post("[]", "application/json; charset=utf-8").await.problem(422, "invalid-request");
-    post("null", "application/json").await.problem(422, "invalid-request");
+    post("", "application/json")
+        .await
+        .problem(400, "malformed-json");
+    post("{}", "text/plain")
+        .await
+        .problem(415, "unsupported-media-type");
+    post("[]", "application/json; charset=utf-8")
+        .await
+        .problem(422, "invalid-request");
+    post("null", "application/json")
+        .await
+        .problem(422, "invalid-request");
 }
 
 #[tokio::test]
@@ -184,7 +241,10 @@ async fn every_v1_call_needs_a_key_with_the_scope() {
     let path = format!("/v1/payment-links/{}", text(&link["id"]));
     let reader = crate::commands::create_api_key(&app, "reader", "links:read");
     let writer = crate::commands::create_api_key(&app, "writer", "links:write");
-    let create = || app.anonymous(Method::POST, "/v1/payment-links").json(&ten_pounds("Order 2"));
+    let create = || {
+        app.anonymous(Method::POST, "/v1/payment-links")
+            .json(&ten_pounds("Order 2"))
+    };
 
     for path in ["/v1/payment-links", &path, &format!("{path}/events")] {
         let request = || app.anonymous(Method::GET, path);
@@ -192,19 +252,29 @@ async fn every_v1_call_needs_a_key_with_the_scope() {
         assert_eq!(answer.header("www-authenticate"), "Bearer");
         answer.problem(401, "unauthenticated");
         for wrong in ["dpl_wrong", "", &API_KEY[..API_KEY.len() - 1]] {
-            send(request().bearer_auth(wrong)).await.problem(401, "unauthenticated");
+            send(request().bearer_auth(wrong))
+                .await
+                .problem(401, "unauthenticated");
         }
-        send(request().header("authorization", format!("Basic {API_KEY}"))).await.expect(401);
-        send(request().bearer_auth(&writer)).await.problem(403, "forbidden");
+        send(request().header("authorization", format!("Basic {API_KEY}")))
+            .await
+            .expect(401);
+        send(request().bearer_auth(&writer))
+            .await
+            .problem(403, "forbidden");
         send(request().bearer_auth(&reader)).await.expect(200);
     }
     send(create()).await.problem(401, "unauthenticated");
-    let problem = send(create().bearer_auth(&reader)).await.problem(403, "forbidden");
+    let problem = send(create().bearer_auth(&reader))
+        .await
+        .problem(403, "forbidden");
     assert!(text(&problem["detail"]).contains("links:write"));
     send(create().bearer_auth(&writer)).await.expect(201);
 
     crate::commands::revoke_api_key(&app, "writer");
-    send(create().bearer_auth(&writer)).await.problem(401, "unauthenticated");
+    send(create().bearer_auth(&writer))
+        .await
+        .problem(401, "unauthenticated");
 }
 
 #[tokio::test]

@@ -57,18 +57,26 @@ impl Answer {
         let answer = self.expect(status);
         let problem = answer.json();
         assert_eq!(answer.header("content-type"), "application/problem+json");
-        assert_eq!(problem["type"], format!("urn:problem-type:dojo-payment-links:{slug}"));
+        assert_eq!(
+            problem["type"],
+            format!("urn:problem-type:dojo-payment-links:{slug}")
+        );
         assert_eq!(problem["status"], status);
         assert_eq!(problem["requestId"], answer.header("x-request-id"));
         for field in ["title", "detail", "instance"] {
-            assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+            assert!(
+                problem[field].as_str().is_some_and(|text| !text.is_empty()),
+                "{problem}"
+            );
         }
         problem
     }
 
     /// A header's text; empty if it is not there.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap_or(""))
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap_or(""))
     }
 }
 
@@ -110,7 +118,8 @@ impl TestApp {
 
     /// A request without any key.
     pub fn anonymous(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.service.url))
+        self.http
+            .request(method, format!("{}{path}", self.service.url))
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -135,7 +144,10 @@ impl TestApp {
 
     /// The link as the service has it now.
     pub async fn link(&self, id: &Value) -> Value {
-        self.get(&format!("/v1/payment-links/{}", text(id))).await.expect(200).json()
+        self.get(&format!("/v1/payment-links/{}", text(id)))
+            .await
+            .expect(200)
+            .json()
     }
 
     /// The link, once it has this status.
@@ -149,19 +161,27 @@ impl TestApp {
 
     /// A link's timeline.
     pub async fn timeline(&self, id: &Value) -> Vec<Value> {
-        let page = self.get(&format!("/v1/payment-links/{}/events", text(id))).await;
+        let page = self
+            .get(&format!("/v1/payment-links/{}/events", text(id)))
+            .await;
         page.expect(200).json()["data"].as_array().unwrap().clone()
     }
 
     /// Delivers a webhook, signed with the test's secret.
     pub async fn deliver(&self, body: &str) -> Answer {
-        self.deliver_signed(body, &signature::sign(WEBHOOK_SECRET, body.as_bytes())).await
+        self.deliver_signed(body, &signature::sign(WEBHOOK_SECRET, body.as_bytes()))
+            .await
     }
 
     /// Delivers a webhook with this signature.
     pub async fn deliver_signed(&self, body: &str, signature: &str) -> Answer {
         let request = self.anonymous(Method::POST, "/webhooks/dojo");
-        send(request.header("dojo-signature", signature).body(body.to_owned())).await
+        send(
+            request
+                .header("dojo-signature", signature)
+                .body(body.to_owned()),
+        )
+        .await
     }
 
     /// How many webhooks are stored.
@@ -215,7 +235,11 @@ impl TestSandbox {
             .request(method, format!("{}{path}", self.url))
             .header("authorization", format!("Basic {DOJO_KEY}"))
             .header("version", "2026-02-27");
-        let request = if body.is_null() { request } else { request.json(body) };
+        let request = if body.is_null() {
+            request
+        } else {
+            request.json(body)
+        };
         let answer = send(request).await;
         assert!(answer.status.is_success(), "{path}: {}", answer.text);
         serde_json::from_str(&answer.text).unwrap_or_default()
@@ -223,14 +247,22 @@ impl TestSandbox {
 
     /// `POST /_sandbox/…`
     pub async fn control(&self, path: &str, body: Value) -> Value {
-        let answer = send(self.http.post(format!("{}/_sandbox/{path}", self.url)).json(&body)).await;
+        let answer = send(
+            self.http
+                .post(format!("{}/_sandbox/{path}", self.url))
+                .json(&body),
+        )
+        .await;
         assert!(answer.status.is_success(), "{path}: {}", answer.text);
         serde_json::from_str(&answer.text).unwrap_or_default()
     }
 
     /// `GET /_sandbox/…`
     pub async fn look(&self, path: &str) -> Value {
-        send(self.http.get(format!("{}/_sandbox/{path}", self.url))).await.expect(200).json()
+        send(self.http.get(format!("{}/_sandbox/{path}", self.url)))
+            .await
+            .expect(200)
+            .json()
     }
 
     /// `DELETE /_sandbox/…`
@@ -241,24 +273,39 @@ impl TestSandbox {
     /// Every intent that exists, the canceled ones too.
     pub async fn intents(&self) -> Vec<Value> {
         let intents = self.look("payment-intents").await;
-        intents.as_array().or(intents["data"].as_array()).unwrap().clone()
+        intents
+            .as_array()
+            .or(intents["data"].as_array())
+            .unwrap()
+            .clone()
     }
 
     /// The calls to create an intent that arrived.
     pub async fn creations(&self) -> Vec<Value> {
         let requests = self.look("requests?operation=create").await;
-        requests.as_array().or(requests["data"].as_array()).unwrap().clone()
+        requests
+            .as_array()
+            .or(requests["data"].as_array())
+            .unwrap()
+            .clone()
     }
 
     /// Pays with the card that succeeds.
     pub async fn pay(&self, payment_intent_id: &Value) {
-        self.control(&format!("payment-intents/{}/pay", text(payment_intent_id)), json!({})).await;
+        self.control(
+            &format!("payment-intents/{}/pay", text(payment_intent_id)),
+            json!({}),
+        )
+        .await;
     }
 
     /// The next call of this operation goes wrong in this way.
     pub async fn next(&self, operation: &str, kind: &str, more: Value) {
         let mut fault = json!({"operation": operation, "kind": kind, "count": 1});
-        fault.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        fault
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().cloned().unwrap_or_default());
         self.control("faults", fault).await;
     }
 }
@@ -292,7 +339,9 @@ pub fn ten_pounds(reference: &str) -> Value {
 /// A JSON string's text.
 #[track_caller]
 pub fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no string"))
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no string"))
 }
 
 /// Waits for a condition, 20 seconds at most.
@@ -349,7 +398,9 @@ pub async fn empty_database() -> String {
 
 async fn database_on(server: &postgres::Postgres, template: &str) -> String {
     let name = format!("test_{}", uuid::Uuid::now_v7().simple());
-    let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
+    let mut connection = PgConnection::connect(&server.url("postgres"))
+        .await
+        .unwrap();
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name} {template}")))
         .execute(&mut connection)
         .await

@@ -46,7 +46,8 @@ rm -rf "$home"
 impl Postgres {
     /// Starts a server.
     pub fn start() -> Self {
-        let bin = bin_dir().expect("PostgreSQL's server programs are installed: script/test does that");
+        let bin =
+            bin_dir().expect("PostgreSQL's server programs are installed: script/test does that");
         let port = free_port();
         let mut shell = if is_root() {
             // Postgres refuses to run as root; Debian's package brings a user for it.
@@ -98,8 +99,14 @@ impl Postgres {
         let orders = self.orders.as_mut().expect("open until it is dropped");
         writeln!(orders, "{order}").expect("the keeper listens");
         let mut answer = String::new();
-        self.answers.read_line(&mut answer).expect("the keeper answers");
-        assert_eq!(answer.trim(), "ok", "Postgres did not {order}; its log is above");
+        self.answers
+            .read_line(&mut answer)
+            .expect("the keeper answers");
+        assert_eq!(
+            answer.trim(),
+            "ok",
+            "Postgres did not {order}; its log is above"
+        );
     }
 }
 
@@ -136,9 +143,9 @@ fn bin_dir() -> Option<PathBuf> {
         versions.sort();
         found.extend(versions.into_iter().rev());
     }
-    found
-        .into_iter()
-        .find(|dir| dir.join("initdb").exists() && dir.join("postgres").exists() && dir.join("pg_ctl").exists())
+    found.into_iter().find(|dir| {
+        dir.join("initdb").exists() && dir.join("postgres").exists() && dir.join("pg_ctl").exists()
+    })
 }
 
 fn is_root() -> bool {

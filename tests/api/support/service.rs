@@ -57,7 +57,9 @@ impl Service {
                 while let Ok(Some(line)) = lines.next_line().await {
                     let event: Value = serde_json::from_str(&line).unwrap_or_default();
                     if event["message"] == "listening" {
-                        let _ = found.send(event["address"].as_str().unwrap().to_owned()).await;
+                        let _ = found
+                            .send(event["address"].as_str().unwrap().to_owned())
+                            .await;
                     }
                     let mut log = log.lock().unwrap();
                     log.push_str(&line);
@@ -65,9 +67,13 @@ impl Service {
                 }
             }
         });
-        let address = within(Duration::from_secs(30), "the service listens", address.recv())
-            .await
-            .unwrap_or_else(|| panic!("the service did not start: {}", log.lock().unwrap()));
+        let address = within(
+            Duration::from_secs(30),
+            "the service listens",
+            address.recv(),
+        )
+        .await
+        .unwrap_or_else(|| panic!("the service did not start: {}", log.lock().unwrap()));
         Self {
             url: format!("http://{address}"),
             process,
@@ -83,11 +89,23 @@ impl Service {
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let id = self.process.id().expect("it still runs").to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// How it ended, once it has.
     pub async fn ended(&mut self) -> ExitStatus {
-        within(Duration::from_secs(30), "the service ends", self.process.wait()).await.unwrap()
+        within(
+            Duration::from_secs(30),
+            "the service ends",
+            self.process.wait(),
+        )
+        .await
+        .unwrap()
     }
 }
