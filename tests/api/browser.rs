@@ -1,1 +1,164 @@
+//! A customer with a browser: opens the link, pays with each of Dojo's test cards, and the service knows.
 
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+
+use crate::support::{TestApp, eventually, postgres::free_port, ten_pounds, text, within};
+
+/// A card, its security code.
+const SUCCEEDS: (&str, &str) = ("5200 0000 0000 1005", "020");
+const CHALLENGED: (&str, &str) = ("5200 0000 0000 1096", "020");
+const DECLINED: (&str, &str) = ("4456 5300 0000 1013", "341");
+
+/// Headless Chromium, and the driver that it is told what to do through.
+struct Browser {
+    page: Client,
+    driver: Child,
+    profile: PathBuf,
+}
+
+impl Browser {
+    async fn open(url: &Value) -> Self {
+        let port = free_port();
+        let driver = std::env::var_os("CHROMEDRIVER").unwrap_or_else(|| "chromedriver".into());
+        let driver = Command::new(driver)
+            .arg(format!("--port={port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("chromedriver is installed: script/test does that");
+        let profile = std::env::temp_dir().join(format!("dojo-browser-{port}-{}", driver.id()));
+        let mut options = json!({"args": [
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--disable-dev-shm-usage", "--window-size=1000,1200",
+            format!("--user-data-dir={}", profile.display()),
+        ]});
+        if let Ok(chromium) = std::env::var("CHROMIUM") {
+            options["binary"] = json!(chromium);
+        }
+        let capabilities = json!({"goog:chromeOptions": options});
+        let page = eventually("the browser starts", async || {
+            ClientBuilder::new(HttpConnector::new())
+                .capabilities(capabilities.as_object().unwrap().clone())
+                .connect(&format!("http://127.0.0.1:{port}"))
+                .await
+                .ok()
+        })
+        .await;
+        page.goto(text(url)).await.unwrap();
+        Self {
+            page,
+            driver,
+            profile,
+        }
+    }
+
+    async fn type_into(&self, autocomplete: &str, what: &str) {
+        let field = format!("[autocomplete={autocomplete}]");
+        let field = self.page.find(Locator::Css(&field)).await.unwrap();
+        field.clear().await.unwrap();
+        field.send_keys(what).await.unwrap();
+    }
+
+    /// Fills in the card as a browser's own autofill would find the fields, and pays.
+    async fn pay_with(&self, (number, code): (&str, &str)) {
+        self.type_into("cc-number", number).await;
+        self.type_into("cc-exp", "12/29").await;
+        self.type_into("cc-csc", code).await;
+        self.type_into("cc-name", "Ann Example").await;
+        self.click("pay").await;
+    }
+
+    async fn click(&self, id: &str) {
+        self.page
+            .find(Locator::Id(id))
+            .await
+            .unwrap()
+            .click()
+            .await
+            .unwrap();
+    }
+
+    /// Waits until the page says this.
+    async fn says(&self, words: &str) {
+        eventually(&format!("the page says {words:?}"), async || {
+            let body = self.page.find(Locator::Css("body")).await.ok()?;
+            body.text().await.ok()?.contains(words).then_some(())
+        })
+        .await;
+    }
+
+    async fn close(mut self) {
+        let closed = self.page.clone().close();
+        let _ = within(Duration::from_secs(10), "the browser closes", closed).await;
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+        let _ = std::fs::remove_dir_all(&self.profile);
+    }
+}
+
+impl Drop for Browser {
+    /// For a test that failed before it closed the browser, which ends with its driver.
+    fn drop(&mut self) {
+        let _ = self.driver.kill();
+    }
+}
+
+#[tokio::test]
+async fn the_card_that_succeeds() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let browser = Browser::open(&link["url"]).await;
+    browser.says("£10.00").await;
+    browser.pay_with(SUCCEEDS).await;
+    browser.says("Payment successful").await;
+    app.link_with_status(&link["id"], "Captured").await;
+
+    // The link is used up, and says so to whoever opens it again.
+    browser.page.goto(text(&link["url"])).await.unwrap();
+    browser.says("used").await;
+    assert!(browser.page.find(Locator::Id("pay")).await.is_err());
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_card_that_is_challenged_then_goes_on_to_the_shop() {
+    let app = TestApp::start().await;
+    let shop = format!("{}/healthz", app.service.url);
+    let mut request = ten_pounds("Order 1");
+    request["config"] = json!({"redirectUrl": shop});
+    request["captureMode"] = json!("Manual");
+    request["autoExpireAction"] = json!("Release");
+    let link = app.create(&request).await.expect(201).json();
+    let browser = Browser::open(&link["url"]).await;
+    browser.pay_with(CHALLENGED).await;
+    browser.says("Confirm that it is you").await;
+    assert_eq!(app.link(&link["id"]).await["status"], "Created");
+    browser.click("approve").await;
+    browser.says("ok").await;
+    assert_eq!(browser.page.current_url().await.unwrap().as_str(), shop);
+    app.link_with_status(&link["id"], "Authorized").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_card_that_is_declined_and_then_another() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let browser = Browser::open(&link["url"]).await;
+    browser.pay_with(DECLINED).await;
+    browser.says("declined").await;
+    assert_eq!(app.link(&link["id"]).await["status"], "Created");
+    browser.pay_with(SUCCEEDS).await;
+    browser.says("Payment successful").await;
+    app.link_with_status(&link["id"], "Captured").await;
+    browser.close().await;
+}

@@ -1,0 +1,302 @@
+//! The whole thing on one machine: a private Postgres, the sandbox in Dojo's place, the service, and a payment
+//! link to pay. Run it with `script/demo`, which builds and installs what it needs.
+
+#![allow(unreachable_pub, reason = "it shares a file with the tests")]
+
+#[path = "../tests/api/support/postgres.rs"]
+mod postgres;
+
+use std::{
+    error::Error,
+    fs::File,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use clap::Parser;
+use dojo_sandbox::signature;
+use postgres::{Postgres, free_port};
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tokio::process::{Child, Command};
+
+const API_KEY: &str = "dpl_demo_0123456789abcdef0123456789abcdef";
+const DOJO_API_KEY: &str = "sk_sandbox_demo";
+const WEBHOOK_SECRET: &str = "whs_demo_0123456789";
+
+/// Starts everything, makes a payment link, waits for it to be paid, and shows the state move.
+#[derive(Parser)]
+struct Options {
+    /// Pay the link yourself, and end.
+    #[arg(long)]
+    pay: bool,
+}
+
+type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
+
+#[tokio::main]
+async fn main() -> Result {
+    let options = Options::parse();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // Dropping the demo's future drops what it started, which ends all of it.
+    tokio::select! {
+        result = demo(&options) => result,
+        _ = tokio::signal::ctrl_c() => {
+            println!("\nStopped; nothing is left running.");
+            Ok(())
+        }
+    }
+}
+
+async fn demo(options: &Options) -> Result {
+    let logs = std::env::temp_dir().join(format!("dojo-payment-links-demo-{}", std::process::id()));
+    std::fs::create_dir_all(&logs)?;
+
+    step("Starting a private Postgres");
+    let postgres = tokio::task::spawn_blocking(Postgres::start).await?;
+    let (service_port, sandbox_port) = (port(8080), port(9400));
+    let service_url = format!("http://localhost:{service_port}");
+    let sandbox_url = format!("http://localhost:{sandbox_port}");
+
+    step("Starting the sandbox, which stands in for Dojo");
+    let _sandbox = start(
+        "dojo-sandbox",
+        &[],
+        &[
+            ("SANDBOX_LISTEN_ADDR", &format!("127.0.0.1:{sandbox_port}")),
+            ("SANDBOX_PUBLIC_URL", &sandbox_url),
+            (
+                "SANDBOX_WEBHOOK_URL",
+                &format!("http://127.0.0.1:{service_port}/webhooks/dojo"),
+            ),
+            ("SANDBOX_WEBHOOK_SECRET", WEBHOOK_SECRET),
+        ],
+        &logs,
+    )?;
+    ready(&format!("{sandbox_url}/_sandbox/health"), &logs).await?;
+    println!("    {sandbox_url}");
+
+    step("Starting the service");
+    let _service = start(
+        "dojo-payment-links",
+        &["serve"],
+        &[
+            ("LISTEN_ADDR", &format!("127.0.0.1:{service_port}")),
+            ("DATABASE_URL", &postgres.url("postgres")),
+            ("BOOTSTRAP_API_KEY", API_KEY),
+            ("DOJO_API_URL", &sandbox_url),
+            ("DOJO_CHECKOUT_URL", &format!("{sandbox_url}/checkout")),
+            ("DOJO_API_KEY", DOJO_API_KEY),
+            ("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET),
+        ],
+        &logs,
+    )?;
+    ready(&format!("{service_url}/readyz"), &logs).await?;
+    println!("    {service_url}, its documentation at {service_url}/docs");
+
+    step("Asking the service for a link over 24.50 GBP");
+    let request = json!({
+        "amount": {"value": 2450, "currencyCode": "GBP"},
+        "reference": "Order 236",
+        "description": "Two theatre tickets",
+        "config": {"details": {"showTotal": true, "showReference": true}},
+    });
+    println!(
+        "    curl -X POST {service_url}/v1/payment-links \\\n      \
+           -H 'Authorization: Bearer {API_KEY}' \\\n      \
+           -H 'Content-Type: application/json' \\\n      \
+           -H 'Idempotency-Key: order-236' \\\n      \
+           -d '{request}'"
+    );
+    let api = Api {
+        http: Client::builder()
+            .timeout(Duration::from_secs(15))
+            .no_proxy()
+            .build()?,
+        url: format!("{service_url}/v1/payment-links"),
+    };
+    let link = api.call(Method::POST, "", Some(&request)).await?;
+    let id = text(&link["id"]);
+    let intent = text(&link["paymentIntentId"]);
+    println!("    {id} is {}", text(&link["status"]));
+
+    if options.pay {
+        step("Paying it with the test card that succeeds");
+        let pay = format!("{sandbox_url}/_sandbox/payment-intents/{intent}/pay");
+        api.http
+            .post(pay)
+            .json(&json!({}))
+            .send()
+            .await?
+            .error_for_status()?;
+    } else {
+        step("Open the link in a browser and pay it");
+        println!("    {}", text(&link["url"]));
+        println!("    Card 5200 0000 0000 1005, expiry 12/29, CVV 020, any name");
+        println!("    (Ctrl-C ends everything)");
+    }
+
+    let webhook = webhook_of_payment(&postgres.url("postgres"), intent).await?;
+    step("Dojo's webhook arrived");
+    println!(
+        "    dojo-signature: {}",
+        signature::sign(WEBHOOK_SECRET, webhook.as_bytes())
+    );
+    println!("    {webhook}");
+
+    step("The service says what became of it");
+    let path = format!("/{id}");
+    println!(
+        "    curl {}{path} -H 'Authorization: Bearer {API_KEY}'",
+        api.url
+    );
+    let paid = loop {
+        let now = api.call(Method::GET, &path, None).await?;
+        if now["status"] != link["status"] {
+            break now;
+        }
+        pause().await;
+    };
+    println!(
+        "    {id}: {} → {}",
+        text(&link["status"]),
+        text(&paid["status"])
+    );
+    println!(
+        "    curl {}{path}/events -H 'Authorization: Bearer {API_KEY}'",
+        api.url
+    );
+    let events = api
+        .call(Method::GET, &format!("{path}/events"), None)
+        .await?;
+    for event in events["data"].as_array().into_iter().flatten() {
+        println!(
+            "    {}  {:<10} {}",
+            text(&event["occurredAt"]),
+            text(&event["type"]),
+            text(&event["statusAfter"])
+        );
+    }
+    if paid["status"] != "Captured" {
+        return Err(format!("the link is {}, not Captured", paid["status"]).into());
+    }
+
+    if !options.pay {
+        step("Everything keeps running for you to try; Ctrl-C ends it");
+        println!("    Logs: {}", logs.display());
+        std::future::pending::<()>().await;
+    }
+    std::fs::remove_dir_all(&logs)?;
+    println!("\nPaid. Everything is stopped again.");
+    Ok(())
+}
+
+/// The service's API.
+struct Api {
+    http: Client,
+    url: String,
+}
+
+impl Api {
+    async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(API_KEY);
+        if let Some(body) = body {
+            request = request.header("idempotency-key", "order-236").json(body);
+        }
+        let response = request.send().await?;
+        let status = response.status();
+        let answer: Value = response.json().await?;
+        if status.is_success() {
+            Ok(answer)
+        } else {
+            Err(answer.to_string().into())
+        }
+    }
+}
+
+/// Waits until the service has stored the webhook that tells of the payment; its body, as it came.
+async fn webhook_of_payment(database_url: &str, intent: &str) -> Result<String> {
+    let mut database = PgConnection::connect(database_url).await?;
+    loop {
+        let body: Option<Vec<u8>> = sqlx::query_scalar(
+            "SELECT body FROM webhook_events
+             WHERE payment_intent_id = $1 AND event_type = 'payment_intent.status_updated'",
+        )
+        .bind(intent)
+        .fetch_optional(&mut database)
+        .await?;
+        if let Some(body) = body {
+            return Ok(String::from_utf8(body)?);
+        }
+        pause().await;
+    }
+}
+
+/// Starts one of our programs, which stand beside this one's folder.
+fn start(name: &str, arguments: &[&str], settings: &[(&str, &str)], logs: &Path) -> Result<Child> {
+    let log = File::create(log_of(name, logs))?;
+    let folder = std::env::current_exe()?;
+    let folder = folder
+        .ancestors()
+        .nth(2)
+        .ok_or("the demo runs from its build folder")?;
+    Command::new(folder.join(name))
+        .args(arguments)
+        .envs(settings.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| {
+            format!("{name} does not start: {error}; run script/demo, which builds it").into()
+        })
+}
+
+fn log_of(name: &str, logs: &Path) -> PathBuf {
+    logs.join(format!("{name}.log"))
+}
+
+/// Waits until this address answers, 30 seconds at most.
+async fn ready(url: &str, logs: &Path) -> Result {
+    let http = Client::builder()
+        .timeout(Duration::from_secs(2))
+        .no_proxy()
+        .build()?;
+    let answers = async {
+        while !http
+            .get(url)
+            .send()
+            .await
+            .is_ok_and(|answer| answer.status().is_success())
+        {
+            pause().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), answers)
+        .await
+        .map_err(|_| format!("{url} does not answer; see the logs in {}", logs.display()).into())
+}
+
+/// This port if it is free, another one if not.
+fn port(wish: u16) -> u16 {
+    TcpListener::bind(("127.0.0.1", wish)).map_or_else(|_| free_port(), |_| wish)
+}
+
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+fn step(what: &str) {
+    println!("\n▸ {what}");
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
