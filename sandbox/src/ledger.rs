@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
-use crate::intents::{Intent, Refusal};
+use crate::intents::{Intent, Refund, Refusal};
 use crate::webhooks::Event;
 
 /// The oldest intents are forgotten beyond this many, so that a load test cannot eat the machine.
@@ -20,6 +20,8 @@ pub(crate) struct Ledger {
     intents: BTreeMap<Position, Intent>,
     positions: HashMap<String, Position>,
     due: BTreeSet<(Timestamp, Position)>,
+    /// Which intent a refund belongs to.
+    refunds: HashMap<String, Position>,
     next: Position,
     outbox: Vec<Event>,
 }
@@ -38,6 +40,7 @@ impl Ledger {
             intents: BTreeMap::new(),
             positions: HashMap::new(),
             due: BTreeSet::new(),
+            refunds: HashMap::new(),
             next: 1,
             outbox: Vec::new(),
         }
@@ -49,6 +52,9 @@ impl Ledger {
             && let Some((position, forgotten)) = self.intents.pop_first()
         {
             self.positions.remove(&forgotten.id);
+            for refund in &forgotten.refunds {
+                self.refunds.remove(&refund.id);
+            }
             if let Some(moment) = forgotten.due_at() {
                 self.due.remove(&(moment, position));
             }
@@ -66,6 +72,16 @@ impl Ledger {
         self.positions
             .get(id)
             .and_then(|position| self.intents.get(position))
+    }
+
+    /// A refund and the intent it belongs to.
+    pub(crate) fn find_refund(&self, id: &str) -> Option<(&Intent, &Refund)> {
+        let intent = self
+            .refunds
+            .get(id)
+            .and_then(|position| self.intents.get(position))?;
+        let refund = intent.refunds.iter().find(|refund| refund.id == id)?;
+        Some((intent, refund))
     }
 
     /// All intents with their positions, oldest first.
@@ -127,6 +143,9 @@ impl Ledger {
         }
         self.due
             .extend(changed.due_at().map(|moment| (moment, position)));
+        for refund in changed.refunds.iter().skip(current.refunds.len()) {
+            self.refunds.insert(refund.id.clone(), position);
+        }
         *current = changed;
         Ok((outcome, current))
     }

@@ -1,7 +1,9 @@
 //! Dojo's API: the same paths, headers, shapes, statuses and refusals.
 
 mod body;
+mod manage;
 mod payment_intents;
+mod refunds;
 mod search;
 mod webhooks;
 
@@ -32,6 +34,13 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
             "/payment-intents/{id}",
             get(payment_intents::fetch).delete(payment_intents::cancel),
         )
+        .route("/payment-intents/{id}/captures", post(manage::capture))
+        .route("/payment-intents/{id}/reversal", post(manage::reverse))
+        .route("/payment-intents/{id}/amount", post(manage::set_amount))
+        .route("/payment-intents/{id}/tips-amount", post(manage::set_tips))
+        .route("/payment-intents/{id}/receipt", post(manage::send_receipt))
+        .route("/payment-intents/{id}/refunds", post(refunds::create))
+        .route("/payment-intents/refunds/{refund_id}", get(refunds::fetch))
         .route("/webhooks/events", get(webhooks::events))
         .route("/webhooks", get(webhooks::list).post(webhooks::subscribe))
         .route(
@@ -123,7 +132,11 @@ fn no_such_intent() -> Problem {
 fn refused_as(status: StatusCode) -> impl FnOnce(ChangeError) -> Problem {
     move |error| match error {
         ChangeError::NoSuchIntent => no_such_intent(),
-        ChangeError::Refused(Refusal(reason)) => Problem::new(status, reason),
+        ChangeError::Refused(Refusal::NotAllowed(member)) => Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            Refusal::NotAllowed(member).to_string(),
+        ),
+        ChangeError::Refused(refusal) => Problem::new(status, refusal.to_string()),
     }
 }
 

@@ -90,7 +90,9 @@ async fn pay(
     let amount = intent.total_amount;
     let attempt = change(&world, &id, |intent, now| {
         if intent.total_amount != amount {
-            return Err(Refusal("The amount changed in the meantime.".to_owned()));
+            return Err(Refusal::State(
+                "The amount changed in the meantime.".to_owned(),
+            ));
         }
         filled.note_on(intent);
         intent.present(filled.card, now)

@@ -149,6 +149,6 @@ fn change(
             ChangeError::NoSuchIntent => {
                 Problem::not_found("There is no payment intent with this id.")
             }
-            ChangeError::Refused(Refusal(reason)) => Problem::conflict(reason),
+            ChangeError::Refused(refusal) => Problem::conflict(refusal.to_string()),
         })
 }

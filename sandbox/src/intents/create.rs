@@ -118,6 +118,7 @@ impl Intent {
             payment_events: Vec::new(),
             terminal_session_history: Vec::new(),
             captures: Vec::new(),
+            refunds: Vec::new(),
             authorized_at: None,
             challenge: None,
             expired: false,

@@ -3,6 +3,7 @@
 
 mod cards;
 mod create;
+mod manage;
 mod rules;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -60,6 +61,8 @@ pub(crate) struct Intent {
     pub(crate) payment_link: String,
     pub(crate) terminal_session_history: Vec<Value>,
     pub(crate) captures: Vec<Capture>,
+    #[serde(skip)]
+    pub(crate) refunds: Vec<Refund>,
     /// When the card was authorized; what the seven days and `autoExpireIn` count from.
     #[serde(skip)]
     pub(crate) authorized_at: Option<Timestamp>,
@@ -329,4 +332,24 @@ pub(crate) struct Capture {
     pub(crate) tips_amount: Option<i64>,
     pub(crate) status: &'static str,
     pub(crate) created_at: Timestamp,
+}
+
+/// Money given back.
+#[derive(Clone, Debug)]
+pub(crate) struct Refund {
+    pub(crate) id: String,
+    pub(crate) idempotency_key: String,
+    pub(crate) request: RefundRequest,
+}
+
+/// What `POST /payment-intents/{id}/refunds` asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RefundRequest {
+    /// Minor units.
+    pub(crate) amount: i64,
+    pub(crate) refund_reason: Option<String>,
+    pub(crate) notes: Option<String>,
+    /// Taken in and compared on a repeat, but without effect: Dojo does not document any.
+    pub(crate) previous_transaction_id: Option<String>,
 }

@@ -27,7 +27,26 @@ pub(crate) enum Attempt {
 
 /// Why an intent does not do what it is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal(pub(crate) String);
+pub(crate) enum Refusal {
+    /// Its state or its amounts do not allow it.
+    State(String),
+    /// The member of `config.payment` that would allow it is not set.
+    NotAllowed(&'static str),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::State(reason) => f.write_str(reason),
+            Self::NotAllowed(member) => {
+                write!(
+                    f,
+                    "This payment intent was created without config.payment.{member}."
+                )
+            }
+        }
+    }
+}
 
 impl Intent {
     /// Presents a card. A link takes one successful payment, so only a `Created` intent has any use
@@ -68,7 +87,7 @@ impl Intent {
         let transaction = self
             .challenge
             .take()
-            .ok_or_else(|| Refusal("No challenge is waiting for an answer.".to_owned()))?;
+            .ok_or_else(|| Refusal::State("No challenge is waiting for an answer.".to_owned()))?;
         if passed {
             self.approve(transaction, now);
             Ok(Attempt::Paid)
@@ -90,11 +109,15 @@ impl Intent {
     pub(crate) fn due_at(&self) -> Option<Timestamp> {
         match self.status {
             Status::Created => Some(self.expire_at),
-            Status::Authorized => self.authorized_at.map(|authorized| {
-                authorized.plus(self.auto_expire_after().unwrap_or(AUTHORIZATION_LIFE))
-            }),
+            Status::Authorized => self.authorization_ends(),
             _ => None,
         }
+    }
+
+    /// Until when the card's issuer holds the money.
+    pub(super) fn authorization_ends(&self) -> Option<Timestamp> {
+        let life = self.auto_expire_after().unwrap_or(AUTHORIZATION_LIFE);
+        self.authorized_at.map(|authorized| authorized.plus(life))
     }
 
     /// What becomes of the intent when its time is up: unpaid, it is voided; authorized, it is
@@ -111,7 +134,7 @@ impl Intent {
                 if capture {
                     self.capture_all(now);
                 } else {
-                    self.release(now);
+                    self.settle(Status::Reversed, "REVERSED", now);
                 }
                 Ok(())
             }
@@ -132,7 +155,7 @@ impl Intent {
     }
 
     pub(super) fn refuses(&self, verb: &str) -> Refusal {
-        Refusal(format!(
+        Refusal::State(format!(
             "A payment intent with status {} cannot {verb}.",
             self.status.word()
         ))
@@ -155,16 +178,12 @@ impl Intent {
         let tips = self.tips_amount.map(|tips| tips.value);
         self.captures.push(Capture {
             id: ids::uuid(),
-            amount: self.total_amount.value - tips.unwrap_or(0),
+            amount: self.left_to_capture(),
             tips_amount: tips,
             status: "Successful",
             created_at: now,
         });
         self.settle(Status::Captured, "DEPOSITED", now);
-    }
-
-    pub(super) fn release(&mut self, now: Timestamp) {
-        self.settle(Status::Reversed, "REVERSED", now);
     }
 
     /// Moves to a status in which the payment is final, and shows how it went.
@@ -198,7 +217,7 @@ impl Intent {
         });
     }
 
-    fn record_own(&mut self, event_type: &'static str, now: Timestamp) {
+    pub(super) fn record_own(&mut self, event_type: &'static str, now: Timestamp) {
         let transaction = self.transaction.clone();
         self.record(event_type, transaction.as_ref(), now);
     }

@@ -2,9 +2,10 @@
 //! of this project, so this runs on demand:
 //! `DOJO_OPENAPI=openapi.json cargo test -p dojo-sandbox -- --ignored`
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Receiver, Rig, id, ten_pounds, ten_pounds_manual};
+use crate::support::{Receiver, Rig, answer, id, ten_pounds, ten_pounds_manual};
 
 /// OpenAPI 3.0 says `nullable` where JSON Schema names a type or an alternative more.
 fn as_json_schema(value: &mut Value) {
@@ -88,6 +89,30 @@ async fn answers_are_of_the_documented_shapes() {
     document.check_intent(&rig.control(&format!("{path}/decline"), &json!({})).await);
     document.check_intent(&rig.control(&format!("{path}/challenge"), &json!({})).await);
     document.check_intent(&rig.pay(&id(&auto)).await);
+
+    let path = format!("/payment-intents/{}", id(&auto));
+    let refund = rig
+        .api(Method::POST, &format!("{path}/refunds"))
+        .header("idempotencyKey", "r");
+    let (_, refund) = answer(refund.json(&json!({"amount": 400, "notes": "Cold"}))).await;
+    document.check("Refund", &refund);
+    document.check_intent(&rig.intent(&id(&auto)).await);
+
+    let open = id(&rig.create(&ten_pounds_manual("Release")).await);
+    rig.pay(&open).await;
+    let path = format!("/payment-intents/{open}");
+    let capture = json!({"amount": 400});
+    document.check(
+        "Capture",
+        &rig.post(&format!("{path}/captures"), &capture).await.1,
+    );
+    document.check_intent(&rig.intent(&open).await);
+
+    let reversed = rig.create_simple().await;
+    rig.pay(&reversed).await;
+    let path = format!("/payment-intents/{reversed}/reversal");
+    document.check("Reversal", &rig.post(&path, &json!({})).await.1);
+    document.check_intent(&rig.intent(&reversed).await);
 
     let canceled = rig.create_simple().await;
     document.check_intent(&rig.delete(&format!("/payment-intents/{canceled}")).await.1);

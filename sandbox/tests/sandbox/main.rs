@@ -5,6 +5,7 @@ mod clock;
 mod controls;
 mod documents;
 mod faults;
+mod manage;
 mod payment_intents;
 mod search;
 mod subscriptions;
