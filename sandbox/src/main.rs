@@ -1,6 +1,7 @@
 //! `dojo-sandbox`: the stand-in for Dojo as a program.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use clap::{Parser, Subcommand};
 use dojo_sandbox::{Sandbox, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A stand-in for Dojo: its payment API, hosted checkout page and signed webhooks
 #[derive(Debug, Parser)]
@@ -38,13 +41,18 @@ enum Command {
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Some(Command::Healthcheck { listen_addr }) => healthcheck(listen_addr).await,
+        Some(Command::Healthcheck { listen_addr }) => healthcheck(listen_addr),
         None => run(arguments.settings, arguments.seed).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dojo-sandbox: {error}");
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                eprintln!("  because: {error}");
+                cause = error.source();
+            }
             ExitCode::FAILURE
         }
     }
@@ -70,19 +78,23 @@ async fn run(settings: Settings, seed: Option<u64>) -> Result<(), Box<dyn std::e
     Ok(())
 }
 
-async fn healthcheck(listen_addr: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
+/// The request is so small that it needs no client, nor the certificates that one would want.
+fn healthcheck(listen_addr: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
     let addr = SocketAddr::new(reachable(listen_addr.ip()), listen_addr.port());
-    // The request is plain HTTP, yet the client does not build without a provider.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
-        .timeout(Duration::from_secs(2))
-        .build()?;
-    let answer = client
-        .get(format!("http://{addr}/_sandbox/health"))
-        .send()
-        .await?;
-    answer.error_for_status()?;
-    Ok(())
+    let mut stream = TcpStream::connect_timeout(&addr, HEALTHCHECK_TIMEOUT)?;
+    stream.set_read_timeout(Some(HEALTHCHECK_TIMEOUT))?;
+    stream.set_write_timeout(Some(HEALTHCHECK_TIMEOUT))?;
+    write!(
+        stream,
+        "GET /_sandbox/health HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut status_line = String::new();
+    BufReader::new(stream).read_line(&mut status_line)?;
+    if status_line.starts_with("HTTP/1.1 200 ") {
+        Ok(())
+    } else {
+        Err(format!("the sandbox at {addr} answers {:?}", status_line.trim_end()).into())
+    }
 }
 
 /// One cannot call "any address", but a server that listens there hears this machine.

@@ -1,7 +1,9 @@
 //! The hosted checkout page: HTML from the server, complete without JavaScript.
 
 mod countries;
+mod fields;
 mod form;
+mod order;
 mod page;
 
 use std::sync::Arc;

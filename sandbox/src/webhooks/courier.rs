@@ -92,12 +92,11 @@ impl Courier {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("dojo-sandbox/", env!("CARGO_PKG_VERSION")))
-            .timeout(ANSWER_TIMEOUT)
-            // Anything but 2xx is a refusal, a redirect included.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
+        let client = client(|builder| builder).or_else(|error| {
+            // A bare container has no certificates, and needs none for webhooks over plain http.
+            tracing::warn!(%error, "no root certificates: webhooks to https URLs will fail");
+            client(|builder| builder.tls_certs_only([]))
+        })?;
         Ok(Self(Arc::new(Inner {
             client,
             clock,
@@ -324,6 +323,17 @@ impl Courier {
     fn shared(&self) -> MutexGuard<'_, Shared> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn client(
+    adjust: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, reqwest::Error> {
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("dojo-sandbox/", env!("CARGO_PKG_VERSION")))
+        .timeout(ANSWER_TIMEOUT)
+        // Anything but 2xx is a refusal, a redirect included.
+        .redirect(reqwest::redirect::Policy::none());
+    adjust(builder).build()
 }
 
 impl Shared {
