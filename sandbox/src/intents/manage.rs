@@ -237,3 +237,114 @@ impl Intent {
             .ok_or_else(|| Refusal::State("The total is too large.".to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+    use serde_json::json;
+    use time::Duration;
+
+    use crate::clock::Timestamp;
+    use crate::intents::{Card, Intent, Origin, Reaction, RefundRequest, Status};
+
+    fn intent(mode: &str, now: Timestamp) -> Intent {
+        let request = serde_json::from_value(json!({
+            "amount": {"value": 1000, "currencyCode": "GBP"},
+            "tipsAmount": {"value": 100, "currencyCode": "GBP"},
+            "reference": "Order 234",
+            "captureMode": mode,
+            "autoExpireAction": "Capture",
+            "config": {"payment": {"customAmountAllowed": true, "tipsAllowed": true}},
+        }));
+        let origin = Origin {
+            public_url: "http://localhost",
+            now,
+        };
+        Intent::create(request.expect("a request"), &origin)
+    }
+
+    /// Does anything that can be done; whether it is refused is the rules' affair.
+    fn do_anything(intent: &mut Intent, rng: &mut StdRng, now: Timestamp) {
+        let amount = rng.random_range(1..=700);
+        let money = intent.amount.with_value(amount);
+        let refund = RefundRequest {
+            amount,
+            refund_reason: None,
+            notes: None,
+            previous_transaction_id: None,
+        };
+        let _ = match rng.random_range(0..10) {
+            0 => intent
+                .present(Card::that_will(Reaction::Approve), now)
+                .map(|_| ()),
+            1 => intent
+                .present(Card::that_will(Reaction::Challenge), now)
+                .map(|_| ()),
+            2 => intent
+                .answer_challenge(rng.random_bool(0.5), now)
+                .map(|_| ()),
+            3 if rng.random_bool(0.2) => intent.cancel(),
+            4 | 5 => intent
+                .capture(amount, rng.random_bool(0.3).then_some(50), now)
+                .map(|_| ()),
+            6 => intent.refund(refund, String::new(), now).map(|_| ()),
+            7 if rng.random_bool(0.2) => intent.reverse(now),
+            8 => intent.set_amount(money, None, None),
+            9 => intent.set_tips(money),
+            _ if rng.random_bool(0.1) => intent.run_out(now),
+            _ => Ok(()),
+        };
+    }
+
+    fn may_follow(before: &Status, after: &Status) -> bool {
+        use Status::{Authorized, Canceled, Captured, Created, Refunded, Reversed};
+        before == after
+            || matches!(
+                (before, after),
+                (Created, Authorized | Captured | Canceled)
+                    | (Authorized, Captured | Reversed)
+                    | (Captured, Reversed | Refunded)
+            )
+    }
+
+    #[test]
+    fn whatever_is_tried_no_money_appears_or_vanishes() {
+        let start = Timestamp::parse("2026-03-01T12:00:00Z").expect("a moment");
+        let mut ends = std::collections::BTreeSet::new();
+        for seed in 0..2_000 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mode = if seed % 2 == 0 { "Auto" } else { "Manual" };
+            let mut intent = intent(mode, start);
+            for step in 0..40 {
+                let before = intent.clone();
+                do_anything(&mut intent, &mut rng, start.plus(Duration::hours(step)));
+                assert!(
+                    may_follow(&before.status, &intent.status),
+                    "{before:?}\n{intent:?}"
+                );
+
+                let total = intent.total_amount.value;
+                let tips = intent.tips_amount.map_or(0, |tips| tips.value);
+                assert_eq!(total, intent.amount.value + tips, "{intent:?}");
+                assert!(intent.left_to_capture() >= 0, "{intent:?}");
+                assert!(intent.taken() <= total, "{intent:?}");
+                let refunded: i64 = intent
+                    .refunds
+                    .iter()
+                    .map(|refund| refund.request.amount)
+                    .sum();
+                assert_eq!(intent.refunded_amount, refunded, "{intent:?}");
+                assert!(refunded <= intent.taken(), "{intent:?}");
+                let all_returned = refunded > 0 && refunded == intent.taken();
+                assert_eq!(
+                    intent.status == Status::Refunded,
+                    all_returned,
+                    "{intent:?}"
+                );
+            }
+            ends.insert(intent.status.word().to_owned());
+        }
+        assert_eq!(ends.len(), 6, "some status was never reached: {ends:?}");
+    }
+}
