@@ -1,18 +1,20 @@
 //! The service as a whole: put together once, run until it is told to stop. `main` and nobody else decides
 //! when; tests build exactly the same.
 
-use std::{future::Future, io, net::SocketAddr, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum_server::Handle;
 use hyper_util::rt::TokioTimer;
 use sqlx::PgPool;
-use tokio_util::task::TaskTracker;
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
     api::{self, AppState, auth},
     config::{ConfigError, ServeSettings},
     dojo::Account,
+    jobs::Jobs,
     store, telemetry,
 };
 
@@ -28,6 +30,7 @@ pub struct Application {
     router: axum::Router,
     pool: PgPool,
     tasks: TaskTracker,
+    stop_jobs: CancellationToken,
     metrics: metrics_exporter_prometheus::PrometheusHandle,
     shutdown_timeout: Duration,
 }
@@ -81,7 +84,25 @@ impl Application {
         let tasks = TaskTracker::new();
         let metrics = telemetry::init_metrics()?;
         let environment = account.environment.as_str();
-        let state = AppState::new(pool.clone(), account, tasks.clone(), metrics.clone());
+        let (bell, stop_jobs) = (Arc::new(Notify::new()), CancellationToken::new());
+        if settings.jobs.run_jobs {
+            Jobs::new(
+                pool.clone(),
+                account.clone(),
+                settings.jobs.clone(),
+                Arc::clone(&bell),
+                stop_jobs.clone(),
+            )
+            .spawn(&tasks);
+        }
+        let state = AppState::new(
+            pool.clone(),
+            account,
+            tasks.clone(),
+            metrics.clone(),
+            bell,
+            settings.jobs.recovery_settle,
+        );
         let router = api::router(state, settings.request_timeout);
 
         let address = settings.listen_addr;
@@ -93,6 +114,7 @@ impl Application {
             router,
             pool,
             tasks,
+            stop_jobs,
             metrics,
             shutdown_timeout: settings.shutdown_timeout,
         })
@@ -103,10 +125,12 @@ impl Application {
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         let handle = Handle::new();
         let stopper = tokio::spawn({
-            let (handle, limit) = (handle.clone(), self.shutdown_timeout);
+            let (handle, stop_jobs) = (handle.clone(), self.stop_jobs.clone());
+            let limit = self.shutdown_timeout;
             async move {
                 stop.await;
-                info!("stopping: requests in flight are finished");
+                info!("stopping: what is in flight is finished");
+                stop_jobs.cancel();
                 handle.graceful_shutdown(Some(limit));
             }
         });

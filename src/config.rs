@@ -50,6 +50,10 @@ pub struct ServeSettings {
     /// Dojo.
     #[command(flatten)]
     pub dojo: DojoSettings,
+
+    /// The background.
+    #[command(flatten)]
+    pub jobs: JobSettings,
 }
 
 impl ServeSettings {
@@ -222,6 +226,51 @@ impl DojoSettings {
     pub fn payment_source(&self) -> Option<String> {
         let source = self.dojo_payment_source.trim();
         (!source.is_empty()).then(|| source.to_owned())
+    }
+}
+
+/// How the background works.
+#[derive(Debug, Clone, Args)]
+pub struct JobSettings {
+    /// Whether this replica does its share of the background work: seeing lost creations through, keeping links
+    /// in step with Dojo. At least one replica has to.
+    #[arg(long, env = "RUN_JOBS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub run_jobs: bool,
+
+    /// How long after Dojo was last asked to create an intent, without an answer, the intent may still come to
+    /// light. Only then is it created again. Longer than Dojo's search lags behind and a request can be on its
+    /// way; Dojo documents neither, and too long costs a late link where too short may cost a second intent
+    /// that has to be canceled. Also how long Dojo has to stand by an answer that is behind what a webhook told.
+    #[arg(long, env = "RECOVERY_SETTLE", default_value = "2m", value_parser = humantime::parse_duration)]
+    pub recovery_settle: Duration,
+
+    /// How long after a link was asked for it may still be created, where Dojo's answer was lost. After that
+    /// nobody waits for it, and a link that comes to life would surprise.
+    #[arg(long, env = "RECOVERY_GIVE_UP", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub recovery_give_up: Duration,
+
+    /// How often to look for work that is due.
+    #[arg(long, env = "POLL_INTERVAL", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub poll_interval: Duration,
+
+    /// How many links to claim at once.
+    #[arg(long, env = "BACKGROUND_BATCH", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    pub batch: i64,
+
+    /// How many calls to Dojo the background makes at once, for each kind of work.
+    #[arg(long, env = "BACKGROUND_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
+    concurrency: u16,
+
+    /// How many calls to Dojo the background makes in a second at most.
+    #[arg(long, env = "BACKGROUND_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub background_rate: u32,
+}
+
+impl JobSettings {
+    /// How many calls to Dojo the background makes at once, for each kind of work.
+    #[must_use]
+    pub fn concurrency(&self) -> i64 {
+        self.concurrency.into()
     }
 }
 

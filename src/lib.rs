@@ -18,6 +18,7 @@
 //! | [`dojo`] | Dojo's wire: client, errors, webhook signature and event | axum, sqlx |
 //! | [`store`] | all SQL, a function per question | axum, reqwest |
 //! | [`protocol`] | the exactly-once dealings between `store` and `dojo` | HTTP |
+//! | [`jobs`] | background loops: recovery, refresh, strays | HTTP |
 //! | [`api`] | routes, authentication, problems, the OpenAPI document | SQL |
 //! | [`config`] | settings, parsed and checked once | everything else |
 //! | [`telemetry`] | logs and metrics | the domain |
@@ -27,6 +28,7 @@ pub mod api;
 pub mod application;
 pub mod config;
 pub mod dojo;
+pub mod jobs;
 pub mod payment_link;
 pub mod protocol;
 pub mod store;

@@ -65,6 +65,35 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         "payment_links_total",
         "Links asked for, by what became of the creation"
     );
+    metrics::describe_counter!("recoveries_total", "Lost creations, by what became of them");
+    metrics::describe_counter!(
+        "jobs_total",
+        "Pieces of background work, by job and outcome"
+    );
+    metrics::describe_counter!(
+        "disputes_total",
+        "Answers of Dojo's that were behind what a webhook told"
+    );
+    metrics::describe_counter!(
+        "amount_mismatches_total",
+        "Links for which Dojo reports another amount"
+    );
+    metrics::describe_counter!(
+        "intents_missing_total",
+        "Looks at intents that Dojo does not know"
+    );
+    metrics::describe_counter!(
+        "surplus_paid_total",
+        "Second intents of a link that somebody paid"
+    );
+    metrics::describe_gauge!(
+        "backlog_links",
+        "Links that wait for the background, by state"
+    );
+    metrics::describe_gauge!(
+        "backlog_lag_seconds",
+        "How long the oldest of them has been due"
+    );
     metrics::describe_counter!("webhooks_total", "Webhooks received, by what they meant");
     Ok(handle)
 }

@@ -8,8 +8,9 @@ use tracing::error;
 
 use super::{auth::Scope, problem::Problem};
 use crate::{
+    dojo,
     payment_link::{Failure, FailureKind, Fault, PaymentLinkId},
-    store,
+    protocol, store,
 };
 
 /// Every way in which a request can fail, each with its answer. `?` carries all of them.
@@ -52,6 +53,10 @@ pub(crate) enum Error {
     BadSignature,
     #[error("the service cannot reach its database")]
     Store(#[from] store::Error),
+    #[error("Dojo was not reached, or its answer was lost; nothing has changed")]
+    DojoSilent(#[source] dojo::Error),
+    #[error("Dojo refused this service's own key")]
+    DojoRefusesUs(#[source] dojo::Error),
     #[error("the work ended early")]
     Lost(#[from] tokio::task::JoinError),
 }
@@ -62,7 +67,20 @@ fn dojo_failed(failure: &Failure) -> String {
         FailureKind::KeyRefused => {
             "Dojo refused this service's own key; nothing was created".to_owned()
         }
+        FailureKind::NotCreated => format!("nothing was created: {}", failure.detail),
         FailureKind::NotReached => "Dojo could not be reached; nothing was created".to_owned(),
+    }
+}
+
+impl From<protocol::Error> for Error {
+    fn from(error: protocol::Error) -> Self {
+        match error {
+            protocol::Error::Store(error) => Self::Store(error),
+            protocol::Error::Dojo(error @ dojo::Error::KeyRefused { .. }) => {
+                Self::DojoRefusesUs(error)
+            }
+            protocol::Error::Dojo(error) => Self::DojoSilent(error),
+        }
     }
 }
 
@@ -82,8 +100,12 @@ impl Error {
                 FailureKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
                 FailureKind::KeyRefused => StatusCode::BAD_GATEWAY,
                 FailureKind::NotReached => StatusCode::SERVICE_UNAVAILABLE,
+                FailureKind::NotCreated => StatusCode::CONFLICT,
             },
-            Self::Store(store::Error::Database(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DojoRefusesUs(_) => StatusCode::BAD_GATEWAY,
+            Self::DojoSilent(_) | Self::Store(store::Error::Database(_)) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Store(store::Error::Unreadable(_)) | Self::Lost(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -108,8 +130,11 @@ impl Error {
                 FailureKind::Refused => "refused-by-dojo",
                 FailureKind::KeyRefused => "dojo-key-refused",
                 FailureKind::NotReached => "dojo-not-reached",
+                FailureKind::NotCreated => "not-created",
             },
             Self::BadSignature => "bad-signature",
+            Self::DojoSilent(_) => "dojo-not-reached",
+            Self::DojoRefusesUs(_) => "dojo-key-refused",
             Self::Store(store::Error::Database(_)) => "database-unavailable",
             Self::Store(store::Error::Unreadable(_)) | Self::Lost(_) => "internal-error",
         }
@@ -122,6 +147,7 @@ impl Error {
                 Some(Duration::from_secs(1))
             }
             Self::DojoUnsure(_) => Some(Duration::from_secs(5)),
+            Self::DojoSilent(error) => Some(error.retry_after().unwrap_or(Duration::from_secs(5))),
             Self::DojoFailed {
                 failure,
                 retry_after,
@@ -136,7 +162,7 @@ impl Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        if let Self::Store(_) | Self::Lost(_) = &self {
+        if let Self::Store(_) | Self::Lost(_) | Self::DojoRefusesUs(_) = &self {
             error!(error = &self as &dyn std::error::Error, "a request failed");
         }
         let mut problem = Problem::new(self.status(), self.slug(), self.to_string());

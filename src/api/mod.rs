@@ -15,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::from_fn};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use utoipa_axum::router::OpenApiRouter;
@@ -40,6 +41,10 @@ pub struct Shared {
     pub tasks: TaskTracker,
     /// Writes the metrics.
     pub metrics: PrometheusHandle,
+    /// Tells the background that something has just become due.
+    pub bell: Arc<Notify>,
+    /// How long Dojo has to stand by an answer that is behind what a webhook told.
+    pub patience: Duration,
     /// The schema of a request for a link.
     new_payment_link: Schema,
     /// The OpenAPI document, as YAML.
@@ -66,6 +71,8 @@ impl AppState {
         account: Account,
         tasks: TaskTracker,
         metrics: PrometheusHandle,
+        bell: Arc<Notify>,
+        patience: Duration,
     ) -> Self {
         let document = openapi::document();
         Self(Arc::new(Shared {
@@ -73,6 +80,8 @@ impl AppState {
             account,
             tasks,
             metrics,
+            bell,
+            patience,
             new_payment_link: Schema::new(&document, NewPaymentLink::SCHEMA_NAME)
                 .expect("the document is made from the code and a test builds it"),
             openapi: openapi::to_yaml(&document),

@@ -29,7 +29,10 @@ use crate::{
     payment_link::{
         Fault, NewPaymentLink, PaymentLink, PaymentLinkId, Status, broken_rules, timeline,
     },
-    protocol::creation::{self, Outcome},
+    protocol::{
+        self,
+        creation::{self, Outcome},
+    },
     store::{
         self,
         creation::IdempotencyKey,
@@ -55,6 +58,7 @@ fn reading() -> OpenApiRouter<AppState> {
         .routes(routes!(list))
         .routes(routes!(get))
         .routes(routes!(events))
+        .routes(routes!(refresh))
 }
 
 fn writing() -> OpenApiRouter<AppState> {
@@ -362,6 +366,40 @@ async fn events(
         .await?
         .ok_or(Error::NotFound)?;
     Ok(Json(Page::new(entries, limit, |last| last.id.clone())))
+}
+
+/// Asks Dojo about a payment link now, and answers the link as Dojo has it.
+///
+/// There is no need to: webhooks and a schedule keep links in step. It is for the moment when somebody wants to
+/// be sure. A link whose creation is not settled yet is answered as it is.
+#[utoipa::path(
+    post, path = "/v1/payment-links/{id}/refresh", tag = "Payment links",
+    params(("id" = String, Path, description = "The link's id, `plink_…`.")),
+    responses(
+        (status = 200, description = "The link.", body = PaymentLink),
+        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The API key lacks the scope `links:read`.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such link.", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "Dojo refused this service's own key.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Dojo or the database was not reached. Nothing has changed.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+async fn refresh(
+    State(state): State<AppState>,
+    caller: Caller,
+    RequestId(request_id): RequestId,
+    LinkId(id): LinkId,
+) -> Result<Json<PaymentLink>, Error> {
+    let cause = timeline::Cause::Request {
+        api_key: caller.name,
+        request_id,
+    };
+    if let Some(looked) = store::looks::find(&state.pool, id).await? {
+        protocol::refresh::look(&state.pool, &state.account, &looked, state.patience, &cause)
+            .await?;
+    }
+    let link = store::links::find(&state.pool, id).await?;
+    link.map(Json).ok_or(Error::NotFound)
 }
 
 /// A query, read name by name; collects what is wrong with it, so that all of it can be told at once.

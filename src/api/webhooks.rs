@@ -96,6 +96,7 @@ async fn receive(
         Recorded::Kept => count("not_understood"),
         Recorded::Judged { verdict, .. } => count(verdict),
     }
+    state.bell.notify_waiters();
     match recorded {
         Recorded::Judged {
             link_id,

@@ -1,13 +1,15 @@
 use std::time::{Duration, Instant};
 
+use backon::{ExponentialBuilder, Retryable};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode,
     header::{self, HeaderMap, HeaderValue},
     redirect,
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use url::Url;
 
 use super::{Error, PaymentIntent};
@@ -24,6 +26,7 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     payment_source: Option<String>,
+    timeout: Duration,
 }
 
 /// What Dojo is asked to create.
@@ -35,6 +38,15 @@ pub struct CreatePaymentIntent<'a> {
     pub new: &'a NewPaymentLink,
     /// The id of the request that this is done for.
     pub request_id: &'a str,
+}
+
+/// A stretch of time.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// Its beginning.
+    pub start: OffsetDateTime,
+    /// Its end.
+    pub end: OffsetDateTime,
 }
 
 impl Client {
@@ -70,19 +82,109 @@ impl Client {
             http,
             base: settings.api_url.clone(),
             payment_source: settings.payment_source(),
+            timeout: settings.timeout,
         })
     }
 
     /// `POST /payment-intents`.
+    ///
+    /// A failure that proves that Dojo has done nothing is tried again, with growing pauses, while there is
+    /// time: half the time limit of a call, so that all of it takes one and a half at most.
     pub async fn create_payment_intent(
         &self,
         create: CreatePaymentIntent<'_>,
     ) -> Result<PaymentIntent, Error> {
+        let body = self.create_body(create);
+        let attempt = || {
+            let request = self
+                .request(Method::POST, &["payment-intents"])
+                .header("x-request-id", create.request_id)
+                .json(&body);
+            Self::call("create", request)
+        };
+        let deadline = Instant::now() + self.timeout / 2;
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(1))
+            .with_max_times(4)
+            .with_jitter();
+        attempt
+            .retry(pauses)
+            .when(Error::is_worth_a_retry)
+            // The pause before the next try: the builder's, or what Dojo asks for; none left ends it.
+            .adjust(|error, pause| {
+                let pause = pause?.max(error.retry_after().unwrap_or_default());
+                (Instant::now() + pause < deadline).then_some(pause)
+            })
+            .await
+    }
+
+    /// How long whoever creates an intent may need at most, with the database's share and some slack for a
+    /// machine that stalls.
+    #[must_use]
+    pub fn creation_lease(&self) -> Duration {
+        self.timeout * 2 + Duration::from_secs(10)
+    }
+
+    /// `GET /payment-intents/{id}`, the canceled ones too. `None` if Dojo does not know it.
+    pub async fn payment_intent(&self, id: &str) -> Result<Option<PaymentIntent>, Error> {
         let request = self
-            .request(Method::POST, &["payment-intents"])
-            .header("x-request-id", create.request_id)
-            .json(&self.create_body(create));
-        Self::call("create", request).await
+            .request(Method::GET, &["payment-intents", id])
+            .query(&[("returnCanceled", "true")]);
+        match Self::call("get", request).await {
+            Ok(intent) => Ok(Some(intent)),
+            Err(Error::Refused {
+                status: StatusCode::NOT_FOUND,
+                ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `DELETE /payment-intents/{id}`: cancels it, so that it cannot be paid.
+    pub async fn cancel_payment_intent(&self, id: &str) -> Result<(), Error> {
+        let request = self.request(Method::DELETE, &["payment-intents", id]);
+        Self::call("cancel", request).await.map(|_: Value| ())
+    }
+
+    /// `POST /payment-intents/search`, page by page: hands every intent that was created in the window to
+    /// `visit`, newest first. Reads at most `pages` pages of 100; `false` if there would have been more.
+    pub async fn search(
+        &self,
+        window: Window,
+        pages: usize,
+        mut visit: impl FnMut(PaymentIntent),
+    ) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct Page {
+            data: Option<Vec<PaymentIntent>>,
+            after: Option<String>,
+        }
+
+        let mut after: Option<String> = None;
+        for _ in 0..pages {
+            let mut body = json!({
+                "startDate": rfc3339(window.start),
+                "endDate": rfc3339(window.end),
+                "cursor": {"limit": 100},
+            });
+            if let Some(after) = &after {
+                body["cursor"]["after"] = json!(after);
+            }
+            let request = self
+                .request(Method::POST, &["payment-intents", "search"])
+                .json(&body);
+            let page: Page = Self::call("search", request).await?;
+            let data = page.data.unwrap_or_default();
+            let ended = data.is_empty();
+            data.into_iter().for_each(&mut visit);
+            match page.after {
+                // A cursor that leads nowhere new would be followed for ever.
+                Some(next) if !ended && after.as_ref() != Some(&next) => after = Some(next),
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     fn create_body(&self, create: CreatePaymentIntent<'_>) -> Value {
@@ -146,6 +248,10 @@ impl Client {
             status => Err(Error::unanswered(format!("status {status}"), None)),
         }
     }
+}
+
+fn rfc3339(at: OffsetDateTime) -> Option<String> {
+    at.format(&Rfc3339).ok()
 }
 
 /// `Retry-After` in seconds (RFC 9110). Its other form, a date, is not used by rate limits in practice.

@@ -120,6 +120,21 @@ impl Error {
         }
     }
 
+    /// Whether the same call may well succeed in a moment, and may be made again because Dojo has done nothing.
+    #[must_use]
+    pub fn is_worth_a_retry(&self) -> bool {
+        matches!(self, Self::NotReached(_) | Self::Busy { .. })
+    }
+
+    /// How long Dojo asks to be left alone, where it does.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// The error's name in metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -140,6 +155,11 @@ impl Error {
         } else {
             Self::unanswered("the connection broke or timed out", Some(error))
         }
+    }
+
+    /// Dojo has more intents in a window of time than were read.
+    pub(crate) fn too_many_results() -> Self {
+        Self::unanswered("a search has more results than are read", None)
     }
 
     pub(super) fn unanswered(reason: impl Into<String>, source: Option<reqwest::Error>) -> Self {

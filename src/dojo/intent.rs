@@ -1,7 +1,11 @@
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-use crate::payment_link::{Attempt, Money, Payment};
+use crate::payment_link::{
+    Attempt, Currency, Money, NewPaymentLink, Payment, PaymentLinkId, Status, recovery::Found,
+};
 
 /// A payment intent as Dojo answers it: the parts that this service keeps. Anything that Dojo may leave
 /// out or add is optional or passed over, so that a new field or word never loses the rest.
@@ -13,20 +17,47 @@ pub struct PaymentIntent {
     /// Dojo's word for where it stands; not always one that we know.
     pub status: String,
     /// Without tips, service charge and cashback.
-    pub amount: Option<Money>,
+    pub amount: Option<Amount>,
     /// The tip.
-    pub tips_amount: Option<Money>,
+    pub tips_amount: Option<Amount>,
     /// The whole of it.
-    pub total_amount: Option<Money>,
+    pub total_amount: Option<Amount>,
     /// Minor units.
-    #[serde(default)]
-    pub refunded_amount: i64,
+    pub refunded_amount: Option<i64>,
+    /// When it was created.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub created_at: Option<OffsetDateTime>,
+    /// When anything about it last changed: the version of this answer.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub updated_at: Option<OffsetDateTime>,
+    /// What was sent along with its creation.
+    pub metadata: Option<BTreeMap<String, String>>,
     /// When it is voided if nobody pays.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub expire_at: Option<OffsetDateTime>,
     payment_details: Option<PaymentDetails>,
     #[serde(default)]
     payment_events: Option<Vec<PaymentEvent>>,
+}
+
+/// An amount as Dojo answers it, in whatever currency: one that we did not ask for has to be noticed, and so
+/// must not make the whole answer unreadable.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Amount {
+    /// Minor units.
+    pub value: i64,
+    /// ISO 4217 code.
+    pub currency_code: String,
+}
+
+impl Amount {
+    /// Whether it is this amount of money.
+    #[must_use]
+    pub fn is(&self, money: Money) -> bool {
+        self.value == money.value
+            && self.currency_code.parse::<Currency>().ok() == Some(money.currency_code)
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -58,6 +89,32 @@ struct PaymentEvent {
 }
 
 impl PaymentIntent {
+    /// Its status, if it is one that we know.
+    #[must_use]
+    pub fn known_status(&self) -> Option<Status> {
+        Status::from_dojo(&self.status)
+    }
+
+    /// The link that its metadata names.
+    #[must_use]
+    pub fn link_id(&self) -> Option<PaymentLinkId> {
+        self.metadata
+            .as_ref()?
+            .get(NewPaymentLink::ID_METADATA_KEY)?
+            .parse()
+            .ok()
+    }
+
+    /// What the rules of recovery need to know about it.
+    #[must_use]
+    pub fn found(&self) -> Found {
+        Found {
+            id: self.id.clone(),
+            status: self.known_status(),
+            created_at: self.created_at,
+        }
+    }
+
     /// The payment, once it is final.
     #[must_use]
     pub fn payment(&self) -> Option<Payment> {

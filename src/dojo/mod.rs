@@ -7,6 +7,6 @@ mod intent;
 pub mod webhook;
 
 pub use account::Account;
-pub use client::{Client, CreatePaymentIntent};
+pub use client::{Client, CreatePaymentIntent, Window};
 pub use error::Error;
-pub use intent::PaymentIntent;
+pub use intent::{Amount, PaymentIntent};

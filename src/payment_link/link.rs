@@ -150,6 +150,8 @@ pub enum FailureKind {
     KeyRefused,
     /// Dojo was not reached, or had no time. Nothing was created.
     NotReached,
+    /// Dojo's answer was lost, and it is known by now that nothing was created.
+    NotCreated,
 }
 
 /// One fault of a request.

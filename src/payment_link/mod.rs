@@ -6,6 +6,8 @@
 mod id;
 mod link;
 mod money;
+pub mod reconcile;
+pub mod recovery;
 mod status;
 mod terms;
 pub mod timeline;

@@ -37,9 +37,9 @@ pub enum Verdict {
     /// The report is of an earlier stage: late, or out of order. Nothing changes.
     Stale,
     /// The report cannot follow from the link's status, nor lead to it. Nothing changes on its word
-    /// alone; Dojo has to be asked.
+    /// alone; what Dojo answers when it is asked decides.
     Contradictory,
-    /// Dojo used a word that this version does not know. Nothing changes; Dojo has to be asked.
+    /// Dojo used a word that this version does not know. Nothing changes.
     Unknown,
 }
 
@@ -54,12 +54,6 @@ impl Verdict {
             Self::Contradictory => "contradictory",
             Self::Unknown => "unknownStatus",
         }
-    }
-
-    /// Whether only a fresh look at Dojo can settle what is true.
-    #[must_use]
-    pub fn needs_fresh_look(self) -> bool {
-        matches!(self, Self::Contradictory | Self::Unknown)
     }
 }
 
@@ -240,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_change_nothing_and_ask_for_a_fresh_look() {
+    fn contradictions_change_nothing() {
         use Status::{Authorized, Canceled, Captured, Refunded, Reversed};
         for (held, reported) in [
             (Canceled, Captured),
@@ -256,10 +250,8 @@ mod tests {
                 Verdict::Contradictory,
                 "{held:?} then {reported:?}"
             );
-            assert!(verdict.needs_fresh_look());
         }
         assert_eq!(Captured.judge(None), Verdict::Unknown);
-        assert!(Verdict::Unknown.needs_fresh_look());
     }
 
     #[test]

@@ -44,6 +44,20 @@ pub enum Kind {
     Unanswered,
     /// A webhook arrived; `detail.verdict` says what it meant.
     Webhook,
+    /// Dojo was asked and answered something new; `detail.changed` says what.
+    Refreshed,
+    /// Dojo's answer is behind what a webhook told; it is asked again before it is believed.
+    Disputed,
+    /// Dojo reports another amount than was asked for.
+    AmountMismatch,
+    /// The first try had led to nothing, so Dojo is asked to create the intent again.
+    AskedAgain,
+    /// There is a second intent for the link; it is to be canceled.
+    SurplusFound,
+    /// The second intent is canceled, so nobody can pay it.
+    SurplusCanceled,
+    /// The second intent cannot be canceled any more: somebody paid it. A person has to look.
+    SurplusPaid,
 }
 
 impl Kind {
@@ -56,6 +70,13 @@ impl Kind {
             Self::Failed => "failed",
             Self::Unanswered => "unanswered",
             Self::Webhook => "webhook",
+            Self::Refreshed => "refreshed",
+            Self::Disputed => "disputed",
+            Self::AmountMismatch => "amountMismatch",
+            Self::AskedAgain => "askedAgain",
+            Self::SurplusFound => "surplusFound",
+            Self::SurplusCanceled => "surplusCanceled",
+            Self::SurplusPaid => "surplusPaid",
         }
     }
 }
@@ -78,4 +99,8 @@ pub enum Cause {
         /// The event's id at Dojo.
         event_id: String,
     },
+    /// The search for what a lost answer had made.
+    Recovery,
+    /// A look at Dojo that was due.
+    Refresh,
 }

@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use tracing::{error, info, warn};
 
 use crate::{
-    dojo::{self, Account, CreatePaymentIntent, PaymentIntent},
+    dojo::{self, Account, CreatePaymentIntent},
     payment_link::{
         Failure, FailureKind, NewPaymentLink, PaymentLink, PaymentLinkId, timeline::Cause,
     },
@@ -88,6 +88,7 @@ pub async fn create(
         new: &request.new,
         created_by: &request.api_key,
         cause: &cause,
+        lease: account.client.creation_lease(),
     };
     match store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await? {
         Begun::New => {}
@@ -121,12 +122,23 @@ pub async fn create(
         .await;
     match answer {
         Ok(intent) => {
-            warn_of_another_amount(link_id, &request.new, &intent);
             let url = account.checkout_page(&intent.id);
-            let link = store::creation::confirm(pool, link_id, &intent, &url, &cause).await?;
-            info!(%link_id, payment_intent_id = intent.id, "payment link created");
+            let confirmed = store::creation::confirm(pool, link_id, &intent, &url, &cause).await?;
+            if confirmed.surplus {
+                warn!(%link_id, payment_intent_id = intent.id, "this answer came too late; its intent is to be canceled");
+            } else {
+                info!(%link_id, payment_intent_id = intent.id, "payment link created");
+            }
             count("created");
-            Ok(Outcome::Created(Box::new(link)))
+            Ok(match confirmed.link.failure {
+                Some(failure) => Outcome::Failed {
+                    link_id,
+                    failure,
+                    retry_after: None,
+                    replayed: false,
+                },
+                None => Outcome::Created(Box::new(confirmed.link)),
+            })
         }
         Err(error) => not_created(pool, link_id, error, &cause).await,
     }
@@ -146,7 +158,7 @@ async fn not_created(
     };
     // Only a refusal of the request itself would be the same next time.
     let retry = match failure.reason {
-        FailureKind::Refused => Retry::Final,
+        FailureKind::Refused | FailureKind::NotCreated => Retry::Final,
         FailureKind::KeyRefused | FailureKind::NotReached => Retry::Allowed,
     };
     match failure.reason {
@@ -157,7 +169,7 @@ async fn not_created(
         FailureKind::NotReached => {
             warn!(%link_id, error = &error as &dyn std::error::Error, "Dojo was not reached");
         }
-        FailureKind::Refused => {
+        FailureKind::Refused | FailureKind::NotCreated => {
             info!(%link_id, status = failure.status, "Dojo refused a payment link");
         }
     }
@@ -166,24 +178,9 @@ async fn not_created(
     Ok(Outcome::Failed {
         link_id,
         failure,
-        retry_after: match error {
-            dojo::Error::Busy { retry_after } => retry_after,
-            _ => None,
-        },
+        retry_after: error.retry_after(),
         replayed: false,
     })
-}
-
-/// An intent over another amount than was asked for is a fault at Dojo or on the way there, and nothing
-/// that a customer should pay unnoticed.
-fn warn_of_another_amount(link_id: PaymentLinkId, new: &NewPaymentLink, intent: &PaymentIntent) {
-    if let Some(amount) = intent.amount.filter(|amount| *amount != new.amount) {
-        error!(
-            %link_id, payment_intent_id = intent.id, asked_for = %new.amount, created = %amount,
-            "Dojo created an intent over another amount than was asked for"
-        );
-        metrics::counter!("amount_mismatches_total").increment(1);
-    }
 }
 
 fn count(outcome: &'static str) {

@@ -2,3 +2,19 @@
 //! with money. The API and the background jobs both go through here, under the same rules.
 
 pub mod creation;
+pub mod recovery;
+pub mod refresh;
+pub mod strays;
+
+use crate::{dojo, store};
+
+/// Why a piece of work came to no end. It is still due, and somebody will take it up again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database did not answer.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Dojo did not answer, or not with what is needed.
+    #[error(transparent)]
+    Dojo(#[from] dojo::Error),
+}

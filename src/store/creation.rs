@@ -2,8 +2,11 @@
 //!
 //! Each function is one short transaction. None of them is open while Dojo is called.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use sqlx::{PgPool, PgTransaction};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Error, from_json, links::select_links, to_json};
@@ -28,6 +31,8 @@ pub struct Draft<'a> {
     pub created_by: &'a str,
     /// Why it is made.
     pub cause: &'a Cause,
+    /// How long nobody else may work on it: longer than creating it at Dojo can take.
+    pub lease: Duration,
 }
 
 /// An `Idempotency-Key` that came with a request.
@@ -84,8 +89,9 @@ pub async fn begin(
         ), link AS (
             INSERT INTO payment_links
                 (id, account, environment, status, request, reference, currency, amount, tips_amount,
-                 expire_at, created_by)
-            SELECT $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14
+                 expire_at, created_by, due_at, leased_until, asked_until)
+            SELECT $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, now(), lease.until, lease.until
+            FROM (SELECT now() + make_interval(secs => $17) AS until) AS lease
             WHERE $2::text IS NULL OR EXISTS (SELECT FROM claim)
             RETURNING id
         ), told AS (
@@ -110,6 +116,7 @@ pub async fn begin(
         draft.created_by,
         Kind::Requested.as_str(),
         to_json(draft.cause)?,
+        draft.lease.as_secs_f64(),
     )
     .fetch_one(pool)
     .await?;
@@ -140,40 +147,52 @@ async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Begun, Error> {
     }))
 }
 
+/// What confirming a link came to.
+#[derive(Debug)]
+pub struct Confirmed {
+    /// The link as it is now.
+    pub link: PaymentLink,
+    /// Whether the link has another intent already, so that this one is to be canceled.
+    pub surplus: bool,
+}
+
 /// Gives a pending link the intent that Dojo created for it, applies what webhooks told of that intent
-/// before, and keeps the answer for repetitions of the request. A link that is no longer pending is
-/// answered as it is.
+/// before, and keeps the answer for repetitions of the request.
+///
+/// A link that is no longer pending stays as it is. If it has another intent, or came to nothing, this one is
+/// surplus, and marked to be canceled.
 pub async fn confirm(
     pool: &PgPool,
     id: PaymentLinkId,
     intent: &PaymentIntent,
     url: &str,
     cause: &Cause,
-) -> Result<PaymentLink, Error> {
+) -> Result<Confirmed, Error> {
     let cause = to_json(cause)?;
     let mut transaction = pool.begin().await?;
 
     // First of all, so that a webhook for this intent runs wholly before or wholly after what follows
     // (see `webhooks::record`).
     sqlx::query!(
-        "INSERT INTO payment_intents AS known (id, account, payment_link_id)
-         SELECT $1, account, id FROM payment_links WHERE id = $2
-         ON CONFLICT (id) DO UPDATE SET payment_link_id = EXCLUDED.payment_link_id, last_seen_at = now()",
+        "INSERT INTO payment_intents (id, account)
+         SELECT $1, account FROM payment_links WHERE id = $2
+         ON CONFLICT (id) DO UPDATE SET last_seen_at = now()",
         intent.id,
         id.uuid()
     )
     .execute(&mut *transaction)
     .await?;
 
-    let reported = Status::from_dojo(&intent.status);
     // A word that we do not know still proves that there is an intent.
-    let status = reported.unwrap_or(Status::Created);
+    let status = intent.known_status().unwrap_or(Status::Created);
+    let total = intent.total_amount.as_ref().map(|total| total.value);
     let confirmed = sqlx::query!(
         "UPDATE payment_links
-         SET status = $2, payment_intent_id = $3, url = $4, amount = coalesce($5, amount),
-             tips_amount = coalesce($6, tips_amount), total_amount = $7, refunded_amount = $8,
-             expire_at = coalesce($9, expire_at), payment = $10, attempts = $11,
-             due_at = CASE WHEN $12 THEN now() END,
+         SET status = $2, payment_intent_id = $3, url = $4, total_amount = $5, refunded_amount = $6,
+             expire_at = coalesce($7, expire_at), payment = $8, attempts = $9,
+             dojo_updated_at = $10, dojo_status = $11,
+             -- Soon looked at again, which also finds an amount that is not the one asked for.
+             due_at = now() + interval '10 seconds', leased_until = NULL, revision = revision + 1,
              -- The customer's secret was Dojo's to know, and has no further use here.
              request = request #- '{customer,secret}',
              synced_at = now(), updated_at = now()
@@ -182,28 +201,31 @@ pub async fn confirm(
         status.as_str(),
         intent.id,
         url,
-        intent.amount.map(|amount| amount.value),
-        intent.tips_amount.map(|amount| amount.value),
-        intent.total_amount.map(|amount| amount.value),
-        intent.refunded_amount,
+        total,
+        intent.refunded_amount.unwrap_or(0),
         intent.expire_at,
         intent.payment().as_ref().map(to_json).transpose()?,
         to_json(&intent.attempts())?,
-        reported.is_none(),
+        intent.updated_at,
+        intent.status,
     )
     .execute(&mut *transaction)
     .await?;
 
     if confirmed.rows_affected() == 1 {
         sqlx::query!(
-            "INSERT INTO payment_link_events
+            "WITH claimed AS (
+                 UPDATE payment_intents SET payment_link_id = $1, due_at = NULL WHERE id = $6
+             )
+             INSERT INTO payment_link_events
                  (payment_link_id, kind, status_before, status_after, cause, detail)
              VALUES ($1, $2, 'Pending', $3, $4, $5)",
             id.uuid(),
             Kind::Confirmed.as_str(),
             status.as_str(),
             cause,
-            json!({"paymentIntentId": intent.id, "reported": intent.status})
+            json!({"paymentIntentId": intent.id, "reported": intent.status}),
+            intent.id
         )
         .execute(&mut *transaction)
         .await?;
@@ -214,18 +236,50 @@ pub async fn confirm(
         .fetch_one(&mut *transaction)
         .await?
         .into_link()?;
-    let body =
-        serde_json::to_string(&link).map_err(|error| Error::Unreadable(error.to_string()))?;
-    sqlx::query!(
-        "UPDATE idempotency_keys SET response_body = $2
-         WHERE payment_link_id = $1 AND response_body IS NULL",
-        id.uuid(),
-        body
-    )
-    .execute(&mut *transaction)
-    .await?;
+    let surplus = link.payment_intent_id.as_ref() != Some(&intent.id);
+    if surplus {
+        mark_surplus(&mut transaction, &link, &intent.id, &cause).await?;
+    } else {
+        let body =
+            serde_json::to_string(&link).map_err(|error| Error::Unreadable(error.to_string()))?;
+        sqlx::query!(
+            "UPDATE idempotency_keys SET response_body = $2
+             WHERE payment_link_id = $1 AND response_body IS NULL",
+            id.uuid(),
+            body
+        )
+        .execute(&mut *transaction)
+        .await?;
+    }
     transaction.commit().await?;
-    Ok(link)
+    Ok(Confirmed { link, surplus })
+}
+
+/// Marks an intent as one too many, to be canceled at once. Tells of it once.
+async fn mark_surplus(
+    transaction: &mut PgTransaction<'_>,
+    link: &PaymentLink,
+    payment_intent_id: &str,
+    cause: &Value,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "WITH marked AS (
+             UPDATE payment_intents SET surplus_of = $1, due_at = now()
+             WHERE id = $2 AND surplus_of IS NULL
+             RETURNING id
+         )
+         INSERT INTO payment_link_events
+             (payment_link_id, kind, status_before, status_after, cause, detail)
+         SELECT $1, $3, $4, $4, $5, jsonb_build_object('paymentIntentId', id) FROM marked",
+        link.id.uuid(),
+        payment_intent_id,
+        Kind::SurplusFound.as_str(),
+        link.status.as_str(),
+        cause
+    )
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }
 
 /// Judges the webhooks that came before the link knew its intent, in the order of their arrival.
@@ -249,7 +303,7 @@ async fn apply_early_webhooks(
     early.sort_by_key(|event| event.id);
 
     let confirmed_as = status;
-    let mut fresh_look = false;
+    let any = !early.is_empty();
     for event in early {
         let Some(reported) = event.reported else {
             continue;
@@ -259,7 +313,6 @@ async fn apply_early_webhooks(
         if let Verdict::Moved(after) = verdict {
             status = after;
         }
-        fresh_look |= verdict.needs_fresh_look();
         sqlx::query!(
             "INSERT INTO payment_link_events
                  (payment_link_id, kind, status_before, status_after, cause, detail)
@@ -276,14 +329,13 @@ async fn apply_early_webhooks(
         .execute(&mut **transaction)
         .await?;
     }
-    if status != confirmed_as || fresh_look {
+    if any {
         sqlx::query!(
-            "UPDATE payment_links
-             SET status = $2, due_at = CASE WHEN $3 THEN now() ELSE due_at END
+            "UPDATE payment_links SET status = $2, due_at = now(), revision = revision + $3::int
              WHERE id = $1",
             id.uuid(),
             status.as_str(),
-            fresh_look
+            i32::from(status != confirmed_as)
         )
         .execute(&mut **transaction)
         .await?;
@@ -311,8 +363,8 @@ pub async fn fail(
     sqlx::query!(
         "WITH failed AS (
              UPDATE payment_links
-             SET status = $2, failure = $3, updated_at = now(), due_at = NULL,
-                 request = request #- '{customer,secret}'
+             SET status = $2, failure = $3, updated_at = now(), due_at = NULL, leased_until = NULL,
+                 revision = revision + 1, request = request #- '{customer,secret}'
              WHERE id = $1 AND status = 'Pending'
              RETURNING id
          ), freed AS (
@@ -334,7 +386,7 @@ pub async fn fail(
     Ok(())
 }
 
-/// Notes that Dojo's answer was lost and the link stays pending until it is known what happened.
+/// Notes that Dojo's answer was lost: the link stays pending, and recovery may look for what became of it.
 pub async fn unanswered(
     pool: &PgPool,
     id: PaymentLinkId,
@@ -342,9 +394,15 @@ pub async fn unanswered(
     cause: &Cause,
 ) -> Result<(), Error> {
     sqlx::query!(
-        "INSERT INTO payment_link_events
+        "WITH given_back AS (
+             UPDATE payment_links
+             SET leased_until = NULL, asked_until = now(), due_at = now() + interval '1 second'
+             WHERE id = $1 AND status = 'Pending'
+             RETURNING id
+         )
+         INSERT INTO payment_link_events
              (payment_link_id, kind, status_before, status_after, cause, detail)
-         VALUES ($1, $2, 'Pending', 'Pending', $3, $4)",
+         SELECT id, $2, 'Pending', 'Pending', $3, $4 FROM given_back",
         id.uuid(),
         Kind::Unanswered.as_str(),
         to_json(cause)?,
@@ -353,4 +411,115 @@ pub async fn unanswered(
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// A pending link whose creation nobody works on, claimed.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// The link.
+    pub id: PaymentLinkId,
+    /// What was asked for.
+    pub new: NewPaymentLink,
+    /// When it was asked for.
+    pub created_at: OffsetDateTime,
+    /// Until when a request to create it may have left; `None`: none ever did.
+    pub asked_until: Option<OffsetDateTime>,
+    /// The database's time: the replicas' own clocks may differ.
+    pub now: OffsetDateTime,
+}
+
+/// Claims up to `limit` pending links that are due. Nobody else gets them until the lease is over; whoever
+/// dies with them loses them then.
+pub async fn claim_unsettled(
+    pool: &PgPool,
+    account: &str,
+    lease: Duration,
+    limit: i64,
+) -> Result<Vec<Unsettled>, Error> {
+    sqlx::query!(
+        r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
+           WHERE id IN (
+               SELECT id FROM payment_links
+               WHERE due_at <= now() AND account = $1 AND status = 'Pending'
+                 AND (leased_until IS NULL OR leased_until <= now())
+               ORDER BY due_at
+               LIMIT $3
+               FOR UPDATE SKIP LOCKED
+           )
+           RETURNING id, request, created_at, asked_until, now() AS "now!""#,
+        account,
+        lease.as_secs_f64(),
+        limit
+    )
+    .fetch_all(pool)
+    .await?
+    .into_iter()
+    .map(|row| {
+        Ok(Unsettled {
+            id: PaymentLinkId::from_uuid(row.id),
+            new: from_json(row.request)?,
+            created_at: row.created_at,
+            asked_until: row.asked_until,
+            now: row.now,
+        })
+    })
+    .collect()
+}
+
+/// Gives a claimed pending link back, to be looked at again after `wait`.
+pub async fn give_back(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE payment_links
+         SET leased_until = NULL, due_at = now() + make_interval(secs => $2)
+         WHERE id = $1 AND status = 'Pending'",
+        id.uuid(),
+        wait.as_secs_f64()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Notes that Dojo was not reached after all, and gives the link back, to be tried again after `wait`.
+pub async fn not_asked(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE payment_links
+         SET leased_until = NULL, asked_until = NULL, due_at = now() + make_interval(secs => $2)
+         WHERE id = $1 AND status = 'Pending'",
+        id.uuid(),
+        wait.as_secs_f64()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Notes that Dojo is about to be asked to create a claimed pending link again. `false`: somebody else has
+/// settled or claimed it meanwhile, so Dojo must not be asked.
+pub async fn ask_again(
+    pool: &PgPool,
+    unsettled: &Unsettled,
+    lease: Duration,
+    cause: &Cause,
+) -> Result<bool, Error> {
+    let told = sqlx::query!(
+        "WITH asking AS (
+             UPDATE payment_links
+             SET leased_until = now() + make_interval(secs => $2),
+                 asked_until = now() + make_interval(secs => $2)
+             WHERE id = $1 AND status = 'Pending' AND leased_until > now()
+               AND asked_until IS NOT DISTINCT FROM $3
+             RETURNING id
+         )
+         INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause)
+         SELECT id, $4, 'Pending', 'Pending', $5 FROM asking",
+        unsettled.id.uuid(),
+        lease.as_secs_f64(),
+        unsettled.asked_until,
+        Kind::AskedAgain.as_str(),
+        to_json(cause)?
+    )
+    .execute(pool)
+    .await?;
+    Ok(told.rows_affected() == 1)
 }

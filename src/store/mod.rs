@@ -5,7 +5,9 @@
 
 pub mod api_keys;
 pub mod creation;
+pub mod intents;
 pub mod links;
+pub mod looks;
 pub mod webhooks;
 
 use std::str::FromStr;

@@ -80,8 +80,9 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
     let row = sqlx::query!(
         r#"
         WITH intent AS (
-            INSERT INTO payment_intents (id, account)
-            SELECT $4, $1 WHERE $4::text IS NOT NULL
+            -- An intent that no link claims soon is looked at: it may be one whose creation was never answered.
+            INSERT INTO payment_intents (id, account, due_at)
+            SELECT $4, $1, now() + interval '5 seconds' WHERE $4::text IS NOT NULL
             ON CONFLICT (id) DO UPDATE SET last_seen_at = now()
             RETURNING payment_link_id, account
         ), event AS (
@@ -99,20 +100,22 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
             WHERE event.first
             FOR UPDATE OF link
         ), judged AS (
-            SELECT link.id, link.status AS before, rule.after, rule.verdict, rule.fresh_look
+            SELECT link.id, link.status AS before, rule.after, rule.verdict
             FROM link
-            JOIN unnest($9::text[], $10::text[], $11::text[], $12::bool[])
-                AS rule (before, after, verdict, fresh_look) ON rule.before = link.status
+            JOIN unnest($9::text[], $10::text[], $11::text[])
+                AS rule (before, after, verdict) ON rule.before = link.status
         ), moved AS (
             UPDATE payment_links link
+            -- Whatever it meant, Dojo is asked: a webhook says nothing about money.
             SET status = judged.after,
-                updated_at = now(),
-                due_at = CASE WHEN judged.fresh_look THEN now() ELSE link.due_at END
+                due_at = least(link.due_at, now()),
+                revision = link.revision + (judged.after <> judged.before)::int,
+                updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged
-            WHERE link.id = judged.id AND (judged.after <> judged.before OR judged.fresh_look)
+            WHERE link.id = judged.id
         ), told AS (
             INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause, detail)
-            SELECT id, $13, before, after, $14,
+            SELECT id, $12, before, after, $13,
                    jsonb_build_object('verdict', verdict, 'reported', $6::text, 'event', $5::text)
             FROM judged
         )
@@ -131,7 +134,6 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
         &rules.before as &[&str],
         &rules.after as &[&str],
         &rules.verdict as &[&str],
-        &rules.fresh_look,
         Kind::Webhook.as_str(),
         cause,
     )
@@ -156,7 +158,6 @@ struct Rules {
     before: Vec<&'static str>,
     after: Vec<&'static str>,
     verdict: Vec<&'static str>,
-    fresh_look: Vec<bool>,
 }
 
 fn rules_for(reported: &str) -> Rules {
@@ -172,7 +173,6 @@ fn rules_for(reported: &str) -> Rules {
         rules.before.push(before.as_str());
         rules.after.push(after.as_str());
         rules.verdict.push(verdict.name());
-        rules.fresh_look.push(verdict.needs_fresh_look());
     }
     rules
 }

@@ -1,0 +1,34 @@
+use std::time::Duration;
+
+use super::Jobs;
+use crate::store;
+
+/// Shows how far behind the background is.
+pub(super) struct Watch(pub(super) Jobs);
+
+impl Watch {
+    pub(super) async fn run(self) {
+        let Jobs {
+            pool,
+            account,
+            stop,
+            ..
+        } = &self.0;
+        while !stop.is_cancelled() {
+            if let Ok(backlog) = store::looks::backlog(pool, &account.name).await {
+                #[expect(
+                    clippy::cast_precision_loss,
+                    reason = "a gauge; no backlog has 2^52 links"
+                )]
+                for (state, count) in [("unsettled", backlog.unsettled), ("due", backlog.due)] {
+                    metrics::gauge!("backlog_links", "state" => state).set(count as f64);
+                }
+                metrics::gauge!("backlog_lag_seconds").set(backlog.lag);
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            }
+        }
+    }
+}

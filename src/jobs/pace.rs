@@ -1,0 +1,152 @@
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rand::RngExt;
+use tokio::time::{Interval, MissedTickBehavior};
+use tracing::{info, warn};
+
+use crate::dojo;
+
+/// Keeps the background gentle on Dojo: so many calls a second, and none at all for a while when Dojo is in
+/// trouble.
+pub(super) struct Pace {
+    turns: tokio::sync::Mutex<Interval>,
+    trouble: Mutex<Trouble>,
+}
+
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Calls in a row that went wrong.
+    failures: u32,
+    paused_until: Option<Instant>,
+}
+
+/// How many failures in a row are weather. More of them pause the background.
+const TOLERATED: u32 = 2;
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+impl Pace {
+    /// At most `rate` calls a second.
+    pub(super) fn new(rate: u32) -> Self {
+        let mut turns = tokio::time::interval(Duration::from_secs(1) / rate.max(1));
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            turns: tokio::sync::Mutex::new(turns),
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// Waits until it is this call's turn.
+    pub(super) async fn turn(&self) {
+        self.turns.lock().await.tick().await;
+    }
+
+    /// How much longer to leave Dojo alone, if at all.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        let until = self.trouble().paused_until?;
+        until
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+    }
+
+    /// How much to take on at once: all that one may, or a single piece to see whether Dojo is back.
+    pub(super) fn batch(&self, most: i64) -> i64 {
+        if self.trouble().failures > TOLERATED {
+            1
+        } else {
+            most
+        }
+    }
+
+    pub(super) fn went_well(&self) {
+        let mut trouble = self.trouble();
+        if trouble.failures > TOLERATED {
+            info!("Dojo answers again");
+        }
+        *trouble = Trouble::default();
+    }
+
+    /// Notes a failure; answers how long to leave the piece of work alone.
+    pub(super) fn went_wrong(&self, error: &dojo::Error) -> Duration {
+        let wished = match error {
+            // It answered, and about this piece alone.
+            dojo::Error::Refused { .. } => return Duration::ZERO,
+            dojo::Error::Busy { retry_after } => *retry_after,
+            _ => None,
+        };
+        let mut trouble = self.trouble();
+        trouble.failures = trouble.failures.saturating_add(1);
+        let beyond = trouble.failures.saturating_sub(TOLERATED);
+        if beyond == 0 && wished.is_none() {
+            return Duration::ZERO;
+        }
+        let pause = Duration::from_millis(500) * 2_u32.saturating_pow(beyond.min(10));
+        let pause = pause
+            .min(LONGEST_PAUSE)
+            .max(wished.unwrap_or_default().min(Duration::from_mins(5)));
+        // Replicas that failed together need not come back together.
+        let pause = pause.mul_f64(rand::rng().random_range(0.75..1.25));
+        let now = Instant::now();
+        if trouble.paused_until.is_none_or(|until| until <= now) {
+            warn!(
+                seconds = pause.as_secs_f64(),
+                "Dojo is in trouble; the background leaves it alone for a while"
+            );
+        }
+        trouble.paused_until = Some(now + pause);
+        pause
+    }
+
+    fn trouble(&self) -> std::sync::MutexGuard<'_, Trouble> {
+        // Nothing that holds it can leave it half changed.
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn busy(seconds: u64) -> dojo::Error {
+        dojo::Error::Busy {
+            retry_after: Some(Duration::from_secs(seconds)),
+        }
+    }
+
+    fn lost() -> dojo::Error {
+        dojo::Error::Unanswered {
+            reason: "status 500".to_owned(),
+            source: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn it_pauses_when_calls_keep_failing_longer_and_longer_and_resumes() {
+        let pace = Pace::new(10);
+        for _ in 0..TOLERATED {
+            pace.went_wrong(&lost());
+            assert_eq!(pace.pause(), None);
+            assert_eq!(pace.batch(50), 50);
+        }
+        let first = pace.went_wrong(&lost());
+        assert!(pace.pause().is_some());
+        assert_eq!(pace.batch(50), 1);
+        let mut last = first;
+        for _ in 0..20 {
+            last = pace.went_wrong(&lost());
+        }
+        assert!(last > first && last <= LONGEST_PAUSE.mul_f64(1.25));
+        pace.went_well();
+        assert_eq!(pace.pause(), None);
+        assert_eq!(pace.batch(50), 50);
+    }
+
+    #[tokio::test]
+    async fn it_waits_as_long_as_dojo_asks() {
+        let pace = Pace::new(10);
+        assert!(pace.went_wrong(&busy(30)) >= Duration::from_secs(20));
+        assert!(pace.pause().is_some());
+    }
+}

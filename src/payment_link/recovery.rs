@@ -1,0 +1,166 @@
+//! What to do about a creation whose answer was lost: the rule that keeps it at one intent for a link.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::Status;
+
+/// An intent at Dojo that names the link in its metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Dojo's id for it.
+    pub id: String,
+    /// Its status; `None` for a word that we do not know.
+    pub status: Option<Status>,
+    /// When it was created.
+    pub created_at: Option<OffsetDateTime>,
+}
+
+/// How long to wait before what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// How long after the last try an intent may still come to light: search may lag behind, and the request
+    /// itself may still be on its way.
+    pub settle: Duration,
+    /// How long after the link was asked for nobody waits for it any more.
+    pub give_up: Duration,
+}
+
+/// What to do next about a pending link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The intent at this index is the link's; all others are to be canceled.
+    Adopt(usize),
+    /// It may still come to light.
+    Wait,
+    /// It cannot any more: create it again.
+    CreateAgain,
+    /// It cannot any more, and it is too late to create it.
+    GiveUp,
+}
+
+/// Decides about a link by what a search for its intents found.
+///
+/// `since_asked` counts from the moment Dojo was last asked to create the intent (`None`: never), `age` from the
+/// moment the link was asked for. Of several intents the one that somebody paid is the link's, or else the
+/// oldest.
+#[must_use]
+pub fn next_step(
+    found: &[Found],
+    since_asked: Option<Duration>,
+    age: Duration,
+    expired: bool,
+    patience: Patience,
+) -> Step {
+    let best = found
+        .iter()
+        .enumerate()
+        .min_by_key(|(_, intent)| (rank(intent.status), intent.created_at, &intent.id));
+    if let Some((index, _)) = best {
+        return Step::Adopt(index);
+    }
+    if since_asked.is_some_and(|since| since < patience.settle) {
+        Step::Wait
+    } else if expired || age >= patience.give_up {
+        Step::GiveUp
+    } else {
+        Step::CreateAgain
+    }
+}
+
+/// The better an intent, the lower. A canceled one is the link's only if there is no other.
+fn rank(status: Option<Status>) -> u8 {
+    match status {
+        Some(Status::Authorized | Status::Captured | Status::Refunded | Status::Reversed) => 0,
+        Some(Status::Canceled) => 2,
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        settle: Duration::from_mins(2),
+        give_up: Duration::from_hours(24),
+    };
+
+    fn found(id: &str, status: Status) -> Found {
+        Found {
+            id: id.to_owned(),
+            status: Some(status),
+            created_at: Some(datetime!(2026-01-01 12:00 UTC)),
+        }
+    }
+
+    fn after(since_asked: u64, age: u64) -> Step {
+        let since_asked = Some(Duration::from_secs(since_asked));
+        next_step(&[], since_asked, Duration::from_secs(age), false, PATIENCE)
+    }
+
+    #[test]
+    fn an_intent_that_may_still_come_to_light_is_waited_for() {
+        assert_eq!(after(0, 0), Step::Wait);
+        assert_eq!(
+            after(119, 86_400 * 2),
+            Step::Wait,
+            "however old the link is"
+        );
+        assert_eq!(after(120, 120), Step::CreateAgain);
+        assert_eq!(after(120, 86_400), Step::GiveUp);
+        let never_asked = next_step(&[], None, Duration::ZERO, false, PATIENCE);
+        assert_eq!(never_asked, Step::CreateAgain);
+    }
+
+    #[test]
+    fn a_link_that_has_expired_is_not_created_any_more() {
+        let since = Some(Duration::from_mins(3));
+        assert_eq!(
+            next_step(&[], since, Duration::from_mins(3), true, PATIENCE),
+            Step::GiveUp
+        );
+    }
+
+    #[test]
+    fn the_paid_one_of_several_is_the_links() {
+        let all = [
+            found("pi_a", Status::Canceled),
+            found("pi_b", Status::Created),
+            found("pi_c", Status::Captured),
+        ];
+        assert_eq!(
+            next_step(&all, None, Duration::ZERO, false, PATIENCE),
+            Step::Adopt(2)
+        );
+        assert_eq!(
+            next_step(&all[..2], None, Duration::ZERO, false, PATIENCE),
+            Step::Adopt(1)
+        );
+        assert_eq!(
+            next_step(&all[..1], None, Duration::ZERO, false, PATIENCE),
+            Step::Adopt(0)
+        );
+    }
+
+    proptest! {
+        /// Two replicas that see the same intents in another order have to agree.
+        #[test]
+        fn the_choice_does_not_depend_on_the_order(
+            statuses in prop::collection::vec(prop::sample::select(Status::ALL[2..].to_vec()), 1..5),
+        ) {
+            let all: Vec<_> = statuses.iter().enumerate()
+                .map(|(n, status)| found(&format!("pi_{n}"), *status)).collect();
+            let reversed: Vec<_> = all.iter().rev().cloned().collect();
+            let choice = |all: &[Found]| match next_step(all, None, Duration::ZERO, false, PATIENCE) {
+                Step::Adopt(index) => all[index].id.clone(),
+                other => panic!("{other:?}"),
+            };
+            prop_assert_eq!(choice(&all), choice(&reversed));
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Finding out what became of a creation whose answer was lost, and seeing it through.
+//!
+//! The link's id stands in the metadata of every intent that was ever asked for on its behalf, so a search over
+//! the time in which such an intent can lie answers the question. Only when none can come to light any more is
+//! the intent created again.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+use super::Error;
+use crate::{
+    dojo::{self, Account, CreatePaymentIntent, PaymentIntent, Window},
+    payment_link::{
+        Failure, FailureKind,
+        recovery::{Found, Patience, Step, next_step},
+        timeline::Cause,
+    },
+    store::{
+        self,
+        creation::{Retry, Unsettled},
+    },
+};
+
+/// How many pages of a search to read for one link: 10,000 intents around the time of its creation.
+const PAGES: usize = 100;
+
+/// Takes the next step for a pending link that nobody else works on.
+///
+/// `lease` is longer than asking Dojo can take: whoever holds the link is alone with it until then.
+pub async fn recover(
+    pool: &PgPool,
+    account: &Account,
+    unsettled: &Unsettled,
+    patience: Patience,
+    lease: Duration,
+) -> Result<(), Error> {
+    let Unsettled { id, new, now, .. } = unsettled;
+    let found = search(account, unsettled).await?;
+    let since = |at: OffsetDateTime| Duration::try_from(*now - at).unwrap_or_default();
+    let age = since(unsettled.created_at);
+    let expired = new
+        .terms
+        .expire_at
+        .is_some_and(|expire_at| expire_at <= *now);
+    let candidates: Vec<Found> = found.iter().map(PaymentIntent::found).collect();
+    match next_step(
+        &candidates,
+        unsettled.asked_until.map(since),
+        age,
+        expired,
+        patience,
+    ) {
+        Step::Adopt(best) => {
+            info!(link_id = %id, payment_intent_id = candidates[best].id, "a lost creation was found");
+            count("found");
+            // The best one first: all others are one too many then.
+            let (best, others) = (
+                &found[best],
+                found.iter().enumerate().filter(|(n, _)| *n != best),
+            );
+            adopt(pool, account, unsettled, best).await?;
+            for (_, other) in others {
+                adopt(pool, account, unsettled, other).await?;
+            }
+        }
+        Step::Wait => {
+            let wait =
+                (patience.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(15));
+            store::creation::give_back(pool, *id, wait).await?;
+        }
+        Step::CreateAgain => create_again(pool, account, unsettled, lease).await?,
+        Step::GiveUp => {
+            let failure = Failure {
+                reason: FailureKind::NotCreated,
+                status: None,
+                detail: if expired {
+                    "the link expired before Dojo could be brought to create it".to_owned()
+                } else {
+                    "Dojo could not be brought to create it in time".to_owned()
+                },
+                errors: Vec::new(),
+            };
+            warn!(link_id = %id, expired, "a lost creation is given up; nothing was created");
+            count("given_up");
+            store::creation::fail(pool, *id, &failure, Retry::Final, &Cause::Recovery).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The intents at Dojo that name this link.
+async fn search(
+    account: &Account,
+    unsettled: &Unsettled,
+) -> Result<Vec<PaymentIntent>, dojo::Error> {
+    // Dojo's clock and ours may differ, and a request may be worked on long after it left.
+    let window = Window {
+        start: unsettled.created_at - time::Duration::minutes(5),
+        end: unsettled.asked_until.unwrap_or(unsettled.now) + time::Duration::minutes(15),
+    };
+    let mut found = Vec::new();
+    let whole = account
+        .client
+        .search(window, PAGES, |intent| {
+            if intent.link_id() == Some(unsettled.id) {
+                found.push(intent);
+            }
+        })
+        .await?;
+    if whole || !found.is_empty() {
+        Ok(found)
+    } else {
+        // What was not read may hold it, so nothing is known.
+        Err(dojo::Error::too_many_results())
+    }
+}
+
+async fn adopt(
+    pool: &PgPool,
+    account: &Account,
+    unsettled: &Unsettled,
+    intent: &PaymentIntent,
+) -> Result<(), store::Error> {
+    let url = account.checkout_page(&intent.id);
+    let confirmed =
+        store::creation::confirm(pool, unsettled.id, intent, &url, &Cause::Recovery).await?;
+    if confirmed.surplus {
+        warn!(link_id = %unsettled.id, payment_intent_id = intent.id, "a second intent is to be canceled");
+        count("surplus");
+    }
+    Ok(())
+}
+
+async fn create_again(
+    pool: &PgPool,
+    account: &Account,
+    unsettled: &Unsettled,
+    lease: Duration,
+) -> Result<(), Error> {
+    let id = unsettled.id;
+    if !store::creation::ask_again(pool, unsettled, lease, &Cause::Recovery).await? {
+        return Ok(());
+    }
+    let request_id = format!("recovery-{id}");
+    let answer = account
+        .client
+        .create_payment_intent(CreatePaymentIntent {
+            link_id: id,
+            new: &unsettled.new,
+            request_id: &request_id,
+        })
+        .await;
+    match answer {
+        Ok(intent) => {
+            count("created");
+            Ok(adopt(pool, account, unsettled, &intent).await?)
+        }
+        Err(error) => {
+            match error.proves_nothing_was_created() {
+                Some(failure) if failure.reason == FailureKind::Refused => {
+                    count("refused");
+                    store::creation::fail(pool, id, &failure, Retry::Final, &Cause::Recovery)
+                        .await?;
+                    return Ok(());
+                }
+                // Dojo had no time, or no door: the next try need not wait for anything to come to light.
+                Some(_) => store::creation::not_asked(pool, id, Duration::from_secs(5)).await?,
+                None => {
+                    store::creation::unanswered(pool, id, &error.to_string(), &Cause::Recovery)
+                        .await?;
+                }
+            }
+            Err(error.into())
+        }
+    }
+}
+
+fn count(outcome: &'static str) {
+    metrics::counter!("recoveries_total", "outcome" => outcome).increment(1);
+}

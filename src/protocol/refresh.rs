@@ -1,0 +1,190 @@
+//! Looking at a link's intent at Dojo, and writing down what is found: what makes every link converge on Dojo's
+//! truth, whatever webhooks came, came late, or never came.
+
+use std::{collections::HashMap, time::Duration};
+
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tracing::{error, info, warn};
+
+use super::Error;
+use crate::{
+    dojo::{Account, PaymentIntent, Window},
+    payment_link::{
+        Status,
+        reconcile::{Reading, next_look, reconcile},
+        timeline::Cause,
+    },
+    store::{
+        self,
+        looks::{Applied, Looked},
+    },
+};
+
+/// What a look at Dojo came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// What Dojo answered is what is held now.
+    Settled,
+    /// The answer could not be taken; the link is to be looked at again.
+    Again,
+}
+
+/// Asks Dojo about one link and writes what it answers.
+///
+/// `patience`: how long an answer that is behind what a webhook told has to stand before it is believed.
+pub async fn look(
+    pool: &PgPool,
+    account: &Account,
+    looked: &Looked,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<Outcome, Error> {
+    let Some(intent) = account
+        .client
+        .payment_intent(&looked.payment_intent_id)
+        .await?
+    else {
+        error!(
+            link_id = %looked.link.id, payment_intent_id = looked.payment_intent_id,
+            "Dojo does not know the intent of a link; is DOJO_API_KEY that of another account?"
+        );
+        metrics::counter!("intents_missing_total").increment(1);
+        store::looks::look_again(pool, looked.link.id, Duration::from_mins(5)).await?;
+        return Ok(Outcome::Again);
+    };
+    take(pool, looked, &intent, patience, cause).await
+}
+
+/// Weighs an answer by the rules and writes what follows.
+async fn take(
+    pool: &PgPool,
+    looked: &Looked,
+    intent: &PaymentIntent,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<Outcome, Error> {
+    let link = &looked.link;
+    let reading = reconcile(
+        looked.held,
+        intent.known_status(),
+        intent.updated_at,
+        patience,
+    );
+    let status = match reading {
+        Reading::Accepted(status) => status,
+        Reading::Older => {
+            store::looks::look_again(pool, link.id, Duration::from_secs(5)).await?;
+            return Ok(Outcome::Again);
+        }
+        Reading::Disputed => {
+            warn!(
+                link_id = %link.id, held = link.status.as_str(), answered = intent.status,
+                "Dojo's answer is behind what a webhook told"
+            );
+            metrics::counter!("disputes_total").increment(1);
+            let wait = (patience / 8).clamp(Duration::from_millis(500), Duration::from_secs(15));
+            store::looks::dispute(pool, looked, &intent.status, wait, cause).await?;
+            return Ok(Outcome::Again);
+        }
+    };
+    let next = next(looked, intent, status);
+    let applied = store::looks::apply(pool, looked, intent, status, next, cause).await?;
+    let Some(Applied { changed, mismatch }) = applied else {
+        return Ok(Outcome::Again);
+    };
+    if intent.known_status().is_none() {
+        warn!(link_id = %link.id, reported = intent.status, "Dojo reports a status that is not known here");
+    }
+    if mismatch {
+        error!(
+            link_id = %link.id, payment_intent_id = intent.id, asked_for = %link.amount,
+            reported = ?intent.amount, "Dojo reports another amount than was asked for"
+        );
+        metrics::counter!("amount_mismatches_total").increment(1);
+    }
+    if changed {
+        info!(
+            link_id = %link.id, before = link.status.as_str(), after = status.as_str(),
+            "payment link brought up to Dojo's state"
+        );
+    }
+    Ok(Outcome::Settled)
+}
+
+fn next(looked: &Looked, intent: &PaymentIntent, status: Status) -> Option<Duration> {
+    let now = OffsetDateTime::now_utc();
+    let since = |at| Duration::try_from(now - at).unwrap_or_default();
+    let link = &looked.link;
+    let age = match status {
+        Status::Captured if link.status == Status::Captured => since(link.updated_at),
+        Status::Captured => Duration::ZERO,
+        _ => since(link.created_at),
+    };
+    let expire_at = intent.expire_at.or(link.terms.expire_at);
+    let left = expire_at.map(|at| Duration::try_from(at - now).unwrap_or_default());
+    next_look(status, age, left)
+}
+
+/// How many links a page of search has to stand for to be worth its call.
+const LINKS_A_PAGE: usize = 10;
+
+/// Looks at many links in few calls: reads the intents of their time from Dojo's search, page by page, and
+/// settles what it finds there. Returns the links that are left, to be asked about one by one.
+///
+/// Search may lag behind, so nothing but a plain acceptance counts that comes from it.
+pub async fn sweep(
+    pool: &PgPool,
+    account: &Account,
+    all: Vec<Looked>,
+    patience: Duration,
+) -> Result<Vec<Looked>, Error> {
+    let pages = all.len() / LINKS_A_PAGE;
+    let (Some(first), Some(last)) = (
+        all.iter().map(|looked| looked.link.created_at).min(),
+        all.iter().map(|looked| looked.link.created_at).max(),
+    ) else {
+        return Ok(all);
+    };
+    if pages == 0 {
+        return Ok(all);
+    }
+    let margin = time::Duration::minutes(5);
+    let window = Window {
+        start: first - margin,
+        end: last + margin,
+    };
+    let mut wanted: HashMap<_, _> = all
+        .into_iter()
+        .map(|looked| (looked.payment_intent_id.clone(), looked))
+        .collect();
+    let mut found = Vec::new();
+    account
+        .client
+        .search(window, pages, |intent| {
+            if let Some(looked) = wanted.remove(&intent.id) {
+                found.push((looked, intent));
+            }
+        })
+        .await?;
+    let mut left: Vec<_> = wanted.into_values().collect();
+    for (looked, intent) in found {
+        let reading = reconcile(
+            looked.held,
+            intent.known_status(),
+            intent.updated_at,
+            patience,
+        );
+        // What a webhook has just made due may have reached the intent and not the search.
+        let quiet = looked
+            .link
+            .synced_at
+            .is_some_and(|synced_at| synced_at >= looked.link.updated_at);
+        if quiet && matches!(reading, Reading::Accepted(_)) {
+            take(pool, &looked, &intent, patience, &Cause::Refresh).await?;
+        } else {
+            left.push(looked);
+        }
+    }
+    Ok(left)
+}

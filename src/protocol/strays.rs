@@ -1,0 +1,81 @@
+//! Intents that a webhook named and no link claimed, and intents that are one too many for their link.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tracing::{error, info, warn};
+
+use super::Error;
+use crate::{
+    dojo::{self, Account},
+    payment_link::{
+        Status,
+        timeline::{Cause, Kind},
+    },
+    store::{self, intents::Stray},
+};
+
+/// Finds out whose an intent is, or cancels it if it is known to be one too many.
+///
+/// An intent that names one of our links is that link's, if the link waits for one: this is how a lost creation
+/// is found within seconds where its webhook was not lost.
+pub async fn look(pool: &PgPool, account: &Account, stray: &Stray) -> Result<(), Error> {
+    let Some(intent) = account.client.payment_intent(&stray.id).await? else {
+        return Ok(store::intents::settle(pool, &stray.id).await?);
+    };
+    if stray.surplus_of.is_some() {
+        return cancel(pool, account, stray, intent.known_status()).await;
+    }
+    let link = match intent.link_id() {
+        Some(id) => store::links::find(pool, id).await?,
+        None => None,
+    };
+    let Some(link) = link.filter(|link| link.account == account.name) else {
+        // Somebody else's: made in Dojo's portal, or by another program with the same account.
+        return Ok(store::intents::settle(pool, &stray.id).await?);
+    };
+    let url = account.checkout_page(&intent.id);
+    let confirmed =
+        store::creation::confirm(pool, link.id, &intent, &url, &Cause::Recovery).await?;
+    if confirmed.surplus {
+        warn!(link_id = %link.id, payment_intent_id = intent.id, "a second intent is to be canceled");
+    } else {
+        info!(link_id = %link.id, payment_intent_id = intent.id, "an intent was traced to its link");
+        store::intents::settle(pool, &stray.id).await?;
+    }
+    Ok(())
+}
+
+async fn cancel(
+    pool: &PgPool,
+    account: &Account,
+    stray: &Stray,
+    status: Option<Status>,
+) -> Result<(), Error> {
+    let kind = match status {
+        // Nothing was paid, or nothing is left of it.
+        Some(Status::Canceled | Status::Reversed | Status::Refunded) => Kind::SurplusCanceled,
+        Some(Status::Created) => match account.client.cancel_payment_intent(&stray.id).await {
+            Ok(()) => Kind::SurplusCanceled,
+            // Paid or canceled in this very moment: the next look tells.
+            Err(dojo::Error::Refused { .. }) => {
+                return Ok(
+                    store::intents::ask_later(pool, &stray.id, Duration::from_secs(1)).await?,
+                );
+            }
+            Err(error) => return Err(error.into()),
+        },
+        Some(_) => {
+            error!(
+                payment_intent_id = stray.id,
+                "a second intent for one link has been paid: somebody has to refund it"
+            );
+            metrics::counter!("surplus_paid_total").increment(1);
+            Kind::SurplusPaid
+        }
+        None => {
+            return Ok(store::intents::ask_later(pool, &stray.id, Duration::from_mins(5)).await?);
+        }
+    };
+    Ok(store::intents::settle_surplus(pool, &stray.id, kind, &Cause::Recovery).await?)
+}

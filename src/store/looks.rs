@@ -1,0 +1,329 @@
+//! Looking at links: which are due, and what a look changed.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+
+use super::{
+    Error,
+    links::{Row, select_links},
+    to_json,
+};
+use crate::{
+    dojo::PaymentIntent,
+    payment_link::{
+        PaymentLink, PaymentLinkId, Status,
+        reconcile::Held,
+        timeline::{Cause, Kind},
+    },
+};
+
+/// A link that is looked at, as it was when the look began.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    /// The link.
+    pub link: PaymentLink,
+    /// Its intent at Dojo.
+    pub payment_intent_id: String,
+    /// What the rules weigh Dojo's answer against.
+    pub held: Held,
+    /// Dojo's word for the status, as it was last heard.
+    dojo_status: Option<String>,
+    /// The amount that Dojo last reported, if it was not the one asked for.
+    mismatch: Option<Value>,
+    /// Changes with every change of the link's state.
+    revision: i64,
+    due_at: Option<OffsetDateTime>,
+}
+
+/// Claims up to `limit` links that are due, oldest first. Nobody else gets them until the lease is over.
+pub async fn claim(
+    pool: &PgPool,
+    account: &str,
+    lease: Duration,
+    limit: i64,
+) -> Result<Vec<Looked>, Error> {
+    let ids = sqlx::query_scalar!(
+        "UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
+         WHERE id IN (
+             SELECT id FROM payment_links
+             WHERE due_at <= now() AND account = $1 AND status NOT IN ('Pending', 'Failed')
+               AND (leased_until IS NULL OR leased_until <= now())
+             ORDER BY due_at
+             LIMIT $3
+             FOR UPDATE SKIP LOCKED
+         )
+         RETURNING id",
+        account,
+        lease.as_secs_f64(),
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    looked(pool, &ids).await
+}
+
+/// The link with this id, to be looked at whether it is due or not. `None` if there is no such link, or no intent
+/// to look at.
+pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<Looked>, Error> {
+    Ok(looked(pool, &[id.uuid()]).await?.pop())
+}
+
+async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The versions first: if a link changes in between, its version is the older one, and what the look found
+    // is not applied to what it did not see.
+    let versions = sqlx::query!(
+        r#"SELECT id, revision, due_at, dojo_updated_at, dojo_status, mismatch,
+                  extract(epoch FROM now() - disputed_since)::float8 AS disputed_for
+           FROM payment_links WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id"#,
+        ids
+    )
+    .fetch_all(pool)
+    .await?;
+    let links = select_links!(
+        "WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id",
+        ids
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut links = links.into_iter().peekable();
+    let mut all = Vec::new();
+    for version in versions {
+        let Some(row) = links.next_if(|row| row.id == version.id) else {
+            continue;
+        };
+        let link = Row::into_link(row)?;
+        all.push(Looked {
+            payment_intent_id: link.payment_intent_id.clone().unwrap_or_default(),
+            held: Held {
+                status: link.status,
+                dojo_updated_at: version.dojo_updated_at,
+                disputed_for: version
+                    .disputed_for
+                    .map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
+            },
+            link,
+            dojo_status: version.dojo_status,
+            mismatch: version.mismatch,
+            revision: version.revision,
+            due_at: version.due_at,
+        });
+    }
+    Ok(all)
+}
+
+/// What a look changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Whether anything is different now.
+    pub changed: bool,
+    /// Whether Dojo reports an amount that was not asked for, and did not before.
+    pub mismatch: bool,
+}
+
+/// Writes what Dojo answered, and when to look again (`None`: never). `None` if the link has changed since the
+/// look began: nothing is written then, and the link is due at once.
+pub async fn apply(
+    pool: &PgPool,
+    looked: &Looked,
+    intent: &PaymentIntent,
+    status: Status,
+    next: Option<Duration>,
+    cause: &Cause,
+) -> Result<Option<Applied>, Error> {
+    let link = &looked.link;
+    let total = intent.total_amount.as_ref().map(|total| total.value);
+    let tips = intent.tips_amount.as_ref().map(|tips| tips.value);
+    let refunded = intent.refunded_amount.unwrap_or(link.refunded_amount);
+    let payment = intent.payment().or_else(|| link.payment.clone());
+    let attempts = intent.attempts();
+    let mismatch = intent
+        .amount
+        .as_ref()
+        .filter(|amount| !amount.is(link.amount))
+        .map(|amount| json!({"value": amount.value, "currencyCode": amount.currency_code}));
+
+    let mut changed = serde_json::Map::new();
+    let mut note = |name: &str, before: Value, after: Value| {
+        if before != after {
+            changed.insert(name.to_owned(), json!({"from": before, "to": after}));
+        }
+    };
+    note("status", json!(link.status), json!(status));
+    note("reported", json!(looked.dojo_status), json!(intent.status));
+    note(
+        "totalAmount",
+        json!(link.total_amount.map(|total| total.value)),
+        json!(total),
+    );
+    note(
+        "tipsAmount",
+        json!(link.tips_amount.map(|tips| tips.value)),
+        json!(tips),
+    );
+    note(
+        "refundedAmount",
+        json!(link.refunded_amount),
+        json!(refunded),
+    );
+    note(
+        "attempts",
+        json!(link.attempts.len()),
+        json!(attempts.len()),
+    );
+    note(
+        "payment",
+        json!(link.payment.is_some()),
+        json!(payment.is_some()),
+    );
+    // That the word merely caught up with a status that a webhook told before is no change.
+    if changed.len() == 1 && intent.known_status() == Some(link.status) {
+        changed.remove("reported");
+    }
+    let new_mismatch = mismatch.is_some() && mismatch != looked.mismatch;
+
+    let written = sqlx::query!(
+        "WITH written AS (
+             UPDATE payment_links
+             SET status = $3, total_amount = $4, tips_amount = $5, refunded_amount = $6,
+                 expire_at = coalesce($7, expire_at), payment = $8, attempts = $9, mismatch = $10,
+                 dojo_updated_at = coalesce($11, dojo_updated_at), dojo_status = $12, disputed_since = NULL,
+                 synced_at = now(), leased_until = NULL,
+                 updated_at = CASE WHEN $13 THEN now() ELSE updated_at END,
+                 revision = revision + $13::bool::int,
+                 -- A webhook that came meanwhile has made the link due, and it stays so.
+                 due_at = CASE WHEN due_at IS NOT DISTINCT FROM $14
+                               THEN now() + make_interval(secs => $15) ELSE due_at END
+             WHERE id = $1 AND revision = $2
+             RETURNING id
+         ), told AS (
+             INSERT INTO payment_link_events
+                 (payment_link_id, kind, status_before, status_after, cause, detail)
+             SELECT written.id, event.kind, event.status_before, $3, $16, event.detail
+             FROM written, (VALUES
+                 ($13::bool, $17, $18, jsonb_build_object('changed', $19::jsonb)),
+                 ($20::bool, $21, $3, jsonb_build_object('asked', $22::jsonb, 'reported', $10::jsonb))
+             ) AS event (told, kind, status_before, detail)
+             WHERE event.told
+         )
+         SELECT id FROM written",
+        link.id.uuid(),
+        looked.revision,
+        status.as_str(),
+        total,
+        tips,
+        refunded,
+        intent.expire_at,
+        payment.as_ref().map(to_json).transpose()?,
+        to_json(&attempts)?,
+        mismatch,
+        intent.updated_at,
+        intent.status,
+        !changed.is_empty(),
+        looked.due_at,
+        next.map(|next| next.as_secs_f64()),
+        to_json(cause)?,
+        Kind::Refreshed.as_str(),
+        link.status.as_str(),
+        json!(changed),
+        new_mismatch,
+        Kind::AmountMismatch.as_str(),
+        to_json(&link.amount)?,
+    )
+    .fetch_optional(pool)
+    .await?;
+    if written.is_none() {
+        look_again(pool, link.id, Duration::ZERO).await?;
+        return Ok(None);
+    }
+    Ok(Some(Applied {
+        changed: !changed.is_empty(),
+        mismatch: new_mismatch,
+    }))
+}
+
+/// Notes that Dojo's answer is behind what a webhook told; the link is to be looked at again after `wait`. The
+/// first answer of a row of such is told of.
+pub async fn dispute(
+    pool: &PgPool,
+    looked: &Looked,
+    reported: &str,
+    wait: Duration,
+    cause: &Cause,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "WITH before AS (
+             SELECT id, disputed_since FROM payment_links WHERE id = $1 AND revision = $2 FOR UPDATE
+         ), noted AS (
+             UPDATE payment_links link
+             SET disputed_since = coalesce(before.disputed_since, now()), leased_until = NULL,
+                 due_at = now() + make_interval(secs => $3)
+             FROM before WHERE link.id = before.id
+         )
+         INSERT INTO payment_link_events
+             (payment_link_id, kind, status_before, status_after, cause, detail)
+         SELECT id, $4, $5, $5, $6, jsonb_build_object('reported', $7::text)
+         FROM before WHERE disputed_since IS NULL",
+        looked.link.id.uuid(),
+        looked.revision,
+        wait.as_secs_f64(),
+        Kind::Disputed.as_str(),
+        looked.link.status.as_str(),
+        to_json(cause)?,
+        reported
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Gives a link back without a finding, to be looked at again after `wait`, or sooner if it is due sooner.
+pub async fn look_again(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE payment_links
+         SET leased_until = NULL,
+             due_at = CASE WHEN due_at > now() THEN least(due_at, now() + make_interval(secs => $2))
+                           ELSE now() + make_interval(secs => $2) END
+         WHERE id = $1",
+        id.uuid(),
+        wait.as_secs_f64()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// How much is due, and for how long the oldest of it has been: links and intents that somebody should have
+/// looked at by now.
+#[derive(Debug, Clone, Copy)]
+pub struct Backlog {
+    /// Pending links whose creation is not settled.
+    pub unsettled: i64,
+    /// Links to be looked at.
+    pub due: i64,
+    /// Seconds.
+    pub lag: f64,
+}
+
+/// The backlog of an account.
+pub async fn backlog(pool: &PgPool, account: &str) -> Result<Backlog, Error> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) FILTER (WHERE status = 'Pending') AS "unsettled!",
+                  count(*) FILTER (WHERE status <> 'Pending') AS "due!",
+                  coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 AS "lag!"
+           FROM payment_links WHERE due_at <= now() AND account = $1"#,
+        account
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Backlog {
+        unsettled: row.unsettled,
+        due: row.due,
+        lag: row.lag,
+    })
+}
