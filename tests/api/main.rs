@@ -5,6 +5,8 @@
     unreachable_pub,
     reason = "one program: everything is as public as its module says"
 )]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod browser;
 mod commands;
 mod creation;

@@ -265,11 +265,6 @@ impl TestSandbox {
             .json()
     }
 
-    /// `DELETE /_sandbox/…`
-    pub async fn clear(&self, path: &str) {
-        send(self.http.delete(format!("{}/_sandbox/{path}", self.url))).await;
-    }
-
     /// Every intent that exists, the canceled ones too.
     pub async fn intents(&self) -> Vec<Value> {
         let intents = self.look("payment-intents").await;
