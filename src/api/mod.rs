@@ -100,10 +100,16 @@ fn documented(state: &AppState) -> OpenApiRouter<AppState> {
 /// The whole API.
 pub fn router(state: AppState, request_timeout: Duration) -> Router {
     let (routes, _) = documented(&state).split_for_parts();
-    routes
+    let routes = routes
         .merge(openapi::docs())
         .fallback(async || Error::NotFound)
-        .with_state(state)
+        .with_state(state);
+    guarded(routes, request_timeout)
+}
+
+/// What stands around every route: limits, an answer to a panic, problems, and what is told of a request.
+fn guarded(routes: Router, request_timeout: Duration) -> Router {
+    routes
         .layer(DefaultBodyLimit::max(body::LIMIT))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -117,4 +123,48 @@ pub fn router(state: AppState, request_timeout: Duration) -> Router {
         ))
         .layer(from_fn(problem::complete))
         .layer(from_fn(observe::observe))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn answer(routes: Router) -> (StatusCode, serde_json::Value) {
+        let request = Request::get("/broken").body(Body::empty()).unwrap();
+        let response = guarded(routes, Duration::from_millis(50))
+            .oneshot(request)
+            .await
+            .unwrap();
+        let status = response.status();
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
+        let body = axum::body::to_bytes(response.into_body(), 10_000)
+            .await
+            .unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_500_that_tells_nothing_of_it() {
+        async fn broken() -> &'static str {
+            panic!("a secret");
+        }
+        let (status, problem) = answer(Router::new().route("/broken", get(broken))).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!problem.to_string().contains("secret"));
+        assert_ne!(problem["requestId"], "");
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_hangs_is_a_503() {
+        let hangs = get(async || std::future::pending::<&'static str>().await);
+        let (status, problem) = answer(Router::new().route("/broken", hangs)).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(problem["instance"], "/broken");
+    }
 }
