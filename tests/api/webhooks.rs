@@ -101,10 +101,7 @@ async fn forgeries_are_refused_and_nothing_is_kept() {
     let reserialised = serde_json::to_string_pretty(&reserialised).unwrap();
     let plain_hash = {
         use sha2::{Digest, Sha256};
-        let hash = Sha256::digest(PUBLISHED.as_bytes());
-        hash.iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
+        hex(&Sha256::digest(PUBLISHED.as_bytes()))
     };
     let bare = right
         .trim_start_matches("sha256=")
@@ -372,6 +369,12 @@ async fn a_webhook_over_256_kib_is_413() {
     app.deliver(&(body + "x"))
         .await
         .problem(413, "body-too-large");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
 fn permutations(items: &[&'static str]) -> Vec<Vec<&'static str>> {

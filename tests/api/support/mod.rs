@@ -319,7 +319,7 @@ fn client() -> reqwest::Client {
     // Every test may be the first; whoever comes second is told so, and that is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
-        .timeout(Duration::from_secs(60))
+        .timeout(Duration::from_mins(1))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
