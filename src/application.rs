@@ -1,12 +1,20 @@
-//! The service as a whole: put together once, run until it is told to stop. `main` and nobody else decides
-//! when; tests build exactly the same.
+//! The service as a whole: put together once, run until it is told to stop.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum_server::Handle;
 use hyper_util::rt::TokioTimer;
 use sqlx::PgPool;
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -15,7 +23,8 @@ use crate::{
     config::{ConfigError, ServeSettings},
     dojo::Account,
     jobs::Jobs,
-    store, telemetry,
+    store::{self, api_keys::Conflict},
+    telemetry,
 };
 
 /// How long a client may take to send a request's head.
@@ -78,7 +87,16 @@ impl Application {
         }
         if let Some(hash) = bootstrap_key {
             let scopes = auth::Scope::ALL.map(|scope| scope.as_str().to_owned());
-            store::api_keys::replace(&pool, "bootstrap", &hash, &scopes).await?;
+            let replaced = store::api_keys::replace(&pool, "bootstrap", &hash, &scopes).await?;
+            replaced.map_err(|conflict| {
+                ConfigError::new(
+                    "BOOTSTRAP_API_KEY",
+                    match conflict {
+                        Conflict::OtherName => "is a key that has another name already",
+                        Conflict::Revoked => "is a key that was revoked, which is for good",
+                    },
+                )
+            })?;
         }
 
         let tasks = TaskTracker::new();
@@ -102,8 +120,9 @@ impl Application {
             metrics.clone(),
             bell,
             settings.jobs.recovery_settle,
+            settings.request_timeout,
         );
-        let router = api::router(state, settings.request_timeout);
+        let router = api::router(state);
 
         let address = settings.listen_addr;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
@@ -124,11 +143,13 @@ impl Application {
     /// within the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         let handle = Handle::new();
+        let stopping_since = Arc::new(OnceLock::new());
         let stopper = tokio::spawn({
             let (handle, stop_jobs) = (handle.clone(), self.stop_jobs.clone());
-            let limit = self.shutdown_timeout;
+            let (limit, since) = (self.shutdown_timeout, Arc::clone(&stopping_since));
             async move {
                 stop.await;
+                let _ = since.set(Instant::now());
                 info!("stopping: what is in flight is finished");
                 stop_jobs.cancel();
                 handle.graceful_shutdown(Some(limit));
@@ -136,7 +157,10 @@ impl Application {
         });
         let upkeep = tokio::spawn(upkeep(self.metrics));
 
-        let mut server = axum_server::from_tcp(self.listener)?.handle(handle);
+        // HTTP/1 alone: with both, a connection that sends nothing waits for ever to be told apart.
+        let mut server = axum_server::from_tcp(self.listener)?
+            .handle(handle)
+            .http1_only();
         server
             .http_builder()
             .http1()
@@ -144,24 +168,16 @@ impl Application {
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEADER_BYTES)
             .max_headers(HEADERS);
-        server
-            .http_builder()
-            .http2()
-            .timer(TokioTimer::new())
-            .max_header_list_size(32 * 1024)
-            .max_concurrent_streams(100)
-            .keep_alive_interval(Duration::from_secs(20));
         let result = server.serve(self.router.into_make_service()).await;
 
-        // Work whose caller is gone may still be waiting for Dojo.
+        // Work whose caller is gone may still be waiting for Dojo. All of the leave-taking shares one limit.
+        let deadline =
+            stopping_since.get().copied().unwrap_or_else(Instant::now) + self.shutdown_timeout;
         self.tasks.close();
-        if tokio::time::timeout(self.shutdown_timeout, self.tasks.wait())
-            .await
-            .is_err()
-        {
+        if timeout_at(deadline, self.tasks.wait()).await.is_err() {
             warn!(tasks = self.tasks.len(), "stopped before all work was done");
         }
-        self.pool.close().await;
+        let _ = timeout_at(deadline, self.pool.close()).await;
         stopper.abort();
         upkeep.abort();
         info!("stopped");

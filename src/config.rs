@@ -18,11 +18,11 @@ pub struct ServeSettings {
     pub listen_addr: SocketAddr,
 
     /// How long a request may take before it is answered 503. Work at Dojo goes on all the same.
-    #[arg(long, env = "REQUEST_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "REQUEST_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub request_timeout: Duration,
 
     /// How long requests in flight may take to finish after SIGTERM.
-    #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration)]
     pub shutdown_timeout: Duration,
 
     /// Whether to migrate the database before serving. Safe with many replicas starting at once.
@@ -84,11 +84,11 @@ pub struct DatabaseSettings {
     pub database_max_connections: u32,
 
     /// How long to wait for a free connection before a request is answered 503.
-    #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "5s", value_parser = duration)]
     pub database_acquire_timeout: Duration,
 
     /// How long one statement may take before Postgres ends it.
-    #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub database_statement_timeout: Duration,
 }
 
@@ -131,7 +131,8 @@ pub struct DojoSettings {
         long,
         env = "DOJO_API_VERSION",
         default_value = "2026-02-27",
-        value_name = "DATE"
+        value_name = "DATE",
+        value_parser = api_version
     )]
     pub api_version: String,
 
@@ -151,7 +152,7 @@ pub struct DojoSettings {
 
     /// How long one call to Dojo may take.
     #[arg(id = "dojo-timeout", long, env = "DOJO_TIMEOUT", default_value = "10s", value_name = "DURATION",
-          value_parser = humantime::parse_duration)]
+          value_parser = duration)]
     pub timeout: Duration,
 
     /// The secrets that webhooks may be signed with, separated by commas. Without any, no webhook is
@@ -199,6 +200,18 @@ impl DojoSettings {
                 "begins with neither sk_sandbox_ nor sk_prod_",
             ));
         };
+        let loopback = match self.api_url.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        if environment == Environment::Production && self.api_url.scheme() != "https" && !loopback {
+            return Err(ConfigError::new(
+                "DOJO_API_URL",
+                "is not https, and a production key must not travel in the clear",
+            ));
+        }
         Ok(DojoApiKey {
             secret,
             environment,
@@ -241,16 +254,16 @@ pub struct JobSettings {
     /// light. Only then is it created again. Longer than Dojo's search lags behind and a request can be on its
     /// way; Dojo documents neither, and too long costs a late link where too short may cost a second intent
     /// that has to be canceled. Also how long Dojo has to stand by an answer that is behind what a webhook told.
-    #[arg(long, env = "RECOVERY_SETTLE", default_value = "2m", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "RECOVERY_SETTLE", default_value = "2m", value_parser = duration)]
     pub recovery_settle: Duration,
 
     /// How long after a link was asked for it may still be created, where Dojo's answer was lost. After that
     /// nobody waits for it, and a link that comes to life would surprise.
-    #[arg(long, env = "RECOVERY_GIVE_UP", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "RECOVERY_GIVE_UP", default_value = "24h", value_parser = duration)]
     pub recovery_give_up: Duration,
 
     /// How often to look for work that is due.
-    #[arg(long, env = "POLL_INTERVAL", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "POLL_INTERVAL", default_value = "1s", value_parser = duration)]
     pub poll_interval: Duration,
 
     /// How many links to claim at once.
@@ -375,6 +388,24 @@ fn secret(
         }
         (None, None) => Ok(None),
     }
+}
+
+/// Anything from a millisecond to a month: what is beyond is a slip, and 0 would mean "never" in one place and "at
+/// once" in another.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(1)..=Duration::from_hours(24 * 31)).contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("not between 1ms and 31days".to_owned())
+    }
+}
+
+fn api_version(text: &str) -> Result<String, String> {
+    let form = time::macros::format_description!("[year]-[month]-[day]");
+    time::Date::parse(text, form)
+        .map(|_| text.to_owned())
+        .map_err(|_| "no date such as 2026-02-27".to_owned())
 }
 
 fn web_address(text: &str) -> Result<Url, String> {

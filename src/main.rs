@@ -1,6 +1,6 @@
 //! The command line: picks a command and runs it.
 
-use std::{error::Error, fmt::Write as _, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use dojo_payment_links::{
@@ -80,7 +80,7 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", with_causes(&*error));
+            eprintln!("error: {}", telemetry::causes(&*error));
             ExitCode::FAILURE
         }
     }
@@ -171,15 +171,4 @@ async fn healthcheck(mut address: SocketAddr) -> Result {
         .await?
         .error_for_status()?;
     Ok(())
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -1,6 +1,10 @@
 //! Logs and metrics.
 
-use std::io::{self, IsTerminal};
+use std::{
+    error::Error,
+    fmt::Display,
+    io::{self, IsTerminal},
+};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
@@ -33,7 +37,28 @@ pub fn init_logs(settings: &LogSettings) -> Result<(), ConfigError> {
             .with(fmt::layer().compact().with_writer(io::stderr))
             .init(),
     }
+    // A panic is told like everything else, in one line and in the request's span.
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string);
+        tracing::error!(panic = panic.payload_as_str(), at, "a panic");
+    }));
     Ok(())
+}
+
+/// Writes an error and what caused it in one line. What a cause only repeats is left out.
+#[must_use]
+pub fn causes(error: &dyn Error) -> impl Display + use<> {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Starts to count and time; the handle writes what was counted as Prometheus text.

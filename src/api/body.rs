@@ -56,36 +56,64 @@ impl Schema {
         Ok(Self { validator })
     }
 
-    /// Reads a body: every fault of it at once, those of the schema and those that `rules` finds.
+    /// Reads a body. If it fits the schema: what it says, and what `rules` find wrong with it. If not: every fault
+    /// at once, those of the schema and of the rules.
     pub(crate) fn parse<T: DeserializeOwned>(
         &self,
         headers: &HeaderMap,
         body: &[u8],
         rules: impl FnOnce(&Value) -> Vec<Fault>,
-    ) -> Result<T, Error> {
+    ) -> Result<(T, Vec<Fault>), Error> {
         if !is_json(headers) {
             return Err(Error::NotJson);
         }
         // The parser's own words tell a place and a kind of fault, and quote nothing.
-        let value: Value = serde_json::from_slice(body)
+        let mut value: Value = serde_json::from_slice(body)
             .map_err(|error| Error::MalformedJson(error.to_string()))?;
+        whole_numbers(&mut value);
         let mut faults = Vec::new();
-        for error in self.validator.iter_errors(&value) {
+        for error in self.validator.iter_errors(&value).take(MOST_FAULTS) {
             explain(&error, &mut faults);
         }
-        faults.extend(rules(&value));
         nul_characters(&value, "", &mut faults);
-        if !faults.is_empty() {
-            return Err(Error::Invalid(faults));
+        let broken = rules(&value);
+        if faults.is_empty() {
+            // What a schema lets through and a type does not would be a gap between the two.
+            let parsed = serde_json::from_value(value)
+                .map_err(|_| Error::Invalid(vec![Fault::new("", "has the wrong form")]))?;
+            return Ok((parsed, broken));
         }
-        // What a schema lets through and a type does not: a number too large for its integer, say.
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let pointer = match error.path().to_string() {
-                path if path == "." => String::new(),
-                path => format!("/{}", path.replace('.', "/").replace(['[', ']'], "")),
-            };
-            Error::Invalid(vec![Fault::new(pointer, error.into_inner().to_string())])
-        })
+        faults.extend(broken);
+        // One fault a place is what a caller can mend; `null` where a word has to be is two to a schema.
+        faults.sort_by(|a, b| a.pointer.cmp(&b.pointer));
+        faults.dedup_by(|a, b| a.pointer == b.pointer);
+        faults.truncate(MOST_FAULTS);
+        Err(Error::Invalid(faults))
+    }
+}
+
+/// How many faults are told at once. A body with more is not one that somebody mends by reading them.
+const MOST_FAULTS: usize = 100;
+
+/// Writes `1.0` as `1`: both are the same integer to a schema, and not to a type.
+fn whole_numbers(value: &mut Value) {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => {
+            let whole = number
+                .as_f64()
+                .filter(|n| number.is_f64() && n.fract() == 0.0 && n.abs() < EXACT);
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "it is whole and small enough"
+            )]
+            if let Some(whole) = whole {
+                *value = Value::from(whole as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
     }
 }
 
@@ -103,7 +131,7 @@ fn explain(error: &ValidationError<'_>, faults: &mut Vec<Fault>) {
     use ValidationErrorKind as Kind;
 
     let at = error.instance_path().to_string();
-    let below = |name: &str| format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+    let below = |name: &str| Fault::below(&at, name);
     let detail = match error.kind() {
         Kind::Required { property } => {
             let name = property.as_str().unwrap_or_default();
@@ -208,7 +236,7 @@ fn nul_characters(value: &Value, at: &str, faults: &mut Vec<Fault>) {
                 }
                 nul_characters(
                     value,
-                    &format!("{at}/{}", name.replace('\0', "\u{fffd}")),
+                    &Fault::below(at, &name.replace('\0', "\u{fffd}")),
                     faults,
                 );
             }

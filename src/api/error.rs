@@ -6,11 +6,12 @@ use axum::{
 };
 use tracing::error;
 
-use super::{auth::Scope, problem::Problem};
+use super::{IDEMPOTENT_REPLAYED, auth::Scope, problem::Problem};
 use crate::{
     dojo,
     payment_link::{Failure, FailureKind, Fault, PaymentLinkId},
     protocol, store,
+    telemetry::causes,
 };
 
 /// Every way in which a request can fail, each with its answer. `?` carries all of them.
@@ -51,14 +52,16 @@ pub(crate) enum Error {
     },
     #[error("the signature is missing or not that of this body")]
     BadSignature,
-    #[error("the service cannot reach its database")]
+    #[error("{}", if .0.is_outage() {
+        "the service cannot reach its database"
+    } else {
+        "the service has a fault"
+    })]
     Store(#[from] store::Error),
     #[error("Dojo was not reached, or its answer was lost; nothing has changed")]
-    DojoSilent(#[source] dojo::Error),
+    DojoSilent(#[source] protocol::Error),
     #[error("Dojo refused this service's own key")]
     DojoRefusesUs(#[source] dojo::Error),
-    #[error("the work ended early")]
-    Lost(#[from] tokio::task::JoinError),
 }
 
 fn dojo_failed(failure: &Failure) -> String {
@@ -66,6 +69,9 @@ fn dojo_failed(failure: &Failure) -> String {
         FailureKind::Refused => format!("Dojo refused the request: {}", failure.detail),
         FailureKind::KeyRefused => {
             "Dojo refused this service's own key; nothing was created".to_owned()
+        }
+        FailureKind::Misrouted => {
+            "what answered at Dojo's address is not its API; nothing was created".to_owned()
         }
         FailureKind::NotCreated => format!("nothing was created: {}", failure.detail),
         FailureKind::NotReached => "Dojo could not be reached; nothing was created".to_owned(),
@@ -79,7 +85,7 @@ impl From<protocol::Error> for Error {
             protocol::Error::Dojo(error @ dojo::Error::KeyRefused { .. }) => {
                 Self::DojoRefusesUs(error)
             }
-            protocol::Error::Dojo(error) => Self::DojoSilent(error),
+            error => Self::DojoSilent(error),
         }
     }
 }
@@ -98,17 +104,14 @@ impl Error {
             Self::DojoUnsure(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::DojoFailed { failure, .. } => match failure.reason {
                 FailureKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
-                FailureKind::KeyRefused => StatusCode::BAD_GATEWAY,
+                FailureKind::KeyRefused | FailureKind::Misrouted => StatusCode::BAD_GATEWAY,
                 FailureKind::NotReached => StatusCode::SERVICE_UNAVAILABLE,
                 FailureKind::NotCreated => StatusCode::CONFLICT,
             },
             Self::DojoRefusesUs(_) => StatusCode::BAD_GATEWAY,
-            Self::DojoSilent(_) | Self::Store(store::Error::Database(_)) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Store(store::Error::Unreadable(_)) | Self::Lost(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::DojoSilent(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(error) if error.is_outage() => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -129,25 +132,28 @@ impl Error {
             Self::DojoFailed { failure, .. } => match failure.reason {
                 FailureKind::Refused => "refused-by-dojo",
                 FailureKind::KeyRefused => "dojo-key-refused",
+                FailureKind::Misrouted => "dojo-misrouted",
                 FailureKind::NotReached => "dojo-not-reached",
                 FailureKind::NotCreated => "not-created",
             },
             Self::BadSignature => "bad-signature",
             Self::DojoSilent(_) => "dojo-not-reached",
             Self::DojoRefusesUs(_) => "dojo-key-refused",
-            Self::Store(store::Error::Database(_)) => "database-unavailable",
-            Self::Store(store::Error::Unreadable(_)) | Self::Lost(_) => "internal-error",
+            Self::Store(error) if error.is_outage() => "database-unavailable",
+            Self::Store(_) => "internal-error",
         }
     }
 
     /// How long to wait before another try, where trying again makes sense.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Running(_) | Self::Store(store::Error::Database(_)) => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Running(_) => Some(Duration::from_secs(1)),
+            Self::Store(error) if error.is_outage() => Some(Duration::from_secs(1)),
             Self::DojoUnsure(_) => Some(Duration::from_secs(5)),
-            Self::DojoSilent(error) => Some(error.retry_after().unwrap_or(Duration::from_secs(5))),
+            Self::DojoSilent(protocol::Error::Dojo(error)) => {
+                Some(error.retry_after().unwrap_or(Duration::from_secs(5)))
+            }
+            Self::DojoSilent(_) => Some(Duration::from_secs(5)),
             Self::DojoFailed {
                 failure,
                 retry_after,
@@ -162,13 +168,19 @@ impl Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        if let Self::Store(_) | Self::Lost(_) | Self::DojoRefusesUs(_) = &self {
-            error!(error = &self as &dyn std::error::Error, "a request failed");
+        if let Self::Store(_) | Self::DojoRefusesUs(_) = &self {
+            error!(error = %causes(&self), "a request failed");
         }
         let mut problem = Problem::new(self.status(), self.slug(), self.to_string());
         let retry_after = self.retry_after();
         let replayed = matches!(self, Self::DojoFailed { replayed: true, .. });
-        let unauthenticated = matches!(self, Self::Unauthenticated);
+        // RFC 9110 has every 401 name a way to do better, RFC 6750 what a bearer token lacks.
+        let challenge = match &self {
+            Self::Unauthenticated => Some("Bearer"),
+            Self::Forbidden(_) => Some("Bearer error=\"insufficient_scope\""),
+            Self::BadSignature => Some("Dojo-Signature"),
+            _ => None,
+        };
         match self {
             Self::Invalid(faults) => problem.errors = faults,
             Self::Running(id) | Self::DojoUnsure(id) => problem.payment_link_id = Some(id),
@@ -190,10 +202,13 @@ impl IntoResponse for Error {
             );
         }
         if replayed {
-            headers.insert(super::IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+            headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
-        if unauthenticated {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if let Some(challenge) = challenge {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
         }
         response
     }

@@ -12,7 +12,12 @@ mod webhooks;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::from_fn};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::{HeaderName, StatusCode},
+    middleware::from_fn,
+};
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
 use tokio::sync::Notify;
@@ -25,7 +30,7 @@ use body::Schema;
 pub(crate) use error::Error;
 
 /// Says that an answer is that of an earlier request with the same `Idempotency-Key`.
-pub(crate) const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
+pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -45,6 +50,8 @@ pub struct Shared {
     pub bell: Arc<Notify>,
     /// How long Dojo has to stand by an answer that is behind what a webhook told.
     pub patience: Duration,
+    /// How long a request may take.
+    pub request_timeout: Duration,
     /// The schema of a request for a link.
     new_payment_link: Schema,
     /// The OpenAPI document, as YAML.
@@ -73,6 +80,7 @@ impl AppState {
         metrics: PrometheusHandle,
         bell: Arc<Notify>,
         patience: Duration,
+        request_timeout: Duration,
     ) -> Self {
         let document = openapi::document();
         Self(Arc::new(Shared {
@@ -82,6 +90,7 @@ impl AppState {
             metrics,
             bell,
             patience,
+            request_timeout,
             new_payment_link: Schema::new(&document, NewPaymentLink::SCHEMA_NAME)
                 .expect("the document is made from the code and a test builds it"),
             openapi: openapi::to_yaml(&document),
@@ -98,7 +107,9 @@ fn documented(state: &AppState) -> OpenApiRouter<AppState> {
 }
 
 /// The whole API.
-pub fn router(state: AppState, request_timeout: Duration) -> Router {
+pub fn router(state: AppState) -> Router {
+    // A creation watches the time itself, for it can tell the link's id; this is for whatever else hangs.
+    let request_timeout = state.request_timeout + Duration::from_secs(2);
     let (routes, _) = documented(&state).split_for_parts();
     let routes = routes
         .merge(openapi::docs())

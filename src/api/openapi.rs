@@ -68,8 +68,41 @@ pub fn document() -> Value {
         .merge(service::routes())
         .split_for_parts();
     let mut document = serde_json::to_value(document).expect("plain structs become JSON");
-    merge_all_of(&mut document["components"]["schemas"]);
+    let schemas = &mut document["components"]["schemas"];
+    merge_all_of(schemas);
+    close(schemas, NewPaymentLink::SCHEMA_NAME);
     document
+}
+
+/// Has a request's schema, and all that it refers to, refuse unknown fields. The types themselves do not: they also
+/// read what a newer version has stored.
+fn close(schemas: &mut Value, name: &str) {
+    let schema = &mut schemas[name];
+    if schema["type"] != "object" || schema.get("additionalProperties").is_some() {
+        return;
+    }
+    schema["additionalProperties"] = json!(false);
+    let mut below = Vec::new();
+    references(schema, &mut below);
+    for name in below {
+        close(schemas, &name);
+    }
+}
+
+/// The names of the schemas that this one refers to.
+fn references(schema: &Value, found: &mut Vec<String>) {
+    match schema {
+        Value::Object(fields) => {
+            let name = fields
+                .get("$ref")
+                .and_then(Value::as_str)
+                .and_then(|at| at.rsplit('/').next());
+            found.extend(name.map(str::to_owned));
+            fields.values().for_each(|value| references(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        _ => {}
+    }
 }
 
 /// Makes one object of the request, which is composed of two: only a whole can refuse unknown fields, and
@@ -91,7 +124,6 @@ fn merge_all_of(schemas: &mut Value) {
     ) {
         required.extend_from_slice(more);
     }
-    whole["additionalProperties"] = json!(false);
     whole["description"] = request["description"].clone();
     *request = whole;
 }

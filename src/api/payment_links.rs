@@ -5,13 +5,13 @@ use std::{borrow::Cow, fmt};
 use axum::{
     Json,
     extract::{FromRequestParts, Path, RawQuery, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use tracing::Instrument;
 use url::form_urlencoded;
 use utoipa::{IntoParams, ToSchema};
@@ -27,16 +27,18 @@ use super::{
 };
 use crate::{
     payment_link::{
-        Fault, NewPaymentLink, PaymentLink, PaymentLinkId, Status, broken_rules, timeline,
+        Fault, NewPaymentLink, PaymentLink, PaymentLinkId, Status, broken_rules, parse_time,
+        timeline,
     },
     protocol::{
         self,
-        creation::{self, Outcome},
+        creation::{self, Outcome, Start},
     },
     store::{
         self,
         creation::IdempotencyKey,
         links::{Filter, Place},
+        looks::Looked,
     },
 };
 
@@ -98,35 +100,60 @@ async fn create(
     headers: HeaderMap,
     Raw(body): Raw,
 ) -> Result<Response, Error> {
-    let account = state.account.clone();
-    let idempotency_key = idempotency_key(&headers)?;
-    let new: NewPaymentLink = state.new_payment_link.parse(&headers, &body, |body| {
-        let mut faults = broken_rules(body, OffsetDateTime::now_utc());
-        let named = body.get("account").and_then(|name| name.as_str());
-        if named.is_some_and(|name| name != account.name) {
-            faults.push(Fault::new("/account", "is no account of this service"));
-        }
-        faults
-    })?;
-    let idempotency_key = idempotency_key.map(|key| IdempotencyKey {
+    let (key, key_fault) = match idempotency_key(&headers) {
+        Ok(key) => (key, None),
+        Err(fault) => (None, Some(fault)),
+    };
+    let (new, broken): (NewPaymentLink, _) =
+        state.new_payment_link.parse(&headers, &body, |body| {
+            let mut faults = broken_rules(body, OffsetDateTime::now_utc());
+            faults.extend(key_fault);
+            let account = body.get("account").and_then(|name| name.as_str());
+            if account.is_some_and(|name| name != state.account.name) {
+                faults.push(Fault::new("/account", "is no account of this service"));
+            }
+            faults
+        })?;
+    let idempotency_key = key.map(|key| IdempotencyKey {
         api_key_id: caller.key_id,
         key,
         request_hash: fingerprint(&new),
     });
+    if !broken.is_empty() {
+        // What was right when it was first asked for may be late by now: a repetition gets the outcome of then.
+        let earlier = match &idempotency_key {
+            Some(key) => creation::replay(&state.pool, key).await?,
+            None => None,
+        };
+        return earlier.map_or(Err(Error::Invalid(broken)), answer);
+    }
     let request = creation::Request {
         new,
         api_key: caller.name,
         request_id,
         idempotency_key,
     };
+    let asking = match creation::start(&state.pool, &state.account, request).await? {
+        Start::Ask(asking) => asking,
+        Start::Done(outcome) => return answer(outcome),
+    };
 
     // In a task of its own: a caller that hangs up, or a time limit, must not cut the work short between
     // Dojo's answer and our keeping it.
+    let id = asking.link_id;
     let work = {
         let state = state.clone();
-        async move { creation::create(&state.pool, &state.account, request).await }
+        async move { asking.finish(&state.pool, &state.account).await }
     };
-    let outcome = state.tasks.spawn(work.in_current_span()).await??;
+    let work = state.tasks.spawn(work.in_current_span());
+    match tokio::time::timeout(state.request_timeout, work).await {
+        Ok(Ok(outcome)) => answer(outcome),
+        Ok(Err(_)) | Err(_) => Err(Error::DojoUnsure(id)),
+    }
+}
+
+/// How an outcome is told.
+fn answer(outcome: Outcome) -> Result<Response, Error> {
     match outcome {
         Outcome::Created(link) => Ok(created(link.id, Json(link), false)),
         Outcome::Replayed { link_id, body } => {
@@ -158,17 +185,17 @@ fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Respon
     )
         .into_response();
     if replayed {
-        response.headers_mut().insert(
-            HeaderName::from_static(IDEMPOTENT_REPLAYED),
-            HeaderValue::from_static("true"),
-        );
+        response
+            .headers_mut()
+            .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     response
 }
 
 /// The `Idempotency-Key`. The IETF draft has it in quotes, most clients send it bare; both mean the same.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
-    let Some(value) = headers.get("idempotency-key") else {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else {
         return Ok(None);
     };
     let text = value.to_str().unwrap_or_default().trim();
@@ -176,23 +203,25 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Error> {
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'))
         .unwrap_or(text);
-    if (1..=255).contains(&key.len()) && key.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+    let plain = |byte| matches!(byte, b' '..=b'~') && byte != b'"';
+    if values.next().is_none() && (1..=255).contains(&key.len()) && key.bytes().all(plain) {
         Ok(Some(key.to_owned()))
     } else {
-        Err(Error::Invalid(vec![Fault::new(
+        Err(Fault::new(
             "Idempotency-Key",
-            "must be 1 to 255 printable ASCII characters",
-        )]))
+            "must be 1 to 255 printable ASCII characters other than a quote, once",
+        ))
     }
 }
 
 /// What tells a repetition from another request: the hash of what was understood, so that white space and
-/// the order of fields do not matter.
+/// the order of fields do not matter. It has to stay the same from version to version, for keys are kept.
 fn fingerprint(new: &NewPaymentLink) -> [u8; 32] {
-    let body = serde_json::to_vec(new).expect("a struct of plain values becomes JSON");
+    // `Value` keeps its fields sorted.
+    let body = serde_json::to_value(new).expect("a struct of plain values becomes JSON");
     Sha256::new()
         .chain_update(b"POST /v1/payment-links\n")
-        .chain_update(body)
+        .chain_update(body.to_string())
         .finalize()
         .into()
 }
@@ -308,8 +337,8 @@ async fn list(
                 .then(|| text.to_owned())
         }),
         payment_intent_id: query.take("paymentIntentId", "an id", |text| Some(text.to_owned())),
-        created_after: query.take("createdAfter", "a time as in RFC 3339", time),
-        created_before: query.take("createdBefore", "a time as in RFC 3339", time),
+        created_after: query.take("createdAfter", "a time as in RFC 3339", parse_time),
+        created_before: query.take("createdBefore", "a time as in RFC 3339", parse_time),
     };
     let limit = query.limit();
     let after = query.take("after", "the after of a page before", |text| {
@@ -368,6 +397,9 @@ async fn events(
     Ok(Json(Page::new(entries, limit, |last| last.id.clone())))
 }
 
+/// How old a finding may be and still be "now".
+const FRESH: time::Duration = time::Duration::milliseconds(500);
+
 /// Asks Dojo about a payment link now, and answers the link as Dojo has it.
 ///
 /// There is no need to: webhooks and a schedule keep links in step. It is for the moment when somebody wants to
@@ -394,7 +426,13 @@ async fn refresh(
         api_key: caller.name,
         request_id,
     };
-    if let Some(looked) = store::looks::find(&state.pool, id).await? {
+    let looked = store::looks::find(&state.pool, id).await?;
+    // Callers that ask again and again get what was found a moment ago.
+    let fresh = |looked: &Looked| {
+        let synced_at = looked.link.synced_at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        OffsetDateTime::now_utc() - synced_at < FRESH && synced_at >= looked.link.updated_at
+    };
+    if let Some(looked) = looked.filter(|looked| !fresh(looked)) {
         protocol::refresh::look(&state.pool, &state.account, &looked, state.patience, &cause)
             .await?;
     }
@@ -463,10 +501,6 @@ impl<'a> Query<'a> {
     }
 }
 
-fn time(text: &str) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(text, &Rfc3339).ok()
-}
-
 fn to_i64(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX - 1)
 }
@@ -499,6 +533,7 @@ impl std::str::FromStr for Cursor {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;
@@ -516,6 +551,21 @@ mod tests {
         fn no_cursor_makes_it_panic(text in "\\PC*") {
             let _ = text.parse::<Cursor>();
         }
+    }
+
+    #[test]
+    fn a_fingerprint_stays_what_it_was() {
+        let new = serde_json::json!({
+            "reference": "Order 1", "amount": {"value": 1000, "currencyCode": "GBP"}, "metadata": {"b": "2", "a": "1"},
+        });
+        let hash = fingerprint(&serde_json::from_value(new).unwrap());
+        let hex = hash
+            .iter()
+            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        assert_eq!(
+            hex,
+            "0e32950fcf4c5560610039114f295563c7d4921a67e1dc56e6c002c43e6b5478"
+        );
     }
 
     #[test]
@@ -542,6 +592,7 @@ mod tests {
             )]);
             idempotency_key(&headers).ok().flatten()
         };
+        assert_eq!(key("\"order-1"), None);
         assert_eq!(key("order-1").as_deref(), Some("order-1"));
         assert_eq!(key("\"order-1\"").as_deref(), Some("order-1"));
         assert_eq!(key(""), None);

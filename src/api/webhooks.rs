@@ -29,7 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 #[utoipa::path(
     post, path = "/webhooks/dojo", tag = "Webhooks", security(()),
     params(("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body.")),
-    request_body(content = Vec<u8>, content_type = "application/json", description = "The event, signed as it is."),
+    request_body(content = Object, content_type = "application/json", description = "The event, signed as it is."),
     responses(
         (status = 204, description = "Kept."),
         (status = 401, description = "The signature is missing or wrong. Nothing was kept.", body = Problem,

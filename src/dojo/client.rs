@@ -157,7 +157,7 @@ impl Client {
     ) -> Result<bool, Error> {
         #[derive(Deserialize)]
         struct Page {
-            data: Option<Vec<PaymentIntent>>,
+            data: Option<Vec<Value>>,
             after: Option<String>,
         }
 
@@ -177,7 +177,10 @@ impl Client {
             let page: Page = Self::call("search", request).await?;
             let data = page.data.unwrap_or_default();
             let ended = data.is_empty();
-            data.into_iter().for_each(&mut visit);
+            // One without an id could not be adopted or looked at either.
+            data.into_iter()
+                .filter_map(|intent| serde_json::from_value(intent).ok())
+                .for_each(&mut visit);
             match page.after {
                 // A cursor that leads nowhere new would be followed for ever.
                 Some(next) if !ended && after.as_ref() != Some(&next) => after = Some(next),

@@ -55,7 +55,7 @@ pub struct Problem {
     #[serde(rename = "traceId")]
     pub trace_id: Option<String>,
     /// From a field's name to what is wrong with it.
-    pub errors: BTreeMap<String, Vec<String>>,
+    pub errors: Option<BTreeMap<String, Vec<String>>>,
 }
 
 impl Problem {
@@ -64,6 +64,7 @@ impl Problem {
     pub fn faults(&self) -> Vec<Fault> {
         self.errors
             .iter()
+            .flatten()
             .flat_map(|(field, messages)| {
                 messages
                     .iter()
@@ -110,11 +111,25 @@ impl Error {
                 self.to_string(),
                 Vec::new(),
             )),
-            Self::Refused { status, problem } => Some(failure(
-                FailureKind::Refused,
+            // A conflict may be with the very intent that we ask for, and 499 is a gateway's word for a caller
+            // that hung up, which says nothing of what stands behind it.
+            Self::Refused { status, .. } if matches!(status.as_u16(), 409 | 499) => None,
+            Self::Refused { status, problem }
+                if matches!(status.as_u16(), 400 | 413 | 415 | 422) =>
+            {
+                Some(failure(
+                    FailureKind::Refused,
+                    Some(*status),
+                    problem.words(),
+                    problem.faults(),
+                ))
+            }
+            // Any other 4xx is not about the request: Dojo documents none for a creation.
+            Self::Refused { status, .. } => Some(failure(
+                FailureKind::Misrouted,
                 Some(*status),
-                problem.words(),
-                problem.faults(),
+                format!("status {status} instead of an answer; is DOJO_API_URL right?"),
+                Vec::new(),
             )),
             Self::Unanswered { .. } => None,
         }
@@ -157,11 +172,6 @@ impl Error {
         }
     }
 
-    /// Dojo has more intents in a window of time than were read.
-    pub(crate) fn too_many_results() -> Self {
-        Self::unanswered("a search has more results than are read", None)
-    }
-
     pub(super) fn unanswered(reason: impl Into<String>, source: Option<reqwest::Error>) -> Self {
         Self::Unanswered {
             reason: reason.into(),
@@ -173,12 +183,12 @@ impl Error {
 /// Dojo names a field as .NET does, `Amount.CurrencyCode` or `itemLines[0].name`; we as a JSON pointer.
 fn pointer(field: &str) -> String {
     let mut pointer = String::new();
+    let field = field.strip_prefix('$').unwrap_or(field);
     for part in field.split(['.', '[']).filter(|part| !part.is_empty()) {
-        let part = part.trim_end_matches(']');
-        let mut letters = part.chars();
-        pointer.push('/');
-        pointer.extend(letters.next().map(|first| first.to_ascii_lowercase()));
-        pointer.push_str(&letters.as_str().replace('~', "~0").replace('/', "~1"));
+        let mut letters = part.trim_end_matches(']').chars();
+        let first = letters.next().map(|first| first.to_ascii_lowercase());
+        let name: String = first.into_iter().chain(letters).collect();
+        pointer = Fault::below(&pointer, &name);
     }
     pointer
 }
@@ -191,13 +201,30 @@ mod tests {
     fn names_fields_as_json_pointers() {
         assert_eq!(pointer("Amount.CurrencyCode"), "/amount/currencyCode");
         assert_eq!(pointer("itemLines[0].name"), "/itemLines/0/name");
-        assert_eq!(pointer("$.reference"), "/$/reference");
+        assert_eq!(pointer("$.reference"), "/reference");
         assert_eq!(pointer(""), "");
     }
 
     #[test]
+    fn what_is_not_about_the_request_is_no_final_answer() {
+        let reason = |status: u16| {
+            let error = Error::Refused {
+                status: StatusCode::from_u16(status).unwrap(),
+                problem: Problem::default(),
+            };
+            error
+                .proves_nothing_was_created()
+                .map(|failure| failure.reason)
+        };
+        assert_eq!(reason(400), Some(FailureKind::Refused));
+        assert_eq!(reason(404), Some(FailureKind::Misrouted));
+        assert_eq!(reason(409), None);
+        assert_eq!(reason(499), None);
+    }
+
+    #[test]
     fn reads_an_error_body_that_lacks_everything() {
-        let problem: Problem = serde_json::from_str("{}").unwrap();
+        let problem: Problem = serde_json::from_str(r#"{"title": null, "errors": null}"#).unwrap();
         assert_eq!(problem.words(), "Dojo gave no reason");
         assert!(problem.faults().is_empty());
     }

@@ -1,90 +1,98 @@
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::payment_link::{
-    Attempt, Currency, Money, NewPaymentLink, Payment, PaymentLinkId, Status, recovery::Found,
+    Attempt, NewPaymentLink, Payment, PaymentLinkId, ReportedAmount, Status, parse_time,
+    recovery::Found,
 };
 
-/// A payment intent as Dojo answers it: the parts that this service keeps. Anything that Dojo may leave
-/// out or add is optional or passed over, so that a new field or word never loses the rest.
+/// A payment intent as Dojo answers it: the parts that this service keeps.
+///
+/// Only its id is required. Anything else that is missing, `null` or of another form than documented is `None`: a
+/// surprise in one field must not lose the answer to a creation, which would then have to be searched for.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentIntent {
     /// `pi_…`, in the sandbox `pi_sandbox_…`.
     pub id: String,
     /// Dojo's word for where it stands; not always one that we know.
+    #[serde(default)]
     pub status: String,
     /// Without tips, service charge and cashback.
-    pub amount: Option<Amount>,
+    #[serde(default, deserialize_with = "lenient")]
+    pub amount: Option<ReportedAmount>,
     /// The tip.
-    pub tips_amount: Option<Amount>,
+    #[serde(default, deserialize_with = "lenient")]
+    pub tips_amount: Option<ReportedAmount>,
     /// The whole of it.
-    pub total_amount: Option<Amount>,
+    #[serde(default, deserialize_with = "lenient")]
+    pub total_amount: Option<ReportedAmount>,
     /// Minor units.
+    #[serde(default, deserialize_with = "lenient")]
     pub refunded_amount: Option<i64>,
+    /// When it is voided if nobody pays.
+    #[serde(default, deserialize_with = "lenient_time")]
+    pub expire_at: Option<OffsetDateTime>,
     /// When it was created.
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "lenient_time")]
     pub created_at: Option<OffsetDateTime>,
     /// When anything about it last changed: the version of this answer.
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, deserialize_with = "lenient_time")]
     pub updated_at: Option<OffsetDateTime>,
     /// What was sent along with its creation.
-    pub metadata: Option<BTreeMap<String, String>>,
-    /// When it is voided if nobody pays.
-    #[serde(default, with = "time::serde::rfc3339::option")]
-    pub expire_at: Option<OffsetDateTime>,
+    #[serde(default, deserialize_with = "lenient")]
+    metadata: Option<Map<String, Value>>,
+    #[serde(default, deserialize_with = "lenient")]
     payment_details: Option<PaymentDetails>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     payment_events: Option<Vec<PaymentEvent>>,
 }
 
-/// An amount as Dojo answers it, in whatever currency: one that we did not ask for has to be noticed, and so
-/// must not make the whole answer unreadable.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Amount {
-    /// Minor units.
-    pub value: i64,
-    /// ISO 4217 code.
-    pub currency_code: String,
+/// Reads what can be read.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    field: D,
+) -> Result<Option<T>, D::Error> {
+    let value = Value::deserialize(field)?;
+    Ok(serde_json::from_value(value).ok())
 }
 
-impl Amount {
-    /// Whether it is this amount of money.
-    #[must_use]
-    pub fn is(&self, money: Money) -> bool {
-        self.value == money.value
-            && self.currency_code.parse::<Currency>().ok() == Some(money.currency_code)
-    }
+fn lenient_time<'de, D: Deserializer<'de>>(field: D) -> Result<Option<OffsetDateTime>, D::Error> {
+    let text: Option<String> = lenient(field)?;
+    Ok(text.as_deref().and_then(parse_time))
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PaymentDetails {
+    #[serde(default, deserialize_with = "lenient")]
     transaction_id: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
     transaction_date_time: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
     auth_code: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
     card: Option<Card>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct Card {
-    #[serde(rename = "cardNumber")]
+    #[serde(default, deserialize_with = "lenient", rename = "cardNumber")]
     number: Option<String>,
-    #[serde(rename = "last4PAN")]
+    #[serde(default, deserialize_with = "lenient", rename = "last4PAN")]
     last4: Option<String>,
-    #[serde(rename = "cardType")]
+    #[serde(default, deserialize_with = "lenient", rename = "cardType")]
     scheme: Option<String>,
-    #[serde(rename = "cardFundingType")]
+    #[serde(default, deserialize_with = "lenient", rename = "cardFundingType")]
     funding_type: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PaymentEvent {
+    #[serde(default, deserialize_with = "lenient")]
     event_type: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
     created_at: Option<String>,
 }
 
@@ -98,11 +106,11 @@ impl PaymentIntent {
     /// The link that its metadata names.
     #[must_use]
     pub fn link_id(&self) -> Option<PaymentLinkId> {
-        self.metadata
+        let id = self
+            .metadata
             .as_ref()?
-            .get(NewPaymentLink::ID_METADATA_KEY)?
-            .parse()
-            .ok()
+            .get(NewPaymentLink::ID_METADATA_KEY)?;
+        id.as_str()?.parse().ok()
     }
 
     /// What the rules of recovery need to know about it.
@@ -194,5 +202,35 @@ mod tests {
         assert_eq!(intent.status, "Voided");
         assert_eq!(intent.payment(), None);
         assert_eq!(intent.attempts(), []);
+    }
+
+    #[test]
+    fn one_odd_field_does_not_lose_the_others() {
+        let body = r#"{
+            "id": "pi_1", "status": "Captured", "amount": {}, "totalAmount": {"value": 5, "currencyCode": "USD", "x": 1},
+            "tipsAmount": null, "refundedAmount": null, "expireAt": "2026-01-01T00:00:00", "updatedAt": 5,
+            "createdAt": "2026-01-01T00:00:00.1234567Z", "paymentEvents": {"eventType": 1},
+            "metadata": {"a": null, "paymentLinkId": "plink_01kaz8v4wce7q8m6s5gq9nq2fd"},
+            "paymentDetails": {"transactionId": "t", "card": {"last4PAN": 1005, "cardNumber": "5200********1005"}}
+        }"#;
+        let intent: PaymentIntent = serde_json::from_str(body).unwrap();
+        assert!(intent.link_id().is_some());
+        assert!(intent.created_at.is_some() && intent.updated_at.is_none());
+        let total = intent.total_amount.as_ref().unwrap();
+        assert_eq!((total.value, total.currency_code.as_str()), (5, "USD"));
+        let payment = intent.payment().unwrap();
+        assert_eq!(payment.transaction_id.as_deref(), Some("t"));
+        assert_eq!(
+            (payment.last4, payment.card_number.as_deref()),
+            (None, Some("5200********1005"))
+        );
+    }
+
+    #[test]
+    fn reads_an_intent_that_is_null_throughout() {
+        let body = r#"{"id": "pi_1", "status": "Created", "amount": null, "tipsAmount": null, "totalAmount": null,
+            "refundedAmount": null, "expireAt": null, "createdAt": null, "updatedAt": null, "metadata": null,
+            "paymentDetails": null, "paymentEvents": null}"#;
+        assert!(serde_json::from_str::<PaymentIntent>(body).is_ok());
     }
 }

@@ -9,4 +9,4 @@ pub mod webhook;
 pub use account::Account;
 pub use client::{Client, CreatePaymentIntent, Window};
 pub use error::Error;
-pub use intent::{Amount, PaymentIntent};
+pub use intent::PaymentIntent;

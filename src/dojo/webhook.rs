@@ -3,8 +3,11 @@
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde_json::Value;
 use sha2::Sha256;
 use time::OffsetDateTime;
+
+use crate::payment_link::parse_time;
 
 /// The header that carries the signature.
 pub const SIGNATURE_HEADER: &str = "dojo-signature";
@@ -97,24 +100,22 @@ impl Event {
             id: String,
             event: String,
             #[serde(default)]
-            created_at: serde_json::Value,
+            created_at: Value,
             #[serde(default)]
-            data: serde_json::Value,
+            data: Value,
         }
 
         let body: Body = serde_json::from_slice(body).map_err(NotUnderstood::Form)?;
-        let text = |name: &str| {
-            body.data
-                .get(name)
-                .and_then(|value| value.as_str())
-                .map(str::to_owned)
+        // What is missing is none of this event's; what is there in another form is not understood.
+        let text = |name, pointer| match body.data.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(NotUnderstood::Field(pointer)),
         };
         let event = Self {
-            created_at: body.created_at.as_str().and_then(|at| {
-                OffsetDateTime::parse(at, &time::format_description::well_known::Rfc3339).ok()
-            }),
-            payment_intent_id: text("paymentIntentId"),
-            payment_status: text("paymentStatus"),
+            created_at: body.created_at.as_str().and_then(parse_time),
+            payment_intent_id: text("paymentIntentId", "data.paymentIntentId")?,
+            payment_status: text("paymentStatus", "data.paymentStatus")?,
             id: body.id,
             event_type: body.event,
         };
@@ -237,11 +238,21 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_cannot_be_is_none_and_loses_nothing_else() {
+        for at in ["9999-12-31T23:59:59-12:00", "yesterday"] {
+            let body = format!(r#"{{"id":"evt_1","event":"e","createdAt":"{at}"}}"#);
+            assert_eq!(Event::parse(body.as_bytes()).unwrap().created_at, None);
+        }
+    }
+
+    #[test]
     fn says_why_it_does_not_understand_without_quoting() {
         for body in [
             &b"not json at all"[..],
             br#"{"id":5,"event":"e"}"#,
             br#"{"id":"evt\u0000","event":"e"}"#,
+            br#"{"id":"evt_1","event":"e","data":{"paymentStatus":5}}"#,
+            br#"{"id":"evt_1","event":"e","data":{"paymentIntentId":{}}}"#,
             &[0xff, 0xfe],
         ] {
             let reason = Event::parse(body).unwrap_err().reason();

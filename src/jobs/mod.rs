@@ -17,7 +17,10 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::{config::JobSettings, dojo::Account, payment_link::recovery::Patience, protocol};
+use crate::{
+    config::JobSettings, dojo::Account, payment_link::recovery::Patience, protocol,
+    telemetry::causes,
+};
 use pace::Pace;
 
 /// What the jobs share.
@@ -79,10 +82,7 @@ impl Jobs {
                     Ok(_) => continue,
                     Err(error) => {
                         // Readiness tells of it; here it would be told every second.
-                        debug!(
-                            error = &error as &dyn std::error::Error,
-                            "the database did not answer"
-                        );
+                        debug!(error = %causes(&error), "the database did not answer");
                         self.settings.poll_interval
                     }
                 },
@@ -92,6 +92,17 @@ impl Jobs {
                 () = self.bell.notified(), if self.pace.pause().is_none() => {}
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+    }
+
+    /// Does a piece of work, for no longer than it is held: whoever takes it up after that must be alone with it.
+    async fn held<T>(
+        &self,
+        work: impl Future<Output = Result<T, protocol::Error>>,
+    ) -> Result<(), protocol::Error> {
+        match tokio::time::timeout(self.lease, work).await {
+            Ok(result) => result.map(drop),
+            Err(_) => Err(protocol::Error::TimedOut),
         }
     }
 
@@ -108,6 +119,8 @@ impl Jobs {
             Ok(()) => "ok",
             Err(protocol::Error::Store(_)) => "database",
             Err(protocol::Error::Dojo(error)) => error.name(),
+            Err(protocol::Error::TooManyIntents) => "too_many_intents",
+            Err(protocol::Error::TimedOut) => "timed_out",
         };
         metrics::counter!("jobs_total", "job" => job, "outcome" => outcome).increment(1);
         match result {
@@ -116,15 +129,12 @@ impl Jobs {
                 None
             }
             Err(error) => {
-                warn!(
-                    job,
-                    error = &error as &dyn std::error::Error,
-                    "to be tried again"
-                );
+                warn!(job, error = %causes(&error), "to be tried again");
                 let retry = Duration::from_secs(5);
                 match error {
                     protocol::Error::Dojo(error) => Some(self.pace.went_wrong(&error).max(retry)),
-                    protocol::Error::Store(_) => Some(retry),
+                    protocol::Error::Store(_) | protocol::Error::TimedOut => Some(retry),
+                    protocol::Error::TooManyIntents => Some(retry * 12),
                 }
             }
         }

@@ -25,17 +25,23 @@ impl Recovery {
                 stream::iter(due)
                     .for_each_concurrent(None, async |unsettled| {
                         self.0.pace.turn().await;
-                        let result = protocol::recovery::recover(
+                        let work = protocol::recovery::recover(
                             pool,
                             account,
                             &unsettled,
                             self.0.patience(),
                             *lease,
-                        )
-                        .await;
+                        );
+                        let result = self.0.held(work).await;
                         if let Some(wait) = self.0.took("recovery", result) {
                             // If this fails as well, the lease runs out and somebody takes the link up.
-                            let _ = store::creation::give_back(pool, unsettled.id, wait).await;
+                            let _ = store::creation::give_back(
+                                pool,
+                                unsettled.id,
+                                unsettled.lease,
+                                wait,
+                            )
+                            .await;
                         }
                     })
                     .await;

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use futures_util::{StreamExt, stream};
 
 use super::Jobs;
@@ -55,21 +57,22 @@ impl Refresh {
             ..
         } = &self.0;
         let id = looked.link.id;
-        // Dojo may have got into trouble since the link was claimed.
-        if let Some(pause) = self.0.pace.pause() {
-            let _ = store::looks::look_again(pool, id, pause).await;
+        // Dojo may have got into trouble since the link was claimed, or this replica been told to leave.
+        let leaving = self.0.stop.is_cancelled().then_some(Duration::ZERO);
+        if let Some(wait) = self.0.pace.pause().or(leaving) {
+            let _ = store::looks::look_again(pool, id, wait).await;
             return;
         }
         self.0.pace.turn().await;
-        let result = protocol::refresh::look(
+        let work = protocol::refresh::look(
             pool,
             account,
             &looked,
             settings.recovery_settle,
             &Cause::Refresh,
-        )
-        .await;
-        if let Some(wait) = self.0.took("refresh", result.map(drop)) {
+        );
+        let result = self.0.held(work).await;
+        if let Some(wait) = self.0.took("refresh", result) {
             let _ = store::looks::look_again(pool, id, wait).await;
         }
     }

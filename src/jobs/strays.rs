@@ -23,7 +23,10 @@ impl Strays {
                 stream::iter(due)
                     .for_each_concurrent(None, async |stray| {
                         self.0.pace.turn().await;
-                        let result = protocol::strays::look(pool, account, &stray).await;
+                        let result = self
+                            .0
+                            .held(protocol::strays::look(pool, account, &stray))
+                            .await;
                         if let Some(wait) = self.0.took("strays", result) {
                             let _ = store::intents::ask_later(pool, &stray.id, wait).await;
                         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::{Money, PaymentLinkId, Status, Terms};
+use super::{Currency, Money, PaymentLinkId, Status, Terms};
 
 /// A payment link as this service knows it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -30,6 +30,8 @@ pub struct PaymentLink {
     pub tips_amount: Option<Money>,
     /// The whole of it, as Dojo has it. `null` until Dojo has confirmed the link.
     pub total_amount: Option<Money>,
+    /// What Dojo reports as `amount`, where it is not the one asked for. Something is wrong then.
+    pub reported_amount: Option<ReportedAmount>,
     /// How much went back to the customer, in minor units.
     pub refunded_amount: i64,
     /// The payment itself; once it is final.
@@ -52,6 +54,24 @@ pub struct PaymentLink {
     /// Everything else that the caller asked for.
     #[serde(flatten)]
     pub terms: Terms,
+}
+
+/// An amount that Dojo reports, in whatever currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportedAmount {
+    /// Minor units.
+    pub value: i64,
+    /// ISO 4217 code.
+    pub currency_code: String,
+}
+
+impl ReportedAmount {
+    /// As money of this currency, if it is.
+    #[must_use]
+    pub fn in_currency(&self, currency: Currency) -> Option<i64> {
+        (self.currency_code == currency.code()).then_some(self.value)
+    }
 }
 
 /// Whether real money moves. Dojo's API key decides.
@@ -148,6 +168,8 @@ pub enum FailureKind {
     Refused,
     /// Dojo refused this service's key.
     KeyRefused,
+    /// What answered at Dojo's address is not its API. Nothing was created.
+    Misrouted,
     /// Dojo was not reached, or had no time. Nothing was created.
     NotReached,
     /// Dojo's answer was lost, and it is known by now that nothing was created.
@@ -173,5 +195,11 @@ impl Fault {
             pointer: pointer.into(),
             detail: detail.into(),
         }
+    }
+
+    /// The JSON pointer to the field `name` of what is at `pointer` (RFC 6901, section 3).
+    #[must_use]
+    pub fn below(pointer: &str, name: &str) -> String {
+        format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
     }
 }

@@ -10,10 +10,13 @@ pub mod reconcile;
 pub mod recovery;
 mod status;
 mod terms;
+mod time;
 pub mod timeline;
 
 pub use id::PaymentLinkId;
-pub use link::{Attempt, Environment, Failure, FailureKind, Fault, Payment, PaymentLink};
+pub use link::{
+    Attempt, Environment, Failure, FailureKind, Fault, Payment, PaymentLink, ReportedAmount,
+};
 pub use money::{Currency, Money};
 pub use status::{Status, Verdict};
 pub use terms::{
@@ -21,3 +24,4 @@ pub use terms::{
     Customer, DetailsConfig, ItemLine, Modifier, NewPaymentLink, OrderDetails, PaymentConfig,
     PaymentMethod, RequestSecurity, ShippingDetails, TaxLine, Terms, broken_rules,
 };
+pub use time::parse_time;

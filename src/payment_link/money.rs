@@ -5,10 +5,11 @@ use utoipa::ToSchema;
 
 /// An amount of money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Money {
-    /// The amount in ISO 4217 minor units: 1000 is 10.00 GBP.
-    #[schema(example = 1000)]
+    /// The amount in ISO 4217 minor units: 1000 is 10.00 GBP. Within what every JSON parser reads exactly
+    /// (RFC 7493).
+    #[schema(example = 1000, minimum = -9_007_199_254_740_991_i64, maximum = 9_007_199_254_740_991_i64)]
     pub value: i64,
     /// The currency, by its ISO 4217 code.
     pub currency_code: Currency,

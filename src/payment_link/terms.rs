@@ -4,14 +4,14 @@
 //! The limits stand once, as schema attributes: they make the OpenAPI document, and requests are
 //! checked against that same schema. Rules that a schema cannot say are in [`broken_rules`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use utoipa::ToSchema;
 
-use super::{Fault, Money};
+use super::{Fault, Money, parse_time};
 
 /// A payment link to be made.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -53,7 +53,7 @@ impl NewPaymentLink {
 }
 
 /// The terms of a payment: what it is for, how it is collected, what the checkout page shows.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Terms {
     /// Your own reference for the payment.
@@ -135,6 +135,13 @@ pub struct Terms {
     pub is_not_online_checkout: Option<bool>,
 }
 
+impl fmt::Debug for Terms {
+    /// Shows nothing: names, addresses and devices of customers do not belong into logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Terms(..)")
+    }
+}
+
 /// How a payment is collected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum CaptureMode {
@@ -166,8 +173,8 @@ pub enum PaymentMethod {
 }
 
 /// Who pays.
-#[derive(Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Customer {
     /// The customer's id at Dojo.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -189,16 +196,9 @@ pub struct Customer {
     pub saved_card_id: Option<String>,
 }
 
-impl std::fmt::Debug for Customer {
-    /// Shows nothing: a customer's details do not belong into logs.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Customer(..)")
-    }
-}
-
 /// A postal address.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Address {
     /// Line 1.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -243,7 +243,7 @@ pub struct Address {
 
 /// Where the goods go.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ShippingDetails {
     /// Who receives them.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -260,7 +260,7 @@ pub struct ShippingDetails {
 
 /// What the checkout page shows, asks for and leads to.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct CheckoutConfig {
     /// The page's title.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -293,7 +293,7 @@ pub struct CheckoutConfig {
 
 /// Whether the checkout page asks for something.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Collection {
     /// `true` if the customer has to give it.
     #[serde(default)]
@@ -302,7 +302,7 @@ pub struct Collection {
 
 /// Which details of the order the checkout page shows.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct DetailsConfig {
     /// Whether the total is shown.
     #[serde(default)]
@@ -314,7 +314,7 @@ pub struct DetailsConfig {
 
 /// What may still change about a payment.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PaymentConfig {
     /// Whether the amount may be changed before capture.
     #[serde(default)]
@@ -326,7 +326,7 @@ pub struct PaymentConfig {
 
 /// The customer's device.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct RequestSecurity {
     /// The browser's user agent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -344,7 +344,7 @@ pub struct RequestSecurity {
 
 /// Something that the customer buys.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ItemLine {
     /// The line's id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -376,7 +376,7 @@ pub struct ItemLine {
 
 /// What changes the price of an item: an extra, or a discount.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Modifier {
     /// The modifier's id.
     pub id: String,
@@ -391,7 +391,7 @@ pub struct Modifier {
 
 /// A tax on what the customer buys.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct TaxLine {
     /// The line's id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -415,7 +415,7 @@ pub struct TaxLine {
 
 /// A link that goes with the payment.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ActionLink {
     /// Where it leads.
     #[schema(format = "uri", min_length = 1)]
@@ -443,7 +443,7 @@ pub enum ActionType {
 
 /// The order that is paid for.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct OrderDetails {
     /// When it will be ready.
     #[serde(
@@ -482,11 +482,23 @@ pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
             fault(&pointer, "must not be negative");
         }
     }
-    if text("/expireAt")
-        .and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok())
-        .is_some_and(|at| at <= now)
-    {
-        fault("/expireAt", "must be in the future");
+    // A time without a place in UTC passes the schema, and is in no future that Dojo could wait for.
+    if let Some(at) = text("/expireAt").filter(|at| OffsetDateTime::parse(at, &Rfc3339).is_ok()) {
+        match parse_time(at) {
+            None => fault("/expireAt", "must be before the year 10000 in UTC"),
+            Some(at) if at <= now => fault("/expireAt", "must be in the future"),
+            Some(_) => {}
+        }
+    }
+    for pointer in [
+        "/config/redirectUrl",
+        "/config/cancelUrl",
+        "/actionLink/url",
+    ] {
+        let web = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+        if text(pointer).is_some_and(|url| !web(url)) {
+            fault(pointer, "must begin with https:// or http://");
+        }
     }
     if let Some(span) = text("/autoExpireIn") {
         match parse_timespan(span) {
@@ -552,7 +564,7 @@ fn other_currencies(body: &Value, currency: &str) -> Vec<String> {
         match value {
             Value::Object(fields) => {
                 for (name, value) in fields {
-                    let here = format!("{at}/{name}");
+                    let here = Fault::below(at, name);
                     if name == "currencyCode" && value.as_str().is_some_and(|code| code != currency)
                     {
                         found.push(here);
@@ -641,10 +653,13 @@ mod tests {
     }
 
     #[test]
-    fn a_customer_never_shows_in_debug_output() {
-        let customer: Customer =
-            serde_json::from_value(json!({"emailAddress": "a@example.com", "secret": "s3cret"}))
-                .unwrap();
-        assert_eq!(format!("{customer:?}"), "Customer(..)");
+    fn customers_never_show_in_debug_output() {
+        let new: NewPaymentLink = serde_json::from_value(json!({
+            "amount": {"value": 1, "currencyCode": "GBP"}, "reference": "Ann",
+            "customer": {"emailAddress": "ann@example.com"}, "requestSecurity": {"ipAddress": "192.0.2.1"},
+        }))
+        .unwrap();
+        let shown = format!("{new:?}");
+        assert!(!shown.contains("nn") && !shown.contains("192"), "{shown}");
     }
 }

@@ -4,18 +4,23 @@
 //! database before Dojo is asked, its id travels in the intent's metadata, and only a failure that proves
 //! that nothing was created makes the link `Failed`. No connection is held while Dojo works.
 
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
 use sqlx::PgPool;
+use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
 use crate::{
-    dojo::{self, Account, CreatePaymentIntent},
+    dojo::{self, Account, CreatePaymentIntent, PaymentIntent},
     payment_link::{
         Failure, FailureKind, NewPaymentLink, PaymentLink, PaymentLinkId, timeline::Cause,
     },
     store::{
         self,
-        creation::{Begun, Draft, IdempotencyKey, Retry},
+        creation::{Begun, Draft, IdempotencyKey, Known, Retry},
     },
+    telemetry::causes,
 };
 
 /// A caller's request for a link.
@@ -68,15 +73,21 @@ pub enum Outcome {
     KeyReused,
 }
 
-/// Creates a link at Dojo, at most once for each idempotency key.
-///
-/// An `Err` after Dojo was asked leaves the link pending, as a lost answer does: it says nothing about
-/// whether there is an intent.
-pub async fn create(
+/// How a creation begins.
+#[derive(Debug)]
+pub enum Start {
+    /// The link is saved. Dojo is to be asked.
+    Ask(Asking),
+    /// There is nothing to be done: an earlier request decided.
+    Done(Outcome),
+}
+
+/// Saves the link, unless its idempotency key says that this is a repetition.
+pub async fn start(
     pool: &PgPool,
     account: &Account,
     request: Request,
-) -> Result<Outcome, store::Error> {
+) -> Result<Start, store::Error> {
     let link_id = PaymentLinkId::new();
     let cause = Cause::Request {
         api_key: request.api_key.clone(),
@@ -90,97 +101,162 @@ pub async fn create(
         cause: &cause,
         lease: account.client.creation_lease(),
     };
-    match store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await? {
-        Begun::New => {}
-        Begun::Mismatch => return Ok(Outcome::KeyReused),
-        Begun::Known(known) => {
-            return Ok(match (known.response_body, known.failure) {
-                (Some(body), _) => Outcome::Replayed {
-                    link_id: known.link_id,
-                    body,
-                },
-                (None, Some(failure)) => Outcome::Failed {
-                    link_id: known.link_id,
-                    failure,
-                    retry_after: None,
-                    replayed: true,
-                },
-                (None, None) => Outcome::Running {
-                    link_id: known.link_id,
-                },
-            });
-        }
-    }
-
-    let answer = account
-        .client
-        .create_payment_intent(CreatePaymentIntent {
+    let begun = store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await?;
+    Ok(match decided(begun) {
+        Ok(outcome) => Start::Done(outcome),
+        Err(lease) => Start::Ask(Asking {
             link_id,
-            new: &request.new,
-            request_id: &request.request_id,
-        })
-        .await;
-    match answer {
-        Ok(intent) => {
-            let url = account.checkout_page(&intent.id);
-            let confirmed = store::creation::confirm(pool, link_id, &intent, &url, &cause).await?;
-            if confirmed.surplus {
-                warn!(%link_id, payment_intent_id = intent.id, "this answer came too late; its intent is to be canceled");
-            } else {
-                info!(%link_id, payment_intent_id = intent.id, "payment link created");
-            }
-            count("created");
-            Ok(match confirmed.link.failure {
-                Some(failure) => Outcome::Failed {
-                    link_id,
-                    failure,
-                    retry_after: None,
-                    replayed: false,
-                },
-                None => Outcome::Created(Box::new(confirmed.link)),
-            })
-        }
-        Err(error) => not_created(pool, link_id, error, &cause).await,
+            lease,
+            request,
+            cause,
+        }),
+    })
+}
+
+/// What an earlier request with this key came to, if there was one.
+pub async fn replay(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Outcome>, store::Error> {
+    let known = store::creation::known(pool, key).await?;
+    Ok(known.and_then(|begun| decided(begun).ok()))
+}
+
+/// The outcome that an earlier request has decided, or the lease to work under.
+fn decided(begun: Begun) -> Result<Outcome, OffsetDateTime> {
+    match begun {
+        Begun::New(lease) => Err(lease),
+        Begun::Mismatch => Ok(Outcome::KeyReused),
+        Begun::Known(Known {
+            link_id,
+            response_body,
+            failure,
+        }) => Ok(match (response_body, failure) {
+            (Some(body), _) => Outcome::Replayed { link_id, body },
+            (None, Some(failure)) => Outcome::Failed {
+                link_id,
+                failure,
+                retry_after: None,
+                replayed: true,
+            },
+            (None, None) => Outcome::Running { link_id },
+        }),
     }
 }
 
-async fn not_created(
-    pool: &PgPool,
-    link_id: PaymentLinkId,
-    error: dojo::Error,
-    cause: &Cause,
-) -> Result<Outcome, store::Error> {
-    let Some(failure) = error.proves_nothing_was_created() else {
-        warn!(%link_id, error = &error as &dyn std::error::Error, "Dojo's answer to a creation was lost");
-        count("unknown");
-        store::creation::unanswered(pool, link_id, &error.to_string(), cause).await?;
-        return Ok(Outcome::Unknown { link_id });
-    };
-    // Only a refusal of the request itself would be the same next time.
-    let retry = match failure.reason {
-        FailureKind::Refused | FailureKind::NotCreated => Retry::Final,
-        FailureKind::KeyRefused | FailureKind::NotReached => Retry::Allowed,
-    };
-    match failure.reason {
-        FailureKind::KeyRefused => error!(
-            %link_id, error = &error as &dyn std::error::Error,
-            "Dojo refuses the API key: no link can be created until DOJO_API_KEY is right"
-        ),
-        FailureKind::NotReached => {
-            warn!(%link_id, error = &error as &dyn std::error::Error, "Dojo was not reached");
-        }
-        FailureKind::Refused | FailureKind::NotCreated => {
-            info!(%link_id, status = failure.status, "Dojo refused a payment link");
-        }
+/// A link that is saved, and that Dojo is to be asked for.
+#[derive(Debug)]
+pub struct Asking {
+    /// The link.
+    pub link_id: PaymentLinkId,
+    lease: OffsetDateTime,
+    request: Request,
+    cause: Cause,
+}
+
+impl Asking {
+    /// Asks Dojo and keeps what came of it.
+    ///
+    /// From here on there may be an intent, so there are no errors any more: what cannot be kept is *unknown*, the
+    /// link stays pending, and recovery finds out.
+    pub async fn finish(self, pool: &PgPool, account: &Account) -> Outcome {
+        let link_id = self.link_id;
+        let answer = account
+            .client
+            .create_payment_intent(CreatePaymentIntent {
+                link_id,
+                new: &self.request.new,
+                request_id: &self.request.request_id,
+            })
+            .await;
+        let kept = match answer {
+            Ok(intent) => self.keep(pool, account, &intent).await,
+            Err(error) => self.not_created(pool, error).await,
+        };
+        kept.unwrap_or_else(|error| {
+            error!(%link_id, error = %causes(&error), "what came of a creation could not be kept");
+            count("unknown");
+            Outcome::Unknown { link_id }
+        })
     }
-    count(error.name());
-    store::creation::fail(pool, link_id, &failure, retry, cause).await?;
-    Ok(Outcome::Failed {
-        link_id,
-        failure,
-        retry_after: error.retry_after(),
-        replayed: false,
-    })
+
+    async fn keep(
+        self,
+        pool: &PgPool,
+        account: &Account,
+        intent: &PaymentIntent,
+    ) -> Result<Outcome, store::Error> {
+        let link_id = self.link_id;
+        // Said before it is kept: should that fail, the log is where to find it.
+        info!(%link_id, payment_intent_id = intent.id, "Dojo created a payment intent");
+        let url = account.checkout_page(&intent.id);
+        let confirmed = (|| store::creation::confirm(pool, link_id, intent, &url, &self.cause))
+            .retry(
+                ExponentialBuilder::default()
+                    .with_min_delay(Duration::from_millis(100))
+                    .with_max_times(3),
+            )
+            .when(store::Error::is_outage)
+            .await?;
+        if confirmed.surplus {
+            warn!(%link_id, payment_intent_id = intent.id, "this answer came too late; its intent is to be canceled");
+        }
+        if let Some(reported) = &confirmed.link.reported_amount {
+            error!(
+                %link_id, payment_intent_id = intent.id, asked_for = %confirmed.link.amount, ?reported,
+                "Dojo reports another amount than was asked for"
+            );
+            metrics::counter!("amount_mismatches_total").increment(1);
+        }
+        count("created");
+        Ok(match confirmed.link.failure {
+            Some(failure) => Outcome::Failed {
+                link_id,
+                failure,
+                retry_after: None,
+                replayed: false,
+            },
+            None => Outcome::Created(Box::new(confirmed.link)),
+        })
+    }
+
+    async fn not_created(self, pool: &PgPool, error: dojo::Error) -> Result<Outcome, store::Error> {
+        let Self {
+            link_id,
+            lease,
+            cause,
+            ..
+        } = self;
+        let Some(failure) = error.proves_nothing_was_created() else {
+            warn!(%link_id, error = %causes(&error), "Dojo's answer to a creation was lost");
+            count("unknown");
+            store::creation::unanswered(pool, link_id, lease, &error.to_string(), &cause).await?;
+            return Ok(Outcome::Unknown { link_id });
+        };
+        // Only a refusal of the request itself would be the same next time.
+        let retry = if failure.reason == FailureKind::Refused {
+            Retry::Final
+        } else {
+            Retry::Allowed
+        };
+        match failure.reason {
+            FailureKind::KeyRefused | FailureKind::Misrouted => error!(
+                %link_id, error = %causes(&error), detail = failure.detail,
+                "no link can be created until DOJO_API_KEY and DOJO_API_URL are right"
+            ),
+            FailureKind::NotReached => {
+                warn!(%link_id, error = %causes(&error), "Dojo was not reached")
+            }
+            FailureKind::Refused | FailureKind::NotCreated => {
+                info!(%link_id, status = failure.status, "Dojo refused a payment link");
+            }
+        }
+        count(error.name());
+        store::creation::fail(pool, link_id, &failure, retry, &cause).await?;
+        Ok(Outcome::Failed {
+            link_id,
+            failure,
+            retry_after: error.retry_after(),
+            replayed: false,
+        })
+    }
 }
 
 fn count(outcome: &'static str) {

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::Error;
 use crate::{
-    dojo::{self, Account, CreatePaymentIntent, PaymentIntent, Window},
+    dojo::{Account, CreatePaymentIntent, PaymentIntent, Window},
     payment_link::{
         Failure, FailureKind,
         recovery::{Found, Patience, Step, next_step},
@@ -69,7 +69,7 @@ pub async fn recover(
         Step::Wait => {
             let wait =
                 (patience.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(15));
-            store::creation::give_back(pool, *id, wait).await?;
+            store::creation::give_back(pool, *id, unsettled.lease, wait).await?;
         }
         Step::CreateAgain => create_again(pool, account, unsettled, lease).await?,
         Step::GiveUp => {
@@ -92,14 +92,12 @@ pub async fn recover(
 }
 
 /// The intents at Dojo that name this link.
-async fn search(
-    account: &Account,
-    unsettled: &Unsettled,
-) -> Result<Vec<PaymentIntent>, dojo::Error> {
+async fn search(account: &Account, unsettled: &Unsettled) -> Result<Vec<PaymentIntent>, Error> {
     // Dojo's clock and ours may differ, and a request may be worked on long after it left.
     let window = Window {
         start: unsettled.created_at - time::Duration::minutes(5),
-        end: unsettled.asked_until.unwrap_or(unsettled.now) + time::Duration::minutes(15),
+        end: (unsettled.asked_until.unwrap_or(unsettled.now) + time::Duration::minutes(15))
+            .min(unsettled.now + time::Duration::minutes(1)),
     };
     let mut found = Vec::new();
     let whole = account
@@ -114,7 +112,7 @@ async fn search(
         Ok(found)
     } else {
         // What was not read may hold it, so nothing is known.
-        Err(dojo::Error::too_many_results())
+        Err(Error::TooManyIntents)
     }
 }
 
@@ -141,9 +139,10 @@ async fn create_again(
     lease: Duration,
 ) -> Result<(), Error> {
     let id = unsettled.id;
-    if !store::creation::ask_again(pool, unsettled, lease, &Cause::Recovery).await? {
+    let Some(lease) = store::creation::ask_again(pool, unsettled, lease, &Cause::Recovery).await?
+    else {
         return Ok(());
-    }
+    };
     let request_id = format!("recovery-{id}");
     let answer = account
         .client
@@ -167,10 +166,18 @@ async fn create_again(
                     return Ok(());
                 }
                 // Dojo had no time, or no door: the next try need not wait for anything to come to light.
-                Some(_) => store::creation::not_asked(pool, id, Duration::from_secs(5)).await?,
+                Some(_) => {
+                    store::creation::not_asked(pool, id, lease, Duration::from_secs(5)).await?;
+                }
                 None => {
-                    store::creation::unanswered(pool, id, &error.to_string(), &Cause::Recovery)
-                        .await?;
+                    store::creation::unanswered(
+                        pool,
+                        id,
+                        lease,
+                        &error.to_string(),
+                        &Cause::Recovery,
+                    )
+                    .await?;
                 }
             }
             Err(error.into())

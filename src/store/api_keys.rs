@@ -53,29 +53,48 @@ pub async fn insert(
     Ok(inserted.rows_affected() == 1)
 }
 
-/// Makes `name` mean the key with this hash: revokes an active key of that name that has another one.
+/// What stands against a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// The same key has another name.
+    OtherName,
+    /// The same key was revoked, which is for good.
+    Revoked,
+}
+
+/// Makes `name` mean the key with this hash: makes it if it is not there, and revokes an active key of that name
+/// that has another one.
 pub async fn replace(
     pool: &PgPool,
     name: &str,
     hash: &[u8],
     scopes: &[String],
-) -> Result<(), Error> {
+) -> Result<Result<(), Conflict>, Error> {
     let mut transaction = pool.begin().await?;
     // Replicas that start together do this together, and two unique indexes cannot both be arbiters.
     sqlx::query!("LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE")
         .execute(&mut *transaction)
         .await?;
-    sqlx::query!(
-        "UPDATE api_keys SET revoked_at = now()
-         WHERE name = $1 AND key_hash <> $2 AND revoked_at IS NULL",
-        name,
+    let known = sqlx::query!(
+        r#"SELECT name, revoked_at IS NOT NULL AS "revoked!" FROM api_keys WHERE key_hash = $1"#,
         hash
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    match known {
+        Some(known) if known.name != name => return Ok(Err(Conflict::OtherName)),
+        Some(known) if known.revoked => return Ok(Err(Conflict::Revoked)),
+        Some(_) => return Ok(Ok(())),
+        None => {}
+    }
+    sqlx::query!(
+        "UPDATE api_keys SET revoked_at = now() WHERE name = $1 AND revoked_at IS NULL",
+        name
     )
     .execute(&mut *transaction)
     .await?;
     sqlx::query!(
-        "INSERT INTO api_keys (id, name, key_hash, scopes) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (key_hash) DO UPDATE SET revoked_at = NULL, scopes = EXCLUDED.scopes",
+        "INSERT INTO api_keys (id, name, key_hash, scopes) VALUES ($1, $2, $3, $4)",
         Uuid::now_v7(),
         name,
         hash,
@@ -83,7 +102,8 @@ pub async fn replace(
     )
     .execute(&mut *transaction)
     .await?;
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    Ok(Ok(()))
 }
 
 /// Every key, oldest first, the revoked ones too.

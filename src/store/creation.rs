@@ -49,8 +49,8 @@ pub struct IdempotencyKey {
 /// What a request to create a link finds.
 #[derive(Debug)]
 pub enum Begun {
-    /// The link is saved; Dojo is to be asked.
-    New,
+    /// The link is saved; Dojo is to be asked before this lease is over.
+    New(OffsetDateTime),
     /// A request with this key was here before.
     Known(Known),
     /// A request with this key was here before and asked for something else.
@@ -77,8 +77,33 @@ pub async fn begin(
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
 ) -> Result<Begun, Error> {
+    // A key that was taken a moment ago may be free by the time it is read: its first try came to nothing. It
+    // can be seen so again only if yet another request took it in between.
+    for _ in 0..3 {
+        if let Some(lease) = save(pool, draft, key).await? {
+            return Ok(Begun::New(lease));
+        }
+        if let Some(key) = key
+            && let Some(begun) = known(pool, key).await?
+        {
+            return Ok(begun);
+        }
+    }
+    Ok(Begun::Known(Known {
+        link_id: draft.id,
+        response_body: None,
+        failure: None,
+    }))
+}
+
+/// Claims the key and saves the link, both or neither. The lease on the link, or `None` if the key is taken.
+async fn save(
+    pool: &PgPool,
+    draft: &Draft<'_>,
+    key: Option<&IdempotencyKey>,
+) -> Result<Option<OffsetDateTime>, Error> {
     let Draft { id, new, .. } = draft;
-    let saved = sqlx::query_scalar!(
+    Ok(sqlx::query_scalar!(
         r#"
         WITH claim AS (
             INSERT INTO idempotency_keys AS known (api_key_id, key, request_hash, payment_link_id)
@@ -93,12 +118,12 @@ pub async fn begin(
             SELECT $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, now(), lease.until, lease.until
             FROM (SELECT now() + make_interval(secs => $17) AS until) AS lease
             WHERE $2::text IS NULL OR EXISTS (SELECT FROM claim)
-            RETURNING id
+            RETURNING id, leased_until
         ), told AS (
             INSERT INTO payment_link_events (payment_link_id, kind, status_after, cause)
             SELECT id, $15, $7, $16 FROM link
         )
-        SELECT EXISTS (SELECT FROM link) AS "saved!"
+        SELECT leased_until AS "lease!" FROM link
         "#,
         key.map(|key| key.api_key_id),
         key.map(|key| key.key.as_str()),
@@ -118,16 +143,13 @@ pub async fn begin(
         to_json(draft.cause)?,
         draft.lease.as_secs_f64(),
     )
-    .fetch_one(pool)
-    .await?;
-
-    match key {
-        Some(key) if !saved => known(pool, key).await,
-        _ => Ok(Begun::New),
-    }
+    .fetch_optional(pool)
+    .await?)
 }
 
-async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Begun, Error> {
+/// What an earlier request with this key came to. `None`: there was none, or it came to nothing and left the key
+/// free.
+pub async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Begun>, Error> {
     let row = sqlx::query!(
         r#"SELECT known.request_hash, known.payment_link_id AS "link_id?", known.response_body, link.failure
            FROM idempotency_keys known LEFT JOIN payment_links link ON link.id = known.payment_link_id
@@ -135,16 +157,20 @@ async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Begun, Error> {
         key.api_key_id,
         key.key
     )
-    .fetch_one(pool)
+    .fetch_optional(pool)
     .await?;
-    let Some(link_id) = row.link_id.filter(|_| row.request_hash == key.request_hash) else {
-        return Ok(Begun::Mismatch);
+    let Some(row) = row else { return Ok(None) };
+    if row.request_hash != key.request_hash {
+        return Ok(Some(Begun::Mismatch));
+    }
+    let Some(link_id) = row.link_id else {
+        return Ok(None);
     };
-    Ok(Begun::Known(Known {
+    Ok(Some(Begun::Known(Known {
         link_id: PaymentLinkId::from_uuid(link_id),
         response_body: row.response_body,
         failure: row.failure.map(from_json).transpose()?,
-    }))
+    })))
 }
 
 /// What confirming a link came to.
@@ -185,13 +211,17 @@ pub async fn confirm(
 
     // A word that we do not know still proves that there is an intent.
     let status = intent.known_status().unwrap_or(Status::Created);
-    let total = intent.total_amount.as_ref().map(|total| total.value);
+    let total = intent.total_amount.as_ref();
+    let amount = intent.amount.as_ref();
     let confirmed = sqlx::query!(
         "UPDATE payment_links
-         SET status = $2, payment_intent_id = $3, url = $4, total_amount = $5, refunded_amount = $6,
+         SET status = $2, payment_intent_id = $3, url = $4, refunded_amount = $6,
+             -- In another currency it would be read as an amount of this one.
+             total_amount = CASE WHEN currency = $12 THEN $5::bigint END,
+             mismatch = CASE WHEN (amount, currency) <> ($13, $14)
+                             THEN jsonb_build_object('value', $13::bigint, 'currencyCode', $14::text) END,
              expire_at = coalesce($7, expire_at), payment = $8, attempts = $9,
              dojo_updated_at = $10, dojo_status = $11,
-             -- Soon looked at again, which also finds an amount that is not the one asked for.
              due_at = now() + interval '10 seconds', leased_until = NULL, revision = revision + 1,
              -- The customer's secret was Dojo's to know, and has no further use here.
              request = request #- '{customer,secret}',
@@ -201,13 +231,16 @@ pub async fn confirm(
         status.as_str(),
         intent.id,
         url,
-        total,
+        total.map(|total| total.value),
         intent.refunded_amount.unwrap_or(0),
         intent.expire_at,
         intent.payment().as_ref().map(to_json).transpose()?,
         to_json(&intent.attempts())?,
         intent.updated_at,
         intent.status,
+        total.map(|total| total.currency_code.as_str()),
+        amount.map(|amount| amount.value),
+        amount.map(|amount| amount.currency_code.as_str()),
     )
     .execute(&mut *transaction)
     .await?;
@@ -237,6 +270,9 @@ pub async fn confirm(
         .await?
         .into_link()?;
     let surplus = link.payment_intent_id.as_ref() != Some(&intent.id);
+    if confirmed.rows_affected() == 1 && link.reported_amount.is_some() {
+        tell_of_mismatch(&mut transaction, &link, &cause).await?;
+    }
     if surplus {
         mark_surplus(&mut transaction, &link, &intent.id, &cause).await?;
     } else {
@@ -253,6 +289,27 @@ pub async fn confirm(
     }
     transaction.commit().await?;
     Ok(Confirmed { link, surplus })
+}
+
+/// Tells that Dojo reports another amount than was asked for.
+async fn tell_of_mismatch(
+    transaction: &mut PgTransaction<'_>,
+    link: &PaymentLink,
+    cause: &Value,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "INSERT INTO payment_link_events
+             (payment_link_id, kind, status_before, status_after, cause, detail)
+         VALUES ($1, $2, $3, $3, $4, $5)",
+        link.id.uuid(),
+        Kind::AmountMismatch.as_str(),
+        link.status.as_str(),
+        cause,
+        json!({"asked": link.amount, "reported": link.reported_amount})
+    )
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }
 
 /// Marks an intent as one too many, to be canceled at once. Tells of it once.
@@ -387,9 +444,12 @@ pub async fn fail(
 }
 
 /// Notes that Dojo's answer was lost: the link stays pending, and recovery may look for what became of it.
+///
+/// `lease` is the one that the creation was done under. Whoever overslept it has no say any more, here and below.
 pub async fn unanswered(
     pool: &PgPool,
     id: PaymentLinkId,
+    lease: OffsetDateTime,
     reason: &str,
     cause: &Cause,
 ) -> Result<(), Error> {
@@ -397,7 +457,7 @@ pub async fn unanswered(
         "WITH given_back AS (
              UPDATE payment_links
              SET leased_until = NULL, asked_until = now(), due_at = now() + interval '1 second'
-             WHERE id = $1 AND status = 'Pending'
+             WHERE id = $1 AND status = 'Pending' AND leased_until = $5
              RETURNING id
          )
          INSERT INTO payment_link_events
@@ -407,6 +467,7 @@ pub async fn unanswered(
         Kind::Unanswered.as_str(),
         to_json(cause)?,
         Value::from_iter([("reason", reason)]),
+        lease
     )
     .execute(pool)
     .await?;
@@ -424,6 +485,8 @@ pub struct Unsettled {
     pub created_at: OffsetDateTime,
     /// Until when a request to create it may have left; `None`: none ever did.
     pub asked_until: Option<OffsetDateTime>,
+    /// The claim: until then nobody else works on the link.
+    pub lease: OffsetDateTime,
     /// The database's time: the replicas' own clocks may differ.
     pub now: OffsetDateTime,
 }
@@ -446,7 +509,7 @@ pub async fn claim_unsettled(
                LIMIT $3
                FOR UPDATE SKIP LOCKED
            )
-           RETURNING id, request, created_at, asked_until, now() AS "now!""#,
+           RETURNING id, request, created_at, asked_until, leased_until AS "lease!", now() AS "now!""#,
         account,
         lease.as_secs_f64(),
         limit
@@ -454,26 +517,38 @@ pub async fn claim_unsettled(
     .fetch_all(pool)
     .await?
     .into_iter()
-    .map(|row| {
-        Ok(Unsettled {
-            id: PaymentLinkId::from_uuid(row.id),
-            new: from_json(row.request)?,
+    .filter_map(|row| {
+        let id = PaymentLinkId::from_uuid(row.id);
+        // One that cannot be read must not hold up the others; its lease runs out.
+        let new = from_json(row.request)
+            .inspect_err(|error| tracing::error!(link_id = %id, %error, "a pending link is unreadable"))
+            .ok()?;
+        Some(Ok(Unsettled {
+            id,
+            new,
             created_at: row.created_at,
             asked_until: row.asked_until,
+            lease: row.lease,
             now: row.now,
-        })
+        }))
     })
     .collect()
 }
 
 /// Gives a claimed pending link back, to be looked at again after `wait`.
-pub async fn give_back(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Result<(), Error> {
+pub async fn give_back(
+    pool: &PgPool,
+    id: PaymentLinkId,
+    lease: OffsetDateTime,
+    wait: Duration,
+) -> Result<(), Error> {
     sqlx::query!(
         "UPDATE payment_links
          SET leased_until = NULL, due_at = now() + make_interval(secs => $2)
-         WHERE id = $1 AND status = 'Pending'",
+         WHERE id = $1 AND status = 'Pending' AND leased_until = $3",
         id.uuid(),
-        wait.as_secs_f64()
+        wait.as_secs_f64(),
+        lease
     )
     .execute(pool)
     .await?;
@@ -481,45 +556,51 @@ pub async fn give_back(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Resu
 }
 
 /// Notes that Dojo was not reached after all, and gives the link back, to be tried again after `wait`.
-pub async fn not_asked(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Result<(), Error> {
+pub async fn not_asked(
+    pool: &PgPool,
+    id: PaymentLinkId,
+    lease: OffsetDateTime,
+    wait: Duration,
+) -> Result<(), Error> {
     sqlx::query!(
         "UPDATE payment_links
          SET leased_until = NULL, asked_until = NULL, due_at = now() + make_interval(secs => $2)
-         WHERE id = $1 AND status = 'Pending'",
+         WHERE id = $1 AND status = 'Pending' AND leased_until = $3",
         id.uuid(),
-        wait.as_secs_f64()
+        wait.as_secs_f64(),
+        lease
     )
     .execute(pool)
     .await?;
     Ok(())
 }
 
-/// Notes that Dojo is about to be asked to create a claimed pending link again. `false`: somebody else has
-/// settled or claimed it meanwhile, so Dojo must not be asked.
+/// Notes that Dojo is about to be asked to create a claimed pending link again, under a new lease. `None`:
+/// somebody else has settled or claimed it meanwhile, so Dojo must not be asked.
 pub async fn ask_again(
     pool: &PgPool,
     unsettled: &Unsettled,
     lease: Duration,
     cause: &Cause,
-) -> Result<bool, Error> {
-    let told = sqlx::query!(
-        "WITH asking AS (
+) -> Result<Option<OffsetDateTime>, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"WITH asking AS (
              UPDATE payment_links
              SET leased_until = now() + make_interval(secs => $2),
                  asked_until = now() + make_interval(secs => $2)
-             WHERE id = $1 AND status = 'Pending' AND leased_until > now()
-               AND asked_until IS NOT DISTINCT FROM $3
-             RETURNING id
+             WHERE id = $1 AND status = 'Pending' AND leased_until = $3 AND leased_until > now()
+             RETURNING id, leased_until
+         ), told AS (
+             INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause)
+             SELECT id, $4, 'Pending', 'Pending', $5 FROM asking
          )
-         INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause)
-         SELECT id, $4, 'Pending', 'Pending', $5 FROM asking",
+         SELECT leased_until AS "lease!" FROM asking"#,
         unsettled.id.uuid(),
         lease.as_secs_f64(),
-        unsettled.asked_until,
+        unsettled.lease,
         Kind::AskedAgain.as_str(),
         to_json(cause)?
     )
-    .execute(pool)
-    .await?;
-    Ok(told.rows_affected() == 1)
+    .fetch_optional(pool)
+    .await?)
 }

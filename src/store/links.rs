@@ -21,6 +21,7 @@ pub(super) struct Row {
     pub(super) tips_amount: Option<i64>,
     pub(super) total_amount: Option<i64>,
     pub(super) refunded_amount: i64,
+    pub(super) mismatch: Option<Value>,
     pub(super) expire_at: Option<OffsetDateTime>,
     pub(super) payment_intent_id: Option<String>,
     pub(super) url: Option<String>,
@@ -39,7 +40,7 @@ macro_rules! select_links {
         sqlx::query_as!(
             $crate::store::links::Row,
             "SELECT id, account, environment, status, request, currency, amount, tips_amount, total_amount,
-                    refunded_amount, expire_at, payment_intent_id, url, payment, attempts, failure,
+                    refunded_amount, mismatch, expire_at, payment_intent_id, url, payment, attempts, failure,
                     created_by, created_at, updated_at, synced_at
              FROM payment_links "
                 + $rest
@@ -72,6 +73,7 @@ impl Row {
             amount: money(self.amount),
             tips_amount: self.tips_amount.map(money),
             total_amount: self.total_amount.map(money),
+            reported_amount: self.mismatch.map(from_json).transpose()?,
             refunded_amount: self.refunded_amount,
             payment: self.payment.map(from_json).transpose()?,
             attempts: from_json(self.attempts)?,

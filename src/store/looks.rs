@@ -14,7 +14,7 @@ use super::{
 use crate::{
     dojo::PaymentIntent,
     payment_link::{
-        PaymentLink, PaymentLinkId, Status,
+        PaymentLink, PaymentLinkId, ReportedAmount, Status,
         reconcile::Held,
         timeline::{Cause, Kind},
     },
@@ -31,8 +31,6 @@ pub struct Looked {
     pub held: Held,
     /// Dojo's word for the status, as it was last heard.
     dojo_status: Option<String>,
-    /// The amount that Dojo last reported, if it was not the one asked for.
-    mismatch: Option<Value>,
     /// Changes with every change of the link's state.
     revision: i64,
     due_at: Option<OffsetDateTime>,
@@ -78,7 +76,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
     // The versions first: if a link changes in between, its version is the older one, and what the look found
     // is not applied to what it did not see.
     let versions = sqlx::query!(
-        r#"SELECT id, revision, due_at, dojo_updated_at, dojo_status, mismatch,
+        r#"SELECT id, revision, due_at, dojo_updated_at, dojo_status,
                   extract(epoch FROM now() - disputed_since)::float8 AS disputed_for
            FROM payment_links WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id"#,
         ids
@@ -97,7 +95,12 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
         let Some(row) = links.next_if(|row| row.id == version.id) else {
             continue;
         };
-        let link = Row::into_link(row)?;
+        // One that cannot be read must not hold up the others; its lease runs out.
+        let Ok(link) = Row::into_link(row)
+            .inspect_err(|error| tracing::error!(id = %version.id, %error, "a link is unreadable"))
+        else {
+            continue;
+        };
         all.push(Looked {
             payment_intent_id: link.payment_intent_id.clone().unwrap_or_default(),
             held: Held {
@@ -109,7 +112,6 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
             },
             link,
             dojo_status: version.dojo_status,
-            mismatch: version.mismatch,
             revision: version.revision,
             due_at: version.due_at,
         });
@@ -137,16 +139,19 @@ pub async fn apply(
     cause: &Cause,
 ) -> Result<Option<Applied>, Error> {
     let link = &looked.link;
-    let total = intent.total_amount.as_ref().map(|total| total.value);
-    let tips = intent.tips_amount.as_ref().map(|tips| tips.value);
+    // In another currency it would be read as an amount of this one.
+    let ours = |amount: &ReportedAmount| amount.in_currency(link.amount.currency_code);
+    let total = intent.total_amount.as_ref().and_then(ours);
+    let tips = intent.tips_amount.as_ref().and_then(ours);
     let refunded = intent.refunded_amount.unwrap_or(link.refunded_amount);
     let payment = intent.payment().or_else(|| link.payment.clone());
     let attempts = intent.attempts();
     let mismatch = intent
         .amount
         .as_ref()
-        .filter(|amount| !amount.is(link.amount))
-        .map(|amount| json!({"value": amount.value, "currencyCode": amount.currency_code}));
+        .filter(|amount| ours(amount) != Some(link.amount.value));
+    let new_mismatch = mismatch.is_some() && mismatch != link.reported_amount.as_ref();
+    let mismatch = mismatch.map(to_json).transpose()?;
 
     let mut changed = serde_json::Map::new();
     let mut note = |name: &str, before: Value, after: Value| {
@@ -185,7 +190,6 @@ pub async fn apply(
     if changed.len() == 1 && intent.known_status() == Some(link.status) {
         changed.remove("reported");
     }
-    let new_mismatch = mismatch.is_some() && mismatch != looked.mismatch;
 
     let written = sqlx::query!(
         "WITH written AS (

@@ -10,13 +10,13 @@ pub mod links;
 pub mod looks;
 pub mod webhooks;
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use secrecy::ExposeSecret;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use sqlx::{
-    ConnectOptions, Executor, PgPool,
+    ConnectOptions, Connection, Executor, PgPool,
     migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -36,6 +36,31 @@ pub enum Error {
     Unreadable(String),
 }
 
+impl Error {
+    /// Whether the database is out of reach for the moment, as opposed to not agreeing with the statement. Of
+    /// Postgres's own errors (SQLSTATE classes): connection, rollback by contention, resources, objects in use,
+    /// operator intervention.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
+                ["08", "40", "53", "55", "57"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
+            }),
+            Self::Database(
+                sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed,
+            ) => true,
+            Self::Database(_) | Self::Unreadable(_) => false,
+        }
+    }
+}
+
 /// A pool of connections. Connects only when it is first used.
 pub fn pool(settings: &DatabaseSettings) -> Result<PgPool, ConfigError> {
     const FORM: &str = "is not of the form postgres://user:password@host:port/name";
@@ -49,8 +74,7 @@ pub fn pool(settings: &DatabaseSettings) -> Result<PgPool, ConfigError> {
         // Its error may quote the address, and with it the password.
         .map_err(|_| ConfigError::new("DATABASE_URL", FORM))?
         .application_name(env!("CARGO_PKG_NAME"))
-        .log_slow_statements(log::LevelFilter::Warn, std::time::Duration::from_secs(1));
-    // Set by a statement and not at connection, which connection poolers such as PgBouncer refuse.
+        .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(1));
     let limits = format!(
         "SET statement_timeout = {}",
         settings.database_statement_timeout.as_millis()
@@ -58,6 +82,17 @@ pub fn pool(settings: &DatabaseSettings) -> Result<PgPool, ConfigError> {
     Ok(PgPoolOptions::new()
         .max_connections(settings.database_max_connections)
         .acquire_timeout(settings.database_acquire_timeout)
+        // A connection that was used a moment ago is taken to be alive: asking it first would double the round
+        // trips of every request.
+        .test_before_acquire(false)
+        .before_acquire(|connection, used| {
+            Box::pin(async move {
+                if used.idle_for > Duration::from_secs(1) {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .after_connect(move |connection, _| {
             let limits = limits.clone();
             Box::pin(async move {
@@ -69,8 +104,13 @@ pub fn pool(settings: &DatabaseSettings) -> Result<PgPool, ConfigError> {
 }
 
 /// Brings the schema up to this version. Replicas that start together take turns (an advisory lock).
+///
+/// Runs on a connection of its own, without the time limit that statements have otherwise: an index may take long
+/// to build, and the other replicas wait for it.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    MIGRATOR.run(pool).await
+    let mut connection = pool.connect_options().connect().await?;
+    MIGRATOR.run(&mut connection).await?;
+    Ok(connection.close().await?)
 }
 
 /// Whether the database answers and has every migration of this version.

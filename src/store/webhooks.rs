@@ -72,7 +72,11 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
         Err(problem) => (None, Some(problem)),
     };
     let reported = news.and_then(|news| news.payment_status.as_deref());
-    let rules = reported.map(rules_for).unwrap_or_default();
+    // An event about a link that tells no status still says that something happened.
+    let rules = news
+        .filter(|news| news.payment_intent_id.is_some())
+        .map(|_| rules_for(reported.unwrap_or_default()))
+        .unwrap_or_default();
     let cause = to_json(&Cause::Webhook {
         event_id: webhook.dedup_key.to_owned(),
     })?;
@@ -107,7 +111,10 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
         ), moved AS (
             UPDATE payment_links link
             -- Whatever it meant, Dojo is asked: a webhook says nothing about money.
+            -- The intent's id is there already. It is named all the same, for Postgres checks a row's constraints
+            -- first on the version that the statement's snapshot shows, which may still be without one.
             SET status = judged.after,
+                payment_intent_id = $4,
                 due_at = least(link.due_at, now()),
                 revision = link.revision + (judged.after <> judged.before)::int,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END

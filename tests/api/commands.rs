@@ -85,6 +85,25 @@ async fn api_keys_are_made_listed_and_revoked_and_only_hashes_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_key_that_was_revoked_or_is_another_ones_stops_the_start() {
+    let app = TestApp::start().await;
+    let serve = |key: &str| {
+        let mut serve = program();
+        serve
+            .arg("serve")
+            .env("DATABASE_URL", &app.database_url)
+            .env("DOJO_API_KEY", "sk_sandbox_1")
+            .env("LISTEN_ADDR", "127.0.0.1:0")
+            .env("BOOTSTRAP_API_KEY", key);
+        refused(&mut serve)
+    };
+    let reader = create_api_key(&app, "reader", "links:read");
+    assert!(serve(&reader).contains("BOOTSTRAP_API_KEY is a key that has another name"));
+    revoke_api_key(&app, "bootstrap");
+    assert!(serve(crate::support::API_KEY).contains("BOOTSTRAP_API_KEY is a key that was revoked"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn migrate_can_run_again_and_by_many_at_once() {
     let database = empty_database().await;
     let runs: Vec<_> = (0..4)
@@ -142,6 +161,9 @@ async fn a_wrong_setting_stops_the_start_and_is_named_without_its_value() {
         ("DOJO_API_KEY_FILE", "/nowhere"),
         ("DOJO_API_URL", "ftp://hush"),
         ("DOJO_CHECKOUT_URL", "hush"),
+        ("DOJO_API_VERSION", "banana"),
+        ("DOJO_TIMEOUT", "0s"),
+        ("REQUEST_TIMEOUT", "60days"),
         ("DOJO_TIMEOUT", "10 parsecs"),
         ("DATABASE_URL", ""),
         ("DATABASE_URL", "mysql://root:hush@localhost/x"),

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{DOJO_KEY, TestApp, WEBHOOK_SECRET, send, ten_pounds, text};
+use crate::support::{DOJO_KEY, TestApp, WEBHOOK_SECRET, eventually, send, ten_pounds, text};
 
 #[tokio::test]
 async fn a_link_is_created_paid_and_read_as_paid() {
@@ -242,13 +242,29 @@ async fn nobody_at_dojos_address_is_503() {
 }
 
 #[tokio::test]
+async fn what_is_not_dojos_api_is_502_and_the_same_key_may_try_again() {
+    let app = TestApp::start().await;
+    app.sandbox
+        .next("create", "status", json!({"status": 404}))
+        .await;
+    app.create_with_key("a", &ten_pounds("Order 1"))
+        .await
+        .problem(502, "dojo-misrouted");
+    app.create_with_key("a", &ten_pounds("Order 1"))
+        .await
+        .expect(201);
+}
+
+#[tokio::test]
 async fn our_own_key_refused_is_502_an_error_in_the_log_and_no_secret_in_it() {
     let app = TestApp::with(&[("DOJO_API_KEY", "sk_sandbox_not_the_right_one")]).await;
     let answer = app.create(&ten_pounds("Order 1")).await;
     assert!(!answer.text.contains("not_the_right_one"));
     answer.problem(502, "dojo-key-refused");
-    let log = app.service.log();
-    assert!(log.contains(r#""level":"ERROR""#), "{log}");
+    let log = eventually("the log has the error", async || {
+        Some(app.service.log()).filter(|log| log.contains(r#""level":"ERROR""#))
+    })
+    .await;
     assert!(!log.contains("not_the_right_one"), "{log}");
 }
 
@@ -264,6 +280,13 @@ async fn no_secret_and_no_customer_reaches_the_log_or_the_metrics() {
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.link_with_status(&link["id"], "Captured").await;
 
+    eventually("the log has it all", async || {
+        app.service
+            .log()
+            .contains(r#""after":"Captured""#)
+            .then_some(())
+    })
+    .await;
     let told = app.service.log() + &app.get("/metrics").await.expect(200).text;
     for secret in [
         crate::support::API_KEY,
@@ -272,7 +295,7 @@ async fn no_secret_and_no_customer_reaches_the_log_or_the_metrics() {
         "cs_hush",
         "ann@example.com",
         "bob@example.com",
-        "5200000000001005",
+        "Order 1",
     ] {
         assert!(!told.contains(secret), "{secret} was told");
     }

@@ -99,6 +99,69 @@ async fn a_key_that_is_none_is_refused() {
 }
 
 #[tokio::test]
+async fn two_keys_are_none() {
+    let app = TestApp::start().await;
+    let request = app
+        .request(reqwest::Method::POST, "/v1/payment-links")
+        .header("idempotency-key", "a")
+        .header("idempotency-key", "b")
+        .json(&json!({"reference": ""}));
+    let problem = crate::support::send(request)
+        .await
+        .problem(422, "invalid-request");
+    assert_eq!(
+        problem["errors"].as_array().unwrap().len(),
+        3,
+        "beside all other faults: {problem}"
+    );
+}
+
+#[tokio::test]
+async fn a_repetition_gets_the_outcome_even_if_it_would_be_too_late_by_now() {
+    let app = TestApp::start().await;
+    let soon = time::OffsetDateTime::now_utc() + time::Duration::milliseconds(1500);
+    let mut body = ten_pounds("Order 1");
+    body["expireAt"] = json!(
+        soon.format(&time::format_description::well_known::Rfc3339)
+            .unwrap()
+    );
+    let link = app
+        .create_with_key("order-1", &body)
+        .await
+        .expect(201)
+        .json();
+    crate::support::eventually("it would be too late", async || {
+        (app.create(&body).await.status == 422).then_some(())
+    })
+    .await;
+    let again = app.create_with_key("order-1", &body).await.expect(201);
+    assert_eq!(again.json()["id"], link["id"]);
+    app.create_with_key("order-2", &body)
+        .await
+        .problem(422, "invalid-request");
+}
+
+#[tokio::test]
+async fn a_key_that_is_freed_while_others_wait_for_it_is_no_other_request() {
+    let app = TestApp::with(&[("DOJO_TIMEOUT", "100ms")]).await;
+    let fault = json!({"operation": "create", "kind": "status", "status": 429, "share": 1.0});
+    app.sandbox.control("faults", fault).await;
+    for round in 0..20 {
+        let key = format!("order-{round}");
+        let body = ten_pounds("Order 1");
+        let answers = join_all((0..8).map(|_| app.create_with_key(&key, &body))).await;
+        for answer in answers {
+            assert!(
+                matches!(answer.status.as_u16(), 503 | 409),
+                "{}: {}",
+                answer.status,
+                answer.text
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_key_belongs_to_its_api_key() {
     let app = TestApp::start().await;
     let other = crate::commands::create_api_key(&app, "orders", "links:read,links:write");

@@ -110,6 +110,7 @@ async fn every_documented_limit_is_one() {
         ("/cardHolderNotPresent", json!("no")),
         ("/config", json!({"title": "x".repeat(101)})),
         ("/config", json!({"cancelUrl": "/relative"})),
+        ("/config", json!({"redirectUrl": "javascript:alert(1)"})),
         ("/requestSecurity", json!({"userAgent": "x".repeat(301)})),
         ("/requestSecurity", json!({"ipAddress": "x".repeat(71)})),
         ("/requestSecurity", json!({"device": "x".repeat(121)})),
@@ -151,6 +152,12 @@ async fn every_documented_limit_is_one() {
             json!({"url": "https://a.example", "label": "x", "fileName": "x".repeat(257)}),
         ),
         ("/expireAt", json!("2020-01-01T00:00:00Z")),
+        ("/expireAt", json!("9999-12-31T23:59:59-12:00")),
+        (
+            "/cashbackAmount",
+            json!({"value": 9_223_372_036_854_775_808_u64, "currencyCode": "GBP"}),
+        ),
+        ("/captureMode", Value::Null),
         ("/autoExpireIn", json!("00:00:30")),
         ("/autoExpireIn", json!("7.00:00:00")),
         ("/autoExpireAction", json!("Refund")),
@@ -187,6 +194,26 @@ async fn the_limits_themselves_are_allowed() {
     body["customer"] = Value::Null;
     let link = app.create(&body).await.expect(201).json();
     assert_eq!(link["reference"], body["reference"]);
+}
+
+#[tokio::test]
+async fn there_is_an_end_to_faults() {
+    let app = TestApp::start().await;
+    let mut body = ten_pounds("Order 1");
+    body["itemLines"] = json!(vec![0; 10_000]);
+    let problem = app.create(&body).await.problem(422, "invalid-request");
+    assert_eq!(problem["errors"].as_array().unwrap().len(), 100);
+}
+
+#[tokio::test]
+async fn a_whole_number_may_be_written_with_a_point() {
+    let app = TestApp::start().await;
+    let mut body = ten_pounds("Order 1");
+    body["amount"]["value"] = json!(1000.0);
+    assert_eq!(
+        app.create(&body).await.expect(201).json()["amount"]["value"],
+        1000
+    );
 }
 
 #[tokio::test]

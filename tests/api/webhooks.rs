@@ -230,6 +230,10 @@ async fn webhooks_that_come_before_the_create_call_returns_are_applied_when_it_d
             app.sandbox.intents().await.pop()
         })
         .await;
+        eventually("its creation is told of", async || {
+            (app.stored_webhooks().await == 1).then_some(())
+        })
+        .await;
         app.sandbox.pay(&intent["id"]).await;
         eventually("its webhooks are kept", async || {
             (app.stored_webhooks().await >= 2).then_some(())
@@ -289,6 +293,59 @@ async fn a_webhook_racing_its_creation_is_never_overlooked() {
         (all == 80 && claimed == 80).then_some(())
     })
     .await;
+    let metrics = app.get("/metrics").await.text;
+    assert!(
+        !metrics.contains(r#"route="/webhooks/dojo",status="503""#),
+        "each was kept at once"
+    );
+}
+
+#[tokio::test]
+async fn a_webhook_that_waits_for_its_creation_to_commit_is_applied() {
+    let app = TestApp::start().await;
+    app.sandbox
+        .control("webhook-faults", json!({"kind": "drop", "share": 1.0}))
+        .await;
+    app.sandbox
+        .next("create", "latencyAfter", json!({"latencyMs": 1000}))
+        .await;
+    // Holds the creation up in the middle of its transaction, with the intent's row written.
+    let mut lock = app.pool.begin().await.unwrap();
+    let hold = sqlx::query("LOCK TABLE idempotency_keys IN SHARE MODE");
+    let body = ten_pounds("Order 1");
+    let creating = app.create_with_key("order-1", &body);
+    let delivering = async {
+        let intent = eventually("Dojo has acted", async || app.sandbox.intents().await.pop()).await;
+        hold.execute(&mut *lock).await.unwrap();
+        eventually("the creation waits", async || waiting(&app, 1).await).await;
+        let webhook = event(
+            "evt_1",
+            &json!({"paymentIntentId": intent["id"]}),
+            "Captured",
+        );
+        let delivering = app.deliver(&webhook);
+        let committing = async {
+            eventually("the webhook waits too", async || waiting(&app, 2).await).await;
+            lock.commit().await.unwrap();
+        };
+        tokio::join!(delivering, committing).0.expect(204);
+    };
+    let (answer, ()) = tokio::join!(creating, delivering);
+    let link = answer.expect(201).json();
+    assert_eq!(app.link(&link["id"]).await["status"], "Captured");
+    assert_eq!(verdicts(&app, &link).await, ["applied"]);
+}
+
+/// Whether so many statements wait for a lock.
+async fn waiting(app: &TestApp, count: i64) -> Option<()> {
+    let waiting: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    )
+    .fetch_one(&app.pool)
+    .await
+    .unwrap();
+    (waiting == count).then_some(())
 }
 
 #[tokio::test]
@@ -320,6 +377,8 @@ async fn what_is_about_nothing_of_ours_is_kept_and_acknowledged() {
     app.deliver(r#"{"id":"evt_2","event":"terminal.moved","accountId":"acc_1","data":{"x":1}}"#)
         .await
         .expect(204);
+    let odd_time = r#"{"id":"evt_4","event":"x","createdAt":"9999-12-31T23:59:59-12:00"}"#;
+    app.deliver(odd_time).await.expect(204);
     app.deliver(r#"{"id":"evt_3","event":"customer.created"}"#)
         .await
         .expect(204);
@@ -330,7 +389,7 @@ async fn what_is_about_nothing_of_ours_is_kept_and_acknowledged() {
             .unwrap();
     assert_eq!(
         kept,
-        ["evt_1", "evt_2", "evt_3"].map(|id| (id.to_owned(), None))
+        ["evt_1", "evt_2", "evt_4", "evt_3"].map(|id| (id.to_owned(), None))
     );
 }
 
