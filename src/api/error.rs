@@ -149,11 +149,10 @@ impl Error {
         match self {
             Self::Running(_) => Some(Duration::from_secs(1)),
             Self::Store(error) if error.is_outage() => Some(Duration::from_secs(1)),
-            Self::DojoUnsure(_) => Some(Duration::from_secs(5)),
             Self::DojoSilent(protocol::Error::Dojo(error)) => {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(5)))
             }
-            Self::DojoSilent(_) => Some(Duration::from_secs(5)),
+            Self::DojoUnsure(_) | Self::DojoSilent(_) => Some(Duration::from_secs(5)),
             Self::DojoFailed {
                 failure,
                 retry_after,

@@ -100,7 +100,7 @@ impl Jobs {
         &self,
         work: impl Future<Output = Result<T, protocol::Error>>,
     ) -> Result<(), protocol::Error> {
-        match tokio::time::timeout(self.lease, work).await {
+        match tokio::time::timeout(self.lease, Box::pin(work)).await {
             Ok(result) => result.map(drop),
             Err(_) => Err(protocol::Error::TimedOut),
         }

@@ -77,7 +77,7 @@ pub enum Outcome {
 #[derive(Debug)]
 pub enum Start {
     /// The link is saved. Dojo is to be asked.
-    Ask(Asking),
+    Ask(Box<Asking>),
     /// There is nothing to be done: an earlier request decided.
     Done(Outcome),
 }
@@ -104,12 +104,12 @@ pub async fn start(
     let begun = store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await?;
     Ok(match decided(begun) {
         Ok(outcome) => Start::Done(outcome),
-        Err(lease) => Start::Ask(Asking {
+        Err(lease) => Start::Ask(Box::new(Asking {
             link_id,
             lease,
             request,
             cause,
-        }),
+        })),
     })
 }
 
@@ -242,7 +242,7 @@ impl Asking {
                 "no link can be created until DOJO_API_KEY and DOJO_API_URL are right"
             ),
             FailureKind::NotReached => {
-                warn!(%link_id, error = %causes(&error), "Dojo was not reached")
+                warn!(%link_id, error = %causes(&error), "Dojo was not reached");
             }
             FailureKind::Refused | FailureKind::NotCreated => {
                 info!(%link_id, status = failure.status, "Dojo refused a payment link");
