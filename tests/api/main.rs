@@ -9,10 +9,12 @@
 
 mod browser;
 mod commands;
+mod crashes;
 mod creation;
 mod idempotency;
 mod openapi;
 mod reading;
+mod recovery;
 mod running;
 mod support;
 mod validation;
