@@ -108,7 +108,8 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
             UPDATE payment_links link
             -- Whatever it meant, Dojo is asked: a webhook says nothing about money.
             SET status = judged.after,
-                due_at = least(link.due_at, now()),
+                -- Always another time than before, so that a look that is under way knows of it.
+                due_at = now(),
                 revision = link.revision + (judged.after <> judged.before)::int,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged
