@@ -9,6 +9,7 @@
 
 mod browser;
 mod commands;
+mod convergence;
 mod crashes;
 mod creation;
 mod idempotency;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgTransaction};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Answer, Service, TestApp, TestSandbox, eventually, send, text, try_send};
+use super::{Answer, DOJO_KEY, Service, TestApp, TestSandbox, eventually, send, text, try_send};
 
 /// How long a lost creation rests under [`QUICK`].
 pub const SETTLE: Duration = Duration::from_secs(2);
@@ -284,6 +284,19 @@ impl TestSandbox {
     pub async fn act(&self, id: &Value, what: &str, how: Value) -> Value {
         self.control(&format!("payment-intents/{}/{what}", text(id)), how)
             .await
+    }
+
+    /// Refunds a part, through Dojo's own API.
+    pub async fn refund(&self, id: &Value, amount: i64) {
+        let request = self
+            .http
+            .post(format!("{}/payment-intents/{}/refunds", self.url, text(id)))
+            .header("authorization", format!("Basic {DOJO_KEY}"))
+            .header("version", "2026-02-27")
+            .header("idempotencyKey", uuid::Uuid::now_v7().to_string())
+            .json(&json!({"amount": amount}));
+        let answer = send(request).await;
+        assert!(answer.status.is_success(), "{}", answer.text);
     }
 
     /// The intent as Dojo has it.
