@@ -27,6 +27,7 @@ pub struct Client {
     base: Url,
     payment_source: Option<String>,
     timeout: Duration,
+    lease_slack: Duration,
 }
 
 /// What Dojo is asked to create.
@@ -83,6 +84,7 @@ impl Client {
             base: settings.api_url.clone(),
             payment_source: settings.payment_source(),
             timeout: settings.timeout,
+            lease_slack: settings.lease_slack,
         })
     }
 
@@ -119,11 +121,11 @@ impl Client {
             .await
     }
 
-    /// How long whoever creates an intent may need at most, with the database's share and some slack for a
-    /// machine that stalls.
+    /// How long whoever creates an intent may need at most, with some slack for the database and for a machine
+    /// that stalls.
     #[must_use]
     pub fn creation_lease(&self) -> Duration {
-        self.timeout * 2 + Duration::from_secs(10)
+        self.timeout * 2 + self.lease_slack
     }
 
     /// `GET /payment-intents/{id}`, the canceled ones too. `None` if Dojo does not know it.

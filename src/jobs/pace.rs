@@ -83,11 +83,10 @@ impl Pace {
             return Duration::ZERO;
         }
         let pause = Duration::from_millis(500) * 2_u32.saturating_pow(beyond.min(10));
-        let pause = pause
-            .min(LONGEST_PAUSE)
-            .max(wished.unwrap_or_default().min(Duration::from_mins(5)));
-        // Replicas that failed together need not come back together.
-        let pause = pause.mul_f64(rand::rng().random_range(0.75..1.25));
+        // Replicas that failed together need not come back together; none comes before Dojo wished.
+        let pause = pause.min(LONGEST_PAUSE).mul_f64(jitter(0.75));
+        let wished = wished.unwrap_or_default().min(Duration::from_mins(5));
+        let pause = pause.max(wished.mul_f64(jitter(1.0)));
         let now = Instant::now();
         if trouble.paused_until.is_none_or(|until| until <= now) {
             warn!(
@@ -103,6 +102,11 @@ impl Pace {
         // Nothing that holds it can leave it half changed.
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A factor that is at random between this and 1.25.
+fn jitter(least: f64) -> f64 {
+    rand::rng().random_range(least..1.25)
 }
 
 #[cfg(test)]
@@ -146,7 +150,7 @@ mod tests {
     #[tokio::test]
     async fn it_waits_as_long_as_dojo_asks() {
         let pace = Pace::new(10);
-        assert!(pace.went_wrong(&busy(30)) >= Duration::from_secs(20));
+        assert!(pace.went_wrong(&busy(30)) >= Duration::from_secs(30));
         assert!(pace.pause().is_some());
     }
 }

@@ -115,7 +115,8 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
             -- first on the version that the statement's snapshot shows, which may still be without one.
             SET status = judged.after,
                 payment_intent_id = $4,
-                due_at = least(link.due_at, now()),
+                -- Always another time than before, so that a look that is under way knows of it.
+                due_at = now(),
                 revision = link.revision + (judged.after <> judged.before)::int,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged

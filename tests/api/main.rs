@@ -9,10 +9,13 @@
 
 mod browser;
 mod commands;
+mod convergence;
+mod crashes;
 mod creation;
 mod idempotency;
 mod openapi;
 mod reading;
+mod recovery;
 mod running;
 mod support;
 mod validation;

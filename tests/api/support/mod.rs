@@ -2,6 +2,7 @@
 
 pub mod postgres;
 mod service;
+mod trouble;
 
 use std::{future::Future, sync::OnceLock, time::Duration};
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 
 pub use service::{Service, program};
+pub use trouble::{QUICK, SETTLE, received_at, stable_address};
 
 /// The API key that every test service starts with.
 pub const API_KEY: &str = "dpl_test_0123456789abcdef0123456789abcdef";
@@ -25,6 +27,7 @@ pub struct TestApp {
     pub sandbox: TestSandbox,
     pub database_url: String,
     pub pool: PgPool,
+    settings: Vec<(String, String)>,
     http: reqwest::Client,
 }
 
@@ -105,6 +108,10 @@ impl TestApp {
             sandbox,
             database_url,
             pool,
+            settings: settings
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
             http: client(),
         }
     }
@@ -307,12 +314,17 @@ impl TestSandbox {
 
 /// Sends a request and reads its answer.
 pub async fn send(request: RequestBuilder) -> Answer {
-    let response = request.send().await.expect("there is an answer");
-    Answer {
+    try_send(request).await.expect("there is a whole answer")
+}
+
+/// The same, to a service that may die over it.
+pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
+    let response = request.send().await?;
+    Ok(Answer {
         status: response.status(),
         headers: response.headers().clone(),
-        text: response.text().await.expect("the answer comes whole"),
-    }
+        text: response.text().await?,
+    })
 }
 
 fn client() -> reqwest::Client {
@@ -340,8 +352,16 @@ pub fn text(value: &Value) -> &str {
 }
 
 /// Waits for a condition, 20 seconds at most.
-pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let limit = Duration::from_secs(20);
+pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(Duration::from_secs(20), what, condition).await
+}
+
+/// Waits for a condition, this long at most.
+pub async fn eventually_within<T>(
+    limit: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Option<T>,
+) -> T {
     within(limit, what, async {
         loop {
             if let Some(value) = condition().await {

@@ -100,6 +100,11 @@ impl Service {
         );
     }
 
+    /// Sends SIGKILL: it ends at once, whatever it was doing. Returns when it is gone.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.unwrap();
+    }
+
     /// How it ended, once it has.
     pub async fn ended(&mut self) -> ExitStatus {
         within(

@@ -1,0 +1,443 @@
+//! Links end where Dojo says they are, whatever webhooks came, lied, or never came.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use crate::support::{TestApp, eventually, received_at, ten_pounds, text};
+
+/// A link whose webhooks never come.
+async fn unheard_of(app: &TestApp) -> Value {
+    app.sandbox.drop_webhooks().await;
+    app.created().await
+}
+
+/// Waits for the link to satisfy a condition.
+async fn once(app: &TestApp, id: &Value, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    eventually(what, async || {
+        let link = app.link(id).await;
+        is_so(&link).then_some(link)
+    })
+    .await
+}
+
+/// Delivers an event that bears the right signature and says this.
+async fn claim(app: &TestApp, link: &Value, id: &str, status: &str) {
+    let event = json!({"id": id, "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": status}});
+    app.deliver(&event.to_string()).await.expect(204);
+}
+
+async fn due_at(app: &TestApp) -> Option<OffsetDateTime> {
+    sqlx::query_scalar("SELECT due_at FROM payment_links")
+        .fetch_one(&app.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_payment_that_no_webhook_told_of_is_found_without_anybody_asking() {
+    let app = TestApp::quick(&[]).await;
+    let link = unheard_of(&app).await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.link_with_status(&link["id"], "Captured").await;
+    assert_eq!(app.stored_webhooks().await, 0);
+}
+
+#[tokio::test]
+async fn without_webhooks_a_look_finds_attempts_payment_refunds_and_the_end() {
+    let app = TestApp::quick(&[]).await;
+    let link = unheard_of(&app).await;
+    let (id, intent) = (&link["id"], &link["paymentIntentId"]);
+
+    app.sandbox.act(intent, "decline", json!({})).await;
+    app.sandbox.act(intent, "challenge", json!({})).await;
+    app.all_are_due().await;
+    let link = once(&app, id, "the tries are known", |link| {
+        link["attempts"].as_array().unwrap().len() == 2
+    })
+    .await;
+    assert_eq!(link["status"], "Created", "a declined try ends nothing");
+    let tries = link["attempts"].as_array().unwrap().iter();
+    let tries: Vec<_> = tries.map(|attempt| text(&attempt["eventType"])).collect();
+    assert_eq!(tries, ["Declined", "AuthChallenged"]);
+
+    app.sandbox.pay(intent).await;
+    app.all_are_due().await;
+    let link = app.link_with_status(id, "Captured").await;
+    for known in ["transactionId", "authCode", "cardNumber"] {
+        assert!(!text(&link["payment"][known]).is_empty(), "{known}: {link}");
+    }
+    assert_eq!(
+        link["payment"]["last4"], "1096",
+        "the one that was challenged"
+    );
+
+    app.sandbox.refund(intent, 300).await;
+    app.all_are_due().await;
+    let link = once(&app, id, "the refund is known", |link| {
+        link["refundedAmount"] == 300
+    })
+    .await;
+    assert_eq!(link["status"], "Captured", "part of it only");
+
+    app.sandbox.refund(intent, 700).await;
+    app.all_are_due().await;
+    let link = app.link_with_status(id, "Refunded").await;
+    assert_eq!(link["refundedAmount"], 1000);
+    assert_eq!(due_at(&app).await, None, "nothing can follow");
+
+    let changes = app.told(id, "refreshed").await;
+    assert_eq!(changes.len(), 4, "each change is told once: {changes:#?}");
+    assert!(
+        changes
+            .iter()
+            .all(|entry| entry["cause"]["type"] == "refresh")
+    );
+}
+
+#[tokio::test]
+async fn a_link_that_expired_unheard_is_canceled() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    let mut body = ten_pounds("Order 1");
+    let expire_at = OffsetDateTime::now_utc() + Duration::from_mins(20);
+    body["expireAt"] = json!(
+        expire_at
+            .format(&time::format_description::well_known::Rfc3339)
+            .unwrap()
+    );
+    let link = app.create(&body).await.expect(201).json();
+
+    // A day old it would be looked at every six hours, were it not about to expire.
+    sqlx::query("UPDATE payment_links SET created_at = now() - interval '1 day', due_at = now()")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    let due = eventually("it was looked at", async || {
+        due_at(&app)
+            .await
+            .filter(|due| *due > OffsetDateTime::now_utc())
+    })
+    .await;
+    let after_expiry = due - expire_at;
+    assert!(after_expiry > Duration::ZERO && after_expiry < Duration::from_mins(1));
+
+    app.sandbox
+        .control("clock", json!({"advanceSeconds": 1300}))
+        .await;
+    app.all_are_due().await;
+    app.link_with_status(&link["id"], "Canceled").await;
+    assert_eq!(due_at(&app).await, None);
+}
+
+#[tokio::test]
+async fn a_contradictory_webhook_is_settled_by_dojos_word() {
+    let app = TestApp::quick(&[]).await;
+    // Dojo stays with it.
+    let paid = unheard_of(&app).await;
+    app.sandbox.pay(&paid["paymentIntentId"]).await;
+    claim(&app, &paid, "evt_1", "Captured").await;
+    claim(&app, &paid, "evt_2", "Canceled").await;
+    let known = |link: &Value| link["status"] == "Captured" && !link["payment"].is_null();
+    once(&app, &paid["id"], "Dojo was asked", known).await;
+
+    // A webhook told what never was, and Dojo says what nobody was told.
+    let other = unheard_of(&app).await;
+    app.sandbox.pay(&other["paymentIntentId"]).await;
+    claim(&app, &other, "evt_3", "Canceled").await;
+    let link = app.link_with_status(&other["id"], "Captured").await;
+    assert!(!link["payment"].is_null());
+    let last = app.told(&link["id"], "refreshed").await.pop().unwrap();
+    assert_eq!(
+        last["detail"]["changed"]["status"],
+        json!({"from": "Canceled", "to": "Captured"})
+    );
+}
+
+#[tokio::test]
+async fn a_forged_payment_is_disputed_and_corrected_once_dojo_has_stood_by_its_word() {
+    let app = TestApp::quick(&[]).await;
+    let link = unheard_of(&app).await;
+    claim(&app, &link, "evt_1", "Captured").await;
+    assert_eq!(app.link(&link["id"]).await["status"], "Captured");
+
+    let link = app.link_with_status(&link["id"], "Created").await;
+    let told: Vec<_> = app
+        .timeline(&link["id"])
+        .await
+        .iter()
+        .map(|entry| {
+            let kind = text(&entry["type"]).to_owned();
+            (kind, text(&entry["statusAfter"]).to_owned())
+        })
+        .collect();
+    let expected = [
+        ("requested", "Pending"),
+        ("confirmed", "Created"),
+        ("webhook", "Captured"),
+        ("disputed", "Captured"),
+        ("refreshed", "Created"),
+    ];
+    let expected = expected.map(|(kind, status)| (kind.to_owned(), status.to_owned()));
+    assert_eq!(told, expected, "told once, however often Dojo was asked");
+    assert!(app.sandbox.requests("get").await.len() >= 3);
+
+    // The customer can still pay, and then it is true.
+    app.sandbox.clear("webhook-faults").await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.link_with_status(&link["id"], "Captured").await;
+    app.in_step_with_dojo().await;
+}
+
+#[tokio::test]
+async fn a_dojo_that_merely_lags_behind_its_own_webhook_is_waited_for() {
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "30s")]).await;
+    let link = unheard_of(&app).await;
+    claim(&app, &link, "evt_1", "Captured").await;
+    eventually("Dojo's answer is behind", async || {
+        app.told(&link["id"], "disputed").await.pop()
+    })
+    .await;
+    assert_eq!(app.link(&link["id"]).await["status"], "Captured");
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    let known = |link: &Value| !link["payment"].is_null();
+    let link = once(&app, &link["id"], "Dojo has caught up", known).await;
+    let was = app.timeline(&link["id"]).await;
+    let statuses: Vec<_> = was.iter().map(|entry| &entry["statusAfter"]).collect();
+    let at = statuses.iter().position(|status| *status == "Captured");
+    assert!(
+        statuses[at.unwrap()..]
+            .iter()
+            .all(|status| *status == "Captured")
+    );
+}
+
+#[tokio::test]
+async fn a_status_word_that_nobody_knows_changes_nothing_and_is_kept() {
+    let app = TestApp::quick(&[]).await;
+    let link = unheard_of(&app).await;
+    let (id, intent) = (&link["id"], &link["paymentIntentId"]);
+    app.sandbox
+        .act(intent, "status", json!({"status": "Chargeback"}))
+        .await;
+    app.all_are_due().await;
+    let told = eventually("it is told", async || app.told(id, "refreshed").await.pop()).await;
+    assert_eq!(told["detail"]["changed"]["reported"]["to"], "Chargeback");
+    assert_eq!(app.link(id).await["status"], "Created");
+    assert!(app.service.log().contains("Chargeback"));
+
+    app.sandbox
+        .act(intent, "status", json!({"status": "Captured"}))
+        .await;
+    app.all_are_due().await;
+    app.link_with_status(id, "Captured").await;
+}
+
+#[tokio::test]
+async fn a_webhook_that_comes_while_dojo_is_being_asked_makes_it_be_asked_again() {
+    let app = TestApp::quick(&[("DOJO_TIMEOUT", "10s")]).await;
+    let link = app.created().await;
+    let (id, intent) = (&link["id"], &link["paymentIntentId"]);
+    app.sandbox.pay(intent).await;
+    let known = |link: &Value| link["status"] == "Captured" && !link["payment"].is_null();
+    once(&app, id, "the payment is known", known).await;
+    app.in_step_with_dojo().await;
+
+    // The answer that is on its way knows nothing of what the webhook tells, and no schedule would soon ask again.
+    app.sandbox.clear("requests").await;
+    app.sandbox
+        .next("get", "latencyAfter", json!({"latencyMs": 1500}))
+        .await;
+    app.all_are_due().await;
+    eventually("Dojo is being asked", async || {
+        app.sandbox.requests("get").await.pop()
+    })
+    .await;
+    app.sandbox
+        .act(intent, "status", json!({"status": "PartiallyRefunded"}))
+        .await;
+    eventually("its answer is known", async || {
+        let told = app.told(id, "refreshed").await.pop()?;
+        (told["detail"]["changed"]["reported"]["to"] == "PartiallyRefunded").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_amount_that_nobody_asked_for_is_told_loudly_and_once() {
+    let app = TestApp::quick(&[]).await;
+    let link = unheard_of(&app).await;
+    let id = &link["id"];
+    app.sandbox
+        .act(&link["paymentIntentId"], "amount", json!({"amount": 100}))
+        .await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.all_are_due().await;
+    app.link_with_status(id, "Captured").await;
+    for _ in 0..3 {
+        assert_eq!(
+            app.refresh(id).await.expect(200).json()["status"],
+            "Captured"
+        );
+    }
+    let told = app.told(id, "amountMismatch").await;
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(told[0]["detail"]["asked"]["value"], 1000);
+    assert_eq!(told[0]["detail"]["reported"]["value"], 100);
+    let log = app.service.log();
+    let errors: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains(r#""level":"ERROR""#) && line.contains("another amount"))
+        .collect();
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    assert!(errors[0].contains(text(id)));
+    assert!((app.metric("amount_mismatches_total").await - 1.0).abs() < f64::EPSILON);
+    let link = app.link(id).await;
+    assert_eq!(link["amount"]["value"], 1000, "what was asked for");
+    assert_eq!(link["totalAmount"]["value"], 100, "what Dojo took");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_overtaken_changes_nothing() {
+    let app = TestApp::with(&[("DOJO_TIMEOUT", "10s")]).await;
+    let link = unheard_of(&app).await;
+    let id = &link["id"];
+    app.sandbox
+        .next("get", "latencyAfter", json!({"latencyMs": 1500}))
+        .await;
+    let slow = async { app.refresh(id).await.expect(200).json() };
+    let quick = async {
+        eventually("the first one is on its way", async || {
+            app.sandbox.requests("get").await.pop()
+        })
+        .await;
+        app.sandbox.pay(&link["paymentIntentId"]).await;
+        app.refresh(id).await.expect(200).json()
+    };
+    let (slow, quick) = tokio::join!(slow, quick);
+    assert_eq!(quick["status"], "Captured");
+    assert_eq!(slow["status"], "Captured");
+    assert_eq!(app.link(id).await["payment"], quick["payment"]);
+    assert_eq!(app.told(id, "refreshed").await.len(), 1);
+}
+
+#[tokio::test]
+async fn many_links_that_are_due_are_looked_at_by_pages() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    let orders: Vec<_> = (0..60).map(|n| ten_pounds(&format!("Order {n}"))).collect();
+    let links = join_all(
+        orders
+            .iter()
+            .map(async |body| app.create(body).await.expect(201).json()),
+    )
+    .await;
+    for link in &links {
+        app.sandbox.pay(&link["paymentIntentId"]).await;
+    }
+    sqlx::query("UPDATE payment_links SET due_at = now() + interval '1 hour'")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    app.sandbox.clear("requests").await;
+    app.all_are_due().await;
+    app.in_step_with_dojo().await;
+    for link in &links {
+        assert_eq!(app.link(&link["id"]).await["status"], "Captured");
+    }
+    let (gets, searches) = (
+        app.sandbox.requests("get").await.len(),
+        app.sandbox.requests("search").await.len(),
+    );
+    assert_eq!((gets, searches), (0, 1), "calls for 60 links");
+}
+
+#[tokio::test]
+async fn what_search_does_not_show_is_asked_for_one_by_one() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.search_lags(600.0).await;
+    let orders: Vec<_> = (0..20).map(|n| ten_pounds(&format!("Order {n}"))).collect();
+    join_all(orders.iter().map(async |body| {
+        let link = app.create(body).await.expect(201).json();
+        app.sandbox.pay(&link["paymentIntentId"]).await;
+    }))
+    .await;
+    app.all_are_due().await;
+    app.in_step_with_dojo().await;
+}
+
+#[tokio::test]
+async fn while_dojo_is_down_the_background_leaves_it_alone_and_resumes_by_itself() {
+    // One after the other, so that the calls can be told apart.
+    let app = TestApp::quick(&[("BACKGROUND_CONCURRENCY", "1")]).await;
+    app.sandbox.drop_webhooks().await;
+    let orders: Vec<_> = (0..30).map(|n| ten_pounds(&format!("Order {n}"))).collect();
+    join_all(orders.iter().map(async |body| {
+        let link = app.create(body).await.expect(201).json();
+        app.sandbox.pay(&link["paymentIntentId"]).await;
+    }))
+    .await;
+    let down = json!({"operation": "any", "kind": "status", "status": 503, "share": 1.0});
+    app.sandbox.control("faults", down).await;
+    app.sandbox.clear("requests").await;
+    app.all_are_due().await;
+
+    let calls = eventually("it has tried again and again", async || {
+        let calls = [
+            app.sandbox.requests("get").await,
+            app.sandbox.requests("search").await,
+        ]
+        .concat();
+        (calls.len() >= 5).then_some(calls)
+    })
+    .await;
+    let mut times: Vec<_> = calls.iter().map(received_at).collect();
+    times.sort();
+    let pauses: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // Two failures are weather; from the third on it waits: 1 s, 2 s, and so on, more or less a quarter.
+    assert!(pauses[2] >= Duration::from_millis(700), "{pauses:?}");
+    assert!(pauses[3] >= Duration::from_millis(1400), "{pauses:?}");
+    assert!(
+        calls.len() <= 6,
+        "30 links are due, and {} calls",
+        calls.len()
+    );
+
+    let (due, lag) = (r#"backlog_links{state="due"}"#, "backlog_lag_seconds");
+    eventually("the backlog can be seen", async || {
+        (app.metric(due).await >= 20.0 && app.metric(lag).await > 0.0).then_some(())
+    })
+    .await;
+    app.sandbox.clear("faults").await;
+    app.in_step_with_dojo().await;
+    eventually("the backlog is gone", async || {
+        (app.metric(due).await < 1.0 && app.metric(lag).await < 1.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_background_waits_for_as_long_as_dojo_asks() {
+    let app = TestApp::quick(&[]).await;
+    let link = unheard_of(&app).await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.sandbox
+        .next("get", "status", json!({"status": 429, "retryAfter": 3}))
+        .await;
+    app.all_are_due().await;
+    app.link_with_status(&link["id"], "Captured").await;
+    let times: Vec<_> = app
+        .sandbox
+        .requests("get")
+        .await
+        .iter()
+        .map(received_at)
+        .collect();
+    assert_eq!(times.len(), 2);
+    let pause = times[1] - times[0];
+    assert!(pause >= Duration::from_secs(3), "{pause}");
+}

@@ -1,0 +1,299 @@
+//! Creations whose answer got lost: found or made good, never doubled, and one outcome for the caller.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{SETTLE, TestApp, eventually, received_at, stable_address, ten_pounds, text};
+
+/// Every way in which an answer gets lost, and whether Dojo has done the work all the same.
+fn lost_answers() -> [(&'static str, Value, bool); 5] {
+    [
+        ("cutAfter", json!({}), true),
+        ("statusAfter", json!({"status": 502}), true),
+        ("latencyAfter", json!({"latencyMs": 3000}), true),
+        ("cutBefore", json!({}), false),
+        ("status", json!({"status": 500}), false),
+    ]
+}
+
+/// Asks for a link whose answer gets lost; answers the pending link's id.
+async fn lose(app: &TestApp, key: &str, body: &Value, kind: &str, more: Value) -> Value {
+    app.sandbox.next("create", kind, more).await;
+    let problem = app
+        .create_with_key(key, body)
+        .await
+        .problem(504, "outcome-unknown");
+    problem["paymentLinkId"].clone()
+}
+
+/// A link whose creation is settled.
+async fn settled(app: &TestApp, id: &Value) -> Value {
+    eventually("the creation is settled", async || {
+        let link = app.link(id).await;
+        (link["status"] != "Pending").then_some(link)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_made_good_and_every_repetition_gets_the_one_outcome() {
+    // No webhooks: only the search can tell.
+    join_all(lost_answers().map(async |(kind, more, done)| {
+        let app = TestApp::quick(&[]).await;
+        app.sandbox.drop_webhooks().await;
+        let body = ten_pounds("Order 1");
+        let id = lose(&app, "a", &body, kind, more).await;
+
+        let meanwhile = app.create_with_key("a", &body).await;
+        let meanwhile = meanwhile.problem(409, "request-in-progress");
+        assert_eq!(meanwhile["paymentLinkId"], id, "{kind}");
+
+        let link = app.the_only_link("a", &body).await;
+        assert_eq!(link["id"], id, "{kind}");
+        assert_eq!(link["status"], "Created", "{kind}");
+        let asked_again = app.told(&id, "askedAgain").await.len();
+        assert_eq!(asked_again, usize::from(!done), "{kind}");
+        let calls = app.sandbox.creations().await;
+        assert_eq!(calls.len(), 1 + asked_again, "{kind}");
+        assert_eq!(app.told(&id, "confirmed").await.len(), 1, "{kind}");
+        let settle =
+            calls.last().map(received_at) >= calls.first().map(|first| received_at(first) + SETTLE);
+        assert!(
+            done || settle,
+            "{kind}: not before it could have come to light: {calls:#?}"
+        );
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn while_search_lags_the_webhook_leads_to_the_lost_intent() {
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "1m")]).await;
+    app.sandbox.search_lags(600.0).await;
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutAfter", json!({})).await;
+    let link = app.the_only_link_and_it_can_be_paid("a", &body).await;
+    assert_eq!(link["id"], id);
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+}
+
+#[tokio::test]
+async fn without_webhooks_a_search_that_lags_is_waited_for() {
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "20s")]).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.search_lags(3.0).await;
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutAfter", json!({})).await;
+    let link = app.the_only_link("a", &body).await;
+    assert_eq!(link["id"], id);
+    assert_eq!(
+        app.sandbox.creations().await.len(),
+        1,
+        "patience was enough"
+    );
+}
+
+#[tokio::test]
+async fn of_two_intents_for_one_link_one_is_adopted_and_the_other_canceled() {
+    // Search lags for longer than anybody waits: nothing shows that the first try came to something.
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "1s")]).await;
+    app.sandbox.search_lags(600.0).await;
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutAfter", json!({})).await;
+    let first = app.sandbox.first_intent().await["id"].clone();
+
+    let link = settled(&app, &id).await;
+    assert_eq!(app.sandbox.creations().await.len(), 2);
+    let second = link["paymentIntentId"].clone();
+    assert_ne!(first, second);
+    let canceled = eventually("the first intent is canceled", async || {
+        app.told(&id, "surplusCanceled").await.pop()
+    })
+    .await;
+    assert_eq!(canceled["detail"]["paymentIntentId"], first);
+    assert_eq!(app.told(&id, "surplusFound").await.len(), 1);
+    assert_eq!(app.told(&id, "surplusCanceled").await.len(), 1);
+    assert_eq!(app.sandbox.intent(&first).await["status"], "Canceled");
+
+    let link = app.the_only_link_and_it_can_be_paid("a", &body).await;
+    assert_eq!(link["paymentIntentId"], second);
+}
+
+#[tokio::test]
+async fn a_second_intent_that_somebody_paid_is_told_loudly_and_left_to_people() {
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "1s")]).await;
+    app.sandbox.search_lags(600.0).await;
+    let id = lose(&app, "a", &ten_pounds("Order 1"), "cutAfter", json!({})).await;
+    let first = app.sandbox.first_intent().await["id"].clone();
+    app.sandbox.pay(&first).await;
+
+    let told = eventually("it is told", async || {
+        app.told(&id, "surplusPaid").await.pop()
+    })
+    .await;
+    assert_eq!(told["detail"]["paymentIntentId"], first);
+    assert!(app.metric("surplus_paid_total").await >= 1.0);
+    let log = app.service.log();
+    let error = log
+        .lines()
+        .find(|line| line.contains("has been paid"))
+        .expect("the log tells of it");
+    assert!(error.contains(r#""level":"ERROR""#), "{error}");
+    assert_eq!(app.sandbox.intent(&first).await["status"], "Captured");
+    assert_eq!(app.link(&id).await["status"], "Created");
+}
+
+#[tokio::test]
+async fn what_was_found_out_too_late_is_given_up_and_says_so() {
+    let app = TestApp::quick(&[("RECOVERY_GIVE_UP", "1s")]).await;
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutBefore", json!({})).await;
+    let link = settled(&app, &id).await;
+    assert_eq!(link["status"], "Failed");
+    assert_eq!(link["failure"]["reason"], "notCreated");
+    let again = app.create_with_key("a", &body).await;
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.problem(409, "not-created")["paymentLinkId"], id);
+    assert!(app.sandbox.intents().await.is_empty());
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_link_that_expired_meanwhile_fails_and_nothing_can_be_paid() {
+    // Whether Dojo had done nothing, or had done it and could not show it in time.
+    join_all(["cutBefore", "cutAfter"].map(async |kind| {
+        let app = TestApp::quick(&[]).await;
+        app.sandbox.drop_webhooks().await;
+        app.sandbox.search_lags(600.0).await;
+        let mut body = ten_pounds("Order 1");
+        let expire_at = OffsetDateTime::now_utc() + Duration::from_millis(1500);
+        body["expireAt"] = json!(expire_at.format(&Rfc3339).unwrap());
+        let id = lose(&app, "a", &body, kind, json!({})).await;
+
+        let link = settled(&app, &id).await;
+        assert_eq!(link["status"], "Failed", "{kind}");
+        assert_eq!(link["failure"]["reason"], "notCreated", "{kind}");
+        assert_eq!(link["url"], Value::Null, "{kind}");
+        let alive = app.sandbox.live_intents_about("Order 1").await;
+        assert!(alive.is_empty(), "{kind}: {alive:#?}");
+        assert_eq!(app.sandbox.creations().await.len(), 1, "{kind}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn what_dojo_refuses_the_second_time_has_failed_with_its_reasons() {
+    let app = TestApp::quick(&[]).await;
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutBefore", json!({})).await;
+    app.sandbox
+        .next("create", "status", json!({"status": 400}))
+        .await;
+    let link = settled(&app, &id).await;
+    assert_eq!(link["status"], "Failed");
+    assert_eq!(link["failure"]["reason"], "refused");
+    let again = app.create_with_key("a", &body).await;
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.problem(422, "refused-by-dojo")["paymentLinkId"], id);
+    assert!(app.sandbox.intents().await.is_empty());
+    assert_eq!(app.sandbox.creations().await.len(), 2);
+}
+
+#[tokio::test]
+async fn what_recovery_loses_again_is_looked_for_again() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutBefore", json!({})).await;
+    app.sandbox.next("create", "cutAfter", json!({})).await;
+    let link = app.the_only_link("a", &body).await;
+    assert_eq!(link["id"], id);
+    assert_eq!(app.told(&id, "unanswered").await.len(), 2);
+    assert_eq!(app.told(&id, "askedAgain").await.len(), 1);
+    assert_eq!(app.sandbox.intents().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_try_that_dojo_had_no_time_for_is_repeated_within_the_request() {
+    let app = TestApp::start().await;
+    app.sandbox
+        .next("create", "status", json!({"status": 429, "count": 2}))
+        .await;
+    let link = app
+        .create_with_key("a", &ten_pounds("Order 1"))
+        .await
+        .expect(201)
+        .json();
+    assert_eq!(link["status"], "Created");
+    assert_eq!(app.sandbox.creations().await.len(), 3);
+    assert_eq!(app.sandbox.intents().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_moment_in_which_nobody_listens_at_dojos_address_is_bridged_within_the_request() {
+    let address = stable_address();
+    let url = format!("http://{address}");
+    let app = TestApp::with(&[("DOJO_API_URL", &url)]).await;
+    let body = ten_pounds("Order 1");
+    let creating = app.create_with_key("a", &body);
+    let coming_back = async {
+        eventually("a try found nobody", async || {
+            let refused = r#"dojo_requests_total{operation="create",outcome="not_reached"}"#;
+            (app.metric(refused).await >= 1.0).then_some(())
+        })
+        .await;
+        forward(&address, app.sandbox.url.trim_start_matches("http://")).await;
+    };
+    let (answer, ()) = tokio::join!(creating, coming_back);
+    assert_eq!(answer.expect(201).json()["status"], "Created");
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+}
+
+/// From now on whoever calls this address reaches that one.
+async fn forward(from: &str, to: &str) {
+    let (listener, to) = (TcpListener::bind(from).await.unwrap(), to.to_owned());
+    tokio::spawn(async move {
+        while let Ok((mut caller, _)) = listener.accept().await {
+            let mut called = TcpStream::connect(&to).await.unwrap();
+            tokio::spawn(
+                async move { tokio::io::copy_bidirectional(&mut caller, &mut called).await },
+            );
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_hundred_lost_creations_are_all_made_good() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    for kind in ["cutAfter", "cutBefore"] {
+        let fault = json!({"operation": "create", "kind": kind, "share": 0.4});
+        app.sandbox.control("faults", fault).await;
+    }
+    let orders: Vec<_> = (0..100).map(|n| format!("Order {n}")).collect();
+    let answers = join_all(orders.iter().map(async |order| {
+        app.create_with_key(order, &ten_pounds(order))
+            .await
+            .status
+            .as_u16()
+    }))
+    .await;
+    assert!(answers.iter().all(|status| [201, 504].contains(status)));
+    assert!(answers.iter().filter(|status| **status == 504).count() > 20);
+    app.sandbox.clear("faults").await;
+
+    app.in_step_with_dojo().await;
+    let intents = app.sandbox.intents().await;
+    assert_eq!(intents.len(), 100);
+    for order in &orders {
+        assert!(
+            intents
+                .iter()
+                .any(|intent| text(&intent["reference"]) == order)
+        );
+    }
+}

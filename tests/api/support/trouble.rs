@@ -1,0 +1,327 @@
+//! Trouble of every kind, and how to tell that it is over.
+
+use std::{
+    net::TcpListener,
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgTransaction};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Answer, DOJO_KEY, Service, TestApp, TestSandbox, eventually, send, text, try_send};
+
+/// How long a lost creation rests under [`QUICK`].
+pub const SETTLE: Duration = Duration::from_secs(2);
+
+/// Turns the background on, and makes it as quick as a test wants it. A link whose replica died is taken up
+/// after 3 seconds.
+pub const QUICK: [(&str, &str); 6] = [
+    ("RUN_JOBS", "true"),
+    ("POLL_INTERVAL", "100ms"),
+    ("RECOVERY_SETTLE", "2s"),
+    ("DOJO_TIMEOUT", "1s"),
+    ("LEASE_SLACK", "1s"),
+    ("BACKGROUND_RATE", "200"),
+];
+
+/// An address that a program can come back to. The system hands out ports from 32768 upwards, so nobody gets
+/// this one by chance while nobody listens there.
+pub fn stable_address() -> String {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Several runs of the tests on one machine begin at different places.
+    let start = u16::try_from(std::process::id() * 61 % u32::from(COUNT)).unwrap_or(0);
+    (0..COUNT)
+        .map(|_| {
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            FIRST + (start + n % COUNT) % COUNT
+        })
+        .map(|port| format!("127.0.0.1:{port}"))
+        .find(|address| TcpListener::bind(address).is_ok())
+        .expect("there is a free port")
+}
+
+impl TestApp {
+    /// Everything, with a quick background and a service that comes back to its address after a crash. `more`
+    /// wins over [`QUICK`].
+    pub async fn quick(more: &[(&str, &str)]) -> Self {
+        Self::quick_on(super::new_database().await, more).await
+    }
+
+    /// The same, on this database.
+    pub async fn quick_on(database_url: String, more: &[(&str, &str)]) -> Self {
+        let address = stable_address();
+        let settings = [&QUICK[..], &[("LISTEN_ADDR", &address)], more].concat();
+        Self::on(database_url, &settings).await
+    }
+
+    /// Starts the service again, after it was killed.
+    pub async fn restart(&mut self) {
+        let settings: Vec<_> = self
+            .settings
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        self.service = Service::start(&self.database_url, &self.sandbox.url, &settings).await;
+    }
+
+    /// Asks for a link with an idempotency key, of a service that may die over it.
+    pub async fn try_to_create(&self, key: &str, body: &Value) -> reqwest::Result<Answer> {
+        let request = self.request(Method::POST, "/v1/payment-links");
+        try_send(request.header("idempotency-key", key).json(body)).await
+    }
+
+    /// Repeats a request as its caller would, until it is known what came of it.
+    pub async fn outcome(&self, key: &str, body: &Value) -> Answer {
+        eventually("the request has an outcome", async || {
+            let answer = self.try_to_create(key, body).await.ok()?;
+            let unknown =
+                answer.status.is_server_error() || answer.text.contains(":request-in-progress\"");
+            (!unknown).then_some(answer)
+        })
+        .await
+    }
+
+    /// Repeats a request until it made a link, and checks that it made one only: one that is not `Failed`, with
+    /// the one intent at Dojo that can be paid. The reference has to be the request's own.
+    pub async fn the_only_link(&self, key: &str, body: &Value) -> Value {
+        let link = self.outcome(key, body).await.expect(201).json();
+        let again = self.create_with_key(key, body).await.expect(201);
+        assert_eq!(again.header("idempotent-replayed"), "true");
+        assert_eq!(again.json(), link, "always the same answer");
+
+        let reference = text(&body["reference"]);
+        let links = self.links_about(reference).await;
+        let alive: Vec<_> = links
+            .iter()
+            .filter(|link| link["status"] != "Failed")
+            .map(|link| &link["id"])
+            .collect();
+        assert_eq!(alive, [&link["id"]], "{links:#?}");
+        let intents = self.sandbox.live_intents_about(reference).await;
+        let ids: Vec<_> = intents.iter().map(|intent| &intent["id"]).collect();
+        assert_eq!(ids, [&link["paymentIntentId"]], "{intents:#?}");
+        link
+    }
+
+    /// The same, and that it can be paid: the money reaches the link.
+    pub async fn the_only_link_and_it_can_be_paid(&self, key: &str, body: &Value) -> Value {
+        let link = self.the_only_link(key, body).await;
+        self.sandbox.pay(&link["paymentIntentId"]).await;
+        self.link_with_status(&link["id"], "Captured").await
+    }
+
+    /// All links with this reference.
+    pub async fn links_about(&self, reference: &str) -> Vec<Value> {
+        let request = self.request(Method::GET, "/v1/payment-links");
+        let page = send(request.query(&[("reference", reference), ("limit", "100")])).await;
+        page.expect(200).json()["data"].as_array().unwrap().clone()
+    }
+
+    /// The timeline's entries of this type.
+    pub async fn told(&self, id: &Value, kind: &str) -> Vec<Value> {
+        let mut timeline = self.timeline(id).await;
+        timeline.retain(|entry| entry["type"] == kind);
+        timeline
+    }
+
+    /// Asks the service to look at Dojo now.
+    pub async fn refresh(&self, id: &Value) -> Answer {
+        let path = format!("/v1/payment-links/{}/refresh", text(id));
+        send(self.request(Method::POST, &path)).await
+    }
+
+    /// Makes every link due now that can still change, as time would.
+    pub async fn all_are_due(&self) {
+        sqlx::query("UPDATE payment_links SET due_at = now() WHERE due_at IS NOT NULL")
+            .execute(&self.pool)
+            .await
+            .unwrap();
+    }
+
+    /// Holds a lock until the transaction is dropped.
+    pub async fn lock(&self, statement: &str) -> PgTransaction<'static> {
+        let mut transaction = self.pool.begin().await.unwrap();
+        sqlx::query(AssertSqlSafe(statement.to_owned()))
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        transaction
+    }
+
+    /// Waits until a statement that begins like this stands before a lock; returns whose it is in Postgres.
+    pub async fn blocked(&self, statement: &str) -> i32 {
+        eventually(&format!("{statement} waits for a lock"), async || {
+            sqlx::query_scalar(
+                "SELECT pid FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'
+                   AND regexp_replace(query, '\\s+', ' ', 'g') LIKE '%' || $1 || '%'",
+            )
+            .bind(statement)
+            .fetch_optional(&self.pool)
+            .await
+            .unwrap()
+        })
+        .await
+    }
+
+    /// Ends a connection at Postgres's side and rolls back what it was doing. Without this, a statement that
+    /// waits for a lock is still carried out after its process is dead.
+    pub async fn disconnect(&self, pid: i32) {
+        sqlx::query("SELECT pg_terminate_backend($1, 5000)")
+            .bind(pid)
+            .execute(&self.pool)
+            .await
+            .unwrap();
+    }
+
+    /// Every link, of the database: a list that no page cuts.
+    async fn all_links(&self) -> Vec<Value> {
+        sqlx::query_scalar("SELECT to_jsonb(link) FROM payment_links link ORDER BY created_at")
+            .fetch_all(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    /// What is not yet as Dojo has it, link by link.
+    pub async fn out_of_step(&self) -> Vec<String> {
+        let links = self.all_links().await;
+        let intents = self.sandbox.intents().await;
+        let mut wrong: Vec<String> = Vec::new();
+        for link in &links {
+            let reference = &link["reference"];
+            if link["status"] == "Pending" {
+                wrong.push(format!("{reference} is not settled"));
+            }
+            if link["payment_intent_id"].is_null() {
+                continue;
+            }
+            let intent = intents
+                .iter()
+                .find(|intent| intent["id"] == link["payment_intent_id"])
+                .expect("a link's intent exists at Dojo");
+            for (held, reported) in [
+                ("status", &intent["status"]),
+                ("total_amount", &intent["totalAmount"]["value"]),
+                ("refunded_amount", &intent["refundedAmount"]),
+            ] {
+                if &link[held] != reported {
+                    let held_value = &link[held];
+                    wrong.push(format!("{reference}: {held} {held_value} is {reported}"));
+                }
+            }
+            if link["payment"].is_null() != intent["paymentDetails"].is_null() {
+                wrong.push(format!("{reference}: payment details"));
+            }
+        }
+        for intent in &intents {
+            let adopted = links
+                .iter()
+                .any(|link| link["payment_intent_id"] == intent["id"]);
+            if !adopted && intent["status"] != "Canceled" {
+                wrong.push(format!("{} belongs to no link and is alive", intent["id"]));
+            }
+        }
+        wrong
+    }
+
+    /// Waits until every link is settled and as Dojo has it, and every intent that is alive has its link.
+    pub async fn in_step_with_dojo(&self) {
+        let mut last = Vec::new();
+        let limit = Duration::from_secs(40);
+        let waited = tokio::time::timeout(limit, async {
+            loop {
+                last = self.out_of_step().await;
+                if last.is_empty() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "not in step with Dojo: {last:#?}");
+    }
+
+    /// A metric's value, by its whole name with its labels; 0 if there is none.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let metrics = self.get("/metrics").await.expect(200).text;
+        metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            .unwrap_or(0.0)
+    }
+}
+
+impl TestSandbox {
+    /// `DELETE /_sandbox/…`
+    pub async fn clear(&self, path: &str) {
+        let answer = send(self.http.delete(format!("{}/_sandbox/{path}", self.url))).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text);
+    }
+
+    /// The calls of one operation that arrived, oldest first.
+    pub async fn requests(&self, operation: &str) -> Vec<Value> {
+        let requests = self.look(&format!("requests?operation={operation}")).await;
+        requests.as_array().unwrap().clone()
+    }
+
+    /// From now on no webhook is sent.
+    pub async fn drop_webhooks(&self) {
+        self.control("webhook-faults", json!({"kind": "drop", "share": 1.0}))
+            .await;
+    }
+
+    /// Search does not show intents that are younger than this.
+    pub async fn search_lags(&self, seconds: f64) {
+        self.control("search-lag", json!({"seconds": seconds}))
+            .await;
+    }
+
+    /// Plays the customer or Dojo: `pay`, `decline`, `challenge`, `expire`, `status`, `amount`.
+    pub async fn act(&self, id: &Value, what: &str, how: Value) -> Value {
+        self.control(&format!("payment-intents/{}/{what}", text(id)), how)
+            .await
+    }
+
+    /// Refunds a part, through Dojo's own API.
+    pub async fn refund(&self, id: &Value, amount: i64) {
+        let request = self
+            .http
+            .post(format!("{}/payment-intents/{}/refunds", self.url, text(id)))
+            .header("authorization", format!("Basic {DOJO_KEY}"))
+            .header("version", "2026-02-27")
+            .header("idempotencyKey", uuid::Uuid::now_v7().to_string())
+            .json(&json!({"amount": amount}));
+        let answer = send(request).await;
+        assert!(answer.status.is_success(), "{}", answer.text);
+    }
+
+    /// The intent as Dojo has it.
+    pub async fn intent(&self, id: &Value) -> Value {
+        let intents = self.intents().await;
+        intents
+            .into_iter()
+            .find(|intent| &intent["id"] == id)
+            .expect("the intent exists")
+    }
+
+    /// The intents with this reference that are paid or can be paid.
+    pub async fn live_intents_about(&self, reference: &str) -> Vec<Value> {
+        let mut intents = self.intents().await;
+        intents.retain(|intent| intent["reference"] == reference && intent["status"] != "Canceled");
+        intents
+    }
+
+    /// Waits for an intent to exist.
+    pub async fn first_intent(&self) -> Value {
+        eventually("the intent exists", async || self.intents().await.pop()).await
+    }
+}
+
+/// When the sandbox received a call.
+pub fn received_at(request: &Value) -> OffsetDateTime {
+    OffsetDateTime::parse(text(&request["at"]), &Rfc3339).unwrap()
+}
