@@ -155,7 +155,7 @@ pub struct DojoSettings {
           value_parser = duration)]
     pub timeout: Duration,
 
-    /// Whoever creates a link or works on one is left alone with it for twice DOJO_TIMEOUT and this much more: the
+    /// Whoever creates a link or works on one is left alone with it for twice the time limit of a call and this much more: the
     /// database's share, and that of a machine that stalls. What a replica held when it died is taken up by
     /// another one after that long. Too short, and a link that is merely slow may get a second intent, which
     /// has to be canceled.

@@ -1,12 +1,10 @@
 //! API keys: who may call, and what for.
 
-use std::{fmt, fmt::Write, str::FromStr};
+use std::{fmt, fmt::Write, marker::PhantomData, str::FromStr};
 
 use axum::{
-    extract::{FromRequestParts, Request, State},
-    http::{header, request::Parts},
-    middleware::Next,
-    response::Response,
+    extract::FromRequestParts,
+    http::{HeaderMap, header, request::Parts},
 };
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
@@ -95,58 +93,69 @@ fn hash(key: &str) -> Vec<u8> {
     Sha256::digest(key.as_bytes()).to_vec()
 }
 
-/// Who sent a request.
+/// Who sent a request, once it is known that the key is active and has the scope `S`. A handler that takes one is
+/// open to nobody else, and says so where it is declared.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller {
+pub(crate) struct Caller<S> {
     /// The key's id.
     pub(crate) key_id: Uuid,
     /// The key's name.
     pub(crate) name: String,
+    scope: PhantomData<S>,
 }
 
-/// Lets a request through if its key is active and has the scope.
-pub(super) async fn require(
-    State((state, scope)): State<(AppState, Scope)>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Error> {
-    // What cannot be a key is turned away before it costs a connection to the database.
-    let key = bearer(request.headers())
-        .filter(|key| is_wellformed(key))
-        .ok_or(Error::Unauthenticated)?;
-    // Looked up by hash: whatever the comparison's time tells is about a hash that nobody can choose.
-    let key = store::api_keys::find_active(&state.pool, &hash(key))
-        .await?
-        .ok_or(Error::Unauthenticated)?;
-    tracing::Span::current().record("api_key", &key.name);
-    if !key.scopes.iter().any(|held| held == scope.as_str()) {
-        return Err(Error::Forbidden(scope));
+/// A scope as a type.
+pub(crate) trait Needed {
+    /// The scope.
+    const SCOPE: Scope;
+}
+
+/// [`Scope::LinksRead`].
+#[derive(Debug, Clone)]
+pub(crate) struct LinksRead;
+
+impl Needed for LinksRead {
+    const SCOPE: Scope = Scope::LinksRead;
+}
+
+/// [`Scope::LinksWrite`].
+#[derive(Debug, Clone)]
+pub(crate) struct LinksWrite;
+
+impl Needed for LinksWrite {
+    const SCOPE: Scope = Scope::LinksWrite;
+}
+
+impl<S: Needed> FromRequestParts<AppState> for Caller<S> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
+        // What cannot be a key is turned away before it costs a connection to the database.
+        let key = bearer(&parts.headers)
+            .filter(|key| is_wellformed(key))
+            .ok_or(Error::Unauthenticated)?;
+        // Looked up by hash: whatever the comparison's time tells is about a hash that nobody can choose.
+        let key = store::api_keys::find_active(&state.pool, &hash(key))
+            .await?
+            .ok_or(Error::Unauthenticated)?;
+        tracing::Span::current().record("api_key", &key.name);
+        if !key.scopes.iter().any(|held| held == S::SCOPE.as_str()) {
+            return Err(Error::Forbidden(S::SCOPE));
+        }
+        Ok(Self {
+            key_id: key.id,
+            name: key.name,
+            scope: PhantomData,
+        })
     }
-    request.extensions_mut().insert(Caller {
-        key_id: key.id,
-        name: key.name,
-    });
-    Ok(next.run(request).await)
 }
 
 /// The token of an `Authorization: Bearer` header; the scheme in any case (RFC 9110).
-fn bearer(headers: &axum::http::HeaderMap) -> Option<&str> {
+fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers
         .get(header::AUTHORIZATION)?
         .to_str()
         .ok()?
         .split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Error;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        parts
-            .extensions
-            .get::<Self>()
-            .cloned()
-            .ok_or(Error::Unauthenticated)
-    }
 }

@@ -98,10 +98,10 @@ impl AppState {
     }
 }
 
-/// The routes that the OpenAPI document describes.
-fn documented(state: &AppState) -> OpenApiRouter<AppState> {
+/// The routes that the OpenAPI document describes, and the document.
+fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::header())
-        .merge(payment_links::routes(state))
+        .merge(payment_links::routes())
         .merge(webhooks::routes())
         .merge(service::routes())
 }
@@ -110,7 +110,7 @@ fn documented(state: &AppState) -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     // A creation watches the time itself, for it can tell the link's id; this is for whatever else hangs.
     let request_timeout = state.request_timeout + Duration::from_secs(2);
-    let (routes, _) = documented(&state).split_for_parts();
+    let (routes, _) = documented().split_for_parts();
     let routes = routes
         .merge(openapi::docs())
         .fallback(async || Error::NotFound)

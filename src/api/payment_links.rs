@@ -6,7 +6,6 @@ use axum::{
     Json,
     extract::{FromRequestParts, Path, RawQuery, State},
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
-    middleware::from_fn_with_state,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -20,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     AppState, Error, IDEMPOTENT_REPLAYED,
-    auth::{Caller, Scope, require},
+    auth::{Caller, LinksRead, LinksWrite},
     body::Raw,
     observe::RequestId,
     problem::Problem,
@@ -38,33 +37,15 @@ use crate::{
         self,
         creation::IdempotencyKey,
         links::{Filter, Place},
-        looks::Looked,
     },
 };
 
-/// The routes, each behind the scope that it needs.
-pub(super) fn routes(state: &AppState) -> OpenApiRouter<AppState> {
-    let behind = |scope| from_fn_with_state((state.clone(), scope), require);
-    reading()
-        .route_layer(behind(Scope::LinksRead))
-        .merge(writing().route_layer(behind(Scope::LinksWrite)))
-}
-
-/// The same routes without their locks, for the document.
-pub(super) fn paths() -> OpenApiRouter<AppState> {
-    reading().merge(writing())
-}
-
-fn reading() -> OpenApiRouter<AppState> {
+pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
-        .routes(routes!(list))
+        .routes(routes!(create, list))
         .routes(routes!(get))
         .routes(routes!(events))
         .routes(routes!(refresh))
-}
-
-fn writing() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(create))
 }
 
 /// Makes a payment link.
@@ -95,7 +76,7 @@ fn writing() -> OpenApiRouter<AppState> {
 )]
 async fn create(
     State(state): State<AppState>,
-    caller: Caller,
+    caller: Caller<LinksWrite>,
     RequestId(request_id): RequestId,
     headers: HeaderMap,
     Raw(body): Raw,
@@ -240,6 +221,7 @@ fn fingerprint(new: &NewPaymentLink) -> [u8; 32] {
 )]
 async fn get(
     State(state): State<AppState>,
+    _: Caller<LinksRead>,
     LinkId(id): LinkId,
 ) -> Result<Json<PaymentLink>, Error> {
     let link = store::links::find(&state.pool, id).await?;
@@ -326,6 +308,7 @@ impl<T> Page<T> {
 )]
 async fn list(
     State(state): State<AppState>,
+    _: Caller<LinksRead>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page<PaymentLink>>, Error> {
     let mut query = Query::new(query.as_deref());
@@ -381,6 +364,7 @@ async fn list(
 )]
 async fn events(
     State(state): State<AppState>,
+    _: Caller<LinksRead>,
     LinkId(id): LinkId,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page<timeline::Entry>>, Error> {
@@ -396,9 +380,6 @@ async fn events(
         .ok_or(Error::NotFound)?;
     Ok(Json(Page::new(entries, limit, |last| last.id.clone())))
 }
-
-/// How old a finding may be and still be "now".
-const FRESH: time::Duration = time::Duration::milliseconds(500);
 
 /// Asks Dojo about a payment link now, and answers the link as Dojo has it.
 ///
@@ -418,7 +399,7 @@ const FRESH: time::Duration = time::Duration::milliseconds(500);
 )]
 async fn refresh(
     State(state): State<AppState>,
-    caller: Caller,
+    caller: Caller<LinksRead>,
     RequestId(request_id): RequestId,
     LinkId(id): LinkId,
 ) -> Result<Json<PaymentLink>, Error> {
@@ -426,13 +407,7 @@ async fn refresh(
         api_key: caller.name,
         request_id,
     };
-    let looked = store::looks::find(&state.pool, id).await?;
-    // Callers that ask again and again get what was found a moment ago.
-    let fresh = |looked: &Looked| {
-        let synced_at = looked.link.synced_at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        OffsetDateTime::now_utc() - synced_at < FRESH && synced_at >= looked.link.updated_at
-    };
-    if let Some(looked) = looked.filter(|looked| !fresh(looked)) {
+    if let Some(looked) = store::looks::find(&state.pool, id).await? {
         protocol::refresh::look(&state.pool, &state.account, &looked, state.patience, &cause)
             .await?;
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 
 pub use service::{Service, program};
-pub use trouble::{QUICK, SETTLE, received_at, stable_address};
+pub use trouble::{SETTLE, received_at, stable_address};
 
 /// The API key that every test service starts with.
 pub const API_KEY: &str = "dpl_test_0123456789abcdef0123456789abcdef";
