@@ -38,7 +38,7 @@ async fn fifty_at_once_with_one_key_make_one_intent() {
     // A second replica on the same database takes half of them.
     let replica = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
     let request = |n: usize| {
-        let service = if n % 2 == 0 {
+        let service = if n.is_multiple_of(2) {
             &app.service.url
         } else {
             &replica.url

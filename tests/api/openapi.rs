@@ -25,7 +25,7 @@ async fn the_document_and_its_page_are_served() {
     for attribute in page
         .text
         .split(['"', '\''])
-        .filter(|text| text.ends_with(".js") || text.ends_with(".css"))
+        .filter(|text| [".js", ".css"].iter().any(|end| text.ends_with(end)))
     {
         assert!(!attribute.contains("//"), "{attribute} is somewhere else");
         app.get(&format!("/docs/{}", attribute.trim_start_matches("./")))

@@ -102,9 +102,8 @@ async fn forgeries_are_refused_and_nothing_is_kept() {
     let plain_hash = {
         use sha2::{Digest, Sha256};
         let hash = Sha256::digest(PUBLISHED.as_bytes());
-        hash.iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
+        let bytes: Vec<_> = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        bytes.concat()
     };
     let bare = right
         .trim_start_matches("sha256=")
