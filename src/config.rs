@@ -155,10 +155,10 @@ pub struct DojoSettings {
           value_parser = duration)]
     pub timeout: Duration,
 
-    /// Whoever creates a link or works on one is left alone with it for twice the time limit of a call and this much more: the
-    /// database's share, and that of a machine that stalls. What a replica held when it died is taken up by
-    /// another one after that long. Too short, and a link that is merely slow may get a second intent, which
-    /// has to be canceled.
+    /// Whoever creates a link or works on one is left alone with it for twice the time limit of a call to Dojo
+    /// and this much more: the database's share, and that of a machine that stalls. What a replica held when it
+    /// died is taken up by another one after that long. Too short, and a link that is merely slow may get a
+    /// second intent, which has to be canceled.
     #[arg(id = "lease-slack", long, env = "LEASE_SLACK", default_value = "10s", value_name = "DURATION",
           value_parser = duration)]
     pub lease_slack: Duration,

@@ -329,11 +329,10 @@ async fn many_links_that_are_due_are_looked_at_by_pages() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let orders: Vec<_> = (0..60).map(|n| ten_pounds(&format!("Order {n}"))).collect();
-    let links = join_all(
-        orders
-            .iter()
-            .map(async |body| app.create(body).await.expect(201).json()),
-    )
+    let links = join_all(orders.iter().map(async |body| {
+        let key = text(&body["reference"]);
+        app.outcome(key, body).await.expect(201).json()
+    }))
     .await;
     for link in &links {
         app.sandbox.pay(&link["paymentIntentId"]).await;
@@ -362,7 +361,8 @@ async fn what_search_does_not_show_is_asked_for_one_by_one() {
     app.sandbox.search_lags(600.0).await;
     let orders: Vec<_> = (0..20).map(|n| ten_pounds(&format!("Order {n}"))).collect();
     join_all(orders.iter().map(async |body| {
-        let link = app.create(body).await.expect(201).json();
+        let key = text(&body["reference"]);
+        let link = app.outcome(key, body).await.expect(201).json();
         app.sandbox.pay(&link["paymentIntentId"]).await;
     }))
     .await;
@@ -377,7 +377,8 @@ async fn while_dojo_is_down_the_background_leaves_it_alone_and_resumes_by_itself
     app.sandbox.drop_webhooks().await;
     let orders: Vec<_> = (0..30).map(|n| ten_pounds(&format!("Order {n}"))).collect();
     join_all(orders.iter().map(async |body| {
-        let link = app.create(body).await.expect(201).json();
+        let key = text(&body["reference"]);
+        let link = app.outcome(key, body).await.expect(201).json();
         app.sandbox.pay(&link["paymentIntentId"]).await;
     }))
     .await;

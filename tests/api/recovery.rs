@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{SETTLE, TestApp, eventually, received_at, stable_address, ten_pounds, text};
+use crate::support::{
+    SETTLE, TestApp, eventually, for_each_case, received_at, stable_address, ten_pounds, text,
+};
 
 /// Every way in which an answer gets lost, and whether Dojo has done the work all the same.
 fn lost_answers() -> [(&'static str, Value, bool); 5] {
     [
         ("cutAfter", json!({}), true),
         ("statusAfter", json!({"status": 502}), true),
-        ("latencyAfter", json!({"latencyMs": 3000}), true),
+        ("latencyAfter", json!({"latencyMs": 4000}), true),
         ("cutBefore", json!({}), false),
         ("status", json!({"status": 500}), false),
     ]
@@ -42,11 +44,10 @@ async fn settled(app: &TestApp, id: &Value) -> Value {
 #[tokio::test]
 async fn a_lost_answer_is_made_good_and_every_repetition_gets_the_one_outcome() {
     // No webhooks: only the search can tell.
-    join_all(lost_answers().map(async |(kind, more, done)| {
-        let app = TestApp::quick(&[]).await;
+    for_each_case(&lost_answers(), &[], async |app, (kind, more, done)| {
         app.sandbox.drop_webhooks().await;
         let body = ten_pounds("Order 1");
-        let id = lose(&app, "a", &body, kind, more).await;
+        let id = lose(&app, "a", &body, kind, more.clone()).await;
 
         let meanwhile = app.create_with_key("a", &body).await;
         let meanwhile = meanwhile.problem(409, "request-in-progress");
@@ -56,17 +57,17 @@ async fn a_lost_answer_is_made_good_and_every_repetition_gets_the_one_outcome() 
         assert_eq!(link["id"], id, "{kind}");
         assert_eq!(link["status"], "Created", "{kind}");
         let asked_again = app.told(&id, "askedAgain").await.len();
-        assert_eq!(asked_again, usize::from(!done), "{kind}");
+        assert_eq!(asked_again, usize::from(!*done), "{kind}");
         let calls = app.sandbox.creations().await;
         assert_eq!(calls.len(), 1 + asked_again, "{kind}");
         assert_eq!(app.told(&id, "confirmed").await.len(), 1, "{kind}");
         let settle =
             calls.last().map(received_at) >= calls.first().map(|first| received_at(first) + SETTLE);
         assert!(
-            done || settle,
+            *done || settle,
             "{kind}: not before it could have come to light: {calls:#?}"
         );
-    }))
+    })
     .await;
 }
 
@@ -165,12 +166,11 @@ async fn what_was_found_out_too_late_is_given_up_and_says_so() {
 #[tokio::test]
 async fn a_link_that_expired_meanwhile_fails_and_nothing_can_be_paid() {
     // Whether Dojo had done nothing, or had done it and could not show it in time.
-    join_all(["cutBefore", "cutAfter"].map(async |kind| {
-        let app = TestApp::quick(&[]).await;
+    for_each_case(&["cutBefore", "cutAfter"], &[], async |app, kind| {
         app.sandbox.drop_webhooks().await;
         app.sandbox.search_lags(600.0).await;
         let mut body = ten_pounds("Order 1");
-        let expire_at = OffsetDateTime::now_utc() + Duration::from_millis(1500);
+        let expire_at = OffsetDateTime::now_utc() + Duration::from_millis(2500);
         body["expireAt"] = json!(expire_at.format(&Rfc3339).unwrap());
         let id = lose(&app, "a", &body, kind, json!({})).await;
 
@@ -181,7 +181,7 @@ async fn a_link_that_expired_meanwhile_fails_and_nothing_can_be_paid() {
         let alive = app.sandbox.live_intents_about("Order 1").await;
         assert!(alive.is_empty(), "{kind}: {alive:#?}");
         assert_eq!(app.sandbox.creations().await.len(), 1, "{kind}");
-    }))
+    })
     .await;
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 
 pub use service::{Service, program};
-pub use trouble::{SETTLE, received_at, stable_address};
+pub use trouble::{QUICK, SETTLE, for_each_case, received_at, stable_address};
 
 /// The API key that every test service starts with.
 pub const API_KEY: &str = "dpl_test_0123456789abcdef0123456789abcdef";
@@ -327,7 +327,8 @@ pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
     })
 }
 
-fn client() -> reqwest::Client {
+/// A client that takes every answer as it is.
+pub fn client() -> reqwest::Client {
     // Every test may be the first; whoever comes second is told so, and that is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()

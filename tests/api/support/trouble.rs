@@ -6,24 +6,27 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgTransaction};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Answer, DOJO_KEY, Service, TestApp, TestSandbox, eventually, send, text, try_send};
+use super::{
+    Answer, DOJO_KEY, Service, TestApp, TestSandbox, eventually, send, text, try_send, within,
+};
 
 /// How long a lost creation rests under [`QUICK`].
 pub const SETTLE: Duration = Duration::from_secs(2);
 
 /// Turns the background on, and makes it as quick as a test wants it. A link whose replica died is taken up
-/// after 3 seconds.
+/// after 4 seconds.
 pub const QUICK: [(&str, &str); 6] = [
     ("RUN_JOBS", "true"),
     ("POLL_INTERVAL", "100ms"),
     ("RECOVERY_SETTLE", "2s"),
-    ("DOJO_TIMEOUT", "1s"),
-    ("LEASE_SLACK", "1s"),
+    ("DOJO_TIMEOUT", "2s"),
+    ("LEASE_SLACK", "0s"),
     ("BACKGROUND_RATE", "200"),
 ];
 
@@ -43,6 +46,22 @@ pub fn stable_address() -> String {
         .map(|port| format!("127.0.0.1:{port}"))
         .find(|address| TcpListener::bind(address).is_ok())
         .expect("there is a free port")
+}
+
+/// Runs a test for each case, all at the same time, each with an app of its own. The apps are started before:
+/// that keeps a machine busy, and the first calls would time out.
+pub async fn for_each_case<C: Sync>(
+    cases: &[C],
+    settings: &[(&str, &str)],
+    test: impl AsyncFn(TestApp, &C),
+) {
+    let apps = join_all(cases.iter().map(|_| TestApp::quick(settings))).await;
+    join_all(
+        apps.into_iter()
+            .zip(cases)
+            .map(|(app, case)| test(app, case)),
+    )
+    .await;
 }
 
 impl TestApp {
@@ -77,11 +96,19 @@ impl TestApp {
 
     /// Repeats a request as its caller would, until it is known what came of it.
     pub async fn outcome(&self, key: &str, body: &Value) -> Answer {
-        eventually("the request has an outcome", async || {
-            let answer = self.try_to_create(key, body).await.ok()?;
-            let unknown =
-                answer.status.is_server_error() || answer.text.contains(":request-in-progress\"");
-            (!unknown).then_some(answer)
+        within(Duration::from_secs(30), "its outcome is known", async {
+            loop {
+                let answer = self.try_to_create(key, body).await;
+                match answer {
+                    Ok(answer)
+                        if !answer.status.is_server_error()
+                            && !answer.text.contains(":request-in-progress\"") =>
+                    {
+                        return answer;
+                    }
+                    _ => tokio::time::sleep(Duration::from_millis(200)).await,
+                }
+            }
         })
         .await
     }
@@ -243,6 +270,30 @@ impl TestApp {
             }
         });
         assert!(waited.await.is_ok(), "not in step with Dojo: {last:#?}");
+    }
+
+    /// Checks that each webhook about a link stands once in that link's timeline, however often it came.
+    pub async fn each_webhook_is_told_once(&self) {
+        let wrong: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT dedup_key, count(told.id) FROM webhook_events event
+             LEFT JOIN payment_link_events told
+                 ON told.kind = 'webhook' AND told.cause->>'eventId' = event.dedup_key
+                    AND told.payment_link_id = event.payment_link_id
+             WHERE event.payment_link_id IS NOT NULL
+             GROUP BY event.id HAVING count(told.id) <> 1",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        assert!(wrong.is_empty(), "not told once: {wrong:?}");
+        let (all, distinct): (i64, i64) = sqlx::query_as(
+            "SELECT count(*), count(DISTINCT cause->>'eventId') FROM payment_link_events
+             WHERE kind = 'webhook'",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .unwrap();
+        assert_eq!(all, distinct, "no event is told of twice");
     }
 
     /// A metric's value, by its whole name with its labels; 0 if there is none.
