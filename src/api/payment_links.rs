@@ -100,14 +100,26 @@ async fn create(
 ) -> Result<Response, Error> {
     let account = state.account.clone();
     let idempotency_key = idempotency_key(&headers)?;
-    let new: NewPaymentLink = state.new_payment_link.parse(&headers, &body, |body| {
-        let mut faults = broken_rules(body, OffsetDateTime::now_utc());
-        let named = body.get("account").and_then(|name| name.as_str());
-        if named.is_some_and(|name| name != account.name) {
-            faults.push(Fault::new("/account", "is no account of this service"));
+    let parse = |now| -> Result<NewPaymentLink, Error> {
+        state.new_payment_link.parse(&headers, &body, |body| {
+            let mut faults = broken_rules(body, now);
+            let named = body.get("account").and_then(|name| name.as_str());
+            if named.is_some_and(|name| name != account.name) {
+                faults.push(Fault::new("/account", "is no account of this service"));
+            }
+            faults
+        })
+    };
+    let new = match (parse(OffsetDateTime::now_utc()), &idempotency_key) {
+        // A repetition gets the outcome, also when the time has come meanwhile at which the link expires.
+        (Err(Error::Invalid(faults)), Some(key)) => {
+            match store::creation::first_seen(&state.pool, caller.key_id, key).await? {
+                Some(at) => parse(at)?,
+                None => return Err(Error::Invalid(faults)),
+            }
         }
-        faults
-    })?;
+        (new, _) => new?,
+    };
     let idempotency_key = idempotency_key.map(|key| IdempotencyKey {
         api_key_id: caller.key_id,
         key,

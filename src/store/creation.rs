@@ -147,6 +147,22 @@ async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Begun, Error> {
     }))
 }
 
+/// When a request with this key first came, if it led to a link.
+pub async fn first_seen(
+    pool: &PgPool,
+    api_key_id: Uuid,
+    key: &str,
+) -> Result<Option<OffsetDateTime>, Error> {
+    Ok(sqlx::query_scalar!(
+        "SELECT created_at FROM idempotency_keys
+         WHERE api_key_id = $1 AND key = $2 AND payment_link_id IS NOT NULL",
+        api_key_id,
+        key
+    )
+    .fetch_optional(pool)
+    .await?)
+}
+
 /// What confirming a link came to.
 #[derive(Debug)]
 pub struct Confirmed {
