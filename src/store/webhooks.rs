@@ -106,9 +106,10 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
                 AS rule (before, after, verdict) ON rule.before = link.status
         ), moved AS (
             UPDATE payment_links link
-            -- Whatever it meant, Dojo is asked: a webhook says nothing about money.
+            -- Whatever it meant, Dojo is asked: a webhook says nothing about money. A link that was due before
+            -- becomes due anew: a look that is under way may have its answer from before this event.
             SET status = judged.after,
-                due_at = least(link.due_at, now()),
+                due_at = now(),
                 revision = link.revision + (judged.after <> judged.before)::int,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged
