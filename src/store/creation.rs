@@ -77,8 +77,27 @@ pub async fn begin(
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
 ) -> Result<Begun, Error> {
+    loop {
+        if save(pool, draft, key).await? {
+            return Ok(Begun::New);
+        }
+        // Only its key keeps a link from being saved. `None`: the try that had the key came to nothing just now.
+        if let Some(key) = key
+            && let Some(begun) = known(pool, key).await?
+        {
+            return Ok(begun);
+        }
+    }
+}
+
+/// Saves a link, unless its key belongs to another one.
+async fn save(
+    pool: &PgPool,
+    draft: &Draft<'_>,
+    key: Option<&IdempotencyKey>,
+) -> Result<bool, Error> {
     let Draft { id, new, .. } = draft;
-    let saved = sqlx::query_scalar!(
+    Ok(sqlx::query_scalar!(
         r#"
         WITH claim AS (
             INSERT INTO idempotency_keys AS known (api_key_id, key, request_hash, payment_link_id)
@@ -119,15 +138,11 @@ pub async fn begin(
         draft.lease.as_secs_f64(),
     )
     .fetch_one(pool)
-    .await?;
-
-    match key {
-        Some(key) if !saved => known(pool, key).await,
-        _ => Ok(Begun::New),
-    }
+    .await?)
 }
 
-async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Begun, Error> {
+/// Where the request that has the key stands; `None` if the key is free again.
+async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Begun>, Error> {
     let row = sqlx::query!(
         r#"SELECT known.request_hash, known.payment_link_id AS "link_id?", known.response_body, link.failure
            FROM idempotency_keys known LEFT JOIN payment_links link ON link.id = known.payment_link_id
@@ -137,14 +152,17 @@ async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Begun, Error> {
     )
     .fetch_one(pool)
     .await?;
-    let Some(link_id) = row.link_id.filter(|_| row.request_hash == key.request_hash) else {
-        return Ok(Begun::Mismatch);
+    if row.request_hash != key.request_hash {
+        return Ok(Some(Begun::Mismatch));
+    }
+    let Some(link_id) = row.link_id else {
+        return Ok(None);
     };
-    Ok(Begun::Known(Known {
+    Ok(Some(Begun::Known(Known {
         link_id: PaymentLinkId::from_uuid(link_id),
         response_body: row.response_body,
         failure: row.failure.map(from_json).transpose()?,
-    }))
+    })))
 }
 
 /// When a request with this key first came, if it led to a link.
