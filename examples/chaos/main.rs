@@ -21,6 +21,7 @@ use clap::Parser;
 use people::Books;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use stage::{Result, Stage};
+use time::OffsetDateTime;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::Instant,
@@ -98,11 +99,12 @@ async fn run(seconds: u64, seed: u64, logs: &Path) -> Result {
 
     let calm = Instant::now();
     trouble::calm(&stage).await?;
-    verdict::settled(&stage).await?;
+    let any_time = OffsetDateTime::UNIX_EPOCH;
+    verdict::settled(&stage, any_time).await?;
     people::ask_for_all(&stage, &books, dice()).await?;
-    verdict::settled(&stage).await?;
-    verdict::look_at_all(&stage.database.pool).await?;
-    verdict::settled(&stage).await?;
+    verdict::settled(&stage, any_time).await?;
+    let looked_at = verdict::look_at_all(&stage.database.pool).await?;
+    verdict::settled(&stage, looked_at).await?;
     let took = calm.elapsed();
     let findings = verdict::judge(&stage, &books).await?;
     print_tally(&books, &damage, &findings, took);

@@ -7,6 +7,7 @@ use std::{
 
 use serde_json::Value;
 use sqlx::{FromRow, PgPool};
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -19,8 +20,9 @@ use crate::{
 /// call and ten seconds, and the background leaves a Dojo alone that has just been in trouble.
 const SETTLED_WITHIN: Duration = Duration::from_secs(100);
 
-/// Waits until nothing is on its way, pending or due any more.
-pub async fn settled(stage: &Stage) -> Result {
+/// Waits until nothing is on its way, pending, due or in dispute any more, and each link that can still change has
+/// been looked at after `looked_at`.
+pub async fn settled(stage: &Stage, looked_at: OffsetDateTime) -> Result {
     let limit = Instant::now() + SETTLED_WITHIN;
     loop {
         let deliveries = stage.dojo.look("deliveries").await?;
@@ -30,9 +32,11 @@ pub async fn settled(stage: &Stage) -> Result {
             .count();
         let unsettled: Vec<String> = sqlx::query_scalar(
             "SELECT concat_ws(' ', 'link', id, status) FROM payment_links
-             WHERE status = 'Pending' OR due_at <= now()
+             WHERE status = 'Pending' OR due_at <= now() OR disputed_since IS NOT NULL
+                OR (due_at IS NOT NULL AND synced_at < $1)
              UNION ALL SELECT concat_ws(' ', 'intent', id) FROM payment_intents WHERE due_at IS NOT NULL",
         )
+        .bind(looked_at)
         .fetch_all(&stage.database.pool)
         .await?;
         if on_their_way == 0 && unsettled.is_empty() {
@@ -50,8 +54,8 @@ pub async fn settled(stage: &Stage) -> Result {
     }
 }
 
-/// Sees that every link that can still change is on the schedule, and brings the schedule forward.
-pub async fn look_at_all(pool: &PgPool) -> Result {
+/// Sees that every link that can still change is on the schedule, and brings the schedule forward. Returns when.
+pub async fn look_at_all(pool: &PgPool) -> Result<OffsetDateTime> {
     let forgotten: Option<String> = sqlx::query_scalar(
         "SELECT concat_ws(' ', id, status) FROM payment_links
          WHERE due_at IS NULL AND status IN ('Pending', 'Created', 'Authorized', 'Captured') LIMIT 1",
@@ -66,7 +70,7 @@ pub async fn look_at_all(pool: &PgPool) -> Result {
     sqlx::query("UPDATE payment_links SET due_at = now() WHERE due_at IS NOT NULL")
         .execute(pool)
         .await?;
-    Ok(())
+    Ok(OffsetDateTime::now_utc())
 }
 
 #[derive(FromRow)]
