@@ -76,7 +76,17 @@ impl Pace {
             dojo::Error::Busy { retry_after } => *retry_after,
             _ => None,
         };
+        let now = Instant::now();
         let mut trouble = self.trouble();
+        let left = trouble
+            .paused_until
+            .and_then(|until| until.checked_duration_since(now))
+            .filter(|left| !left.is_zero());
+        if let Some(left) = left.filter(|left| wished.is_none_or(|wished| wished <= *left)) {
+            // Calls that were under way when the pause began say no more than the first: one bad moment with many
+            // calls in it is one moment.
+            return left;
+        }
         trouble.failures = trouble.failures.saturating_add(1);
         let beyond = trouble.failures.saturating_sub(TOLERATED);
         if beyond == 0 && wished.is_none() {
@@ -87,7 +97,6 @@ impl Pace {
         let pause = pause.min(LONGEST_PAUSE).mul_f64(jitter(0.75));
         let wished = wished.unwrap_or_default().min(Duration::from_mins(5));
         let pause = pause.max(wished.mul_f64(jitter(1.0)));
-        let now = Instant::now();
         if trouble.paused_until.is_none_or(|until| until <= now) {
             warn!(
                 seconds = pause.as_secs_f64(),
@@ -139,12 +148,21 @@ mod tests {
         assert_eq!(pace.batch(50), 1);
         let mut last = first;
         for _ in 0..20 {
+            // The pause is over, and Dojo is in trouble still.
+            pace.trouble().paused_until = None;
             last = pace.went_wrong(&lost());
         }
         assert!(last > first && last <= LONGEST_PAUSE.mul_f64(1.25));
         pace.went_well();
         assert_eq!(pace.pause(), None);
         assert_eq!(pace.batch(50), 50);
+    }
+
+    #[tokio::test]
+    async fn many_failures_at_once_are_one_bad_moment() {
+        let pace = Pace::new(10);
+        let longest = (0..50).map(|_| pace.went_wrong(&lost())).max();
+        assert!(longest < Some(Duration::from_secs(2)), "{longest:?}");
     }
 
     #[tokio::test]

@@ -14,13 +14,14 @@ use super::Error;
 use crate::{
     dojo::{Account, CreatePaymentIntent, PaymentIntent, Window},
     payment_link::{
-        Failure, FailureKind,
+        Failure, FailureKind, PaymentLinkId,
         recovery::{Found, Patience, Step, next_step},
         timeline::Cause,
     },
     store::{
         self,
         creation::{Retry, Unsettled},
+        looks::Looked,
     },
 };
 
@@ -38,7 +39,8 @@ pub async fn recover(
     lease: Duration,
 ) -> Result<(), Error> {
     let Unsettled { id, new, now, .. } = unsettled;
-    let found = search(account, unsettled).await?;
+    let asked_until = unsettled.asked_until.unwrap_or(unsettled.now);
+    let found = search(account, *id, unsettled.created_at, asked_until).await?;
     let since = |at: OffsetDateTime| Duration::try_from(*now - at).unwrap_or_default();
     let age = since(unsettled.created_at);
     let expired = new
@@ -61,9 +63,9 @@ pub async fn recover(
                 &found[best],
                 found.iter().enumerate().filter(|(n, _)| *n != best),
             );
-            adopt(pool, account, unsettled, best).await?;
+            adopt(pool, account, *id, best).await?;
             for (_, other) in others {
-                adopt(pool, account, unsettled, other).await?;
+                adopt(pool, account, *id, other).await?;
             }
         }
         Step::Wait => {
@@ -91,19 +93,41 @@ pub async fn recover(
     Ok(())
 }
 
+/// Finds second intents of a link that Dojo was asked for more than once: the first may come to light long after the
+/// second was created, and its webhook may be lost.
+pub(super) async fn find_surplus(
+    pool: &PgPool,
+    account: &Account,
+    looked: &Looked,
+) -> Result<(), Error> {
+    let link = &looked.link;
+    let asked_until = looked.asked_until.unwrap_or(link.created_at);
+    for intent in search(account, link.id, link.created_at, asked_until).await? {
+        if intent.id != looked.payment_intent_id {
+            adopt(pool, account, link.id, &intent).await?;
+        }
+    }
+    Ok(())
+}
+
 /// The intents at Dojo that name this link.
-async fn search(account: &Account, unsettled: &Unsettled) -> Result<Vec<PaymentIntent>, Error> {
+async fn search(
+    account: &Account,
+    id: PaymentLinkId,
+    created_at: OffsetDateTime,
+    asked_until: OffsetDateTime,
+) -> Result<Vec<PaymentIntent>, Error> {
     // Dojo's clock and ours may differ, and a request may be worked on long after it left.
     let window = Window {
-        start: unsettled.created_at - time::Duration::minutes(5),
-        end: (unsettled.asked_until.unwrap_or(unsettled.now) + time::Duration::minutes(15))
-            .min(unsettled.now + time::Duration::minutes(1)),
+        start: created_at - time::Duration::minutes(5),
+        end: (asked_until + time::Duration::minutes(15))
+            .min(OffsetDateTime::now_utc() + time::Duration::minutes(1)),
     };
     let mut found = Vec::new();
     let whole = account
         .client
         .search(window, PAGES, |intent| {
-            if intent.link_id() == Some(unsettled.id) {
+            if intent.link_id() == Some(id) {
                 found.push(intent);
             }
         })
@@ -119,14 +143,13 @@ async fn search(account: &Account, unsettled: &Unsettled) -> Result<Vec<PaymentI
 async fn adopt(
     pool: &PgPool,
     account: &Account,
-    unsettled: &Unsettled,
+    id: PaymentLinkId,
     intent: &PaymentIntent,
 ) -> Result<(), store::Error> {
     let url = account.checkout_page(&intent.id);
-    let confirmed =
-        store::creation::confirm(pool, unsettled.id, intent, &url, &Cause::Recovery).await?;
+    let confirmed = store::creation::confirm(pool, id, intent, &url, &Cause::Recovery).await?;
     if confirmed.surplus {
-        warn!(link_id = %unsettled.id, payment_intent_id = intent.id, "a second intent is to be canceled");
+        warn!(link_id = %id, payment_intent_id = intent.id, "a second intent is to be canceled");
         count("surplus");
     }
     Ok(())
@@ -155,7 +178,7 @@ async fn create_again(
     match answer {
         Ok(intent) => {
             count("created");
-            Ok(adopt(pool, account, unsettled, &intent).await?)
+            Ok(adopt(pool, account, id, &intent).await?)
         }
         Err(error) => {
             match error.proves_nothing_was_created() {

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::Error;
+use super::{Error, recovery};
 use crate::{
     dojo::{Account, PaymentIntent, Window},
     payment_link::{
@@ -53,6 +53,9 @@ pub async fn look(
         store::looks::look_again(pool, looked.link.id, Duration::from_mins(5)).await?;
         return Ok(Outcome::Again);
     };
+    if looked.asked_again {
+        recovery::find_surplus(pool, account, looked).await?;
+    }
     take(pool, looked, &intent, patience, cause).await
 }
 
@@ -88,7 +91,7 @@ async fn take(
             return Ok(Outcome::Again);
         }
     };
-    let next = next(looked, intent, status);
+    let next = next(looked, intent, status, patience);
     let applied = store::looks::apply(pool, looked, intent, status, next, cause).await?;
     let Some(Applied { changed, mismatch }) = applied else {
         return Ok(Outcome::Again);
@@ -112,7 +115,12 @@ async fn take(
     Ok(Outcome::Settled)
 }
 
-fn next(looked: &Looked, intent: &PaymentIntent, status: Status) -> Option<Duration> {
+fn next(
+    looked: &Looked,
+    intent: &PaymentIntent,
+    status: Status,
+    patience: Duration,
+) -> Option<Duration> {
     let now = OffsetDateTime::now_utc();
     let since = |at| Duration::try_from(now - at).unwrap_or_default();
     let link = &looked.link;
@@ -123,7 +131,12 @@ fn next(looked: &Looked, intent: &PaymentIntent, status: Status) -> Option<Durat
     };
     let expire_at = intent.expire_at.or(link.terms.expire_at);
     let left = expire_at.map(|at| Duration::try_from(at - now).unwrap_or_default());
-    next_look(status, age, left)
+    // A second intent may come to light when the link itself is at its end.
+    let in_doubt = looked.asked_again
+        && looked
+            .asked_until
+            .is_some_and(|asked_until| since(asked_until) < patience * 10);
+    next_look(status, age, left).or_else(|| in_doubt.then_some(patience * 2))
 }
 
 /// How many links a page of search has to stand for to be worth its call.
@@ -180,7 +193,7 @@ pub async fn sweep(
             .link
             .synced_at
             .is_some_and(|synced_at| synced_at >= looked.link.updated_at);
-        if quiet && matches!(reading, Reading::Accepted(_)) {
+        if quiet && !looked.asked_again && matches!(reading, Reading::Accepted(_)) {
             take(pool, &looked, &intent, patience, &Cause::Refresh).await?;
         } else {
             left.push(looked);

@@ -265,7 +265,8 @@ pub async fn confirm(
         apply_early_webhooks(&mut transaction, id, &intent.id, status).await?;
     }
 
-    let link = select_links!("WHERE id = $1", id.uuid())
+    // Locked, so that what is told below is told of the status that it has then.
+    let link = select_links!("WHERE id = $1 FOR UPDATE", id.uuid())
         .fetch_one(&mut *transaction)
         .await?
         .into_link()?;

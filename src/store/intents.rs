@@ -88,11 +88,14 @@ pub async fn settle_surplus(
              UPDATE payment_intents SET due_at = NULL, leased_until = NULL
              WHERE id = $1 AND due_at IS NOT NULL AND surplus_of IS NOT NULL
              RETURNING surplus_of
+         ), link AS (
+             -- Locked, so that the entry tells of the status that the link has when it is written.
+             SELECT id, status FROM payment_links WHERE id IN (SELECT surplus_of FROM settled) FOR UPDATE
          )
          INSERT INTO payment_link_events
              (payment_link_id, kind, status_before, status_after, cause, detail)
          SELECT link.id, $2, link.status, link.status, $3, $4
-         FROM settled JOIN payment_links link ON link.id = settled.surplus_of",
+         FROM link",
         id,
         kind.as_str(),
         to_json(cause)?,

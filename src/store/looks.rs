@@ -29,6 +29,10 @@ pub struct Looked {
     pub payment_intent_id: String,
     /// What the rules weigh Dojo's answer against.
     pub held: Held,
+    /// Whether Dojo was asked more than once to create the intent, so that there may be a second one.
+    pub asked_again: bool,
+    /// Until when a request to create the intent may have left.
+    pub asked_until: Option<OffsetDateTime>,
     /// Dojo's word for the status, as it was last heard.
     dojo_status: Option<String>,
     /// Changes with every change of the link's state.
@@ -76,10 +80,13 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
     // The versions first: if a link changes in between, its version is the older one, and what the look found
     // is not applied to what it did not see.
     let versions = sqlx::query!(
-        r#"SELECT id, revision, due_at, dojo_updated_at, dojo_status,
-                  extract(epoch FROM now() - disputed_since)::float8 AS disputed_for
+        r#"SELECT id, revision, due_at, asked_until, dojo_updated_at, dojo_status,
+                  extract(epoch FROM now() - disputed_since)::float8 AS disputed_for,
+                  EXISTS (SELECT FROM payment_link_events
+                          WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!"
            FROM payment_links WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id"#,
-        ids
+        ids,
+        Kind::AskedAgain.as_str()
     )
     .fetch_all(pool)
     .await?;
@@ -111,6 +118,8 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
                     .map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
             },
             link,
+            asked_again: version.asked_again,
+            asked_until: version.asked_until,
             dojo_status: version.dojo_status,
             revision: version.revision,
             due_at: version.due_at,
