@@ -174,7 +174,11 @@ async fn not_created(
         }
     }
     count(error.name());
-    store::creation::fail(pool, link_id, &failure, retry, cause).await?;
+    if !store::creation::fail(pool, link_id, &failure, retry, cause).await? {
+        // This call took so long that the link was taken for lost, and settled: it may well be alive.
+        warn!(%link_id, "this failure came too late; the link is settled already");
+        return Ok(Outcome::Unknown { link_id });
+    }
     Ok(Outcome::Failed {
         link_id,
         failure,

@@ -352,15 +352,16 @@ pub enum Retry {
     Allowed,
 }
 
-/// Marks a pending link as come to nothing, which is only ever done on proof.
+/// Marks a pending link as come to nothing, which is only ever done on proof. `false` if it is pending no more:
+/// somebody else has settled it meanwhile, and what they wrote stays.
 pub async fn fail(
     pool: &PgPool,
     id: PaymentLinkId,
     failure: &Failure,
     retry: Retry,
     cause: &Cause,
-) -> Result<(), Error> {
-    sqlx::query!(
+) -> Result<bool, Error> {
+    let told = sqlx::query!(
         "WITH failed AS (
              UPDATE payment_links
              SET status = $2, failure = $3, updated_at = now(), due_at = NULL, leased_until = NULL,
@@ -383,7 +384,7 @@ pub async fn fail(
     )
     .execute(pool)
     .await?;
-    Ok(())
+    Ok(told.rows_affected() == 1)
 }
 
 /// Notes that Dojo's answer was lost: the link stays pending, and recovery may look for what became of it.

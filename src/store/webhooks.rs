@@ -110,6 +110,8 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
             SET status = judged.after,
                 due_at = least(link.due_at, now()),
                 revision = link.revision + (judged.after <> judged.before)::int,
+                -- What Dojo's answers were behind is past; being behind this is another matter.
+                disputed_since = CASE WHEN judged.after <> judged.before THEN NULL ELSE link.disputed_since END,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged
             WHERE link.id = judged.id
