@@ -1,15 +1,16 @@
 //! Creation and convergence, checked in every order in which things can happen.
 //!
 //! [`stateright`] explores all reachable states of a small world: one link, the handler of the request that asked
-//! for it, two workers (on one replica or two, which is the same: they share nothing but the database), Dojo, its
-//! webhooks, and a customer. The decisions are the service's own functions (`Status::judge`, `reconcile`,
+//! for it, one worker or two (on one replica or two, which is the same: they share nothing but the database), Dojo,
+//! its webhooks, and a customer. The decisions are the service's own functions (`Status::judge`, `reconcile`,
 //! `next_look`, `next_step`); what is modelled is what stands around them: which transaction writes what
 //! ([`state`]), and what can happen between two of them ([`protocol`]).
 //!
 //! **What goes wrong.** A process may die before each of its steps. It may sleep through the end of its lease and
 //! then go on. Dojo may not be reached, refuse, act and not answer, or act after everybody gave up. Its search may
 //! lag, and so may copies of its data. Webhooks arrive in any order, early, twice or never. How often each happens
-//! in one history is bounded, so that there is an end; which happens when is not.
+//! in one history is bounded, so that there is an end; which happens when is not. Each world below has its own share
+//! of this: what two of them have is not checked together.
 //!
 //! **What is abstracted, and why that loses nothing.**
 //! - *Time.* The rules ask only whether a span is over, so the model has an event for the end of each. One cannot
