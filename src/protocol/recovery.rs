@@ -87,7 +87,15 @@ pub async fn recover(
             };
             warn!(link_id = %id, expired, "a lost creation is given up; nothing was created");
             count("given_up");
-            store::creation::fail(pool, *id, &failure, Retry::Final, &Cause::Recovery).await?;
+            store::creation::fail(
+                pool,
+                *id,
+                unsettled.lease,
+                &failure,
+                Retry::Final,
+                &Cause::Recovery,
+            )
+            .await?;
         }
     }
     Ok(())
@@ -184,8 +192,15 @@ async fn create_again(
             match error.proves_nothing_was_created() {
                 Some(failure) if failure.reason == FailureKind::Refused => {
                     count("refused");
-                    store::creation::fail(pool, id, &failure, Retry::Final, &Cause::Recovery)
-                        .await?;
+                    store::creation::fail(
+                        pool,
+                        id,
+                        lease,
+                        &failure,
+                        Retry::Final,
+                        &Cause::Recovery,
+                    )
+                    .await?;
                     return Ok(());
                 }
                 // Dojo had no time, or no door: the next try need not wait for anything to come to light.

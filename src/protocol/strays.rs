@@ -21,7 +21,13 @@ use crate::{
 /// is found within seconds where its webhook was not lost.
 pub async fn look(pool: &PgPool, account: &Account, stray: &Stray) -> Result<(), Error> {
     let Some(intent) = account.client.payment_intent(&stray.id).await? else {
-        return Ok(store::intents::settle(pool, &stray.id).await?);
+        // Dojo told of it itself, so a copy of its data that lags is the likely reason.
+        if stray.recent {
+            store::intents::ask_later(pool, &stray.id, Duration::from_secs(30)).await?;
+        } else {
+            store::intents::settle(pool, &stray.id).await?;
+        }
+        return Ok(());
     };
     if stray.surplus_of.is_some() {
         return cancel(pool, account, stray, intent.known_status()).await;

@@ -410,20 +410,22 @@ pub enum Retry {
     Allowed,
 }
 
-/// Marks a pending link as come to nothing, which is only ever done on proof.
+/// Marks a pending link as come to nothing, which is only ever done on proof and under the lease that the proof was
+/// got under. `false` if that is over: somebody else sees to the link, and what they write stays.
 pub async fn fail(
     pool: &PgPool,
     id: PaymentLinkId,
+    lease: OffsetDateTime,
     failure: &Failure,
     retry: Retry,
     cause: &Cause,
-) -> Result<(), Error> {
-    sqlx::query!(
+) -> Result<bool, Error> {
+    let told = sqlx::query!(
         "WITH failed AS (
              UPDATE payment_links
              SET status = $2, failure = $3, updated_at = now(), due_at = NULL, leased_until = NULL,
                  revision = revision + 1, request = request #- '{customer,secret}'
-             WHERE id = $1 AND status = 'Pending'
+             WHERE id = $1 AND status = 'Pending' AND leased_until = $7
              RETURNING id
          ), freed AS (
              UPDATE idempotency_keys SET payment_link_id = NULL
@@ -438,10 +440,11 @@ pub async fn fail(
         retry == Retry::Allowed,
         Kind::Failed.as_str(),
         to_json(cause)?,
+        lease,
     )
     .execute(pool)
     .await?;
-    Ok(())
+    Ok(told.rows_affected() == 1)
 }
 
 /// Notes that Dojo's answer was lost: the link stays pending, and recovery may look for what became of it.

@@ -18,6 +18,8 @@ pub struct Stray {
     pub id: String,
     /// The link that it is one too many for. `None`: it is not known whose it is.
     pub surplus_of: Option<PaymentLinkId>,
+    /// Whether it was first heard of less than a day ago.
+    pub recent: bool,
 }
 
 /// Claims up to `limit` intents that are due. Nobody else gets them until the lease is over.
@@ -28,7 +30,7 @@ pub async fn claim(
     limit: i64,
 ) -> Result<Vec<Stray>, Error> {
     let rows = sqlx::query!(
-        "UPDATE payment_intents SET leased_until = now() + make_interval(secs => $2)
+        r#"UPDATE payment_intents SET leased_until = now() + make_interval(secs => $2)
          WHERE id IN (
              SELECT id FROM payment_intents
              WHERE due_at <= now() AND account = $1 AND (leased_until IS NULL OR leased_until <= now())
@@ -36,7 +38,7 @@ pub async fn claim(
              LIMIT $3
              FOR UPDATE SKIP LOCKED
          )
-         RETURNING id, surplus_of",
+         RETURNING id, surplus_of, first_seen_at > now() - interval '1 day' AS "recent!""#,
         account,
         lease.as_secs_f64(),
         limit
@@ -48,6 +50,7 @@ pub async fn claim(
         .map(|row| Stray {
             id: row.id,
             surplus_of: row.surplus_of.map(PaymentLinkId::from_uuid),
+            recent: row.recent,
         })
         .collect())
 }

@@ -118,6 +118,8 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
                 -- Always another time than before, so that a look that is under way knows of it.
                 due_at = now(),
                 revision = link.revision + (judged.after <> judged.before)::int,
+                -- What Dojo's answers were behind is past; being behind this is another matter.
+                disputed_since = CASE WHEN judged.after <> judged.before THEN NULL ELSE link.disputed_since END,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged
             WHERE link.id = judged.id

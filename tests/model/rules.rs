@@ -1,0 +1,99 @@
+//! The rules that a model runs by: the service's own, and broken ones to show that the checks notice.
+
+use std::time::Duration;
+
+use dojo_payment_links::payment_link::{
+    Status, Verdict,
+    reconcile::{self, Held, Reading},
+    recovery::{self, Found, Patience, Step},
+};
+use time::OffsetDateTime;
+
+/// What decides. The function pointers are the service's own pure rules; the flags stand for what its SQL does.
+#[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each stands for one clause that the service has or has not"
+)]
+pub(crate) struct Rules {
+    /// What a webhook means.
+    pub(crate) judge: fn(Status, Option<Status>) -> Verdict,
+    /// How an answer is weighed.
+    pub(crate) reconcile: fn(Held, Option<Status>, Option<OffsetDateTime>, Duration) -> Reading,
+    /// When to look again.
+    pub(crate) next_look: fn(Status, Duration, Option<Duration>) -> Option<Duration>,
+    /// What to do about a lost creation.
+    pub(crate) next_step: fn(&[Found], Option<Duration>, Duration, bool, Patience) -> Step,
+    /// A lost answer leaves the link pending.
+    pub(crate) lost_is_unknown: bool,
+    /// A second intent is marked, and canceled.
+    pub(crate) surplus_is_canceled: bool,
+    /// The first intent of a link stays its intent.
+    pub(crate) first_intent_stays: bool,
+    /// The caller is told of a failure only if the link has failed.
+    pub(crate) only_failures_are_told: bool,
+    /// An intent that Dojo does not know is asked about again, for a copy of its data may lag.
+    pub(crate) missing_is_asked_again: bool,
+    /// A dispute is about one status, and over when a webhook moves the link on.
+    pub(crate) a_move_ends_a_dispute: bool,
+}
+
+impl Rules {
+    /// What the service does.
+    pub(crate) const REAL: Self = Self {
+        judge: Status::judge,
+        reconcile: reconcile::reconcile,
+        next_look: reconcile::next_look,
+        next_step: recovery::next_step,
+        lost_is_unknown: true,
+        surplus_is_canceled: true,
+        first_intent_stays: true,
+        only_failures_are_told: true,
+        missing_is_asked_again: true,
+        a_move_ends_a_dispute: true,
+    };
+}
+
+/// Broken: what a webhook says is taken, even if it is of an earlier stage.
+pub(crate) fn judge_by_arrival(_: Status, reported: Option<Status>) -> Verdict {
+    reported.map_or(Verdict::Unknown, Verdict::Moved)
+}
+
+/// Broken: what Dojo answers is taken, however old it is.
+pub(crate) fn reconcile_blindly(
+    held: Held,
+    answered: Option<Status>,
+    _: Option<OffsetDateTime>,
+    _: Duration,
+) -> Reading {
+    Reading::Accepted(answered.unwrap_or(held.status))
+}
+
+/// Broken: an answer that is behind what a webhook told is never believed, nor is one that agrees.
+pub(crate) fn reconcile_never(
+    _: Held,
+    _: Option<Status>,
+    _: Option<OffsetDateTime>,
+    _: Duration,
+) -> Reading {
+    Reading::Disputed
+}
+
+/// Broken: what is not found is created again, without waiting for it to come to light.
+pub(crate) fn never_wait(
+    found: &[Found],
+    since_asked: Option<Duration>,
+    age: Duration,
+    expired: bool,
+    patience: Patience,
+) -> Step {
+    match recovery::next_step(found, since_asked, age, expired, patience) {
+        Step::Wait => Step::CreateAgain,
+        step => step,
+    }
+}
+
+/// Broken: what a customer has not paid yet is never looked at without a webhook.
+pub(crate) fn look_only_when_told(_: Status, _: Duration, _: Option<Duration>) -> Option<Duration> {
+    None
+}
