@@ -128,6 +128,11 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
     Ok(all)
 }
 
+/// A time as Postgres keeps it.
+fn micros(at: OffsetDateTime) -> i128 {
+    at.unix_timestamp_nanos() / 1000
+}
+
 /// What a look changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
@@ -200,6 +205,13 @@ pub async fn apply(
         changed.remove("reported");
     }
 
+    // Whatever is written over makes a new version, told of or not, so that no slower answer can undo it.
+    let differs = !changed.is_empty()
+        || payment != link.payment
+        || attempts != link.attempts
+        || intent.expire_at.is_some()
+            && intent.expire_at.map(micros) != link.terms.expire_at.map(micros);
+
     let written = sqlx::query!(
         "WITH written AS (
              UPDATE payment_links
@@ -208,7 +220,7 @@ pub async fn apply(
                  dojo_updated_at = coalesce($11, dojo_updated_at), dojo_status = $12, disputed_since = NULL,
                  synced_at = now(), leased_until = NULL,
                  updated_at = CASE WHEN $13 THEN now() ELSE updated_at END,
-                 revision = revision + $13::bool::int,
+                 revision = revision + $23::bool::int,
                  -- A webhook that came meanwhile has made the link due, and it stays so.
                  due_at = CASE WHEN due_at IS NOT DISTINCT FROM $14
                                THEN now() + make_interval(secs => $15) ELSE due_at END
@@ -247,6 +259,7 @@ pub async fn apply(
         new_mismatch,
         Kind::AmountMismatch.as_str(),
         to_json(&link.amount)?,
+        differs,
     )
     .fetch_optional(pool)
     .await?;
