@@ -39,7 +39,7 @@ impl Recovery {
                                 pool,
                                 unsettled.id,
                                 unsettled.lease,
-                                wait,
+                                Some(wait),
                             )
                             .await;
                         }

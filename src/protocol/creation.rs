@@ -249,7 +249,7 @@ impl Asking {
             }
         }
         count(error.name());
-        if !store::creation::fail(pool, link_id, lease, &failure, retry, &cause).await? {
+        if !store::creation::fail(pool, link_id, lease, &failure, retry, None, &cause).await? {
             // This call took so long that the link was taken for lost: it may well be alive.
             warn!(%link_id, "this failure came too late; somebody else sees to the link");
             return Ok(Outcome::Unknown { link_id });

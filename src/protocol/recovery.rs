@@ -47,6 +47,17 @@ pub async fn recover(
         .terms
         .expire_at
         .is_some_and(|expire_at| expire_at <= *now);
+    if unsettled.failed {
+        for intent in &found {
+            adopt(pool, account, *id, intent).await?;
+        }
+        // It may come to light late; after so many times of what it should need at most, there is none.
+        let in_doubt = unsettled
+            .asked_until
+            .is_some_and(|asked_until| since(asked_until) < patience.settle * 10);
+        let again = in_doubt.then_some(patience.settle * 2);
+        return Ok(store::creation::give_back(pool, *id, unsettled.lease, again).await?);
+    }
     let candidates: Vec<Found> = found.iter().map(PaymentIntent::found).collect();
     match next_step(
         &candidates,
@@ -71,9 +82,9 @@ pub async fn recover(
         Step::Wait => {
             let wait =
                 (patience.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(15));
-            store::creation::give_back(pool, *id, unsettled.lease, wait).await?;
+            store::creation::give_back(pool, *id, unsettled.lease, Some(wait)).await?;
         }
-        Step::CreateAgain => create_again(pool, account, unsettled, lease).await?,
+        Step::CreateAgain => create_again(pool, account, unsettled, patience, lease).await?,
         Step::GiveUp => {
             let failure = Failure {
                 reason: FailureKind::NotCreated,
@@ -93,6 +104,7 @@ pub async fn recover(
                 unsettled.lease,
                 &failure,
                 Retry::Final,
+                Some(patience.settle),
                 &Cause::Recovery,
             )
             .await?;
@@ -167,6 +179,7 @@ async fn create_again(
     pool: &PgPool,
     account: &Account,
     unsettled: &Unsettled,
+    patience: Patience,
     lease: Duration,
 ) -> Result<(), Error> {
     let id = unsettled.id;
@@ -198,6 +211,7 @@ async fn create_again(
                         lease,
                         &failure,
                         Retry::Final,
+                        Some(patience.settle),
                         &Cause::Recovery,
                     )
                     .await?;

@@ -412,18 +412,22 @@ pub enum Retry {
 
 /// Marks a pending link as come to nothing, which is only ever done on proof and under the lease that the proof was
 /// got under. `false` if that is over: somebody else sees to the link, and what they write stays.
+///
+/// `watch`: where an answer was lost before, look once more after that long whether an intent has come to light.
 pub async fn fail(
     pool: &PgPool,
     id: PaymentLinkId,
     lease: OffsetDateTime,
     failure: &Failure,
     retry: Retry,
+    watch: Option<Duration>,
     cause: &Cause,
 ) -> Result<bool, Error> {
     let told = sqlx::query!(
         "WITH failed AS (
              UPDATE payment_links
-             SET status = $2, failure = $3, updated_at = now(), due_at = NULL, leased_until = NULL,
+             SET status = $2, failure = $3, updated_at = now(), leased_until = NULL,
+                 due_at = now() + make_interval(secs => $8),
                  revision = revision + 1, request = request #- '{customer,secret}'
              WHERE id = $1 AND status = 'Pending' AND leased_until = $7
              RETURNING id
@@ -441,6 +445,7 @@ pub async fn fail(
         Kind::Failed.as_str(),
         to_json(cause)?,
         lease,
+        watch.map(|watch| watch.as_secs_f64()),
     )
     .execute(pool)
     .await?;
@@ -478,11 +483,13 @@ pub async fn unanswered(
     Ok(())
 }
 
-/// A pending link whose creation nobody works on, claimed.
+/// A pending link whose creation nobody works on, or one that failed after an answer was lost, claimed.
 #[derive(Debug)]
 pub struct Unsettled {
     /// The link.
     pub id: PaymentLinkId,
+    /// Whether it has failed already, so that an intent that comes to light is one too many.
+    pub failed: bool,
     /// What was asked for.
     pub new: NewPaymentLink,
     /// When it was asked for.
@@ -495,7 +502,7 @@ pub struct Unsettled {
     pub now: OffsetDateTime,
 }
 
-/// Claims up to `limit` pending links that are due. Nobody else gets them until the lease is over; whoever
+/// Claims up to `limit` such links that are due. Nobody else gets them until the lease is over; whoever
 /// dies with them loses them then.
 pub async fn claim_unsettled(
     pool: &PgPool,
@@ -507,13 +514,13 @@ pub async fn claim_unsettled(
         r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
            WHERE id IN (
                SELECT id FROM payment_links
-               WHERE due_at <= now() AND account = $1 AND status = 'Pending'
+               WHERE due_at <= now() AND account = $1 AND status IN ('Pending', 'Failed')
                  AND (leased_until IS NULL OR leased_until <= now())
                ORDER BY due_at
                LIMIT $3
                FOR UPDATE SKIP LOCKED
            )
-           RETURNING id, request, created_at, asked_until, leased_until AS "lease!", now() AS "now!""#,
+           RETURNING id, status = 'Failed' AS "failed!", request, created_at, asked_until, leased_until AS "lease!", now() AS "now!""#,
         account,
         lease.as_secs_f64(),
         limit
@@ -529,6 +536,7 @@ pub async fn claim_unsettled(
             .ok()?;
         Some(Ok(Unsettled {
             id,
+            failed: row.failed,
             new,
             created_at: row.created_at,
             asked_until: row.asked_until,
@@ -539,19 +547,19 @@ pub async fn claim_unsettled(
     .collect()
 }
 
-/// Gives a claimed pending link back, to be looked at again after `wait`.
+/// Gives a claimed link back, to be looked at again after `wait`; `None`: there is nothing more to look for.
 pub async fn give_back(
     pool: &PgPool,
     id: PaymentLinkId,
     lease: OffsetDateTime,
-    wait: Duration,
+    wait: Option<Duration>,
 ) -> Result<(), Error> {
     sqlx::query!(
         "UPDATE payment_links
          SET leased_until = NULL, due_at = now() + make_interval(secs => $2)
-         WHERE id = $1 AND status = 'Pending' AND leased_until = $3",
+         WHERE id = $1 AND status IN ('Pending', 'Failed') AND leased_until = $3",
         id.uuid(),
-        wait.as_secs_f64(),
+        wait.map(|wait| wait.as_secs_f64()),
         lease
     )
     .execute(pool)

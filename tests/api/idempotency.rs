@@ -1,7 +1,5 @@
 //! One key, one intent: however often, however fast, on however many replicas a request is sent.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use serde_json::json;
 
@@ -213,27 +211,4 @@ async fn a_caller_that_hangs_up_loses_nothing() {
     .await;
     assert_eq!(link["status"], "Created");
     assert_eq!(app.sandbox.creations().await.len(), 1);
-}
-
-#[tokio::test]
-async fn a_repetition_after_the_link_has_expired_gets_the_outcome_all_the_same() {
-    let app = TestApp::start().await;
-    let mut body = ten_pounds("Order 1");
-    let at = time::OffsetDateTime::now_utc() + Duration::from_secs(1);
-    body["expireAt"] = json!(
-        at.format(&time::format_description::well_known::Rfc3339)
-            .unwrap()
-    );
-    let first = app.create_with_key("order-1", &body).await.expect(201);
-
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let again = app.create_with_key("order-1", &body).await.expect(201);
-    assert_eq!(again.text, first.text);
-    // A key that never came is no such excuse, and no excuse is one for other faults.
-    let new = app.create_with_key("order-2", &body).await;
-    new.problem(422, "invalid-request");
-    body["reference"] = json!("");
-    let other = app.create_with_key("order-1", &body).await;
-    let faults = other.problem(422, "invalid-request")["errors"].clone();
-    assert_eq!(faults[0]["pointer"], "/reference");
 }

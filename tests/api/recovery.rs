@@ -1,7 +1,5 @@
 //! Creations whose answer got lost: found or made good, never doubled, and one outcome for the caller.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -170,7 +168,8 @@ async fn a_link_that_expired_meanwhile_fails_and_nothing_can_be_paid() {
         app.sandbox.drop_webhooks().await;
         app.sandbox.search_lags(600.0).await;
         let mut body = ten_pounds("Order 1");
-        let expire_at = OffsetDateTime::now_utc() + Duration::from_millis(2500);
+        // Before it may be created again.
+        let expire_at = OffsetDateTime::now_utc() + SETTLE * 3 / 4;
         body["expireAt"] = json!(expire_at.format(&Rfc3339).unwrap());
         let id = lose(&app, "a", &body, kind, json!({})).await;
 
@@ -296,4 +295,33 @@ async fn a_hundred_lost_creations_are_all_made_good() {
                 .any(|intent| text(&intent["reference"]) == order)
         );
     }
+}
+
+#[tokio::test]
+async fn an_intent_that_comes_to_light_after_its_link_has_failed_is_canceled() {
+    let app = TestApp::quick(&[("RECOVERY_GIVE_UP", "1s")]).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.search_lags(600.0).await;
+    let id = lose(&app, "a", &ten_pounds("Order 1"), "cutAfter", json!({})).await;
+    assert_eq!(settled(&app, &id).await["status"], "Failed");
+    assert_eq!(app.sandbox.live_intents_about("Order 1").await.len(), 1);
+
+    app.sandbox.search_lags(0.0).await;
+    eventually("it is canceled", async || {
+        app.sandbox
+            .live_intents_about("Order 1")
+            .await
+            .is_empty()
+            .then_some(())
+    })
+    .await;
+    assert_eq!(app.link(&id).await["status"], "Failed");
+    eventually("its timeline tells of it", async || {
+        let timeline = app.timeline(&id).await;
+        timeline
+            .iter()
+            .any(|entry| entry["type"] == "surplusCanceled")
+            .then_some(())
+    })
+    .await;
 }

@@ -26,7 +26,7 @@ pub const QUICK: [(&str, &str); 6] = [
     ("POLL_INTERVAL", "100ms"),
     ("RECOVERY_SETTLE", "2s"),
     ("DOJO_TIMEOUT", "2s"),
-    ("LEASE_SLACK", "0s"),
+    ("LEASE_SLACK", "1ms"),
     ("BACKGROUND_RATE", "200"),
 ];
 
