@@ -93,7 +93,7 @@ struct PaymentEvent {
     #[serde(default, deserialize_with = "lenient")]
     event_type: Option<String>,
     #[serde(default, deserialize_with = "lenient")]
-    created_at: Option<String>,
+    transaction_date_time: Option<String>,
 }
 
 impl PaymentIntent {
@@ -151,7 +151,7 @@ impl PaymentIntent {
                 matches!(event_type.as_str(), "Declined" | "AuthChallenged" | "Error").then(|| {
                     Attempt {
                         event_type,
-                        created_at: event.created_at.clone(),
+                        transaction_date_time: event.transaction_date_time.clone(),
                     }
                 })
             })
@@ -224,6 +224,20 @@ mod tests {
             (payment.last4, payment.card_number.as_deref()),
             (None, Some("5200********1005"))
         );
+    }
+
+    #[test]
+    fn tells_the_tries_that_did_not_go_through() {
+        let body = r#"{"id": "pi_1", "status": "Captured", "paymentEvents": [
+            {"eventType": "Created", "transactionDateTime": "2026-01-01T00:00:00Z"},
+            {"eventType": "Declined", "transactionDateTime": "2026-01-01T00:01:00Z", "cardNumber": "44565300****1013"},
+            {"eventType": "Captured"}]}"#;
+        let intent: PaymentIntent = serde_json::from_str(body).unwrap();
+        let declined = Attempt {
+            event_type: "Declined".to_owned(),
+            transaction_date_time: Some("2026-01-01T00:01:00Z".to_owned()),
+        };
+        assert_eq!(intent.attempts(), [declined]);
     }
 
     #[test]

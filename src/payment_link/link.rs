@@ -142,7 +142,7 @@ pub struct Attempt {
     #[schema(example = "Declined")]
     pub event_type: String,
     /// When it was, as Dojo writes it.
-    pub created_at: Option<String>,
+    pub transaction_date_time: Option<String>,
 }
 
 /// Why a link came to nothing.

@@ -60,6 +60,9 @@ async fn without_webhooks_a_look_finds_attempts_payment_refunds_and_the_end() {
     })
     .await;
     assert_eq!(link["status"], "Created", "a declined try ends nothing");
+    for attempt in link["attempts"].as_array().unwrap() {
+        assert!(attempt["transactionDateTime"].is_string(), "{attempt}");
+    }
     let tries = link["attempts"].as_array().unwrap().iter();
     let tries: Vec<_> = tries.map(|attempt| text(&attempt["eventType"])).collect();
     assert_eq!(tries, ["Declined", "AuthChallenged"]);
