@@ -85,6 +85,18 @@ impl Application {
         if settings.migrate_on_start {
             store::migrate(&pool).await?;
         }
+        let held = store::deployment::claim(&pool, account.environment).await?;
+        if held != account.environment {
+            return Err(ConfigError::new(
+                "DOJO_API_KEY",
+                format!(
+                    "is for {}, and the database holds links of {}; each needs one of its own",
+                    account.environment.as_str(),
+                    held.as_str()
+                ),
+            )
+            .into());
+        }
         if let Some(hash) = bootstrap_key {
             let scopes = auth::Scope::ALL.map(|scope| scope.as_str().to_owned());
             let replaced = store::api_keys::replace(&pool, "bootstrap", &hash, &scopes).await?;

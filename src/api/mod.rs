@@ -16,7 +16,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::{HeaderName, StatusCode},
-    middleware::from_fn,
+    middleware::{from_fn, from_fn_with_state},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
@@ -25,7 +25,10 @@ use tokio_util::task::TaskTracker;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{dojo::Account, payment_link::NewPaymentLink};
+use crate::{
+    dojo::Account,
+    payment_link::{Environment, NewPaymentLink},
+};
 use body::Schema;
 pub(crate) use error::Error;
 
@@ -110,16 +113,17 @@ fn documented() -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     // A creation watches the time itself, for it can tell the link's id; this is for whatever else hangs.
     let request_timeout = state.request_timeout + Duration::from_secs(2);
+    let environment = state.account.environment;
     let (routes, _) = documented().split_for_parts();
     let routes = routes
         .merge(openapi::docs())
         .fallback(async || Error::NotFound)
         .with_state(state);
-    guarded(routes, request_timeout)
+    guarded(routes, environment, request_timeout)
 }
 
 /// What stands around every route: limits, an answer to a panic, problems, and what is told of a request.
-fn guarded(routes: Router, request_timeout: Duration) -> Router {
+fn guarded(routes: Router, environment: Environment, request_timeout: Duration) -> Router {
     routes
         .layer(DefaultBodyLimit::max(body::LIMIT))
         .layer(TimeoutLayer::with_status_code(
@@ -133,7 +137,7 @@ fn guarded(routes: Router, request_timeout: Duration) -> Router {
             },
         ))
         .layer(from_fn(problem::complete))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn_with_state(environment, observe::observe))
 }
 
 #[cfg(test)]
@@ -145,7 +149,7 @@ mod tests {
 
     async fn answer(routes: Router) -> (StatusCode, serde_json::Value) {
         let request = Request::get("/broken").body(Body::empty()).unwrap();
-        let response = guarded(routes, Duration::from_millis(50))
+        let response = guarded(routes, Environment::Sandbox, Duration::from_millis(50))
             .oneshot(request)
             .await
             .unwrap();

@@ -5,6 +5,7 @@
 
 pub mod api_keys;
 pub mod creation;
+pub mod deployment;
 pub mod intents;
 pub mod links;
 pub mod looks;

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::support::{TestApp, empty_database, new_database, program};
+use crate::support::{Service, TestApp, empty_database, new_database, program};
 
 fn run(command: &mut Command) -> Output {
     command.output().unwrap()
@@ -101,6 +101,54 @@ async fn a_bootstrap_key_that_was_revoked_or_is_another_ones_stops_the_start() {
     assert!(serve(&reader).contains("BOOTSTRAP_API_KEY is a key that has another name"));
     revoke_api_key(&app, "bootstrap");
     assert!(serve(crate::support::API_KEY).contains("BOOTSTRAP_API_KEY is a key that was revoked"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn test_money_and_real_money_never_share_a_database() {
+    // The address is one where nobody listens: nothing real can be asked for.
+    let serve = |database: &str, key: &str| {
+        let mut serve = program();
+        serve
+            .arg("serve")
+            .env("DATABASE_URL", database)
+            .env("DOJO_API_KEY", key)
+            .env("DOJO_API_URL", "https://127.0.0.1:9")
+            .env("LISTEN_ADDR", "127.0.0.1:0");
+        serve
+    };
+    let app = TestApp::start().await;
+    app.created().await;
+    let told = refused(&mut serve(&app.database_url, "sk_prod_1"));
+    assert!(
+        told.contains("DOJO_API_KEY is for production, and the database holds links of sandbox"),
+        "{told}"
+    );
+    assert!(app.service.log().contains(r#""environment":"sandbox""#));
+
+    let real = new_database().await;
+    let service = Service::start(
+        &real,
+        "https://127.0.0.1:9",
+        &[("DOJO_API_KEY", "sk_prod_1")],
+    )
+    .await;
+    let told = refused(&mut serve(&real, "sk_sandbox_1"));
+    assert!(
+        told.contains("DOJO_API_KEY is for sandbox, and the database holds links of production"),
+        "{told}"
+    );
+    drop(service);
+
+    // Not even by hand.
+    let moved = sqlx::query("UPDATE payment_links SET environment = 'production'");
+    assert!(
+        moved
+            .execute(&app.pool)
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("payment_links_environment")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
