@@ -131,8 +131,7 @@ impl Application {
             tasks.clone(),
             metrics.clone(),
             bell,
-            settings.jobs.recovery_settle,
-            settings.request_timeout,
+            settings,
         );
         let router = api::router(state);
 

@@ -21,6 +21,12 @@ pub struct ServeSettings {
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub request_timeout: Duration,
 
+    /// How many links may be in the making at once. More are answered 503 before anything is saved, so that a slow
+    /// Dojo fills no memory.
+    #[arg(long, env = "MAX_CREATIONS", default_value_t = 256, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_creations: u16,
+
     /// How long requests in flight may take to finish after SIGTERM.
     #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration)]
     pub shutdown_timeout: Duration,

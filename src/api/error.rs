@@ -50,6 +50,8 @@ pub(crate) enum Error {
         retry_after: Option<Duration>,
         replayed: bool,
     },
+    #[error("too many links are in the making; nothing was done")]
+    Overloaded,
     #[error("the signature is missing or not that of this body")]
     BadSignature,
     #[error("{}", if .0.is_outage() {
@@ -109,7 +111,7 @@ impl Error {
                 FailureKind::NotCreated => StatusCode::CONFLICT,
             },
             Self::DojoRefusesUs(_) => StatusCode::BAD_GATEWAY,
-            Self::DojoSilent(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DojoSilent(_) | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(error) if error.is_outage() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -137,6 +139,7 @@ impl Error {
                 FailureKind::NotCreated => "not-created",
             },
             Self::BadSignature => "bad-signature",
+            Self::Overloaded => "overloaded",
             Self::DojoSilent(_) => "dojo-not-reached",
             Self::DojoRefusesUs(_) => "dojo-key-refused",
             Self::Store(error) if error.is_outage() => "database-unavailable",
@@ -147,7 +150,7 @@ impl Error {
     /// How long to wait before another try, where trying again makes sense.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Running(_) => Some(Duration::from_secs(1)),
+            Self::Running(_) | Self::Overloaded => Some(Duration::from_secs(1)),
             Self::Store(error) if error.is_outage() => Some(Duration::from_secs(1)),
             Self::DojoSilent(protocol::Error::Dojo(error)) => {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(5)))

@@ -20,12 +20,13 @@ use axum::{
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
+    config::ServeSettings,
     dojo::Account,
     payment_link::{Environment, NewPaymentLink},
 };
@@ -55,6 +56,8 @@ pub struct Shared {
     pub patience: Duration,
     /// How long a request may take.
     pub request_timeout: Duration,
+    /// How many more links may be in the making.
+    pub creations: Arc<Semaphore>,
     /// The schema of a request for a link.
     new_payment_link: Schema,
     /// The OpenAPI document, as YAML.
@@ -82,8 +85,7 @@ impl AppState {
         tasks: TaskTracker,
         metrics: PrometheusHandle,
         bell: Arc<Notify>,
-        patience: Duration,
-        request_timeout: Duration,
+        settings: &ServeSettings,
     ) -> Self {
         let document = openapi::document();
         Self(Arc::new(Shared {
@@ -92,8 +94,9 @@ impl AppState {
             tasks,
             metrics,
             bell,
-            patience,
-            request_timeout,
+            patience: settings.jobs.recovery_settle,
+            request_timeout: settings.request_timeout,
+            creations: Arc::new(Semaphore::new(settings.max_creations.into())),
             new_payment_link: Schema::new(&document, NewPaymentLink::SCHEMA_NAME)
                 .expect("the document is made from the code and a test builds it"),
             openapi: openapi::to_yaml(&document),

@@ -1,6 +1,6 @@
 //! Payment links: ask for one, read one, list them, read a timeline.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use axum::{
     Json,
@@ -114,6 +114,9 @@ async fn create(
         request_id,
         idempotency_key,
     };
+    let place = Arc::clone(&state.creations)
+        .try_acquire_owned()
+        .map_err(|_| Error::Overloaded)?;
     let asking = match creation::start(&state.pool, &state.account, request).await? {
         Start::Ask(asking) => asking,
         Start::Done(outcome) => return answer(outcome),
@@ -124,7 +127,10 @@ async fn create(
     let id = asking.link_id;
     let work = {
         let state = state.clone();
-        async move { asking.finish(&state.pool, &state.account).await }
+        async move {
+            let _place = place;
+            asking.finish(&state.pool, &state.account).await
+        }
     };
     let work = state.tasks.spawn(work.in_current_span());
     match tokio::time::timeout(state.request_timeout, work).await {

@@ -101,6 +101,29 @@ async fn it_leaves_within_the_limit_even_if_dojo_hangs() {
 }
 
 #[tokio::test]
+async fn more_creations_than_it_takes_on_are_503_and_nothing_is_done() {
+    let app = TestApp::with(&[("MAX_CREATIONS", "1")]).await;
+    app.sandbox
+        .next("create", "latency", json!({"latencyMs": 1000}))
+        .await;
+    let body = ten_pounds("Order 1");
+    let first = app.create_with_key("order-1", &body);
+    let second = async {
+        eventually("the first one is under way", async || {
+            pending_link(&app).await
+        })
+        .await;
+        let answer = app.create_with_key("order-2", &body).await;
+        assert_eq!(answer.header("retry-after"), "1");
+        answer.problem(503, "overloaded");
+    };
+    let (first, ()) = tokio::join!(first, second);
+    first.expect(201);
+    app.create_with_key("order-2", &body).await.expect(201);
+    assert_eq!(app.sandbox.intents().await.len(), 2);
+}
+
+#[tokio::test]
 async fn a_creation_that_takes_too_long_is_504_and_its_work_goes_on() {
     let app = TestApp::with(&[("REQUEST_TIMEOUT", "300ms")]).await;
     app.sandbox
