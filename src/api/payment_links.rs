@@ -22,7 +22,7 @@ use super::{
     auth::{Caller, LinksRead, LinksWrite},
     body::Raw,
     observe::RequestId,
-    problem::Problem,
+    problem::{FaultyQuery, Guarded, NoSuchLink, Problem},
 };
 use crate::{
     payment_link::{
@@ -63,14 +63,12 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
             ("Idempotent-Replayed" = Option<String>, description = "`true` if this is what an earlier request with the same key made."),
         )),
         (status = 400, description = "The body is no JSON.", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The API key lacks the scope `links:write`.", body = Problem, content_type = "application/problem+json"),
+        Guarded,
         (status = 409, description = "A request with this key is being worked on, or its outcome is not known yet. Repeat it after `Retry-After`.", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is larger than 256 KiB.", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not `application/json`.", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The request has faults, or Dojo refused it (`errors` names each), or the key belongs to another request.", body = Problem, content_type = "application/problem+json"),
         (status = 502, description = "Dojo refused this service's own key. Nothing was created.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Dojo or the database was not reached. Repeat it after `Retry-After`.", body = Problem, content_type = "application/problem+json"),
         (status = 504, description = "Dojo's answer was lost: whether there is a link is not known yet. `paymentLinkId` names the one that it would be.", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -219,10 +217,8 @@ fn fingerprint(new: &NewPaymentLink) -> [u8; 32] {
     params(("id" = String, Path, description = "The link's id, `plink_…`.")),
     responses(
         (status = 200, description = "The link.", body = PaymentLink),
-        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The API key lacks the scope `links:read`.", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such link.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database was not reached.", body = Problem, content_type = "application/problem+json"),
+        Guarded,
+        NoSuchLink,
     )
 )]
 async fn get(
@@ -306,10 +302,8 @@ impl<T> Page<T> {
     get, path = "/v1/payment-links", tag = "Payment links", params(ListParameters),
     responses(
         (status = 200, description = "A page of links.", body = Page<PaymentLink>),
-        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The API key lacks the scope `links:read`.", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The query has faults; `errors` names each.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database was not reached.", body = Problem, content_type = "application/problem+json"),
+        Guarded,
+        FaultyQuery,
     )
 )]
 async fn list(
@@ -361,11 +355,9 @@ async fn list(
     ),
     responses(
         (status = 200, description = "A page of the timeline.", body = Page<timeline::Entry>),
-        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The API key lacks the scope `links:read`.", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such link.", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The query has faults; `errors` names each.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database was not reached.", body = Problem, content_type = "application/problem+json"),
+        Guarded,
+        NoSuchLink,
+        FaultyQuery,
     )
 )]
 async fn events(
@@ -396,11 +388,9 @@ async fn events(
     params(("id" = String, Path, description = "The link's id, `plink_…`.")),
     responses(
         (status = 200, description = "The link.", body = PaymentLink),
-        (status = 401, description = "No valid API key.", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The API key lacks the scope `links:read`.", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such link.", body = Problem, content_type = "application/problem+json"),
+        Guarded,
+        NoSuchLink,
         (status = 502, description = "Dojo refused this service's own key.", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Dojo or the database was not reached. Nothing has changed.", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn refresh(

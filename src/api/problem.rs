@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 use super::observe::RequestId;
 use crate::payment_link::{Fault, PaymentLinkId};
@@ -86,6 +86,36 @@ impl IntoResponse for Problem {
         response
     }
 }
+
+/// What every call behind an API key may be answered, for the document.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes what `Error` makes")]
+pub(crate) enum Guarded {
+    /// No valid API key.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthenticated(Problem),
+    /// The API key lacks the scope that the call needs.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(Problem),
+    /// The service has a fault.
+    #[response(status = 500, content_type = "application/problem+json")]
+    Fault(Problem),
+    /// The database or Dojo was not reached, or there is too much to do. Repeat it after `Retry-After`.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
+}
+
+/// There is no such link.
+#[derive(IntoResponses)]
+#[response(status = 404, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "describes what `Error` makes")]
+pub(crate) struct NoSuchLink(Problem);
+
+/// The query has faults; `errors` names each.
+#[derive(IntoResponses)]
+#[response(status = 422, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "describes what `Error` makes")]
+pub(crate) struct FaultyQuery(Problem);
 
 /// Writes the body of each error, whoever made it: a handler, the router, a time limit, a panic.
 pub(crate) async fn complete(request: Request, next: Next) -> Response {
