@@ -42,19 +42,19 @@ async fn main() -> Result {
     let options = Options::parse();
     let _ = rustls::crypto::ring::default_provider().install_default();
     // Dropping the demo's future drops what it started, which ends all of it.
-    tokio::select! {
-        result = demo(&options) => result,
-        _ = tokio::signal::ctrl_c() => {
-            println!("\nStopped; nothing is left running.");
-            Ok(())
-        }
-    }
-}
-
-async fn demo(options: &Options) -> Result {
     let logs = std::env::temp_dir().join(format!("dojo-payment-links-demo-{}", std::process::id()));
     std::fs::create_dir_all(&logs)?;
+    tokio::select! {
+        result = demo(&options, &logs) => {
+            result.map_err(|error| format!("{error}; the logs are in {}", logs.display()))?;
+        }
+        _ = tokio::signal::ctrl_c() => println!("
+    Stopped; nothing is left running."),
+    }
+    Ok(std::fs::remove_dir_all(&logs)?)
+}
 
+async fn demo(options: &Options, logs: &Path) -> Result {
     step("Starting a private Postgres");
     let postgres = tokio::task::spawn_blocking(Postgres::start).await?;
     let (service_port, sandbox_port) = (port(8080), port(9400));
@@ -74,9 +74,9 @@ async fn demo(options: &Options) -> Result {
             ),
             ("SANDBOX_WEBHOOK_SECRET", WEBHOOK_SECRET),
         ],
-        &logs,
+        logs,
     )?;
-    ready(&format!("{sandbox_url}/_sandbox/health"), &logs).await?;
+    ready(&format!("{sandbox_url}/_sandbox/health"), logs).await?;
     println!("    {sandbox_url}");
 
     step("Starting the service");
@@ -92,9 +92,9 @@ async fn demo(options: &Options) -> Result {
             ("DOJO_API_KEY", DOJO_API_KEY),
             ("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET),
         ],
-        &logs,
+        logs,
     )?;
-    ready(&format!("{service_url}/readyz"), &logs).await?;
+    ready(&format!("{service_url}/readyz"), logs).await?;
     println!("    {service_url}, its documentation at {service_url}/docs");
 
     step("Asking the service for a link over 24.50 GBP");
@@ -189,7 +189,6 @@ async fn demo(options: &Options) -> Result {
         println!("    Logs: {}", logs.display());
         std::future::pending::<()>().await;
     }
-    std::fs::remove_dir_all(&logs)?;
     println!("\nPaid. Everything is stopped again.");
     Ok(())
 }
