@@ -85,7 +85,11 @@ impl Application {
         if settings.migrate_on_start {
             store::migrate(&pool).await?;
         }
-        let held = store::deployment::claim(&pool, account.environment).await?;
+        // A database that is migrated later is claimed then, before the service says that it is ready.
+        let held = match store::deployment::claim(&pool, account.environment).await {
+            Err(error) if !settings.migrate_on_start && error.is_outage() => account.environment,
+            held => held?,
+        };
         if held != account.environment {
             return Err(ConfigError::new(
                 "DOJO_API_KEY",

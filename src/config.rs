@@ -288,7 +288,7 @@ pub struct JobSettings {
     #[arg(long, env = "BACKGROUND_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     concurrency: u16,
 
-    /// How many calls to Dojo the background makes in a second at most.
+    /// How many pieces of work the background begins in a second at most. Most of them are one call to Dojo.
     #[arg(long, env = "BACKGROUND_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub background_rate: u32,
 }

@@ -50,6 +50,8 @@ pub(crate) enum Error {
         retry_after: Option<Duration>,
         replayed: bool,
     },
+    #[error("the webhook could not be kept; send it again")]
+    NotKept(#[source] store::Error),
     #[error("too many links are in the making; nothing was done")]
     Overloaded,
     #[error("the signature is missing or not that of this body")]
@@ -111,7 +113,9 @@ impl Error {
                 FailureKind::NotCreated => StatusCode::CONFLICT,
             },
             Self::DojoRefusesUs(_) => StatusCode::BAD_GATEWAY,
-            Self::DojoSilent(_) | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DojoSilent(_) | Self::Overloaded | Self::NotKept(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Store(error) if error.is_outage() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -140,6 +144,8 @@ impl Error {
             },
             Self::BadSignature => "bad-signature",
             Self::Overloaded => "overloaded",
+            Self::NotKept(error) if error.is_outage() => "database-unavailable",
+            Self::NotKept(_) => "not-kept",
             Self::DojoSilent(_) => "dojo-not-reached",
             Self::DojoRefusesUs(_) => "dojo-key-refused",
             Self::Store(error) if error.is_outage() => "database-unavailable",
@@ -150,7 +156,7 @@ impl Error {
     /// How long to wait before another try, where trying again makes sense.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Running(_) | Self::Overloaded => Some(Duration::from_secs(1)),
+            Self::Running(_) | Self::Overloaded | Self::NotKept(_) => Some(Duration::from_secs(1)),
             Self::Store(error) if error.is_outage() => Some(Duration::from_secs(1)),
             Self::DojoSilent(protocol::Error::Dojo(error)) => {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(5)))
@@ -170,7 +176,7 @@ impl Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        if let Self::Store(_) | Self::DojoRefusesUs(_) = &self {
+        if let Self::Store(_) | Self::NotKept(_) | Self::DojoRefusesUs(_) = &self {
             error!(error = %causes(&self), "a request failed");
         }
         let mut problem = Problem::new(self.status(), self.slug(), self.to_string());

@@ -31,7 +31,7 @@ use crate::{
     },
     protocol::{
         self,
-        creation::{self, Outcome, Start},
+        creation::{self, Outcome},
     },
     store::{
         self,
@@ -106,33 +106,29 @@ async fn create(
         };
         return earlier.map_or(Err(Error::Invalid(broken)), answer);
     }
+    let place = Arc::clone(&state.creations)
+        .try_acquire_owned()
+        .map_err(|_| Error::Overloaded)?;
+    let id = PaymentLinkId::new();
     let request = creation::Request {
+        link_id: id,
         new,
         api_key: caller.name,
         request_id,
         idempotency_key,
     };
-    let place = Arc::clone(&state.creations)
-        .try_acquire_owned()
-        .map_err(|_| Error::Overloaded)?;
-    let asking = match creation::start(&state.pool, &state.account, request).await? {
-        Start::Ask(asking) => asking,
-        Start::Done(outcome) => return answer(outcome),
-    };
-
-    // In a task of its own: a caller that hangs up, or a time limit, must not cut the work short between
-    // Dojo's answer and our keeping it.
-    let id = asking.link_id;
+    // In a task of its own: a caller that hangs up, or a time limit, must not cut the work short between saving
+    // the link, asking Dojo, and keeping the answer.
     let work = {
         let state = state.clone();
         async move {
             let _place = place;
-            asking.finish(&state.pool, &state.account).await
+            creation::create(&state.pool, &state.account, request).await
         }
     };
     let work = state.tasks.spawn(work.in_current_span());
     match tokio::time::timeout(state.request_timeout, work).await {
-        Ok(Ok(outcome)) => answer(outcome),
+        Ok(Ok(outcome)) => answer(outcome?),
         Ok(Err(_)) | Err(_) => Err(Error::DojoUnsure(id)),
     }
 }

@@ -36,10 +36,16 @@ async fn healthz() -> &'static str {
 ))]
 async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> {
     // Shorter than any probe waits, so that the reason is told and not a time-out.
-    let ready = tokio::time::timeout(Duration::from_secs(2), store::is_ready(&state.pool)).await;
+    let ready = tokio::time::timeout(
+        Duration::from_secs(2),
+        store::is_ready(&state.pool, state.account.environment),
+    )
+    .await;
     let reason = match ready {
         Ok(Ok(true)) => return Ok("ready"),
-        Ok(Ok(false)) => "the database lacks migrations of this version",
+        Ok(Ok(false)) => {
+            "the database lacks migrations of this version, or holds links of the other environment"
+        }
         Ok(Err(_)) | Err(_) => "the database cannot be reached, or was never migrated",
     };
     Err(Problem::new(

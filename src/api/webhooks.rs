@@ -88,7 +88,8 @@ async fn receive(
             event: event.as_ref().map_err(Clone::clone),
         },
     )
-    .await?;
+    .await
+    .map_err(Error::NotKept)?;
 
     match &recorded {
         Recorded::Duplicate => count("duplicate"),

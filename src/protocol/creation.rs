@@ -26,6 +26,8 @@ use crate::{
 /// A caller's request for a link.
 #[derive(Debug)]
 pub struct Request {
+    /// The id of the link, if it comes to one.
+    pub link_id: PaymentLinkId,
     /// What to create.
     pub new: NewPaymentLink,
     /// The name of the API key that asks.
@@ -73,28 +75,19 @@ pub enum Outcome {
     KeyReused,
 }
 
-/// How a creation begins.
-#[derive(Debug)]
-pub enum Start {
-    /// The link is saved. Dojo is to be asked.
-    Ask(Box<Asking>),
-    /// There is nothing to be done: an earlier request decided.
-    Done(Outcome),
-}
-
-/// Saves the link, unless its idempotency key says that this is a repetition.
-pub async fn start(
+/// Creates a link, at most once for each idempotency key: saves it, unless its key says that this is a repetition,
+/// asks Dojo, and keeps what came of it. An `Err` means that Dojo was not asked.
+pub async fn create(
     pool: &PgPool,
     account: &Account,
     request: Request,
-) -> Result<Start, store::Error> {
-    let link_id = PaymentLinkId::new();
+) -> Result<Outcome, store::Error> {
     let cause = Cause::Request {
         api_key: request.api_key.clone(),
         request_id: request.request_id.clone(),
     };
     let draft = Draft {
-        id: link_id,
+        id: request.link_id,
         environment: account.environment,
         new: &request.new,
         created_by: &request.api_key,
@@ -102,15 +95,17 @@ pub async fn start(
         lease: account.client.creation_lease(),
     };
     let begun = store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await?;
-    Ok(match decided(begun) {
-        Ok(outcome) => Start::Done(outcome),
-        Err(lease) => Start::Ask(Box::new(Asking {
-            link_id,
-            lease,
-            request,
-            cause,
-        })),
-    })
+    match decided(begun) {
+        Ok(outcome) => Ok(outcome),
+        Err(lease) => {
+            let asking = Asking {
+                lease,
+                request,
+                cause,
+            };
+            Ok(asking.finish(pool, account).await)
+        }
+    }
 }
 
 /// What an earlier request with this key came to, if there was one.
@@ -143,9 +138,7 @@ fn decided(begun: Begun) -> Result<Outcome, OffsetDateTime> {
 
 /// A link that is saved, and that Dojo is to be asked for.
 #[derive(Debug)]
-pub struct Asking {
-    /// The link.
-    pub link_id: PaymentLinkId,
+struct Asking {
     lease: OffsetDateTime,
     request: Request,
     cause: Cause,
@@ -156,8 +149,8 @@ impl Asking {
     ///
     /// From here on there may be an intent, so there are no errors any more: what cannot be kept is *unknown*, the
     /// link stays pending, and recovery finds out.
-    pub async fn finish(self, pool: &PgPool, account: &Account) -> Outcome {
-        let link_id = self.link_id;
+    async fn finish(self, pool: &PgPool, account: &Account) -> Outcome {
+        let link_id = self.request.link_id;
         let answer = account
             .client
             .create_payment_intent(CreatePaymentIntent {
@@ -183,7 +176,7 @@ impl Asking {
         account: &Account,
         intent: &PaymentIntent,
     ) -> Result<Outcome, store::Error> {
-        let link_id = self.link_id;
+        let link_id = self.request.link_id;
         // Said before it is kept: should that fail, the log is where to find it.
         info!(%link_id, payment_intent_id = intent.id, "Dojo created a payment intent");
         let url = account.checkout_page(&intent.id);
@@ -219,11 +212,11 @@ impl Asking {
 
     async fn not_created(self, pool: &PgPool, error: dojo::Error) -> Result<Outcome, store::Error> {
         let Self {
-            link_id,
             lease,
+            request,
             cause,
-            ..
         } = self;
+        let link_id = request.link_id;
         let Some(failure) = error.proves_nothing_was_created() else {
             warn!(%link_id, error = %causes(&error), "Dojo's answer to a creation was lost");
             count("unknown");

@@ -40,7 +40,7 @@ pub async fn recover(
 ) -> Result<(), Error> {
     let Unsettled { id, new, now, .. } = unsettled;
     let asked_until = unsettled.asked_until.unwrap_or(unsettled.now);
-    let found = search(account, *id, unsettled.created_at, asked_until).await?;
+    let found = search(account, *id, unsettled.created_at, asked_until, *now).await?;
     let since = |at: OffsetDateTime| Duration::try_from(*now - at).unwrap_or_default();
     let age = since(unsettled.created_at);
     let expired = new
@@ -122,7 +122,15 @@ pub(super) async fn find_surplus(
 ) -> Result<(), Error> {
     let link = &looked.link;
     let asked_until = looked.asked_until.unwrap_or(link.created_at);
-    for intent in search(account, link.id, link.created_at, asked_until).await? {
+    for intent in search(
+        account,
+        link.id,
+        link.created_at,
+        asked_until,
+        OffsetDateTime::now_utc(),
+    )
+    .await?
+    {
         if intent.id != looked.payment_intent_id {
             adopt(pool, account, link.id, &intent).await?;
         }
@@ -136,12 +144,12 @@ async fn search(
     id: PaymentLinkId,
     created_at: OffsetDateTime,
     asked_until: OffsetDateTime,
+    now: OffsetDateTime,
 ) -> Result<Vec<PaymentIntent>, Error> {
     // Dojo's clock and ours may differ, and a request may be worked on long after it left.
     let window = Window {
         start: created_at - time::Duration::minutes(5),
-        end: (asked_until + time::Duration::minutes(15))
-            .min(OffsetDateTime::now_utc() + time::Duration::minutes(1)),
+        end: (asked_until + time::Duration::minutes(15)).min(now + time::Duration::minutes(1)),
     };
     let mut found = Vec::new();
     let whole = account
@@ -219,7 +227,8 @@ async fn create_again(
                 }
                 // Dojo had no time, or no door: the next try need not wait for anything to come to light.
                 Some(_) => {
-                    store::creation::not_asked(pool, id, lease, Duration::from_secs(5)).await?;
+                    store::creation::not_asked(pool, unsettled, lease, Duration::from_secs(5))
+                        .await?;
                 }
                 None => {
                     store::creation::unanswered(

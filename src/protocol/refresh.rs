@@ -19,6 +19,7 @@ use crate::{
         self,
         looks::{Applied, Looked},
     },
+    telemetry::causes,
 };
 
 /// What a look at Dojo came to.
@@ -53,10 +54,15 @@ pub async fn look(
         store::looks::look_again(pool, looked.link.id, Duration::from_mins(5)).await?;
         return Ok(Outcome::Again);
     };
-    if looked.asked_again {
-        recovery::find_surplus(pool, account, looked).await?;
+    let outcome = take(pool, looked, &intent, patience, cause).await?;
+    // After what was found is written: a search that fails must not keep a payment from being told. The next look
+    // searches again.
+    if looked.asked_again
+        && let Err(error) = recovery::find_surplus(pool, account, looked).await
+    {
+        warn!(link_id = %looked.link.id, error = %causes(&error), "not searched for a second intent");
     }
-    take(pool, looked, &intent, patience, cause).await
+    Ok(outcome)
 }
 
 /// Weighs an answer by the rules and writes what follows.
@@ -130,7 +136,10 @@ fn next(
         _ => since(link.created_at),
     };
     let expire_at = intent.expire_at.or(link.terms.expire_at);
-    let left = expire_at.map(|at| Duration::try_from(at - now).unwrap_or_default());
+    // An expiry that is past tells no time to look any more, and one of a paid link none at all.
+    let left = expire_at
+        .filter(|_| status == Status::Created)
+        .and_then(|at| Duration::try_from(at - now).ok());
     // A second intent may come to light when the link itself is at its end.
     let in_doubt = looked.asked_again
         && looked

@@ -13,6 +13,7 @@ use crate::{
         timeline::{Cause, Kind},
     },
     store::{self, intents::Stray},
+    telemetry::causes,
 };
 
 /// Finds out whose an intent is, or cancels it if it is known to be one too many.
@@ -64,10 +65,13 @@ async fn cancel(
         Some(Status::Created) => match account.client.cancel_payment_intent(&stray.id).await {
             Ok(()) => Kind::SurplusCanceled,
             // Paid or canceled in this very moment: the next look tells.
-            Err(dojo::Error::Refused { .. }) => {
-                return Ok(
-                    store::intents::ask_later(pool, &stray.id, Duration::from_secs(1)).await?,
+            Err(error @ dojo::Error::Refused { .. }) => {
+                warn!(
+                    payment_intent_id = stray.id, error = %causes(&error),
+                    "a second intent was not canceled yet"
                 );
+                let wait = Duration::from_secs(10);
+                return Ok(store::intents::ask_later(pool, &stray.id, wait).await?);
             }
             Err(error) => return Err(error.into()),
         },

@@ -322,7 +322,7 @@ async fn mark_surplus(
 ) -> Result<(), Error> {
     sqlx::query!(
         "WITH marked AS (
-             UPDATE payment_intents SET surplus_of = $1, due_at = now()
+             UPDATE payment_intents SET surplus_of = $1, due_at = now(), leased_until = NULL
              WHERE id = $2 AND surplus_of IS NULL
              RETURNING id
          )
@@ -567,20 +567,22 @@ pub async fn give_back(
     Ok(())
 }
 
-/// Notes that Dojo was not reached after all, and gives the link back, to be tried again after `wait`.
+/// Notes that Dojo was not reached after all, and gives the link back, to be tried again after `wait`. What may have
+/// left before this try stays known.
 pub async fn not_asked(
     pool: &PgPool,
-    id: PaymentLinkId,
+    unsettled: &Unsettled,
     lease: OffsetDateTime,
     wait: Duration,
 ) -> Result<(), Error> {
     sqlx::query!(
         "UPDATE payment_links
-         SET leased_until = NULL, asked_until = NULL, due_at = now() + make_interval(secs => $2)
+         SET leased_until = NULL, asked_until = $4, due_at = now() + make_interval(secs => $2)
          WHERE id = $1 AND status = 'Pending' AND leased_until = $3",
-        id.uuid(),
+        unsettled.id.uuid(),
         wait.as_secs_f64(),
-        lease
+        lease,
+        unsettled.asked_until
     )
     .execute(pool)
     .await?;

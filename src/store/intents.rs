@@ -58,7 +58,8 @@ pub async fn claim(
 /// Notes that there is nothing more to do about an intent.
 pub async fn settle(pool: &PgPool, id: &str) -> Result<(), Error> {
     sqlx::query!(
-        "UPDATE payment_intents SET due_at = NULL, leased_until = NULL WHERE id = $1",
+        "UPDATE payment_intents SET due_at = NULL, leased_until = NULL
+         WHERE id = $1 AND surplus_of IS NULL",
         id
     )
     .execute(pool)

@@ -22,7 +22,10 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-use crate::config::{ConfigError, DatabaseSettings};
+use crate::{
+    config::{ConfigError, DatabaseSettings},
+    payment_link::Environment,
+};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -45,7 +48,8 @@ impl Error {
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
-                ["08", "40", "53", "55", "57"]
+                // 25006: a server that only reads, as a standby does. 42P01: one that is not migrated yet.
+                ["08", "25006", "28", "40", "42P01", "53", "55", "57", "58"]
                     .iter()
                     .any(|class| code.starts_with(class))
             }),
@@ -114,16 +118,17 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     Ok(connection.close().await?)
 }
 
-/// Whether the database answers and has every migration of this version.
-pub async fn is_ready(pool: &PgPool) -> Result<bool, Error> {
+/// Whether the database answers, has every migration of this version, and is for this environment.
+pub async fn is_ready(pool: &PgPool, environment: Environment) -> Result<bool, Error> {
     // Without the migrations' table the statement itself fails, which says the same.
     let applied: Vec<i64> =
         sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
             .fetch_all(pool)
             .await?;
-    Ok(MIGRATOR
+    let migrated = MIGRATOR
         .iter()
-        .all(|migration| applied.contains(&migration.version)))
+        .all(|migration| applied.contains(&migration.version));
+    Ok(migrated && deployment::claim(pool, environment).await? == environment)
 }
 
 fn to_json(value: &impl Serialize) -> Result<Value, Error> {

@@ -123,7 +123,7 @@ async fn test_money_and_real_money_never_share_a_database() {
         told.contains("DOJO_API_KEY is for production, and the database holds links of sandbox"),
         "{told}"
     );
-    assert!(app.service.log().contains(r#""environment":"sandbox""#));
+    app.logged(r#""environment":"sandbox""#).await;
 
     let real = new_database().await;
     let service = Service::start(

@@ -230,7 +230,7 @@ async fn a_status_word_that_nobody_knows_changes_nothing_and_is_kept() {
     let told = eventually("it is told", async || app.told(id, "refreshed").await.pop()).await;
     assert_eq!(told["detail"]["changed"]["reported"]["to"], "Chargeback");
     assert_eq!(app.link(id).await["status"], "Created");
-    assert!(app.service.log().contains("Chargeback"));
+    app.logged("Chargeback").await;
 
     app.sandbox
         .act(intent, "status", json!({"status": "Captured"}))
@@ -290,14 +290,14 @@ async fn an_amount_that_nobody_asked_for_is_told_loudly_and_once() {
     assert_eq!(told.len(), 1, "{told:#?}");
     assert_eq!(told[0]["detail"]["asked"]["value"], 1000);
     assert_eq!(told[0]["detail"]["reported"]["value"], 100);
-    let log = app.service.log();
-    let errors: Vec<_> = log
-        .lines()
-        .filter(|line| line.contains(r#""level":"ERROR""#) && line.contains("another amount"))
-        .collect();
+    let errors = app.logged("another amount").await;
     assert_eq!(errors.len(), 1, "{errors:#?}");
-    assert!(errors[0].contains(text(id)));
-    assert!((app.metric("amount_mismatches_total").await - 1.0).abs() < f64::EPSILON);
+    assert!(errors[0].contains(text(id)) && errors[0].contains(r#""level":"ERROR""#));
+    eventually("the metric counts it", async || {
+        let count = app.metric("amount_mismatches_total").await;
+        ((count - 1.0).abs() < f64::EPSILON).then_some(())
+    })
+    .await;
     let link = app.link(id).await;
     assert_eq!(link["amount"]["value"], 1000, "what was asked for");
     assert_eq!(link["totalAmount"]["value"], 100, "what Dojo took");

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{DOJO_KEY, TestApp, WEBHOOK_SECRET, eventually, send, ten_pounds, text};
+use crate::support::{DOJO_KEY, TestApp, WEBHOOK_SECRET, send, ten_pounds, text};
 
 #[tokio::test]
 async fn a_link_is_created_paid_and_read_as_paid() {
@@ -262,10 +262,7 @@ async fn our_own_key_refused_is_502_an_error_in_the_log_and_no_secret_in_it() {
     let answer = app.create(&ten_pounds("Order 1")).await;
     assert!(!answer.text.contains("not_the_right_one"));
     answer.problem(502, "dojo-key-refused");
-    let log = eventually("the log has the error", async || {
-        Some(app.service.log()).filter(|log| log.contains(r#""level":"ERROR""#))
-    })
-    .await;
+    let log = app.logged(r#""level":"ERROR""#).await.concat();
     assert!(!log.contains("not_the_right_one"), "{log}");
 }
 
@@ -281,13 +278,7 @@ async fn no_secret_and_no_customer_reaches_the_log_or_the_metrics() {
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.link_with_status(&link["id"], "Captured").await;
 
-    eventually("the log has it all", async || {
-        app.service
-            .log()
-            .contains(r#""after":"Captured""#)
-            .then_some(())
-    })
-    .await;
+    app.logged(r#""after":"Captured""#).await;
     let told = app.service.log() + &app.get("/metrics").await.expect(200).text;
     for secret in [
         crate::support::API_KEY,

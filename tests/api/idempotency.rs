@@ -143,8 +143,9 @@ async fn a_repetition_gets_the_outcome_even_if_it_would_be_too_late_by_now() {
 
 #[tokio::test]
 async fn a_key_that_is_freed_while_others_wait_for_it_is_no_other_request() {
-    let app = TestApp::with(&[("DOJO_TIMEOUT", "100ms")]).await;
-    let fault = json!({"operation": "create", "kind": "status", "status": 429, "share": 1.0});
+    let app = TestApp::start().await;
+    // Dojo asks for so much patience that no try is made again within a request.
+    let fault = json!({"operation": "create", "kind": "status", "status": 429, "retryAfter": 60, "share": 1.0});
     app.sandbox.control("faults", fault).await;
     for round in 0..20 {
         let key = format!("order-{round}");

@@ -136,11 +136,7 @@ async fn a_second_intent_that_somebody_paid_is_told_loudly_and_left_to_people() 
     .await;
     assert_eq!(told["detail"]["paymentIntentId"], first);
     assert!(app.metric("surplus_paid_total").await >= 1.0);
-    let log = app.service.log();
-    let error = log
-        .lines()
-        .find(|line| line.contains("has been paid"))
-        .expect("the log tells of it");
+    let error = &app.logged("has been paid").await[0];
     assert!(error.contains(r#""level":"ERROR""#), "{error}");
     assert_eq!(app.sandbox.intent(&first).await["status"], "Captured");
     assert_eq!(app.link(&id).await["status"], "Created");

@@ -68,7 +68,7 @@ async fn on_sigterm_it_finishes_what_is_in_flight_and_leaves() {
     let link = in_flight.await.unwrap().expect(201).json();
     assert_eq!(link["status"], "Created");
     assert!(app.service.ended().await.success());
-    assert!(app.service.log().contains("stopped"));
+    app.logged(r#""message":"stopped""#).await;
 }
 
 async fn pending_link(app: &TestApp) -> Option<()> {

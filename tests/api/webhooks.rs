@@ -417,6 +417,7 @@ async fn a_genuine_body_that_cannot_be_understood_is_kept_for_inspection() {
     .await
     .unwrap();
     assert_eq!(kept, bodies.map(|body| (body.as_bytes().to_vec(), true, 2)));
+    app.logged("was not understood").await;
     assert!(!app.service.log().contains("not json at all"));
 }
 

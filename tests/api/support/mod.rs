@@ -191,6 +191,16 @@ impl TestApp {
         .await
     }
 
+    /// The lines of the service's log with these words in them, once there is one: the log comes through a pipe.
+    pub async fn logged(&self, words: &str) -> Vec<String> {
+        eventually(&format!("the log says {words:?}"), async || {
+            let log = self.service.log();
+            let lines: Vec<_> = log.lines().filter(|line| line.contains(words)).collect();
+            (!lines.is_empty()).then(|| lines.into_iter().map(str::to_owned).collect())
+        })
+        .await
+    }
+
     /// How many webhooks are stored.
     pub async fn stored_webhooks(&self) -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM webhook_events")
