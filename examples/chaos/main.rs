@@ -106,7 +106,14 @@ async fn run(seconds: u64, seed: u64, logs: &Path) -> Result {
     let looked_at = verdict::look_at_all(&stage.database.pool).await?;
     verdict::settled(&stage, looked_at).await?;
     let took = calm.elapsed();
-    let findings = verdict::judge(&stage, &books).await?;
+    // A webhook that its sender has given up on may still be on its way into the database. What it does there has to
+    // come right by itself, so a broken promise counts if it stands after all is settled once more.
+    let mut judged = verdict::judge(&stage, &books).await;
+    if judged.is_err() {
+        verdict::settled(&stage, any_time).await?;
+        judged = verdict::judge(&stage, &books).await;
+    }
+    let findings = judged?;
     print_tally(&books, &damage, &findings, took);
     Ok(())
 }
