@@ -5,6 +5,7 @@ mod body;
 mod error;
 mod observe;
 pub mod openapi;
+mod operations;
 mod payment_links;
 mod problem;
 mod service;
@@ -56,10 +57,12 @@ pub struct Shared {
     pub patience: Duration,
     /// How long a request may take.
     pub request_timeout: Duration,
-    /// How many more links may be in the making.
+    /// How many more links and operations may be under way.
     pub creations: Arc<Semaphore>,
     /// The schema of a request for a link.
     new_payment_link: Schema,
+    /// The schemas of requests for operations.
+    operations: operations::Schemas,
     /// The OpenAPI document, as YAML.
     openapi: String,
 }
@@ -99,6 +102,8 @@ impl AppState {
             creations: Arc::new(Semaphore::new(settings.max_creations.into())),
             new_payment_link: Schema::new(&document, NewPaymentLink::SCHEMA_NAME)
                 .expect("the document is made from the code and a test builds it"),
+            operations: operations::Schemas::new(&document)
+                .expect("the document is made from the code and a test builds it"),
             openapi: openapi::to_yaml(&document),
         }))
     }
@@ -108,6 +113,7 @@ impl AppState {
 fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::header())
         .merge(payment_links::routes())
+        .merge(operations::routes())
         .merge(webhooks::routes())
         .merge(service::routes())
 }

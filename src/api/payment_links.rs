@@ -21,6 +21,7 @@ use super::{
     AppState, Error, IDEMPOTENT_REPLAYED,
     auth::{Caller, LinksRead, LinksWrite},
     body::Raw,
+    error::Subject,
     observe::RequestId,
     problem::{FaultyQuery, Guarded, NoSuchLink, Problem},
 };
@@ -96,7 +97,7 @@ async fn create(
     let idempotency_key = key.map(|key| IdempotencyKey {
         api_key_id: caller.key_id,
         key,
-        request_hash: fingerprint(&new),
+        request_hash: fingerprint("/v1/payment-links", &new),
     });
     if !broken.is_empty() {
         // What was right when it was first asked for may be late by now: a repetition gets the outcome of then.
@@ -129,7 +130,7 @@ async fn create(
     let work = state.tasks.spawn(work.in_current_span());
     match tokio::time::timeout(state.request_timeout, work).await {
         Ok(Ok(outcome)) => answer(outcome?),
-        Ok(Err(_)) | Err(_) => Err(Error::DojoUnsure(id)),
+        Ok(Err(_)) | Err(_) => Err(Error::DojoUnsure(Subject::Link(id))),
     }
 }
 
@@ -147,13 +148,13 @@ fn answer(outcome: Outcome) -> Result<Response, Error> {
             retry_after,
             replayed,
         } => Err(Error::DojoFailed {
-            link_id,
+            subject: Subject::Link(link_id),
             failure,
             retry_after,
             replayed,
         }),
-        Outcome::Unknown { link_id } => Err(Error::DojoUnsure(link_id)),
-        Outcome::Running { link_id } => Err(Error::Running(link_id)),
+        Outcome::Unknown { link_id } => Err(Error::DojoUnsure(Subject::Link(link_id))),
+        Outcome::Running { link_id } => Err(Error::Running(Subject::Link(link_id))),
         Outcome::KeyReused => Err(Error::IdempotencyKeyReused),
     }
 }
@@ -174,7 +175,7 @@ fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Respon
 }
 
 /// The `Idempotency-Key`. The IETF draft has it in quotes, most clients send it bare; both mean the same.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -197,11 +198,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
 
 /// What tells a repetition from another request: the hash of what was understood, so that white space and
 /// the order of fields do not matter. It has to stay the same from version to version, for keys are kept.
-fn fingerprint(new: &NewPaymentLink) -> [u8; 32] {
+pub(super) fn fingerprint(path: &str, asked: &impl Serialize) -> [u8; 32] {
     // `Value` keeps its fields sorted.
-    let body = serde_json::to_value(new).expect("a struct of plain values becomes JSON");
+    let body = serde_json::to_value(asked).expect("a struct of plain values becomes JSON");
     Sha256::new()
-        .chain_update(b"POST /v1/payment-links\n")
+        .chain_update(format!("POST {path}\n"))
         .chain_update(body.to_string())
         .finalize()
         .into()
@@ -227,7 +228,7 @@ async fn get(
 }
 
 /// The id in a path. What is no id of a link is the id of no link.
-struct LinkId(PaymentLinkId);
+pub(super) struct LinkId(pub(super) PaymentLinkId);
 
 impl<S: Send + Sync> FromRequestParts<S> for LinkId {
     type Rejection = Error;
@@ -273,7 +274,7 @@ struct ListParameters {
 /// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Page<T> {
+pub(super) struct Page<T> {
     /// The entries.
     data: Vec<T>,
     /// What to send as `after` for the next page. `null` where this is the last one.
@@ -282,7 +283,7 @@ struct Page<T> {
 
 impl<T> Page<T> {
     /// A page of `limit` entries out of one more than that, if there are so many.
-    fn new(mut data: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Self {
+    pub(super) fn new(mut data: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Self {
         let more = data.len() > limit;
         data.truncate(limit);
         let after = data.last().filter(|_| more).map(cursor);
@@ -408,13 +409,13 @@ async fn refresh(
 }
 
 /// A query, read name by name; collects what is wrong with it, so that all of it can be told at once.
-struct Query<'a> {
+pub(super) struct Query<'a> {
     pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     faults: Vec<Fault>,
 }
 
 impl<'a> Query<'a> {
-    fn new(query: Option<&'a str>) -> Self {
+    pub(super) fn new(query: Option<&'a str>) -> Self {
         Self {
             pairs: form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect(),
             faults: Vec::new(),
@@ -423,7 +424,7 @@ impl<'a> Query<'a> {
 
     /// The parameter `name`, if it is there. Where `parse` does not understand it, or it is there twice,
     /// the fault is that it must be `expected`, once.
-    fn take<T>(
+    pub(super) fn take<T>(
         &mut self,
         name: &str,
         expected: &str,
@@ -446,7 +447,7 @@ impl<'a> Query<'a> {
         None
     }
 
-    fn limit(&mut self) -> usize {
+    pub(super) fn limit(&mut self) -> usize {
         self.take("limit", "1 to 100", |text| {
             text.parse().ok().filter(|limit| (1..=100).contains(limit))
         })
@@ -454,7 +455,7 @@ impl<'a> Query<'a> {
     }
 
     /// What is left is not known here.
-    fn finish(mut self) -> Result<(), Error> {
+    pub(super) fn finish(mut self) -> Result<(), Error> {
         self.faults.extend(
             self.pairs
                 .iter()
@@ -468,7 +469,7 @@ impl<'a> Query<'a> {
     }
 }
 
-fn to_i64(limit: usize) -> i64 {
+pub(super) fn to_i64(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX - 1)
 }
 
@@ -525,7 +526,8 @@ mod tests {
         let new = serde_json::json!({
             "reference": "Order 1", "amount": {"value": 1000, "currencyCode": "GBP"}, "metadata": {"b": "2", "a": "1"},
         });
-        let hash = fingerprint(&serde_json::from_value(new).unwrap());
+        let new: NewPaymentLink = serde_json::from_value(new).unwrap();
+        let hash = fingerprint("/v1/payment-links", &new);
         let hex = hash
             .iter()
             .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));

@@ -7,6 +7,6 @@ mod intent;
 pub mod webhook;
 
 pub use account::Account;
-pub use client::{Client, CreatePaymentIntent, Window};
+pub use client::{Client, CreatePaymentIntent, Operate, Window};
 pub use error::Error;
 pub use intent::PaymentIntent;
