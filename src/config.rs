@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use crate::payment_link::Environment;
+use crate::payment_link::{Environment, NewPaymentLink};
 
 /// Everything that `serve` needs.
 #[derive(Debug, Clone, Args)]
@@ -184,6 +184,28 @@ pub struct DojoSettings {
     dojo_webhook_secrets_file: Option<PathBuf>,
 }
 
+/// One Dojo account, as the settings have it.
+#[derive(Debug, Clone)]
+pub struct AccountSettings {
+    /// Its name in this service.
+    pub name: String,
+    /// The key that it is reached with.
+    pub api_key: DojoApiKey,
+    /// The secrets that its webhooks may be signed with.
+    pub webhook_secrets: Vec<SecretString>,
+    /// What the address of a checkout page begins with.
+    pub checkout_url: Url,
+}
+
+/// All accounts that are configured: at least one, in order of name, all of one environment.
+#[derive(Debug, Clone)]
+pub struct ConfiguredAccounts {
+    /// The accounts.
+    pub accounts: Vec<AccountSettings>,
+    /// Whether their keys move real money.
+    pub environment: Environment,
+}
+
 /// A key of Dojo's, and what it moves.
 #[derive(Debug, Clone)]
 pub struct DojoApiKey {
@@ -193,27 +215,62 @@ pub struct DojoApiKey {
     pub environment: Environment,
 }
 
-impl DojoSettings {
-    /// The account's key.
-    pub fn api_key(&self) -> Result<DojoApiKey, ConfigError> {
-        const NAME: &str = "DOJO_API_KEY";
-        let secret = secret(
-            NAME,
-            self.dojo_api_key.as_ref(),
-            self.dojo_api_key_file.as_ref(),
-        )?
-        .ok_or_else(|| ConfigError::new(NAME, "is required: sk_sandbox_… or sk_prod_…"))?;
+impl DojoApiKey {
+    /// Reads the environment off the key's prefix. An `Err` says what is wrong with it.
+    fn new(secret: SecretString) -> Result<Self, &'static str> {
         let key = secret.expose_secret();
         let environment = if key.starts_with("sk_sandbox_") {
             Environment::Sandbox
         } else if key.starts_with("sk_prod_") {
             Environment::Production
         } else {
-            return Err(ConfigError::new(
-                NAME,
-                "begins with neither sk_sandbox_ nor sk_prod_",
-            ));
+            return Err("begins with neither sk_sandbox_ nor sk_prod_");
         };
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("holds a character that no header may carry");
+        }
+        Ok(Self {
+            secret,
+            environment,
+        })
+    }
+}
+
+impl DojoSettings {
+    /// Every account.
+    pub fn accounts(&self) -> Result<ConfiguredAccounts, ConfigError> {
+        let default = self.default_account()?;
+        let environment = default.api_key.environment;
+        self.check_api_url(environment)?;
+        Ok(ConfiguredAccounts {
+            accounts: vec![default],
+            environment,
+        })
+    }
+
+    /// The one account that the environment describes by itself.
+    fn default_account(&self) -> Result<AccountSettings, ConfigError> {
+        const KEY: &str = "DOJO_API_KEY";
+        let key = secret(
+            KEY,
+            self.dojo_api_key.as_ref(),
+            self.dojo_api_key_file.as_ref(),
+        )?
+        .ok_or_else(|| ConfigError::new(KEY, "is required: sk_sandbox_… or sk_prod_…"))?;
+        let secrets = secret(
+            "DOJO_WEBHOOK_SECRETS",
+            self.dojo_webhook_secrets.as_ref(),
+            self.dojo_webhook_secrets_file.as_ref(),
+        )?;
+        Ok(AccountSettings {
+            name: NewPaymentLink::DEFAULT_ACCOUNT.to_owned(),
+            api_key: DojoApiKey::new(key).map_err(|problem| ConfigError::new(KEY, problem))?,
+            webhook_secrets: secrets.as_ref().map(webhook_secrets).unwrap_or_default(),
+            checkout_url: self.checkout_url.clone(),
+        })
+    }
+
+    fn check_api_url(&self, environment: Environment) -> Result<(), ConfigError> {
         let loopback = match self.api_url.host() {
             Some(url::Host::Domain(name)) => name == "localhost",
             Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -226,26 +283,7 @@ impl DojoSettings {
                 "is not https, and a production key must not travel in the clear",
             ));
         }
-        Ok(DojoApiKey {
-            secret,
-            environment,
-        })
-    }
-
-    /// The secrets that webhooks may be signed with.
-    pub fn webhook_secrets(&self) -> Result<Vec<SecretString>, ConfigError> {
-        let secrets = secret(
-            "DOJO_WEBHOOK_SECRETS",
-            self.dojo_webhook_secrets.as_ref(),
-            self.dojo_webhook_secrets_file.as_ref(),
-        )?;
-        Ok(secrets
-            .iter()
-            .flat_map(|secrets| secrets.expose_secret().split([',', '\n']))
-            .map(str::trim)
-            .filter(|secret| !secret.is_empty())
-            .map(SecretString::from)
-            .collect())
+        Ok(())
     }
 
     /// The `paymentSource` to send, if any.
@@ -284,11 +322,12 @@ pub struct JobSettings {
     #[arg(long, env = "BACKGROUND_BATCH", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
     pub batch: i64,
 
-    /// How many calls to Dojo the background makes at once, for each kind of work.
+    /// How many calls to Dojo the background makes at once, for each kind of work and each account.
     #[arg(long, env = "BACKGROUND_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     concurrency: u16,
 
-    /// How many pieces of work the background begins in a second at most. Most of them are one call to Dojo.
+    /// How many pieces of work the background begins in a second at most, for each account. Most of them are one
+    /// call to Dojo.
     #[arg(long, env = "BACKGROUND_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub background_rate: u32,
 }
@@ -402,6 +441,26 @@ fn secret(
         }
         (None, None) => Ok(None),
     }
+}
+
+/// The name of an account: what may stand in a URL's path as it is.
+pub fn account_name(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+    if (1..=60).contains(&text.len()) && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not 1 to 60 lower-case letters, digits, - and _".to_owned())
+    }
+}
+
+/// The secrets that stand in one text, separated by commas or lines.
+fn webhook_secrets(text: &SecretString) -> Vec<SecretString> {
+    text.expose_secret()
+        .split([',', '\n'])
+        .map(str::trim)
+        .filter(|secret| !secret.is_empty())
+        .map(SecretString::from)
+        .collect()
 }
 
 /// Anything from a millisecond to a month: what is beyond is a slip, and 0 would mean "never" in one place and "at
