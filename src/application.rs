@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     api::{self, AppState, auth},
@@ -98,7 +98,7 @@ impl Application {
         };
         if held != environment {
             return Err(ConfigError::new(
-                "DOJO_API_KEY",
+                settings.dojo.api_key_setting(),
                 format!(
                     "is for {}, and the database holds links of {}; each needs one of its own",
                     environment.as_str(),
@@ -107,6 +107,7 @@ impl Application {
             )
             .into());
         }
+        warn_of_unconfigured_accounts(&pool, &accounts).await;
         if let Some(hash) = bootstrap_key {
             let scopes = auth::Scope::ALL.map(|scope| scope.as_str().to_owned());
             let replaced = store::api_keys::replace(&pool, "bootstrap", &hash, &scopes).await?;
@@ -204,6 +205,27 @@ impl Application {
         upkeep.abort();
         info!("stopped");
         result
+    }
+}
+
+/// Tells of links that can still change and whose account is configured no longer: nothing works on them.
+async fn warn_of_unconfigured_accounts(pool: &PgPool, accounts: &Accounts) {
+    let configured: Vec<_> = accounts
+        .iter()
+        .map(|account| account.name.clone())
+        .collect();
+    match store::looks::unconfigured(pool, &configured).await {
+        Ok(left) => {
+            for (account, links) in left {
+                warn!(
+                    account,
+                    links,
+                    "the account is configured no longer; its links are not kept in step with Dojo"
+                );
+            }
+        }
+        // It is only a warning, and what else needs the database says that it is not there.
+        Err(error) => debug!(error = %telemetry::causes(&error), "no accounts were compared"),
     }
 }
 

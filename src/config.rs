@@ -2,6 +2,8 @@
 //!
 //! An operator who gets one wrong is told which, and why, and never its value: it may be a secret.
 
+mod accounts;
+
 use std::{error::Error, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
@@ -118,13 +120,19 @@ impl DatabaseSettings {
 /// Where Dojo is, and who we are there.
 #[derive(Debug, Clone, Args)]
 pub struct DojoSettings {
-    /// The account's API key: `sk_sandbox_…`, or `sk_prod_…` for real money. Required.
+    /// The API key of the account `default`: `sk_sandbox_…`, or `sk_prod_…` for real money. Required unless
+    /// `DOJO_ACCOUNTS_FILE` names an account.
     #[arg(long, env = "DOJO_API_KEY", hide_env_values = true, value_name = "KEY")]
     dojo_api_key: Option<SecretString>,
 
     /// A file that holds it.
     #[arg(long, env = "DOJO_API_KEY_FILE", value_name = "FILE")]
     dojo_api_key_file: Option<PathBuf>,
+
+    /// A TOML file with further accounts: for each an `[accounts.NAME]` with `environment`, `api_key` or
+    /// `api_key_file`, `webhook_secrets` or `webhook_secrets_file`, and `checkout_url` if it has its own.
+    #[arg(long, env = "DOJO_ACCOUNTS_FILE", value_name = "FILE")]
+    dojo_accounts_file: Option<PathBuf>,
 
     /// Where Dojo's API is.
     #[arg(id = "dojo-api-url", long, env = "DOJO_API_URL", default_value = "https://api.dojo.tech",
@@ -142,7 +150,8 @@ pub struct DojoSettings {
     )]
     pub api_version: String,
 
-    /// What the address of a checkout page begins with; the payment intent's id follows.
+    /// What the address of a checkout page begins with; the payment intent's id follows. An account of
+    /// `DOJO_ACCOUNTS_FILE` may have its own.
     #[arg(id = "dojo-checkout-url", long, env = "DOJO_CHECKOUT_URL",
           default_value = "https://pay.dojo.tech/checkout", value_name = "URL", value_parser = web_address)]
     pub checkout_url: Url,
@@ -169,8 +178,8 @@ pub struct DojoSettings {
           value_parser = duration)]
     pub lease_slack: Duration,
 
-    /// The secrets that webhooks may be signed with, separated by commas. Without any, no webhook is
-    /// accepted.
+    /// The secrets that webhooks of the account `default` may be signed with, separated by commas. Without any,
+    /// none is accepted.
     #[arg(
         long,
         env = "DOJO_WEBHOOK_SECRETS",
@@ -240,34 +249,73 @@ impl DojoSettings {
     /// Every account.
     pub fn accounts(&self) -> Result<ConfiguredAccounts, ConfigError> {
         let default = self.default_account()?;
-        let environment = default.api_key.environment;
+        let file = self
+            .dojo_accounts_file
+            .as_ref()
+            .filter(|file| !file.as_os_str().is_empty());
+        let mut accounts = match file {
+            Some(file) => accounts::read(file, &self.checkout_url, default.as_ref())?,
+            None => Vec::new(),
+        };
+        accounts.extend(default);
+        accounts.sort_by(|one, other| one.name.cmp(&other.name));
+        let Some(environment) = accounts.first().map(|account| account.api_key.environment) else {
+            return Err(ConfigError::new(
+                "DOJO_API_KEY",
+                "is required, or an account in DOJO_ACCOUNTS_FILE: sk_sandbox_… or sk_prod_…",
+            ));
+        };
         self.check_api_url(environment)?;
         Ok(ConfiguredAccounts {
-            accounts: vec![default],
+            accounts,
             environment,
         })
     }
 
-    /// The one account that the environment describes by itself.
-    fn default_account(&self) -> Result<AccountSettings, ConfigError> {
+    /// The setting that the API keys come from, for what is wrong with all of them.
+    #[must_use]
+    pub fn api_key_setting(&self) -> &'static str {
+        let key = self.dojo_api_key.as_ref();
+        let file = self.dojo_api_key_file.as_ref();
+        if key.is_some_and(|key| !key.expose_secret().trim().is_empty())
+            || file.is_some_and(|file| !file.as_os_str().is_empty())
+        {
+            "DOJO_API_KEY"
+        } else {
+            accounts::SETTING
+        }
+    }
+
+    /// The one account that the environment describes by itself, if it does.
+    fn default_account(&self) -> Result<Option<AccountSettings>, ConfigError> {
         const KEY: &str = "DOJO_API_KEY";
+        const SECRETS: &str = "DOJO_WEBHOOK_SECRETS";
         let key = secret(
             KEY,
             self.dojo_api_key.as_ref(),
             self.dojo_api_key_file.as_ref(),
-        )?
-        .ok_or_else(|| ConfigError::new(KEY, "is required: sk_sandbox_… or sk_prod_…"))?;
+        )?;
         let secrets = secret(
-            "DOJO_WEBHOOK_SECRETS",
+            SECRETS,
             self.dojo_webhook_secrets.as_ref(),
             self.dojo_webhook_secrets_file.as_ref(),
         )?;
-        Ok(AccountSettings {
+        let Some(key) = key else {
+            return match secrets {
+                // Nobody would notice that they are good for nothing.
+                Some(_) if self.dojo_accounts_file.is_some() => Err(ConfigError::new(
+                    SECRETS,
+                    "is set without DOJO_API_KEY: an account of DOJO_ACCOUNTS_FILE has its own",
+                )),
+                _ => Ok(None),
+            };
+        };
+        Ok(Some(AccountSettings {
             name: NewPaymentLink::DEFAULT_ACCOUNT.to_owned(),
             api_key: DojoApiKey::new(key).map_err(|problem| ConfigError::new(KEY, problem))?,
             webhook_secrets: secrets.as_ref().map(webhook_secrets).unwrap_or_default(),
             checkout_url: self.checkout_url.clone(),
-        })
+        }))
     }
 
     fn check_api_url(&self, environment: Environment) -> Result<(), ConfigError> {
