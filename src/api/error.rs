@@ -77,6 +77,8 @@ pub(crate) enum Error {
     DojoSilent(#[source] protocol::Error),
     #[error("Dojo refused this service's own key")]
     DojoRefusesUs(#[source] dojo::Error),
+    #[error("the link's account is configured no longer, so Dojo cannot be asked about it")]
+    AccountNotConfigured(PaymentLinkId),
 }
 
 /// What a request came to, or may have come to.
@@ -151,9 +153,10 @@ impl Error {
                 FailureKind::NotCreated | FailureKind::NotDone => StatusCode::CONFLICT,
             },
             Self::DojoRefusesUs(_) => StatusCode::BAD_GATEWAY,
-            Self::DojoSilent(_) | Self::Overloaded | Self::NotKept(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::DojoSilent(_)
+            | Self::Overloaded
+            | Self::NotKept(_)
+            | Self::AccountNotConfigured(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(error) if error.is_outage() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -190,6 +193,7 @@ impl Error {
             Self::NotKept(_) => "not-kept",
             Self::DojoSilent(_) => "dojo-not-reached",
             Self::DojoRefusesUs(_) => "dojo-key-refused",
+            Self::AccountNotConfigured(_) => "account-not-configured",
             Self::Store(error) if error.is_outage() => "database-unavailable",
             Self::Store(_) => "internal-error",
         }
@@ -238,6 +242,7 @@ impl IntoResponse for Error {
             Self::Running(subject) | Self::DojoUnsure(subject) | Self::Unconfirmed(subject) => {
                 problem.about(subject);
             }
+            Self::AccountNotConfigured(id) => problem.about(Subject::Link(id)),
             Self::DojoFailed {
                 subject, failure, ..
             } => {

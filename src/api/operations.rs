@@ -1,7 +1,5 @@
 //! Operations on a payment: capture, refund, reverse, cancel, change its amount, send a receipt.
 
-use std::sync::Arc;
-
 use axum::{
     Json,
     extract::{RawQuery, State},
@@ -11,7 +9,6 @@ use axum::{
 use jsonschema::ValidationError;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tracing::Instrument;
 use utoipa::{IntoParams, IntoResponses};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -376,12 +373,8 @@ async fn operate(
     if !asked.faults.is_empty() {
         return Err(Error::Invalid(asked.faults));
     }
-    let link = store::links::find(&state.pool, link_id)
-        .await?
-        .ok_or(Error::NotFound)?;
-    let place = Arc::clone(&state.creations)
-        .try_acquire_owned()
-        .map_err(|_| Error::Overloaded)?;
+    let link = state.find_link(&caller, link_id).await?;
+    let account = state.account_of(&link)?.clone();
     let path = format!("/v1/payment-links/{link_id}/{}", asked.path);
     let id = OperationId::new();
     let request = operations::Request {
@@ -396,19 +389,12 @@ async fn operate(
         api_key: caller.name,
         request_id: asked.request_id,
     };
-    // In a task of its own, as a creation is: nothing cuts the work short once it has begun.
     let work = {
         let state = state.clone();
-        async move {
-            let _place = place;
-            operations::carry_out(&state.pool, &state.account, request, state.patience).await
-        }
+        async move { Ok(operations::carry_out(&state.pool, &account, request, state.patience).await?) }
     };
-    let work = state.tasks.spawn(work.in_current_span());
-    match tokio::time::timeout(state.request_timeout, work).await {
-        Ok(Ok(outcome)) => answer(link_id, outcome?),
-        Ok(Err(_)) | Err(_) => Err(Error::DojoUnsure(Subject::Operation { id, link_id })),
-    }
+    let subject = Subject::Operation { id, link_id };
+    answer(link_id, state.see_through(subject, work).await?)
 }
 
 /// How an outcome is told.
@@ -482,7 +468,7 @@ fn answer(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> {
 )]
 async fn list(
     State(state): State<AppState>,
-    _: Caller<LinksRead>,
+    caller: Caller<LinksRead>,
     LinkId(link_id): LinkId,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page<Operation>>, Error> {
@@ -493,9 +479,7 @@ async fn list(
     });
     query.finish()?;
 
-    let link = store::links::find(&state.pool, link_id)
-        .await?
-        .ok_or(Error::NotFound)?;
+    let link = state.find_link(&caller, link_id).await?;
     let operations =
         store::operations::list(&state.pool, link.id, after, to_i64(limit) + 1).await?;
     Ok(Json(Page::new(operations, limit, |last| {
