@@ -112,7 +112,7 @@ async fn create(
         request_id,
         idempotency_key,
     };
-    let work = {
+    let work = Box::pin({
         let state = state.clone();
         async move {
             // It is configured: the request would have had a fault otherwise.
@@ -120,7 +120,7 @@ async fn create(
             let account = account.ok_or(Error::AccountNotConfigured(id))?;
             Ok(creation::create(&state.pool, account, request).await?)
         }
-    };
+    });
     answer(state.see_through(Subject::Link(id), work).await?)
 }
 

@@ -566,6 +566,8 @@ pub enum Step {
     AskAgain,
     /// It was not done, and this is why.
     Failed(&'static str),
+    /// Dojo was never asked, so whoever wants it may ask for it again.
+    NeverAsked,
     /// Nobody can tell.
     Unconfirmed,
 }
@@ -621,7 +623,7 @@ pub fn next_step(lost: Lost<'_>, seen: Seen<'_>, patience: Patience) -> Step {
 
 fn found_capture(capture: &NewCapture, lost: Lost<'_>, seen: Seen<'_>, settled: bool) -> Step {
     let Some(before) = lost.captures_before else {
-        return Step::Failed("it never came to asking Dojo");
+        return Step::NeverAsked;
     };
     let Some(captures) = seen.captures else {
         return if settled {

@@ -447,20 +447,25 @@ pub async fn resolve(
         }
         Step::AskAgain => ask_again(pool, account, unsettled, patience, lease).await,
         Step::Failed(why) => {
-            let failure = Failure {
-                reason: FailureKind::NotDone,
-                status: None,
-                detail: why.to_owned(),
-                errors: Vec::new(),
-            };
             // A capture that was asked for may come to light late. All others show in the intent's state.
-            let watch = unsettled
-                .captures_before
-                .as_ref()
-                .map(|_| patience.settle * 2);
-            failed(pool, unsettled, held, &failure, Retry::Final, watch).await
+            let watch =
+                matches!(unsettled.action, Action::Capture(_)).then_some(patience.settle * 2);
+            failed(pool, unsettled, held, &not_done(why), Retry::Final, watch).await
+        }
+        Step::NeverAsked => {
+            let failure = not_done("it never came to asking Dojo");
+            failed(pool, unsettled, held, &failure, Retry::Allowed, None).await
         }
         Step::Unconfirmed => unconfirmed(pool, unsettled, held).await,
+    }
+}
+
+fn not_done(why: &str) -> Failure {
+    Failure {
+        reason: FailureKind::NotDone,
+        status: None,
+        detail: why.to_owned(),
+        errors: Vec::new(),
     }
 }
 
