@@ -480,11 +480,12 @@ pub async fn claim(
          )
          SELECT claimed.id, claimed.payment_link_id, link.payment_intent_id AS "payment_intent_id!",
                 claimed.status = 'Failed' AS "failed!", claimed.action, claimed.dojo_key,
-                claimed.captures_before || ARRAY(
+                -- NULL concatenated with an array would be that array.
+                CASE WHEN claimed.captures_before IS NOT NULL THEN claimed.captures_before || ARRAY(
                     SELECT dojo_id FROM operations other
                     WHERE other.payment_link_id = claimed.payment_link_id AND other.kind = 'capture'
                       AND other.id <> claimed.id AND other.dojo_id IS NOT NULL
-                ) AS captures_before,
+                ) END AS captures_before,
                 coalesce((SELECT sum(amount) FROM operations other
                           WHERE other.payment_link_id = claimed.payment_link_id AND other.kind = 'refund'
                             AND other.id <> claimed.id AND other.status = 'Succeeded'), 0)::bigint

@@ -14,6 +14,7 @@ mod crashes;
 mod creation;
 mod faults;
 mod idempotency;
+mod lost_operations;
 mod openapi;
 mod operations;
 mod reading;
