@@ -116,7 +116,7 @@ async fn create(
         let state = state.clone();
         async move {
             // It is configured: the request would have had a fault otherwise.
-            let account = state.accounts.get(&request.new.account);
+            let account = state.account(&request.new.account);
             let account = account.ok_or(Error::AccountNotConfigured(id))?;
             Ok(creation::create(&state.pool, account, request).await?)
         }
