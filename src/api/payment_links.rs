@@ -402,7 +402,6 @@ impl std::str::FromStr for Cursor {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;
