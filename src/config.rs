@@ -358,8 +358,8 @@ pub struct JobSettings {
     #[arg(long, env = "RECOVERY_SETTLE", default_value = "2m", value_parser = duration)]
     pub recovery_settle: Duration,
 
-    /// How long after a link was asked for it may still be created, where Dojo's answer was lost. After that
-    /// nobody waits for it, and a link that comes to life would surprise.
+    /// How long after a link or an operation was asked for Dojo may still be asked for it again, where its answer was
+    /// lost. After that nobody waits for it, and a link that comes to life would surprise.
     #[arg(long, env = "RECOVERY_GIVE_UP", default_value = "24h", value_parser = duration)]
     pub recovery_give_up: Duration,
 

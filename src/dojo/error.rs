@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use reqwest::StatusCode;
 use serde::Deserialize;
 
-use crate::payment_link::{Failure, FailureKind, Fault, operation::Action};
+use crate::payment_link::{Failure, FailureKind, Fault};
 
 /// Why a call to Dojo did not succeed. What matters about each: whether Dojo may have done the work.
 #[derive(Debug, thiserror::Error)]
@@ -95,17 +95,19 @@ impl Error {
     }
 
     /// What to keep about an operation that was not carried out, or `None` if it may have been.
+    ///
+    /// `conflict_is_refusal`: whether a 409 means that Dojo will not do it. Of a refund, which has a key, it may mean that
+    /// its own first try is being worked on.
     #[must_use]
-    pub fn proves_nothing_was_changed(&self, action: &Action) -> Option<Failure> {
-        // Dojo documents 400, 404, 405 and 409 as refusals. A 404 that says nothing may be anybody's. A conflict of a
-        // refund, which has a key, may be with its own first try.
+    pub fn proves_nothing_was_changed(&self, conflict_is_refusal: bool) -> Option<Failure> {
+        // Dojo documents 400, 404, 405 and 409 as refusals. A 404 that says nothing may be anybody's.
         self.proves_nothing_was_done(
             |status, problem| match status {
                 400 | 405 | 409 | 413 | 415 | 422 => true,
                 404 => problem.title.is_some() || problem.detail.is_some(),
                 _ => false,
             },
-            |status| status == 409 && matches!(action, Action::Refund(_)),
+            |status| status == 409 && !conflict_is_refusal,
         )
     }
 

@@ -449,6 +449,9 @@ fn permit_refund(
         Status::Reversed => return Err(Objection::because("already reversed")),
         _ => return Err(Objection::because("canceled unpaid: nothing was taken")),
     }
+    if link.captured_amount == 0 {
+        return Err(Objection::because("nothing of it is collected yet"));
+    }
     // What Dojo tells includes refunds made elsewhere, and some or all of ours that are under way.
     let given = link.refunded_amount.max(others.refunds);
     let left = money(link.captured_amount.saturating_sub(given));

@@ -117,9 +117,7 @@ pub async fn carry_out(
         id: request.operation_id,
         link_id: request.link_id,
         action: &request.action,
-        dojo_key: dojo_key
-            .as_deref()
-            .filter(|_| matches!(request.action, Action::Refund(_))),
+        dojo_key: dojo_key.as_deref().filter(|_| is_refund(&request.action)),
         created_by: &request.api_key,
         cause: &cause,
         lease: account.client.operation_lease(),
@@ -323,7 +321,7 @@ impl Asking<'_> {
     async fn not_done(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
         let (operation_id, lease) = (self.operation_id, self.saved.lease);
         let action = &self.saved.action;
-        if let Some(failure) = error.proves_nothing_was_changed(action) {
+        if let Some(failure) = error.proves_nothing_was_changed(!is_refund(action)) {
             return self.failed(&error, failure).await;
         }
         let operation = action.kind();
@@ -337,7 +335,7 @@ impl Asking<'_> {
     /// Keeps that Dojo did not answer what has to be known before it is asked.
     async fn not_asked(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
         let failure = error
-            .proves_nothing_was_changed(&self.saved.action)
+            .proves_nothing_was_changed(true)
             .unwrap_or_else(|| Failure {
                 reason: FailureKind::NotReached,
                 status: None,
@@ -553,7 +551,9 @@ async fn ask_again(
         Ok(dojo_id) => return succeeded(pool, unsettled, dojo_id.as_deref()).await,
         Err(error) => error,
     };
-    match error.proves_nothing_was_changed(action) {
+    // No try of before can still be under way after so long.
+    let settled = since(unsettled, unsettled.created_at) >= patience.settle;
+    match error.proves_nothing_was_changed(settled || !is_refund(action)) {
         // That this try was refused says nothing about the first. If that was done, it shows.
         Some(failure) if failure.reason == FailureKind::Refused => {
             let intent = account
@@ -595,6 +595,10 @@ fn may_be_given_back(unsettled: &Unsettled, intent: &PaymentIntent) -> bool {
         }
         _ => false,
     }
+}
+
+fn is_refund(action: &Action) -> bool {
+    matches!(action, Action::Refund(_))
 }
 
 fn count(action: &Action, outcome: &'static str) {

@@ -315,6 +315,22 @@ async fn a_refund_that_shows_nowhere_and_is_refused_has_failed() {
 }
 
 #[tokio::test]
+async fn a_conflict_may_be_with_a_refunds_own_first_try_but_not_for_ever() {
+    let app = TestApp::quick(&[]).await;
+    let link = app.paid().await;
+    let conflict = json!({"operation": "refund", "kind": "status", "status": 409, "share": 1.0});
+    app.sandbox.control("faults", conflict).await;
+    app.operate_with_key("a", &link, "refunds", &json!({}))
+        .await
+        .problem(504, "outcome-unknown");
+    let answer = app
+        .operation_outcome("a", &link, "refunds", &json!({}))
+        .await;
+    answer.problem(409, "refused-by-dojo");
+    assert!(app.sandbox.requests("refund").await.len() > 1);
+}
+
+#[tokio::test]
 async fn while_a_refund_is_in_doubt_what_it_may_have_given_back_is_not_promised_again() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
