@@ -33,6 +33,8 @@ pub struct Looked {
     pub asked_again: bool,
     /// Until when a request to create the intent may have left.
     pub asked_until: Option<OffsetDateTime>,
+    /// The database's time: the replicas' own clocks may differ.
+    pub now: OffsetDateTime,
     /// Dojo's word for the status, as it was last heard.
     dojo_status: Option<String>,
     /// Changes with every change of the link's state.
@@ -81,7 +83,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
     // is not applied to what it did not see.
     let versions = sqlx::query!(
         r#"SELECT id, revision, due_at, asked_until, dojo_updated_at, dojo_status,
-                  extract(epoch FROM now() - disputed_since)::float8 AS disputed_for,
+                  extract(epoch FROM now() - disputed_since)::float8 AS disputed_for, now() AS "now!",
                   EXISTS (SELECT FROM payment_link_events
                           WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!"
            FROM payment_links WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id"#,
@@ -120,6 +122,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
             link,
             asked_again: version.asked_again,
             asked_until: version.asked_until,
+            now: version.now,
             dojo_status: version.dojo_status,
             revision: version.revision,
             due_at: version.due_at,
