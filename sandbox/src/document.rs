@@ -1,12 +1,12 @@
 //! Dojo's OpenAPI file, and what in a call is not as it says.
 //!
-//! The file is Dojo's and not part of this project. Where it is at hand, the tests hold to it what a sandbox is
-//! asked and what it answers; [`Sandbox::watch`](crate::Sandbox::watch) shows them the calls.
+//! The file is Dojo's and not part of this project. Where `DOJO_OPENAPI` names it, tests hold to it what a sandbox
+//! is asked and what it answers: see [`Held`].
 
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
@@ -14,6 +14,7 @@ use jsonschema::error::ValidationErrorKind;
 use jsonschema::{ValidationError, Validator};
 use serde_json::{Value, json};
 
+use crate::sandbox::Sandbox;
 use crate::traffic::Exchange;
 
 /// An OpenAPI 3.0 document.
@@ -42,11 +43,25 @@ impl Document {
         Ok(Self::new(document))
     }
 
+    /// The file that `DOJO_OPENAPI` names, read once in a process; `None` where it names none.
+    pub fn at_hand() -> io::Result<Option<Arc<Self>>> {
+        static READ: Mutex<Option<Arc<Document>>> = Mutex::new(None);
+        let Some(path) = std::env::var_os("DOJO_OPENAPI") else {
+            return Ok(None);
+        };
+        let mut read = locked(&READ);
+        if read.is_none() {
+            *read = Some(Arc::new(Self::open(path)?));
+        }
+        Ok(read.clone())
+    }
+
     /// Takes a document as it is.
     #[must_use]
     pub fn new(mut document: Value) -> Self {
         as_json_schema(&mut document);
         let mut components = document["components"].take();
+        merge_inherited(&mut components["schemas"]);
         admit_what_dojo_shows(&mut components["schemas"]);
         admit_plain_http(&mut components["schemas"]);
         let mut operations = Vec::new();
@@ -147,7 +162,7 @@ impl Document {
                 _ => value_of(&variables, key),
             };
             let found = match value {
-                Some(value) => self.value_faults(&parameter["schema"], &json!(value)),
+                Some(value) => self.text_faults(&parameter["schema"], &value),
                 None if parameter["required"] == true => vec![": is missing".to_owned()],
                 None => Vec::new(),
             };
@@ -217,12 +232,18 @@ impl Document {
         faults.iter().map(|fault| format!("body{fault}")).collect()
     }
 
+    /// A parameter is text, and may stand for a number or a truth value.
+    fn text_faults(&self, schema: &Value, text: &str) -> Vec<String> {
+        let faults = self.value_faults(schema, &json!(text));
+        match serde_json::from_str(text) {
+            Ok(value) if !faults.is_empty() => self.value_faults(schema, &value),
+            _ => faults,
+        }
+    }
+
     fn value_faults(&self, schema: &Value, value: &Value) -> Vec<String> {
         let text = schema.to_string();
-        let mut validators = self
-            .validators
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut validators = locked(&self.validators);
         let validator = match validators.get(&text) {
             Some(validator) => Arc::clone(validator),
             None => match self.compile(schema) {
@@ -248,6 +269,73 @@ impl Document {
     }
 }
 
+/// A sandbox whose calls are held to Dojo's OpenAPI file, where that is at hand; nothing is held to anything
+/// elsewhere. Dropping it panics if anything was not as the file says, so that the test it belongs to fails.
+#[derive(Debug, Default)]
+pub struct Held {
+    faults: Arc<Mutex<Vec<String>>>,
+    excused: Mutex<Vec<Value>>,
+}
+
+impl Held {
+    /// Holds what the sandbox answers from now on. It fails where the file cannot be read.
+    pub fn answers(sandbox: &Sandbox) -> io::Result<Self> {
+        Self::watch(sandbox, Document::faults_of_answer)
+    }
+
+    /// Holds what the sandbox is asked from now on, too.
+    pub fn calls(sandbox: &Sandbox) -> io::Result<Self> {
+        Self::watch(sandbox, |document, exchange| {
+            let mut faults = document.faults_of_request(&exchange.request);
+            faults.extend(document.faults_of_answer(exchange));
+            faults
+        })
+    }
+
+    /// A status that the sandbox was told to report is no fault of its own.
+    pub fn excuse(&self, status: &Value) {
+        locked(&self.excused).push(status.clone());
+    }
+
+    fn watch(
+        sandbox: &Sandbox,
+        check: impl Fn(&Document, &Exchange) -> Vec<String> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let held = Self::default();
+        if let Some(document) = Document::at_hand()? {
+            let faults = Arc::clone(&held.faults);
+            sandbox.watch(move |exchange| {
+                let found = check(&document, exchange);
+                locked(&faults).extend(found);
+            });
+        }
+        Ok(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let excused = locked(&self.excused);
+        let mut faults = locked(&self.faults);
+        faults.retain(|fault| {
+            !excused
+                .iter()
+                .any(|status| fault.contains(&format!("/status: {status} is not one of")))
+        });
+        assert!(
+            faults.is_empty(),
+            "not as Dojo's OpenAPI file says: {faults:#?}"
+        );
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// OpenAPI 3.0 says `nullable` where JSON Schema names a type or an alternative more.
 fn as_json_schema(value: &mut Value) {
     match value {
@@ -260,6 +348,45 @@ fn as_json_schema(value: &mut Value) {
             }
         }
         _ => {}
+    }
+}
+
+/// Some schemas are made of others as one class is of another: a closed one and a closed one with members more. As
+/// JSON Schema reads that, each forbids what the other has, and nothing could ever fit.
+fn merge_inherited(schemas: &mut Value) {
+    let all = schemas.clone();
+    for schema in schemas
+        .as_object_mut()
+        .into_iter()
+        .flat_map(|all| all.values_mut())
+    {
+        let parts = list(&schema["allOf"]).iter().map(|part| {
+            let name = part["$ref"]
+                .as_str()?
+                .strip_prefix("#/components/schemas/")?;
+            all.get(name)
+        });
+        let parts: Vec<_> = parts
+            .zip(list(&schema["allOf"]))
+            .map(|(named, part)| named.unwrap_or(part))
+            .collect();
+        if parts.len() < 2
+            || parts
+                .iter()
+                .any(|part| part["additionalProperties"] != false)
+        {
+            continue;
+        }
+        let mut members = serde_json::Map::new();
+        let mut required = Vec::new();
+        for part in parts {
+            members.extend(part["properties"].as_object().cloned().unwrap_or_default());
+            required.extend_from_slice(list(&part["required"]));
+        }
+        *schema = json!({
+            "type": "object", "additionalProperties": false,
+            "properties": members, "required": required,
+        });
     }
 }
 
@@ -374,19 +501,22 @@ fn json_body(headers: &HeaderMap, body: &Bytes) -> Result<Value, String> {
 
 /// `/pointer: what is wrong`. Where one of several alternatives has to fit, what keeps each from it, but for null.
 fn explain(error: &ValidationError<'_>) -> Vec<String> {
-    match error.kind() {
-        ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
-            let faults = context.iter().filter_map(|alternative| {
-                let faults: Vec<_> = alternative.iter().flat_map(explain).collect();
-                let null = faults
-                    .iter()
-                    .all(|fault| fault.ends_with("is not of type \"null\""));
-                (!null).then_some(faults)
-            });
-            faults.flatten().collect()
+    let mut faults = Vec::new();
+    if let ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } =
+        error.kind()
+    {
+        for alternative in context {
+            let found: Vec<_> = alternative.iter().flat_map(explain).collect();
+            let is_null = |fault: &String| fault.ends_with("is not of type \"null\"");
+            if !found.iter().all(is_null) {
+                faults.extend(found);
+            }
         }
-        _ => vec![format!("{}: {error}", error.instance_path())],
     }
+    if faults.is_empty() {
+        faults.push(format!("{}: {error}", error.instance_path()));
+    }
+    faults
 }
 
 fn name(request: &Request<Bytes>) -> String {
@@ -416,7 +546,7 @@ mod tests {
             "schema": {"type": "string", "nullable": true}});
         let key = json!({"name": "idempotencyKey", "in": "header", "required": true,
             "schema": {"type": "string", "maxLength": 100}});
-        let late = json!({"name": "returnCanceled", "in": "query", "schema": {"type": "string"}});
+        let late = json!({"name": "returnCanceled", "in": "query", "schema": {"type": "boolean"}});
         let holds = |schema: &str| {
             let schema = json!({"$ref": format!("#/components/schemas/{schema}")});
             json!({"content": {"application/json": {"schema": schema}}})
@@ -462,6 +592,17 @@ mod tests {
                         "properties": {"status": {"type": "string", "enum": ["Created", "Captured"]}},
                     },
                     "PaymentStatusResponse": {"type": "object"},
+                    "Customer": {"allOf": [
+                        {"$ref": "#/components/schemas/Person"},
+                        {
+                            "type": "object", "additionalProperties": false,
+                            "properties": {"secret": {"type": "string"}},
+                        },
+                    ]},
+                    "Person": {
+                        "type": "object", "additionalProperties": false, "required": ["id"],
+                        "properties": {"id": {"type": "string"}},
+                    },
                     "Problem": {"type": "object", "properties": {"status": {"type": "integer"}}},
                 },
             },
@@ -539,7 +680,7 @@ mod tests {
                 .contains("header idempotencyKey: \"kkk")
         );
 
-        let path = "/payment-intents/pi_1?all=true";
+        let path = "/payment-intents/pi_1?all=true&returnCanceled=maybe";
         let mut get = request("GET", path, &json!({}));
         get.headers_mut().remove("authorization");
         get.headers_mut()
@@ -550,6 +691,7 @@ mod tests {
                 "header authorization: is not `Basic sk_…`",
                 "query all: there is no such parameter",
                 "header version: \"now\" is not a \"date\"",
+                "query returnCanceled: \"maybe\" is not of type \"boolean\"",
                 "body: there should be none",
             ]
             .map(|fault| format!("request GET /payment-intents/pi_1: {fault}"))
@@ -559,6 +701,15 @@ mod tests {
             faults(&unheard),
             ["PUT /payment-intents/pi_1: there is no such call"]
         );
+    }
+
+    #[test]
+    fn a_schema_that_inherits_another_has_the_members_of_both() {
+        let document = document();
+        let faults = |value| document.faults_of("Customer", &value).len();
+        assert_eq!(faults(json!({"id": "1", "secret": "s"})), 0);
+        assert_eq!(faults(json!({"secret": "s"})), 1);
+        assert_eq!(faults(json!({"id": "1", "name": "Jo"})), 1);
     }
 
     #[test]

@@ -2,16 +2,19 @@
 //! of this project, so this runs on demand:
 //! `DOJO_OPENAPI=openapi.json cargo test -p dojo-sandbox -- --include-ignored`
 //!
-//! Where the file is named, every other test is held to it as well: see [`Rig`].
+//! Where the file is named, the answers in every other test are held to it as well: see [`Rig`].
+
+use std::sync::Arc;
 
 use dojo_sandbox::document::Document;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Receiver, Rig, answer, document, id, ten_pounds, ten_pounds_manual};
+use crate::support::{Receiver, Rig, answer, id, ten_pounds, ten_pounds_manual};
 
-fn at_hand() -> &'static Document {
-    document().expect("DOJO_OPENAPI names Dojo's OpenAPI file")
+fn at_hand() -> Arc<Document> {
+    let document = Document::at_hand().expect("a readable file");
+    document.expect("DOJO_OPENAPI names Dojo's OpenAPI file")
 }
 
 #[track_caller]
