@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::process::Command;
 
-use crate::support::{API_KEY, TestApp, ten_pounds, text, within};
+use crate::support::{API_KEY, TestApp, WEBHOOK_SECRET, ten_pounds, text, within};
 
 /// How many links there are in each state.
 const LINKS: usize = 4;
@@ -102,13 +103,20 @@ async fn run(app: &TestApp, links: &[String]) -> bool {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
     std::fs::create_dir_all(&home).unwrap();
     let settings = std::fs::read_to_string(root.join("tests/api/schemathesis.toml")).unwrap();
-    let settings = format!("{settings}\n[dictionaries.links]\nvalues = {links:?}\n");
+    let month = (OffsetDateTime::now_utc() + Duration::from_hours(24 * 30)).format(&Rfc3339);
+    let settings = format!(
+        "{settings}\n[dictionaries.links]\nvalues = {links:?}\n\
+         [dictionaries.times]\nvalues = [{:?}]\n",
+        month.unwrap()
+    );
     std::fs::write(home.join("schemathesis.toml"), settings).unwrap();
     let run = Command::new(program)
         .args(["run", "--no-color", "--url", &app.service.url])
         .arg(root.join("openapi.yaml"))
         .current_dir(&home)
         .env("API_KEY", API_KEY)
+        .env("WEBHOOK_SECRET", WEBHOOK_SECRET)
+        .env("HOOKS", root.join("tests/api/schemathesis_hooks.py"))
         .env("NO_PROXY", "127.0.0.1")
         .stdin(Stdio::null())
         .kill_on_drop(true)
