@@ -198,11 +198,8 @@ impl Document {
             documented
         } else if status.is_client_error() {
             // The documents list few of the refusals that there are; all have one shape.
-            let refusals = responses.as_object().into_iter().flatten();
-            match refusals
-                .filter(|(status, _)| status.starts_with('4'))
-                .last()
-            {
+            let mut refusals = responses.as_object().into_iter().flatten();
+            match refusals.find(|(status, _)| status.starts_with('4')) {
                 Some((_, refusal)) => refusal,
                 None => return vec!["the call has no refusal".to_owned()],
             }

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::process::Command;
 
 use crate::support::{API_KEY, TestApp, WEBHOOK_SECRET, ten_pounds, text, within};
@@ -103,12 +102,7 @@ async fn run(app: &TestApp, links: &[String]) -> bool {
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
     std::fs::create_dir_all(&home).unwrap();
     let settings = std::fs::read_to_string(root.join("tests/api/schemathesis.toml")).unwrap();
-    let month = (OffsetDateTime::now_utc() + Duration::from_hours(24 * 30)).format(&Rfc3339);
-    let settings = format!(
-        "{settings}\n[dictionaries.links]\nvalues = {links:?}\n\
-         [dictionaries.times]\nvalues = [{:?}]\n",
-        month.unwrap()
-    );
+    let settings = format!("{settings}\n[dictionaries.links]\nvalues = {links:?}\n");
     std::fs::write(home.join("schemathesis.toml"), settings).unwrap();
     let run = Command::new(program)
         .args(["run", "--no-color", "--url", &app.service.url])
