@@ -9,7 +9,7 @@ use dojo_payment_links::{
         openapi,
     },
     application::{Application, stop_signal},
-    config::{DatabaseSettings, LogSettings, ServeSettings},
+    config::{DatabaseSettings, LogSettings, ServeSettings, account_name},
     store, telemetry,
 };
 use secrecy::ExposeSecret;
@@ -54,8 +54,11 @@ enum ApiKeys {
         /// What it is good for, separated by commas: links:read, links:write, payments:manage.
         #[arg(long, value_delimiter = ',', required = true)]
         scopes: Vec<Scope>,
+        /// The accounts that it is open to, by name, separated by commas. Default: all, also those to come.
+        #[arg(long, value_delimiter = ',', value_name = "NAMES", value_parser = account_name)]
+        accounts: Option<Vec<String>>,
     },
-    /// Lists the keys: name, scopes, dates.
+    /// Lists the keys: name, scopes, accounts, the day each was made, whether it is active.
     List,
     /// Revokes a key, at once and for good.
     Revoke {
@@ -103,7 +106,11 @@ async fn run(cli: Cli) -> Result {
         Command::ApiKeys { database, command } => {
             let pool = store::pool(&database)?;
             match command {
-                ApiKeys::Create { name, scopes } => create_key(&pool, &name, &scopes).await,
+                ApiKeys::Create {
+                    name,
+                    scopes,
+                    accounts,
+                } => create_key(&pool, &name, &scopes, accounts.as_deref()).await,
                 ApiKeys::List => list_keys(&pool).await,
                 ApiKeys::Revoke { name } => revoke_key(&pool, &name).await,
             }
@@ -116,14 +123,19 @@ async fn run(cli: Cli) -> Result {
     }
 }
 
-async fn create_key(pool: &sqlx::PgPool, name: &str, scopes: &[Scope]) -> Result {
+async fn create_key(
+    pool: &sqlx::PgPool,
+    name: &str,
+    scopes: &[Scope],
+    accounts: Option<&[String]>,
+) -> Result {
     let name = name.trim();
     if !(1..=60).contains(&name.chars().count()) {
         return Err("a key's name has 1 to 60 characters".into());
     }
     let (key, hash) = auth::new_key();
     let scopes: Vec<_> = scopes.iter().map(ToString::to_string).collect();
-    if !store::api_keys::insert(pool, name, &hash, &scopes).await? {
+    if !store::api_keys::insert(pool, name, &hash, &scopes, accounts).await? {
         return Err(format!("there is an active key {name:?} already; revoke it first").into());
     }
     println!("{}", key.expose_secret());
@@ -137,9 +149,11 @@ async fn list_keys(pool: &sqlx::PgPool) -> Result {
             |at| format!("revoked {}", at.date()),
         );
         println!(
-            "{}\t{}\t{}\t{state}",
+            "{}\t{}\t{}\t{}\t{state}",
             key.name,
             key.scopes.join(","),
+            key.accounts
+                .map_or_else(|| "all accounts".to_owned(), |names| names.join(",")),
             key.created_at.date()
         );
     }

@@ -26,6 +26,7 @@
 //! | `document` | Dojo's OpenAPI file, which calls are held to where it is at hand |
 //! | `server` | the HTTP loop, which can cut a connection |
 
+mod account;
 mod api;
 mod chance;
 mod checkout;

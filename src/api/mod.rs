@@ -5,12 +5,13 @@ mod body;
 mod error;
 mod observe;
 pub mod openapi;
+mod operations;
 mod payment_links;
 mod problem;
 mod service;
 mod webhooks;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -23,15 +24,19 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     config::ServeSettings,
-    dojo::Account,
-    payment_link::{Environment, NewPaymentLink},
+    dojo::{Account, Accounts},
+    payment_link::{Environment, NewPaymentLink, PaymentLink, PaymentLinkId},
+    store,
 };
+use auth::Caller;
 use body::Schema;
 pub(crate) use error::Error;
+use error::Subject;
 
 /// Says that an answer is that of an earlier request with the same `Idempotency-Key`.
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -44,8 +49,8 @@ pub struct AppState(Arc<Shared>);
 pub struct Shared {
     /// The database.
     pub pool: PgPool,
-    /// The Dojo account that takes the money.
-    pub account: Account,
+    /// The Dojo accounts that take the money.
+    pub accounts: Accounts,
     /// Work that goes on when its caller has gone away, and that a shutdown waits for.
     pub tasks: TaskTracker,
     /// Writes the metrics.
@@ -56,10 +61,12 @@ pub struct Shared {
     pub patience: Duration,
     /// How long a request may take.
     pub request_timeout: Duration,
-    /// How many more links may be in the making.
-    pub creations: Arc<Semaphore>,
+    /// How many more links and operations may be under way.
+    pub places: Arc<Semaphore>,
     /// The schema of a request for a link.
     new_payment_link: Schema,
+    /// The schemas of requests for operations.
+    operations: operations::Schemas,
     /// The OpenAPI document, as YAML.
     openapi: String,
 }
@@ -73,7 +80,7 @@ impl std::ops::Deref for AppState {
 }
 
 impl AppState {
-    /// The state of a service on this database, for this account.
+    /// The state of a service on this database, for these accounts.
     ///
     /// # Panics
     ///
@@ -81,7 +88,7 @@ impl AppState {
     #[must_use]
     pub fn new(
         pool: PgPool,
-        account: Account,
+        accounts: Accounts,
         tasks: TaskTracker,
         metrics: PrometheusHandle,
         bell: Arc<Notify>,
@@ -90,17 +97,59 @@ impl AppState {
         let document = openapi::document();
         Self(Arc::new(Shared {
             pool,
-            account,
+            accounts,
             tasks,
             metrics,
             bell,
             patience: settings.jobs.recovery_settle,
             request_timeout: settings.request_timeout,
-            creations: Arc::new(Semaphore::new(settings.max_creations.into())),
+            places: Arc::new(Semaphore::new(settings.max_creations.into())),
             new_payment_link: Schema::new(&document, NewPaymentLink::SCHEMA_NAME)
+                .expect("the document is made from the code and a test builds it"),
+            operations: operations::Schemas::new(&document)
                 .expect("the document is made from the code and a test builds it"),
             openapi: openapi::to_yaml(&document),
         }))
+    }
+
+    /// The account that takes a link's money. It may be configured no longer.
+    pub(crate) fn account_of(&self, link: &PaymentLink) -> Result<&Account, Error> {
+        self.accounts
+            .get(&link.account)
+            .ok_or_else(|| Error::AccountNotConfigured(link.id))
+    }
+
+    /// Does work that leads to `subject`, in a task of its own: a caller that hangs up, or a time limit, must not cut it
+    /// short between saving what is asked for, asking Dojo, and keeping the answer.
+    pub(crate) async fn see_through<T: Send + 'static>(
+        &self,
+        subject: Subject,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| Error::Overloaded)?;
+        let work = async move {
+            let _place = place;
+            work.await
+        };
+        let work = self.tasks.spawn(work.in_current_span());
+        match tokio::time::timeout(self.request_timeout, work).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(Error::DojoUnsure(subject)),
+        }
+    }
+
+    /// The link with this id. One of an account that is not open to the caller is there for others only.
+    pub(crate) async fn find_link<S>(
+        &self,
+        caller: &Caller<S>,
+        id: PaymentLinkId,
+    ) -> Result<PaymentLink, Error> {
+        store::links::find(&self.pool, id)
+            .await?
+            .filter(|link| caller.may_see(&link.account))
+            .ok_or(Error::NotFound)
     }
 }
 
@@ -108,6 +157,7 @@ impl AppState {
 fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::header())
         .merge(payment_links::routes())
+        .merge(operations::routes())
         .merge(webhooks::routes())
         .merge(service::routes())
 }
@@ -116,7 +166,7 @@ fn documented() -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     // A creation watches the time itself, for it can tell the link's id; this is for whatever else hangs.
     let request_timeout = state.request_timeout + Duration::from_secs(2);
-    let environment = state.account.environment;
+    let environment = state.accounts.environment();
     let (routes, _) = documented().split_for_parts();
     let routes = routes
         .merge(openapi::docs())

@@ -6,7 +6,7 @@ mod error;
 mod intent;
 pub mod webhook;
 
-pub use account::Account;
-pub use client::{Client, CreatePaymentIntent, Window};
+pub use account::{Account, Accounts};
+pub use client::{Client, CreatePaymentIntent, Operate, Window};
 pub use error::Error;
 pub use intent::PaymentIntent;

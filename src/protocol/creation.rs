@@ -231,13 +231,13 @@ impl Asking {
         };
         match failure.reason {
             FailureKind::KeyRefused | FailureKind::Misrouted => error!(
-                %link_id, error = %causes(&error), detail = failure.detail,
-                "no link can be created until DOJO_API_KEY and DOJO_API_URL are right"
+                %link_id, account = request.new.account, error = %causes(&error), detail = failure.detail,
+                "no link can be created until the account's API key and DOJO_API_URL are right"
             ),
             FailureKind::NotReached => {
                 warn!(%link_id, error = %causes(&error), "Dojo was not reached");
             }
-            FailureKind::Refused | FailureKind::NotCreated => {
+            FailureKind::Refused | FailureKind::NotCreated | FailureKind::NotDone => {
                 info!(%link_id, status = failure.status, "Dojo refused a payment link");
             }
         }

@@ -6,7 +6,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Error, from_json, word};
-use crate::payment_link::{Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, timeline};
+use crate::payment_link::{
+    Capture, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, timeline,
+};
 
 /// A link as its row holds it.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub(super) struct Row {
     pub(super) tips_amount: Option<i64>,
     pub(super) total_amount: Option<i64>,
     pub(super) refunded_amount: i64,
+    pub(super) captures: Value,
     pub(super) mismatch: Option<Value>,
     pub(super) expire_at: Option<OffsetDateTime>,
     pub(super) payment_intent_id: Option<String>,
@@ -40,7 +43,7 @@ macro_rules! select_links {
         sqlx::query_as!(
             $crate::store::links::Row,
             "SELECT id, account, environment, status, request, currency, amount, tips_amount, total_amount,
-                    refunded_amount, mismatch, expire_at, payment_intent_id, url, payment, attempts, failure,
+                    refunded_amount, captures, mismatch, expire_at, payment_intent_id, url, payment, attempts, failure,
                     created_by, created_at, updated_at, synced_at
              FROM payment_links "
                 + $rest
@@ -63,18 +66,23 @@ impl Row {
             value,
             currency_code,
         };
+        let status = word(&self.status)?;
+        let captures: Vec<Capture> = from_json(self.captures)?;
+        let total = self.total_amount.unwrap_or(self.amount);
         Ok(PaymentLink {
             id: PaymentLinkId::from_uuid(self.id),
             account: self.account,
             environment: word(&self.environment)?,
-            status: word(&self.status)?,
+            status,
             url: self.url,
             payment_intent_id: self.payment_intent_id,
             amount: money(self.amount),
             tips_amount: self.tips_amount.map(money),
             total_amount: self.total_amount.map(money),
             reported_amount: self.mismatch.map(from_json).transpose()?,
+            captured_amount: Capture::collected(&captures, status, total),
             refunded_amount: self.refunded_amount,
+            captures,
             payment: self.payment.map(from_json).transpose()?,
             attempts: from_json(self.attempts)?,
             failure: self.failure.map(from_json).transpose()?,
@@ -98,7 +106,11 @@ pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<PaymentLink
 
 /// Which links to list. Filters that are `None` let everything through.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct Filter<'a> {
+    /// Links of any of these accounts: those that the caller may see.
+    pub open: Option<&'a [String]>,
+    /// Links of this account.
+    pub account: Option<String>,
     /// Links with this status.
     pub status: Option<Status>,
     /// Links with this reference.
@@ -123,7 +135,7 @@ pub struct Place {
 /// Up to `limit` links behind `after`, newest first.
 pub async fn list(
     pool: &PgPool,
-    filter: &Filter,
+    filter: &Filter<'_>,
     after: Option<Place>,
     limit: i64,
 ) -> Result<Vec<PaymentLink>, Error> {
@@ -134,8 +146,10 @@ pub async fn list(
            AND ($4::timestamptz IS NULL OR created_at >= $4)
            AND ($5::timestamptz IS NULL OR created_at < $5)
            AND ($6::timestamptz IS NULL OR (created_at, id) < ($6, $7))
+           AND ($8::text IS NULL OR account = $8)
+           AND ($9::text[] IS NULL OR account = ANY($9))
          ORDER BY created_at DESC, id DESC
-         LIMIT $8",
+         LIMIT $10",
         filter.status.map(Status::as_str),
         filter.reference.as_deref(),
         filter.payment_intent_id.as_deref(),
@@ -143,6 +157,8 @@ pub async fn list(
         filter.created_before,
         after.map(|place| place.created_at),
         after.map(|place| place.id),
+        filter.account.as_deref(),
+        filter.open,
         limit
     )
     .fetch_all(pool)

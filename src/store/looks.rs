@@ -14,7 +14,7 @@ use super::{
 use crate::{
     dojo::PaymentIntent,
     payment_link::{
-        PaymentLink, PaymentLinkId, ReportedAmount, Status,
+        Capture, PaymentLink, PaymentLinkId, ReportedAmount, Status,
         reconcile::Held,
         timeline::{Cause, Kind},
     },
@@ -35,6 +35,8 @@ pub struct Looked {
     pub asked_until: Option<OffsetDateTime>,
     /// The database's time: the replicas' own clocks may differ.
     pub now: OffsetDateTime,
+    /// The amount that Dojo is being asked to change to, in minor units.
+    amount_to_be: Option<i64>,
     /// Dojo's word for the status, as it was last heard.
     dojo_status: Option<String>,
     /// Changes with every change of the link's state.
@@ -85,7 +87,9 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
         r#"SELECT id, revision, due_at, asked_until, dojo_updated_at, dojo_status,
                   extract(epoch FROM now() - disputed_since)::float8 AS disputed_for, now() AS "now!",
                   EXISTS (SELECT FROM payment_link_events
-                          WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!"
+                          WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!",
+                  (SELECT amount FROM operations WHERE payment_link_id = payment_links.id
+                          AND kind = 'amount' AND status = 'Pending') AS amount_to_be
            FROM payment_links WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id"#,
         ids,
         Kind::AskedAgain.as_str()
@@ -123,6 +127,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
             asked_again: version.asked_again,
             asked_until: version.asked_until,
             now: version.now,
+            amount_to_be: version.amount_to_be,
             dojo_status: version.dojo_status,
             revision: version.revision,
             due_at: version.due_at,
@@ -163,10 +168,14 @@ pub async fn apply(
     let refunded = intent.refunded_amount.unwrap_or(link.refunded_amount);
     let payment = intent.payment().or_else(|| link.payment.clone());
     let attempts = intent.attempts();
+    let captures = intent.captures.as_ref().unwrap_or(&link.captures);
+    let collected = Capture::collected(captures, status, total.unwrap_or(link.amount.value));
     let mismatch = intent
         .amount
         .as_ref()
-        .filter(|amount| ours(amount) != Some(link.amount.value));
+        .filter(|amount| ours(amount) != Some(link.amount.value))
+        // Asked for, if not known to be done yet.
+        .filter(|amount| looked.amount_to_be.is_none() || ours(amount) != looked.amount_to_be);
     let new_mismatch = mismatch.is_some() && mismatch != link.reported_amount.as_ref();
     let mismatch = mismatch.map(to_json).transpose()?;
 
@@ -187,6 +196,11 @@ pub async fn apply(
         "tipsAmount",
         json!(link.tips_amount.map(|tips| tips.value)),
         json!(tips),
+    );
+    note(
+        "capturedAmount",
+        json!(link.captured_amount),
+        json!(collected),
     );
     note(
         "refundedAmount",
@@ -212,13 +226,14 @@ pub async fn apply(
     let differs = !changed.is_empty()
         || payment != link.payment
         || attempts != link.attempts
+        || *captures != link.captures
         || intent.expire_at.is_some()
             && intent.expire_at.map(micros) != link.terms.expire_at.map(micros);
 
     let written = sqlx::query!(
         "WITH written AS (
              UPDATE payment_links
-             SET status = $3, total_amount = $4, tips_amount = $5, refunded_amount = $6,
+             SET status = $3, total_amount = $4, tips_amount = $5, refunded_amount = $6, captures = $24,
                  expire_at = coalesce($7, expire_at), payment = $8, attempts = $9, mismatch = $10,
                  dojo_updated_at = coalesce($11, dojo_updated_at), dojo_status = $12, disputed_since = NULL,
                  synced_at = now(), leased_until = NULL,
@@ -263,6 +278,7 @@ pub async fn apply(
         Kind::AmountMismatch.as_str(),
         to_json(&link.amount)?,
         differs,
+        to_json(captures)?,
     )
     .fetch_optional(pool)
     .await?;
@@ -355,4 +371,23 @@ pub async fn backlog(pool: &PgPool, account: &str) -> Result<Backlog, Error> {
         due: row.due,
         lag: row.lag,
     })
+}
+
+/// The accounts other than these that have links which can still change, and how many.
+pub async fn unconfigured(
+    pool: &PgPool,
+    configured: &[String],
+) -> Result<Vec<(String, i64)>, Error> {
+    let rows = sqlx::query!(
+        r#"SELECT account, count(*) AS "links!" FROM payment_links
+           WHERE due_at IS NOT NULL AND account <> ALL($1)
+           GROUP BY account ORDER BY account"#,
+        configured
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.account, row.links))
+        .collect())
 }

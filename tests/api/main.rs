@@ -15,6 +15,7 @@ mod creation;
 mod faults;
 mod idempotency;
 mod openapi;
+mod operations;
 mod reading;
 mod recovery;
 mod replicas;
