@@ -105,14 +105,7 @@ async fn run(app: &TestApp, links: &Value) -> bool {
     let run = Command::new(program)
         .arg("--config-file")
         .arg(root.join("tests/api/schemathesis.toml"))
-        .args([
-            "run",
-            "--report-har-path",
-            "/tmp/st.har",
-            "--no-color",
-            "--url",
-            &app.service.url,
-        ])
+        .args(["run", "--no-color", "--url", &app.service.url])
         .arg(root.join("openapi.yaml"))
         .current_dir(&home)
         .env("API_KEY", API_KEY)
