@@ -33,7 +33,7 @@ CREATE TABLE operations (
 );
 
 CREATE INDEX operations_of_link ON operations (payment_link_id, id);
-CREATE INDEX operations_due ON operations (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX operations_due ON operations (account, due_at) WHERE due_at IS NOT NULL;
 -- Two changes of one payment at once could not be told apart when an answer is lost. Refunds can: they have keys.
 CREATE UNIQUE INDEX operations_one_at_a_time ON operations (payment_link_id)
     WHERE status = 'Pending' AND kind NOT IN ('refund', 'receipt');

@@ -3,11 +3,13 @@
 pub mod auth;
 mod body;
 mod error;
+mod idempotency;
 mod observe;
 pub mod openapi;
 mod operations;
 mod payment_links;
 mod problem;
+mod query;
 mod service;
 mod webhooks;
 
@@ -112,11 +114,17 @@ impl AppState {
         }))
     }
 
+    /// The account of this name, which the log of the request names from here on.
+    pub(crate) fn account(&self, name: &str) -> Option<&Account> {
+        let account = self.accounts.get(name)?;
+        tracing::Span::current().record("account", &account.name);
+        Some(account)
+    }
+
     /// The account that takes a link's money. It may be configured no longer.
     pub(crate) fn account_of(&self, link: &PaymentLink) -> Result<&Account, Error> {
-        self.accounts
-            .get(&link.account)
-            .ok_or_else(|| Error::AccountNotConfigured(link.id))
+        self.account(&link.account)
+            .ok_or(Error::AccountNotConfigured(link.id))
     }
 
     /// Does work that leads to `subject`, in a task of its own: a caller that hangs up, or a time limit, must not cut it

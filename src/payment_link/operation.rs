@@ -644,3 +644,280 @@ fn found_capture(capture: &NewCapture, lost: Lost<'_>, seen: Seen<'_>, settled: 
         None => Step::Wait,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+    const PATIENCE: Patience = Patience {
+        settle: Duration::from_mins(2),
+        give_up: Duration::from_hours(24),
+    };
+
+    fn gbp(value: i64) -> Money {
+        Money {
+            value,
+            currency_code: super::super::Currency::Gbp,
+        }
+    }
+
+    /// A link over 10.00 GBP.
+    fn link(status: Status, more: &Value) -> PaymentLink {
+        let mut link = json!({
+            "id": "plink_01kaz8v4wce7q8m6s5gq9nq2fd", "account": "default", "environment": "sandbox",
+            "status": status, "url": null, "paymentIntentId": "pi_1", "amount": gbp(1000), "tipsAmount": null,
+            "totalAmount": gbp(1000), "reportedAmount": null, "capturedAmount": 0, "refundedAmount": 0,
+            "captures": [], "payment": null, "attempts": [], "failure": null, "createdBy": "orders",
+            "createdAt": "2026-03-01T00:00:00Z", "updatedAt": "2026-03-01T00:00:00Z", "syncedAt": null,
+            "reference": "Order 1",
+        });
+        for (name, value) in more.as_object().unwrap() {
+            link[name] = value.clone();
+        }
+        serde_json::from_value(link).unwrap()
+    }
+
+    fn refund(value: i64) -> Action {
+        Action::Refund(NewRefund {
+            amount: Some(gbp(value)),
+            ..NewRefund::default()
+        })
+    }
+
+    fn capture(value: i64) -> Action {
+        Action::Capture(NewCapture {
+            amount: Some(gbp(value)),
+            tips_amount: None,
+        })
+    }
+
+    fn words(action: &mut Action, link: &PaymentLink, others: Others) -> String {
+        match permit(action, link, others, NOW) {
+            Err(Objection::NotPossible(words)) => words,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_part_that_was_declined_is_still_left_to_capture() {
+        let captures = json!([
+            {"id": "c1", "amount": 300, "status": "Successful"},
+            {"id": "c2", "amount": 700, "status": "Declined"},
+        ]);
+        let more = json!({"captures": captures, "captureMode": "Manual"});
+        let link = link(Status::Captured, &more);
+        assert_eq!(
+            permit(&mut capture(700), &link, Others::default(), NOW),
+            Ok(())
+        );
+        assert_eq!(
+            words(&mut capture(701), &link, Others::default()),
+            "only 7.00 GBP is left to capture"
+        );
+        assert_eq!(Capture::collected(&link.captures, link.status, 1000), 300);
+    }
+
+    #[test]
+    fn a_refund_under_way_counts_whether_dojo_shows_it_or_not() {
+        let others = Others {
+            refunds: 600,
+            refund_running: true,
+            change_running: false,
+        };
+        for shown in [0, 400, 600] {
+            let more = json!({"capturedAmount": 1000, "refundedAmount": shown});
+            let link = link(Status::Captured, &more);
+            assert_eq!(permit(&mut refund(400), &link, others, NOW), Ok(()));
+            assert_eq!(
+                words(&mut refund(401), &link, others),
+                "only 4.00 GBP is left to refund"
+            );
+        }
+        // Refunds that were made elsewhere count, too.
+        let link = link(
+            Status::Captured,
+            &json!({"capturedAmount": 1000, "refundedAmount": 900}),
+        );
+        assert_eq!(
+            words(&mut refund(101), &link, others),
+            "only 1.00 GBP is left to refund"
+        );
+    }
+
+    #[test]
+    fn a_payment_of_another_day_is_refunded_and_one_of_an_unknown_day_left_to_dojo() {
+        for (paid_at, allowed) in [
+            (
+                json!({"transactionDateTime": "2026-02-28T12:00:00Z"}),
+                false,
+            ),
+            (json!({"transactionDateTime": "2026-02-28T12:00:01Z"}), true),
+            (json!({"transactionDateTime": "yesterday"}), true),
+            (Value::Null, true),
+        ] {
+            let link = link(Status::Captured, &json!({"payment": paid_at}));
+            let permitted = permit(&mut Action::Reversal, &link, Others::default(), NOW);
+            assert_eq!(permitted.is_ok(), allowed, "{paid_at}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_customers_is_not_shown() {
+        let receipt = Action::Receipt(NewReceipt {
+            emails: vec!["mari@example.com".to_owned()],
+        });
+        let refund = Action::Refund(NewRefund {
+            notes: Some("Mari called".to_owned()),
+            ..NewRefund::default()
+        });
+        assert!(
+            !format!("{receipt:?} {refund:?}")
+                .to_lowercase()
+                .contains("mari")
+        );
+    }
+
+    #[test]
+    fn an_operation_reads_back_as_it_was_written() {
+        let lines = json!({"type": "amount", "request": {"amount": gbp(5), "itemLines": []}});
+        for action in [
+            json!({"type": "cancel"}),
+            json!({"type": "reversal"}),
+            json!({"type": "capture", "request": {"amount": gbp(5)}}),
+            json!({"type": "refund", "request": {"amount": gbp(5), "notes": "n"}}),
+            json!({"type": "receipt", "request": {"emails": ["a@b"]}}),
+            lines,
+        ] {
+            let read: Action = serde_json::from_value(action.clone()).unwrap();
+            assert_eq!(json!(read), action);
+            assert_eq!(action["type"], read.kind());
+        }
+    }
+
+    fn lost(action: &Action, since_asked: u64, age: u64) -> Lost<'_> {
+        Lost {
+            action,
+            captures_before: Some(&[]),
+            since_asked: Duration::from_secs(since_asked),
+            age: Duration::from_secs(age),
+        }
+    }
+
+    fn any_status() -> impl Strategy<Value = Option<Status>> {
+        prop::option::of(prop::sample::select(Status::ALL[2..].to_vec()))
+    }
+
+    fn dojos_capture(id: &str, amount: i64, status: &str) -> Capture {
+        Capture {
+            id: Some(id.to_owned()),
+            amount,
+            tips_amount: None,
+            status: Some(status.to_owned()),
+            created_at: None,
+        }
+    }
+
+    #[test]
+    fn a_capture_is_known_by_what_was_not_there_before() {
+        let before = ["c1".to_owned()];
+        let (old, new) = (
+            dojos_capture("c1", 5, "Successful"),
+            dojos_capture("c2", 5, "Successful"),
+        );
+        let declined = dojos_capture("c2", 5, "Declined");
+        let other = dojos_capture("c2", 6, "Successful");
+        let done = Step::Succeeded(Some("c2".to_owned()));
+        let action = capture(5);
+        for (captures, since_asked, step) in [
+            (vec![old.clone()], 119, Step::Wait),
+            (
+                vec![old.clone()],
+                120,
+                Step::Failed("Dojo's answer was lost, and it was not done"),
+            ),
+            (vec![old.clone(), new], 0, done),
+            (
+                vec![old.clone(), declined],
+                0,
+                Step::Failed("Dojo tried it, and it was declined"),
+            ),
+            (vec![old, other], 0, Step::Wait),
+        ] {
+            let lost = Lost {
+                captures_before: Some(&before),
+                ..lost(&action, since_asked, 200)
+            };
+            let seen = Seen {
+                status: Some(Status::Captured),
+                amount: None,
+                tips_amount: None,
+                captures: Some(&captures),
+            };
+            assert_eq!(next_step(lost, seen, PATIENCE), step);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn however_many_refunds_are_asked_for_no_more_is_promised_than_was_captured(
+            captured in 1..5_000_i64,
+            asked in prop::collection::vec((1..2_000_i64, 0..3_u8), 1..30),
+        ) {
+            let (mut promised, mut shown) = (0, 0);
+            for (value, behind) in asked {
+                // Dojo shows none, some or all of what is promised.
+                shown = (promised * i64::from(behind) / 2).max(shown);
+                let more = json!({"capturedAmount": captured, "refundedAmount": shown});
+                let others = Others { refunds: promised, refund_running: true, change_running: false };
+                let mut action = refund(value);
+                if permit(&mut action, &link(Status::Captured, &more), others, NOW).is_ok() {
+                    promised += action.amount().unwrap().value;
+                }
+                prop_assert!(promised <= captured);
+            }
+        }
+
+        #[test]
+        fn what_cannot_be_repeated_is_never_asked_for_again(
+            status in any_status(), since_asked in 0..200_000_u64, age in 0..200_000_u64, told: bool,
+        ) {
+            let captures = [dojos_capture("c", 6, "Successful")];
+            let seen = Seen {
+                status,
+                amount: Some(5),
+                tips_amount: None,
+                captures: told.then_some(&captures[..]),
+            };
+            let receipt = Action::Receipt(NewReceipt { emails: Vec::new() });
+            for action in [capture(5), receipt] {
+                let step = next_step(lost(&action, since_asked, age), seen, PATIENCE);
+                prop_assert_ne!(step, Step::AskAgain);
+            }
+        }
+
+        #[test]
+        fn a_refund_is_never_judged_by_the_state_alone(status in any_status(), age in 0..200_000_u64) {
+            let seen = Seen { status, amount: Some(5), tips_amount: None, captures: None };
+            let action = refund(5);
+            let step = next_step(lost(&action, age, age), seen, PATIENCE);
+            prop_assert!(matches!(step, Step::AskAgain | Step::Unconfirmed), "{:?}", step);
+        }
+
+        #[test]
+        fn a_change_of_amount_is_not_asked_for_again_while_the_first_may_arrive(since_asked in 0..120_u64) {
+            let seen = Seen {
+                status: Some(Status::Created),
+                amount: Some(5),
+                tips_amount: None,
+                captures: None,
+            };
+            let action = Action::Amount(NewAmount { amount: gbp(6), item_lines: None, tax_lines: None });
+            prop_assert_eq!(next_step(lost(&action, since_asked, 200), seen, PATIENCE), Step::Wait);
+        }
+    }
+}

@@ -130,10 +130,10 @@ pub async fn carry_out(
     };
     let mut begun = store::operations::begin(pool, &draft, key, rules).await?;
     if matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
-        // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked.
-        if read_back(pool, account, request.link_id, patience, &cause).await? {
-            begun = store::operations::begin(pool, &draft, key, rules).await?;
-        }
+        // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked. Meanwhile
+        // another copy of this request may have been let through, and then this one is a repetition.
+        read_back(pool, account, request.link_id, patience, &cause).await?;
+        begun = store::operations::begin(pool, &draft, key, rules).await?;
     }
     let saved = match begun {
         Begun::New(saved) => saved,

@@ -480,11 +480,12 @@ pub async fn claim(
          )
          SELECT claimed.id, claimed.payment_link_id, link.payment_intent_id AS "payment_intent_id!",
                 claimed.status = 'Failed' AS "failed!", claimed.action, claimed.dojo_key,
-                claimed.captures_before || ARRAY(
+                -- NULL concatenated with an array would be that array.
+                CASE WHEN claimed.captures_before IS NOT NULL THEN claimed.captures_before || ARRAY(
                     SELECT dojo_id FROM operations other
                     WHERE other.payment_link_id = claimed.payment_link_id AND other.kind = 'capture'
                       AND other.id <> claimed.id AND other.dojo_id IS NOT NULL
-                ) AS captures_before,
+                ) END AS captures_before,
                 coalesce((SELECT sum(amount) FROM operations other
                           WHERE other.payment_link_id = claimed.payment_link_id AND other.kind = 'refund'
                             AND other.id <> claimed.id AND other.status = 'Succeeded'), 0)::bigint
@@ -521,6 +522,16 @@ pub async fn claim(
             })
         })
         .collect())
+}
+
+/// How many operations of an account are due to be found out about.
+pub async fn backlog(pool: &PgPool, account: &str) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM operations WHERE due_at <= now() AND account = $1"#,
+        account
+    )
+    .fetch_one(pool)
+    .await?)
 }
 
 /// Notes that Dojo is about to be asked again, under a new lease. `None`: somebody else has settled or claimed it

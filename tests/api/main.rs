@@ -7,6 +7,7 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod accounts;
 mod browser;
 mod commands;
 mod convergence;
@@ -14,6 +15,7 @@ mod crashes;
 mod creation;
 mod faults;
 mod idempotency;
+mod lost_operations;
 mod openapi;
 mod operations;
 mod reading;
