@@ -5,6 +5,8 @@
 # Pinned, so that a check gives the same answer everywhere. sqlx-cli goes with the `sqlx` of Cargo.toml.
 CARGO_DENY_VERSION=0.20.2
 SQLX_CLI_VERSION=0.9.0
+SCHEMATHESIS_VERSION=4.32.5
+HYPOTHESIS_VERSION=6.170.15 # makes the requests that schemathesis sends
 
 # The queries' types come from `.sqlx/`; without this a DATABASE_URL lying around would be asked instead.
 export SQLX_OFFLINE=true
@@ -81,6 +83,22 @@ need_cargo_deny() { need_cargo_tool cargo-deny "$CARGO_DENY_VERSION" deny; }
 
 need_sqlx_cli() {
     need_cargo_tool sqlx-cli "$SQLX_CLI_VERSION" sqlx --no-default-features --features postgres,rustls
+}
+
+# Sets SCHEMATHESIS. It has a Python environment of its own, so that nothing of it is anywhere else.
+need_schemathesis() {
+    local home=$PWD/target/schemathesis-$SCHEMATHESIS_VERSION-$HYPOTHESIS_VERSION
+    export SCHEMATHESIS=$home/bin/schemathesis
+    "$SCHEMATHESIS" --version >/dev/null 2>&1 && return
+    # Debian splits venv off Python; a Mac's own Python is too old.
+    local usable='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
+    python3 -c "$usable" 2>/dev/null || install_package Python python3-venv python
+    python3 -c "$usable" || die "schemathesis needs Python 3.11 or newer, with venv"
+    echo "Installing schemathesis $SCHEMATHESIS_VERSION (pip, into ${home##*/} under target)"
+    rm -rf "$home"
+    python3 -m venv "$home"
+    "$home/bin/pip" install --quiet --disable-pip-version-check \
+        "schemathesis==$SCHEMATHESIS_VERSION" "hypothesis==$HYPOTHESIS_VERSION"
 }
 
 need_shellcheck() { have shellcheck || install_package ShellCheck shellcheck shellcheck; }

@@ -87,6 +87,11 @@ impl Kind {
     pub(crate) fn works(self) -> bool {
         !matches!(self, Self::Status | Self::CutBefore)
     }
+
+    /// Whether the call is answered as it would be without the fault.
+    pub(crate) fn answers_itself(self) -> bool {
+        matches!(self, Self::Latency | Self::LatencyAfter)
+    }
 }
 
 impl Fault {

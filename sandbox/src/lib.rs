@@ -24,6 +24,7 @@
 //! | `checkout` | the page a customer pays on |
 //! | `control` | `/_sandbox`: what tests use to pay, to break things and to look inside |
 //! | `traffic`, `faults` | the record of API calls and what goes wrong with them |
+//! | `document` | Dojo's OpenAPI file, which calls are held to where it is at hand |
 //! | `server` | the HTTP loop, which can cut a connection |
 
 mod account;
@@ -32,6 +33,7 @@ mod chance;
 mod checkout;
 mod clock;
 mod control;
+pub mod document;
 mod faults;
 mod ids;
 mod intents;
@@ -48,3 +50,4 @@ mod world;
 
 pub use sandbox::Sandbox;
 pub use settings::Settings;
+pub use traffic::Exchange;

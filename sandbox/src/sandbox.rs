@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::settings::Settings;
+use crate::traffic::{Exchange, Watcher};
 use crate::world::World;
 use crate::{api, checkout, control, server};
 
@@ -67,6 +68,11 @@ impl Sandbox {
     /// Makes the draws of random faults repeatable.
     pub fn seed(&self, seed: u64) {
         self.world.seed(seed);
+    }
+
+    /// Shows every API call to `watcher`, just before it is answered; the last one set counts.
+    pub fn watch(&self, watcher: impl Fn(&Exchange) + Send + Sync + 'static) {
+        self.world.set_watcher(Watcher(Arc::new(watcher)));
     }
 
     /// Stops listening, lets calls under way finish, and drops deliveries that are still waiting.

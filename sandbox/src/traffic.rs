@@ -1,6 +1,7 @@
 //! Every API call passes here: it is recorded, and meets its fault if one is due.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -98,6 +99,25 @@ impl RequestLog {
     }
 }
 
+/// An API call as it passed.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// What was asked.
+    pub request: axum::http::Request<Bytes>,
+    /// What the sandbox answers by its own rules; `None` where it was told to answer something else, or nothing.
+    pub answer: Option<axum::http::Response<Bytes>>,
+}
+
+/// Somebody who wants to see each call.
+#[derive(Clone)]
+pub(crate) struct Watcher(pub(crate) Arc<dyn Fn(&Exchange) + Send + Sync>);
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watcher")
+    }
+}
+
 /// The middleware. The call runs in a task of its own: a caller that hangs up does not undo what it
 /// asked for, as it would not at Dojo.
 pub(crate) async fn pass(
@@ -135,12 +155,32 @@ async fn handle(world: Arc<World>, request: Request, next: Next) -> Response {
         answered: None,
     });
 
+    let watcher = world.watcher();
+    let asked = watcher
+        .is_some()
+        .then(|| Request::from_parts(parts.clone(), body.clone()));
+    let own = fault
+        .as_ref()
+        .is_none_or(|fault| fault.kind.answers_itself());
     let request = Request::from_parts(parts, Body::from(body));
-    let (answered, response) = match fault {
+    let (answered, mut response) = match fault {
         None => answer(next.run(request).await),
         Some(fault) => suffer(&fault, request, next).await,
     };
     world.requests().answer(number, answered);
+    if let (Some(Watcher(watch)), Some(request)) = (watcher, asked) {
+        let mut answer = None;
+        if own {
+            let (parts, body) = response.into_parts();
+            // It was made in memory, so there is nothing that could fail to arrive.
+            let body = axum::body::to_bytes(body, usize::MAX)
+                .await
+                .unwrap_or_default();
+            answer = Some(Response::from_parts(parts.clone(), body.clone()));
+            response = Response::from_parts(parts, Body::from(body));
+        }
+        watch(&Exchange { request, answer });
+    }
     response
 }
 

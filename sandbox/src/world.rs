@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::faults::Faults;
 use crate::ledger::Ledger;
 use crate::settings::{Settings, given};
-use crate::traffic::RequestLog;
+use crate::traffic::{RequestLog, Watcher};
 use crate::webhooks::{Courier, EVENTS};
 
 /// One sandbox.
@@ -28,6 +28,7 @@ pub(crate) struct World {
     faults: Mutex<Faults>,
     requests: Mutex<RequestLog>,
     search_lag: Mutex<time::Duration>,
+    watcher: Mutex<Option<Watcher>>,
 }
 
 impl World {
@@ -67,6 +68,7 @@ impl World {
             faults: Mutex::new(Faults::new()),
             requests: Mutex::new(RequestLog::default()),
             search_lag: Mutex::new(time::Duration::ZERO),
+            watcher: Mutex::default(),
         })
     }
 
@@ -87,6 +89,14 @@ impl World {
 
     pub(crate) fn requests(&self) -> MutexGuard<'_, RequestLog> {
         locked(&self.requests)
+    }
+
+    pub(crate) fn watcher(&self) -> Option<Watcher> {
+        locked(&self.watcher).clone()
+    }
+
+    pub(crate) fn set_watcher(&self, watcher: Watcher) {
+        *locked(&self.watcher) = Some(watcher);
     }
 
     /// How old an intent must be to show in search.

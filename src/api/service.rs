@@ -69,7 +69,7 @@ async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
 
 /// This document.
 #[utoipa::path(get, path = "/openapi.yaml", tag = "Service", security(()), responses(
-    (status = 200, description = "The document.", body = String, content_type = "application/yaml"),
+    (status = 200, description = "The document.", body = Object, content_type = "application/yaml"),
 ))]
 async fn openapi_yaml(State(state): State<AppState>) -> impl IntoResponse {
     (

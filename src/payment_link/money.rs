@@ -15,6 +15,11 @@ pub struct Money {
     pub currency_code: Currency,
 }
 
+impl Money {
+    /// The largest amount that every JSON parser reads exactly.
+    pub const MAX: i64 = 9_007_199_254_740_991;
+}
+
 /// The currencies that Dojo accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]

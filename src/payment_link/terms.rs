@@ -482,6 +482,22 @@ pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
             fault(&pointer, "must not be negative");
         }
     }
+    // Their sum is answered as the total, which has the limit of every amount.
+    let parts = [
+        "/amount/value",
+        "/tipsAmount/value",
+        "/cashbackAmount/value",
+        "/serviceChargeAmount/value",
+    ];
+    let parts = parts.map(|pointer| integer(body, pointer).unwrap_or_default());
+    let each_fits = parts.iter().all(|part| *part <= Money::MAX);
+    if each_fits && parts.into_iter().map(i128::from).sum::<i128>() > i128::from(Money::MAX) {
+        let detail = format!(
+            "must be at most {} together with tips, cashback and service charge",
+            Money::MAX
+        );
+        fault("/amount/value", &detail);
+    }
     // A time without a place in UTC passes the schema, and is in no future that Dojo could wait for.
     if let Some(at) = text("/expireAt").filter(|at| OffsetDateTime::parse(at, &Rfc3339).is_ok()) {
         match parse_time(at) {
@@ -623,6 +639,22 @@ mod tests {
                 "/itemLines/0/amountTotal/currencyCode",
                 "/tipsAmount/currencyCode",
             ]
+        );
+    }
+
+    #[test]
+    fn the_total_has_the_limit_of_every_amount() {
+        let with_tips = |tips: i64| {
+            faults(&json!({
+                "amount": {"value": 1, "currencyCode": "GBP"},
+                "tipsAmount": {"value": tips, "currencyCode": "GBP"},
+            }))
+        };
+        assert!(with_tips(Money::MAX - 1).is_empty());
+        assert_eq!(with_tips(Money::MAX), ["/amount/value"]);
+        assert!(
+            with_tips(Money::MAX + 1).is_empty(),
+            "the schema tells of it"
         );
     }
 

@@ -122,15 +122,8 @@ pub(super) async fn find_surplus(
 ) -> Result<(), Error> {
     let link = &looked.link;
     let asked_until = looked.asked_until.unwrap_or(link.created_at);
-    for intent in search(
-        account,
-        link.id,
-        link.created_at,
-        asked_until,
-        OffsetDateTime::now_utc(),
-    )
-    .await?
-    {
+    let found = search(account, link.id, link.created_at, asked_until, looked.now).await?;
+    for intent in found {
         if intent.id != looked.payment_intent_id {
             adopt(pool, account, link.id, &intent).await?;
         }

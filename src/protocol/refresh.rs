@@ -4,7 +4,6 @@
 use std::{collections::HashMap, time::Duration};
 
 use sqlx::PgPool;
-use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
 use super::{Error, recovery};
@@ -127,7 +126,7 @@ fn next(
     status: Status,
     patience: Duration,
 ) -> Option<Duration> {
-    let now = OffsetDateTime::now_utc();
+    let now = looked.now;
     let since = |at| Duration::try_from(now - at).unwrap_or_default();
     let link = &looked.link;
     let age = match status {

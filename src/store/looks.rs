@@ -33,6 +33,8 @@ pub struct Looked {
     pub asked_again: bool,
     /// Until when a request to create the intent may have left.
     pub asked_until: Option<OffsetDateTime>,
+    /// The database's time: the replicas' own clocks may differ.
+    pub now: OffsetDateTime,
     /// The amount that Dojo is being asked to change to, in minor units.
     amount_to_be: Option<i64>,
     /// Dojo's word for the status, as it was last heard.
@@ -83,7 +85,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
     // is not applied to what it did not see.
     let versions = sqlx::query!(
         r#"SELECT id, revision, due_at, asked_until, dojo_updated_at, dojo_status,
-                  extract(epoch FROM now() - disputed_since)::float8 AS disputed_for,
+                  extract(epoch FROM now() - disputed_since)::float8 AS disputed_for, now() AS "now!",
                   EXISTS (SELECT FROM payment_link_events
                           WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!",
                   (SELECT amount FROM operations WHERE payment_link_id = payment_links.id
@@ -124,6 +126,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
             link,
             asked_again: version.asked_again,
             asked_until: version.asked_until,
+            now: version.now,
             amount_to_be: version.amount_to_be,
             dojo_status: version.dojo_status,
             revision: version.revision,

@@ -292,3 +292,18 @@ async fn no_secret_and_no_customer_reaches_the_log_or_the_metrics() {
         assert!(!told.contains(secret), "{secret} was told");
     }
 }
+
+#[tokio::test]
+#[ignore = "needs Dojo's OpenAPI file"]
+#[should_panic(expected = "request POST /payment-intents: body: Additional properties")]
+async fn a_request_that_is_not_as_dojos_file_says_fails_its_test() {
+    let app = TestApp::start().await;
+    let mut body = ten_pounds("Order 1");
+    body["unheard"] = json!(1);
+    let request = reqwest::Client::new()
+        .post(format!("{}/payment-intents", app.sandbox.url))
+        .header("authorization", format!("Basic {DOJO_KEY}"))
+        .header("version", "2026-02-27")
+        .json(&body);
+    send(request).await.expect(400);
+}

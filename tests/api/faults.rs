@@ -112,8 +112,10 @@ async fn the_sweep_survives_every_fault() {
         strike(&app, fault, "search", 2).await;
         app.all_are_due().await;
         app.in_step_with_dojo().await;
+        // On a busy machine the schedule may have been there before the fault.
         let searches = app.sandbox.requests("search").await;
-        assert_ne!(searches[0]["fault"], Value::Null, "{fault}");
+        let mut faults = searches.iter().map(|search| &search["fault"]);
+        assert!(faults.any(|struck| !struck.is_null()), "{fault}");
     })
     .await;
 }

@@ -22,6 +22,7 @@ mod reading;
 mod recovery;
 mod replicas;
 mod running;
+mod schemathesis;
 mod support;
 mod validation;
 mod webhooks;

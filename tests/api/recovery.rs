@@ -2,11 +2,13 @@
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{
-    SETTLE, TestApp, eventually, for_each_case, received_at, stable_address, ten_pounds, text,
+    SETTLE, TestApp, empty_database, eventually, for_each_case, received_at, stable_address,
+    ten_pounds, text,
 };
 
 /// Every way in which an answer gets lost, and whether Dojo has done the work all the same.
@@ -320,4 +322,92 @@ async fn an_intent_that_comes_to_light_after_its_link_has_failed_is_canceled() {
             .then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_search_that_fails_keeps_no_payment_from_being_told() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    // Asked for twice, so every look at it also searches for a second intent.
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutBefore", json!({})).await;
+    let link = settled(&app, &id).await;
+    assert_eq!(app.told(&id, "askedAgain").await.len(), 1);
+
+    let fault = json!({"operation": "search", "kind": "status", "status": 500, "share": 1.0});
+    app.sandbox.control("faults", fault).await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    let told = app.refresh(&id).await.expect(200).json();
+    assert_eq!(told["status"], "Captured");
+    app.logged("not searched for a second intent").await;
+
+    // The background's looks are no different.
+    app.sandbox.refund(&link["paymentIntentId"], 1000).await;
+    app.all_are_due().await;
+    app.link_with_status(&id, "Refunded").await;
+}
+
+/// A database whose clock is ahead of this machine's, as a replica with a slow clock finds it.
+async fn database_ahead(seconds: i32) -> String {
+    let url = empty_database().await;
+    let mut database = PgConnection::connect(&url).await.unwrap();
+    let name: String = sqlx::query_scalar("SELECT current_database()")
+        .fetch_one(&mut database)
+        .await
+        .unwrap();
+    // Postgres looks into its own schema first, unless told otherwise.
+    let statement = format!(
+        "CREATE FUNCTION public.now() RETURNS timestamptz STABLE LANGUAGE sql
+             AS $$ SELECT pg_catalog.now() + make_interval(secs => {seconds}) $$;
+         ALTER DATABASE {name} SET search_path = public, pg_catalog;"
+    );
+    sqlx::raw_sql(AssertSqlSafe(statement))
+        .execute(&mut database)
+        .await
+        .unwrap();
+    url
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_is_slow_finds_what_a_lost_answer_had_made() {
+    // Ten minutes: more than a search looks ahead of its clock.
+    let app = TestApp::quick_on(database_ahead(600).await, &[]).await;
+    app.sandbox
+        .control("clock", json!({"advanceSeconds": 600}))
+        .await;
+    app.sandbox.drop_webhooks().await;
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutAfter", json!({})).await;
+
+    let link = app.the_only_link("a", &body).await;
+    assert_eq!(link["id"], id);
+    let asked_at: OffsetDateTime = sqlx::query_scalar("SELECT created_at FROM payment_links")
+        .fetch_one(&app.pool)
+        .await
+        .unwrap();
+    let ahead = asked_at - OffsetDateTime::now_utc();
+    assert!(ahead > time::Duration::minutes(9), "the clocks differ");
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_is_slow_finds_a_second_intent() {
+    let app = TestApp::quick_on(database_ahead(600).await, &[("RECOVERY_SETTLE", "1s")]).await;
+    app.sandbox
+        .control("clock", json!({"advanceSeconds": 600}))
+        .await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.search_lags(6000.0).await;
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutAfter", json!({})).await;
+    settled(&app, &id).await;
+    assert_eq!(app.sandbox.live_intents_about("Order 1").await.len(), 2);
+
+    app.sandbox.search_lags(0.0).await;
+    app.all_are_due().await;
+    eventually("the first intent is canceled", async || {
+        app.told(&id, "surplusCanceled").await.pop()
+    })
+    .await;
+    app.the_only_link("a", &body).await;
 }

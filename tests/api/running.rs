@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -38,6 +39,66 @@ async fn an_unmigrated_database_is_not_ready() {
     let app = TestApp::on(empty_database().await, &settings).await;
     app.get("/healthz").await.expect(200);
     app.get("/readyz").await.problem(503, "not-ready");
+}
+
+/// A service that leaves the migrations to others, on a database that has none yet.
+async fn unmigrated(database: &str) -> TestApp {
+    let settings = [("MIGRATE_ON_START", "false"), ("BOOTSTRAP_API_KEY", "")];
+    TestApp::on(database.to_owned(), &settings).await
+}
+
+fn migrate(database: &str) {
+    let migrated = program()
+        .arg("migrate")
+        .env("DATABASE_URL", database)
+        .status()
+        .unwrap();
+    assert!(migrated.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_migrated_later_is_claimed_before_the_service_is_ready() {
+    let database = empty_database().await;
+    let app = unmigrated(&database).await;
+    app.get("/readyz").await.problem(503, "not-ready");
+    app.deliver("{}").await.problem(503, "database-unavailable");
+
+    migrate(&database);
+    eventually("it is ready", async || {
+        (app.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    let held: String = sqlx::query_scalar("SELECT environment FROM deployment")
+        .fetch_one(&app.pool)
+        .await
+        .unwrap();
+    assert_eq!(held, "sandbox");
+    let real = program()
+        .arg("serve")
+        .env("DATABASE_URL", &database)
+        .env("DOJO_API_KEY", "sk_prod_1")
+        .env("DOJO_API_URL", "https://127.0.0.1:9")
+        .env("LISTEN_ADDR", "127.0.0.1:0")
+        .output()
+        .unwrap();
+    assert!(!real.status.success());
+    let told = String::from_utf8(real.stderr).unwrap();
+    assert!(
+        told.contains("DOJO_API_KEY is for production, and the database holds links of sandbox"),
+        "{told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_finds_its_database_taken_for_other_money_is_never_ready() {
+    let database = empty_database().await;
+    let app = unmigrated(&database).await;
+    migrate(&database);
+    let real = [("DOJO_API_KEY", "sk_prod_1")];
+    let _real = Service::start(&database, "https://127.0.0.1:9", &real).await;
+    let problem = app.get("/readyz").await.problem(503, "not-ready");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("the other environment"), "{detail}");
 }
 
 #[tokio::test]
@@ -200,6 +261,71 @@ async fn without_its_database_it_says_so_keeps_nothing_half_and_recovers_by_itse
         1,
         "nothing was asked of Dojo that could not be saved"
     );
+}
+
+#[tokio::test]
+async fn a_database_that_only_reads_is_503_and_what_comes_again_later_is_kept() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    eventually("the sandbox has told of the creation", async || {
+        (app.stored_webhooks().await == 1).then_some(())
+    })
+    .await;
+    let webhook = json!({"id": "evt_1", "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Captured"}})
+    .to_string();
+    let mut operator = PgConnection::connect(&app.database_url).await.unwrap();
+
+    only_reads(&mut operator, true).await;
+    let order = ten_pounds("Order 2");
+    for what in ["the webhook", "the order"] {
+        eventually(&format!("{what} meets what only reads"), async || {
+            let answer = match what {
+                "the webhook" => app.deliver(&webhook).await,
+                _ => app.create_with_key("a", &order).await,
+            };
+            assert_ne!(answer.header("retry-after"), "");
+            // The first ones may meet connections that were cut.
+            let problem = answer.problem(503, "database-unavailable");
+            let id = problem["requestId"].as_str().unwrap();
+            let log = app.service.log();
+            let mut lines = log.lines().filter(|line| line.contains(id));
+            lines.any(|line| line.contains("read-only")).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(app.link(&link["id"]).await["status"], "Created");
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+
+    only_reads(&mut operator, false).await;
+    eventually("the webhook is kept", async || {
+        (app.deliver(&webhook).await.status == 204).then_some(())
+    })
+    .await;
+    assert_eq!(app.link(&link["id"]).await["status"], "Captured");
+    let outcome = app.outcome("a", &order).await.expect(201).json();
+    assert_eq!(outcome["status"], "Created");
+    assert_eq!(app.sandbox.creations().await.len(), 2);
+}
+
+/// Makes everybody else's connections to this database read-only, as those to a standby are, or writable again.
+async fn only_reads(operator: &mut PgConnection, only: bool) {
+    let name: String = sqlx::query_scalar("SELECT current_database()")
+        .fetch_one(&mut *operator)
+        .await
+        .unwrap();
+    let statement = format!("ALTER DATABASE {name} SET default_transaction_read_only = {only}");
+    sqlx::query(AssertSqlSafe(statement))
+        .execute(&mut *operator)
+        .await
+        .unwrap();
+    sqlx::query(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    .execute(&mut *operator)
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
