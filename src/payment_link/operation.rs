@@ -310,8 +310,18 @@ pub fn permit(
         Action::Capture(capture) => permit_capture(capture, link),
         Action::Refund(refund) => permit_refund(refund, link, others),
         Action::Reversal => permit_reversal(link, now),
-        Action::Amount(_) => permit_new_amount(link, "customAmountAllowed"),
-        Action::TipsAmount(_) => permit_new_amount(link, "tipsAllowed"),
+        Action::Amount(new) => {
+            permit_new_amount(link, "customAmountAllowed")?;
+            total_fits(link, link.amount, new.amount, "/amount/value")
+        }
+        Action::TipsAmount(new) => {
+            permit_new_amount(link, "tipsAllowed")?;
+            let before = link.tips_amount.unwrap_or(Money {
+                value: 0,
+                ..new.tips_amount
+            });
+            total_fits(link, before, new.tips_amount, "/tipsAmount/value")
+        }
         Action::Receipt(_) => match link.status {
             Status::Created => Err(Objection::because("not paid yet, so there is no receipt")),
             Status::Canceled => Err(Objection::because(
@@ -424,7 +434,10 @@ fn permit_capture(capture: &mut NewCapture, link: &PaymentLink) -> Result<(), Ob
                      config.payment.tipsAllowed"
                 )));
             }
-            Ok(())
+            match capture.tips_amount.filter(|_| more_tips) {
+                Some(new) => total_fits(link, left_tips, new, "/tipsAmount/value"),
+                None => Ok(()),
+            }
         }
     }
 }
@@ -517,6 +530,17 @@ fn permit_new_amount(link: &PaymentLink, member: &str) -> Result<(), Objection> 
     Err(Objection::because(format!(
         "the link was made without config.payment.{member}: {instead}"
     )))
+}
+
+/// Whether the link's total keeps the limit of every amount when this part of it changes.
+fn total_fits(link: &PaymentLink, from: Money, to: Money, at: &str) -> Result<(), Objection> {
+    let total = link.total_amount.unwrap_or(link.amount).value;
+    let total = i128::from(total) - i128::from(from.value) + i128::from(to.value);
+    if total <= i128::from(Money::MAX) {
+        return Ok(());
+    }
+    let detail = format!("must leave the total at {} at most", Money::MAX);
+    Err(Objection::Invalid(vec![Fault::new(at, detail)]))
 }
 
 /// Whether the link was made with this member of `config.payment` set.
@@ -767,6 +791,38 @@ mod tests {
             let permitted = permit(&mut Action::Reversal, &link, Others::default(), NOW);
             assert_eq!(permitted.is_ok(), allowed, "{paid_at}");
         }
+    }
+
+    #[test]
+    fn the_total_keeps_the_limit_of_every_amount() {
+        let config =
+            json!({"config": {"payment": {"customAmountAllowed": true, "tipsAllowed": true}}});
+        let mut link = link(Status::Created, &config);
+        link.tips_amount = Some(gbp(100));
+        link.total_amount = Some(gbp(1100));
+        let permitted = |mut action: Action| permit(&mut action, &link, Others::default(), NOW);
+        let amount = |value| {
+            Action::Amount(NewAmount {
+                amount: gbp(value),
+                item_lines: None,
+                tax_lines: None,
+            })
+        };
+        let tips = |value| {
+            Action::TipsAmount(NewTipsAmount {
+                tips_amount: gbp(value),
+            })
+        };
+        assert_eq!(permitted(amount(Money::MAX - 100)), Ok(()));
+        assert!(matches!(
+            permitted(amount(Money::MAX - 99)),
+            Err(Objection::Invalid(_))
+        ));
+        assert_eq!(permitted(tips(Money::MAX - 1000)), Ok(()));
+        assert!(matches!(
+            permitted(tips(Money::MAX - 999)),
+            Err(Objection::Invalid(_))
+        ));
     }
 
     #[test]

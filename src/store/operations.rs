@@ -171,6 +171,9 @@ async fn save(
              SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, lease.until, lease.until, now()
              FROM (SELECT now() + make_interval(secs => $10) AS until) AS lease
              RETURNING id, leased_until
+         ), overtaken AS (
+             -- A look that is under way does not know that Dojo's amount may be another one from now on.
+             UPDATE payment_links SET revision = revision + 1 WHERE id = $2 AND $4 = 'amount'
          ), keyed AS (
              UPDATE idempotency_keys SET operation_id = $1 WHERE api_key_id = $11 AND key = $12
          ), told AS (
