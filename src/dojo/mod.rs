@@ -4,9 +4,11 @@ mod account;
 mod client;
 mod error;
 mod intent;
+mod subscriptions;
 pub mod webhook;
 
 pub use account::Account;
-pub use client::{Client, CreatePaymentIntent, Window};
+pub use client::{Client, CreatePaymentIntent, Probe, Window};
 pub use error::Error;
 pub use intent::PaymentIntent;
+pub use subscriptions::{Secret, Subscription};

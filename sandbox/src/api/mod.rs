@@ -10,7 +10,7 @@ mod webhooks;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
@@ -71,7 +71,20 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
             Arc::clone(&world),
             traffic::pass,
         ))
+        .layer(middleware::map_response_with_state(
+            Arc::clone(&world),
+            date,
+        ))
         .with_state(world)
+}
+
+/// `Date` follows the sandbox's own clock.
+async fn date(State(world): State<Arc<World>>, mut response: Response) -> Response {
+    let date = world.clock.now().in_http();
+    if let Some(Ok(date)) = date.map(HeaderValue::try_from) {
+        response.headers_mut().insert(header::DATE, date);
+    }
+    response
 }
 
 /// Lets in only calls that bear a key and a version.

@@ -44,8 +44,21 @@ pub(crate) enum SubscribeError {
     TooManySecrets,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Subscriptions(Vec<Subscription>);
+#[derive(Debug)]
+pub(crate) struct Subscriptions {
+    all: Vec<Subscription>,
+    /// The events that the account offers.
+    offered: Vec<&'static str>,
+}
+
+impl Default for Subscriptions {
+    fn default() -> Self {
+        Self {
+            all: Vec::new(),
+            offered: EVENTS.to_vec(),
+        }
+    }
+}
 
 impl Subscriptions {
     /// Adds a subscription with one secret, a random one unless given, that signs from the start.
@@ -62,7 +75,7 @@ impl Subscriptions {
             is_active: true,
             ..Secret::new(secret, now)
         };
-        self.0.push(Subscription {
+        self.all.push(Subscription {
             id: ids::tagged("ws_"),
             account_id: ACCOUNT_ID,
             events: without_repeats(events),
@@ -72,7 +85,7 @@ impl Subscriptions {
             created_at: now,
             updated_at: now,
         });
-        self.0.last().ok_or(SubscribeError::NotFound)
+        self.all.last().ok_or(SubscribeError::NotFound)
     }
 
     pub(crate) fn update(
@@ -103,16 +116,36 @@ impl Subscriptions {
 
     pub(crate) fn remove(&mut self, id: &str) -> Result<(), SubscribeError> {
         self.find(id)?;
-        self.0.retain(|subscription| subscription.id != id);
+        self.all.retain(|subscription| subscription.id != id);
+        Ok(())
+    }
+
+    /// The events that the account offers.
+    pub(crate) fn offered(&self) -> &[&'static str] {
+        &self.offered
+    }
+
+    /// Has the account offer these alone. What is subscribed stays. `Err` names one that does not exist.
+    pub(crate) fn offer(&mut self, events: &[String]) -> Result<(), SubscribeError> {
+        if let Some(unknown) = events
+            .iter()
+            .find(|event| !EVENTS.contains(&event.as_str()))
+        {
+            return Err(SubscribeError::UnknownEvent(unknown.clone()));
+        }
+        self.offered = EVENTS
+            .into_iter()
+            .filter(|name| events.iter().any(|event| event == name))
+            .collect();
         Ok(())
     }
 
     pub(crate) fn all(&self) -> &[Subscription] {
-        &self.0
+        &self.all
     }
 
     pub(crate) fn find(&self, id: &str) -> Result<&Subscription, SubscribeError> {
-        self.0
+        self.all
             .iter()
             .find(|subscription| subscription.id == id)
             .ok_or(SubscribeError::NotFound)
@@ -158,7 +191,7 @@ impl Subscriptions {
     /// only on demand, to show a receiver something it does not know.
     pub(crate) fn wanting(&self, event: &str) -> Vec<&Subscription> {
         let known = EVENTS.contains(&event);
-        self.0
+        self.all
             .iter()
             .filter(|subscription| !known || subscription.events.iter().any(|name| name == event))
             .collect()
@@ -167,12 +200,12 @@ impl Subscriptions {
     fn check_events(&self, events: &[String], own: Option<&str>) -> Result<(), SubscribeError> {
         if let Some(unknown) = events
             .iter()
-            .find(|event| !EVENTS.contains(&event.as_str()))
+            .find(|event| !self.offered.contains(&event.as_str()))
         {
             return Err(SubscribeError::UnknownEvent(unknown.clone()));
         }
         let taken: BTreeSet<&String> = self
-            .0
+            .all
             .iter()
             .filter(|subscription| Some(subscription.id.as_str()) != own)
             .flat_map(|subscription| &subscription.events)
@@ -184,7 +217,7 @@ impl Subscriptions {
     }
 
     fn find_mut(&mut self, id: &str) -> Result<&mut Subscription, SubscribeError> {
-        self.0
+        self.all
             .iter_mut()
             .find(|subscription| subscription.id == id)
             .ok_or(SubscribeError::NotFound)
