@@ -16,12 +16,12 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     api::{self, AppState, auth},
     config::{ConfigError, ServeSettings},
-    dojo::Account,
+    dojo::Accounts,
     jobs::Jobs,
     store::{self, api_keys::Conflict},
     telemetry,
@@ -72,35 +72,42 @@ pub enum StartError {
 impl Application {
     /// Checks the settings, brings the database up to date, and takes the address.
     pub async fn build(settings: &ServeSettings) -> Result<Self, StartError> {
-        let account = Account::from_settings(&settings.dojo)?;
+        let accounts = Accounts::from_settings(&settings.dojo)?;
+        let environment = accounts.environment();
         let bootstrap_key = settings
             .bootstrap_api_key()?
             .as_ref()
             .map(auth::bootstrap_key_hash)
             .transpose()?;
-        if account.webhook_secrets.is_empty() {
-            warn!("DOJO_WEBHOOK_SECRETS is not set: every webhook will be refused");
+        for account in accounts.iter() {
+            if account.webhook_secrets.is_empty() {
+                warn!(
+                    account = account.name,
+                    "the account has no webhook secrets: every webhook of it will be refused"
+                );
+            }
         }
         let pool = store::pool(&settings.database)?;
         if settings.migrate_on_start {
             store::migrate(&pool).await?;
         }
         // A database that is migrated later is claimed then, before the service says that it is ready.
-        let held = match store::deployment::claim(&pool, account.environment).await {
-            Err(error) if !settings.migrate_on_start && error.is_outage() => account.environment,
+        let held = match store::deployment::claim(&pool, environment).await {
+            Err(error) if !settings.migrate_on_start && error.is_outage() => environment,
             held => held?,
         };
-        if held != account.environment {
+        if held != environment {
             return Err(ConfigError::new(
-                "DOJO_API_KEY",
+                settings.dojo.api_key_setting(),
                 format!(
                     "is for {}, and the database holds links of {}; each needs one of its own",
-                    account.environment.as_str(),
+                    environment.as_str(),
                     held.as_str()
                 ),
             )
             .into());
         }
+        warn_of_unconfigured_accounts(&pool, &accounts).await;
         if let Some(hash) = bootstrap_key {
             let scopes = auth::Scope::ALL.map(|scope| scope.as_str().to_owned());
             let replaced = store::api_keys::replace(&pool, "bootstrap", &hash, &scopes).await?;
@@ -117,21 +124,22 @@ impl Application {
 
         let tasks = TaskTracker::new();
         let metrics = telemetry::init_metrics()?;
-        let environment = account.environment.as_str();
         let (bell, stop_jobs) = (Arc::new(Notify::new()), CancellationToken::new());
         if settings.jobs.run_jobs {
-            Jobs::new(
-                pool.clone(),
-                account.clone(),
-                settings.jobs.clone(),
-                Arc::clone(&bell),
-                stop_jobs.clone(),
-            )
-            .spawn(&tasks);
+            for account in accounts.iter() {
+                Jobs::new(
+                    pool.clone(),
+                    account.clone(),
+                    settings.jobs.clone(),
+                    Arc::clone(&bell),
+                    stop_jobs.clone(),
+                )
+                .spawn(&tasks);
+            }
         }
         let state = AppState::new(
             pool.clone(),
-            account,
+            accounts,
             tasks.clone(),
             metrics.clone(),
             bell,
@@ -142,7 +150,7 @@ impl Application {
         let address = settings.listen_addr;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
-        info!(%address, environment, version = env!("CARGO_PKG_VERSION"), "listening");
+        info!(%address, environment = environment.as_str(), version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
             listener,
             router,
@@ -197,6 +205,27 @@ impl Application {
         upkeep.abort();
         info!("stopped");
         result
+    }
+}
+
+/// Tells of links that can still change and whose account is configured no longer: nothing works on them.
+async fn warn_of_unconfigured_accounts(pool: &PgPool, accounts: &Accounts) {
+    let configured: Vec<_> = accounts
+        .iter()
+        .map(|account| account.name.clone())
+        .collect();
+    match store::looks::unconfigured(pool, &configured).await {
+        Ok(left) => {
+            for (account, links) in left {
+                warn!(
+                    account,
+                    links,
+                    "the account is configured no longer; its links are not kept in step with Dojo"
+                );
+            }
+        }
+        // It is only a warning, and what else needs the database says that it is not there.
+        Err(error) => debug!(error = %telemetry::causes(&error), "no accounts were compared"),
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! An operator who gets one wrong is told which, and why, and never its value: it may be a secret.
 
+mod accounts;
+
 use std::{error::Error, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use crate::payment_link::Environment;
+use crate::payment_link::{Environment, NewPaymentLink};
 
 /// Everything that `serve` needs.
 #[derive(Debug, Clone, Args)]
@@ -118,13 +120,19 @@ impl DatabaseSettings {
 /// Where Dojo is, and who we are there.
 #[derive(Debug, Clone, Args)]
 pub struct DojoSettings {
-    /// The account's API key: `sk_sandbox_…`, or `sk_prod_…` for real money. Required.
+    /// The API key of the account `default`: `sk_sandbox_…`, or `sk_prod_…` for real money. Required unless
+    /// `DOJO_ACCOUNTS_FILE` names an account.
     #[arg(long, env = "DOJO_API_KEY", hide_env_values = true, value_name = "KEY")]
     dojo_api_key: Option<SecretString>,
 
     /// A file that holds it.
     #[arg(long, env = "DOJO_API_KEY_FILE", value_name = "FILE")]
     dojo_api_key_file: Option<PathBuf>,
+
+    /// A TOML file with further accounts: for each an `[accounts.NAME]` with `environment`, `api_key` or
+    /// `api_key_file`, `webhook_secrets` or `webhook_secrets_file`, and `checkout_url` if it has its own.
+    #[arg(long, env = "DOJO_ACCOUNTS_FILE", value_name = "FILE")]
+    dojo_accounts_file: Option<PathBuf>,
 
     /// Where Dojo's API is.
     #[arg(id = "dojo-api-url", long, env = "DOJO_API_URL", default_value = "https://api.dojo.tech",
@@ -142,7 +150,8 @@ pub struct DojoSettings {
     )]
     pub api_version: String,
 
-    /// What the address of a checkout page begins with; the payment intent's id follows.
+    /// What the address of a checkout page begins with; the payment intent's id follows. An account of
+    /// `DOJO_ACCOUNTS_FILE` may have its own.
     #[arg(id = "dojo-checkout-url", long, env = "DOJO_CHECKOUT_URL",
           default_value = "https://pay.dojo.tech/checkout", value_name = "URL", value_parser = web_address)]
     pub checkout_url: Url,
@@ -169,8 +178,8 @@ pub struct DojoSettings {
           value_parser = duration)]
     pub lease_slack: Duration,
 
-    /// The secrets that webhooks may be signed with, separated by commas. Without any, no webhook is
-    /// accepted.
+    /// The secrets that webhooks of the account `default` may be signed with, separated by commas. Without any,
+    /// none is accepted.
     #[arg(
         long,
         env = "DOJO_WEBHOOK_SECRETS",
@@ -184,6 +193,28 @@ pub struct DojoSettings {
     dojo_webhook_secrets_file: Option<PathBuf>,
 }
 
+/// One Dojo account, as the settings have it.
+#[derive(Debug, Clone)]
+pub struct AccountSettings {
+    /// Its name in this service.
+    pub name: String,
+    /// The key that it is reached with.
+    pub api_key: DojoApiKey,
+    /// The secrets that its webhooks may be signed with.
+    pub webhook_secrets: Vec<SecretString>,
+    /// What the address of a checkout page begins with.
+    pub checkout_url: Url,
+}
+
+/// All accounts that are configured: at least one, in order of name, all of one environment.
+#[derive(Debug, Clone)]
+pub struct ConfiguredAccounts {
+    /// The accounts.
+    pub accounts: Vec<AccountSettings>,
+    /// Whether their keys move real money.
+    pub environment: Environment,
+}
+
 /// A key of Dojo's, and what it moves.
 #[derive(Debug, Clone)]
 pub struct DojoApiKey {
@@ -193,27 +224,101 @@ pub struct DojoApiKey {
     pub environment: Environment,
 }
 
-impl DojoSettings {
-    /// The account's key.
-    pub fn api_key(&self) -> Result<DojoApiKey, ConfigError> {
-        const NAME: &str = "DOJO_API_KEY";
-        let secret = secret(
-            NAME,
-            self.dojo_api_key.as_ref(),
-            self.dojo_api_key_file.as_ref(),
-        )?
-        .ok_or_else(|| ConfigError::new(NAME, "is required: sk_sandbox_… or sk_prod_…"))?;
+impl DojoApiKey {
+    /// Reads the environment off the key's prefix. An `Err` says what is wrong with it.
+    fn new(secret: SecretString) -> Result<Self, &'static str> {
         let key = secret.expose_secret();
         let environment = if key.starts_with("sk_sandbox_") {
             Environment::Sandbox
         } else if key.starts_with("sk_prod_") {
             Environment::Production
         } else {
+            return Err("begins with neither sk_sandbox_ nor sk_prod_");
+        };
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("holds a character that no header may carry");
+        }
+        Ok(Self {
+            secret,
+            environment,
+        })
+    }
+}
+
+impl DojoSettings {
+    /// Every account.
+    pub fn accounts(&self) -> Result<ConfiguredAccounts, ConfigError> {
+        let default = self.default_account()?;
+        let file = self
+            .dojo_accounts_file
+            .as_ref()
+            .filter(|file| !file.as_os_str().is_empty());
+        let mut accounts = match file {
+            Some(file) => accounts::read(file, &self.checkout_url, default.as_ref())?,
+            None => Vec::new(),
+        };
+        accounts.extend(default);
+        accounts.sort_by(|one, other| one.name.cmp(&other.name));
+        let Some(environment) = accounts.first().map(|account| account.api_key.environment) else {
             return Err(ConfigError::new(
-                NAME,
-                "begins with neither sk_sandbox_ nor sk_prod_",
+                "DOJO_API_KEY",
+                "is required, or an account in DOJO_ACCOUNTS_FILE: sk_sandbox_… or sk_prod_…",
             ));
         };
+        self.check_api_url(environment)?;
+        Ok(ConfiguredAccounts {
+            accounts,
+            environment,
+        })
+    }
+
+    /// The setting that the API keys come from, for what is wrong with all of them.
+    #[must_use]
+    pub fn api_key_setting(&self) -> &'static str {
+        let key = self.dojo_api_key.as_ref();
+        let file = self.dojo_api_key_file.as_ref();
+        if key.is_some_and(|key| !key.expose_secret().trim().is_empty())
+            || file.is_some_and(|file| !file.as_os_str().is_empty())
+        {
+            "DOJO_API_KEY"
+        } else {
+            accounts::SETTING
+        }
+    }
+
+    /// The one account that the environment describes by itself, if it does.
+    fn default_account(&self) -> Result<Option<AccountSettings>, ConfigError> {
+        const KEY: &str = "DOJO_API_KEY";
+        const SECRETS: &str = "DOJO_WEBHOOK_SECRETS";
+        let key = secret(
+            KEY,
+            self.dojo_api_key.as_ref(),
+            self.dojo_api_key_file.as_ref(),
+        )?;
+        let secrets = secret(
+            SECRETS,
+            self.dojo_webhook_secrets.as_ref(),
+            self.dojo_webhook_secrets_file.as_ref(),
+        )?;
+        let Some(key) = key else {
+            return match secrets {
+                // Nobody would notice that they are good for nothing.
+                Some(_) if self.dojo_accounts_file.is_some() => Err(ConfigError::new(
+                    SECRETS,
+                    "is set without DOJO_API_KEY: an account of DOJO_ACCOUNTS_FILE has its own",
+                )),
+                _ => Ok(None),
+            };
+        };
+        Ok(Some(AccountSettings {
+            name: NewPaymentLink::DEFAULT_ACCOUNT.to_owned(),
+            api_key: DojoApiKey::new(key).map_err(|problem| ConfigError::new(KEY, problem))?,
+            webhook_secrets: secrets.as_ref().map(webhook_secrets).unwrap_or_default(),
+            checkout_url: self.checkout_url.clone(),
+        }))
+    }
+
+    fn check_api_url(&self, environment: Environment) -> Result<(), ConfigError> {
         let loopback = match self.api_url.host() {
             Some(url::Host::Domain(name)) => name == "localhost",
             Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -226,26 +331,7 @@ impl DojoSettings {
                 "is not https, and a production key must not travel in the clear",
             ));
         }
-        Ok(DojoApiKey {
-            secret,
-            environment,
-        })
-    }
-
-    /// The secrets that webhooks may be signed with.
-    pub fn webhook_secrets(&self) -> Result<Vec<SecretString>, ConfigError> {
-        let secrets = secret(
-            "DOJO_WEBHOOK_SECRETS",
-            self.dojo_webhook_secrets.as_ref(),
-            self.dojo_webhook_secrets_file.as_ref(),
-        )?;
-        Ok(secrets
-            .iter()
-            .flat_map(|secrets| secrets.expose_secret().split([',', '\n']))
-            .map(str::trim)
-            .filter(|secret| !secret.is_empty())
-            .map(SecretString::from)
-            .collect())
+        Ok(())
     }
 
     /// The `paymentSource` to send, if any.
@@ -329,11 +415,12 @@ pub struct JobSettings {
     #[arg(long, env = "BACKGROUND_BATCH", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
     pub batch: i64,
 
-    /// How many calls to Dojo the background makes at once, for each kind of work.
+    /// How many calls to Dojo the background makes at once, for each kind of work and each account.
     #[arg(long, env = "BACKGROUND_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     concurrency: u16,
 
-    /// How many pieces of work the background begins in a second at most. Most of them are one call to Dojo.
+    /// How many pieces of work the background begins in a second at most, for each account. Most of them are one
+    /// call to Dojo.
     #[arg(long, env = "BACKGROUND_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub background_rate: u32,
 }
@@ -447,6 +534,26 @@ fn secret(
         }
         (None, None) => Ok(None),
     }
+}
+
+/// The name of an account: what may stand in a URL's path as it is.
+pub fn account_name(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+    if (1..=60).contains(&text.len()) && text.bytes().all(plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not 1 to 60 lower-case letters, digits, - and _".to_owned())
+    }
+}
+
+/// The secrets that stand in one text, separated by commas or lines.
+fn webhook_secrets(text: &SecretString) -> Vec<SecretString> {
+    text.expose_secret()
+        .split([',', '\n'])
+        .map(str::trim)
+        .filter(|secret| !secret.is_empty())
+        .map(SecretString::from)
+        .collect()
 }
 
 /// Anything from a millisecond to a month: what is beyond is a slip, and 0 would mean "never" in one place and "at

@@ -9,8 +9,8 @@ use dojo_payment_links::{
         openapi,
     },
     application::{Application, stop_signal},
-    config::{DatabaseSettings, DojoSettings, LogSettings, PublicUrl, ServeSettings},
-    dojo::Account,
+    config::{DatabaseSettings, DojoSettings, LogSettings, PublicUrl, ServeSettings, account_name},
+    dojo::{Account, Accounts},
     golive::{self, check::Report},
     store, telemetry,
 };
@@ -66,8 +66,11 @@ enum ApiKeys {
         /// What it is good for, separated by commas: links:read, links:write, payments:manage.
         #[arg(long, value_delimiter = ',', required = true)]
         scopes: Vec<Scope>,
+        /// The accounts that it is open to, by name, separated by commas. Default: all, also those to come.
+        #[arg(long, value_delimiter = ',', value_name = "NAMES", value_parser = account_name)]
+        accounts: Option<Vec<String>>,
     },
-    /// Lists the keys: name, scopes, dates.
+    /// Lists the keys: name, scopes, accounts, the day each was made, whether it is active.
     List,
     /// Revokes a key, at once and for good.
     Revoke {
@@ -193,7 +196,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         Command::ApiKeys { database, command } => {
             let pool = store::pool(&database)?;
             match command {
-                ApiKeys::Create { name, scopes } => create_key(&pool, &name, &scopes).await,
+                ApiKeys::Create {
+                    name,
+                    scopes,
+                    accounts,
+                } => create_key(&pool, &name, &scopes, accounts.as_deref()).await,
                 ApiKeys::List => list_keys(&pool).await,
                 ApiKeys::Revoke { name } => revoke_key(&pool, &name).await,
             }
@@ -221,7 +228,7 @@ fn tell(report: &Report, json: bool) -> Result<ExitCode> {
 }
 
 async fn webhooks(settings: &DojoSettings, command: Webhooks) -> Result {
-    let accounts = vec![Account::from_settings(settings)?];
+    let accounts = Accounts::from_settings(settings)?;
     let done = match command {
         Webhooks::List { account, json } => {
             let chosen: Vec<_> = match account {
@@ -235,7 +242,9 @@ async fn webhooks(settings: &DojoSettings, command: Webhooks) -> Result {
             if json {
                 println!("{}", serde_json::to_string_pretty(&overviews)?);
             } else {
-                overviews.iter().for_each(|overview| println!("{overview}"));
+                for overview in &overviews {
+                    println!("{overview}");
+                }
             }
             return Ok(());
         }
@@ -274,32 +283,40 @@ async fn webhooks(settings: &DojoSettings, command: Webhooks) -> Result {
 }
 
 /// The account of this name, or the only one.
-fn choose<'a>(accounts: &'a [Account], name: Option<&str>) -> Result<&'a Account> {
-    let names = || {
-        let names: Vec<_> = accounts
+fn choose<'a>(accounts: &'a Accounts, name: Option<&str>) -> Result<&'a Account> {
+    let names: Vec<_> = accounts
+        .iter()
+        .map(|account| account.name.as_str())
+        .collect();
+    match name {
+        Some(name) => accounts.get(name).ok_or_else(|| {
+            format!(
+                "there is no account {name:?}; there is {}",
+                names.join(", ")
+            )
+            .into()
+        }),
+        None => accounts
             .iter()
-            .map(|account| account.name.as_str())
-            .collect();
-        names.join(", ")
-    };
-    match (name, accounts) {
-        (None, [only]) => Ok(only),
-        (None, _) => Err(format!("name one with --account: {}", names()).into()),
-        (Some(name), _) => accounts
-            .iter()
-            .find(|account| account.name == name)
-            .ok_or_else(|| format!("there is no account {name:?}; there is {}", names()).into()),
+            .next()
+            .filter(|_| names.len() == 1)
+            .ok_or_else(|| format!("name one with --account: {}", names.join(", ")).into()),
     }
 }
 
-async fn create_key(pool: &sqlx::PgPool, name: &str, scopes: &[Scope]) -> Result {
+async fn create_key(
+    pool: &sqlx::PgPool,
+    name: &str,
+    scopes: &[Scope],
+    accounts: Option<&[String]>,
+) -> Result {
     let name = name.trim();
     if !(1..=60).contains(&name.chars().count()) {
         return Err("a key's name has 1 to 60 characters".into());
     }
     let (key, hash) = auth::new_key();
     let scopes: Vec<_> = scopes.iter().map(ToString::to_string).collect();
-    if !store::api_keys::insert(pool, name, &hash, &scopes).await? {
+    if !store::api_keys::insert(pool, name, &hash, &scopes, accounts).await? {
         return Err(format!("there is an active key {name:?} already; revoke it first").into());
     }
     println!("{}", key.expose_secret());
@@ -313,9 +330,11 @@ async fn list_keys(pool: &sqlx::PgPool) -> Result {
             |at| format!("revoked {}", at.date()),
         );
         println!(
-            "{}\t{}\t{}\t{state}",
+            "{}\t{}\t{}\t{}\t{state}",
             key.name,
             key.scopes.join(","),
+            key.accounts
+                .map_or_else(|| "all accounts".to_owned(), |names| names.join(",")),
             key.created_at.date()
         );
     }

@@ -113,11 +113,11 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
     );
     metrics::describe_gauge!(
         "backlog_links",
-        "Links that wait for the background, by state"
+        "Links that wait for the background, by account and state"
     );
     metrics::describe_gauge!(
         "backlog_lag_seconds",
-        "How long the oldest of them has been due"
+        "How long the oldest of them has been due, by account"
     );
     metrics::describe_counter!("webhooks_total", "Webhooks received, by what they meant");
     Ok(handle)

@@ -101,7 +101,23 @@ pub(crate) struct Caller<S> {
     pub(crate) key_id: Uuid,
     /// The key's name.
     pub(crate) name: String,
+    /// The accounts that the key is limited to. `None`: it is open to all.
+    accounts: Option<Vec<String>>,
     scope: PhantomData<S>,
+}
+
+impl<S> Caller<S> {
+    /// Whether the key is open to this account, and so to its links. What it may not see is, to it, not there.
+    pub(crate) fn may_see(&self, account: &str) -> bool {
+        self.accounts
+            .as_ref()
+            .is_none_or(|open| open.iter().any(|name| name == account))
+    }
+
+    /// The accounts that the key is limited to. `None`: it is open to all.
+    pub(crate) fn accounts(&self) -> Option<&[String]> {
+        self.accounts.as_deref()
+    }
 }
 
 /// A scope as a type.
@@ -145,6 +161,7 @@ impl<S: Needed> FromRequestParts<AppState> for Caller<S> {
         Ok(Self {
             key_id: key.id,
             name: key.name,
+            accounts: key.accounts,
             scope: PhantomData,
         })
     }

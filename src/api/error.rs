@@ -66,6 +66,8 @@ pub(crate) enum Error {
     DojoSilent(#[source] protocol::Error),
     #[error("Dojo refused this service's own key")]
     DojoRefusesUs(#[source] dojo::Error),
+    #[error("the link's account is configured no longer, so Dojo cannot be asked about it")]
+    AccountNotConfigured(PaymentLinkId),
 }
 
 fn dojo_failed(failure: &Failure) -> String {
@@ -113,9 +115,10 @@ impl Error {
                 FailureKind::NotCreated => StatusCode::CONFLICT,
             },
             Self::DojoRefusesUs(_) => StatusCode::BAD_GATEWAY,
-            Self::DojoSilent(_) | Self::Overloaded | Self::NotKept(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::DojoSilent(_)
+            | Self::Overloaded
+            | Self::NotKept(_)
+            | Self::AccountNotConfigured(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(error) if error.is_outage() => StatusCode::SERVICE_UNAVAILABLE,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -148,6 +151,7 @@ impl Error {
             Self::NotKept(_) => "not-kept",
             Self::DojoSilent(_) => "dojo-not-reached",
             Self::DojoRefusesUs(_) => "dojo-key-refused",
+            Self::AccountNotConfigured(_) => "account-not-configured",
             Self::Store(error) if error.is_outage() => "database-unavailable",
             Self::Store(_) => "internal-error",
         }
@@ -191,7 +195,9 @@ impl IntoResponse for Error {
         };
         match self {
             Self::Invalid(faults) => problem.errors = faults,
-            Self::Running(id) | Self::DojoUnsure(id) => problem.payment_link_id = Some(id),
+            Self::Running(id) | Self::DojoUnsure(id) | Self::AccountNotConfigured(id) => {
+                problem.payment_link_id = Some(id);
+            }
             Self::DojoFailed {
                 link_id, failure, ..
             } => {

@@ -27,9 +27,11 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     config::ServeSettings,
-    dojo::Account,
-    payment_link::{Environment, NewPaymentLink},
+    dojo::{Account, Accounts},
+    payment_link::{Environment, NewPaymentLink, PaymentLink, PaymentLinkId},
+    store,
 };
+use auth::Caller;
 use body::Schema;
 pub(crate) use error::Error;
 
@@ -44,8 +46,8 @@ pub struct AppState(Arc<Shared>);
 pub struct Shared {
     /// The database.
     pub pool: PgPool,
-    /// The Dojo account that takes the money.
-    pub account: Account,
+    /// The Dojo accounts that take the money.
+    pub accounts: Accounts,
     /// Work that goes on when its caller has gone away, and that a shutdown waits for.
     pub tasks: TaskTracker,
     /// Writes the metrics.
@@ -73,7 +75,7 @@ impl std::ops::Deref for AppState {
 }
 
 impl AppState {
-    /// The state of a service on this database, for this account.
+    /// The state of a service on this database, for these accounts.
     ///
     /// # Panics
     ///
@@ -81,7 +83,7 @@ impl AppState {
     #[must_use]
     pub fn new(
         pool: PgPool,
-        account: Account,
+        accounts: Accounts,
         tasks: TaskTracker,
         metrics: PrometheusHandle,
         bell: Arc<Notify>,
@@ -90,7 +92,7 @@ impl AppState {
         let document = openapi::document();
         Self(Arc::new(Shared {
             pool,
-            account,
+            accounts,
             tasks,
             metrics,
             bell,
@@ -101,6 +103,25 @@ impl AppState {
                 .expect("the document is made from the code and a test builds it"),
             openapi: openapi::to_yaml(&document),
         }))
+    }
+
+    /// The account that takes a link's money. It may be configured no longer.
+    pub(crate) fn account_of(&self, link: &PaymentLink) -> Result<&Account, Error> {
+        self.accounts
+            .get(&link.account)
+            .ok_or_else(|| Error::AccountNotConfigured(link.id))
+    }
+
+    /// The link with this id. One of an account that is not open to the caller is there for others only.
+    pub(crate) async fn find_link<S>(
+        &self,
+        caller: &Caller<S>,
+        id: PaymentLinkId,
+    ) -> Result<PaymentLink, Error> {
+        store::links::find(&self.pool, id)
+            .await?
+            .filter(|link| caller.may_see(&link.account))
+            .ok_or(Error::NotFound)
     }
 }
 
@@ -116,7 +137,7 @@ fn documented() -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     // A creation watches the time itself, for it can tell the link's id; this is for whatever else hangs.
     let request_timeout = state.request_timeout + Duration::from_secs(2);
-    let environment = state.account.environment;
+    let environment = state.accounts.environment();
     let (routes, _) = documented().split_for_parts();
     let routes = routes
         .merge(openapi::docs())

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tracing::Instrument;
@@ -87,10 +88,7 @@ async fn create(
         state.new_payment_link.parse(&headers, &body, |body| {
             let mut faults = broken_rules(body, OffsetDateTime::now_utc());
             faults.extend(key_fault);
-            let account = body.get("account").and_then(|name| name.as_str());
-            if account.is_some_and(|name| name != state.account.name) {
-                faults.push(Fault::new("/account", "is no account of this service"));
-            }
+            faults.extend(account_fault(&state, &caller, body));
             faults
         })?;
     let idempotency_key = key.map(|key| IdempotencyKey {
@@ -123,14 +121,38 @@ async fn create(
         let state = state.clone();
         async move {
             let _place = place;
-            creation::create(&state.pool, &state.account, request).await
+            // It is configured: the request would have had a fault otherwise.
+            let account = state.accounts.get(&request.new.account);
+            let account = account.ok_or(Error::AccountNotConfigured(id))?;
+            Ok(creation::create(&state.pool, account, request).await?)
         }
     };
     let work = state.tasks.spawn(work.in_current_span());
     match tokio::time::timeout(state.request_timeout, work).await {
-        Ok(Ok(outcome)) => answer(outcome?),
+        Ok(Ok(outcome)) => outcome.and_then(answer),
         Ok(Err(_)) | Err(_) => Err(Error::DojoUnsure(id)),
     }
+}
+
+/// What is wrong with the account that a request names, or means where it names none.
+fn account_fault<S>(state: &AppState, caller: &Caller<S>, body: &Value) -> Option<Fault> {
+    let (name, unknown) = match body.get("account") {
+        // What is no text is a fault by the schema.
+        Some(name) => (name.as_str()?, "is no account of this service"),
+        None => (
+            NewPaymentLink::DEFAULT_ACCOUNT,
+            "is needed, for this service has no account default",
+        ),
+    };
+    // First what the key may see: it is not told which other accounts there are.
+    let detail = if !caller.may_see(name) {
+        "is not open to this API key"
+    } else if state.accounts.get(name).is_none() {
+        unknown
+    } else {
+        return None;
+    };
+    Some(Fault::new("/account", detail))
 }
 
 /// How an outcome is told.
@@ -219,11 +241,10 @@ fn fingerprint(new: &NewPaymentLink) -> [u8; 32] {
 )]
 async fn get(
     State(state): State<AppState>,
-    _: Caller<LinksRead>,
+    caller: Caller<LinksRead>,
     LinkId(id): LinkId,
 ) -> Result<Json<PaymentLink>, Error> {
-    let link = store::links::find(&state.pool, id).await?;
-    link.map(Json).ok_or(Error::NotFound)
+    state.find_link(&caller, id).await.map(Json)
 }
 
 /// The id in a path. What is no id of a link is the id of no link.
@@ -248,6 +269,9 @@ impl<S: Send + Sync> FromRequestParts<S> for LinkId {
     reason = "describes the query to the document; `ListQuery` reads it"
 )]
 struct ListParameters {
+    /// Links of this account.
+    #[param(min_length = 1, max_length = 60)]
+    account: Option<String>,
     /// Links with this status.
     #[param(inline)]
     status: Option<Status>,
@@ -304,17 +328,15 @@ impl<T> Page<T> {
 )]
 async fn list(
     State(state): State<AppState>,
-    _: Caller<LinksRead>,
+    caller: Caller<LinksRead>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page<PaymentLink>>, Error> {
     let mut query = Query::new(query.as_deref());
     let filter = Filter {
+        open: caller.accounts(),
+        account: query.take("account", "1 to 60 characters", one_to_sixty),
         status: query.take("status", "a status", |text| text.parse().ok()),
-        reference: query.take("reference", "1 to 60 characters", |text| {
-            (1..=60)
-                .contains(&text.chars().count())
-                .then(|| text.to_owned())
-        }),
+        reference: query.take("reference", "1 to 60 characters", one_to_sixty),
         payment_intent_id: query.take("paymentIntentId", "an id", |text| Some(text.to_owned())),
         created_after: query.take("createdAfter", "a time as in RFC 3339", parse_time),
         created_before: query.take("createdBefore", "a time as in RFC 3339", parse_time),
@@ -358,7 +380,7 @@ async fn list(
 )]
 async fn events(
     State(state): State<AppState>,
-    _: Caller<LinksRead>,
+    caller: Caller<LinksRead>,
     LinkId(id): LinkId,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page<timeline::Entry>>, Error> {
@@ -369,6 +391,7 @@ async fn events(
     });
     query.finish()?;
 
+    state.find_link(&caller, id).await?;
     let entries = store::links::timeline(&state.pool, id, after.unwrap_or(0), to_i64(limit) + 1)
         .await?
         .ok_or(Error::NotFound)?;
@@ -395,14 +418,16 @@ async fn refresh(
     RequestId(request_id): RequestId,
     LinkId(id): LinkId,
 ) -> Result<Json<PaymentLink>, Error> {
+    let link = state.find_link(&caller, id).await?;
+    let account = state.account_of(&link)?;
+    let Some(looked) = store::looks::find(&state.pool, id).await? else {
+        return Ok(Json(link));
+    };
     let cause = timeline::Cause::Request {
         api_key: caller.name,
         request_id,
     };
-    if let Some(looked) = store::looks::find(&state.pool, id).await? {
-        protocol::refresh::look(&state.pool, &state.account, &looked, state.patience, &cause)
-            .await?;
-    }
+    protocol::refresh::look(&state.pool, account, &looked, state.patience, &cause).await?;
     let link = store::links::find(&state.pool, id).await?;
     link.map(Json).ok_or(Error::NotFound)
 }
@@ -466,6 +491,13 @@ impl<'a> Query<'a> {
             Err(Error::Invalid(self.faults))
         }
     }
+}
+
+/// A text that is neither empty nor longer than a reference or an account's name may be.
+fn one_to_sixty(text: &str) -> Option<String> {
+    (1..=60)
+        .contains(&text.chars().count())
+        .then(|| text.to_owned())
 }
 
 fn to_i64(limit: usize) -> i64 {

@@ -38,7 +38,7 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
     // Shorter than any probe waits, so that the reason is told and not a time-out.
     let ready = tokio::time::timeout(
         Duration::from_secs(2),
-        store::is_ready(&state.pool, state.account.environment),
+        store::is_ready(&state.pool, state.accounts.environment()),
     )
     .await;
     let reason = match ready {

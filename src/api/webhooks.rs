@@ -1,7 +1,7 @@
 //! Dojo's webhooks.
 
 use axum::{
-    extract::State,
+    extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
 use sha2::{Digest, Sha256};
@@ -11,6 +11,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{AppState, Error, body::Raw, problem::Problem};
 use crate::{
     dojo::webhook::{self, Event},
+    payment_link::NewPaymentLink,
     store::{
         self,
         webhooks::{News, Recorded, Webhook},
@@ -18,10 +19,12 @@ use crate::{
 };
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(receive))
+    OpenApiRouter::new()
+        .routes(routes!(receive))
+        .routes(routes!(receive_for))
 }
 
-/// Receives a webhook of Dojo's.
+/// Receives a webhook of Dojo's for the account `default`.
 ///
 /// Answered only when it is committed: Dojo sends it again otherwise. Whether an event is new or a copy,
 /// about a link or about nothing that is known here, of a kind that is understood or not, the answer is the
@@ -34,6 +37,8 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         (status = 204, description = "Kept."),
         (status = 401, description = "The signature is missing or wrong. Nothing was kept.", body = Problem,
          content_type = "application/problem+json"),
+        (status = 404, description = "There is no account `default`. Nothing was kept.", body = Problem,
+         content_type = "application/problem+json"),
         (status = 413, description = "Larger than 256 KiB.", body = Problem,
          content_type = "application/problem+json"),
         (status = 503, description = "Not kept: send it again.", body = Problem,
@@ -45,18 +50,63 @@ async fn receive(
     headers: HeaderMap,
     Raw(body): Raw,
 ) -> Result<StatusCode, Error> {
+    keep(&state, NewPaymentLink::DEFAULT_ACCOUNT, &headers, &body).await
+}
+
+/// Receives a webhook of Dojo's for this account.
+///
+/// The secrets of the account count, and no other's. Answered as `/webhooks/dojo` is.
+#[utoipa::path(
+    post, path = "/webhooks/dojo/{account}", tag = "Webhooks", security(()),
+    params(
+        ("account" = String, Path, description = "The account's name in this service."),
+        ("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body."),
+    ),
+    request_body(content = Object, content_type = "application/json", description = "The event, signed as it is."),
+    responses(
+        (status = 204, description = "Kept."),
+        (status = 401, description = "The signature is missing or wrong. Nothing was kept.", body = Problem,
+         content_type = "application/problem+json"),
+        (status = 404, description = "There is no such account. Nothing was kept.", body = Problem,
+         content_type = "application/problem+json"),
+        (status = 413, description = "Larger than 256 KiB.", body = Problem,
+         content_type = "application/problem+json"),
+        (status = 503, description = "Not kept: send it again.", body = Problem,
+         content_type = "application/problem+json"),
+    )
+)]
+async fn receive_for(
+    State(state): State<AppState>,
+    Path(account): Path<String>,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<StatusCode, Error> {
+    keep(&state, &account, &headers, &body).await
+}
+
+/// Keeps a webhook that came to this account's door, if one of the account's own secrets signed it.
+async fn keep(
+    state: &AppState,
+    account: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<StatusCode, Error> {
+    let account = state.accounts.get(account).ok_or(Error::NotFound)?;
     let signature = headers
         .get(webhook::SIGNATURE_HEADER)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    if !webhook::is_genuine(&state.account.webhook_secrets, signature, &body) {
-        warn!("a webhook without a valid signature was refused");
+    if !webhook::is_genuine(&account.webhook_secrets, signature, body) {
+        warn!(
+            account = account.name,
+            "a webhook without a valid signature was refused"
+        );
         count("refused");
         return Err(Error::BadSignature);
     }
 
     // Only from here on is it known that Dojo wrote the body.
-    let (dedup_key, event) = match Event::parse(&body) {
+    let (dedup_key, event) = match Event::parse(body) {
         Ok(event) => (
             event.id,
             Ok(News {
@@ -69,11 +119,11 @@ async fn receive(
         Err(error) => {
             let reason = error.reason();
             warn!(
-                reason,
-                "a genuine webhook was not understood; it is kept in webhook_events"
+                account = account.name,
+                reason, "a genuine webhook was not understood; it is kept in webhook_events"
             );
             (
-                format!("sha256:{:x}", Hex(&Sha256::digest(&body))),
+                format!("sha256:{:x}", Hex(&Sha256::digest(body))),
                 Err(reason),
             )
         }
@@ -82,9 +132,9 @@ async fn receive(
     let recorded = store::webhooks::record(
         &state.pool,
         Webhook {
-            account: &state.account.name,
+            account: &account.name,
             dedup_key: &dedup_key,
-            body: &body,
+            body,
             event: event.as_ref().map_err(Clone::clone),
         },
     )

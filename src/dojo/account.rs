@@ -1,9 +1,11 @@
+use std::{collections::BTreeMap, sync::Arc};
+
 use secrecy::SecretString;
 
 use super::Client;
 use crate::{
-    config::{ConfigError, DojoSettings},
-    payment_link::{Environment, NewPaymentLink},
+    config::{AccountSettings, ConfigError, DojoSettings},
+    payment_link::Environment,
 };
 
 /// One Dojo account: the key that it is reached with, the secrets that its webhooks are signed with.
@@ -22,19 +24,17 @@ pub struct Account {
 }
 
 impl Account {
-    /// The account that the settings name.
-    pub fn from_settings(settings: &DojoSettings) -> Result<Self, ConfigError> {
-        let key = settings.api_key()?;
+    fn new(settings: &DojoSettings, account: AccountSettings) -> Result<Self, ConfigError> {
         Ok(Self {
-            name: NewPaymentLink::DEFAULT_ACCOUNT.to_owned(),
-            environment: key.environment,
-            checkout_url: settings
+            client: Client::new(settings, &account.api_key.secret)?,
+            name: account.name,
+            environment: account.api_key.environment,
+            checkout_url: account
                 .checkout_url
                 .as_str()
                 .trim_end_matches('/')
                 .to_owned(),
-            webhook_secrets: settings.webhook_secrets()?,
-            client: Client::new(settings, &key.secret)?,
+            webhook_secrets: account.webhook_secrets,
         })
     }
 
@@ -43,5 +43,46 @@ impl Account {
     #[must_use]
     pub fn checkout_page(&self, payment_intent_id: &str) -> String {
         format!("{}/{payment_intent_id}", self.checkout_url)
+    }
+}
+
+/// All Dojo accounts of this deployment: at least one, all of one environment. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Accounts {
+    by_name: Arc<BTreeMap<String, Account>>,
+    environment: Environment,
+}
+
+impl Accounts {
+    /// The accounts that the settings name, each with an HTTP client of its own, which holds its key.
+    pub fn from_settings(settings: &DojoSettings) -> Result<Self, ConfigError> {
+        let configured = settings.accounts()?;
+        let environment = configured.environment;
+        let by_name = configured
+            .accounts
+            .into_iter()
+            .map(|account| Ok((account.name.clone(), Account::new(settings, account)?)))
+            .collect::<Result<_, ConfigError>>()?;
+        Ok(Self {
+            by_name: Arc::new(by_name),
+            environment,
+        })
+    }
+
+    /// The account of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Account> {
+        self.by_name.get(name)
+    }
+
+    /// All of them, in order of name.
+    pub fn iter(&self) -> impl Iterator<Item = &Account> {
+        self.by_name.values()
+    }
+
+    /// Whether their keys move real money.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        self.environment
     }
 }

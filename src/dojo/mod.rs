@@ -7,7 +7,7 @@ mod intent;
 mod subscriptions;
 pub mod webhook;
 
-pub use account::Account;
+pub use account::{Account, Accounts};
 pub use client::{Client, CreatePaymentIntent, Probe, Window};
 pub use error::Error;
 pub use intent::PaymentIntent;

@@ -12,14 +12,14 @@ use url::Url;
 use super::{
     EVENTS, STATUS_UPDATED, account_flag,
     address::{is_same, objection},
-    is_known, listed, reason,
+    is_known, listed, reason, secrets_setting,
     subscriptions::wanted,
     webhook_address,
 };
 use crate::{
     api::auth,
     config::{ConfigError, PublicUrl, ServeSettings},
-    dojo::{Account, Probe, Subscription},
+    dojo::{self, Account, Accounts, Probe, Subscription},
     payment_link::Environment,
     store::{
         self,
@@ -197,7 +197,7 @@ impl Lines {
 /// Asks everything.
 pub async fn run(settings: &ServeSettings, public_url: &PublicUrl) -> Report {
     let mut lines = Lines::new(None);
-    let accounts = Account::from_settings(&settings.dojo).map(|account| vec![account]);
+    let accounts = Accounts::from_settings(&settings.dojo);
     let pool = store::pool(&settings.database);
     let url = public_url.get();
     let bootstrap = settings
@@ -215,27 +215,27 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl) -> Report {
     .flatten()
     .map(|error: &ConfigError| telemetry::causes(error).to_string())
     .collect();
-    for account in accounts.iter().flatten() {
+    for account in accounts.iter().flat_map(Accounts::iter) {
         if account.webhook_secrets.is_empty() {
             faults.push(format!(
-                "DOJO_WEBHOOK_SECRETS: account {} has no webhook secret, so every webhook of it is refused \
-                 (webhooks register shows the one to configure)",
-                account.name
+                "account {} has no webhook secret, so every webhook of it is refused: set {} (webhooks register \
+                 shows it)",
+                account.name,
+                secrets_setting(account)
             ));
         }
     }
     if faults.is_empty() {
-        let names = accounts.iter().flatten().map(|account| &account.name);
+        let names = accounts
+            .iter()
+            .flat_map(Accounts::iter)
+            .map(|account| &account.name);
         lines.pass(SETTINGS, format!("complete; accounts: {}", listed(names)));
     } else {
         lines.fail(SETTINGS, faults.join("; "), "correct it; see serve --help");
     }
 
-    let environment = accounts
-        .as_ref()
-        .ok()
-        .and_then(|accounts| accounts.first())
-        .map(|account| account.environment);
+    let environment = accounts.as_ref().ok().map(Accounts::environment);
     let database = async {
         if let Ok(pool) = &pool {
             return database(pool, environment).await;
@@ -436,7 +436,7 @@ async fn ask_dojo(account: &Account, dojo: &Url, url: Result<Option<&Url>, ()>, 
         }
         Err(error) => {
             let mend = match &error {
-                crate::dojo::Error::KeyRefused { .. } => {
+                dojo::Error::KeyRefused { .. } => {
                     "make a key in Dojo's developer portal, and set it as the account's"
                 }
                 _ => "see that Dojo can be reached from here, and that DOJO_API_URL is right",
@@ -654,7 +654,10 @@ fn secrets(account: &Account, ours: &[&Subscription], lines: &mut Lines, name: &
                 "{} signs, and the settings do not hold it: what it signs is refused",
                 listed(with(Some(false)))
             ),
-            "add it to DOJO_WEBHOOK_SECRETS; webhooks register shows it",
+            format!(
+                "add it to {}; webhooks register shows it",
+                secrets_setting(account)
+            ),
         );
     } else if with(None).next().is_some() {
         lines.pass(

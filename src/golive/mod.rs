@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     dojo::{self, Account, Secret},
+    payment_link::NewPaymentLink,
     telemetry,
 };
 
@@ -95,7 +96,20 @@ fn is_known(account: &Account, secret: &Secret) -> Option<bool> {
     )
 }
 
-/// ` --account NAME`, where a command needs it.
+/// Where an account's webhook secrets are configured.
+fn secrets_setting(account: &Account) -> String {
+    let file = format!(
+        "webhook_secrets of [accounts.{}] in DOJO_ACCOUNTS_FILE",
+        account.name
+    );
+    if account.name == NewPaymentLink::DEFAULT_ACCOUNT {
+        format!("DOJO_WEBHOOK_SECRETS, or {file}")
+    } else {
+        file
+    }
+}
+
+/// ` --account NAME`, for a command about this account.
 fn account_flag(account: &Account) -> String {
     format!(" --account {}", account.name)
 }

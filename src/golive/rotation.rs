@@ -16,7 +16,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Done, Error, account_flag, is_known, listed, subscriptions::feeding};
+use super::{Done, Error, account_flag, is_known, listed, secrets_setting, subscriptions::feeding};
 use crate::dojo::{Account, Secret};
 
 /// The flag that ends a rotation.
@@ -139,8 +139,9 @@ pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Done
         }
     }
     done.say(format!(
-        "Configure what stands on standard output as the account's webhook secrets (DOJO_WEBHOOK_SECRETS), on every \
-         replica, and restart them one by one. When every replica runs with it, and not before:\n  {}",
+        "Configure what stands on standard output, separated by commas, as {} on every replica, and restart them one \
+         by one. When every replica runs with it, and not before:\n  {}",
+        secrets_setting(account),
         command(account, &subscription, &new)
     ));
     done.secrets = Some(SecretString::from(values.join(",")));
@@ -246,8 +247,9 @@ pub async fn end(account: &Account, subscription: Option<&str>, new: &str) -> Re
     if account.webhook_secrets.len() > 1 {
         done.say(format!(
             "Leave the old secret in the settings for now: a webhook that was signed with it may still be tried again. \
-             Dojo tells no limit; a day is a careful choice. Then leave {new} alone in DOJO_WEBHOOK_SECRETS, and see \
-             that webhooks_total{{verdict=\"refused\"}} stays where it is."
+             Dojo tells no limit; a day is a careful choice. Then leave {new} alone in {}, and see that \
+             webhooks_total{{verdict=\"refused\"}} stays where it is.",
+            secrets_setting(account)
         ));
     }
     Ok(done)

@@ -9,7 +9,7 @@ use url::Url;
 use super::{
     Done, EVENTS, Error, STATUS_UPDATED, account_flag,
     address::{is_same, objection},
-    is_known, listed, webhook_address,
+    is_known, listed, secrets_setting, webhook_address,
 };
 use crate::{
     dojo::{Account, Secret, Subscription},
@@ -292,17 +292,18 @@ pub async fn register(
                 (Some(true), _) => done.say(format!("The settings know its secret {}.", secret.id)),
                 (_, Some(value)) => {
                     done.say(format!(
-                        "The settings do not know its secret {}. It stands on standard output: add it to the \
-                         account's webhook secrets (DOJO_WEBHOOK_SECRETS), and restart every replica. Until then its \
-                         webhooks are refused.",
-                        secret.id
+                        "The settings do not know its secret {}. It stands on standard output: add it to {} on \
+                         every replica, and restart them. Until then its webhooks are refused.",
+                        secret.id,
+                        secrets_setting(account)
                     ));
                     unknown.push(value.expose_secret().to_owned());
                 }
                 (_, None) => done.say(format!(
-                    "Dojo does not show its secret {}. Take it from Dojo's developer portal, add it to the account's \
-                     webhook secrets (DOJO_WEBHOOK_SECRETS), and restart every replica.",
-                    secret.id
+                    "Dojo does not show its secret {}. Take it from Dojo's developer portal, add it to {} on every \
+                     replica, and restart them.",
+                    secret.id,
+                    secrets_setting(account)
                 )),
             }
         }

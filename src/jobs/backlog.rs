@@ -21,9 +21,11 @@ impl Watch {
                     reason = "a gauge; no backlog has 2^52 links"
                 )]
                 for (state, count) in [("unsettled", backlog.unsettled), ("due", backlog.due)] {
-                    metrics::gauge!("backlog_links", "state" => state).set(count as f64);
+                    metrics::gauge!("backlog_links", "account" => account.name.clone(), "state" => state)
+                        .set(count as f64);
                 }
-                metrics::gauge!("backlog_lag_seconds").set(backlog.lag);
+                metrics::gauge!("backlog_lag_seconds", "account" => account.name.clone())
+                    .set(backlog.lag);
             }
             tokio::select! {
                 () = stop.cancelled() => {}

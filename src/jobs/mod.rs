@@ -38,7 +38,8 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// The jobs for this account.
+    /// The jobs for this account. Each account has a pace of its own, so that one whose key Dojo refuses holds up no
+    /// other.
     #[must_use]
     pub fn new(
         pool: PgPool,
@@ -60,7 +61,13 @@ impl Jobs {
 
     /// Starts all of them; they end when they are told to stop.
     pub fn spawn(self, tasks: &TaskTracker) {
-        let span = || info_span!("job", environment = self.account.environment.as_str());
+        let span = || {
+            info_span!(
+                "job",
+                environment = self.account.environment.as_str(),
+                account = self.account.name
+            )
+        };
         tasks.spawn(recovery::Recovery(self.clone()).run().instrument(span()));
         tasks.spawn(refresh::Refresh(self.clone()).run().instrument(span()));
         tasks.spawn(strays::Strays(self.clone()).run().instrument(span()));

@@ -15,6 +15,8 @@ pub struct ApiKey {
     pub name: String,
     /// What it may do, in words.
     pub scopes: Vec<String>,
+    /// The accounts that it is open to, by name. `None`: to all.
+    pub accounts: Option<Vec<String>>,
     /// When it was made.
     pub created_at: OffsetDateTime,
     /// When it was revoked, if it was.
@@ -25,7 +27,7 @@ pub struct ApiKey {
 pub async fn find_active(pool: &PgPool, hash: &[u8]) -> Result<Option<ApiKey>, Error> {
     Ok(sqlx::query_as!(
         ApiKey,
-        "SELECT id, name, scopes, created_at, revoked_at FROM api_keys
+        "SELECT id, name, scopes, accounts, created_at, revoked_at FROM api_keys
          WHERE key_hash = $1 AND revoked_at IS NULL",
         hash
     )
@@ -33,20 +35,22 @@ pub async fn find_active(pool: &PgPool, hash: &[u8]) -> Result<Option<ApiKey>, E
     .await?)
 }
 
-/// Stores a new key. `false` if an active key has that name already.
+/// Stores a new key, open to these accounts or (`None`) to all. `false` if an active key has that name already.
 pub async fn insert(
     pool: &PgPool,
     name: &str,
     hash: &[u8],
     scopes: &[String],
+    accounts: Option<&[String]>,
 ) -> Result<bool, Error> {
     let inserted = sqlx::query!(
-        "INSERT INTO api_keys (id, name, key_hash, scopes) VALUES ($1, $2, $3, $4)
+        "INSERT INTO api_keys (id, name, key_hash, scopes, accounts) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (name) WHERE revoked_at IS NULL DO NOTHING",
         Uuid::now_v7(),
         name,
         hash,
-        scopes
+        scopes,
+        accounts
     )
     .execute(pool)
     .await?;
@@ -121,7 +125,7 @@ pub async fn count_active(pool: &PgPool) -> Result<i64, Error> {
 pub async fn list(pool: &PgPool) -> Result<Vec<ApiKey>, Error> {
     Ok(sqlx::query_as!(
         ApiKey,
-        "SELECT id, name, scopes, created_at, revoked_at FROM api_keys ORDER BY created_at, id"
+        "SELECT id, name, scopes, accounts, created_at, revoked_at FROM api_keys ORDER BY created_at, id"
     )
     .fetch_all(pool)
     .await?)

@@ -202,7 +202,8 @@ pub async fn confirm(
     sqlx::query!(
         "INSERT INTO payment_intents (id, account)
          SELECT $1, account FROM payment_links WHERE id = $2
-         ON CONFLICT (id) DO UPDATE SET last_seen_at = now()",
+         -- Whose it is, the answer to the account's own key tells, whatever door a webhook about it came to before.
+         ON CONFLICT (id) DO UPDATE SET last_seen_at = now(), account = EXCLUDED.account",
         intent.id,
         id.uuid()
     )

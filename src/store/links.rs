@@ -98,7 +98,11 @@ pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<PaymentLink
 
 /// Which links to list. Filters that are `None` let everything through.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct Filter<'a> {
+    /// Links of any of these accounts: those that the caller may see.
+    pub open: Option<&'a [String]>,
+    /// Links of this account.
+    pub account: Option<String>,
     /// Links with this status.
     pub status: Option<Status>,
     /// Links with this reference.
@@ -123,7 +127,7 @@ pub struct Place {
 /// Up to `limit` links behind `after`, newest first.
 pub async fn list(
     pool: &PgPool,
-    filter: &Filter,
+    filter: &Filter<'_>,
     after: Option<Place>,
     limit: i64,
 ) -> Result<Vec<PaymentLink>, Error> {
@@ -134,8 +138,10 @@ pub async fn list(
            AND ($4::timestamptz IS NULL OR created_at >= $4)
            AND ($5::timestamptz IS NULL OR created_at < $5)
            AND ($6::timestamptz IS NULL OR (created_at, id) < ($6, $7))
+           AND ($8::text IS NULL OR account = $8)
+           AND ($9::text[] IS NULL OR account = ANY($9))
          ORDER BY created_at DESC, id DESC
-         LIMIT $8",
+         LIMIT $10",
         filter.status.map(Status::as_str),
         filter.reference.as_deref(),
         filter.payment_intent_id.as_deref(),
@@ -143,6 +149,8 @@ pub async fn list(
         filter.created_before,
         after.map(|place| place.created_at),
         after.map(|place| place.id),
+        filter.account.as_deref(),
+        filter.open,
         limit
     )
     .fetch_all(pool)

@@ -353,3 +353,22 @@ pub async fn backlog(pool: &PgPool, account: &str) -> Result<Backlog, Error> {
         lag: row.lag,
     })
 }
+
+/// The accounts other than these that have links which can still change, and how many.
+pub async fn unconfigured(
+    pool: &PgPool,
+    configured: &[String],
+) -> Result<Vec<(String, i64)>, Error> {
+    let rows = sqlx::query!(
+        r#"SELECT account, count(*) AS "links!" FROM payment_links
+           WHERE due_at IS NOT NULL AND account <> ALL($1)
+           GROUP BY account ORDER BY account"#,
+        configured
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.account, row.links))
+        .collect())
+}

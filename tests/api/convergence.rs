@@ -411,7 +411,8 @@ async fn while_dojo_is_down_the_background_leaves_it_alone_and_resumes_by_itself
         calls.len()
     );
 
-    let (due, lag) = (r#"backlog_links{state="due"}"#, "backlog_lag_seconds");
+    let due = r#"backlog_links{account="default",state="due"}"#;
+    let lag = r#"backlog_lag_seconds{account="default"}"#;
     eventually("the backlog can be seen", async || {
         (app.metric(due).await >= 20.0 && app.metric(lag).await > 0.0).then_some(())
     })

@@ -1,0 +1,363 @@
+//! The file that names Dojo accounts, `DOJO_ACCOUNTS_FILE`.
+//!
+//! Whoever gets it wrong is told all of its faults at once, each with its entry and field. The fields are taken out by
+//! hand: an error of serde's about a wrong type quotes the value, and the whole text of an error of the parser's
+//! quotes the line.
+
+use std::path::Path;
+
+use secrecy::{ExposeSecret, SecretString};
+use toml::{Table, Value};
+use url::Url;
+
+use super::{AccountSettings, ConfigError, DojoApiKey, account_name, web_address, webhook_secrets};
+use crate::payment_link::Environment;
+
+/// The setting that names the file.
+pub(super) const SETTING: &str = "DOJO_ACCOUNTS_FILE";
+
+/// Reads the accounts of this file. `default` is the account that the environment describes by itself, if it does;
+/// `checkout_url` is for those that name none.
+pub(super) fn read(
+    file: &Path,
+    checkout_url: &Url,
+    default: Option<&AccountSettings>,
+) -> Result<Vec<AccountSettings>, ConfigError> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        ConfigError::with_source(
+            SETTING,
+            format!("cannot be read from {}", file.display()),
+            error,
+        )
+    })?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    parse(&text, folder, checkout_url, default).map_err(|faults| {
+        ConfigError::new(
+            SETTING,
+            format!("{}: {}", file.display(), faults.join("; ")),
+        )
+    })
+}
+
+/// The accounts of a file in `folder` with this text, or all that is wrong with it.
+fn parse(
+    text: &str,
+    folder: &Path,
+    checkout_url: &Url,
+    default: Option<&AccountSettings>,
+) -> Result<Vec<AccountSettings>, Vec<String>> {
+    let mut top: Table = text
+        .parse()
+        .map_err(|error| vec![syntax_fault(text, &error)])?;
+    let mut faults = Vec::new();
+    let entries = match top.remove("accounts") {
+        None => Table::new(),
+        Some(Value::Table(entries)) => entries,
+        Some(_) => {
+            faults.push("accounts is no table: write [accounts.NAME]".to_owned());
+            Table::new()
+        }
+    };
+    for name in top.keys() {
+        faults.push(format!(
+            "{name:?} is not known: there are only [accounts.NAME]"
+        ));
+    }
+    let mut accounts = Vec::new();
+    for (name, fields) in entries {
+        if let Err(problem) = account_name(&name) {
+            faults.push(format!("the account's name {name:?} {problem}"));
+            continue;
+        }
+        let Value::Table(fields) = fields else {
+            faults.push(format!(
+                "accounts.{name} is no table: write [accounts.{name}]"
+            ));
+            continue;
+        };
+        let entry = Entry {
+            name: &name,
+            folder,
+            fields,
+            faults: &mut faults,
+        };
+        accounts.extend(entry.account(checkout_url));
+    }
+    contradictions(&accounts, default, &mut faults);
+    if faults.is_empty() {
+        Ok(accounts)
+    } else {
+        Err(faults)
+    }
+}
+
+/// Where the text is no TOML and why, without the line itself.
+fn syntax_fault(text: &str, error: &toml::de::Error) -> String {
+    let before = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    format!("line {line}, column {column}: {}", error.message())
+}
+
+/// What two accounts must not have in common, or must.
+fn contradictions(
+    accounts: &[AccountSettings],
+    default: Option<&AccountSettings>,
+    faults: &mut Vec<String>,
+) {
+    for (n, account) in accounts.iter().enumerate() {
+        let name = &account.name;
+        let mut others = default.into_iter().chain(&accounts[..n]);
+        if default.is_some_and(|default| default.name == *name) {
+            faults.push(format!(
+                "[accounts.{name}] is the account of DOJO_API_KEY already: leave one out"
+            ));
+        } else if let Some(same) = others.clone().find(|other| {
+            other.api_key.secret.expose_secret() == account.api_key.secret.expose_secret()
+        }) {
+            faults.push(format!(
+                "[accounts.{name}] api_key is that of {} as well",
+                same.name
+            ));
+        }
+        if let Some(other) =
+            others.find(|other| other.api_key.environment != account.api_key.environment)
+        {
+            faults.push(format!(
+                "[accounts.{name}] environment is {}, and that of {} is {}; each needs a service and a database \
+                 of its own",
+                account.api_key.environment.as_str(),
+                other.name,
+                other.api_key.environment.as_str(),
+            ));
+        }
+    }
+}
+
+/// One `[accounts.NAME]`. Fields are taken out of it one by one; what is left is not known.
+struct Entry<'a> {
+    name: &'a str,
+    /// What file names in it are relative to.
+    folder: &'a Path,
+    fields: Table,
+    faults: &'a mut Vec<String>,
+}
+
+impl Entry<'_> {
+    /// The account, unless something that it needs has a fault.
+    fn account(mut self, checkout_url: &Url) -> Option<AccountSettings> {
+        let environment = self.environment();
+        let api_key = self.api_key();
+        if let (Some(environment), Some(api_key)) = (environment, &api_key)
+            && environment != api_key.environment
+        {
+            self.fault(
+                "environment",
+                &format!(
+                    "is {}, and api_key is one of {}",
+                    environment.as_str(),
+                    api_key.environment.as_str()
+                ),
+            );
+        }
+        let webhook_secrets = self.webhook_secrets();
+        let checkout_url = self.text("checkout_url").map_or_else(
+            || Some(checkout_url.clone()),
+            |text| {
+                web_address(&text)
+                    .map_err(|problem| self.fault("checkout_url", &format!("is wrong: {problem}")))
+                    .ok()
+            },
+        );
+        for field in std::mem::take(&mut self.fields).keys() {
+            self.fault(&format!("{field:?}"), "is no field of an account");
+        }
+        Some(AccountSettings {
+            name: self.name.to_owned(),
+            api_key: api_key?,
+            webhook_secrets,
+            checkout_url: checkout_url?,
+        })
+    }
+
+    fn environment(&mut self) -> Option<Environment> {
+        const FIELD: &str = "environment";
+        if !self.fields.contains_key(FIELD) {
+            self.fault(FIELD, "is missing: sandbox or production");
+        }
+        let word = self.text(FIELD)?;
+        word.parse()
+            .map_err(|_| self.fault(FIELD, "is neither sandbox nor production"))
+            .ok()
+    }
+
+    fn api_key(&mut self) -> Option<DojoApiKey> {
+        const FIELD: &str = "api_key";
+        const FILE: &str = "api_key_file";
+        if !self.one_of(FIELD, FILE) {
+            self.fault(FIELD, "is missing: sk_sandbox_… or sk_prod_…");
+        }
+        let secret = match self.text(FIELD) {
+            Some(key) => key.into(),
+            None => self.secret_file(FILE)?,
+        };
+        DojoApiKey::new(secret)
+            .map_err(|problem| self.fault(FIELD, problem))
+            .ok()
+    }
+
+    fn webhook_secrets(&mut self) -> Vec<SecretString> {
+        const FIELD: &str = "webhook_secrets";
+        const FILE: &str = "webhook_secrets_file";
+        self.one_of(FIELD, FILE);
+        if let Some(text) = self.secret_file(FILE) {
+            return webhook_secrets(&text);
+        }
+        let secrets = match self.fields.remove(FIELD) {
+            None => return Vec::new(),
+            Some(Value::Array(secrets)) => secrets,
+            Some(_) => {
+                self.fault(FIELD, "is no list: write [\"…\"]");
+                return Vec::new();
+            }
+        };
+        let all = secrets.len();
+        let secrets: Vec<_> = secrets
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::trim)
+            .filter(|secret| !secret.is_empty())
+            .map(SecretString::from)
+            .collect();
+        if secrets.len() < all {
+            self.fault(FIELD, "holds something that is no text, or empty");
+        }
+        secrets
+    }
+
+    /// Whether a secret is given in one of its two forms. Both are a fault.
+    fn one_of(&mut self, field: &str, file: &str) -> bool {
+        let given = [field, file].map(|name| self.fields.contains_key(name));
+        if given == [true, true] {
+            self.fault(field, &format!("and {file} are both there: leave one out"));
+        }
+        given.contains(&true)
+    }
+
+    /// The text of the file that this field names, without the white space around it.
+    fn secret_file(&mut self, field: &str) -> Option<SecretString> {
+        let path = self.folder.join(self.text(field)?);
+        match std::fs::read_to_string(&path) {
+            Ok(text) if text.trim().is_empty() => {
+                self.fault(field, &format!("is an empty file, {}", path.display()));
+                None
+            }
+            Ok(text) => Some(text.trim().into()),
+            Err(error) => {
+                self.fault(
+                    field,
+                    &format!("cannot be read from {}: {error}", path.display()),
+                );
+                None
+            }
+        }
+    }
+
+    /// A field's text, without the white space around it.
+    fn text(&mut self, field: &str) -> Option<String> {
+        let value = self.fields.remove(field)?;
+        let text = value.as_str().map(str::trim).unwrap_or_default();
+        if text.is_empty() {
+            self.fault(field, "is no text, or empty");
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    fn fault(&mut self, field: &str, problem: &str) {
+        self.faults
+            .push(format!("[accounts.{}] {field} {problem}", self.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RIGHT: &str = r#"
+        [accounts.leeds]
+        environment = "sandbox"
+        api_key = "sk_sandbox_hush1"
+        webhook_secrets = ["hush2", "hush3"]
+        [accounts.york]
+        environment = "sandbox"
+        api_key = "sk_sandbox_hush4"
+        checkout_url = "https://pay.example/checkout"
+    "#;
+
+    fn read(text: &str) -> Result<Vec<AccountSettings>, Vec<String>> {
+        let url = Url::parse("https://pay.dojo.tech/checkout").unwrap();
+        parse(text, Path::new("/nowhere"), &url, None)
+    }
+
+    #[test]
+    fn accounts_come_in_order_of_name_and_inherit_the_checkout_page() {
+        let accounts = read(RIGHT).unwrap();
+        let told: Vec<_> = accounts
+            .iter()
+            .map(|account| {
+                (
+                    account.name.as_str(),
+                    account.webhook_secrets.len(),
+                    account.checkout_url.as_str(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("leeds", 2, "https://pay.dojo.tech/checkout"),
+                ("york", 0, "https://pay.example/checkout")
+            ]
+        );
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let faults =
+            read("color = 1\n[accounts.leeds]\napi_key = 1\nkey = 2\n[accounts.York]").unwrap_err();
+        assert_eq!(
+            faults,
+            [
+                "\"color\" is not known: there are only [accounts.NAME]",
+                "the account's name \"York\" is not 1 to 60 lower-case letters, digits, - and _",
+                "[accounts.leeds] environment is missing: sandbox or production",
+                "[accounts.leeds] api_key is no text, or empty",
+                "[accounts.leeds] \"key\" is no field of an account",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_fault_of_the_syntax_is_told_by_its_place() {
+        let faults = read("[accounts.leeds]\napi_key = sk_sandbox_hush").unwrap_err();
+        assert!(faults[0].starts_with("line 2, column 11: "), "{faults:?}");
+    }
+
+    proptest! {
+        /// Whatever slip of the finger: a character too many, or too few, or another one.
+        #[test]
+        fn no_fault_shows_a_secret(at in 0..RIGHT.len(), cut in 0..3_usize, slip in "[ -~\n]{0,2}") {
+            let mut text = RIGHT.to_owned();
+            text.replace_range(at..(at + cut).min(RIGHT.len()), &slip);
+            if let Err(faults) = read(&text) {
+                prop_assert!(!faults.concat().contains("hush"), "{faults:?}");
+            }
+        }
+    }
+}
