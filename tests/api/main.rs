@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod browser;
+mod check;
 mod commands;
 mod convergence;
 mod crashes;
@@ -18,7 +19,9 @@ mod openapi;
 mod reading;
 mod recovery;
 mod replicas;
+mod rotation;
 mod running;
+mod subscriptions;
 mod support;
 mod validation;
 mod webhooks;
