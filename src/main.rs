@@ -1,6 +1,12 @@
 //! The command line: picks a command and runs it.
 
-use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use dojo_payment_links::{
@@ -175,7 +181,13 @@ fn unreadable(error: &clap::Error) -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<ExitCode> {
-    telemetry::init_logs(&cli.log)?;
+    match (telemetry::init_logs(&cli.log), &cli.command) {
+        (Ok(()), _) => {}
+        (Err(error), Command::Check(check)) => {
+            return tell(&Report::unreadable(telemetry::causes(&error)), check.json);
+        }
+        (Err(error), _) => return Err(error.into()),
+    }
     // Postgres and Dojo are both reached through rustls, which has to be told once whose cryptography to use.
     // It fails only if somebody told it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -215,10 +227,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn tell(report: &Report, json: bool) -> Result<ExitCode> {
+    let mut stdout = io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string_pretty(report)?);
+        writeln!(stdout, "{}", serde_json::to_string_pretty(report)?)?;
     } else {
-        println!("{report}");
+        writeln!(stdout, "{report}")?;
     }
     Ok(if report.is_ok() {
         ExitCode::SUCCESS
