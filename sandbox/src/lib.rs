@@ -25,6 +25,7 @@
 //! | `traffic`, `faults` | the record of API calls and what goes wrong with them |
 //! | `server` | the HTTP loop, which can cut a connection |
 
+mod account;
 mod api;
 mod chance;
 mod checkout;

@@ -9,7 +9,8 @@ pub struct Settings {
     #[arg(long, env = "SANDBOX_LISTEN_ADDR", default_value = "127.0.0.1:9400")]
     pub listen_addr: SocketAddr,
 
-    /// The one API key to accept [default: any that starts with `sk_sandbox_`]
+    /// The API key to accept, or several, separated by commas; each is an account of its own [default: any that
+    /// starts with `sk_sandbox_`]
     #[arg(long, env = "SANDBOX_API_KEY", hide_env_values = true)]
     pub api_key: Option<String>,
 
@@ -17,7 +18,8 @@ pub struct Settings {
     #[arg(long, env = "SANDBOX_PUBLIC_URL")]
     pub public_url: Option<String>,
 
-    /// Where to send webhooks from the start, without a call to `POST /webhooks`
+    /// Where to send webhooks from the start, without a call to `POST /webhooks`: those of the first key's account,
+    /// or where any key is accepted, of every account
     #[arg(long, env = "SANDBOX_WEBHOOK_URL")]
     pub webhook_url: Option<String>,
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::account::Account;
 use crate::clock::Clock;
 use crate::faults::Faults;
 use crate::ledger::Ledger;
@@ -15,8 +16,8 @@ use crate::webhooks::{Courier, EVENTS};
 /// One sandbox.
 #[derive(Debug)]
 pub(crate) struct World {
-    /// The one key to accept; without it any sandbox key.
-    pub(crate) api_key: Option<String>,
+    /// The keys to accept; without one any sandbox key.
+    pub(crate) api_keys: Vec<String>,
     /// What payment links begin with, without a slash at the end.
     pub(crate) public_url: String,
     pub(crate) clock: Arc<Clock>,
@@ -35,20 +36,28 @@ impl World {
         let tasks = TaskTracker::new();
         let shutdown = CancellationToken::new();
         let courier = Courier::new(Arc::clone(&clock), tasks.clone(), shutdown.clone())?;
+        let api_keys: Vec<String> = settings
+            .api_key
+            .iter()
+            .flat_map(|keys| keys.split(','))
+            .map(|key| key.trim().to_owned())
+            .filter(|key| !key.is_empty())
+            .collect();
         if let Some(url) = given(settings.webhook_url) {
+            let account = api_keys.first().map(|key| Account::of_key(key));
             let events = EVENTS.map(str::to_owned).to_vec();
             let description = Some("From SANDBOX_WEBHOOK_URL".to_owned());
             let secret = given(settings.webhook_secret);
             courier
                 .with_subscriptions(|all| {
-                    all.subscribe(events, url, description, secret, clock.now())
+                    all.subscribe(account, events, url, description, secret, clock.now())
                         .map(|_| ())
                 })
                 .expect("the first subscription to known events meets no other");
         }
         let public_url = given(settings.public_url).unwrap_or_else(|| own_url.to_owned());
         Ok(Self {
-            api_key: given(settings.api_key),
+            api_keys,
             public_url: public_url.trim_end_matches('/').to_owned(),
             courier,
             tasks,

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
 use crate::{
+    accounts::{Folder, site},
     commands::revoke_api_key,
     subscriptions::{Told, operate, subscriptions},
-    support::{DOJO_KEY, TestApp, WEBHOOK_SECRET, empty_database, text},
+    support::{DOJO_KEY, LEEDS_KEY, TestApp, WEBHOOK_SECRET, empty_database, text},
 };
 
 const LINES: [&str; 12] = [
@@ -500,4 +501,35 @@ async fn a_secret_that_the_settings_do_not_hold_and_none_at_all_fail() {
     let path = format!("/webhooks/{}/secrets/{secret}", text(&subscription["id"]));
     app.sandbox.api(Method::DELETE, &path, &Value::Null).await;
     fails(&report(&app, &[]).await, "webhook-secrets", "unsigned", &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_account_has_lines_of_its_own() {
+    let app = TestApp::start().await;
+    let folder = Folder::new();
+    let leeds = site("leeds", LEEDS_KEY, "whs_leeds_hush");
+    let york = site("york", "sk_sandbox_revoked_hush", "whs_york_hush");
+    let file = folder.write("accounts.toml", &(leeds + &york));
+    let told = operate(&app, &["check", "--json"], &[("DOJO_ACCOUNTS_FILE", &file)]).await;
+    assert!(
+        !told.succeeded && !told.stdout.contains("hush"),
+        "{}",
+        told.stdout
+    );
+    let report: Value = serde_json::from_str(&told.stdout).unwrap();
+    let outcomes = |account: &str| {
+        let checks = report["checks"].as_array().unwrap();
+        let of_account = checks.iter().filter(|check| check["account"] == account);
+        let outcomes: Vec<_> = of_account.map(|check| text(&check["outcome"])).collect();
+        outcomes.join(" ")
+    };
+    assert_eq!(outcomes("default"), "passed passed passed passed passed");
+    assert_eq!(outcomes("leeds"), "passed passed failed skipped skipped");
+    assert_eq!(outcomes("york"), "failed skipped skipped skipped skipped");
+    assert!(told.stdout.contains("--account leeds"), "{}", told.stdout);
+
+    // With an address for all, each is looked for at its own door.
+    let told = operate(&app, &["check"], &[("DOJO_ACCOUNTS_FILE", &file)]).await;
+    let door = format!("nothing is sent to {}/webhooks/dojo/leeds", app.service.url);
+    assert!(told.stdout.contains(&door), "{}", told.stdout);
 }

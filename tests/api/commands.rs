@@ -10,7 +10,7 @@ fn run(command: &mut Command) -> Output {
 
 /// Standard output of a command that succeeds.
 #[track_caller]
-fn told(command: &mut Command) -> String {
+pub fn told(command: &mut Command) -> String {
     let output = run(command);
     assert!(
         output.status.success(),
@@ -22,13 +22,14 @@ fn told(command: &mut Command) -> String {
 
 /// Standard error of a command that fails.
 #[track_caller]
-fn refused(command: &mut Command) -> String {
+pub fn refused(command: &mut Command) -> String {
     let output = run(command);
     assert!(!output.status.success());
     String::from_utf8(output.stderr).unwrap()
 }
 
-fn api_keys(database_url: &str) -> Command {
+/// The command `api-keys`.
+pub fn api_keys(database_url: &str) -> Command {
     let mut command = program();
     command.arg("api-keys").env("DATABASE_URL", database_url);
     command
@@ -187,6 +188,7 @@ fn help_lists_every_setting_with_its_variable_and_default() {
         "[env: DOJO_TIMEOUT=]",
         "[env: DOJO_WEBHOOK_SECRETS]",
         "[env: DOJO_WEBHOOK_SECRETS_FILE=]",
+        "[env: DOJO_ACCOUNTS_FILE=]",
         "[env: BOOTSTRAP_API_KEY]",
         "[env: LOG_FORMAT=]",
     ] {

@@ -9,7 +9,8 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,7 @@ use axum::routing::{get, patch, post, put};
 use axum::{Json, Router};
 use serde_json::Value;
 
+use crate::account::Account;
 use crate::intents::Refusal;
 use crate::ledger::ChangeError;
 use crate::problem::Problem;
@@ -87,28 +89,89 @@ async fn date(State(world): State<Arc<World>>, mut response: Response) -> Respon
     response
 }
 
-/// Lets in only calls that bear a key and a version.
-async fn admit(State(world): State<Arc<World>>, request: Request, next: Next) -> Response {
-    match check_key(&world, request.headers()).and_then(|()| check_version(request.headers())) {
-        Ok(()) => next.run(request).await,
+/// Lets in only calls that bear a key and a version, and only to what belongs to the key's account.
+async fn admit(
+    State(world): State<Arc<World>>,
+    parameters: Result<RawPathParams, RawPathParamsRejection>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let admitted = check_key(&world, request.headers()).and_then(|account| {
+        check_version(request.headers())?;
+        // No path, no parameters: nothing to protect.
+        if let Ok(parameters) = &parameters {
+            check_owner(&world, &account, request.uri().path(), parameters)?;
+        }
+        Ok(account)
+    });
+    match admitted {
+        Ok(account) => {
+            request.extensions_mut().insert(account);
+            next.run(request).await
+        }
         Err(problem) => problem.into_response(),
     }
 }
 
-/// `Basic ` is a literal prefix: the key behind it is not base64.
-fn check_key(world: &World, headers: &HeaderMap) -> Result<(), Problem> {
+/// What belongs to another account is not there.
+fn check_owner(
+    world: &World,
+    account: &Account,
+    path: &str,
+    parameters: &RawPathParams,
+) -> Result<(), Problem> {
+    for (name, id) in parameters {
+        let (owned, nothing) = match name {
+            "refund_id" => (
+                world.with_ledger(|ledger| {
+                    ledger
+                        .find_refund(id)
+                        .is_none_or(|(intent, _)| intent.account == *account)
+                }),
+                refunds::no_such_refund(),
+            ),
+            "id" if path.starts_with("/webhooks/") => (
+                world.courier.with_subscriptions(|all| {
+                    all.find(id)
+                        .map_or(true, |subscription| subscription.is_of(account))
+                }),
+                webhooks::no_such_subscription(),
+            ),
+            "id" => (
+                world.with_ledger(|ledger| {
+                    ledger
+                        .find(id)
+                        .is_none_or(|intent| intent.account == *account)
+                }),
+                no_such_intent(),
+            ),
+            _ => continue,
+        };
+        if !owned {
+            return Err(nothing);
+        }
+    }
+    Ok(())
+}
+
+/// The account of the key. `Basic ` is a literal prefix: the key behind it is not base64.
+fn check_key(world: &World, headers: &HeaderMap) -> Result<Account, Problem> {
     let sent = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
     let key = sent.and_then(|value| value.strip_prefix("Basic "));
-    let accepted = key.is_some_and(|key| match &world.api_key {
-        Some(expected) => key == expected,
-        None => key
-            .strip_prefix("sk_sandbox_")
-            .is_some_and(|rest| !rest.is_empty()),
+    let accepted = key.filter(|key| {
+        if world.api_keys.is_empty() {
+            key.strip_prefix("sk_sandbox_")
+                .is_some_and(|rest| !rest.is_empty())
+        } else {
+            world.api_keys.iter().any(|expected| expected == key)
+        }
     });
+    if let Some(key) = accepted {
+        return Ok(Account::of_key(key));
+    }
     let detail = match sent {
-        _ if accepted => return Ok(()),
         None => "The Authorization header is missing.",
         Some(_) if key.is_none() => "The Authorization header is not of the form `Basic <key>`.",
         Some(_) => "The API key is not known here.",

@@ -2,28 +2,34 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::Deserialize;
 
 use super::body::{self, Shape};
 use super::{JsonResult, no_such_intent, refused_as};
+use crate::account::Account;
 use crate::intents::{CreateIntent, Intent, Origin, Status, check_creation};
 use crate::world::World;
 
 /// `POST /payment-intents`. A header `idempotencyKey` has no effect: Dojo documents none here.
-pub(super) async fn create(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
+pub(super) async fn create(
+    State(world): State<Arc<World>>,
+    Extension(account): Extension<Account>,
+    bytes: Bytes,
+) -> JsonResult {
     let now = world.clock.now();
     let request: CreateIntent = body::read_with(Shape::CreatePaymentIntent, &bytes, |body| {
         check_creation(body, now)
     })?;
     let origin = Origin {
+        account,
         public_url: &world.public_url,
         now,
     };
-    let intent = Intent::create(request, &origin);
+    let intent = Intent::create(request, origin);
     Ok(Json(
         world.with_ledger(|ledger| ledger.add(intent).to_json()),
     ))

@@ -57,8 +57,12 @@ pub(super) async fn fetch(
         ledger
             .find_refund(&refund_id)
             .map(|(intent, refund)| shown(intent, refund))
-            .ok_or_else(|| Problem::not_found("There is no refund with this id."))
+            .ok_or_else(no_such_refund)
     })
+}
+
+pub(super) fn no_such_refund() -> Problem {
+    Problem::not_found("There is no refund with this id.")
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::JsonResult;
 use super::body::{self, Shape};
+use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::intents::Intent;
 use crate::ledger::{Ledger, Position};
@@ -35,11 +36,16 @@ struct Cursor {
 }
 
 /// `POST /payment-intents/search`
-pub(super) async fn search(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
+pub(super) async fn search(
+    State(world): State<Arc<World>>,
+    Extension(account): Extension<Account>,
+    bytes: Bytes,
+) -> JsonResult {
     let request: Search = body::read_with(Shape::Search, &bytes, check)?;
     let lag = *world.search_lag();
     let visible_until = world.clock.now().plus(-lag);
     let wanted = Wanted {
+        account,
         // An empty list asks for nothing in particular.
         statuses: request.statuses.filter(|statuses| !statuses.is_empty()),
         from: request.start_date.as_deref().and_then(Timestamp::parse),
@@ -64,6 +70,7 @@ pub(super) async fn search(State(world): State<Arc<World>>, bytes: Bytes) -> Jso
 }
 
 struct Wanted {
+    account: Account,
     statuses: Option<Vec<String>>,
     from: Option<Timestamp>,
     to: Option<Timestamp>,
@@ -73,9 +80,11 @@ struct Wanted {
 impl Wanted {
     fn has(&self, intent: &Intent) -> bool {
         let word = intent.status.word();
-        self.statuses
-            .as_ref()
-            .is_none_or(|statuses| statuses.iter().any(|status| status == word))
+        intent.account == self.account
+            && self
+                .statuses
+                .as_ref()
+                .is_none_or(|statuses| statuses.iter().any(|status| status == word))
             && self.from.is_none_or(|from| intent.created_at >= from)
             && self.to.is_none_or(|to| intent.created_at <= to)
             && self

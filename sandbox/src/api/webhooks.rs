@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::JsonResult;
 use super::body::{self, Shape};
+use crate::account::Account;
 use crate::problem::Problem;
 use crate::webhooks::{SubscribeError, Subscription};
 use crate::world::World;
@@ -40,12 +41,22 @@ pub(super) async fn events(State(world): State<Arc<World>>) -> Json<Value> {
 }
 
 /// `GET /webhooks`
-pub(super) async fn list(State(world): State<Arc<World>>) -> Json<Value> {
-    Json(world.courier.with_subscriptions(|all| json!(all.all())))
+pub(super) async fn list(
+    State(world): State<Arc<World>>,
+    Extension(account): Extension<Account>,
+) -> Json<Value> {
+    Json(world.courier.with_subscriptions(|all| {
+        let own: Vec<_> = all.of(&account).collect();
+        json!(own)
+    }))
 }
 
 /// `POST /webhooks`
-pub(super) async fn subscribe(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
+pub(super) async fn subscribe(
+    State(world): State<Arc<World>>,
+    Extension(account): Extension<Account>,
+    bytes: Bytes,
+) -> JsonResult {
     let Subscribe {
         events,
         url,
@@ -55,7 +66,7 @@ pub(super) async fn subscribe(State(world): State<Arc<World>>, bytes: Bytes) -> 
     world
         .courier
         .with_subscriptions(|all| {
-            all.subscribe(events, url, description, None, now)
+            all.subscribe(Some(account), events, url, description, None, now)
                 .map(shown)
         })
         .map_err(problem)
@@ -143,6 +154,10 @@ fn no_content(result: Result<(), SubscribeError>) -> NoContent {
     result.map(|()| StatusCode::NO_CONTENT).map_err(problem)
 }
 
+pub(super) fn no_such_subscription() -> Problem {
+    Problem::not_found("There is no such subscription or secret.")
+}
+
 fn problem(error: SubscribeError) -> Problem {
     match error {
         SubscribeError::UnknownEvent(name) => {
@@ -151,7 +166,7 @@ fn problem(error: SubscribeError) -> Problem {
         SubscribeError::Taken(name) => Problem::conflict(format!(
             "This account has a subscription to {name} already."
         )),
-        SubscribeError::NotFound => Problem::not_found("There is no such subscription or secret."),
+        SubscribeError::NotFound => no_such_subscription(),
         SubscribeError::TooManySecrets => {
             Problem::conflict("The subscription has as many secrets as it can hold.")
         }

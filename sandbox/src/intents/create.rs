@@ -8,6 +8,7 @@ use super::{
     Address, AutoExpireAction, CaptureMode, Config, Customer, Intent, ItemLine, ShippingDetails,
     Status, TaxLine,
 };
+use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::ids;
 use crate::money::Money;
@@ -52,13 +53,14 @@ pub(crate) struct CreateIntent {
 /// What the sandbox adds to a request to make an intent of it.
 #[derive(Debug)]
 pub(crate) struct Origin<'a> {
+    pub(crate) account: Account,
     pub(crate) public_url: &'a str,
     pub(crate) now: Timestamp,
 }
 
 impl Intent {
     /// A new intent, `Created` and waiting for its customer.
-    pub(crate) fn create(request: CreateIntent, origin: &Origin<'_>) -> Self {
+    pub(crate) fn create(request: CreateIntent, origin: Origin<'_>) -> Self {
         let id = ids::tagged("pi_sandbox_");
         let now = origin.now;
         let expire_at = request.expire_at.as_deref().and_then(Timestamp::parse);
@@ -74,6 +76,7 @@ impl Intent {
         let mut intent = Self {
             payment_link: format!("{}/checkout/{id}", origin.public_url),
             id,
+            account: origin.account,
             capture_mode: request.capture_mode,
             card_holder_not_present: request.card_holder_not_present.unwrap_or(false),
             client_session_secret: secret,

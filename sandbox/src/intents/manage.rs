@@ -245,6 +245,7 @@ mod tests {
     use serde_json::json;
     use time::Duration;
 
+    use crate::account::Account;
     use crate::clock::Timestamp;
     use crate::intents::{Card, Intent, Origin, Reaction, RefundRequest, Status};
 
@@ -258,10 +259,11 @@ mod tests {
             "config": {"payment": {"customAmountAllowed": true, "tipsAllowed": true}},
         }));
         let origin = Origin {
+            account: Account::of_key("sk_sandbox_tests"),
             public_url: "http://localhost",
             now,
         };
-        Intent::create(request.expect("a request"), &origin)
+        Intent::create(request.expect("a request"), origin)
     }
 
     /// Does anything that can be done; whether it is refused is the rules' affair.

@@ -13,6 +13,7 @@ pub(crate) use cards::{Card, Reaction};
 pub(crate) use create::{CreateIntent, Origin, check as check_creation};
 pub(crate) use rules::{Attempt, Refusal};
 
+use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::money::Money;
 
@@ -21,6 +22,8 @@ use crate::money::Money;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Intent {
     pub(crate) id: String,
+    #[serde(skip)]
+    pub(crate) account: Account,
     pub(crate) capture_mode: CaptureMode,
     pub(crate) card_holder_not_present: bool,
     pub(crate) client_session_secret: Option<String>,

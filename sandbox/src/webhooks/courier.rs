@@ -120,7 +120,7 @@ impl Courier {
             let recipients: Vec<(String, String)> = self
                 .shared()
                 .subscriptions
-                .wanting(&event.name)
+                .wanting(&event.name, &event.account)
                 .into_iter()
                 .map(|subscription| (subscription.id.clone(), subscription.url.clone()))
                 .collect();

@@ -2,12 +2,10 @@
 
 use serde::Serialize;
 
+use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::ids;
 use crate::intents::{CaptureMode, Intent};
-
-/// The one account of this sandbox.
-pub(crate) const ACCOUNT_ID: &str = "acc_sandbox_9aX1bQ7dEkq3vZ";
 
 const CREATED: &str = "payment_intent.created";
 const STATUS_UPDATED: &str = "payment_intent.status_updated";
@@ -22,6 +20,7 @@ pub(crate) struct Event {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) payment_intent_id: String,
+    pub(crate) account: Account,
     /// The raw bytes to send: they are signed, so they are written once and kept.
     pub(crate) body: String,
 }
@@ -32,7 +31,7 @@ pub(crate) struct Event {
 struct Body<'a> {
     id: &'a str,
     event: &'a str,
-    account_id: &'a str,
+    account_id: &'a Account,
     created_at: Timestamp,
     data: Data<'a>,
 }
@@ -68,7 +67,7 @@ impl Event {
         let body = Body {
             id: &id,
             event: name,
-            account_id: ACCOUNT_ID,
+            account_id: &intent.account,
             created_at: now,
             data: Data {
                 payment_intent_id: &intent.id,
@@ -82,6 +81,7 @@ impl Event {
             id,
             name: name.to_owned(),
             payment_intent_id: intent.id.clone(),
+            account: intent.account.clone(),
             body,
         }
     }

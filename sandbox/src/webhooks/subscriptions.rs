@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::event::{ACCOUNT_ID, EVENTS};
+use super::event::EVENTS;
+use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::ids;
 
@@ -15,7 +16,9 @@ const MOST_SECRETS: usize = 10;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Subscription {
     pub(crate) id: String,
-    pub(crate) account_id: &'static str,
+    /// Whose it is. `None`: it is told of every account's.
+    #[serde(rename = "accountId")]
+    pub(crate) account: Option<Account>,
     pub(crate) events: Vec<String>,
     pub(crate) url: String,
     pub(crate) description: Option<String>,
@@ -64,20 +67,21 @@ impl Subscriptions {
     /// Adds a subscription with one secret, a random one unless given, that signs from the start.
     pub(crate) fn subscribe(
         &mut self,
+        account: Option<Account>,
         events: Vec<String>,
         url: String,
         description: Option<String>,
         secret: Option<String>,
         now: Timestamp,
     ) -> Result<&Subscription, SubscribeError> {
-        self.check_events(&events, None)?;
+        self.check_events(&events, account.as_ref(), None)?;
         let secret = Secret {
             is_active: true,
             ..Secret::new(secret, now)
         };
         self.all.push(Subscription {
             id: ids::tagged("ws_"),
-            account_id: ACCOUNT_ID,
+            account,
             events: without_repeats(events),
             url,
             description,
@@ -96,9 +100,9 @@ impl Subscriptions {
         description: Option<String>,
         now: Timestamp,
     ) -> Result<&Subscription, SubscribeError> {
-        self.find(id)?;
+        let account = self.find(id)?.account.clone();
         if let Some(events) = &events {
-            self.check_events(events, Some(id))?;
+            self.check_events(events, account.as_ref(), Some(id))?;
         }
         let subscription = self.find_mut(id)?;
         if let Some(events) = events {
@@ -140,8 +144,11 @@ impl Subscriptions {
         Ok(())
     }
 
-    pub(crate) fn all(&self) -> &[Subscription] {
-        &self.all
+    /// Those that an account sees.
+    pub(crate) fn of(&self, account: &Account) -> impl Iterator<Item = &Subscription> {
+        self.all
+            .iter()
+            .filter(|subscription| subscription.is_of(account))
     }
 
     pub(crate) fn find(&self, id: &str) -> Result<&Subscription, SubscribeError> {
@@ -187,17 +194,21 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Which subscriptions an event goes to. One that nobody can subscribe to goes to all: it is sent
-    /// only on demand, to show a receiver something it does not know.
-    pub(crate) fn wanting(&self, event: &str) -> Vec<&Subscription> {
+    /// Which subscriptions an event of an account goes to. One that nobody can subscribe to goes to all that the
+    /// account has: it is sent only on demand, to show a receiver something it does not know.
+    pub(crate) fn wanting(&self, event: &str, account: &Account) -> Vec<&Subscription> {
         let known = EVENTS.contains(&event);
-        self.all
-            .iter()
+        self.of(account)
             .filter(|subscription| !known || subscription.events.iter().any(|name| name == event))
             .collect()
     }
 
-    fn check_events(&self, events: &[String], own: Option<&str>) -> Result<(), SubscribeError> {
+    fn check_events(
+        &self,
+        events: &[String],
+        account: Option<&Account>,
+        own: Option<&str>,
+    ) -> Result<(), SubscribeError> {
         if let Some(unknown) = events
             .iter()
             .find(|event| !self.offered.contains(&event.as_str()))
@@ -208,6 +219,7 @@ impl Subscriptions {
             .all
             .iter()
             .filter(|subscription| Some(subscription.id.as_str()) != own)
+            .filter(|subscription| account.is_none_or(|account| subscription.is_of(account)))
             .flat_map(|subscription| &subscription.events)
             .collect();
         match events.iter().find(|event| taken.contains(event)) {
@@ -238,6 +250,10 @@ impl Subscriptions {
 }
 
 impl Subscription {
+    pub(crate) fn is_of(&self, account: &Account) -> bool {
+        self.account.as_ref().is_none_or(|own| own == account)
+    }
+
     /// The secret that signs now. A subscription whose secrets were all deleted has none.
     pub(crate) fn signing_secret(&self) -> Option<&str> {
         self.secrets
@@ -276,7 +292,7 @@ mod tests {
     fn subscribe(to: &mut Subscriptions, events: &[&str]) -> Result<String, SubscribeError> {
         let now = Clock::default().now();
         let url = "http://localhost/hook".to_owned();
-        to.subscribe(names(events), url, None, None, now)
+        to.subscribe(None, names(events), url, None, None, now)
             .map(|s| s.id.clone())
     }
 
@@ -291,7 +307,7 @@ mod tests {
             ),
             Err(SubscribeError::Taken("payment_intent.created".to_owned()))
         );
-        assert_eq!(all.all().len(), 1);
+        assert_eq!(all.all.len(), 1);
     }
 
     #[test]
@@ -306,7 +322,7 @@ mod tests {
                 "payment_intent.unheard".to_owned()
             ))
         );
-        assert!(all.all().is_empty());
+        assert!(all.all.is_empty());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The sandbox as its users meet it: over HTTP, as a whole.
 
+mod accounts;
 mod checkout;
 mod clock;
 mod controls;

@@ -16,8 +16,11 @@ pub use trouble::{QUICK, SETTLE, for_each_case, received_at, stable_address};
 
 /// The API key that every test service starts with.
 pub const API_KEY: &str = "dpl_test_0123456789abcdef0123456789abcdef";
-/// The key of the service at the sandbox.
+/// The key of the service's account `default` at the sandbox.
 pub const DOJO_KEY: &str = "sk_sandbox_test_5up3r53cr3t";
+/// The keys of two further accounts there.
+pub const LEEDS_KEY: &str = "sk_sandbox_leeds_5up3r53cr3t";
+pub const YORK_KEY: &str = "sk_sandbox_york_5up3r53cr3t";
 /// What the sandbox signs its webhooks with.
 pub const WEBHOOK_SECRET: &str = "whs_0123456789abcdef";
 
@@ -96,7 +99,15 @@ impl TestApp {
 
     /// Everything, on this database.
     pub async fn on(database_url: String, settings: &[(&str, &str)]) -> Self {
-        let sandbox = TestSandbox::start().await;
+        Self::around(TestSandbox::start().await, database_url, settings).await
+    }
+
+    /// Everything else, on this database and with this sandbox.
+    pub async fn around(
+        sandbox: TestSandbox,
+        database_url: String,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let service = Service::start(&database_url, &sandbox.url, settings).await;
         sandbox.send_webhooks_to(&service.url).await;
         let pool = PgPoolOptions::new()
@@ -218,9 +229,9 @@ pub struct TestSandbox {
 }
 
 impl TestSandbox {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let sandbox = Sandbox::start(Settings {
-            api_key: Some(DOJO_KEY.to_owned()),
+            api_key: Some([DOJO_KEY, LEEDS_KEY, YORK_KEY].join(",")),
             // Nobody listens there: the service's address is told when it has one.
             webhook_url: Some("http://127.0.0.1:9/".to_owned()),
             webhook_secret: Some(WEBHOOK_SECRET.to_owned()),
@@ -247,19 +258,24 @@ impl TestSandbox {
 
     /// Calls Dojo's API as the service would.
     pub async fn api(&self, method: Method, path: &str, body: &Value) -> Value {
+        let answer = self.api_as(DOJO_KEY, method, path, body).await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text);
+        serde_json::from_str(&answer.text).unwrap_or_default()
+    }
+
+    /// Calls Dojo's API with this key.
+    pub async fn api_as(&self, key: &str, method: Method, path: &str, body: &Value) -> Answer {
         let request = self
             .http
             .request(method, format!("{}{path}", self.url))
-            .header("authorization", format!("Basic {DOJO_KEY}"))
+            .header("authorization", format!("Basic {key}"))
             .header("version", "2026-02-27");
-        let request = if body.is_null() {
+        send(if body.is_null() {
             request
         } else {
             request.json(body)
-        };
-        let answer = send(request).await;
-        assert!(answer.status.is_success(), "{path}: {}", answer.text);
-        serde_json::from_str(&answer.text).unwrap_or_default()
+        })
+        .await
     }
 
     /// `POST /_sandbox/…`
