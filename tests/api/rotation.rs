@@ -262,3 +262,52 @@ async fn a_secret_that_signs_and_is_not_configured_is_shown_as_well() {
     );
     assert!(told.stderr.contains("Take care"), "{}", told.stderr);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn should_dojo_let_a_new_secret_sign_at_once_the_old_one_is_put_back() {
+    let app = TestApp::start().await;
+    app.sandbox
+        .control("new-secrets", json!({"sign": true}))
+        .await;
+    let told = rotate(&app, &[], WEBHOOK_SECRET).await.done();
+    assert!(told.stderr.contains("was put back"), "{}", told.stderr);
+    let now = secrets(&app).await;
+    assert_eq!([&now[0]["isActive"], &now[1]["isActive"]], [true, false]);
+
+    // From here on it is like any other.
+    let again = rotate(&app, &[], WEBHOOK_SECRET).await.done();
+    assert_eq!(again.stdout, told.stdout);
+    run(&app, &next_command(&told), told.stdout.trim())
+        .await
+        .done();
+    let left = secrets(&app).await;
+    assert_eq!(left.len(), 1);
+    assert_eq!(
+        (&left[0]["id"], &left[0]["isActive"]),
+        (&now[1]["id"], &json!(true))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_subscriptions_one_is_named() {
+    let app = TestApp::start().await;
+    let first = subscriptions(&app).await[0]["id"].clone();
+    let path = format!("/webhooks/{}", text(&first));
+    let fewer = json!({"events": ["payment_intent.status_updated"]});
+    app.sandbox.api(Method::PATCH, &path, &fewer).await;
+    let rest = json!({"events": ["payment_intent.created"], "url": "http://127.0.0.1:9/"});
+    let second = app.sandbox.api(Method::POST, "/webhooks", &rest).await;
+
+    let told = rotate(&app, &[], WEBHOOK_SECRET).await.refused();
+    for id in [&first, &second["id"]] {
+        assert!(told.contains(text(id)), "{told}");
+    }
+    let named = ["--subscription", text(&first)];
+    let told = rotate(&app, &named, WEBHOOK_SECRET).await.done();
+    let configured = told.stdout.trim();
+    run(&app, &next_command(&told), configured).await.done();
+    let after = subscriptions(&app).await;
+    assert_eq!(after[0]["secrets"].as_array().unwrap().len(), 1);
+    assert!(configured.ends_with(text(&after[0]["secrets"][0]["value"])));
+    assert_eq!(after[1], second);
+}

@@ -232,12 +232,7 @@ async fn a_lost_answer_is_told_and_the_next_run_finds_what_was_done() {
         if told.succeeded {
             break;
         }
-        failures += 1;
-        assert!(
-            told.succeeded || told.stderr.contains("Dojo"),
-            "{}",
-            told.stderr
-        );
+        assert!(told.stderr.contains("Dojo"), "{}", told.stderr);
     }
     register(&app, &[]).await.done();
     let all = subscriptions(&app).await;

@@ -71,6 +71,21 @@ pub(super) async fn offer(State(world): State<Arc<World>>, bytes: Bytes) -> Json
         })
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewSecrets {
+    sign: bool,
+}
+
+/// `POST /_sandbox/new-secrets`: whether a new secret signs from the start.
+pub(super) async fn new_secrets(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
+    let NewSecrets { sign } = read(&bytes)?;
+    world
+        .courier
+        .with_subscriptions(|all| all.let_new_secrets_sign(sign));
+    Ok(Json(json!({ "sign": sign })))
+}
+
 /// `GET /_sandbox/deliveries`: every delivery, oldest first.
 pub(super) async fn deliveries(State(world): State<Arc<World>>) -> Json<Value> {
     Json(json!(world.courier.deliveries()))

@@ -52,6 +52,8 @@ pub(crate) struct Subscriptions {
     all: Vec<Subscription>,
     /// The events that the account offers.
     offered: Vec<&'static str>,
+    /// Whether a new secret signs from the start, in place of the one that did.
+    new_secrets_sign: bool,
 }
 
 impl Default for Subscriptions {
@@ -59,6 +61,7 @@ impl Default for Subscriptions {
         Self {
             all: Vec::new(),
             offered: EVENTS.to_vec(),
+            new_secrets_sign: false,
         }
     }
 }
@@ -158,7 +161,12 @@ impl Subscriptions {
             .ok_or(SubscribeError::NotFound)
     }
 
-    /// Adds a secret that does not sign until it is activated.
+    /// Dojo's documents do not say whether a new secret signs from the start.
+    pub(crate) fn let_new_secrets_sign(&mut self, sign: bool) {
+        self.new_secrets_sign = sign;
+    }
+
+    /// Adds a secret that does not sign until it is activated, unless new ones are told to.
     pub(crate) fn generate_secret(
         &mut self,
         id: &str,
@@ -168,9 +176,14 @@ impl Subscriptions {
         if subscription.secrets.len() >= MOST_SECRETS {
             return Err(SubscribeError::TooManySecrets);
         }
-        subscription.secrets.push(Secret::new(None, now));
+        let secret = Secret::new(None, now);
+        let secret_id = secret.id.clone();
+        subscription.secrets.push(secret);
         subscription.updated_at = now;
-        Ok(subscription)
+        if self.new_secrets_sign {
+            self.activate_secret(id, &secret_id)?;
+        }
+        self.find(id)
     }
 
     /// Lets this secret sign from now on, in place of the one that did.
