@@ -105,11 +105,17 @@ impl AppState {
         }))
     }
 
+    /// The account of this name, which the log of the request names from here on.
+    pub(crate) fn account(&self, name: &str) -> Option<&Account> {
+        let account = self.accounts.get(name)?;
+        tracing::Span::current().record("account", &account.name);
+        Some(account)
+    }
+
     /// The account that takes a link's money. It may be configured no longer.
     pub(crate) fn account_of(&self, link: &PaymentLink) -> Result<&Account, Error> {
-        self.accounts
-            .get(&link.account)
-            .ok_or_else(|| Error::AccountNotConfigured(link.id))
+        self.account(&link.account)
+            .ok_or(Error::AccountNotConfigured(link.id))
     }
 
     /// The link with this id. One of an account that is not open to the caller is there for others only.

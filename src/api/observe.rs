@@ -77,7 +77,7 @@ pub(crate) async fn observe(
         .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
 
-    let span = info_span!("request", environment = environment.as_str(), request_id = id, %method, route, api_key = tracing::field::Empty);
+    let span = info_span!("request", environment = environment.as_str(), request_id = id, %method, route, api_key = tracing::field::Empty, account = tracing::field::Empty);
     let mut response = next.run(request).instrument(span.clone()).await;
 
     let status = response.status().as_u16();

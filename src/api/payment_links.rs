@@ -122,7 +122,7 @@ async fn create(
         async move {
             let _place = place;
             // It is configured: the request would have had a fault otherwise.
-            let account = state.accounts.get(&request.new.account);
+            let account = state.account(&request.new.account);
             let account = account.ok_or(Error::AccountNotConfigured(id))?;
             Ok(creation::create(&state.pool, account, request).await?)
         }

@@ -91,16 +91,13 @@ async fn keep(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<StatusCode, Error> {
-    let account = state.accounts.get(account).ok_or(Error::NotFound)?;
+    let account = state.account(account).ok_or(Error::NotFound)?;
     let signature = headers
         .get(webhook::SIGNATURE_HEADER)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
     if !webhook::is_genuine(&account.webhook_secrets, signature, body) {
-        warn!(
-            account = account.name,
-            "a webhook without a valid signature was refused"
-        );
+        warn!("a webhook without a valid signature was refused");
         count("refused");
         return Err(Error::BadSignature);
     }
@@ -119,8 +116,8 @@ async fn keep(
         Err(error) => {
             let reason = error.reason();
             warn!(
-                account = account.name,
-                reason, "a genuine webhook was not understood; it is kept in webhook_events"
+                reason,
+                "a genuine webhook was not understood; it is kept in webhook_events"
             );
             (
                 format!("sha256:{:x}", Hex(&Sha256::digest(body))),

@@ -231,7 +231,7 @@ impl Asking {
         };
         match failure.reason {
             FailureKind::KeyRefused | FailureKind::Misrouted => error!(
-                %link_id, account = request.new.account, error = %causes(&error), detail = failure.detail,
+                %link_id, error = %causes(&error), detail = failure.detail,
                 "no link can be created until the account's API key and DOJO_API_URL are right"
             ),
             FailureKind::NotReached => {

@@ -47,7 +47,7 @@ pub async fn look(
         .await?
     else {
         error!(
-            link_id = %looked.link.id, account = account.name, payment_intent_id = looked.payment_intent_id,
+            link_id = %looked.link.id, payment_intent_id = looked.payment_intent_id,
             "Dojo does not know the intent of a link; is the account's API key that of another one?"
         );
         metrics::counter!("intents_missing_total").increment(1);

@@ -1,6 +1,6 @@
 //! Several Dojo accounts: each has its own key, its own door for webhooks, its own background, and callers of its own.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use dojo_sandbox::signature;
 use reqwest::Method;
@@ -10,7 +10,8 @@ use crate::{
     commands::{api_keys, refused, told},
     support::{
         Answer, DOJO_KEY, LEEDS_KEY, QUICK, TestApp, TestSandbox, WEBHOOK_SECRET, YORK_KEY,
-        eventually, new_database, program, send, stable_address, ten_pounds, text,
+        eventually, eventually_within, new_database, program, send, stable_address, ten_pounds,
+        text,
     },
 };
 
@@ -409,22 +410,37 @@ async fn an_account_whose_key_dojo_refuses_holds_up_no_other() {
     // York's links are the first in the queue.
     let due = "UPDATE payment_links SET due_at = now() - interval '1 hour' WHERE account = 'york'";
     sqlx::query(due).execute(&app.pool).await.unwrap();
-    eventually("york's key is refused", async || {
-        let refused = app.metric(r#"dojo_requests_total{operation="get",outcome="key_refused"}"#);
-        (refused.await >= 3.0).then_some(())
+    eventually("york's background pauses for long", async || {
+        let log = app.service.log();
+        let paused = |line: &str| {
+            let event: Value = serde_json::from_str(line).ok()?;
+            (event["span"]["account"] == "york").then(|| event["seconds"].as_f64())?
+        };
+        log.lines()
+            .filter_map(paused)
+            .find(|seconds| *seconds > 5.5)
     })
     .await;
     sqlx::query("UPDATE payment_links SET due_at = now() WHERE account = 'leeds'")
         .execute(&app.pool)
         .await
         .unwrap();
-    app.link_with_status(&leeds["id"], "Captured").await;
+    eventually_within(
+        Duration::from_secs(4),
+        "leeds does not wait for it",
+        async || (app.link(&leeds["id"]).await["status"] == "Captured").then_some(()),
+    )
+    .await;
     for link in &of_york {
         assert_eq!(app.link(&link["id"]).await["status"], "Created");
     }
     app.create(&order("york"))
         .await
         .problem(502, "dojo-key-refused");
+    let refresh = app.refresh(&of_york[0]["id"]).await;
+    refresh.problem(502, "dojo-key-refused");
+    let told = app.logged("a request failed").await;
+    assert!(told[0].contains(r#""account":"york""#), "{told:?}");
     sites.link_of("leeds").await;
 
     sites.restart_with(&right).await;
