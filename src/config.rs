@@ -249,11 +249,7 @@ impl DojoSettings {
     /// Every account.
     pub fn accounts(&self) -> Result<ConfiguredAccounts, ConfigError> {
         let default = self.default_account()?;
-        let file = self
-            .dojo_accounts_file
-            .as_ref()
-            .filter(|file| !file.as_os_str().is_empty());
-        let mut accounts = match file {
+        let mut accounts = match self.accounts_file() {
             Some(file) => accounts::read(file, &self.checkout_url, default.as_ref())?,
             None => Vec::new(),
         };
@@ -286,6 +282,11 @@ impl DojoSettings {
         }
     }
 
+    fn accounts_file(&self) -> Option<&PathBuf> {
+        let file = self.dojo_accounts_file.as_ref();
+        file.filter(|file| !file.as_os_str().is_empty())
+    }
+
     /// The one account that the environment describes by itself, if it does.
     fn default_account(&self) -> Result<Option<AccountSettings>, ConfigError> {
         const KEY: &str = "DOJO_API_KEY";
@@ -303,7 +304,7 @@ impl DojoSettings {
         let Some(key) = key else {
             return match secrets {
                 // Nobody would notice that they are good for nothing.
-                Some(_) if self.dojo_accounts_file.is_some() => Err(ConfigError::new(
+                Some(_) if self.accounts_file().is_some() => Err(ConfigError::new(
                     SECRETS,
                     "is set without DOJO_API_KEY: an account of DOJO_ACCOUNTS_FILE has its own",
                 )),

@@ -17,6 +17,7 @@
 //! | room | holds |
 //! | --- | --- |
 //! | `intents` | the rules of a payment intent, pure: how it begins, is paid, captured, refunded, runs out |
+//! | `account` | whose each of them is, by the API key |
 //! | `ledger` | all intents, changed one at a time; what each change tells subscribers |
 //! | `webhooks` | subscriptions and their secrets, deliveries, retries, delivery faults |
 //! | `api` | Dojo's API over HTTP |

@@ -244,6 +244,35 @@ async fn a_door_opens_to_its_own_accounts_secrets_alone() {
 }
 
 #[tokio::test]
+async fn a_webhook_of_another_account_takes_no_intent_away_from_its_own() {
+    let sites = Sites::start(&[("RUN_JOBS", "false")]).await;
+    let app = &sites.app;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox
+        .next("create", "latencyAfter", json!({"latencyMs": 1000}))
+        .await;
+    let event = |id: &str, intent: &Value| {
+        json!({"id": id, "event": "payment_intent.status_updated", "createdAt": "2026-01-31T10:46:46Z",
+            "data": {"paymentIntentId": intent, "paymentStatus": "Captured"}})
+    };
+    let body = order("leeds");
+    let foreign = async {
+        // Before leeds' own call has returned, so that york's is the first to name it.
+        let intent = app.sandbox.first_intent().await;
+        let event = event("evt_1", &intent["id"]);
+        let door = sites.deliver("/webhooks/dojo/york", &event, &sites.york_secret);
+        door.await.expect(204);
+    };
+    let (link, ()) = tokio::join!(app.create(&body), foreign);
+    let link = link.expect(201).json();
+    assert_eq!(link["status"], "Created");
+    let event = event("evt_2", &link["paymentIntentId"]);
+    let own = sites.deliver("/webhooks/dojo/leeds", &event, &sites.leeds_secret);
+    own.await.expect(204);
+    assert_eq!(app.link(&link["id"]).await["status"], "Captured");
+}
+
+#[tokio::test]
 async fn an_account_that_is_not_there_or_not_open_is_a_fault() {
     let sites = Sites::start(&[("RUN_JOBS", "false")]).await;
     let app = &sites.app;
@@ -518,6 +547,22 @@ async fn accounts_of_a_file_need_no_other_and_may_have_their_secrets_in_files() 
         send(request).await.expect(204);
     }
     app.deliver(event).await.problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn the_file_may_name_the_account_that_is_meant_by_none() {
+    let folder = Folder::new();
+    let file = folder.write("accounts.toml", &site("default", DOJO_KEY, WEBHOOK_SECRET));
+    let settings = [
+        ("DOJO_ACCOUNTS_FILE", file.as_str()),
+        ("DOJO_API_KEY", ""),
+        ("DOJO_WEBHOOK_SECRETS", ""),
+    ];
+    let app = TestApp::with(&settings).await;
+    let link = app.created().await;
+    assert_eq!(link["account"], "default");
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.link_with_status(&link["id"], "Captured").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
