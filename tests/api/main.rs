@@ -20,6 +20,7 @@ mod openapi;
 mod reading;
 mod recovery;
 mod replicas;
+mod restore;
 mod rotation;
 mod running;
 mod subscriptions;
