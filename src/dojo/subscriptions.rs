@@ -63,7 +63,13 @@ impl Client {
 
     /// `GET /webhooks`: all subscriptions of the account, with their secrets.
     pub async fn subscriptions(&self) -> Result<Vec<Subscription>, Error> {
-        Self::call("webhooks", self.request(Method::GET, &["webhooks"])).await
+        let request = self.request(Method::GET, &["webhooks"]);
+        let mut all: Vec<Subscription> = Self::call("webhooks", request).await?;
+        // Dojo's schema does not require them here.
+        for subscription in all.iter_mut().filter(|one| one.secrets.is_empty()) {
+            subscription.secrets = self.secrets(&subscription.id).await?;
+        }
+        Ok(all)
     }
 
     /// `POST /webhooks`: subscribes to these events.

@@ -17,7 +17,7 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Done, Error, account_flag, is_known, listed, secrets_setting, subscriptions::feeding};
-use crate::dojo::{Account, Secret};
+use crate::dojo::{Account, Secret, Subscription};
 
 /// The flag that ends a rotation.
 const FLAG: &str = "--every-replica-knows";
@@ -67,9 +67,16 @@ fn find(secrets: &[Secret], is_known: impl Fn(&Secret) -> bool) -> Found<'_> {
 pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Done, Error> {
     const FAILED: &str = "Dojo makes no new secret; run it again when the reason is gone";
     let client = &account.client;
-    let subscription = feeding(account, subscription).await?.id;
+    let Subscription {
+        id: subscription,
+        url,
+        ..
+    } = feeding(account, subscription).await?;
     let before = read(account, &subscription).await?;
     let mut done = Done::default();
+    done.say(format!(
+        "This is about {subscription}, which sends to {url}."
+    ));
     let (secrets, new) = match find(&before, |secret| is_known(account, secret) == Some(true)) {
         Found::Begun(new) => {
             done.say(format!("{new} was made before and does not sign yet."));
