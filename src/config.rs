@@ -23,8 +23,8 @@ pub struct ServeSettings {
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub request_timeout: Duration,
 
-    /// How many links may be in the making at once. More are answered 503 before anything is saved, so that a slow
-    /// Dojo fills no memory.
+    /// How many links and operations may be under way at once. More are answered 503 before anything is saved, so that a
+    /// slow Dojo fills no memory.
     #[arg(long, env = "MAX_CREATIONS", default_value_t = 256, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..))]
     pub max_creations: u16,

@@ -1,5 +1,5 @@
 //! Everything that can go wrong, at random and all at once, against the real programs: three replicas of the service
-//! on one Postgres, the sandbox in Dojo's place, and people who ask, pay and cancel. Then calm, and a comparison of
+//! on one Postgres, the sandbox in Dojo's place, and people who ask, pay, refund and cancel. Then calm, and a comparison of
 //! everything that was promised with what became of it. Run it with `script/chaos`, which builds what it needs.
 //!
 //! The seed decides who does what and what goes wrong in which order. Processes, timers and the network run as they
@@ -7,6 +7,7 @@
 
 #![allow(unreachable_pub, reason = "it shares a file with the tests")]
 
+mod operators;
 mod people;
 #[path = "../../tests/api/support/postgres.rs"]
 mod postgres;
@@ -102,6 +103,7 @@ async fn run(seconds: u64, seed: u64, logs: &Path) -> Result {
     let any_time = OffsetDateTime::UNIX_EPOCH;
     verdict::settled(&stage, any_time).await?;
     people::ask_for_all(&stage, &books, dice()).await?;
+    operators::ask_for_all(&stage, &books, &mut dice()).await?;
     verdict::settled(&stage, any_time).await?;
     let looked_at = verdict::look_at_all(&stage.database.pool).await?;
     verdict::settled(&stage, looked_at).await?;
@@ -135,6 +137,18 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
         format!(
             "{} intents alive, {} surplus ones canceled",
             findings.alive, findings.surplus
+        ),
+    );
+    row(
+        "operations",
+        format!(
+            "{} asked for: {} captures, {} refunds, {} reversals, {} cancellations done; {} lost and found out",
+            books.wishes.borrow().len(),
+            findings.done("captures"),
+            findings.done("refunds"),
+            findings.done("reversal"),
+            findings.done("cancel"),
+            findings.lost_operations
         ),
     );
     row(

@@ -15,6 +15,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
+    operators::{self, Payment, Wish},
     promise::{Promise, broken},
     stage::{API_KEY, Replica, Result, Stage},
 };
@@ -30,6 +31,7 @@ pub struct Books {
     pub requests: Cell<u64>,
     pub readings: Cell<u64>,
     pub lies: Cell<u64>,
+    pub wishes: RefCell<Vec<Rc<Wish>>>,
 }
 
 /// A link that somebody wants: one idempotency key, one body, and what was answered to it.
@@ -229,11 +231,40 @@ async fn story(
     for answer in join_all(asked).await {
         answer?;
     }
-    let Some(Outcome::Link { intent, .. }) = order.outcome() else {
+    let Some(Outcome::Link { intent, id }) = order.outcome() else {
         return Ok(());
     };
     sleep(Duration::from_millis(rng.random_range(0..3000))).await;
+    if rng.random_bool(0.4) {
+        return managed(stage, books, &order, &id, &intent, &mut rng).await;
+    }
     customer(stage, books, &order, &intent, &mut rng).await
+}
+
+/// A payment that is managed through the service and in no other way.
+async fn managed(
+    stage: &Stage,
+    books: &Books,
+    order: &Order,
+    link: &str,
+    intent: &str,
+    rng: &mut StdRng,
+) -> Result {
+    let payment = Payment {
+        link,
+        intent,
+        amount: order.body["amount"]["value"].as_i64().unwrap_or(1),
+        currency: text(&order.body["amount"]["currencyCode"]),
+    };
+    if rng.random_bool(0.2) {
+        return operators::cancel(stage, books, &payment, rng).await;
+    }
+    let paid = format!("payment-intents/{intent}/pay");
+    if !stage.dojo.control(&paid, json!({})).await? {
+        return Ok(());
+    }
+    let is_manual = order.body["captureMode"] == "Manual";
+    operators::manage(stage, books, &payment, is_manual, rng).await
 }
 
 /// What becomes of an intent at Dojo.

@@ -8,6 +8,7 @@ use crate::stage::Result;
 #[derive(Debug, Clone, Copy)]
 pub enum Promise {
     OneIntent,
+    OneOperation,
     Durable,
     Converges,
     Heals,
@@ -21,6 +22,9 @@ impl Promise {
     fn words(self) -> &'static str {
         match self {
             Self::OneIntent => "one key leads to one intent and one outcome",
+            Self::OneOperation => {
+                "one key leads to one capture, refund or other operation, and to one outcome"
+            }
             Self::Durable => "a webhook that was acknowledged is in the database",
             Self::Converges => "every link ends in the state that Dojo itself reports",
             Self::Heals => "what was missed is found without anyone asking",

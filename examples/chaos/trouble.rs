@@ -35,7 +35,8 @@ async fn pause(rng: &mut StdRng, milliseconds: std::ops::Range<u64>, until: Inst
 pub async fn calls(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
     while pause(&mut rng, 300..1500, until).await {
         let operations = [
-            "create", "create", "create", "get", "search", "cancel", "any",
+            "create", "create", "create", "get", "search", "cancel", "capture", "refund", "refund",
+            "reversal", "any",
         ];
         let operation = operations.choose(&mut rng).unwrap_or(&"any");
         let mut fault = fault(operation, &mut rng);

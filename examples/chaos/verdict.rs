@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    operators,
     people::{Books, Outcome, text},
     promise::{Promise, broken},
     stage::{Result, Stage},
@@ -34,6 +35,8 @@ pub async fn settled(stage: &Stage, looked_at: OffsetDateTime) -> Result {
             "SELECT concat_ws(' ', 'link', id, status) FROM payment_links
              WHERE status = 'Pending' OR due_at <= now() OR disputed_since IS NOT NULL
                 OR (due_at IS NOT NULL AND synced_at < $1)
+             UNION ALL SELECT concat_ws(' ', 'operation', id, kind) FROM operations
+                 WHERE status = 'Pending' OR due_at IS NOT NULL
              UNION ALL SELECT concat_ws(' ', 'intent', id) FROM payment_intents WHERE due_at IS NOT NULL",
         )
         .bind(looked_at)
@@ -108,6 +111,15 @@ pub struct Findings {
     pub contradictions: usize,
     pub disputes: usize,
     pub recoveries: usize,
+    pub lost_operations: usize,
+    done: HashMap<&'static str, usize>,
+}
+
+impl Findings {
+    /// How many operations of this kind were done.
+    pub fn done(&self, operation: &str) -> usize {
+        self.done.get(operation).copied().unwrap_or_default()
+    }
 }
 
 /// Holds every promise that can be judged at the end against what the sandbox knows.
@@ -132,6 +144,7 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
     keys(pool, books).await?;
     agreement(&links, &intents)?;
     explained(&links, &timeline)?;
+    operators::judge(books, &intents)?;
     let present = acknowledged(pool, &deliveries).await?;
     told(pool).await?;
 
@@ -159,6 +172,19 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
         contradictions: entries(&|entry| entry.verdict.as_deref() == Some("contradictory")),
         disputes: entries(&|entry| entry.kind == "disputed"),
         recoveries: entries(&|entry| entry.kind == "confirmed" && entry.cause == "recovery"),
+        lost_operations: entries(&|entry| {
+            entry.kind.starts_with("operation") && entry.cause == "recovery"
+        }),
+        done: ["captures", "refunds", "reversal", "cancel"]
+            .into_iter()
+            .map(|operation| {
+                let wishes = books.wishes.borrow();
+                let done = wishes
+                    .iter()
+                    .filter(|wish| wish.is(operation, operators::Outcome::Done));
+                (operation, done.count())
+            })
+            .collect(),
     })
 }
 

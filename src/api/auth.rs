@@ -142,6 +142,14 @@ impl Needed for LinksWrite {
     const SCOPE: Scope = Scope::LinksWrite;
 }
 
+/// [`Scope::PaymentsManage`].
+#[derive(Debug, Clone)]
+pub(crate) struct PaymentsManage;
+
+impl Needed for PaymentsManage {
+    const SCOPE: Scope = Scope::PaymentsManage;
+}
+
 impl<S: Needed> FromRequestParts<AppState> for Caller<S> {
     type Rejection = Error;
 

@@ -9,7 +9,7 @@ use tracing::error;
 use super::{IDEMPOTENT_REPLAYED, auth::Scope, problem::Problem};
 use crate::{
     dojo,
-    payment_link::{Failure, FailureKind, Fault, PaymentLinkId},
+    payment_link::{Failure, FailureKind, Fault, OperationId, PaymentLinkId},
     protocol, store,
     telemetry::causes,
 };
@@ -38,21 +38,32 @@ pub(crate) enum Error {
     )]
     IdempotencyKeyReused,
     #[error("a request with this Idempotency-Key is being worked on; repeat it for its outcome")]
-    Running(PaymentLinkId),
-    #[error(
-        "Dojo's answer was lost, so it is not known yet whether the link exists; do not ask for another one"
-    )]
-    DojoUnsure(PaymentLinkId),
-    #[error("{}", dojo_failed(failure))]
+    Running(Subject),
+    #[error("Dojo's answer was lost, so it is not known yet whether {}", match .0 {
+        Subject::Link(_) => "the link exists; do not ask for another one",
+        Subject::Operation { .. } => "it was done; do not ask for it with another Idempotency-Key",
+    })]
+    DojoUnsure(Subject),
+    #[error("{}", dojo_failed(subject, failure))]
     DojoFailed {
-        link_id: PaymentLinkId,
+        subject: Subject,
         failure: Failure,
         retry_after: Option<Duration>,
         replayed: bool,
     },
+    #[error("{0}")]
+    NotPossible(String),
+    #[error(
+        "another operation on this payment is being worked on; its outcome has to be known first"
+    )]
+    OperationRunning,
+    #[error(
+        "Dojo's answer was lost, and nothing at Dojo tells whether it was done: look at the payment in Dojo's portal"
+    )]
+    Unconfirmed(Subject),
     #[error("the webhook could not be kept; send it again")]
     NotKept(#[source] store::Error),
-    #[error("too many links are in the making; nothing was done")]
+    #[error("too many links and operations are under way; nothing was done")]
     Overloaded,
     #[error("the signature is missing or not that of this body")]
     BadSignature,
@@ -70,17 +81,32 @@ pub(crate) enum Error {
     AccountNotConfigured(PaymentLinkId),
 }
 
-fn dojo_failed(failure: &Failure) -> String {
+/// What a request came to, or may have come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Subject {
+    /// A link.
+    Link(PaymentLinkId),
+    /// An operation on a link.
+    Operation {
+        id: OperationId,
+        link_id: PaymentLinkId,
+    },
+}
+
+fn dojo_failed(subject: &Subject, failure: &Failure) -> String {
+    let nothing = match subject {
+        Subject::Link(_) => "nothing was created",
+        Subject::Operation { .. } => "nothing was done",
+    };
+    let detail = &failure.detail;
     match failure.reason {
-        FailureKind::Refused => format!("Dojo refused the request: {}", failure.detail),
-        FailureKind::KeyRefused => {
-            "Dojo refused this service's own key; nothing was created".to_owned()
-        }
+        FailureKind::Refused => format!("Dojo refused the request: {detail}"),
+        FailureKind::KeyRefused => format!("Dojo refused this service's own key; {nothing}"),
         FailureKind::Misrouted => {
-            "what answered at Dojo's address is not its API; nothing was created".to_owned()
+            format!("what answered at Dojo's address is not its API; {nothing}")
         }
-        FailureKind::NotCreated => format!("nothing was created: {}", failure.detail),
-        FailureKind::NotReached => "Dojo could not be reached; nothing was created".to_owned(),
+        FailureKind::NotCreated | FailureKind::NotDone => format!("{nothing}: {detail}"),
+        FailureKind::NotReached => format!("Dojo could not be reached; {nothing}"),
     }
 }
 
@@ -106,13 +132,25 @@ impl Error {
             Self::MalformedJson(_) | Self::BodyIncomplete => StatusCode::BAD_REQUEST,
             Self::Invalid(_) | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Running(_) => StatusCode::CONFLICT,
+            Self::Running(_)
+            | Self::NotPossible(_)
+            | Self::OperationRunning
+            | Self::Unconfirmed(_) => StatusCode::CONFLICT,
             Self::DojoUnsure(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::DojoFailed { failure, .. } => match failure.reason {
+            Self::DojoFailed {
+                failure, subject, ..
+            } => match failure.reason {
+                // A refusal that names no field is about the state that the payment is in.
+                FailureKind::Refused
+                    if matches!(subject, Subject::Operation { .. })
+                        && failure.errors.is_empty() =>
+                {
+                    StatusCode::CONFLICT
+                }
                 FailureKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
                 FailureKind::KeyRefused | FailureKind::Misrouted => StatusCode::BAD_GATEWAY,
                 FailureKind::NotReached => StatusCode::SERVICE_UNAVAILABLE,
-                FailureKind::NotCreated => StatusCode::CONFLICT,
+                FailureKind::NotCreated | FailureKind::NotDone => StatusCode::CONFLICT,
             },
             Self::DojoRefusesUs(_) => StatusCode::BAD_GATEWAY,
             Self::DojoSilent(_)
@@ -144,7 +182,11 @@ impl Error {
                 FailureKind::Misrouted => "dojo-misrouted",
                 FailureKind::NotReached => "dojo-not-reached",
                 FailureKind::NotCreated => "not-created",
+                FailureKind::NotDone => "not-done",
             },
+            Self::NotPossible(_) => "not-possible",
+            Self::OperationRunning => "operation-in-progress",
+            Self::Unconfirmed(_) => "outcome-unconfirmed",
             Self::BadSignature => "bad-signature",
             Self::Overloaded => "overloaded",
             Self::NotKept(error) if error.is_outage() => "database-unavailable",
@@ -160,7 +202,9 @@ impl Error {
     /// How long to wait before another try, where trying again makes sense.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Running(_) | Self::Overloaded | Self::NotKept(_) => Some(Duration::from_secs(1)),
+            Self::Running(_) | Self::OperationRunning | Self::Overloaded | Self::NotKept(_) => {
+                Some(Duration::from_secs(1))
+            }
             Self::Store(error) if error.is_outage() => Some(Duration::from_secs(1)),
             Self::DojoSilent(protocol::Error::Dojo(error)) => {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(5)))
@@ -195,13 +239,14 @@ impl IntoResponse for Error {
         };
         match self {
             Self::Invalid(faults) => problem.errors = faults,
-            Self::Running(id) | Self::DojoUnsure(id) | Self::AccountNotConfigured(id) => {
-                problem.payment_link_id = Some(id);
+            Self::Running(subject) | Self::DojoUnsure(subject) | Self::Unconfirmed(subject) => {
+                problem.about(subject);
             }
+            Self::AccountNotConfigured(id) => problem.about(Subject::Link(id)),
             Self::DojoFailed {
-                link_id, failure, ..
+                subject, failure, ..
             } => {
-                problem.payment_link_id = Some(link_id);
+                problem.about(subject);
                 problem.errors = failure.errors;
             }
             _ => {}

@@ -5,12 +5,13 @@ mod body;
 mod error;
 mod observe;
 pub mod openapi;
+mod operations;
 mod payment_links;
 mod problem;
 mod service;
 mod webhooks;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -23,6 +24,7 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
@@ -34,6 +36,7 @@ use crate::{
 use auth::Caller;
 use body::Schema;
 pub(crate) use error::Error;
+use error::Subject;
 
 /// Says that an answer is that of an earlier request with the same `Idempotency-Key`.
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -58,10 +61,12 @@ pub struct Shared {
     pub patience: Duration,
     /// How long a request may take.
     pub request_timeout: Duration,
-    /// How many more links may be in the making.
-    pub creations: Arc<Semaphore>,
+    /// How many more links and operations may be under way.
+    pub places: Arc<Semaphore>,
     /// The schema of a request for a link.
     new_payment_link: Schema,
+    /// The schemas of requests for operations.
+    operations: operations::Schemas,
     /// The OpenAPI document, as YAML.
     openapi: String,
 }
@@ -98,8 +103,10 @@ impl AppState {
             bell,
             patience: settings.jobs.recovery_settle,
             request_timeout: settings.request_timeout,
-            creations: Arc::new(Semaphore::new(settings.max_creations.into())),
+            places: Arc::new(Semaphore::new(settings.max_creations.into())),
             new_payment_link: Schema::new(&document, NewPaymentLink::SCHEMA_NAME)
+                .expect("the document is made from the code and a test builds it"),
+            operations: operations::Schemas::new(&document)
                 .expect("the document is made from the code and a test builds it"),
             openapi: openapi::to_yaml(&document),
         }))
@@ -116,6 +123,27 @@ impl AppState {
     pub(crate) fn account_of(&self, link: &PaymentLink) -> Result<&Account, Error> {
         self.account(&link.account)
             .ok_or(Error::AccountNotConfigured(link.id))
+    }
+
+    /// Does work that leads to `subject`, in a task of its own: a caller that hangs up, or a time limit, must not cut it
+    /// short between saving what is asked for, asking Dojo, and keeping the answer.
+    pub(crate) async fn see_through<T: Send + 'static>(
+        &self,
+        subject: Subject,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| Error::Overloaded)?;
+        let work = async move {
+            let _place = place;
+            work.await
+        };
+        let work = self.tasks.spawn(work.in_current_span());
+        match tokio::time::timeout(self.request_timeout, work).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(Error::DojoUnsure(subject)),
+        }
     }
 
     /// The link with this id. One of an account that is not open to the caller is there for others only.
@@ -135,6 +163,7 @@ impl AppState {
 fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::header())
         .merge(payment_links::routes())
+        .merge(operations::routes())
         .merge(webhooks::routes())
         .merge(service::routes())
 }

@@ -8,7 +8,7 @@ use utoipa::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{AppState, documented, problem::Problem};
+use super::{AppState, documented, operations, problem::Problem};
 use crate::payment_link::NewPaymentLink;
 
 #[derive(OpenApi)]
@@ -23,6 +23,7 @@ use crate::payment_link::NewPaymentLink;
     ),
     tags(
         (name = "Payment links", description = "Ask for a link, and read what became of it."),
+        (name = "Operations", description = "Capture, refund, reverse and cancel payments."),
         (name = "Webhooks", description = "For Dojo."),
         (name = "Service", description = "For operators."),
     ),
@@ -66,6 +67,9 @@ pub fn document() -> Value {
     let schemas = &mut document["components"]["schemas"];
     merge_all_of(schemas);
     close(schemas, NewPaymentLink::SCHEMA_NAME);
+    for name in operations::BODIES {
+        close(schemas, name);
+    }
     document
 }
 

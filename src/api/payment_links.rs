@@ -1,6 +1,6 @@
 //! Payment links: ask for one, read one, list them, read a timeline.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt};
 
 use axum::{
     Json,
@@ -12,7 +12,6 @@ use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use tracing::Instrument;
 use url::form_urlencoded;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -22,6 +21,7 @@ use super::{
     AppState, Error, IDEMPOTENT_REPLAYED,
     auth::{Caller, LinksRead, LinksWrite},
     body::Raw,
+    error::Subject,
     observe::RequestId,
     problem::{FaultyQuery, Guarded, NoSuchLink, Problem},
 };
@@ -94,7 +94,7 @@ async fn create(
     let idempotency_key = key.map(|key| IdempotencyKey {
         api_key_id: caller.key_id,
         key,
-        request_hash: fingerprint(&new),
+        request_hash: fingerprint("/v1/payment-links", &new),
     });
     if !broken.is_empty() {
         // What was right when it was first asked for may be late by now: a repetition gets the outcome of then.
@@ -104,9 +104,6 @@ async fn create(
         };
         return earlier.map_or(Err(Error::Invalid(broken)), answer);
     }
-    let place = Arc::clone(&state.creations)
-        .try_acquire_owned()
-        .map_err(|_| Error::Overloaded)?;
     let id = PaymentLinkId::new();
     let request = creation::Request {
         link_id: id,
@@ -115,23 +112,16 @@ async fn create(
         request_id,
         idempotency_key,
     };
-    // In a task of its own: a caller that hangs up, or a time limit, must not cut the work short between saving
-    // the link, asking Dojo, and keeping the answer.
-    let work = {
+    let work = Box::pin({
         let state = state.clone();
         async move {
-            let _place = place;
             // It is configured: the request would have had a fault otherwise.
             let account = state.account(&request.new.account);
             let account = account.ok_or(Error::AccountNotConfigured(id))?;
             Ok(creation::create(&state.pool, account, request).await?)
         }
-    };
-    let work = state.tasks.spawn(work.in_current_span());
-    match tokio::time::timeout(state.request_timeout, work).await {
-        Ok(Ok(outcome)) => outcome.and_then(answer),
-        Ok(Err(_)) | Err(_) => Err(Error::DojoUnsure(id)),
-    }
+    });
+    answer(state.see_through(Subject::Link(id), work).await?)
 }
 
 /// What is wrong with the account that a request names, or means where it names none.
@@ -169,13 +159,13 @@ fn answer(outcome: Outcome) -> Result<Response, Error> {
             retry_after,
             replayed,
         } => Err(Error::DojoFailed {
-            link_id,
+            subject: Subject::Link(link_id),
             failure,
             retry_after,
             replayed,
         }),
-        Outcome::Unknown { link_id } => Err(Error::DojoUnsure(link_id)),
-        Outcome::Running { link_id } => Err(Error::Running(link_id)),
+        Outcome::Unknown { link_id } => Err(Error::DojoUnsure(Subject::Link(link_id))),
+        Outcome::Running { link_id } => Err(Error::Running(Subject::Link(link_id))),
         Outcome::KeyReused => Err(Error::IdempotencyKeyReused),
     }
 }
@@ -196,7 +186,7 @@ fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Respon
 }
 
 /// The `Idempotency-Key`. The IETF draft has it in quotes, most clients send it bare; both mean the same.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -219,11 +209,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
 
 /// What tells a repetition from another request: the hash of what was understood, so that white space and
 /// the order of fields do not matter. It has to stay the same from version to version, for keys are kept.
-fn fingerprint(new: &NewPaymentLink) -> [u8; 32] {
+pub(super) fn fingerprint(path: &str, asked: &impl Serialize) -> [u8; 32] {
     // `Value` keeps its fields sorted.
-    let body = serde_json::to_value(new).expect("a struct of plain values becomes JSON");
+    let body = serde_json::to_value(asked).expect("a struct of plain values becomes JSON");
     Sha256::new()
-        .chain_update(b"POST /v1/payment-links\n")
+        .chain_update(format!("POST {path}\n"))
         .chain_update(body.to_string())
         .finalize()
         .into()
@@ -248,7 +238,7 @@ async fn get(
 }
 
 /// The id in a path. What is no id of a link is the id of no link.
-struct LinkId(PaymentLinkId);
+pub(super) struct LinkId(pub(super) PaymentLinkId);
 
 impl<S: Send + Sync> FromRequestParts<S> for LinkId {
     type Rejection = Error;
@@ -297,7 +287,7 @@ struct ListParameters {
 /// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Page<T> {
+pub(super) struct Page<T> {
     /// The entries.
     data: Vec<T>,
     /// What to send as `after` for the next page. `null` where this is the last one.
@@ -306,7 +296,7 @@ struct Page<T> {
 
 impl<T> Page<T> {
     /// A page of `limit` entries out of one more than that, if there are so many.
-    fn new(mut data: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Self {
+    pub(super) fn new(mut data: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Self {
         let more = data.len() > limit;
         data.truncate(limit);
         let after = data.last().filter(|_| more).map(cursor);
@@ -433,13 +423,13 @@ async fn refresh(
 }
 
 /// A query, read name by name; collects what is wrong with it, so that all of it can be told at once.
-struct Query<'a> {
+pub(super) struct Query<'a> {
     pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     faults: Vec<Fault>,
 }
 
 impl<'a> Query<'a> {
-    fn new(query: Option<&'a str>) -> Self {
+    pub(super) fn new(query: Option<&'a str>) -> Self {
         Self {
             pairs: form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect(),
             faults: Vec::new(),
@@ -448,7 +438,7 @@ impl<'a> Query<'a> {
 
     /// The parameter `name`, if it is there. Where `parse` does not understand it, or it is there twice,
     /// the fault is that it must be `expected`, once.
-    fn take<T>(
+    pub(super) fn take<T>(
         &mut self,
         name: &str,
         expected: &str,
@@ -471,7 +461,7 @@ impl<'a> Query<'a> {
         None
     }
 
-    fn limit(&mut self) -> usize {
+    pub(super) fn limit(&mut self) -> usize {
         self.take("limit", "1 to 100", |text| {
             text.parse().ok().filter(|limit| (1..=100).contains(limit))
         })
@@ -479,7 +469,7 @@ impl<'a> Query<'a> {
     }
 
     /// What is left is not known here.
-    fn finish(mut self) -> Result<(), Error> {
+    pub(super) fn finish(mut self) -> Result<(), Error> {
         self.faults.extend(
             self.pairs
                 .iter()
@@ -500,7 +490,7 @@ fn one_to_sixty(text: &str) -> Option<String> {
         .then(|| text.to_owned())
 }
 
-fn to_i64(limit: usize) -> i64 {
+pub(super) fn to_i64(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX - 1)
 }
 
@@ -557,7 +547,8 @@ mod tests {
         let new = serde_json::json!({
             "reference": "Order 1", "amount": {"value": 1000, "currencyCode": "GBP"}, "metadata": {"b": "2", "a": "1"},
         });
-        let hash = fingerprint(&serde_json::from_value(new).unwrap());
+        let new: NewPaymentLink = serde_json::from_value(new).unwrap();
+        let hash = fingerprint("/v1/payment-links", &new);
         let hex = hash
             .iter()
             .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));

@@ -10,8 +10,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
-use super::observe::RequestId;
-use crate::payment_link::{Fault, PaymentLinkId};
+use super::{error::Subject, observe::RequestId};
+use crate::payment_link::{Fault, OperationId, PaymentLinkId};
 
 /// The body of every answer with a status of 400 or more.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -42,6 +42,10 @@ pub(crate) struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub(crate) payment_link_id: Option<PaymentLinkId>,
+    /// The operation that the problem is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub(crate) operation_id: Option<OperationId>,
 }
 
 impl Problem {
@@ -56,6 +60,18 @@ impl Problem {
             request_id: String::new(),
             errors: Vec::new(),
             payment_link_id: None,
+            operation_id: None,
+        }
+    }
+
+    /// Names what the problem is about.
+    pub(crate) fn about(&mut self, subject: Subject) {
+        match subject {
+            Subject::Link(id) => self.payment_link_id = Some(id),
+            Subject::Operation { id, link_id } => {
+                self.payment_link_id = Some(link_id);
+                self.operation_id = Some(id);
+            }
         }
     }
 

@@ -1,4 +1,7 @@
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use backon::{ExponentialBuilder, Retryable};
 use reqwest::{
@@ -7,10 +10,7 @@ use reqwest::{
     redirect,
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde::{
-    Deserialize,
-    de::{DeserializeOwned, IntoDeserializer, value::UnitDeserializer},
-};
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use time::{
     Duration as TimeSpan, OffsetDateTime,
@@ -21,7 +21,7 @@ use url::Url;
 use super::{Error, PaymentIntent};
 use crate::{
     config::{ConfigError, DojoSettings},
-    payment_link::{NewPaymentLink, PaymentLinkId},
+    payment_link::{Money, NewPaymentLink, PaymentLinkId, operation::Action},
 };
 
 /// Calls Dojo's API with one account's key.
@@ -43,6 +43,19 @@ pub struct CreatePaymentIntent<'a> {
     pub link_id: PaymentLinkId,
     /// What the caller asked for.
     pub new: &'a NewPaymentLink,
+    /// The id of the request that this is done for.
+    pub request_id: &'a str,
+}
+
+/// An operation on an intent.
+#[derive(Debug, Clone, Copy)]
+pub struct Operate<'a> {
+    /// The intent.
+    pub payment_intent_id: &'a str,
+    /// What to do, with its amounts.
+    pub action: &'a Action,
+    /// The key by which Dojo knows repetitions. Only refunds have one there.
+    pub idempotency_key: Option<&'a str>,
     /// The id of the request that this is done for.
     pub request_id: &'a str,
 }
@@ -114,13 +127,82 @@ impl Client {
         create: CreatePaymentIntent<'_>,
     ) -> Result<PaymentIntent, Error> {
         let body = self.create_body(create);
-        let attempt = || {
+        self.persist(|| {
             let request = self
                 .request(Method::POST, &["payment-intents"])
                 .header("x-request-id", create.request_id)
                 .json(&body);
             Self::call("create", request)
+        })
+        .await
+    }
+
+    /// Does an operation on an intent: `DELETE`, `/captures`, `/refunds`, `/reversal`, `/amount`, `/tips-amount` or
+    /// `/receipt`. Answers Dojo's id for what it did, where it has one.
+    ///
+    /// A failure that proves that Dojo has done nothing is tried again, as for a creation. All of it takes one and a
+    /// half time limits at most.
+    pub async fn operate(&self, operate: Operate<'_>) -> Result<Option<String>, Error> {
+        let id = operate.payment_intent_id;
+        let money = |money: Option<Money>| money.map(|money| money.value);
+        // Amounts of captures and refunds go as plain integers; those of `/amount` and `/tips-amount` as money.
+        let (name, path, body) = match operate.action {
+            Action::Cancel => ("cancel", None, None),
+            Action::Capture(capture) => {
+                let mut body = json!({"amount": money(capture.amount)});
+                if let Some(tips) = money(capture.tips_amount) {
+                    body["tipsAmount"] = json!(tips);
+                }
+                ("capture", Some("captures"), Some(body))
+            }
+            Action::Refund(refund) => {
+                let mut body = json!(refund);
+                body["amount"] = json!(money(refund.amount));
+                ("refund", Some("refunds"), Some(body))
+            }
+            Action::Reversal => ("reversal", Some("reversal"), None),
+            Action::Amount(new) => ("amount", Some("amount"), Some(json!(new))),
+            Action::TipsAmount(new) => ("tips", Some("tips-amount"), Some(json!(new))),
+            Action::Receipt(new) => ("receipt", Some("receipt"), Some(json!(new))),
         };
+        let answer: Value = self
+            .persist(|| {
+                let mut request = match path {
+                    Some(path) => self.request(Method::POST, &["payment-intents", id, path]),
+                    None => self.request(Method::DELETE, &["payment-intents", id]),
+                };
+                if let Some(body) = &body {
+                    request = request.json(body);
+                }
+                if let Some(key) = operate.idempotency_key {
+                    request = request.header("idempotencyKey", key);
+                }
+                request = request.header("x-request-id", operate.request_id);
+                Self::call(name, request)
+            })
+            .await?;
+        let id = match operate.action {
+            Action::Capture(_) => &answer["captureId"],
+            Action::Refund(_) => &answer["refundId"],
+            Action::Reversal => &answer["reversalId"],
+            _ => &Value::Null,
+        };
+        Ok(id.as_str().map(str::to_owned))
+    }
+
+    /// How long an operation may take at most, from its saving until Dojo's answer is kept: a look at the intent, the
+    /// operation with its repetitions, and the same slack as for a creation.
+    #[must_use]
+    pub fn operation_lease(&self) -> Duration {
+        self.timeout * 3 + self.lease_slack
+    }
+
+    /// Repeats a call while its failures prove that Dojo has done nothing, with growing pauses, for half the time
+    /// limit of a call.
+    async fn persist<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        attempt: impl FnMut() -> F,
+    ) -> Result<T, Error> {
         let deadline = Instant::now() + self.timeout / 2;
         let pauses = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
@@ -274,10 +356,10 @@ impl Client {
         let response = Self::accepted(request).await?;
         let status = response.status();
         if status == StatusCode::NO_CONTENT {
-            // There is no body to read; `()` is what can be made of that.
-            let nothing: UnitDeserializer<serde::de::value::Error> = ().into_deserializer();
-            return T::deserialize(nothing)
-                .map_err(|_| Error::unanswered(format!("status {status} without a body"), None));
+            // It has no body by definition, and nothing more to say.
+            return serde_json::from_value(Value::Null).map_err(|_| {
+                Error::unanswered(format!("status {status} where a body has to be"), None)
+            });
         }
         response.json().await.map_err(|error| {
             Error::unanswered(

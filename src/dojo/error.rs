@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, time::Duration};
 use reqwest::StatusCode;
 use serde::Deserialize;
 
-use crate::payment_link::{Failure, FailureKind, Fault};
+use crate::payment_link::{Failure, FailureKind, Fault, operation::Action};
 
 /// Why a call to Dojo did not succeed. What matters about each: whether Dojo may have done the work.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,36 @@ impl Error {
     /// What to keep about a link that could not be created, or `None` if it may have been.
     #[must_use]
     pub fn proves_nothing_was_created(&self) -> Option<Failure> {
+        // A conflict may be with the very intent that we ask for. Any other 4xx than these is not about the request:
+        // Dojo documents none for a creation.
+        self.proves_nothing_was_done(
+            |status, _| matches!(status, 400 | 413 | 415 | 422),
+            |status| status == 409,
+        )
+    }
+
+    /// What to keep about an operation that was not carried out, or `None` if it may have been.
+    #[must_use]
+    pub fn proves_nothing_was_changed(&self, action: &Action) -> Option<Failure> {
+        // Dojo documents 400, 404, 405 and 409 as refusals. A 404 that says nothing may be anybody's. A conflict of a
+        // refund, which has a key, may be with its own first try.
+        self.proves_nothing_was_done(
+            |status, problem| match status {
+                400 | 405 | 409 | 413 | 415 | 422 => true,
+                404 => problem.title.is_some() || problem.detail.is_some(),
+                _ => false,
+            },
+            |status| status == 409 && matches!(action, Action::Refund(_)),
+        )
+    }
+
+    /// `is_refusal` tells which statuses mean that Dojo refused what was asked for, `is_unsure` which of them leave open
+    /// whether it was done before.
+    fn proves_nothing_was_done(
+        &self,
+        is_refusal: impl Fn(u16, &Problem) -> bool,
+        is_unsure: impl Fn(u16) -> bool,
+    ) -> Option<Failure> {
         let failure = |reason, status: Option<StatusCode>, detail: String, errors| Failure {
             reason,
             status: status.map(|status| status.as_u16()),
@@ -113,12 +143,13 @@ impl Error {
                 self.to_string(),
                 Vec::new(),
             )),
-            // A conflict may be with the very intent that we ask for, and 499 is a gateway's word for a caller
-            // that hung up, which says nothing of what stands behind it.
-            Self::Refused { status, .. } if matches!(status.as_u16(), 409 | 499) => None,
-            Self::Refused { status, problem }
-                if matches!(status.as_u16(), 400 | 413 | 415 | 422) =>
+            // 499 is a gateway's word for a caller that hung up, which says nothing of what stands behind it.
+            Self::Refused { status, .. }
+                if status.as_u16() == 499 || is_unsure(status.as_u16()) =>
             {
+                None
+            }
+            Self::Refused { status, problem } if is_refusal(status.as_u16(), problem) => {
                 Some(failure(
                     FailureKind::Refused,
                     Some(*status),
@@ -126,7 +157,6 @@ impl Error {
                     problem.faults(),
                 ))
             }
-            // Any other 4xx is not about the request: Dojo documents none for a creation.
             Self::Refused { status, .. } => Some(failure(
                 FailureKind::Misrouted,
                 Some(*status),

@@ -3,7 +3,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::payment_link::{
-    Attempt, NewPaymentLink, Payment, PaymentLinkId, ReportedAmount, Status, parse_time,
+    Attempt, Capture, NewPaymentLink, Payment, PaymentLinkId, ReportedAmount, Status, parse_time,
     recovery::Found,
 };
 
@@ -31,6 +31,9 @@ pub struct PaymentIntent {
     /// Minor units.
     #[serde(default, deserialize_with = "lenient")]
     pub refunded_amount: Option<i64>,
+    /// Its captures, if Dojo tells them.
+    #[serde(default, deserialize_with = "lenient_captures")]
+    pub captures: Option<Vec<Capture>>,
     /// When it is voided if nobody pays.
     #[serde(default, deserialize_with = "lenient_time")]
     pub expire_at: Option<OffsetDateTime>,
@@ -60,6 +63,37 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(
 fn lenient_time<'de, D: Deserializer<'de>>(field: D) -> Result<Option<OffsetDateTime>, D::Error> {
     let text: Option<String> = lenient(field)?;
     Ok(text.as_deref().and_then(parse_time))
+}
+
+/// A capture as Dojo answers it. Without an amount it is none that could be counted.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CaptureDetails {
+    amount: i64,
+    #[serde(default, deserialize_with = "lenient")]
+    id: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    tips_amount: Option<i64>,
+    #[serde(default, deserialize_with = "lenient")]
+    status: Option<String>,
+    #[serde(default, deserialize_with = "lenient")]
+    created_at: Option<String>,
+}
+
+fn lenient_captures<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Vec<Capture>>, D::Error> {
+    let captures: Option<Vec<CaptureDetails>> = lenient(field)?;
+    Ok(captures.map(|captures| {
+        captures
+            .into_iter()
+            .map(|capture| Capture {
+                id: capture.id,
+                amount: capture.amount,
+                tips_amount: capture.tips_amount,
+                status: capture.status,
+                created_at: capture.created_at,
+            })
+            .collect()
+    }))
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -1,10 +1,11 @@
-//! The background: what sees lost creations through, keeps links in step with Dojo, and traces strays.
+//! The background: what sees lost creations and operations through, keeps links in step with Dojo, and traces strays.
 //!
 //! Each job claims what is due in Postgres (`FOR UPDATE SKIP LOCKED`, with a lease), so any number of replicas
 //! share the work without a leader, and what a dead one held is free again when its lease is over. Doing a piece
 //! twice changes nothing.
 
 mod backlog;
+mod operations;
 mod pace;
 mod recovery;
 mod refresh;
@@ -69,6 +70,11 @@ impl Jobs {
             )
         };
         tasks.spawn(recovery::Recovery(self.clone()).run().instrument(span()));
+        tasks.spawn(
+            operations::Operations(self.clone())
+                .run()
+                .instrument(span()),
+        );
         tasks.spawn(refresh::Refresh(self.clone()).run().instrument(span()));
         tasks.spawn(strays::Strays(self.clone()).run().instrument(span()));
         tasks.spawn(backlog::Watch(self.clone()).run().instrument(span()));
@@ -105,9 +111,10 @@ impl Jobs {
     /// Does a piece of work, for no longer than it is held: whoever takes it up after that must be alone with it.
     async fn held<T>(
         &self,
+        lease: Duration,
         work: impl Future<Output = Result<T, protocol::Error>>,
     ) -> Result<(), protocol::Error> {
-        match tokio::time::timeout(self.lease, Box::pin(work)).await {
+        match tokio::time::timeout(lease, Box::pin(work)).await {
             Ok(result) => result.map(drop),
             Err(_) => Err(protocol::Error::TimedOut),
         }

@@ -32,7 +32,7 @@ impl Recovery {
                             self.0.patience(),
                             *lease,
                         );
-                        let result = self.0.held(work).await;
+                        let result = self.0.held(*lease, work).await;
                         if let Some(wait) = self.0.took("recovery", result) {
                             // If this fails as well, the lease runs out and somebody takes the link up.
                             let _ = store::creation::give_back(

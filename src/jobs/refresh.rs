@@ -54,6 +54,7 @@ impl Refresh {
             pool,
             account,
             settings,
+            lease,
             ..
         } = &self.0;
         let id = looked.link.id;
@@ -71,7 +72,7 @@ impl Refresh {
             settings.recovery_settle,
             &Cause::Refresh,
         );
-        let result = self.0.held(work).await;
+        let result = self.0.held(*lease, work).await;
         if let Some(wait) = self.0.took("refresh", result) {
             let _ = store::looks::look_again(pool, id, wait).await;
         }

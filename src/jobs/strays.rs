@@ -25,7 +25,7 @@ impl Strays {
                         self.0.pace.turn().await;
                         let result = self
                             .0
-                            .held(protocol::strays::look(pool, account, &stray))
+                            .held(*lease, protocol::strays::look(pool, account, &stray))
                             .await;
                         if let Some(wait) = self.0.took("strays", result) {
                             let _ = store::intents::ask_later(pool, &stray.id, wait).await;

@@ -11,3 +11,14 @@ impl StaticType for PaymentLinkPrefix {
 /// A payment link's id: a [TypeID](https://github.com/jetify-com/typeid), `plink_` and 26 characters
 /// that hold a version 7 UUID. It sorts by time of creation and is stored as that UUID.
 pub type PaymentLinkId = TypeSafeId<PaymentLinkPrefix>;
+
+/// The type of an operation's id; exists only to name the prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct OperationPrefix;
+
+impl StaticType for OperationPrefix {
+    const TYPE: &'static str = "op";
+}
+
+/// An operation's id: a TypeID like a link's, `op_` and 26 characters.
+pub type OperationId = TypeSafeId<OperationPrefix>;

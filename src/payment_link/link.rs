@@ -32,8 +32,13 @@ pub struct PaymentLink {
     pub total_amount: Option<Money>,
     /// What Dojo reports as `amount`, where it is not the one asked for. Something is wrong then.
     pub reported_amount: Option<ReportedAmount>,
+    /// How much was taken from the customer, tips included, in minor units: less than `totalAmount` where a
+    /// `Manual` payment was captured in part. What went back since is not taken off.
+    pub captured_amount: i64,
     /// How much went back to the customer, in minor units.
     pub refunded_amount: i64,
+    /// The captures of a `Manual` payment, oldest first.
+    pub captures: Vec<Capture>,
     /// The payment itself; once it is final.
     pub payment: Option<Payment>,
     /// The customer's tries that were declined or challenged, oldest first.
@@ -134,6 +139,58 @@ pub struct Payment {
     pub card_funding_type: Option<String>,
 }
 
+/// A part of a `Manual` payment that was collected, or was to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Capture {
+    /// The capture's id at Dojo.
+    pub id: Option<String>,
+    /// Minor units, without the tip.
+    pub amount: i64,
+    /// The tip that was collected with it, in minor units.
+    pub tips_amount: Option<i64>,
+    /// Dojo's word: `Created`, `Successful`, `Declined` or `Failed`.
+    #[schema(example = "Successful")]
+    pub status: Option<String>,
+    /// When it was, as Dojo writes it.
+    pub created_at: Option<String>,
+}
+
+impl Capture {
+    /// Whether it came to nothing.
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        matches!(self.status.as_deref(), Some("Declined" | "Failed"))
+    }
+
+    /// Whether the money is there. A word that we do not know, or none, is no reason to doubt it: Dojo lists it.
+    #[must_use]
+    pub fn is_collected(&self) -> bool {
+        !self.is_void() && self.status.as_deref() != Some("Created")
+    }
+
+    /// How much was taken from the customer: minor units, the tip included. `total` is what an intent without any
+    /// `captures` collects as a whole, as an `Auto` one does.
+    #[must_use]
+    pub fn collected(captures: &[Self], status: Status, total: i64) -> i64 {
+        if !matches!(status, Status::Captured | Status::Refunded) {
+            return 0;
+        }
+        if captures.is_empty() {
+            return total;
+        }
+        captures
+            .iter()
+            .filter(|capture| capture.is_collected())
+            .map(|capture| {
+                capture
+                    .amount
+                    .saturating_add(capture.tips_amount.unwrap_or(0))
+            })
+            .fold(0, i64::saturating_add)
+    }
+}
+
 /// A try to pay that did not go through, or that the bank wanted confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -145,7 +202,7 @@ pub struct Attempt {
     pub transaction_date_time: Option<String>,
 }
 
-/// Why a link came to nothing.
+/// Why a link or an operation came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
@@ -160,7 +217,7 @@ pub struct Failure {
     pub errors: Vec<Fault>,
 }
 
-/// What went wrong with a link that came to nothing.
+/// What went wrong with a link or an operation that came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum FailureKind {
@@ -174,6 +231,8 @@ pub enum FailureKind {
     NotReached,
     /// Dojo's answer was lost, and it is known by now that nothing was created.
     NotCreated,
+    /// Dojo's answer to an operation was lost, and it is known by now that it was not done.
+    NotDone,
 }
 
 /// One fault of a request.

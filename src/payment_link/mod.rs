@@ -6,6 +6,7 @@
 mod id;
 mod link;
 mod money;
+pub mod operation;
 pub mod reconcile;
 pub mod recovery;
 mod status;
@@ -13,9 +14,10 @@ mod terms;
 mod time;
 pub mod timeline;
 
-pub use id::PaymentLinkId;
+pub use id::{OperationId, PaymentLinkId};
 pub use link::{
-    Attempt, Environment, Failure, FailureKind, Fault, Payment, PaymentLink, ReportedAmount,
+    Attempt, Capture, Environment, Failure, FailureKind, Fault, Payment, PaymentLink,
+    ReportedAmount,
 };
 pub use money::{Currency, Money};
 pub use status::{Status, Verdict};

@@ -58,6 +58,16 @@ pub enum Kind {
     SurplusCanceled,
     /// The second intent cannot be canceled any more: somebody paid it. A person has to look.
     SurplusPaid,
+    /// An operation on the payment was asked for; `detail` says which.
+    OperationRequested,
+    /// Dojo has done it.
+    OperationSucceeded,
+    /// It was not done; `detail.failure` says why.
+    OperationFailed,
+    /// Dojo's answer was lost: whether it was done is not known yet.
+    OperationUnanswered,
+    /// Dojo's answer was lost, and nothing at Dojo tells whether it was done. A person has to look.
+    OperationUnconfirmed,
 }
 
 impl Kind {
@@ -77,6 +87,11 @@ impl Kind {
             Self::SurplusFound => "surplusFound",
             Self::SurplusCanceled => "surplusCanceled",
             Self::SurplusPaid => "surplusPaid",
+            Self::OperationRequested => "operationRequested",
+            Self::OperationSucceeded => "operationSucceeded",
+            Self::OperationFailed => "operationFailed",
+            Self::OperationUnanswered => "operationUnanswered",
+            Self::OperationUnconfirmed => "operationUnconfirmed",
         }
     }
 }

@@ -237,7 +237,7 @@ impl Asking {
             FailureKind::NotReached => {
                 warn!(%link_id, error = %causes(&error), "Dojo was not reached");
             }
-            FailureKind::Refused | FailureKind::NotCreated => {
+            FailureKind::Refused | FailureKind::NotCreated | FailureKind::NotDone => {
                 info!(%link_id, status = failure.status, "Dojo refused a payment link");
             }
         }

@@ -2,6 +2,7 @@
 //! with money. The API and the background jobs both go through here, under the same rules.
 
 pub mod creation;
+pub mod operations;
 pub mod recovery;
 pub mod refresh;
 pub mod strays;

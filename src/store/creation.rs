@@ -221,7 +221,7 @@ pub async fn confirm(
              total_amount = CASE WHEN currency = $12 THEN $5::bigint END,
              mismatch = CASE WHEN (amount, currency) <> ($13, $14)
                              THEN jsonb_build_object('value', $13::bigint, 'currencyCode', $14::text) END,
-             expire_at = coalesce($7, expire_at), payment = $8, attempts = $9,
+             expire_at = coalesce($7, expire_at), payment = $8, attempts = $9, captures = $15,
              dojo_updated_at = $10, dojo_status = $11,
              due_at = now() + interval '10 seconds', leased_until = NULL, revision = revision + 1,
              -- The customer's secret was Dojo's to know, and has no further use here.
@@ -242,6 +242,7 @@ pub async fn confirm(
         total.map(|total| total.currency_code.as_str()),
         amount.map(|amount| amount.value),
         amount.map(|amount| amount.currency_code.as_str()),
+        to_json(&intent.captures.as_deref().unwrap_or_default())?,
     )
     .execute(&mut *transaction)
     .await?;

@@ -6,7 +6,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Error, from_json, word};
-use crate::payment_link::{Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, timeline};
+use crate::payment_link::{
+    Capture, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, timeline,
+};
 
 /// A link as its row holds it.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub(super) struct Row {
     pub(super) tips_amount: Option<i64>,
     pub(super) total_amount: Option<i64>,
     pub(super) refunded_amount: i64,
+    pub(super) captures: Value,
     pub(super) mismatch: Option<Value>,
     pub(super) expire_at: Option<OffsetDateTime>,
     pub(super) payment_intent_id: Option<String>,
@@ -40,7 +43,7 @@ macro_rules! select_links {
         sqlx::query_as!(
             $crate::store::links::Row,
             "SELECT id, account, environment, status, request, currency, amount, tips_amount, total_amount,
-                    refunded_amount, mismatch, expire_at, payment_intent_id, url, payment, attempts, failure,
+                    refunded_amount, captures, mismatch, expire_at, payment_intent_id, url, payment, attempts, failure,
                     created_by, created_at, updated_at, synced_at
              FROM payment_links "
                 + $rest
@@ -63,18 +66,23 @@ impl Row {
             value,
             currency_code,
         };
+        let status = word(&self.status)?;
+        let captures: Vec<Capture> = from_json(self.captures)?;
+        let total = self.total_amount.unwrap_or(self.amount);
         Ok(PaymentLink {
             id: PaymentLinkId::from_uuid(self.id),
             account: self.account,
             environment: word(&self.environment)?,
-            status: word(&self.status)?,
+            status,
             url: self.url,
             payment_intent_id: self.payment_intent_id,
             amount: money(self.amount),
             tips_amount: self.tips_amount.map(money),
             total_amount: self.total_amount.map(money),
             reported_amount: self.mismatch.map(from_json).transpose()?,
+            captured_amount: Capture::collected(&captures, status, total),
             refunded_amount: self.refunded_amount,
+            captures,
             payment: self.payment.map(from_json).transpose()?,
             attempts: from_json(self.attempts)?,
             failure: self.failure.map(from_json).transpose()?,

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     dojo::PaymentIntent,
     payment_link::{
-        PaymentLink, PaymentLinkId, ReportedAmount, Status,
+        Capture, PaymentLink, PaymentLinkId, ReportedAmount, Status,
         reconcile::Held,
         timeline::{Cause, Kind},
     },
@@ -33,6 +33,8 @@ pub struct Looked {
     pub asked_again: bool,
     /// Until when a request to create the intent may have left.
     pub asked_until: Option<OffsetDateTime>,
+    /// The amount that Dojo is being asked to change to, in minor units.
+    amount_to_be: Option<i64>,
     /// Dojo's word for the status, as it was last heard.
     dojo_status: Option<String>,
     /// Changes with every change of the link's state.
@@ -83,7 +85,9 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
         r#"SELECT id, revision, due_at, asked_until, dojo_updated_at, dojo_status,
                   extract(epoch FROM now() - disputed_since)::float8 AS disputed_for,
                   EXISTS (SELECT FROM payment_link_events
-                          WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!"
+                          WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!",
+                  (SELECT amount FROM operations WHERE payment_link_id = payment_links.id
+                          AND kind = 'amount' AND status = 'Pending') AS amount_to_be
            FROM payment_links WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id"#,
         ids,
         Kind::AskedAgain.as_str()
@@ -120,6 +124,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
             link,
             asked_again: version.asked_again,
             asked_until: version.asked_until,
+            amount_to_be: version.amount_to_be,
             dojo_status: version.dojo_status,
             revision: version.revision,
             due_at: version.due_at,
@@ -160,10 +165,14 @@ pub async fn apply(
     let refunded = intent.refunded_amount.unwrap_or(link.refunded_amount);
     let payment = intent.payment().or_else(|| link.payment.clone());
     let attempts = intent.attempts();
+    let captures = intent.captures.as_ref().unwrap_or(&link.captures);
+    let collected = Capture::collected(captures, status, total.unwrap_or(link.amount.value));
     let mismatch = intent
         .amount
         .as_ref()
-        .filter(|amount| ours(amount) != Some(link.amount.value));
+        .filter(|amount| ours(amount) != Some(link.amount.value))
+        // Asked for, if not known to be done yet.
+        .filter(|amount| looked.amount_to_be.is_none() || ours(amount) != looked.amount_to_be);
     let new_mismatch = mismatch.is_some() && mismatch != link.reported_amount.as_ref();
     let mismatch = mismatch.map(to_json).transpose()?;
 
@@ -184,6 +193,11 @@ pub async fn apply(
         "tipsAmount",
         json!(link.tips_amount.map(|tips| tips.value)),
         json!(tips),
+    );
+    note(
+        "capturedAmount",
+        json!(link.captured_amount),
+        json!(collected),
     );
     note(
         "refundedAmount",
@@ -209,13 +223,14 @@ pub async fn apply(
     let differs = !changed.is_empty()
         || payment != link.payment
         || attempts != link.attempts
+        || *captures != link.captures
         || intent.expire_at.is_some()
             && intent.expire_at.map(micros) != link.terms.expire_at.map(micros);
 
     let written = sqlx::query!(
         "WITH written AS (
              UPDATE payment_links
-             SET status = $3, total_amount = $4, tips_amount = $5, refunded_amount = $6,
+             SET status = $3, total_amount = $4, tips_amount = $5, refunded_amount = $6, captures = $24,
                  expire_at = coalesce($7, expire_at), payment = $8, attempts = $9, mismatch = $10,
                  dojo_updated_at = coalesce($11, dojo_updated_at), dojo_status = $12, disputed_since = NULL,
                  synced_at = now(), leased_until = NULL,
@@ -260,6 +275,7 @@ pub async fn apply(
         Kind::AmountMismatch.as_str(),
         to_json(&link.amount)?,
         differs,
+        to_json(captures)?,
     )
     .fetch_optional(pool)
     .await?;

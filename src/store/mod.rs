@@ -10,6 +10,7 @@ pub mod deployment;
 pub mod intents;
 pub mod links;
 pub mod looks;
+pub mod operations;
 pub mod webhooks;
 
 use std::{str::FromStr, sync::LazyLock, time::Duration};

@@ -1,5 +1,6 @@
 //! What every test stands on: a Postgres database, a sandbox and a service of its own, all real.
 
+mod operations;
 pub mod postgres;
 mod service;
 mod trouble;
@@ -11,6 +12,7 @@ use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 
+pub use operations::{manual, pounds};
 pub use service::{Service, program};
 pub use trouble::{QUICK, SETTLE, for_each_case, received_at, stable_address};
 

@@ -64,6 +64,24 @@ pub async fn for_each_case<C: Sync>(
     .await;
 }
 
+/// Sends a request until its answer tells what came of it.
+async fn outcome(request: impl AsyncFn() -> reqwest::Result<Answer>) -> Answer {
+    within(Duration::from_secs(30), "its outcome is known", async {
+        loop {
+            match request().await {
+                Ok(answer)
+                    if !answer.status.is_server_error()
+                        && !answer.text.contains(":request-in-progress\"") =>
+                {
+                    return answer;
+                }
+                _ => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    })
+    .await
+}
+
 impl TestApp {
     /// Everything, with a quick background and a service that comes back to its address after a crash. `more`
     /// wins over [`QUICK`].
@@ -96,21 +114,18 @@ impl TestApp {
 
     /// Repeats a request as its caller would, until it is known what came of it.
     pub async fn outcome(&self, key: &str, body: &Value) -> Answer {
-        within(Duration::from_secs(30), "its outcome is known", async {
-            loop {
-                let answer = self.try_to_create(key, body).await;
-                match answer {
-                    Ok(answer)
-                        if !answer.status.is_server_error()
-                            && !answer.text.contains(":request-in-progress\"") =>
-                    {
-                        return answer;
-                    }
-                    _ => tokio::time::sleep(Duration::from_millis(200)).await,
-                }
-            }
-        })
-        .await
+        outcome(async || self.try_to_create(key, body).await).await
+    }
+
+    /// The same for an operation.
+    pub async fn operation_outcome(
+        &self,
+        key: &str,
+        link: &Value,
+        operation: &str,
+        body: &Value,
+    ) -> Answer {
+        outcome(async || self.try_to_operate(key, link, operation, body).await).await
     }
 
     /// Repeats a request until it made a link, and checks that it made one only: one that is not `Failed`, with

@@ -1,0 +1,488 @@
+//! Operations on a payment: capture, refund, reverse, cancel, change its amount, send a receipt.
+
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use jsonschema::ValidationError;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use utoipa::{IntoParams, IntoResponses};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    AppState, Error, IDEMPOTENT_REPLAYED,
+    auth::{Caller, LinksRead, PaymentsManage},
+    body::{Raw, Schema},
+    error::Subject,
+    observe::RequestId,
+    payment_links::{LinkId, Page, Query, fingerprint, idempotency_key, to_i64},
+    problem::{FaultyQuery, Guarded, NoSuchLink, Problem},
+};
+use crate::{
+    payment_link::{
+        Fault, OperationId, PaymentLink, PaymentLinkId,
+        operation::{
+            Action, NewAmount, NewCapture, NewReceipt, NewRefund, NewTipsAmount, Objection,
+            Operation, broken_rules,
+        },
+    },
+    protocol::operations::{self, Outcome},
+    store::{self, creation::IdempotencyKey},
+};
+
+/// Names the operation that a request came to.
+const OPERATION_ID: HeaderName = HeaderName::from_static("operation-id");
+
+pub(super) fn routes() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(cancel))
+        .routes(routes!(capture))
+        .routes(routes!(refund))
+        .routes(routes!(reverse))
+        .routes(routes!(change_amount))
+        .routes(routes!(change_tips_amount))
+        .routes(routes!(send_receipt))
+        .routes(routes!(list))
+}
+
+/// The names of the bodies' schemas in the OpenAPI document.
+pub(super) const BODIES: [&str; 5] = [
+    "NewCapture",
+    "NewRefund",
+    "NewAmount",
+    "NewTipsAmount",
+    "NewReceipt",
+];
+
+/// The schemas of the bodies.
+pub(super) struct Schemas {
+    capture: Schema,
+    refund: Schema,
+    amount: Schema,
+    tips_amount: Schema,
+    receipt: Schema,
+}
+
+impl Schemas {
+    pub(super) fn new(openapi: &Value) -> Result<Self, ValidationError<'static>> {
+        let [capture, refund, amount, tips_amount, receipt] =
+            BODIES.map(|name| Schema::new(openapi, name));
+        Ok(Self {
+            capture: capture?,
+            refund: refund?,
+            amount: amount?,
+            tips_amount: tips_amount?,
+            receipt: receipt?,
+        })
+    }
+}
+
+/// The path's parameter, for the document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "describes what `LinkId` reads")]
+struct OfLink {
+    /// The link's id, `plink_…`.
+    id: String,
+}
+
+/// The header's parameter, for the document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `idempotency_key` reads")]
+struct Keyed {
+    /// Makes repetitions of the request one. 1 to 255 printable ASCII characters.
+    #[param(rename = "Idempotency-Key", nullable = false)]
+    key: Option<String>,
+}
+
+/// What every operation may be answered, for the document.
+#[derive(IntoResponses)]
+#[expect(
+    dead_code,
+    reason = "describes what `answer`, `Guarded` and `Error` make"
+)]
+enum Operated {
+    /// Dojo has done it. The link as Dojo has it now. `Operation-Id` names the operation.
+    #[response(status = 200, headers(
+        ("Operation-Id" = String, description = "The operation's id, `op_…`."),
+        ("Idempotent-Replayed" = Option<String>, description = "`true` if this is what an earlier request with the same key came to."),
+    ))]
+    Done(PaymentLink),
+    /// Dojo has done it, and could not be asked for the link after that: the link as it was known before. It is
+    /// brought up to date within seconds of Dojo's answering again.
+    #[response(status = 202, headers(("Operation-Id" = String, description = "The operation's id, `op_…`.")))]
+    DoneNotRead(PaymentLink),
+    /// The body is no JSON.
+    #[response(status = 400, content_type = "application/problem+json")]
+    NoJson(Problem),
+    /// The payment does not allow it, and `detail` says what would be possible instead; or Dojo refused it; or the
+    /// outcome of another operation, or of an earlier request with the same key, has to be known first: then there is
+    /// a `Retry-After`.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(Problem),
+    /// The body is larger than 256 KiB.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(Problem),
+    /// The body is not `application/json`.
+    #[response(status = 415, content_type = "application/problem+json")]
+    NotJson(Problem),
+    /// The request has faults, or Dojo refused it (`errors` names each), or the key belongs to another request.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Faulty(Problem),
+    /// Dojo refused this service's own key. Nothing was done.
+    #[response(status = 502, content_type = "application/problem+json")]
+    KeyRefused(Problem),
+    /// Dojo's answer was lost: whether it was done is not known yet. It is found out in the background; a repetition
+    /// with the same key gets the outcome, and so does `/operations`.
+    #[response(status = 504, content_type = "application/problem+json")]
+    Unsure(Problem),
+}
+
+/// Withdraws a link that nobody has paid, so that nobody can.
+#[utoipa::path(
+    post,
+    path = "/v1/payment-links/{id}/cancel",
+    tag = "Operations",
+    params(OfLink, Keyed),
+    responses(Operated, Guarded, NoSuchLink)
+)]
+async fn cancel(
+    State(state): State<AppState>,
+    caller: Caller<PaymentsManage>,
+    RequestId(request_id): RequestId,
+    LinkId(link_id): LinkId,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Error> {
+    let faults = nothing(&body)?;
+    let asked = Asked::new("cancel", Action::Cancel, faults, request_id, &headers);
+    operate(state, caller, link_id, asked).await
+}
+
+/// Collects an authorized payment: the whole of it, or a part, several times until all is collected.
+#[utoipa::path(
+    post, path = "/v1/payment-links/{id}/captures", tag = "Operations",
+    params(OfLink, Keyed),
+    request_body = NewCapture,
+    responses(Operated, Guarded, NoSuchLink)
+)]
+async fn capture(
+    State(state): State<AppState>,
+    caller: Caller<PaymentsManage>,
+    RequestId(request_id): RequestId,
+    LinkId(link_id): LinkId,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Error> {
+    let (new, faults) = parse(&state.operations.capture, &headers, &body)?;
+    let action = Action::Capture(new);
+    let asked = Asked::new("captures", action, faults, request_id, &headers);
+    operate(state, caller, link_id, asked).await
+}
+
+/// Gives money back: all that was taken, or a part, several times until all is returned.
+///
+/// The `Idempotency-Key` is required. Choose a new one for each refund that you want, and repeat the request with it
+/// whenever you got no answer: however often it is sent, the money goes back once.
+#[utoipa::path(
+    post, path = "/v1/payment-links/{id}/refunds", tag = "Operations",
+    params(
+        OfLink,
+        ("Idempotency-Key" = String, Header, description = "Makes repetitions of the request one. 1 to 255 printable ASCII characters."),
+    ),
+    request_body = NewRefund,
+    responses(Operated, Guarded, NoSuchLink)
+)]
+async fn refund(
+    State(state): State<AppState>,
+    caller: Caller<PaymentsManage>,
+    RequestId(request_id): RequestId,
+    LinkId(link_id): LinkId,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Error> {
+    let (new, faults) = parse(&state.operations.refund, &headers, &body)?;
+    let mut asked = Asked::new("refunds", Action::Refund(new), faults, request_id, &headers);
+    if asked.key.is_none() && asked.faults.iter().all(|fault| fault.pointer != KEY) {
+        asked.faults.push(Fault::new(
+            KEY,
+            "is required: a refund whose answer is lost can only be repeated with it",
+        ));
+    }
+    operate(state, caller, link_id, asked).await
+}
+
+/// Undoes an authorization, or an `Auto` payment on the day that it was made: always the whole of it.
+#[utoipa::path(
+    post,
+    path = "/v1/payment-links/{id}/reversal",
+    tag = "Operations",
+    params(OfLink, Keyed),
+    responses(Operated, Guarded, NoSuchLink)
+)]
+async fn reverse(
+    State(state): State<AppState>,
+    caller: Caller<PaymentsManage>,
+    RequestId(request_id): RequestId,
+    LinkId(link_id): LinkId,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Error> {
+    let faults = nothing(&body)?;
+    let asked = Asked::new("reversal", Action::Reversal, faults, request_id, &headers);
+    operate(state, caller, link_id, asked).await
+}
+
+/// Changes the amount of a payment that is not collected yet, where the link was made with
+/// `config.payment.customAmountAllowed`.
+#[utoipa::path(
+    post, path = "/v1/payment-links/{id}/amount", tag = "Operations",
+    params(OfLink, Keyed),
+    request_body = NewAmount,
+    responses(Operated, Guarded, NoSuchLink)
+)]
+async fn change_amount(
+    State(state): State<AppState>,
+    caller: Caller<PaymentsManage>,
+    RequestId(request_id): RequestId,
+    LinkId(link_id): LinkId,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Error> {
+    let (new, faults) = parse(&state.operations.amount, &headers, &body)?;
+    let action = Action::Amount(new);
+    let asked = Asked::new("amount", action, faults, request_id, &headers);
+    operate(state, caller, link_id, asked).await
+}
+
+/// Changes the tip of a payment that is not collected yet, where the link was made with
+/// `config.payment.tipsAllowed`.
+#[utoipa::path(
+    post, path = "/v1/payment-links/{id}/tips-amount", tag = "Operations",
+    params(OfLink, Keyed),
+    request_body = NewTipsAmount,
+    responses(Operated, Guarded, NoSuchLink)
+)]
+async fn change_tips_amount(
+    State(state): State<AppState>,
+    caller: Caller<PaymentsManage>,
+    RequestId(request_id): RequestId,
+    LinkId(link_id): LinkId,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Error> {
+    let (new, faults) = parse(&state.operations.tips_amount, &headers, &body)?;
+    let action = Action::TipsAmount(new);
+    let asked = Asked::new("tips-amount", action, faults, request_id, &headers);
+    operate(state, caller, link_id, asked).await
+}
+
+/// Has Dojo send a receipt by email.
+#[utoipa::path(
+    post, path = "/v1/payment-links/{id}/receipt", tag = "Operations",
+    params(OfLink, Keyed),
+    request_body = NewReceipt,
+    responses(Operated, Guarded, NoSuchLink)
+)]
+async fn send_receipt(
+    State(state): State<AppState>,
+    caller: Caller<PaymentsManage>,
+    RequestId(request_id): RequestId,
+    LinkId(link_id): LinkId,
+    headers: HeaderMap,
+    Raw(body): Raw,
+) -> Result<Response, Error> {
+    let (new, faults) = parse(&state.operations.receipt, &headers, &body)?;
+    let action = Action::Receipt(new);
+    let asked = Asked::new("receipt", action, faults, request_id, &headers);
+    operate(state, caller, link_id, asked).await
+}
+
+/// The header, and where its faults are.
+const KEY: &str = "Idempotency-Key";
+
+/// An operation as a caller asks for it.
+struct Asked {
+    /// The last part of the path.
+    path: &'static str,
+    action: Action,
+    key: Option<String>,
+    request_id: String,
+    /// What is wrong with it.
+    faults: Vec<Fault>,
+}
+
+impl Asked {
+    fn new(
+        path: &'static str,
+        action: Action,
+        mut faults: Vec<Fault>,
+        request_id: String,
+        headers: &HeaderMap,
+    ) -> Self {
+        let key = idempotency_key(headers).unwrap_or_else(|fault| {
+            faults.push(fault);
+            None
+        });
+        Self {
+            path,
+            action,
+            key,
+            request_id,
+            faults,
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(
+    schema: &Schema,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<(T, Vec<Fault>), Error> {
+    schema.parse(headers, body, broken_rules)
+}
+
+/// What is wrong with the body of a request that needs none. One that says more than nothing means something else, such
+/// as a reversal of a part.
+fn nothing(body: &[u8]) -> Result<Vec<Fault>, Error> {
+    if body.trim_ascii().is_empty() {
+        return Ok(Vec::new());
+    }
+    let body: Value =
+        serde_json::from_slice(body).map_err(|error| Error::MalformedJson(error.to_string()))?;
+    Ok(match body {
+        Value::Null => Vec::new(),
+        Value::Object(fields) => fields
+            .keys()
+            .map(|name| Fault::new(Fault::below("", name), "is no field of this request"))
+            .collect(),
+        _ => vec![Fault::new("", "must be empty")],
+    })
+}
+
+async fn operate(
+    state: AppState,
+    caller: Caller<PaymentsManage>,
+    link_id: PaymentLinkId,
+    asked: Asked,
+) -> Result<Response, Error> {
+    if !asked.faults.is_empty() {
+        return Err(Error::Invalid(asked.faults));
+    }
+    let link = state.find_link(&caller, link_id).await?;
+    let account = state.account_of(&link)?.clone();
+    let path = format!("/v1/payment-links/{link_id}/{}", asked.path);
+    let id = OperationId::new();
+    let request = operations::Request {
+        operation_id: id,
+        link_id: link.id,
+        idempotency_key: asked.key.map(|key| IdempotencyKey {
+            api_key_id: caller.key_id,
+            key,
+            request_hash: fingerprint(&path, &asked.action),
+        }),
+        action: asked.action,
+        api_key: caller.name,
+        request_id: asked.request_id,
+    };
+    let work = {
+        let state = state.clone();
+        async move { Ok(operations::carry_out(&state.pool, &account, request, state.patience).await?) }
+    };
+    let subject = Subject::Operation { id, link_id };
+    answer(link_id, state.see_through(subject, work).await?)
+}
+
+/// How an outcome is told.
+fn answer(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> {
+    let subject = |id| Subject::Operation { id, link_id };
+    let (operation_id, mut response) = match outcome {
+        Outcome::Done {
+            operation_id,
+            link,
+            read_back,
+        } => {
+            let status = if read_back {
+                StatusCode::OK
+            } else {
+                StatusCode::ACCEPTED
+            };
+            (operation_id, (status, Json(link)).into_response())
+        }
+        Outcome::Replayed { operation_id, link } => {
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            let mut response = (json, link).into_response();
+            response
+                .headers_mut()
+                .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+            (operation_id, response)
+        }
+        Outcome::Objected(Objection::NotPossible(words)) => return Err(Error::NotPossible(words)),
+        Outcome::Objected(Objection::Busy) => return Err(Error::OperationRunning),
+        Outcome::Objected(Objection::Invalid(faults)) => return Err(Error::Invalid(faults)),
+        Outcome::Failed {
+            operation_id,
+            failure,
+            retry_after,
+            replayed,
+        } => {
+            return Err(Error::DojoFailed {
+                subject: subject(operation_id),
+                failure,
+                retry_after,
+                replayed,
+            });
+        }
+        Outcome::Unknown { operation_id } => return Err(Error::DojoUnsure(subject(operation_id))),
+        Outcome::Running { operation_id } => return Err(Error::Running(subject(operation_id))),
+        Outcome::Unconfirmed { operation_id } => {
+            return Err(Error::Unconfirmed(subject(operation_id)));
+        }
+        Outcome::KeyReused => return Err(Error::IdempotencyKeyReused),
+        Outcome::NoSuchLink => return Err(Error::NotFound),
+    };
+    if let Ok(id) = HeaderValue::try_from(operation_id.to_string()) {
+        response.headers_mut().insert(OPERATION_ID, id);
+    }
+    Ok(response)
+}
+
+/// Reads which operations were asked for on a payment through this service, oldest first, and what came of them.
+#[utoipa::path(
+    get, path = "/v1/payment-links/{id}/operations", tag = "Operations",
+    params(
+        OfLink,
+        ("limit" = Option<i64>, Query, description = "How many at most. Default: 50.", minimum = 1, maximum = 100),
+        ("after" = Option<String>, Query, description = "Where to go on: the `after` of the page before."),
+    ),
+    responses(
+        (status = 200, description = "A page of operations.", body = Page<Operation>),
+        Guarded,
+        NoSuchLink,
+        FaultyQuery,
+    )
+)]
+async fn list(
+    State(state): State<AppState>,
+    caller: Caller<LinksRead>,
+    LinkId(link_id): LinkId,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Page<Operation>>, Error> {
+    let mut query = Query::new(query.as_deref());
+    let limit = query.limit();
+    let after = query.take("after", "the after of a page before", |text| {
+        text.parse::<OperationId>().ok()
+    });
+    query.finish()?;
+
+    let link = state.find_link(&caller, link_id).await?;
+    let operations =
+        store::operations::list(&state.pool, link.id, after, to_i64(limit) + 1).await?;
+    Ok(Json(Page::new(operations, limit, |last| {
+        last.id.to_string()
+    })))
+}

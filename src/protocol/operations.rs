@@ -1,0 +1,603 @@
+//! An operation on a payment: save it, ask Dojo, keep what came of it, and read the link back.
+//!
+//! Dojo knows repetitions of refunds alone, by their key. What protects the others is that each stands in the database
+//! before Dojo is asked, that a link has one change under way at a time, and that a lost answer is looked for at Dojo
+//! before anything is asked again ([`next_step`]).
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tracing::{error, info, warn};
+
+use super::{Error, refresh};
+use crate::{
+    dojo::{self, Account, Operate, PaymentIntent},
+    payment_link::{
+        Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId,
+        operation::{Action, Lost, Objection, OperationStatus, Seen, Step, next_step, permit},
+        recovery::Patience,
+        timeline::Cause,
+    },
+    store::{
+        self,
+        creation::{IdempotencyKey, Retry},
+        operations::{Begun, Draft, Known, Saved, Unsettled},
+    },
+    telemetry::causes,
+};
+
+/// A caller's request for an operation.
+#[derive(Debug)]
+pub struct Request {
+    /// The id of the operation, if it comes to one.
+    pub operation_id: OperationId,
+    /// The link that it is about.
+    pub link_id: PaymentLinkId,
+    /// What to do; amounts may be left out.
+    pub action: Action,
+    /// The name of the API key that asks.
+    pub api_key: String,
+    /// The request's id.
+    pub request_id: String,
+    /// The key that makes repetitions of the request one. A refund has to have one.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Dojo has done it.
+    Done {
+        /// The operation.
+        operation_id: OperationId,
+        /// The link as Dojo has it now, or as it was held before where Dojo could not be asked.
+        link: Box<PaymentLink>,
+        /// Whether Dojo could be asked.
+        read_back: bool,
+    },
+    /// It was done before.
+    Replayed {
+        /// The operation.
+        operation_id: OperationId,
+        /// What was answered then. Where the link could not be read back then: the link as it is now. JSON.
+        link: String,
+    },
+    /// Dojo was not asked.
+    Objected(Objection),
+    /// It was not done; now, or when the same request was made before.
+    Failed {
+        /// The operation.
+        operation_id: OperationId,
+        /// Why.
+        failure: Failure,
+        /// Dojo's wish before another try, where it has one.
+        retry_after: Option<Duration>,
+        /// Whether this is what an earlier request with the same key came to.
+        replayed: bool,
+    },
+    /// Dojo's answer was lost, so nobody knows yet.
+    Unknown {
+        /// The operation.
+        operation_id: OperationId,
+    },
+    /// Dojo's answer was lost when the same request was made before, and nobody can tell any more.
+    Unconfirmed {
+        /// The operation.
+        operation_id: OperationId,
+    },
+    /// The same request is being worked on, or its outcome is not known yet.
+    Running {
+        /// The operation.
+        operation_id: OperationId,
+    },
+    /// The idempotency key belongs to another request.
+    KeyReused,
+    /// There is no such link.
+    NoSuchLink,
+}
+
+/// Does an operation, at most once for each idempotency key. An `Err` means that Dojo was not asked to do it.
+///
+/// `patience`: as for [`refresh::look`].
+pub async fn carry_out(
+    pool: &PgPool,
+    account: &Account,
+    request: Request,
+    patience: Duration,
+) -> Result<Outcome, store::Error> {
+    let cause = Cause::Request {
+        api_key: request.api_key.clone(),
+        request_id: request.request_id.clone(),
+    };
+    let dojo_key = request.idempotency_key.as_ref().map(dojo_key);
+    let draft = Draft {
+        id: request.operation_id,
+        link_id: request.link_id,
+        action: &request.action,
+        dojo_key: dojo_key
+            .as_deref()
+            .filter(|_| matches!(request.action, Action::Refund(_))),
+        created_by: &request.api_key,
+        cause: &cause,
+        lease: account.client.operation_lease(),
+    };
+    let key = request.idempotency_key.as_ref();
+    let rules = |action: &mut Action, link: &_, others| {
+        permit(action, link, others, OffsetDateTime::now_utc())
+    };
+    let mut begun = store::operations::begin(pool, &draft, key, rules).await?;
+    if matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
+        // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked. Meanwhile
+        // another copy of this request may have been let through, and then this one is a repetition.
+        read_back(pool, account, request.link_id, patience, &cause).await?;
+        begun = store::operations::begin(pool, &draft, key, rules).await?;
+    }
+    let saved = match begun {
+        Begun::New(saved) => saved,
+        Begun::Objected(objection) => {
+            count(&request.action, "not_possible");
+            return Ok(Outcome::Objected(objection));
+        }
+        Begun::Known(known) => return replayed(pool, request.link_id, *known).await,
+        Begun::Mismatch => return Ok(Outcome::KeyReused),
+        Begun::NoSuchLink => return Ok(Outcome::NoSuchLink),
+    };
+    let asking = Asking {
+        pool,
+        account,
+        operation_id: request.operation_id,
+        link_id: request.link_id,
+        request_id: &request.request_id,
+        dojo_key: draft.dojo_key,
+        cause: &cause,
+        saved: *saved,
+        patience,
+    };
+    Ok(asking.finish().await)
+}
+
+/// The key that goes to Dojo: made of the caller's, so that even a restored database cannot refund twice for one key,
+/// and of whose it is, because two callers may choose the same. 64 characters of at most 100.
+fn dojo_key(key: &IdempotencyKey) -> String {
+    let hash = Sha256::new()
+        .chain_update(key.api_key_id.as_bytes())
+        .chain_update(&key.key)
+        .finalize();
+    hash.iter()
+        .flat_map(|byte| [byte >> 4, byte & 0xf])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
+async fn replayed(
+    pool: &PgPool,
+    link_id: PaymentLinkId,
+    known: Known,
+) -> Result<Outcome, store::Error> {
+    let operation_id = known.id;
+    Ok(match (known.status, known.failure) {
+        (OperationStatus::Succeeded, _) => {
+            let link = match known.response_body {
+                Some(body) => Some(body),
+                None => store::links::find(pool, link_id).await?.as_ref().map(json),
+            };
+            link.map_or(Outcome::NoSuchLink, |link| Outcome::Replayed {
+                operation_id,
+                link,
+            })
+        }
+        (OperationStatus::Failed, Some(failure)) => Outcome::Failed {
+            operation_id,
+            failure,
+            retry_after: None,
+            replayed: true,
+        },
+        (OperationStatus::Unconfirmed, _) => Outcome::Unconfirmed { operation_id },
+        (OperationStatus::Pending | OperationStatus::Failed, _) => {
+            Outcome::Running { operation_id }
+        }
+    })
+}
+
+fn json(link: &PaymentLink) -> String {
+    serde_json::to_string(link).expect("a struct of plain values becomes JSON")
+}
+
+/// Asks Dojo about the link and writes what it answers. `false`: it could not be asked, which the log tells.
+async fn read_back(
+    pool: &PgPool,
+    account: &Account,
+    link_id: PaymentLinkId,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<bool, store::Error> {
+    // A webhook that comes just then makes the answer one of before it: another look sees both.
+    for _ in 0..3 {
+        let Some(looked) = store::looks::find(pool, link_id).await? else {
+            return Ok(false);
+        };
+        match refresh::look(pool, account, &looked, patience, cause).await {
+            Ok(refresh::Outcome::Settled) => return Ok(true),
+            Ok(refresh::Outcome::Again) => {}
+            Err(Error::Store(error)) => return Err(error),
+            Err(error) => {
+                warn!(%link_id, error = %causes(&error), "the link could not be read back");
+                return Ok(false);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// An operation that is saved, and that Dojo is to be asked for.
+struct Asking<'a> {
+    pool: &'a PgPool,
+    account: &'a Account,
+    operation_id: OperationId,
+    link_id: PaymentLinkId,
+    request_id: &'a str,
+    dojo_key: Option<&'a str>,
+    cause: &'a Cause,
+    saved: Saved,
+    patience: Duration,
+}
+
+impl Asking<'_> {
+    /// Asks Dojo and keeps what came of it.
+    ///
+    /// From here on it may be done, so there are no errors any more: what cannot be kept is *unknown*, the operation
+    /// stays pending, and the background finds out.
+    async fn finish(self) -> Outcome {
+        let operation_id = self.operation_id;
+        let kept = match self.prepare().await {
+            Ok(()) => {
+                let operate = Operate {
+                    payment_intent_id: &self.saved.payment_intent_id,
+                    action: &self.saved.action,
+                    idempotency_key: self.dojo_key,
+                    request_id: self.request_id,
+                };
+                match self.account.client.operate(operate).await {
+                    Ok(dojo_id) => self.keep(dojo_id.as_deref()).await,
+                    Err(error) => self.not_done(error).await,
+                }
+            }
+            Err(Error::Dojo(error)) => self.not_asked(error).await,
+            Err(Error::Store(error)) => Err(error),
+            Err(_) => Ok(Outcome::Unknown { operation_id }),
+        };
+        kept.unwrap_or_else(|error| {
+            error!(%operation_id, error = %causes(&error), "what came of an operation could not be kept");
+            count(&self.saved.action, "unknown");
+            Outcome::Unknown { operation_id }
+        })
+    }
+
+    /// Notes what tells a capture from those before it, should its answer be lost.
+    async fn prepare(&self) -> Result<(), Error> {
+        if !matches!(self.saved.action, Action::Capture(_)) {
+            return Ok(());
+        }
+        let (id, lease) = (self.operation_id, self.saved.lease);
+        let before = captures_of(self.account, &self.saved.payment_intent_id).await?;
+        if store::operations::note_captures(self.pool, id, lease, &before).await? {
+            Ok(())
+        } else {
+            Err(Error::TimedOut)
+        }
+    }
+
+    async fn keep(&self, dojo_id: Option<&str>) -> Result<Outcome, store::Error> {
+        let (pool, operation_id, link_id) = (self.pool, self.operation_id, self.link_id);
+        let operation = self.saved.action.kind();
+        // Said before it is kept: should that fail, the log is where to find it.
+        info!(%link_id, %operation_id, operation, dojo_id, "Dojo did an operation");
+        (|| store::operations::succeed(pool, operation_id, dojo_id, self.cause))
+            .retry(
+                ExponentialBuilder::default()
+                    .with_min_delay(Duration::from_millis(100))
+                    .with_max_times(3),
+            )
+            .when(store::Error::is_outage)
+            .await?;
+        count(&self.saved.action, "succeeded");
+        let read_back = read_back(pool, self.account, link_id, self.patience, self.cause).await?;
+        let link = store::links::find(pool, link_id).await?;
+        let Some(link) = link else {
+            return Ok(Outcome::NoSuchLink);
+        };
+        if read_back {
+            store::operations::keep_answer(pool, operation_id, &json(&link)).await?;
+        }
+        Ok(Outcome::Done {
+            operation_id,
+            link: Box::new(link),
+            read_back,
+        })
+    }
+
+    /// Keeps that Dojo refused it, or that its answer was lost.
+    async fn not_done(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
+        let (operation_id, lease) = (self.operation_id, self.saved.lease);
+        let action = &self.saved.action;
+        if let Some(failure) = error.proves_nothing_was_changed(action) {
+            return self.failed(&error, failure).await;
+        }
+        let operation = action.kind();
+        warn!(%operation_id, operation, error = %causes(&error), "Dojo's answer to an operation was lost");
+        count(action, "unknown");
+        let reason = error.to_string();
+        store::operations::unanswered(self.pool, operation_id, lease, &reason, self.cause).await?;
+        Ok(Outcome::Unknown { operation_id })
+    }
+
+    /// Keeps that Dojo did not answer what has to be known before it is asked.
+    async fn not_asked(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
+        let failure = error
+            .proves_nothing_was_changed(&self.saved.action)
+            .unwrap_or_else(|| Failure {
+                reason: FailureKind::NotReached,
+                status: None,
+                detail: "Dojo did not answer, and was not asked to do it".to_owned(),
+                errors: Vec::new(),
+            });
+        self.failed(&error, failure).await
+    }
+
+    async fn failed(&self, error: &dojo::Error, failure: Failure) -> Result<Outcome, store::Error> {
+        let (pool, operation_id, lease) = (self.pool, self.operation_id, self.saved.lease);
+        let (action, cause) = (&self.saved.action, self.cause);
+        let operation = action.kind();
+        // Only a refusal of the request itself would be the same next time.
+        let retry = match failure.reason {
+            FailureKind::Refused => {
+                info!(%operation_id, operation, status = failure.status, "Dojo refused an operation");
+                Retry::Final
+            }
+            FailureKind::KeyRefused | FailureKind::Misrouted => {
+                error!(
+                    %operation_id, operation, error = %causes(error),
+                    "no operation can be done until DOJO_API_KEY and DOJO_API_URL are right"
+                );
+                Retry::Allowed
+            }
+            _ => {
+                warn!(%operation_id, operation, error = %causes(error), "Dojo was not reached");
+                Retry::Allowed
+            }
+        };
+        count(action, error.name());
+        let failed =
+            store::operations::fail(pool, operation_id, lease, &failure, retry, None, cause);
+        if !failed.await? {
+            // This call took so long that the operation was taken for lost: somebody else sees to it.
+            return Ok(Outcome::Unknown { operation_id });
+        }
+        Ok(Outcome::Failed {
+            operation_id,
+            failure,
+            retry_after: error.retry_after(),
+            replayed: false,
+        })
+    }
+}
+
+/// The ids of the captures that Dojo has for an intent.
+async fn captures_of(account: &Account, payment_intent_id: &str) -> Result<Vec<String>, Error> {
+    let intent = account.client.payment_intent(payment_intent_id).await?;
+    let captures = intent
+        .and_then(|intent| intent.captures)
+        .unwrap_or_default();
+    Ok(captures
+        .into_iter()
+        .filter_map(|capture| capture.id)
+        .collect())
+}
+
+/// Takes the next step for an operation whose outcome is not known and that nobody else works on.
+///
+/// `lease` is longer than asking Dojo can take: whoever holds the operation is alone with it until then.
+pub async fn resolve(
+    pool: &PgPool,
+    account: &Account,
+    unsettled: &Unsettled,
+    patience: Patience,
+    lease: Duration,
+) -> Result<(), Error> {
+    let intent = account
+        .client
+        .payment_intent(&unsettled.payment_intent_id)
+        .await?;
+    let since_asked = since(
+        unsettled,
+        unsettled.asked_until.unwrap_or(unsettled.created_at),
+    );
+    let step = match &intent {
+        Some(intent) => step(unsettled, intent, patience),
+        None if since(unsettled, unsettled.created_at) < patience.give_up => {
+            error!(
+                operation_id = %unsettled.id, payment_intent_id = unsettled.payment_intent_id,
+                "Dojo does not know the intent of an operation; is its API key that of another account?"
+            );
+            Step::Wait
+        }
+        None => Step::Unconfirmed,
+    };
+    let Unsettled {
+        id, lease: held, ..
+    } = *unsettled;
+    if unsettled.failed {
+        // Given up as not done; a request that was on its way for very long may have done it after all.
+        if let Step::Succeeded(dojo_id) = step {
+            error!(operation_id = %id, "an operation that was given up has been done after all");
+            return succeeded(pool, unsettled, dojo_id.as_deref()).await;
+        }
+        let again = (since_asked < patience.settle * 10).then_some(patience.settle * 2);
+        return Ok(store::operations::give_back(pool, id, held, again).await?);
+    }
+    match step {
+        Step::Succeeded(dojo_id) => succeeded(pool, unsettled, dojo_id.as_deref()).await,
+        Step::Wait => {
+            let wait =
+                (patience.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(15));
+            Ok(store::operations::give_back(pool, id, held, Some(wait)).await?)
+        }
+        Step::AskAgain => ask_again(pool, account, unsettled, patience, lease).await,
+        Step::Failed(why) => {
+            // A capture that was asked for may come to light late. All others show in the intent's state.
+            let watch =
+                matches!(unsettled.action, Action::Capture(_)).then_some(patience.settle * 2);
+            failed(pool, unsettled, held, &not_done(why), Retry::Final, watch).await
+        }
+        Step::NeverAsked => {
+            let failure = not_done("it never came to asking Dojo");
+            failed(pool, unsettled, held, &failure, Retry::Allowed, None).await
+        }
+        Step::Unconfirmed => unconfirmed(pool, unsettled, held).await,
+    }
+}
+
+fn not_done(why: &str) -> Failure {
+    Failure {
+        reason: FailureKind::NotDone,
+        status: None,
+        detail: why.to_owned(),
+        errors: Vec::new(),
+    }
+}
+
+fn since(unsettled: &Unsettled, at: OffsetDateTime) -> Duration {
+    Duration::try_from(unsettled.now - at).unwrap_or_default()
+}
+
+fn step(unsettled: &Unsettled, intent: &PaymentIntent, patience: Patience) -> Step {
+    let asked_until = unsettled.asked_until.unwrap_or(unsettled.created_at);
+    let lost = Lost {
+        action: &unsettled.action,
+        captures_before: unsettled.captures_before.as_deref(),
+        since_asked: since(unsettled, asked_until),
+        age: since(unsettled, unsettled.created_at),
+    };
+    let seen = Seen {
+        status: intent.known_status(),
+        amount: intent.amount.as_ref().map(|amount| amount.value),
+        tips_amount: intent.tips_amount.as_ref().map(|tips| tips.value),
+        captures: intent.captures.as_deref(),
+    };
+    next_step(lost, seen, patience)
+}
+
+async fn succeeded(
+    pool: &PgPool,
+    unsettled: &Unsettled,
+    dojo_id: Option<&str>,
+) -> Result<(), Error> {
+    info!(operation_id = %unsettled.id, operation = unsettled.action.kind(), "a lost operation was done");
+    count(&unsettled.action, "found");
+    Ok(store::operations::succeed(pool, unsettled.id, dojo_id, &Cause::Recovery).await?)
+}
+
+async fn failed(
+    pool: &PgPool,
+    unsettled: &Unsettled,
+    held: OffsetDateTime,
+    failure: &Failure,
+    retry: Retry,
+    watch: Option<Duration>,
+) -> Result<(), Error> {
+    let operation = unsettled.action.kind();
+    warn!(operation_id = %unsettled.id, operation, reason = failure.detail, "a lost operation was not done");
+    count(&unsettled.action, "given_up");
+    let (id, cause) = (unsettled.id, &Cause::Recovery);
+    store::operations::fail(pool, id, held, failure, retry, watch, cause).await?;
+    Ok(())
+}
+
+async fn unconfirmed(
+    pool: &PgPool,
+    unsettled: &Unsettled,
+    held: OffsetDateTime,
+) -> Result<(), Error> {
+    error!(
+        operation_id = %unsettled.id, link_id = %unsettled.link_id, operation = unsettled.action.kind(),
+        "nobody can tell whether an operation was done: look at the payment in Dojo's portal"
+    );
+    count(&unsettled.action, "unconfirmed");
+    store::operations::unconfirmed(pool, unsettled.id, held, &Cause::Recovery).await?;
+    Ok(())
+}
+
+/// Asks Dojo again for what may be asked for twice.
+async fn ask_again(
+    pool: &PgPool,
+    account: &Account,
+    unsettled: &Unsettled,
+    patience: Patience,
+    lease: Duration,
+) -> Result<(), Error> {
+    let Unsettled { id, action, .. } = unsettled;
+    let Some(held) = store::operations::ask_again(pool, *id, unsettled.lease, lease).await? else {
+        return Ok(());
+    };
+    let request_id = format!("recovery-{id}");
+    let operate = Operate {
+        payment_intent_id: &unsettled.payment_intent_id,
+        action,
+        idempotency_key: unsettled.dojo_key.as_deref(),
+        request_id: &request_id,
+    };
+    let error = match account.client.operate(operate).await {
+        Ok(dojo_id) => return succeeded(pool, unsettled, dojo_id.as_deref()).await,
+        Err(error) => error,
+    };
+    match error.proves_nothing_was_changed(action) {
+        // That this try was refused says nothing about the first. If that was done, it shows.
+        Some(failure) if failure.reason == FailureKind::Refused => {
+            let intent = account
+                .client
+                .payment_intent(&unsettled.payment_intent_id)
+                .await?;
+            let step = intent
+                .as_ref()
+                .map(|intent| (step(unsettled, intent, patience), intent));
+            match step {
+                Some((Step::Succeeded(dojo_id), _)) => {
+                    succeeded(pool, unsettled, dojo_id.as_deref()).await
+                }
+                Some((_, intent)) if may_be_given_back(unsettled, intent) => {
+                    unconfirmed(pool, unsettled, held).await
+                }
+                _ => failed(pool, unsettled, held, &failure, Retry::Final, None).await,
+            }
+        }
+        Some(_) => {
+            let wait = Some(Duration::from_secs(5));
+            store::operations::give_back(pool, *id, held, wait).await?;
+            Err(error.into())
+        }
+        None => {
+            let reason = error.to_string();
+            store::operations::unanswered(pool, *id, held, &reason, &Cause::Recovery).await?;
+            Err(error.into())
+        }
+    }
+}
+
+/// Whether a refund may be among what was given back, although Dojo refused its repetition.
+fn may_be_given_back(unsettled: &Unsettled, intent: &PaymentIntent) -> bool {
+    match (&unsettled.action, intent.refunded_amount) {
+        (Action::Refund(refund), Some(refunded)) => {
+            let amount = refund.amount.map_or(0, |amount| amount.value);
+            refunded >= unsettled.other_refunds.saturating_add(amount)
+        }
+        _ => false,
+    }
+}
+
+fn count(action: &Action, outcome: &'static str) {
+    metrics::counter!("operations_total", "operation" => action.kind(), "outcome" => outcome)
+        .increment(1);
+}

@@ -1,0 +1,600 @@
+//! The database's side of an operation on a payment: saving it before Dojo is asked, and what came of it after.
+//!
+//! Like [`super::creation`]: each function is one short transaction, and none is open while Dojo is called.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::{PgPool, PgTransaction};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    Error,
+    creation::{IdempotencyKey, Retry},
+    from_json,
+    links::select_links,
+    to_json, word,
+};
+use crate::payment_link::{
+    Failure, OperationId, PaymentLink, PaymentLinkId,
+    operation::{Action, Objection, Operation, OperationStatus, Others},
+    timeline::{Cause, Kind},
+};
+
+/// An operation to be saved.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    /// Its id.
+    pub id: OperationId,
+    /// The link that it is about.
+    pub link_id: PaymentLinkId,
+    /// What was asked for; amounts may be left out.
+    pub action: &'a Action,
+    /// The key that goes to Dojo with each try.
+    pub dojo_key: Option<&'a str>,
+    /// The name of the API key that asked.
+    pub created_by: &'a str,
+    /// Why it is done.
+    pub cause: &'a Cause,
+    /// How long nobody else may work on it: longer than asking Dojo can take.
+    pub lease: Duration,
+}
+
+/// What a request for an operation finds.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is saved; Dojo is to be asked.
+    New(Box<Saved>),
+    /// The rules forbid it. Nothing is saved, and the idempotency key is free.
+    Objected(Objection),
+    /// A request with this key was here before.
+    Known(Box<Known>),
+    /// A request with this key was here before and asked for something else.
+    Mismatch,
+    /// There is no such link.
+    NoSuchLink,
+}
+
+/// An operation that Dojo is to be asked for.
+#[derive(Debug)]
+pub struct Saved {
+    /// The claim: until then nobody else works on it.
+    pub lease: OffsetDateTime,
+    /// What to ask, all amounts filled in.
+    pub action: Action,
+    /// The intent that it is about.
+    pub payment_intent_id: String,
+}
+
+/// Where an earlier request with the same key stands.
+#[derive(Debug)]
+pub struct Known {
+    /// The operation that it led to.
+    pub id: OperationId,
+    /// Where that stands.
+    pub status: OperationStatus,
+    /// What was answered, word for word, if the link could be read back.
+    pub response_body: Option<String>,
+    /// Why it was not done, if so.
+    pub failure: Option<Failure>,
+}
+
+/// Saves an operation as `Pending`, unless its idempotency key says that it is a repetition, or `permit` objects.
+///
+/// The link is locked meanwhile, so that of any number of requests each sees what those before it have promised:
+/// together they never give back more than was taken.
+pub async fn begin(
+    pool: &PgPool,
+    draft: &Draft<'_>,
+    key: Option<&IdempotencyKey>,
+    permit: impl Fn(&mut Action, &PaymentLink, Others) -> Result<(), Objection>,
+) -> Result<Begun, Error> {
+    // As in `creation::begin`: a key that is taken may be free again by the time it is read.
+    for _ in 0..3 {
+        let mut transaction = pool.begin().await?;
+        if let Some(key) = key
+            && !claim_key(&mut transaction, key).await?
+        {
+            drop(transaction);
+            match known(pool, key).await? {
+                Some(begun) => return Ok(begun),
+                None => continue,
+            }
+        }
+        return save(transaction, draft, key, permit).await;
+    }
+    Err(Error::Unreadable(
+        "an idempotency key that changes hands all the time".to_owned(),
+    ))
+}
+
+/// Claims a key for the operation that is saved in the same transaction. `false`: it is taken.
+async fn claim_key(
+    transaction: &mut PgTransaction<'_>,
+    key: &IdempotencyKey,
+) -> Result<bool, Error> {
+    let claimed = sqlx::query!(
+        "INSERT INTO idempotency_keys AS known (api_key_id, key, request_hash) VALUES ($1, $2, $3)
+         ON CONFLICT (api_key_id, key) DO UPDATE SET request_hash = known.request_hash
+             WHERE known.payment_link_id IS NULL AND known.operation_id IS NULL
+               AND known.request_hash = EXCLUDED.request_hash",
+        key.api_key_id,
+        key.key,
+        key.request_hash.as_slice()
+    )
+    .execute(&mut **transaction)
+    .await?;
+    Ok(claimed.rows_affected() == 1)
+}
+
+async fn save(
+    mut transaction: PgTransaction<'_>,
+    draft: &Draft<'_>,
+    key: Option<&IdempotencyKey>,
+    permit: impl Fn(&mut Action, &PaymentLink, Others) -> Result<(), Objection>,
+) -> Result<Begun, Error> {
+    let row = select_links!("WHERE id = $1 FOR UPDATE", draft.link_id.uuid())
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let Some(row) = row else {
+        return Ok(Begun::NoSuchLink);
+    };
+    let link = row.into_link()?;
+    // A statement of its own, which sees what was committed while the lock was waited for.
+    let others = sqlx::query_as!(
+        Others,
+        r#"SELECT
+             coalesce(sum(amount) FILTER (WHERE kind = 'refund' AND status <> 'Failed'), 0)::bigint AS "refunds!",
+             coalesce(bool_or(kind = 'refund' AND status = 'Pending'), false) AS "refund_running!",
+             coalesce(bool_or(kind NOT IN ('refund', 'receipt') AND status = 'Pending'), false)
+                 AS "change_running!"
+           FROM operations WHERE payment_link_id = $1"#,
+        link.id.uuid()
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+
+    let mut action = draft.action.clone();
+    if let Err(objection) = permit(&mut action, &link, others) {
+        return Ok(Begun::Objected(objection));
+    }
+    let payment_intent_id = link.payment_intent_id.ok_or_else(|| {
+        Error::Unreadable("a link without an intent that is neither Pending nor Failed".to_owned())
+    })?;
+
+    let lease = sqlx::query_scalar!(
+        r#"WITH operation AS (
+             INSERT INTO operations
+                 (id, payment_link_id, account, kind, action, amount, status, dojo_key, created_by,
+                  leased_until, asked_until, due_at)
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, lease.until, lease.until, now()
+             FROM (SELECT now() + make_interval(secs => $10) AS until) AS lease
+             RETURNING id, leased_until
+         ), keyed AS (
+             UPDATE idempotency_keys SET operation_id = $1 WHERE api_key_id = $11 AND key = $12
+         ), told AS (
+             INSERT INTO payment_link_events
+                 (payment_link_id, kind, status_before, status_after, cause, detail)
+             VALUES ($2, $13, $14, $14, $15, $16)
+         )
+         SELECT leased_until AS "lease!" FROM operation"#,
+        draft.id.uuid(),
+        link.id.uuid(),
+        link.account,
+        action.kind(),
+        to_json(&action)?,
+        action.amount().map(|amount| amount.value),
+        OperationStatus::Pending.as_str(),
+        draft.dojo_key,
+        draft.created_by,
+        draft.lease.as_secs_f64(),
+        key.map(|key| key.api_key_id),
+        key.map(|key| key.key.as_str()),
+        Kind::OperationRequested.as_str(),
+        link.status.as_str(),
+        to_json(draft.cause)?,
+        json!({"operationId": draft.id, "operation": action.kind(), "amount": action.amount()}),
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(Begun::New(Box::new(Saved {
+        lease,
+        action,
+        payment_intent_id,
+    })))
+}
+
+/// What an earlier request with this key came to. `None`: there was none, or it came to nothing and left the key
+/// free.
+pub async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Begun>, Error> {
+    let row = sqlx::query!(
+        r#"SELECT known.request_hash, operation.id AS "id?", operation.status AS "status?",
+                  operation.response_body, operation.failure
+           FROM idempotency_keys known LEFT JOIN operations operation ON operation.id = known.operation_id
+           WHERE known.api_key_id = $1 AND known.key = $2"#,
+        key.api_key_id,
+        key.key
+    )
+    .fetch_optional(pool)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    if row.request_hash != key.request_hash {
+        return Ok(Some(Begun::Mismatch));
+    }
+    let (Some(id), Some(status)) = (row.id, row.status) else {
+        return Ok(None);
+    };
+    Ok(Some(Begun::Known(Box::new(Known {
+        id: OperationId::from_uuid(id),
+        status: word(&status)?,
+        response_body: row.response_body,
+        failure: row.failure.map(from_json).transpose()?,
+    }))))
+}
+
+/// Notes which captures Dojo has before it is asked for another one, so that the new one can be told from them.
+/// `false`: the lease is over, so Dojo must not be asked.
+pub async fn note_captures(
+    pool: &PgPool,
+    id: OperationId,
+    lease: OffsetDateTime,
+    captures: &[String],
+) -> Result<bool, Error> {
+    let noted = sqlx::query!(
+        "UPDATE operations SET captures_before = $3
+         WHERE id = $1 AND status = 'Pending' AND leased_until = $2 AND leased_until > now()",
+        id.uuid(),
+        lease,
+        captures
+    )
+    .execute(pool)
+    .await?;
+    Ok(noted.rows_affected() == 1)
+}
+
+/// Notes that Dojo has done it, which is a fact whoever finds it out, and makes the link due to be looked at. Another
+/// amount is from now on the one that was asked for.
+pub async fn succeed(
+    pool: &PgPool,
+    id: OperationId,
+    dojo_id: Option<&str>,
+    cause: &Cause,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "WITH done AS (
+             UPDATE operations
+             SET status = $2, dojo_id = coalesce($3, dojo_id), failure = NULL, completed_at = now(),
+                 leased_until = NULL, due_at = NULL
+             WHERE id = $1 AND status <> $2
+             RETURNING id, payment_link_id, kind, action, amount, dojo_id
+         ), link AS (
+             UPDATE payment_links link
+             SET due_at = now(),
+                 amount = CASE WHEN done.kind = 'amount' THEN done.amount ELSE link.amount END,
+                 request = CASE WHEN done.kind = 'amount' THEN link.request || (done.action->'request')
+                                ELSE link.request END,
+                 mismatch = CASE WHEN done.kind = 'amount' THEN NULL ELSE link.mismatch END,
+                 -- A look that is under way compares with the amount of before.
+                 revision = link.revision + (done.kind = 'amount')::int,
+                 updated_at = CASE WHEN done.kind = 'amount' THEN now() ELSE link.updated_at END
+             FROM done WHERE link.id = done.payment_link_id
+             RETURNING link.id, link.status
+         )
+         INSERT INTO payment_link_events
+             (payment_link_id, kind, status_before, status_after, cause, detail)
+         SELECT link.id, $4, link.status, link.status, $5,
+                jsonb_build_object('operationId', $6::text, 'operation', done.kind, 'dojoId', done.dojo_id)
+         FROM done JOIN link ON true",
+        id.uuid(),
+        OperationStatus::Succeeded.as_str(),
+        dojo_id,
+        Kind::OperationSucceeded.as_str(),
+        to_json(cause)?,
+        id.to_string()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Keeps the answer for repetitions of the request.
+pub async fn keep_answer(pool: &PgPool, id: OperationId, body: &str) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE operations SET response_body = $2 WHERE id = $1 AND response_body IS NULL",
+        id.uuid(),
+        body
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Marks an operation as not done, which is only ever done on proof and under the lease that the proof was got under.
+/// `false` if that is over. The link is looked at: it is not what it was taken for.
+///
+/// `watch`: where an answer was lost before, look once more after that long whether it has been done after all.
+pub async fn fail(
+    pool: &PgPool,
+    id: OperationId,
+    lease: OffsetDateTime,
+    failure: &Failure,
+    retry: Retry,
+    watch: Option<Duration>,
+    cause: &Cause,
+) -> Result<bool, Error> {
+    let told = sqlx::query!(
+        "WITH failed AS (
+             UPDATE operations
+             SET status = $2, failure = $3, completed_at = now(), leased_until = NULL,
+                 due_at = now() + make_interval(secs => $8)
+             WHERE id = $1 AND status = 'Pending' AND leased_until = $7
+             RETURNING id, payment_link_id, kind
+         ), freed AS (
+             UPDATE idempotency_keys SET operation_id = NULL
+             WHERE $4 AND operation_id IN (SELECT id FROM failed)
+         ), link AS (
+             UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM failed)
+             RETURNING id, status
+         )
+         INSERT INTO payment_link_events
+             (payment_link_id, kind, status_before, status_after, cause, detail)
+         SELECT link.id, $5, link.status, link.status, $6,
+                jsonb_build_object('operationId', $9::text, 'operation', failed.kind, 'failure', $3::jsonb)
+         FROM failed JOIN link ON true",
+        id.uuid(),
+        OperationStatus::Failed.as_str(),
+        to_json(failure)?,
+        retry == Retry::Allowed,
+        Kind::OperationFailed.as_str(),
+        to_json(cause)?,
+        lease,
+        watch.map(|watch| watch.as_secs_f64()),
+        id.to_string()
+    )
+    .execute(pool)
+    .await?;
+    Ok(told.rows_affected() == 1)
+}
+
+/// Notes that Dojo's answer was lost; what became of it is found out in the background.
+pub async fn unanswered(
+    pool: &PgPool,
+    id: OperationId,
+    lease: OffsetDateTime,
+    reason: &str,
+    cause: &Cause,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "WITH given_back AS (
+             UPDATE operations
+             SET leased_until = NULL, asked_until = now(), due_at = now() + interval '1 second'
+             WHERE id = $1 AND status = 'Pending' AND leased_until = $2
+             RETURNING payment_link_id, kind
+         ), link AS (
+             SELECT id, status FROM payment_links
+             WHERE id IN (SELECT payment_link_id FROM given_back) FOR UPDATE
+         )
+         INSERT INTO payment_link_events
+             (payment_link_id, kind, status_before, status_after, cause, detail)
+         SELECT link.id, $3, link.status, link.status, $4,
+                jsonb_build_object('operationId', $5::text, 'operation', given_back.kind, 'reason', $6::text)
+         FROM given_back JOIN link ON true",
+        id.uuid(),
+        lease,
+        Kind::OperationUnanswered.as_str(),
+        to_json(cause)?,
+        id.to_string(),
+        reason
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Gives up finding out what became of an operation. What it may have given back stays reserved. `false`: the lease
+/// is over.
+pub async fn unconfirmed(
+    pool: &PgPool,
+    id: OperationId,
+    lease: OffsetDateTime,
+    cause: &Cause,
+) -> Result<bool, Error> {
+    let told = sqlx::query!(
+        "WITH given_up AS (
+             UPDATE operations
+             SET status = $3, completed_at = now(), leased_until = NULL, due_at = NULL
+             WHERE id = $1 AND status = 'Pending' AND leased_until = $2
+             RETURNING payment_link_id, kind
+         ), link AS (
+             UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM given_up)
+             RETURNING id, status
+         )
+         INSERT INTO payment_link_events
+             (payment_link_id, kind, status_before, status_after, cause, detail)
+         SELECT link.id, $4, link.status, link.status, $5,
+                jsonb_build_object('operationId', $6::text, 'operation', given_up.kind)
+         FROM given_up JOIN link ON true",
+        id.uuid(),
+        lease,
+        OperationStatus::Unconfirmed.as_str(),
+        Kind::OperationUnconfirmed.as_str(),
+        to_json(cause)?,
+        id.to_string()
+    )
+    .execute(pool)
+    .await?;
+    Ok(told.rows_affected() == 1)
+}
+
+/// An operation whose outcome nobody knows or works on, or a capture that was given up and may come to light late,
+/// claimed.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// The operation.
+    pub id: OperationId,
+    /// Its link.
+    pub link_id: PaymentLinkId,
+    /// The intent that it is about.
+    pub payment_intent_id: String,
+    /// Whether it was given up already.
+    pub failed: bool,
+    /// What was asked for.
+    pub action: Action,
+    /// The key that goes to Dojo with each try.
+    pub dojo_key: Option<String>,
+    /// The captures that are not this one: those of before it, and those of other operations. `None`: Dojo was not
+    /// asked.
+    pub captures_before: Option<Vec<String>>,
+    /// What other refunds of the link that went through this service have given back.
+    pub other_refunds: i64,
+    /// When it was asked for.
+    pub created_at: OffsetDateTime,
+    /// Until when a request to do it may have left.
+    pub asked_until: Option<OffsetDateTime>,
+    /// The claim.
+    pub lease: OffsetDateTime,
+    /// The database's time.
+    pub now: OffsetDateTime,
+}
+
+/// Claims up to `limit` such operations that are due. Nobody else gets them until the lease is over.
+pub async fn claim(
+    pool: &PgPool,
+    account: &str,
+    lease: Duration,
+    limit: i64,
+) -> Result<Vec<Unsettled>, Error> {
+    let rows = sqlx::query!(
+        r#"WITH claimed AS (
+             UPDATE operations SET leased_until = now() + make_interval(secs => $2)
+             WHERE id IN (
+                 SELECT id FROM operations
+                 WHERE due_at <= now() AND account = $1 AND (leased_until IS NULL OR leased_until <= now())
+                 ORDER BY due_at
+                 LIMIT $3
+                 FOR UPDATE SKIP LOCKED
+             )
+             RETURNING *
+         )
+         SELECT claimed.id, claimed.payment_link_id, link.payment_intent_id AS "payment_intent_id!",
+                claimed.status = 'Failed' AS "failed!", claimed.action, claimed.dojo_key,
+                -- NULL concatenated with an array would be that array.
+                CASE WHEN claimed.captures_before IS NOT NULL THEN claimed.captures_before || ARRAY(
+                    SELECT dojo_id FROM operations other
+                    WHERE other.payment_link_id = claimed.payment_link_id AND other.kind = 'capture'
+                      AND other.id <> claimed.id AND other.dojo_id IS NOT NULL
+                ) END AS captures_before,
+                coalesce((SELECT sum(amount) FROM operations other
+                          WHERE other.payment_link_id = claimed.payment_link_id AND other.kind = 'refund'
+                            AND other.id <> claimed.id AND other.status = 'Succeeded'), 0)::bigint
+                    AS "other_refunds!",
+                claimed.created_at, claimed.asked_until, claimed.leased_until AS "lease!", now() AS "now!"
+         FROM claimed JOIN payment_links link ON link.id = claimed.payment_link_id"#,
+        account,
+        lease.as_secs_f64(),
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            let id = OperationId::from_uuid(row.id);
+            // One that cannot be read must not hold up the others; its lease runs out.
+            let action = from_json(row.action)
+                .inspect_err(|error| tracing::error!(operation_id = %id, %error, "an operation is unreadable"))
+                .ok()?;
+            Some(Unsettled {
+                id,
+                link_id: PaymentLinkId::from_uuid(row.payment_link_id),
+                payment_intent_id: row.payment_intent_id,
+                failed: row.failed,
+                action,
+                dojo_key: row.dojo_key,
+                captures_before: row.captures_before,
+                other_refunds: row.other_refunds,
+                created_at: row.created_at,
+                asked_until: row.asked_until,
+                lease: row.lease,
+                now: row.now,
+            })
+        })
+        .collect())
+}
+
+/// Notes that Dojo is about to be asked again, under a new lease. `None`: somebody else has settled or claimed it
+/// meanwhile, so Dojo must not be asked.
+pub async fn ask_again(
+    pool: &PgPool,
+    id: OperationId,
+    held: OffsetDateTime,
+    lease: Duration,
+) -> Result<Option<OffsetDateTime>, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"UPDATE operations
+           SET leased_until = now() + make_interval(secs => $3), asked_until = now() + make_interval(secs => $3)
+           WHERE id = $1 AND status = 'Pending' AND leased_until = $2 AND leased_until > now()
+           RETURNING leased_until AS "lease!""#,
+        id.uuid(),
+        held,
+        lease.as_secs_f64()
+    )
+    .fetch_optional(pool)
+    .await?)
+}
+
+/// Gives a claimed operation back, to be seen to after `wait`; `None`: there is nothing more to find out.
+pub async fn give_back(
+    pool: &PgPool,
+    id: OperationId,
+    lease: OffsetDateTime,
+    wait: Option<Duration>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE operations SET leased_until = NULL, due_at = now() + make_interval(secs => $3)
+         WHERE id = $1 AND status IN ('Pending', 'Failed') AND leased_until = $2",
+        id.uuid(),
+        lease,
+        wait.map(|wait| wait.as_secs_f64())
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Up to `limit` operations on a link behind the operation `after`, oldest first.
+pub async fn list(
+    pool: &PgPool,
+    link_id: PaymentLinkId,
+    after: Option<OperationId>,
+    limit: i64,
+) -> Result<Vec<Operation>, Error> {
+    sqlx::query!(
+        "SELECT id, action, status, dojo_id, failure, created_by, created_at, completed_at
+         FROM operations
+         WHERE payment_link_id = $1 AND ($2::uuid IS NULL OR id > $2)
+         ORDER BY id
+         LIMIT $3",
+        link_id.uuid(),
+        after.map(|after| after.uuid()) as Option<Uuid>,
+        limit
+    )
+    .fetch_all(pool)
+    .await?
+    .into_iter()
+    .map(|row| {
+        Ok(Operation {
+            id: OperationId::from_uuid(row.id),
+            status: word(&row.status)?,
+            dojo_id: row.dojo_id,
+            failure: row.failure.map(from_json).transpose()?,
+            created_by: row.created_by,
+            created_at: row.created_at,
+            completed_at: row.completed_at,
+            action: from_json(row.action)?,
+        })
+    })
+    .collect()
+}

@@ -1,0 +1,422 @@
+//! Operations whose answer is lost, and those over which the service dies: each is done once or not at all, and what
+//! came of it is found out.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    QUICK, Service, TestApp, eventually, eventually_within, for_each_case, manual, pounds, text,
+};
+
+/// An operation, and how the intent shows that it was done.
+struct Case {
+    operation: &'static str,
+    /// The sandbox's name for it.
+    call: &'static str,
+    body: Value,
+    shows: (&'static str, Value),
+}
+
+fn cases() -> Vec<Case> {
+    let case = |operation, call, body, at, value| Case {
+        operation,
+        call,
+        body,
+        shows: (at, value),
+    };
+    let part = json!({"amount": pounds(400)});
+    vec![
+        case(
+            "cancel",
+            "cancel",
+            Value::Null,
+            "/status",
+            json!("Canceled"),
+        ),
+        case(
+            "captures",
+            "capture",
+            part.clone(),
+            "/captures/0/amount",
+            json!(400),
+        ),
+        case("refunds", "refund", part, "/refundedAmount", json!(400)),
+        case(
+            "reversal",
+            "reversal",
+            Value::Null,
+            "/status",
+            json!("Reversed"),
+        ),
+        case(
+            "amount",
+            "amount",
+            json!({"amount": pounds(1250)}),
+            "/amount/value",
+            json!(1250),
+        ),
+        case(
+            "tips-amount",
+            "tips",
+            json!({"tipsAmount": pounds(70)}),
+            "/tipsAmount/value",
+            json!(70),
+        ),
+    ]
+}
+
+impl Case {
+    /// A link for which it is possible.
+    async fn link(&self, app: &TestApp) -> Value {
+        match self.operation {
+            "refunds" => app.paid().await,
+            "captures" | "reversal" => app.authorized().await,
+            _ => app.create(&manual("Order 1")).await.expect(201).json(),
+        }
+    }
+
+    /// What the intent shows.
+    async fn shown(&self, app: &TestApp, link: &Value) -> Value {
+        let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+        intent.pointer(self.shows.0).cloned().unwrap_or_default()
+    }
+
+    /// Waits for the operation to be known to be done, and checks that it was done once.
+    async fn is_done_once(&self, app: &TestApp, link: &Value) {
+        let answer = app
+            .operation_outcome("a", link, self.operation, &self.body)
+            .await
+            .expect(200);
+        assert_eq!(answer.header("idempotent-replayed"), "true");
+        assert_eq!(
+            self.shown(app, link).await,
+            self.shows.1,
+            "{}",
+            self.operation
+        );
+        let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+        assert!(
+            intent["captures"]
+                .as_array()
+                .is_none_or(|captures| captures.len() <= 1)
+        );
+        let [operation] = &app.operations(link).await[..] else {
+            panic!("there is one operation");
+        };
+        assert_eq!(operation["status"], "Succeeded");
+        assert_eq!(operation["id"], answer.header("operation-id"));
+        app.in_step_with_dojo().await;
+        let told = app.told_of_operations(link).await;
+        let succeeded = told.iter().filter(|kind| *kind == "operationSucceeded");
+        assert_eq!(succeeded.count(), 1, "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_dojo_did_is_found_though_its_answer_was_lost() {
+    for_each_case(&cases(), &[], async |app, case| {
+        let link = case.link(&app).await;
+        app.sandbox.next(case.call, "cutAfter", json!({})).await;
+        let problem = app
+            .operate_with_key("a", &link, case.operation, &case.body)
+            .await;
+        let problem = problem.problem(504, "outcome-unknown");
+        assert_eq!(problem["paymentLinkId"], link["id"]);
+        assert!(text(&problem["operationId"]).starts_with("op_"));
+        case.is_done_once(&app, &link).await;
+        // What shows at Dojo is not asked for again; a refund shows by its key.
+        let asked = app.sandbox.requests(case.call).await;
+        assert_eq!(
+            asked.len(),
+            1 + usize::from(case.call == "refund"),
+            "{asked:?}"
+        );
+        assert!(
+            asked
+                .iter()
+                .all(|call| call["headers"]["idempotencykey"]
+                    == asked[0]["headers"]["idempotencykey"])
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_dojo_did_not_do_is_asked_for_again_where_twice_is_the_same_as_once() {
+    for_each_case(&cases(), &[], async |app, case| {
+        let link = case.link(&app).await;
+        app.sandbox.next(case.call, "cutBefore", json!({})).await;
+        app.operate_with_key("a", &link, case.operation, &case.body)
+            .await
+            .problem(504, "outcome-unknown");
+        if case.call != "capture" {
+            case.is_done_once(&app, &link).await;
+            return;
+        }
+        // A capture is not: it turns out not to have been done, and a new key may ask for another.
+        let answer = app
+            .operation_outcome("a", &link, case.operation, &case.body)
+            .await;
+        answer.problem(409, "not-done");
+        assert_eq!(app.sandbox.requests("capture").await.len(), 1);
+        assert_eq!(case.shown(&app, &link).await, Value::Null);
+        app.operate_with_key("b", &link, case.operation, &case.body)
+            .await
+            .expect(200);
+        assert_eq!(case.shown(&app, &link).await, case.shows.1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn killed_before_the_outcome_is_kept_it_is_found_out_after_the_restart() {
+    for_each_case(&cases(), &[], async |mut app, case| {
+        let link = case.link(&app).await;
+        app.sandbox
+            .next(case.call, "latencyAfter", json!({"latencyMs": 1500}))
+            .await;
+        {
+            let asking = app.try_to_operate("a", &link, case.operation, &case.body);
+            let done = eventually("Dojo has done it", async || {
+                (case.shown(&app, &link).await == case.shows.1).then_some(())
+            });
+            tokio::select! {
+                answer = asking => panic!("it should have died before: {answer:?}"),
+                () = done => {}
+            }
+        }
+        app.service.kill().await;
+        app.restart().await;
+        app.operate_with_key("a", &link, case.operation, &case.body)
+            .await
+            .problem(409, "request-in-progress");
+        case.is_done_once(&app, &link).await;
+        // A look may have read the change before the operation was known to be done: it was asked for all the same.
+        let timeline = app.timeline(&link["id"]).await;
+        assert!(
+            timeline
+                .iter()
+                .all(|entry| entry["type"] != "amountMismatch"),
+            "{timeline:?}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn killed_before_dojo_is_asked_for_a_capture_it_is_not_asked_and_the_key_is_free() {
+    let mut app = TestApp::quick(&[("RUN_JOBS", "false")]).await;
+    let link = app.authorized().await;
+    let part = json!({"amount": pounds(400)});
+    let before = app.sandbox.requests("get").await.len();
+    app.sandbox
+        .next("get", "latency", json!({"latencyMs": 1500}))
+        .await;
+    {
+        let asking = app.try_to_operate("a", &link, "captures", &part);
+        let reached = eventually("Dojo is asked how the payment stands", async || {
+            (app.sandbox.requests("get").await.len() > before).then_some(())
+        });
+        tokio::select! {
+            answer = asking => panic!("it should have died before: {answer:?}"),
+            () = reached => {}
+        }
+    }
+    app.service.kill().await;
+    app.restart().await;
+    // Now with a background: before, it would have asked how the payment stands, too.
+    let _replica = Service::start(&app.database_url, &app.sandbox.url, &QUICK).await;
+    eventually("it is known not to be done", async || {
+        (app.operations(&link).await[0]["status"] == "Failed").then_some(())
+    })
+    .await;
+    assert!(app.sandbox.requests("capture").await.is_empty());
+    app.operate_with_key("a", &link, "captures", &part)
+        .await
+        .expect(200);
+    assert_eq!(app.sandbox.requests("capture").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_receipt_whose_answer_was_lost_is_not_sent_twice() {
+    let app = TestApp::quick(&[]).await;
+    let link = app.paid().await;
+    app.sandbox.next("receipt", "cutAfter", json!({})).await;
+    let body = json!({"emails": ["mari@example.com"]});
+    app.operate_with_key("a", &link, "receipt", &body)
+        .await
+        .problem(504, "outcome-unknown");
+    let answer = app.operation_outcome("a", &link, "receipt", &body).await;
+    answer.problem(409, "outcome-unconfirmed");
+    assert_eq!(app.sandbox.requests("receipt").await.len(), 1);
+    assert_eq!(app.operations(&link).await[0]["status"], "Unconfirmed");
+    assert_eq!(
+        app.told_of_operations(&link).await,
+        [
+            "operationRequested",
+            "operationUnanswered",
+            "operationUnconfirmed"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_refund_that_may_be_done_is_never_called_failed_and_stays_reserved() {
+    let app = TestApp::quick(&[]).await;
+    let link = app.paid().await;
+    let part = json!({"amount": pounds(400)});
+    app.sandbox.next("refund", "cutAfter", json!({})).await;
+    // Dojo has forgotten the key, or does not keep its word: the repetition is refused.
+    app.sandbox
+        .next("refund", "status", json!({"status": 400}))
+        .await;
+    app.operate_with_key("a", &link, "refunds", &part)
+        .await
+        .problem(504, "outcome-unknown");
+    let answer = app.operation_outcome("a", &link, "refunds", &part).await;
+    answer.problem(409, "outcome-unconfirmed");
+    app.logged("nobody can tell whether an operation was done")
+        .await;
+
+    let rest = app
+        .operate_with_key("b", &link, "refunds", &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(rest.json()["refundedAmount"], 1000);
+    assert_eq!(
+        app.operations(&link).await[1]["request"]["amount"],
+        pounds(600)
+    );
+}
+
+#[tokio::test]
+async fn a_refund_that_shows_nowhere_and_is_refused_has_failed() {
+    let app = TestApp::quick(&[]).await;
+    let link = app.paid().await;
+    app.sandbox.next("refund", "cutBefore", json!({})).await;
+    app.sandbox
+        .next("refund", "status", json!({"status": 400}))
+        .await;
+    app.operate_with_key("a", &link, "refunds", &json!({}))
+        .await
+        .problem(504, "outcome-unknown");
+    let answer = app
+        .operation_outcome("a", &link, "refunds", &json!({}))
+        .await;
+    answer.problem(409, "refused-by-dojo");
+    app.operate_with_key("b", &link, "refunds", &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(
+        app.sandbox.intent(&link["paymentIntentId"]).await["refundedAmount"],
+        1000
+    );
+}
+
+#[tokio::test]
+async fn while_a_refund_is_in_doubt_what_it_may_have_given_back_is_not_promised_again() {
+    let app = TestApp::quick(&[]).await;
+    let link = app.paid().await;
+    app.sandbox
+        .control(
+            "faults",
+            json!({"operation": "refund", "kind": "cutBefore", "share": 1.0}),
+        )
+        .await;
+    let part = json!({"amount": pounds(800)});
+    app.operate_with_key("a", &link, "refunds", &part)
+        .await
+        .problem(504, "outcome-unknown");
+    let problem = app
+        .operate_with_key("b", &link, "refunds", &json!({"amount": pounds(201)}))
+        .await
+        .problem(409, "not-possible");
+    assert_eq!(problem["detail"], "only 2.00 GBP is left to refund");
+    app.operate_with_key("c", &link, "reversal", &Value::Null)
+        .await
+        .problem(409, "operation-in-progress");
+    app.sandbox.clear("faults").await;
+    app.operation_outcome("a", &link, "refunds", &part)
+        .await
+        .expect(200);
+    assert_eq!(
+        app.sandbox.intent(&link["paymentIntentId"]).await["refundedAmount"],
+        800
+    );
+}
+
+#[tokio::test]
+async fn a_capture_that_arrives_after_it_was_given_up_is_told_of() {
+    let app = TestApp::quick(&[("DOJO_TIMEOUT", "500ms"), ("RECOVERY_SETTLE", "1s")]).await;
+    let link = app.authorized().await;
+    app.sandbox
+        .next("capture", "latency", json!({"latencyMs": 4500}))
+        .await;
+    let part = json!({"amount": pounds(400)});
+    app.operate_with_key("a", &link, "captures", &part)
+        .await
+        .problem(504, "outcome-unknown");
+    app.operation_outcome("a", &link, "captures", &part)
+        .await
+        .problem(409, "not-done");
+    eventually_within(
+        Duration::from_secs(30),
+        "it is known to be done after all",
+        async || (app.operations(&link).await[0]["status"] == "Succeeded").then_some(()),
+    )
+    .await;
+    assert_eq!(
+        app.told_of_operations(&link).await,
+        [
+            "operationRequested",
+            "operationUnanswered",
+            "operationFailed",
+            "operationSucceeded"
+        ]
+    );
+    assert_eq!(
+        app.link_with_status(&link["id"], "Captured").await["capturedAmount"],
+        400
+    );
+}
+
+#[tokio::test]
+async fn two_replicas_settle_a_lost_refund_once() {
+    let app = TestApp::quick(&[]).await;
+    let _replica = Service::start(&app.database_url, &app.sandbox.url, &QUICK).await;
+    let link = app.paid().await;
+    let part = json!({"amount": pounds(100)});
+    app.sandbox
+        .control(
+            "faults",
+            json!({"operation": "refund", "kind": "cutAfter", "count": 5}),
+        )
+        .await;
+    for n in 0..5 {
+        // The repetition of one that was lost before may be cut in its place.
+        let answer = app
+            .operate_with_key(&n.to_string(), &link, "refunds", &part)
+            .await;
+        assert!(
+            matches!(answer.status.as_u16(), 200 | 504),
+            "{}",
+            answer.text
+        );
+    }
+    for n in 0..5 {
+        app.operation_outcome(&n.to_string(), &link, "refunds", &part)
+            .await
+            .expect(200);
+    }
+    assert_eq!(
+        app.sandbox.intent(&link["paymentIntentId"]).await["refundedAmount"],
+        500
+    );
+    let succeeded = app.told_of_operations(&link).await;
+    let succeeded = succeeded
+        .iter()
+        .filter(|kind| *kind == "operationSucceeded")
+        .count();
+    assert_eq!(succeeded, 5);
+}

@@ -1,0 +1,702 @@
+//! Capture, refund, reversal and the others: what they do, what they refuse, and that each is done once.
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{
+    Service, TestApp, eventually, manual, pounds, program, send, ten_pounds, text,
+};
+
+/// A problem's `detail`.
+fn detail(problem: &Value) -> &str {
+    text(&problem["detail"])
+}
+
+#[tokio::test]
+async fn a_link_that_nobody_paid_is_canceled_and_cannot_be_paid() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let answer = app.operate(&link, "cancel", &Value::Null).await.expect(200);
+    assert_eq!(answer.json()["status"], "Canceled");
+    assert!(answer.header("operation-id").starts_with("op_"));
+    let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+    assert_eq!(intent["status"], "Canceled");
+
+    let problem = app.operate(&link, "cancel", &json!({})).await;
+    assert_eq!(
+        detail(&problem.problem(409, "not-possible")),
+        "already canceled"
+    );
+    assert_eq!(app.sandbox.requests("cancel").await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_authorized_payment_is_captured_as_a_whole() {
+    let app = TestApp::start().await;
+    let link = app.authorized().await;
+    assert_eq!(link["capturedAmount"], 0);
+    let captured = app.operate(&link, "captures", &json!({})).await;
+    let captured = captured.expect(200).json();
+    assert_eq!(captured["status"], "Captured");
+    assert_eq!(captured["capturedAmount"], 1000);
+    let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+    assert_eq!(captured["captures"][0]["id"], intent["captures"][0]["id"]);
+
+    let [operation] = &app.operations(&link).await[..] else {
+        panic!("there is one operation");
+    };
+    assert_eq!(operation["type"], "capture");
+    assert_eq!(operation["request"], json!({"amount": pounds(1000)}));
+    assert_eq!(operation["status"], "Succeeded");
+    assert_eq!(operation["dojoId"], intent["captures"][0]["id"]);
+    assert_eq!(operation["createdBy"], "bootstrap");
+
+    let problem = app.operate(&link, "captures", &json!({})).await;
+    let problem = problem.problem(409, "not-possible");
+    assert_eq!(detail(&problem), "already captured: refund it");
+}
+
+#[tokio::test]
+async fn a_payment_is_captured_in_parts_with_its_tip_and_never_more_of_it() {
+    let app = TestApp::start().await;
+    let mut body = manual("Order 1");
+    body["tipsAmount"] = pounds(100);
+    let link = app.create(&body).await.expect(201).json();
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+
+    // The webhook may not have come yet; the operation finds out by itself.
+    let part = json!({"amount": pounds(400), "tipsAmount": pounds(40)});
+    let first = app
+        .operate(&link, "captures", &part)
+        .await
+        .expect(200)
+        .json();
+    assert_eq!(first["capturedAmount"], 440);
+    assert_eq!(first["totalAmount"], pounds(1100));
+
+    let too_much = json!({"amount": pounds(601)});
+    let problem = app.operate(&link, "captures", &too_much).await;
+    let problem = problem.problem(409, "not-possible");
+    assert_eq!(detail(&problem), "only 6.00 GBP is left to capture");
+
+    let rest = app.operate(&link, "captures", &json!({})).await;
+    let rest = rest.expect(200).json();
+    assert_eq!(rest["capturedAmount"], 1100);
+    assert_eq!(rest["captures"].as_array().unwrap().len(), 2);
+    assert_eq!(rest["captures"][1]["tipsAmount"], 60);
+}
+
+#[tokio::test]
+async fn what_was_captured_in_part_is_refunded_up_to_that_part() {
+    let app = TestApp::start().await;
+    let link = app.authorized().await;
+    let part = json!({"amount": pounds(350)});
+    app.operate(&link, "captures", &part).await.expect(200);
+    let problem = app
+        .operate_with_key("r1", &link, "refunds", &json!({"amount": pounds(351)}))
+        .await
+        .problem(409, "not-possible");
+    assert_eq!(detail(&problem), "only 3.50 GBP is left to refund");
+    let whole = app
+        .operate_with_key("r1", &link, "refunds", &json!({}))
+        .await;
+    assert_eq!(whole.expect(200).json()["refundedAmount"], 350);
+}
+
+#[tokio::test]
+async fn money_goes_back_in_parts_until_nothing_is_left() {
+    let app = TestApp::start().await;
+    let link = app.paid().await;
+    let body =
+        json!({"amount": pounds(650), "refundReason": "Returned goods", "notes": "One of two"});
+    let part = app.operate_with_key("a", &link, "refunds", &body).await;
+    let part = part.expect(200).json();
+    assert_eq!(part["refundedAmount"], 650);
+    assert_eq!(part["status"], "Captured");
+
+    let [call] = &app.sandbox.requests("refund").await[..] else {
+        panic!("there is one refund");
+    };
+    assert_eq!(
+        call["body"],
+        json!({"amount": 650, "refundReason": "Returned goods", "notes": "One of two"})
+    );
+    assert_eq!(text(&call["headers"]["idempotencykey"]).len(), 64);
+
+    let problem = app
+        .operate_with_key("b", &link, "refunds", &json!({"amount": pounds(351)}))
+        .await
+        .problem(409, "not-possible");
+    assert_eq!(detail(&problem), "only 3.50 GBP is left to refund");
+    let rest = app
+        .operate_with_key("b", &link, "refunds", &json!({}))
+        .await;
+    let rest = rest.expect(200).json();
+    assert_eq!(rest["status"], "Refunded");
+    assert_eq!(rest["refundedAmount"], 1000);
+    let problem = app
+        .operate_with_key("c", &link, "refunds", &json!({}))
+        .await;
+    let problem = problem.problem(409, "not-possible");
+    assert_eq!(detail(&problem), "already refunded in full");
+    assert_eq!(app.sandbox.requests("refund").await.len(), 2);
+
+    let operations = app.operations(&link).await;
+    let refunded: Vec<_> = operations
+        .iter()
+        .map(|operation| &operation["request"]["amount"]["value"])
+        .collect();
+    assert_eq!(refunded, [650, 350]);
+}
+
+#[tokio::test]
+async fn a_payment_of_today_is_reversed_and_one_of_yesterday_is_not() {
+    let app = TestApp::start().await;
+    let link = app.paid().await;
+    let reversed = app.operate(&link, "reversal", &Value::Null).await;
+    let reversed = reversed.expect(200).json();
+    assert_eq!(reversed["status"], "Reversed");
+    assert_eq!(reversed["capturedAmount"], 0);
+
+    let authorized = app.authorized().await;
+    let released = app.operate(&authorized, "reversal", &json!({})).await;
+    assert_eq!(released.expect(200).json()["status"], "Reversed");
+
+    // Dojo has a clock of its own, and the last word.
+    let link = app.paid().await;
+    app.sandbox
+        .control("clock", json!({"advanceSeconds": 86400}))
+        .await;
+    let problem = app.operate(&link, "reversal", &Value::Null).await;
+    let problem = problem.problem(409, "refused-by-dojo");
+    assert!(
+        detail(&problem).contains("on the day it was made"),
+        "{problem}"
+    );
+    assert_eq!(problem["paymentLinkId"], link["id"]);
+    let [operation] = &app.operations(&link).await[..] else {
+        panic!("there is one operation");
+    };
+    assert_eq!(operation["id"], problem["operationId"]);
+    assert_eq!(operation["status"], "Failed");
+    assert_eq!(operation["failure"]["reason"], "refused");
+    assert_eq!(operation["failure"]["status"], 409);
+    assert_eq!(
+        app.told_of_operations(&link).await,
+        ["operationRequested", "operationFailed"]
+    );
+}
+
+#[tokio::test]
+async fn an_amount_and_a_tip_are_changed_before_the_payment_and_are_what_is_paid() {
+    let app = TestApp::quick(&[]).await;
+    let mut body = manual("Order 1");
+    body["captureMode"] = json!("Auto");
+    let link = app.create(&body).await.expect(201).json();
+    let lines = json!([{"id": "1", "quantity": 1, "name": "Ticket", "amountTotal": pounds(1250)}]);
+    let new = json!({"amount": pounds(1250), "itemLines": lines});
+    let changed = app.operate(&link, "amount", &new).await.expect(200).json();
+    assert_eq!(changed["amount"], pounds(1250));
+    assert_eq!(changed["totalAmount"], pounds(1250));
+    assert_eq!(changed["itemLines"], lines);
+    let tip = json!({"tipsAmount": pounds(50)});
+    let changed = app.operate(&link, "tips-amount", &tip).await;
+    assert_eq!(changed.expect(200).json()["totalAmount"], pounds(1300));
+
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    let paid = app.link_with_status(&link["id"], "Captured").await;
+    assert_eq!(paid["capturedAmount"], 1300);
+    // What was asked for is what is reported: no mismatch at any time.
+    assert_eq!(paid["reportedAmount"], Value::Null);
+    let timeline = app.timeline(&link["id"]).await;
+    assert!(
+        timeline
+            .iter()
+            .all(|entry| entry["type"] != "amountMismatch")
+    );
+
+    let problem = app.operate(&link, "amount", &new).await;
+    let problem = problem.problem(409, "not-possible");
+    assert_eq!(detail(&problem), "already captured: refund it");
+}
+
+#[tokio::test]
+async fn a_receipt_is_sent_for_what_is_paid() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let emails = json!({"emails": ["mari@example.com", "gabriel@example.com"]});
+    let problem = app.operate(&link, "receipt", &emails).await;
+    let problem = problem.problem(409, "not-possible");
+    assert_eq!(detail(&problem), "not paid yet, so there is no receipt");
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.operate(&link, "receipt", &emails).await.expect(200);
+    let [call] = &app.sandbox.requests("receipt").await[..] else {
+        panic!("there is one call");
+    };
+    assert_eq!(call["body"], emails);
+    assert!(!app.service.log().contains("mari@example.com"));
+}
+
+#[tokio::test]
+async fn each_state_says_what_would_be_possible_instead() {
+    let app = TestApp::start().await;
+    let created = app.created().await;
+    let authorized = app.authorized().await;
+    let captured = app.authorized().await;
+    app.operate(&captured, "captures", &json!({}))
+        .await
+        .expect(200);
+    let paid = app.paid().await;
+    let reversed = app.paid().await;
+    app.operate(&reversed, "reversal", &Value::Null)
+        .await
+        .expect(200);
+    let before = app.sandbox.requests("any").await.len();
+
+    let amount = json!({"amount": pounds(5)});
+    let tip = json!({"tipsAmount": pounds(5)});
+    let nothing = json!({});
+    for (link, operation, body, says) in [
+        (
+            &created,
+            "captures",
+            &nothing,
+            "not paid yet, and captured by itself when it is",
+        ),
+        (&created, "refunds", &nothing, "not paid yet: cancel it"),
+        (&created, "reversal", &nothing, "not paid yet: cancel it"),
+        (
+            &created,
+            "amount",
+            &amount,
+            "the link was made without config.payment.customAmountAllowed: cancel it and make a new link",
+        ),
+        (
+            &created,
+            "tips-amount",
+            &tip,
+            "the link was made without config.payment.tipsAllowed: cancel it and make a new link",
+        ),
+        (&authorized, "cancel", &nothing, "authorized: reverse it"),
+        (
+            &authorized,
+            "refunds",
+            &nothing,
+            "authorized and not captured: reverse it, or capture it first",
+        ),
+        (&captured, "cancel", &nothing, "captured: refund it"),
+        (&captured, "reversal", &nothing, "captured: refund it"),
+        (
+            &captured,
+            "tips-amount",
+            &tip,
+            "already captured: refund it",
+        ),
+        (&paid, "cancel", &nothing, "captured: refund or reverse it"),
+        (&paid, "captures", &nothing, "already captured: refund it"),
+        (&reversed, "cancel", &nothing, "already reversed"),
+        (&reversed, "captures", &nothing, "already reversed"),
+        (&reversed, "refunds", &nothing, "already reversed"),
+        (&reversed, "reversal", &nothing, "already reversed"),
+        (&reversed, "amount", &amount, "already reversed"),
+    ] {
+        let problem = app.operate_with_key("a", link, operation, body).await;
+        let problem = problem.problem(409, "not-possible");
+        assert_eq!(detail(&problem), says, "{operation}");
+    }
+    // Dojo was asked how the payments stand, and for nothing else.
+    let calls = app.sandbox.requests("any").await;
+    assert!(
+        calls[before..]
+            .iter()
+            .all(|call| call["operation"] == "get"),
+        "{calls:?}"
+    );
+    // Nor was anything kept: the key is free.
+    assert_eq!(app.operations(&created).await.len(), 0);
+    app.operate_with_key("a", &created, "cancel", &nothing)
+        .await
+        .expect(200);
+}
+
+#[tokio::test]
+async fn a_link_that_came_to_nothing_has_nothing_to_do_it_to() {
+    let app = TestApp::start().await;
+    app.sandbox
+        .next("create", "status", json!({"status": 400}))
+        .await;
+    let failed = app.create(&ten_pounds("Order 1")).await.expect(422).json();
+    let failed = json!({"id": failed["paymentLinkId"]});
+    let problem = app.operate(&failed, "cancel", &Value::Null).await;
+    let problem = problem.problem(409, "not-possible");
+    assert!(detail(&problem).contains("came to nothing"), "{problem}");
+
+    app.sandbox.next("create", "cutAfter", json!({})).await;
+    let pending = app.create(&ten_pounds("Order 2")).await.expect(504).json();
+    let pending = json!({"id": pending["paymentLinkId"]});
+    let problem = app.operate(&pending, "cancel", &Value::Null).await;
+    let problem = problem.problem(409, "not-possible");
+    assert!(detail(&problem).contains("not confirmed"), "{problem}");
+
+    let nobody = json!({"id": "plink_01kaz8v4wce7q8m6s5gq9nq2fd"});
+    app.operate(&nobody, "cancel", &Value::Null)
+        .await
+        .problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn every_fault_of_a_request_is_named() {
+    let app = TestApp::start().await;
+    let link = app.paid().await;
+    let at = |problem: Value| -> Vec<String> {
+        let errors = problem["errors"].as_array().unwrap();
+        errors
+            .iter()
+            .map(|error| text(&error["pointer"]).to_owned())
+            .collect()
+    };
+    let euros = json!({"value": 5, "currencyCode": "EUR"});
+    let wrong = json!({"amount": pounds(0), "refundReason": "x".repeat(1025), "amuont": 1});
+    let problem = app.operate(&link, "refunds", &wrong).await;
+    assert_eq!(
+        at(problem.problem(422, "invalid-request")),
+        ["/amount/value", "/amuont", "/refundReason"]
+    );
+    let problem = app.operate(&link, "refunds", &json!({})).await;
+    assert_eq!(
+        at(problem.problem(422, "invalid-request")),
+        ["Idempotency-Key"]
+    );
+    let problem = app
+        .operate_with_key("a", &link, "refunds", &json!({"amount": euros}))
+        .await;
+    assert_eq!(
+        at(problem.problem(422, "invalid-request")),
+        ["/amount/currencyCode"]
+    );
+    let problem = app
+        .operate(&link, "captures", &json!({"tipsAmount": pounds(-1)}))
+        .await;
+    assert_eq!(
+        at(problem.problem(422, "invalid-request")),
+        ["/tipsAmount/value"]
+    );
+    let authorized = app.authorized().await;
+    let problem = app
+        .operate(&authorized, "captures", &json!({"tipsAmount": pounds(1)}))
+        .await;
+    assert_eq!(at(problem.problem(422, "invalid-request")), ["/amount"]);
+    let problem = app
+        .operate(&link, "receipt", &json!({"emails": ["mari", "a@b", ""]}))
+        .await;
+    assert_eq!(
+        at(problem.problem(422, "invalid-request")),
+        ["/emails/0", "/emails/2"]
+    );
+    let problem = app.operate(&link, "receipt", &json!({"emails": []})).await;
+    assert_eq!(at(problem.problem(422, "invalid-request")), ["/emails"]);
+    let problem = app.operate(&link, "amount", &json!({})).await;
+    assert_eq!(at(problem.problem(422, "invalid-request")), ["/amount"]);
+    // Whoever asks for a reversal of a part means something that there is not.
+    let problem = app
+        .operate(&link, "reversal", &json!({"amount": pounds(5)}))
+        .await;
+    assert_eq!(at(problem.problem(422, "invalid-request")), ["/amount"]);
+    assert_eq!(
+        app.sandbox.intent(&link["paymentIntentId"]).await["status"],
+        "Captured"
+    );
+    assert_eq!(app.operations(&link).await.len(), 0);
+}
+
+#[tokio::test]
+async fn operations_need_a_scope_of_their_own() {
+    let app = TestApp::start().await;
+    let link = app.paid().await;
+    let made = program()
+        .args([
+            "api-keys",
+            "create",
+            "--name",
+            "crm",
+            "--scopes",
+            "links:read,links:write",
+        ])
+        .env("DATABASE_URL", &app.database_url)
+        .output()
+        .unwrap();
+    let key = String::from_utf8(made.stdout).unwrap();
+    let path = format!("/v1/payment-links/{}", text(&link["id"]));
+    for operation in [
+        "cancel",
+        "captures",
+        "refunds",
+        "reversal",
+        "amount",
+        "tips-amount",
+        "receipt",
+    ] {
+        let request = app.anonymous(Method::POST, &format!("{path}/{operation}"));
+        let answer = send(request.bearer_auth(key.trim()).json(&json!({}))).await;
+        let problem = answer.problem(403, "forbidden");
+        assert!(detail(&problem).contains("payments:manage"));
+    }
+    let request = app.anonymous(Method::GET, &format!("{path}/operations"));
+    send(request.bearer_auth(key.trim())).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_repetition_is_answered_with_what_the_first_came_to() {
+    let app = TestApp::start().await;
+    let link = app.paid().await;
+    let part = json!({"amount": pounds(300)});
+    let first = app
+        .operate_with_key("a", &link, "refunds", &part)
+        .await
+        .expect(200);
+    app.operate_with_key("b", &link, "refunds", &part)
+        .await
+        .expect(200);
+    let again = app
+        .operate_with_key("a", &link, "refunds", &part)
+        .await
+        .expect(200);
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.header("operation-id"), first.header("operation-id"));
+    assert_eq!(again.text, first.text);
+    assert_eq!(app.sandbox.requests("refund").await.len(), 2);
+
+    // The same key for something else: another amount, another operation, another link, a link to be made.
+    let other = app.paid().await;
+    for (link, operation, body) in [
+        (&link, "refunds", json!({"amount": pounds(301)})),
+        (&link, "reversal", json!({})),
+        (&other, "refunds", part.clone()),
+    ] {
+        let problem = app.operate_with_key("a", link, operation, &body).await;
+        problem.problem(422, "idempotency-key-reused");
+    }
+    let problem = app.create_with_key("a", &ten_pounds("Order 2")).await;
+    problem.problem(422, "idempotency-key-reused");
+
+    // Keys work where they are not required, too.
+    let link = app.created().await;
+    let first = app
+        .operate_with_key("c", &link, "cancel", &Value::Null)
+        .await
+        .expect(200);
+    let again = app
+        .operate_with_key("c", &link, "cancel", &Value::Null)
+        .await
+        .expect(200);
+    assert_eq!(again.text, first.text);
+    assert_eq!(app.sandbox.requests("cancel").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_of_dojos_is_passed_on_and_is_the_answer_to_repetitions() {
+    let app = TestApp::start().await;
+    let link = app.paid().await;
+    app.sandbox
+        .next("refund", "status", json!({"status": 400}))
+        .await;
+    let first = app
+        .operate_with_key("a", &link, "refunds", &json!({}))
+        .await;
+    let problem = first.problem(409, "refused-by-dojo");
+    let again = app
+        .operate_with_key("a", &link, "refunds", &json!({}))
+        .await;
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(
+        again.problem(409, "refused-by-dojo")["detail"],
+        problem["detail"]
+    );
+    assert_eq!(app.sandbox.requests("refund").await.len(), 1);
+    // What was not given back is there to be given back.
+    let refunded = app
+        .operate_with_key("b", &link, "refunds", &json!({}))
+        .await;
+    assert_eq!(refunded.expect(200).json()["refundedAmount"], 1000);
+}
+
+#[tokio::test]
+async fn where_dojo_provably_did_nothing_the_same_key_may_try_again() {
+    let app = TestApp::with(&[("DOJO_TIMEOUT", "1s")]).await;
+    let link = app.paid().await;
+    for (status, answered, slug) in [
+        (429, 503, "dojo-not-reached"),
+        (401, 502, "dojo-key-refused"),
+    ] {
+        app.sandbox
+            .control(
+                "faults",
+                json!({"operation": "refund", "kind": "status", "status": status, "share": 1.0}),
+            )
+            .await;
+        let problem = app
+            .operate_with_key("a", &link, "refunds", &json!({}))
+            .await;
+        let problem = problem.problem(answered, slug);
+        assert!(detail(&problem).contains("nothing was done"), "{problem}");
+        app.sandbox.clear("faults").await;
+    }
+    // A capture is not asked for unless it is known what was captured before.
+    let authorized = app.authorized().await;
+    app.sandbox.next("get", "cutAfter", json!({})).await;
+    let problem = app
+        .operate_with_key("c", &authorized, "captures", &json!({}))
+        .await;
+    problem.problem(503, "dojo-not-reached");
+    assert_eq!(app.sandbox.requests("capture").await.len(), 0);
+
+    app.operate_with_key("a", &link, "refunds", &json!({}))
+        .await
+        .expect(200);
+    app.operate_with_key("c", &authorized, "captures", &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+}
+
+#[tokio::test]
+async fn of_twenty_refunds_of_a_tenth_at_once_ten_succeed() {
+    let app = TestApp::start().await;
+    let replica = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
+    let link = app.paid().await;
+    let tenth = json!({"amount": pounds(100)});
+    let refund = |n: usize| {
+        let service = if n.is_multiple_of(2) {
+            &app.service.url
+        } else {
+            &replica.url
+        };
+        let path = format!("{service}/v1/payment-links/{}/refunds", text(&link["id"]));
+        let request = reqwest::Client::new()
+            .post(path)
+            .bearer_auth(crate::support::API_KEY)
+            .header("idempotency-key", format!("refund-{n}"))
+            .json(&tenth);
+        send(request)
+    };
+    let answers = join_all((0..20).map(refund)).await;
+    let succeeded = answers.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(succeeded, 10);
+    for answer in answers.into_iter().filter(|answer| answer.status != 200) {
+        answer.problem(409, "not-possible");
+    }
+    let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+    assert_eq!(intent["refundedAmount"], 1000);
+    // None was promised that Dojo had to refuse.
+    assert_eq!(app.sandbox.requests("refund").await.len(), 10);
+    let operations = app.operations(&link).await;
+    assert_eq!(operations.len(), 10);
+    assert!(
+        operations
+            .iter()
+            .all(|operation| operation["status"] == "Succeeded")
+    );
+}
+
+#[tokio::test]
+async fn one_refund_asked_for_twenty_times_at_once_is_one() {
+    let app = TestApp::start().await;
+    let link = app.paid().await;
+    let tenth = json!({"amount": pounds(100)});
+    let asked = (0..20).map(|_| app.operate_with_key("a", &link, "refunds", &tenth));
+    for answer in join_all(asked).await {
+        match answer.status.as_u16() {
+            200 => {}
+            _ => {
+                answer.problem(409, "request-in-progress");
+            }
+        }
+    }
+    assert_eq!(app.sandbox.requests("refund").await.len(), 1);
+    assert_eq!(
+        app.sandbox.intent(&link["paymentIntentId"]).await["refundedAmount"],
+        100
+    );
+}
+
+#[tokio::test]
+async fn one_change_at_a_time() {
+    let app = TestApp::start().await;
+    let link = app.authorized().await;
+    app.sandbox
+        .next("capture", "latency", json!({"latencyMs": 700}))
+        .await;
+    let part = json!({"amount": pounds(100)});
+    let capture = app.operate(&link, "captures", &part);
+    let other = async {
+        eventually("the capture is under way", async || {
+            (!app.sandbox.requests("capture").await.is_empty()).then_some(())
+        })
+        .await;
+        app.operate(&link, "reversal", &Value::Null).await
+    };
+    let (captured, other) = futures_util::future::join(capture, other).await;
+    captured.expect(200);
+    assert_eq!(other.header("retry-after"), "1");
+    other.problem(409, "operation-in-progress");
+    app.operate(&link, "captures", &part).await.expect(200);
+}
+
+#[tokio::test]
+async fn what_dojo_did_is_told_even_where_the_link_cannot_be_read_back() {
+    let app = TestApp::quick(&[]).await;
+    let link = app.paid().await;
+    app.sandbox
+        .control(
+            "faults",
+            json!({"operation": "get", "kind": "status", "status": 500, "share": 1.0}),
+        )
+        .await;
+    let answer = app
+        .operate_with_key("a", &link, "refunds", &json!({}))
+        .await
+        .expect(202);
+    assert_eq!(answer.json()["refundedAmount"], 0);
+    app.sandbox.clear("faults").await;
+    eventually("the link is brought up to date", async || {
+        let link = app.link(&link["id"]).await;
+        (link["status"] == "Refunded" && link["refundedAmount"] == 1000).then_some(())
+    })
+    .await;
+    // A repetition tells of the link as it is by now.
+    let again = app
+        .operate_with_key("a", &link, "refunds", &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(again.json()["status"], "Refunded");
+    assert_eq!(app.sandbox.requests("refund").await.len(), 1);
+}
+
+#[tokio::test]
+async fn operations_are_listed_page_by_page() {
+    let app = TestApp::start().await;
+    let link = app.paid().await;
+    for n in 0..5 {
+        let body = json!({"amount": pounds(100 + n)});
+        app.operate_with_key(&n.to_string(), &link, "refunds", &body)
+            .await
+            .expect(200);
+    }
+    let path = format!("/v1/payment-links/{}/operations?limit=2", text(&link["id"]));
+    let (mut amounts, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = app.get(&format!("{path}{after}")).await.expect(200).json();
+        for operation in page["data"].as_array().unwrap() {
+            amounts.push(operation["request"]["amount"]["value"].as_i64().unwrap());
+        }
+        match page["after"].as_str() {
+            Some(cursor) => after = format!("&after={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(amounts, [100, 101, 102, 103, 104]);
+    app.get(&format!("{path}&after=x"))
+        .await
+        .problem(422, "invalid-request");
+}
