@@ -90,6 +90,14 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         "payment_links_total",
         "Links asked for, by what became of the creation"
     );
+    metrics::describe_counter!(
+        "operations_total",
+        "Operations on payments, by kind and what became of them"
+    );
+    metrics::describe_gauge!(
+        "backlog_operations",
+        "Operations whose outcome is to be found out, by account"
+    );
     metrics::describe_counter!("recoveries_total", "Lost creations, by what became of them");
     metrics::describe_counter!(
         "jobs_total",

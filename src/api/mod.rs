@@ -3,11 +3,13 @@
 pub mod auth;
 mod body;
 mod error;
+mod idempotency;
 mod observe;
 pub mod openapi;
 mod operations;
 mod payment_links;
 mod problem;
+mod query;
 mod service;
 mod webhooks;
 

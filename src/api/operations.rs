@@ -17,9 +17,11 @@ use super::{
     auth::{Caller, LinksRead, PaymentsManage},
     body::{Raw, Schema},
     error::Subject,
+    idempotency::{fingerprint, idempotency_key},
     observe::RequestId,
-    payment_links::{LinkId, Page, Query, fingerprint, idempotency_key, to_i64},
+    payment_links::LinkId,
     problem::{FaultyQuery, Guarded, NoSuchLink, Problem},
+    query::{Page, Query, to_i64},
 };
 use crate::{
     payment_link::{

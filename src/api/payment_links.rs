@@ -1,6 +1,6 @@
 //! Payment links: ask for one, read one, list them, read a timeline.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 use axum::{
     Json,
@@ -8,12 +8,9 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use url::form_urlencoded;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -22,8 +19,10 @@ use super::{
     auth::{Caller, LinksRead, LinksWrite},
     body::Raw,
     error::Subject,
+    idempotency::{fingerprint, idempotency_key},
     observe::RequestId,
     problem::{FaultyQuery, Guarded, NoSuchLink, Problem},
+    query::{Page, Query, to_i64},
 };
 use crate::{
     payment_link::{
@@ -185,40 +184,6 @@ fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Respon
     response
 }
 
-/// The `Idempotency-Key`. The IETF draft has it in quotes, most clients send it bare; both mean the same.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
-    let mut values = headers.get_all("idempotency-key").iter();
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    let text = value.to_str().unwrap_or_default().trim();
-    let key = text
-        .strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'))
-        .unwrap_or(text);
-    let plain = |byte| matches!(byte, b' '..=b'~') && byte != b'"';
-    if values.next().is_none() && (1..=255).contains(&key.len()) && key.bytes().all(plain) {
-        Ok(Some(key.to_owned()))
-    } else {
-        Err(Fault::new(
-            "Idempotency-Key",
-            "must be 1 to 255 printable ASCII characters other than a quote, once",
-        ))
-    }
-}
-
-/// What tells a repetition from another request: the hash of what was understood, so that white space and
-/// the order of fields do not matter. It has to stay the same from version to version, for keys are kept.
-pub(super) fn fingerprint(path: &str, asked: &impl Serialize) -> [u8; 32] {
-    // `Value` keeps its fields sorted.
-    let body = serde_json::to_value(asked).expect("a struct of plain values becomes JSON");
-    Sha256::new()
-        .chain_update(format!("POST {path}\n"))
-        .chain_update(body.to_string())
-        .finalize()
-        .into()
-}
-
 /// Reads a payment link.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}", tag = "Payment links",
@@ -282,26 +247,6 @@ struct ListParameters {
     limit: Option<i64>,
     /// Where to go on: the `after` of the page before.
     after: Option<String>,
-}
-
-/// One page of a list.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Page<T> {
-    /// The entries.
-    data: Vec<T>,
-    /// What to send as `after` for the next page. `null` where this is the last one.
-    after: Option<String>,
-}
-
-impl<T> Page<T> {
-    /// A page of `limit` entries out of one more than that, if there are so many.
-    pub(super) fn new(mut data: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Self {
-        let more = data.len() > limit;
-        data.truncate(limit);
-        let after = data.last().filter(|_| more).map(cursor);
-        Self { data, after }
-    }
 }
 
 /// Lists payment links, newest first.
@@ -422,76 +367,11 @@ async fn refresh(
     link.map(Json).ok_or(Error::NotFound)
 }
 
-/// A query, read name by name; collects what is wrong with it, so that all of it can be told at once.
-pub(super) struct Query<'a> {
-    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
-    faults: Vec<Fault>,
-}
-
-impl<'a> Query<'a> {
-    pub(super) fn new(query: Option<&'a str>) -> Self {
-        Self {
-            pairs: form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect(),
-            faults: Vec::new(),
-        }
-    }
-
-    /// The parameter `name`, if it is there. Where `parse` does not understand it, or it is there twice,
-    /// the fault is that it must be `expected`, once.
-    pub(super) fn take<T>(
-        &mut self,
-        name: &str,
-        expected: &str,
-        parse: impl FnOnce(&str) -> Option<T>,
-    ) -> Option<T> {
-        let (mine, others): (Vec<_>, _) =
-            self.pairs.drain(..).partition(|(given, _)| given == name);
-        self.pairs = others;
-        match mine.as_slice() {
-            [] => return None,
-            [(_, value)] if !value.contains('\0') => {
-                if let Some(value) = parse(value) {
-                    return Some(value);
-                }
-            }
-            _ => {}
-        }
-        self.faults
-            .push(Fault::new(name, format!("must be {expected}, once")));
-        None
-    }
-
-    pub(super) fn limit(&mut self) -> usize {
-        self.take("limit", "1 to 100", |text| {
-            text.parse().ok().filter(|limit| (1..=100).contains(limit))
-        })
-        .unwrap_or(50)
-    }
-
-    /// What is left is not known here.
-    pub(super) fn finish(mut self) -> Result<(), Error> {
-        self.faults.extend(
-            self.pairs
-                .iter()
-                .map(|(name, _)| Fault::new(name.as_ref(), "is no parameter of this request")),
-        );
-        if self.faults.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Invalid(self.faults))
-        }
-    }
-}
-
 /// A text that is neither empty nor longer than a reference or an account's name may be.
 fn one_to_sixty(text: &str) -> Option<String> {
     (1..=60)
         .contains(&text.chars().count())
         .then(|| text.to_owned())
-}
-
-pub(super) fn to_i64(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX - 1)
 }
 
 /// A [`Place`] in the list, as callers carry it from page to page: microseconds since 1970 and the link's
@@ -522,7 +402,6 @@ impl std::str::FromStr for Cursor {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;
@@ -540,53 +419,5 @@ mod tests {
         fn no_cursor_makes_it_panic(text in "\\PC*") {
             let _ = text.parse::<Cursor>();
         }
-    }
-
-    #[test]
-    fn a_fingerprint_stays_what_it_was() {
-        let new = serde_json::json!({
-            "reference": "Order 1", "amount": {"value": 1000, "currencyCode": "GBP"}, "metadata": {"b": "2", "a": "1"},
-        });
-        let new: NewPaymentLink = serde_json::from_value(new).unwrap();
-        let hash = fingerprint("/v1/payment-links", &new);
-        let hex = hash
-            .iter()
-            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-        assert_eq!(
-            hex,
-            "0e32950fcf4c5560610039114f295563c7d4921a67e1dc56e6c002c43e6b5478"
-        );
-    }
-
-    #[test]
-    fn a_query_tells_all_its_faults() {
-        let mut query = Query::new(Some("limit=0&status=Paid&color=red&status=Created"));
-        assert_eq!(query.limit(), 50);
-        assert_eq!(
-            query.take("status", "a status", |text| text.parse::<Status>().ok()),
-            None
-        );
-        let Err(Error::Invalid(faults)) = query.finish() else {
-            panic!("the query has faults");
-        };
-        let at: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
-        assert_eq!(at, ["limit", "status", "color"]);
-    }
-
-    #[test]
-    fn an_idempotency_key_means_the_same_with_and_without_quotes() {
-        let key = |value: &str| {
-            let headers = HeaderMap::from_iter([(
-                HeaderName::from_static("idempotency-key"),
-                HeaderValue::from_str(value).unwrap(),
-            )]);
-            idempotency_key(&headers).ok().flatten()
-        };
-        assert_eq!(key("\"order-1"), None);
-        assert_eq!(key("order-1").as_deref(), Some("order-1"));
-        assert_eq!(key("\"order-1\"").as_deref(), Some("order-1"));
-        assert_eq!(key(""), None);
-        assert_eq!(key(&"x".repeat(256)), None);
-        assert_eq!(key("caf\u{e9}"), None);
     }
 }

@@ -524,6 +524,16 @@ pub async fn claim(
         .collect())
 }
 
+/// How many operations of an account are due to be found out about.
+pub async fn backlog(pool: &PgPool, account: &str) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM operations WHERE due_at <= now() AND account = $1"#,
+        account
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
 /// Notes that Dojo is about to be asked again, under a new lease. `None`: somebody else has settled or claimed it
 /// meanwhile, so Dojo must not be asked.
 pub async fn ask_again(
