@@ -343,6 +343,51 @@ impl DojoSettings {
     }
 }
 
+/// How the world reaches this service.
+#[derive(Debug, Clone, Args)]
+pub struct PublicUrl {
+    /// The base of the public address: https, and what stands before `/webhooks/dojo`, which the command adds itself
+    /// (and `/NAME` behind it for an account other than `default`).
+    #[arg(
+        id = "public-url",
+        long = "url",
+        env = "PUBLIC_URL",
+        value_name = "URL"
+    )]
+    url: Option<String>,
+}
+
+impl PublicUrl {
+    /// The base, if it is given.
+    pub fn get(&self) -> Result<Option<Url>, ConfigError> {
+        const NAME: &str = "PUBLIC_URL";
+        // Compose files pass on variables that nobody has set.
+        let Some(text) = self
+            .url
+            .as_deref()
+            .map(str::trim)
+            .filter(|text| !text.is_empty())
+        else {
+            return Ok(None);
+        };
+        let wrong = |problem: &str| Err(ConfigError::new(NAME, problem));
+        let url = match web_address(text) {
+            Ok(url) => url,
+            Err(problem) => return wrong(&format!("is no web address: {problem}")),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong("holds a user's name or password");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return wrong("holds a query or a fragment");
+        }
+        if url.path().contains("/webhooks/dojo") {
+            return wrong("is the base only: leave out /webhooks/dojo, which is added");
+        }
+        Ok(Some(url))
+    }
+}
+
 /// How the background works.
 #[derive(Debug, Clone, Args)]
 pub struct JobSettings {

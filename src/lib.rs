@@ -22,12 +22,14 @@
 //! | [`api`] | routes, authentication, problems, the OpenAPI document | SQL |
 //! | [`config`] | settings, parsed and checked once | everything else |
 //! | [`telemetry`] | logs and metrics | the domain |
+//! | [`golive`] | what proves a deployment, and sets up Dojo's webhooks | HTTP routes, SQL |
 //! | [`application`] | puts all of it together | |
 
 pub mod api;
 pub mod application;
 pub mod config;
 pub mod dojo;
+pub mod golive;
 pub mod jobs;
 pub mod payment_link;
 pub mod protocol;

@@ -1,15 +1,23 @@
 //! The command line: picks a command and runs it.
 
-use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+    time::Duration,
+};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use dojo_payment_links::{
     api::{
         auth::{self, Scope},
         openapi,
     },
     application::{Application, stop_signal},
-    config::{DatabaseSettings, LogSettings, ServeSettings, account_name},
+    config::{DatabaseSettings, DojoSettings, LogSettings, PublicUrl, ServeSettings, account_name},
+    dojo::{Account, Accounts},
+    golive::{self, check::Report},
     store, telemetry,
 };
 use secrecy::ExposeSecret;
@@ -37,6 +45,16 @@ enum Command {
         database: DatabaseSettings,
         #[command(subcommand)]
         command: ApiKeys,
+    },
+    /// Proves a deployment before it takes money: settings, database, Dojo, webhooks, clocks. Changes nothing. A line
+    /// each, with what to do about it; exits 1 unless everything holds.
+    Check(Box<Check>),
+    /// Shows and sets up what Dojo sends to this service, and changes the secrets that it is signed with.
+    Webhooks {
+        #[command(flatten)]
+        dojo: Box<DojoSettings>,
+        #[command(subcommand)]
+        command: Webhooks,
     },
     /// Asks a running service whether it is ready; exits 1 if not. For containers.
     Healthcheck(Healthcheck),
@@ -69,6 +87,59 @@ enum ApiKeys {
 }
 
 #[derive(Debug, Args)]
+struct Check {
+    #[command(flatten)]
+    settings: ServeSettings,
+
+    #[command(flatten)]
+    public_url: PublicUrl,
+
+    /// Writes JSON: `ok`, and `checks` with `name`, `account`, `outcome` (passed, failed or skipped), `detail` and
+    /// `mend`.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Webhooks {
+    /// Lists what Dojo sends where: subscriptions, events, secrets by their ids.
+    List {
+        /// The account. Default: all.
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+        /// Writes JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Has Dojo send the events that matter to this service. Run again, it changes nothing. Writes the secret to
+    /// configure to standard output, unless the settings hold it.
+    Register {
+        /// The account. May be left out where there is one only.
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+        #[command(flatten)]
+        public_url: PublicUrl,
+        /// Takes these events from other addresses that Dojo sends them to. It sends an event to one only.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Changes the secret that webhooks are signed with, in two steps. Without --every-replica-knows it makes one that
+    /// does not sign yet, writes what to configure (old and new) to standard output, and says how to go on.
+    RotateSecret {
+        /// The account. May be left out where there is one only.
+        #[arg(long, value_name = "NAME")]
+        account: Option<String>,
+        /// The subscription, where several send events to this service.
+        #[arg(long, value_name = "ID")]
+        subscription: Option<String>,
+        /// Says that every replica runs with this secret in its settings. It then signs, and every other is deleted
+        /// at Dojo.
+        #[arg(long, value_name = "SECRET_ID")]
+        every_replica_knows: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
 struct Healthcheck {
     /// The address that the service listens on.
     #[arg(long, env = "LISTEN_ADDR", default_value = "0.0.0.0:8080")]
@@ -79,9 +150,12 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return unreadable(&error),
+    };
     match run(cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", telemetry::causes(&*error));
             ExitCode::FAILURE
@@ -89,12 +163,40 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result {
-    telemetry::init_logs(&cli.log)?;
+/// Ends with what clap says; `check` says it in its own form.
+fn unreadable(error: &clap::Error) -> ExitCode {
+    let is_check = std::env::args().any(|argument| argument == "check");
+    if !is_check
+        || !matches!(
+            error.kind(),
+            ErrorKind::InvalidValue | ErrorKind::ValueValidation
+        )
+    {
+        error.exit();
+    }
+    let problem = error.to_string();
+    let problem = problem.trim_start_matches("error: ").lines().next();
+    let json = std::env::args().any(|argument| argument == "--json");
+    tell(&Report::unreadable(problem.unwrap_or_default()), json).unwrap_or(ExitCode::FAILURE)
+}
+
+async fn run(cli: Cli) -> Result<ExitCode> {
+    match (telemetry::init_logs(&cli.log), &cli.command) {
+        (Ok(()), _) => {}
+        (Err(error), Command::Check(check)) => {
+            return tell(&Report::unreadable(telemetry::causes(&error)), check.json);
+        }
+        (Err(error), _) => return Err(error.into()),
+    }
     // Postgres and Dojo are both reached through rustls, which has to be told once whose cryptography to use.
     // It fails only if somebody told it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match cli.command {
+    let done = match cli.command {
+        Command::Check(check) => {
+            let report = golive::check::run(&check.settings, &check.public_url).await;
+            return tell(&report, check.json);
+        }
+        Command::Webhooks { dojo, command } => webhooks(&dojo, command).await,
         Command::Serve(settings) => {
             let application = Application::build(&settings).await?;
             Ok(application.run(stop_signal()).await?)
@@ -120,6 +222,98 @@ async fn run(cli: Cli) -> Result {
             print!("{}", openapi::to_yaml(&openapi::document()));
             Ok(())
         }
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn tell(report: &Report, json: bool) -> Result<ExitCode> {
+    let mut stdout = io::stdout().lock();
+    if json {
+        writeln!(stdout, "{}", serde_json::to_string_pretty(report)?)?;
+    } else {
+        writeln!(stdout, "{report}")?;
+    }
+    Ok(if report.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn webhooks(settings: &DojoSettings, command: Webhooks) -> Result {
+    let accounts = Accounts::from_settings(settings)?;
+    let done = match command {
+        Webhooks::List { account, json } => {
+            let chosen: Vec<_> = match account {
+                Some(_) => vec![choose(&accounts, account.as_deref())?],
+                None => accounts.iter().collect(),
+            };
+            let mut overviews = Vec::new();
+            for account in chosen {
+                overviews.push(golive::subscriptions::overview(account).await?);
+            }
+            if json {
+                println!("{}", serde_json::to_string_pretty(&overviews)?);
+            } else {
+                for overview in &overviews {
+                    println!("{overview}");
+                }
+            }
+            return Ok(());
+        }
+        Webhooks::Register {
+            account,
+            public_url,
+            replace,
+        } => {
+            let account = choose(&accounts, account.as_deref())?;
+            let url = public_url
+                .get()?
+                .ok_or("--url or PUBLIC_URL is required: the base of the public address")?;
+            golive::subscriptions::register(account, &url, &settings.api_url, replace).await?
+        }
+        Webhooks::RotateSecret {
+            account,
+            subscription,
+            every_replica_knows,
+        } => {
+            let account = choose(&accounts, account.as_deref())?;
+            let subscription = subscription.as_deref();
+            match every_replica_knows {
+                None => golive::rotation::begin(account, subscription).await?,
+                Some(secret) => golive::rotation::end(account, subscription, &secret).await?,
+            }
+        }
+    };
+    // What to do goes to people, and the secret to whatever puts it where the settings come from.
+    for words in &done.words {
+        eprintln!("{words}");
+    }
+    if let Some(secrets) = &done.secrets {
+        println!("{}", secrets.expose_secret());
+    }
+    Ok(())
+}
+
+/// The account of this name, or the only one.
+fn choose<'a>(accounts: &'a Accounts, name: Option<&str>) -> Result<&'a Account> {
+    let names: Vec<_> = accounts
+        .iter()
+        .map(|account| account.name.as_str())
+        .collect();
+    match name {
+        Some(name) => accounts.get(name).ok_or_else(|| {
+            format!(
+                "there is no account {name:?}; there is {}",
+                names.join(", ")
+            )
+            .into()
+        }),
+        None => accounts
+            .iter()
+            .next()
+            .filter(|_| names.len() == 1)
+            .ok_or_else(|| format!("name one with --account: {}", names.join(", ")).into()),
     }
 }
 

@@ -21,6 +21,11 @@ const SEVEN_DIGITS: &[FormatItem<'_>] =
 const FOR_PEOPLE: &[FormatItem<'_>] =
     format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
 
+/// As in HTTP's `Date` header.
+const IN_HTTP: &[FormatItem<'_>] = format_description!(
+    "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
+);
+
 impl Timestamp {
     /// Reads RFC 3339, whatever its offset.
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -45,6 +50,11 @@ impl Timestamp {
         self.0
             .format(FOR_PEOPLE)
             .unwrap_or_else(|_| self.to_string())
+    }
+
+    /// `Sun, 22 Nov 2026 12:24:00 GMT`
+    pub(crate) fn in_http(self) -> Option<String> {
+        self.0.format(IN_HTTP).ok()
     }
 
     fn truncated(moment: OffsetDateTime) -> Self {

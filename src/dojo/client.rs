@@ -12,7 +12,10 @@ use reqwest::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{
+    Duration as TimeSpan, OffsetDateTime,
+    format_description::well_known::{Rfc2822, Rfc3339},
+};
 use url::Url;
 
 use super::{Error, PaymentIntent};
@@ -64,6 +67,17 @@ pub struct Window {
     pub start: OffsetDateTime,
     /// Its end.
     pub end: OffsetDateTime,
+}
+
+/// That Dojo answered, and by which clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    /// When it was asked, by our clock.
+    pub asked: OffsetDateTime,
+    /// When the answer was there, by our clock.
+    pub answered: OffsetDateTime,
+    /// The answer's `Date`: Dojo's clock, in whole seconds.
+    pub date: Option<OffsetDateTime>,
 }
 
 impl Client {
@@ -277,6 +291,29 @@ impl Client {
         Ok(false)
     }
 
+    /// Whether Dojo takes the key: a search over one second, which changes nothing.
+    pub async fn probe(&self) -> Result<Probe, Error> {
+        let asked = OffsetDateTime::now_utc();
+        let body = json!({
+            "startDate": rfc3339(asked - TimeSpan::SECOND),
+            "endDate": rfc3339(asked),
+            "cursor": {"limit": 1},
+        });
+        let request = self
+            .request(Method::POST, &["payment-intents", "search"])
+            .json(&body);
+        let response = Self::accepted(request).await?;
+        let date = response
+            .headers()
+            .get(header::DATE)
+            .and_then(|date| OffsetDateTime::parse(date.to_str().ok()?, &Rfc2822).ok());
+        Ok(Probe {
+            asked,
+            answered: OffsetDateTime::now_utc(),
+            date,
+        })
+    }
+
     fn create_body(&self, create: CreatePaymentIntent<'_>) -> Value {
         let mut body = json!(create.new);
         let fields = body
@@ -291,7 +328,7 @@ impl Client {
         body
     }
 
-    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+    pub(super) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("the settings admit only http and https, which have paths")
@@ -301,7 +338,7 @@ impl Client {
     }
 
     /// Sends a request and reads its answer, and counts and times both under `operation`.
-    async fn call<T: DeserializeOwned>(
+    pub(super) async fn call<T: DeserializeOwned>(
         operation: &'static str,
         request: RequestBuilder,
     ) -> Result<T, Error> {
@@ -316,19 +353,28 @@ impl Client {
     }
 
     async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, Error> {
+        let response = Self::accepted(request).await?;
+        let status = response.status();
+        if status == StatusCode::NO_CONTENT {
+            // It has no body by definition, and nothing more to say.
+            return serde_json::from_value(Value::Null).map_err(|_| {
+                Error::unanswered(format!("status {status} where a body has to be"), None)
+            });
+        }
+        response.json().await.map_err(|error| {
+            Error::unanswered(
+                format!("status {status} with an unreadable body"),
+                Some(error),
+            )
+        })
+    }
+
+    /// Sends a request. Whatever is no success is an error.
+    async fn accepted(request: RequestBuilder) -> Result<Response, Error> {
         let response = request.send().await.map_err(Error::from_send)?;
         let status = response.status();
         match status {
-            // It has no body by definition, and nothing more to say.
-            StatusCode::NO_CONTENT => serde_json::from_value(Value::Null).map_err(|_| {
-                Error::unanswered(format!("status {status} where a body has to be"), None)
-            }),
-            status if status.is_success() => response.json().await.map_err(|error| {
-                Error::unanswered(
-                    format!("status {status} with an unreadable body"),
-                    Some(error),
-                )
-            }),
+            status if status.is_success() => Ok(response),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::KeyRefused { status }),
             StatusCode::TOO_MANY_REQUESTS => Err(Error::Busy {
                 retry_after: retry_after(&response),

@@ -73,7 +73,9 @@ impl Problem {
             .collect()
     }
 
-    fn words(&self) -> String {
+    /// Dojo's reasons as a sentence.
+    #[must_use]
+    pub fn words(&self) -> String {
         match (&self.title, &self.detail) {
             (Some(title), Some(detail)) => format!("{title}: {detail}"),
             (Some(words), None) | (None, Some(words)) => words.clone(),

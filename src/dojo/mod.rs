@@ -4,9 +4,11 @@ mod account;
 mod client;
 mod error;
 mod intent;
+mod subscriptions;
 pub mod webhook;
 
 pub use account::{Account, Accounts};
-pub use client::{Client, CreatePaymentIntent, Operate, Window};
+pub use client::{Client, CreatePaymentIntent, Operate, Probe, Window};
 pub use error::Error;
 pub use intent::PaymentIntent;
+pub use subscriptions::{Secret, Subscription};

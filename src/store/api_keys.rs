@@ -110,6 +110,17 @@ pub async fn replace(
     Ok(Ok(()))
 }
 
+/// How many keys are active.
+pub async fn count_active(pool: &PgPool) -> Result<i64, Error> {
+    Ok(
+        sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM api_keys WHERE revoked_at IS NULL"#
+        )
+        .fetch_one(pool)
+        .await?,
+    )
+}
+
 /// Every key, oldest first, the revoked ones too.
 pub async fn list(pool: &PgPool) -> Result<Vec<ApiKey>, Error> {
     Ok(sqlx::query_as!(

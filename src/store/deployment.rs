@@ -20,7 +20,8 @@ pub async fn claim(pool: &PgPool, environment: Environment) -> Result<Environmen
     Ok(held(pool).await?.unwrap_or(environment))
 }
 
-async fn held(pool: &PgPool) -> Result<Option<Environment>, Error> {
+/// What the database is for, if anybody has said.
+pub async fn held(pool: &PgPool) -> Result<Option<Environment>, Error> {
     let held = sqlx::query_scalar!("SELECT environment FROM deployment")
         .fetch_optional(pool)
         .await?;

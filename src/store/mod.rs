@@ -4,6 +4,7 @@
 //! without a database).
 
 pub mod api_keys;
+pub mod condition;
 pub mod creation;
 pub mod deployment;
 pub mod intents;
@@ -12,7 +13,7 @@ pub mod looks;
 pub mod operations;
 pub mod webhooks;
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::LazyLock, time::Duration};
 
 use secrecy::ExposeSecret;
 use serde::{Serialize, de::DeserializeOwned};
@@ -28,7 +29,13 @@ use crate::{
     payment_link::Environment,
 };
 
-static MIGRATOR: Migrator = sqlx::migrate!();
+/// What a later version has added is left alone: a replica of the version before may start again while the others are
+/// replaced.
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!();
+    migrator.set_ignore_missing(true);
+    migrator
+});
 
 /// Why the database did not answer a question.
 #[derive(Debug, thiserror::Error)]

@@ -19,17 +19,17 @@ use crate::{
 const YORK_PAGES: &str = "https://pay.york.example/checkout";
 
 /// A folder of the test's own, gone when the test is over.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let path = std::env::temp_dir().join(format!("dpl-{}", uuid::Uuid::now_v7()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
     /// Writes a file and tells where it is.
-    fn write(&self, name: &str, text: &str) -> String {
+    pub fn write(&self, name: &str, text: &str) -> String {
         let path = self.0.join(name);
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
@@ -126,7 +126,7 @@ async fn subscribe(sandbox: &TestSandbox, key: &str, address: &str, account: &st
     text(&subscription["secrets"][0]["value"]).to_owned()
 }
 
-fn site(name: &str, key: &str, secret: &str) -> String {
+pub fn site(name: &str, key: &str, secret: &str) -> String {
     format!(
         "[accounts.{name}]\nenvironment = \"sandbox\"\napi_key = \"{key}\"\nwebhook_secrets = [\"{secret}\"]\n"
     )

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod browser;
+mod check;
 mod commands;
 mod convergence;
 mod crashes;
@@ -21,8 +22,11 @@ mod operations;
 mod reading;
 mod recovery;
 mod replicas;
+mod restore;
+mod rotation;
 mod running;
 mod schemathesis;
+mod subscriptions;
 mod support;
 mod validation;
 mod webhooks;

@@ -77,7 +77,7 @@ async fn replica(app: &TestApp, address: &str) -> Service {
 }
 
 /// An address behind which any replica answers that is alive, as behind a load balancer.
-async fn balancer(addresses: &[String]) -> String {
+pub async fn balancer(addresses: &[String]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let addresses = addresses.to_vec();
@@ -85,8 +85,8 @@ async fn balancer(addresses: &[String]) -> String {
         let mut turn = 0;
         while let Ok((mut caller, _)) = listener.accept().await {
             turn += 1;
-            for n in 0..REPLICAS {
-                let address = &addresses[(turn + n) % REPLICAS];
+            for n in 0..addresses.len() {
+                let address = &addresses[(turn + n) % addresses.len()];
                 if let Ok(mut called) = TcpStream::connect(address).await {
                     tokio::spawn(async move {
                         tokio::io::copy_bidirectional(&mut caller, &mut called).await

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
@@ -73,7 +73,20 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
             Arc::clone(&world),
             traffic::pass,
         ))
+        .layer(middleware::map_response_with_state(
+            Arc::clone(&world),
+            date,
+        ))
         .with_state(world)
+}
+
+/// `Date` follows the sandbox's own clock.
+async fn date(State(world): State<Arc<World>>, mut response: Response) -> Response {
+    let date = world.clock.now().in_http();
+    if let Some(Ok(date)) = date.map(HeaderValue::try_from) {
+        response.headers_mut().insert(header::DATE, date);
+    }
+    response
 }
 
 /// Lets in only calls that bear a key and a version, and only to what belongs to the key's account.

@@ -13,7 +13,7 @@ use super::JsonResult;
 use super::body::{self, Shape};
 use crate::account::Account;
 use crate::problem::Problem;
-use crate::webhooks::{EVENTS, SubscribeError, Subscription};
+use crate::webhooks::{SubscribeError, Subscription};
 use crate::world::World;
 
 type NoContent = Result<StatusCode, Problem>;
@@ -33,8 +33,11 @@ struct Update {
 }
 
 /// `GET /webhooks/events`
-pub(super) async fn events() -> Json<Value> {
-    Json(json!([{ "model": "PaymentIntent", "events": EVENTS }]))
+pub(super) async fn events(State(world): State<Arc<World>>) -> Json<Value> {
+    let offered = world
+        .courier
+        .with_subscriptions(|all| all.offered().to_vec());
+    Json(json!([{ "model": "PaymentIntent", "events": offered }]))
 }
 
 /// `GET /webhooks`

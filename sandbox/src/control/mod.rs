@@ -47,6 +47,11 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
             "/webhook-retries",
             get(faults::retries).post(faults::set_retries),
         )
+        .route(
+            "/offered-events",
+            get(records::offered).post(records::offer),
+        )
+        .route("/new-secrets", post(records::new_secrets))
         .route("/webhooks/deliver", post(records::deliver))
         .route("/deliveries", get(records::deliveries))
         .route("/deliveries/{event_id}/redeliver", post(records::redeliver))

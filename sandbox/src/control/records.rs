@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{JsonResult, read};
 use crate::faults::Operation;
 use crate::problem::Problem;
-use crate::webhooks::Event;
+use crate::webhooks::{Event, SubscribeError};
 use crate::world::World;
 
 #[derive(Debug, Deserialize)]
@@ -41,6 +41,49 @@ pub(super) async fn deliver(State(world): State<Arc<World>>, bytes: Bytes) -> Js
         })
         .map(|id| Json(json!({ "eventId": id })))
         .ok_or_else(|| Problem::not_found("There is no payment intent with this id."))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Offer {
+    events: Vec<String>,
+}
+
+/// `GET /_sandbox/offered-events`: the events that can be subscribed to.
+pub(super) async fn offered(State(world): State<Arc<World>>) -> Json<Value> {
+    let offered = world
+        .courier
+        .with_subscriptions(|all| all.offered().to_vec());
+    Json(json!({ "events": offered }))
+}
+
+/// `POST /_sandbox/offered-events`: an account that offers these alone. What is subscribed stays.
+pub(super) async fn offer(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
+    let Offer { events } = read(&bytes)?;
+    let offered = world.courier.with_subscriptions(|all| {
+        all.offer(&events)?;
+        Ok(all.offered().to_vec())
+    });
+    offered
+        .map(|offered| Json(json!({ "events": offered })))
+        .map_err(|_: SubscribeError| {
+            Problem::bad_request("There is an event that Dojo does not have.")
+        })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewSecrets {
+    sign: bool,
+}
+
+/// `POST /_sandbox/new-secrets`: whether a new secret signs from the start.
+pub(super) async fn new_secrets(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
+    let NewSecrets { sign } = read(&bytes)?;
+    world
+        .courier
+        .with_subscriptions(|all| all.let_new_secrets_sign(sign));
+    Ok(Json(json!({ "sign": sign })))
 }
 
 /// `GET /_sandbox/deliveries`: every delivery, oldest first.

@@ -47,8 +47,24 @@ pub(crate) enum SubscribeError {
     TooManySecrets,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Subscriptions(Vec<Subscription>);
+#[derive(Debug)]
+pub(crate) struct Subscriptions {
+    all: Vec<Subscription>,
+    /// The events that the account offers.
+    offered: Vec<&'static str>,
+    /// Whether a new secret signs from the start, in place of the one that did.
+    new_secrets_sign: bool,
+}
+
+impl Default for Subscriptions {
+    fn default() -> Self {
+        Self {
+            all: Vec::new(),
+            offered: EVENTS.to_vec(),
+            new_secrets_sign: false,
+        }
+    }
+}
 
 impl Subscriptions {
     /// Adds a subscription with one secret, a random one unless given, that signs from the start.
@@ -66,7 +82,7 @@ impl Subscriptions {
             is_active: true,
             ..Secret::new(secret, now)
         };
-        self.0.push(Subscription {
+        self.all.push(Subscription {
             id: ids::tagged("ws_"),
             account,
             events: without_repeats(events),
@@ -76,7 +92,7 @@ impl Subscriptions {
             created_at: now,
             updated_at: now,
         });
-        self.0.last().ok_or(SubscribeError::NotFound)
+        self.all.last().ok_or(SubscribeError::NotFound)
     }
 
     pub(crate) fn update(
@@ -107,25 +123,50 @@ impl Subscriptions {
 
     pub(crate) fn remove(&mut self, id: &str) -> Result<(), SubscribeError> {
         self.find(id)?;
-        self.0.retain(|subscription| subscription.id != id);
+        self.all.retain(|subscription| subscription.id != id);
+        Ok(())
+    }
+
+    /// The events that the account offers.
+    pub(crate) fn offered(&self) -> &[&'static str] {
+        &self.offered
+    }
+
+    /// Has the account offer these alone. What is subscribed stays. `Err` names one that does not exist.
+    pub(crate) fn offer(&mut self, events: &[String]) -> Result<(), SubscribeError> {
+        if let Some(unknown) = events
+            .iter()
+            .find(|event| !EVENTS.contains(&event.as_str()))
+        {
+            return Err(SubscribeError::UnknownEvent(unknown.clone()));
+        }
+        self.offered = EVENTS
+            .into_iter()
+            .filter(|name| events.iter().any(|event| event == name))
+            .collect();
         Ok(())
     }
 
     /// Those that an account sees.
     pub(crate) fn of(&self, account: &Account) -> impl Iterator<Item = &Subscription> {
-        self.0
+        self.all
             .iter()
             .filter(|subscription| subscription.is_of(account))
     }
 
     pub(crate) fn find(&self, id: &str) -> Result<&Subscription, SubscribeError> {
-        self.0
+        self.all
             .iter()
             .find(|subscription| subscription.id == id)
             .ok_or(SubscribeError::NotFound)
     }
 
-    /// Adds a secret that does not sign until it is activated.
+    /// Dojo's documents do not say whether a new secret signs from the start.
+    pub(crate) fn let_new_secrets_sign(&mut self, sign: bool) {
+        self.new_secrets_sign = sign;
+    }
+
+    /// Adds a secret that does not sign until it is activated, unless new ones are told to.
     pub(crate) fn generate_secret(
         &mut self,
         id: &str,
@@ -135,9 +176,14 @@ impl Subscriptions {
         if subscription.secrets.len() >= MOST_SECRETS {
             return Err(SubscribeError::TooManySecrets);
         }
-        subscription.secrets.push(Secret::new(None, now));
+        let secret = Secret::new(None, now);
+        let secret_id = secret.id.clone();
+        subscription.secrets.push(secret);
         subscription.updated_at = now;
-        Ok(subscription)
+        if self.new_secrets_sign {
+            self.activate_secret(id, &secret_id)?;
+        }
+        self.find(id)
     }
 
     /// Lets this secret sign from now on, in place of the one that did.
@@ -178,12 +224,12 @@ impl Subscriptions {
     ) -> Result<(), SubscribeError> {
         if let Some(unknown) = events
             .iter()
-            .find(|event| !EVENTS.contains(&event.as_str()))
+            .find(|event| !self.offered.contains(&event.as_str()))
         {
             return Err(SubscribeError::UnknownEvent(unknown.clone()));
         }
         let taken: BTreeSet<&String> = self
-            .0
+            .all
             .iter()
             .filter(|subscription| Some(subscription.id.as_str()) != own)
             .filter(|subscription| account.is_none_or(|account| subscription.is_of(account)))
@@ -196,7 +242,7 @@ impl Subscriptions {
     }
 
     fn find_mut(&mut self, id: &str) -> Result<&mut Subscription, SubscribeError> {
-        self.0
+        self.all
             .iter_mut()
             .find(|subscription| subscription.id == id)
             .ok_or(SubscribeError::NotFound)
@@ -274,7 +320,7 @@ mod tests {
             ),
             Err(SubscribeError::Taken("payment_intent.created".to_owned()))
         );
-        assert_eq!(all.0.len(), 1);
+        assert_eq!(all.all.len(), 1);
     }
 
     #[test]
@@ -289,7 +335,7 @@ mod tests {
                 "payment_intent.unheard".to_owned()
             ))
         );
-        assert!(all.0.is_empty());
+        assert!(all.all.is_empty());
     }
 
     #[test]

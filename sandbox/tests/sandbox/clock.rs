@@ -1,6 +1,7 @@
 //! What time brings about.
 
 use dojo_sandbox::Settings;
+use reqwest::Method;
 use serde_json::json;
 
 use crate::support::{Receiver, Rig, event_types, id, ten_pounds, ten_pounds_manual};
@@ -99,5 +100,25 @@ async fn the_clock_only_goes_ahead() {
             .await
             .0,
         400
+    );
+}
+
+#[tokio::test]
+async fn the_date_of_answers_follows_the_clock() {
+    let rig = Rig::start().await;
+    let date = async || {
+        let answer = rig.api(Method::GET, "/webhooks/events").send().await;
+        let headers = answer.expect("an answer").headers().clone();
+        let date = headers["date"].to_str().expect("text").to_owned();
+        assert!(date.ends_with(" GMT"), "{date}");
+        date
+    };
+    let before = date().await;
+    advance(&rig, 400 * DAY).await;
+    let after = date().await;
+    let year = |date: &str| date[12..16].parse::<u16>().expect("a year");
+    assert!(
+        (1..=2).contains(&(year(&after) - year(&before))),
+        "{before} {after}"
     );
 }

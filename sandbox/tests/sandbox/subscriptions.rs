@@ -95,3 +95,40 @@ async fn a_rotated_secret_signs_once_it_is_activated() {
     assert_eq!(left["secrets"].as_array().map(Vec::len), Some(1));
     assert_eq!(left["secrets"][0]["isActive"], true);
 }
+
+#[tokio::test]
+async fn an_account_can_be_told_to_offer_less() {
+    let rig = Rig::start().await;
+    let less = json!({"events": ["payment_intent.created"]});
+    rig.control("offered-events", &less).await;
+    assert_eq!(rig.look("offered-events").await, less);
+    assert_eq!(
+        rig.get("/webhooks/events").await.1[0]["events"],
+        less["events"]
+    );
+    let url = "http://localhost:1/hook";
+    assert_eq!(
+        subscribe(&rig, url, &["payment_intent.status_updated"])
+            .await
+            .0,
+        400
+    );
+    assert_eq!(
+        subscribe(&rig, url, &["payment_intent.created"]).await.0,
+        200
+    );
+    let unheard = json!({"events": ["payment_intent.unheard"]});
+    assert_eq!(rig.try_control("offered-events", &unheard).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_new_secret_can_be_told_to_sign_at_once() {
+    let rig = Rig::start().await;
+    let url = "http://localhost:1/hook";
+    let (_, subscription) = subscribe(&rig, url, &["payment_intent.created"]).await;
+    rig.control("new-secrets", &json!({"sign": true})).await;
+    let path = format!("/webhooks/{}/secrets", id(&subscription));
+    let (_, made) = rig.post(&path, &json!({})).await;
+    assert_eq!(made["secrets"][0]["isActive"], false);
+    assert_eq!(made["secrets"][1]["isActive"], true);
+}

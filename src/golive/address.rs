@@ -1,0 +1,122 @@
+use url::{Host, Url};
+
+use crate::payment_link::NewPaymentLink;
+
+/// The path on which this service receives an account's webhooks.
+#[must_use]
+pub fn path(account: &str) -> String {
+    if account == NewPaymentLink::DEFAULT_ACCOUNT {
+        "/webhooks/dojo".to_owned()
+    } else {
+        format!("/webhooks/dojo/{account}")
+    }
+}
+
+/// Where Dojo has to send an account's webhooks, if the world reaches this service at `public_url`.
+#[must_use]
+pub fn webhook_address(public_url: &Url, account: &str) -> String {
+    let base = public_url.as_str().trim_end_matches('/');
+    format!("{base}{}", path(account))
+}
+
+/// Whether two addresses are the same but for how they are written.
+pub(super) fn is_same(one: &str, other: &str) -> bool {
+    match (Url::parse(one), Url::parse(other)) {
+        (Ok(one), Ok(other)) => {
+            one.as_str().trim_end_matches('/') == other.as_str().trim_end_matches('/')
+        }
+        _ => one == other,
+    }
+}
+
+/// Why Dojo cannot send anything to an address, if it cannot. A stand-in for Dojo on this machine, which is itself
+/// called without TLS, can send anywhere.
+pub(super) fn objection(public_url: &Url, dojo: &Url) -> Option<&'static str> {
+    if dojo.scheme() != "https" {
+        return None;
+    }
+    if public_url.scheme() != "https" {
+        return Some("is not https, and Dojo sends nowhere else");
+    }
+    let is_private = match public_url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || !name.contains('.'),
+        Some(Host::Ipv4(ip)) => {
+            ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified()
+        }
+        Some(Host::Ipv6(ip)) => {
+            ip.is_loopback()
+                || ip.is_unique_local()
+                || ip.is_unicast_link_local()
+                || ip.is_unspecified()
+        }
+        None => true,
+    };
+    is_private.then_some("is not a public address, and Dojo could not reach it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_path_follows_the_base() {
+        for (base, account, address) in [
+            (
+                "https://pay.example.com",
+                "default",
+                "https://pay.example.com/webhooks/dojo",
+            ),
+            (
+                "https://pay.example.com/",
+                "leeds",
+                "https://pay.example.com/webhooks/dojo/leeds",
+            ),
+            (
+                "https://example.com/pay/",
+                "default",
+                "https://example.com/pay/webhooks/dojo",
+            ),
+        ] {
+            assert_eq!(webhook_address(&url(base), account), address);
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_same_however_it_is_written() {
+        assert!(is_same(
+            "https://Pay.example.com:443/webhooks/dojo/",
+            "https://pay.example.com/webhooks/dojo"
+        ));
+        assert!(!is_same(
+            "https://pay.example.com/webhooks/dojo",
+            "http://pay.example.com/webhooks/dojo"
+        ));
+        assert!(!is_same(
+            "https://pay.example.com/webhooks/dojo/leeds",
+            "https://pay.example.com/webhooks/dojo"
+        ));
+    }
+
+    #[test]
+    fn dojo_itself_sends_to_public_https_only() {
+        let dojo = url("https://api.dojo.tech");
+        assert_eq!(objection(&url("https://pay.example.com"), &dojo), None);
+        for wrong in [
+            "http://pay.example.com",
+            "https://localhost",
+            "https://service:8080",
+            "https://10.1.2.3",
+            "https://192.168.0.1",
+            "https://127.0.0.1",
+            "https://[::1]",
+            "https://[fd00::1]",
+        ] {
+            assert!(objection(&url(wrong), &dojo).is_some(), "{wrong}");
+            assert_eq!(objection(&url(wrong), &url("http://localhost:9400")), None);
+        }
+    }
+}
