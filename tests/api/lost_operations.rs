@@ -331,6 +331,39 @@ async fn a_conflict_may_be_with_a_refunds_own_first_try_but_not_for_ever() {
 }
 
 #[tokio::test]
+async fn what_dojo_cannot_be_brought_to_do_is_given_up_in_the_end() {
+    let settings = [("RECOVERY_GIVE_UP", "3s"), ("RECOVERY_SETTLE", "1s")];
+    let cases = [("cancel", "cancel"), ("refunds", "refund")];
+    for_each_case(&cases, &settings, async |app, (operation, call)| {
+        let link = if *call == "cancel" {
+            app.created().await
+        } else {
+            app.paid().await
+        };
+        let cut = json!({"operation": call, "kind": "cutBefore", "share": 1.0});
+        app.sandbox.control("faults", cut).await;
+        app.operate_with_key("a", &link, operation, &json!({}))
+            .await
+            .problem(504, "outcome-unknown");
+        let answer = app
+            .operation_outcome("a", &link, operation, &json!({}))
+            .await;
+        // Whether a refund was done, only its own answer could tell.
+        if *call == "cancel" {
+            answer.problem(409, "not-done");
+        } else {
+            answer.problem(409, "outcome-unconfirmed");
+        }
+        let asked = app.sandbox.requests(call).await.len();
+        assert!(asked > 1, "asked {asked} times");
+        app.sandbox.clear("faults").await;
+        app.in_step_with_dojo().await;
+        assert_eq!(app.sandbox.requests(call).await.len(), asked);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn while_a_refund_is_in_doubt_what_it_may_have_given_back_is_not_promised_again() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
