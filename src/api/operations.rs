@@ -2,7 +2,8 @@
 
 use axum::{
     Json,
-    extract::{RawQuery, State},
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, RawQuery, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -152,17 +153,9 @@ enum Operated {
     params(OfLink, Keyed),
     responses(Operated, Guarded, NoSuchLink)
 )]
-async fn cancel(
-    State(state): State<AppState>,
-    caller: Caller<PaymentsManage>,
-    RequestId(request_id): RequestId,
-    LinkId(link_id): LinkId,
-    headers: HeaderMap,
-    Raw(body): Raw,
-) -> Result<Response, Error> {
-    let faults = nothing(&body)?;
-    let asked = Asked::new("cancel", Action::Cancel, faults, request_id, &headers);
-    operate(state, caller, link_id, asked).await
+async fn cancel(asked: Asked) -> Result<Response, Error> {
+    let faults = asked.nothing()?;
+    asked.carry_out("cancel", Action::Cancel, faults).await
 }
 
 /// Collects an authorized payment: the whole of it, or a part, several times until all is collected.
@@ -172,18 +165,11 @@ async fn cancel(
     request_body = NewCapture,
     responses(Operated, Guarded, NoSuchLink)
 )]
-async fn capture(
-    State(state): State<AppState>,
-    caller: Caller<PaymentsManage>,
-    RequestId(request_id): RequestId,
-    LinkId(link_id): LinkId,
-    headers: HeaderMap,
-    Raw(body): Raw,
-) -> Result<Response, Error> {
-    let (new, faults) = parse(&state.operations.capture, &headers, &body)?;
-    let action = Action::Capture(new);
-    let asked = Asked::new("captures", action, faults, request_id, &headers);
-    operate(state, caller, link_id, asked).await
+async fn capture(asked: Asked) -> Result<Response, Error> {
+    let (new, faults) = asked.body(|schemas| &schemas.capture)?;
+    asked
+        .carry_out("captures", Action::Capture(new), faults)
+        .await
 }
 
 /// Gives money back: all that was taken, or a part, several times until all is returned.
@@ -199,23 +185,17 @@ async fn capture(
     request_body = NewRefund,
     responses(Operated, Guarded, NoSuchLink)
 )]
-async fn refund(
-    State(state): State<AppState>,
-    caller: Caller<PaymentsManage>,
-    RequestId(request_id): RequestId,
-    LinkId(link_id): LinkId,
-    headers: HeaderMap,
-    Raw(body): Raw,
-) -> Result<Response, Error> {
-    let (new, faults) = parse(&state.operations.refund, &headers, &body)?;
-    let mut asked = Asked::new("refunds", Action::Refund(new), faults, request_id, &headers);
-    if asked.key.is_none() && asked.faults.iter().all(|fault| fault.pointer != KEY) {
-        asked.faults.push(Fault::new(
-            KEY,
+async fn refund(asked: Asked) -> Result<Response, Error> {
+    let (new, mut faults) = asked.body(|schemas| &schemas.refund)?;
+    if let Ok(None) = asked.key {
+        faults.push(Fault::new(
+            "Idempotency-Key",
             "is required: a refund whose answer is lost can only be repeated with it",
         ));
     }
-    operate(state, caller, link_id, asked).await
+    asked
+        .carry_out("refunds", Action::Refund(new), faults)
+        .await
 }
 
 /// Undoes an authorization, or an `Auto` payment on the day that it was made: always the whole of it.
@@ -226,17 +206,9 @@ async fn refund(
     params(OfLink, Keyed),
     responses(Operated, Guarded, NoSuchLink)
 )]
-async fn reverse(
-    State(state): State<AppState>,
-    caller: Caller<PaymentsManage>,
-    RequestId(request_id): RequestId,
-    LinkId(link_id): LinkId,
-    headers: HeaderMap,
-    Raw(body): Raw,
-) -> Result<Response, Error> {
-    let faults = nothing(&body)?;
-    let asked = Asked::new("reversal", Action::Reversal, faults, request_id, &headers);
-    operate(state, caller, link_id, asked).await
+async fn reverse(asked: Asked) -> Result<Response, Error> {
+    let faults = asked.nothing()?;
+    asked.carry_out("reversal", Action::Reversal, faults).await
 }
 
 /// Changes the amount of a payment that is not collected yet, where the link was made with
@@ -247,18 +219,9 @@ async fn reverse(
     request_body = NewAmount,
     responses(Operated, Guarded, NoSuchLink)
 )]
-async fn change_amount(
-    State(state): State<AppState>,
-    caller: Caller<PaymentsManage>,
-    RequestId(request_id): RequestId,
-    LinkId(link_id): LinkId,
-    headers: HeaderMap,
-    Raw(body): Raw,
-) -> Result<Response, Error> {
-    let (new, faults) = parse(&state.operations.amount, &headers, &body)?;
-    let action = Action::Amount(new);
-    let asked = Asked::new("amount", action, faults, request_id, &headers);
-    operate(state, caller, link_id, asked).await
+async fn change_amount(asked: Asked) -> Result<Response, Error> {
+    let (new, faults) = asked.body(|schemas| &schemas.amount)?;
+    asked.carry_out("amount", Action::Amount(new), faults).await
 }
 
 /// Changes the tip of a payment that is not collected yet, where the link was made with
@@ -269,18 +232,11 @@ async fn change_amount(
     request_body = NewTipsAmount,
     responses(Operated, Guarded, NoSuchLink)
 )]
-async fn change_tips_amount(
-    State(state): State<AppState>,
-    caller: Caller<PaymentsManage>,
-    RequestId(request_id): RequestId,
-    LinkId(link_id): LinkId,
-    headers: HeaderMap,
-    Raw(body): Raw,
-) -> Result<Response, Error> {
-    let (new, faults) = parse(&state.operations.tips_amount, &headers, &body)?;
-    let action = Action::TipsAmount(new);
-    let asked = Asked::new("tips-amount", action, faults, request_id, &headers);
-    operate(state, caller, link_id, asked).await
+async fn change_tips_amount(asked: Asked) -> Result<Response, Error> {
+    let (new, faults) = asked.body(|schemas| &schemas.tips_amount)?;
+    asked
+        .carry_out("tips-amount", Action::TipsAmount(new), faults)
+        .await
 }
 
 /// Has Dojo send a receipt by email.
@@ -290,113 +246,119 @@ async fn change_tips_amount(
     request_body = NewReceipt,
     responses(Operated, Guarded, NoSuchLink)
 )]
-async fn send_receipt(
-    State(state): State<AppState>,
-    caller: Caller<PaymentsManage>,
-    RequestId(request_id): RequestId,
-    LinkId(link_id): LinkId,
-    headers: HeaderMap,
-    Raw(body): Raw,
-) -> Result<Response, Error> {
-    let (new, faults) = parse(&state.operations.receipt, &headers, &body)?;
-    let action = Action::Receipt(new);
-    let asked = Asked::new("receipt", action, faults, request_id, &headers);
-    operate(state, caller, link_id, asked).await
+async fn send_receipt(asked: Asked) -> Result<Response, Error> {
+    let (new, faults) = asked.body(|schemas| &schemas.receipt)?;
+    asked
+        .carry_out("receipt", Action::Receipt(new), faults)
+        .await
 }
 
-/// The header, and where its faults are.
-const KEY: &str = "Idempotency-Key";
-
-/// An operation as a caller asks for it.
+/// A request for an operation, of a caller who may ask for one.
 struct Asked {
-    /// The last part of the path.
-    path: &'static str,
-    action: Action,
-    key: Option<String>,
+    state: AppState,
+    caller: Caller<PaymentsManage>,
     request_id: String,
-    /// What is wrong with it.
-    faults: Vec<Fault>,
+    link_id: PaymentLinkId,
+    /// The `Idempotency-Key`, or what is wrong with it.
+    key: Result<Option<String>, Fault>,
+    headers: HeaderMap,
+    bytes: Bytes,
+}
+
+impl FromRequest<AppState> for Asked {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &AppState) -> Result<Self, Error> {
+        let (mut parts, body) = request.into_parts();
+        let caller = Caller::from_request_parts(&mut parts, state).await?;
+        let LinkId(link_id) = LinkId::from_request_parts(&mut parts, state).await?;
+        let request = Request::from_parts(parts, body);
+        Ok(Self {
+            state: state.clone(),
+            caller,
+            request_id: RequestId::of(&request),
+            link_id,
+            key: idempotency_key(request.headers()),
+            headers: request.headers().clone(),
+            bytes: Raw::from_request(request, state).await?.0,
+        })
+    }
 }
 
 impl Asked {
-    fn new(
-        path: &'static str,
+    /// What the body says, and what is wrong with it.
+    fn body<T: DeserializeOwned>(
+        &self,
+        schema: impl FnOnce(&Schemas) -> &Schema,
+    ) -> Result<(T, Vec<Fault>), Error> {
+        schema(&self.state.operations).parse(&self.headers, &self.bytes, broken_rules)
+    }
+
+    /// What is wrong with the body where none is needed. One that says more than nothing means something else, such as
+    /// a reversal of a part.
+    fn nothing(&self) -> Result<Vec<Fault>, Error> {
+        if self.bytes.trim_ascii().is_empty() {
+            return Ok(Vec::new());
+        }
+        let body: Value = serde_json::from_slice(&self.bytes)
+            .map_err(|error| Error::MalformedJson(error.to_string()))?;
+        Ok(match body {
+            Value::Null => Vec::new(),
+            Value::Object(fields) => fields
+                .keys()
+                .map(|name| Fault::new(Fault::below("", name), "is no field of this request"))
+                .collect(),
+            _ => vec![Fault::new("", "must be empty")],
+        })
+    }
+
+    /// Does it, unless it has faults. `path` is the last part of the address.
+    async fn carry_out(
+        self,
+        path: &str,
         action: Action,
         mut faults: Vec<Fault>,
-        request_id: String,
-        headers: &HeaderMap,
-    ) -> Self {
-        let key = idempotency_key(headers).unwrap_or_else(|fault| {
+    ) -> Result<Response, Error> {
+        let Self {
+            state,
+            caller,
+            request_id,
+            link_id,
+            key,
+            ..
+        } = self;
+        let key = key.unwrap_or_else(|fault| {
             faults.push(fault);
             None
         });
-        Self {
-            path,
-            action,
-            key,
-            request_id,
-            faults,
+        if !faults.is_empty() {
+            return Err(Error::Invalid(faults));
         }
+        let link = state.find_link(&caller, link_id).await?;
+        let account = state.account_of(&link)?.clone();
+        let path = format!("/v1/payment-links/{link_id}/{path}");
+        let id = OperationId::new();
+        let request = operations::Request {
+            operation_id: id,
+            link_id,
+            idempotency_key: key.map(|key| IdempotencyKey {
+                api_key_id: caller.key_id,
+                key,
+                request_hash: fingerprint(&path, &action),
+            }),
+            action,
+            api_key: caller.name,
+            request_id,
+        };
+        let work = Box::pin({
+            let state = state.clone();
+            async move {
+                Ok(operations::carry_out(&state.pool, &account, request, state.patience).await?)
+            }
+        });
+        let subject = Subject::Operation { id, link_id };
+        answer(link_id, state.see_through(subject, work).await?)
     }
-}
-
-fn parse<T: DeserializeOwned>(
-    schema: &Schema,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<(T, Vec<Fault>), Error> {
-    schema.parse(headers, body, broken_rules)
-}
-
-/// What is wrong with the body of a request that needs none. One that says more than nothing means something else, such
-/// as a reversal of a part.
-fn nothing(body: &[u8]) -> Result<Vec<Fault>, Error> {
-    if body.trim_ascii().is_empty() {
-        return Ok(Vec::new());
-    }
-    let body: Value =
-        serde_json::from_slice(body).map_err(|error| Error::MalformedJson(error.to_string()))?;
-    Ok(match body {
-        Value::Null => Vec::new(),
-        Value::Object(fields) => fields
-            .keys()
-            .map(|name| Fault::new(Fault::below("", name), "is no field of this request"))
-            .collect(),
-        _ => vec![Fault::new("", "must be empty")],
-    })
-}
-
-async fn operate(
-    state: AppState,
-    caller: Caller<PaymentsManage>,
-    link_id: PaymentLinkId,
-    asked: Asked,
-) -> Result<Response, Error> {
-    if !asked.faults.is_empty() {
-        return Err(Error::Invalid(asked.faults));
-    }
-    let link = state.find_link(&caller, link_id).await?;
-    let account = state.account_of(&link)?.clone();
-    let path = format!("/v1/payment-links/{link_id}/{}", asked.path);
-    let id = OperationId::new();
-    let request = operations::Request {
-        operation_id: id,
-        link_id: link.id,
-        idempotency_key: asked.key.map(|key| IdempotencyKey {
-            api_key_id: caller.key_id,
-            key,
-            request_hash: fingerprint(&path, &asked.action),
-        }),
-        action: asked.action,
-        api_key: caller.name,
-        request_id: asked.request_id,
-    };
-    let work = {
-        let state = state.clone();
-        async move { Ok(operations::carry_out(&state.pool, &account, request, state.patience).await?) }
-    };
-    let subject = Subject::Operation { id, link_id };
-    answer(link_id, state.see_through(subject, work).await?)
 }
 
 /// How an outcome is told.
