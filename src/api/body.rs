@@ -163,9 +163,13 @@ fn explain(error: &ValidationError<'_>, faults: &mut Vec<Fault>) {
         Kind::Type { kind } => format!("must be {}", types(kind)),
         Kind::Enum { options } => format!("must be one of {}", words(options)),
         Kind::Constant { expected_value } => format!("must be {expected_value}"),
-        Kind::MinLength { limit: 1 } => "must not be empty".to_owned(),
+        Kind::MinLength { limit: 1 } | Kind::MinItems { limit: 1 } => {
+            "must not be empty".to_owned()
+        }
         Kind::MinLength { limit } => format!("must have at least {limit} characters"),
         Kind::MaxLength { limit } => format!("must have at most {limit} characters"),
+        Kind::MinItems { limit } => format!("must have at least {limit} entries"),
+        Kind::MaxItems { limit } => format!("must have at most {limit} entries"),
         Kind::Minimum { limit } => format!("must be at least {limit}"),
         Kind::Maximum { limit } => format!("must be at most {limit}"),
         Kind::Format { format } => match format.as_str() {

@@ -19,7 +19,9 @@ use crate::{
 pub(crate) enum Error {
     #[error("there is nothing at this address")]
     NotFound,
-    #[error("an API key is needed: Authorization: Bearer dpl_…")]
+    #[error("there is no such link, or it is not open to this API key")]
+    NoSuchLink,
+    #[error("the API key is missing, wrong or revoked: Authorization: Bearer dpl_…")]
     Unauthenticated,
     #[error("the API key lacks the scope {}", .0.as_str())]
     Forbidden(Scope),
@@ -40,8 +42,13 @@ pub(crate) enum Error {
     #[error("a request with this Idempotency-Key is being worked on; repeat it for its outcome")]
     Running(Subject),
     #[error("Dojo's answer was lost, so it is not known yet whether {}", match .0 {
-        Subject::Link(_) => "the link exists; do not ask for another one",
-        Subject::Operation { .. } => "it was done; do not ask for it with another Idempotency-Key",
+        Subject::Link(_) => {
+            "the link exists: repeat the request with the same Idempotency-Key, or read the link; do not ask for another one"
+        }
+        Subject::Operation { .. } => {
+            "it was done: repeat the request with the same Idempotency-Key, or read the link's operations; do not ask for \
+             it with another key"
+        }
     })]
     DojoUnsure(Subject),
     #[error("{}", dojo_failed(subject, failure))]
@@ -68,7 +75,7 @@ pub(crate) enum Error {
     #[error("the signature is missing or not that of this body")]
     BadSignature,
     #[error("{}", if .0.is_outage() {
-        "the service cannot reach its database"
+        "the service cannot reach its database; repeat the request, with the same Idempotency-Key if it has one"
     } else {
         "the service has a fault"
     })]
@@ -106,7 +113,11 @@ fn dojo_failed(subject: &Subject, failure: &Failure) -> String {
             format!("what answered at Dojo's address is not its API; {nothing}")
         }
         FailureKind::NotCreated | FailureKind::NotDone => format!("{nothing}: {detail}"),
-        FailureKind::NotReached => format!("Dojo could not be reached; {nothing}"),
+        FailureKind::NotReached => {
+            format!(
+                "Dojo could not be reached; {nothing}: repeat the request with the same Idempotency-Key"
+            )
+        }
     }
 }
 
@@ -125,7 +136,7 @@ impl From<protocol::Error> for Error {
 impl Error {
     fn status(&self) -> StatusCode {
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::NoSuchLink => StatusCode::NOT_FOUND,
             Self::Unauthenticated | Self::BadSignature => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -165,7 +176,7 @@ impl Error {
     /// What a program can tell the failures apart by; see [`Problem::kind`].
     fn slug(&self) -> &'static str {
         match self {
-            Self::NotFound => "not-found",
+            Self::NotFound | Self::NoSuchLink => "not-found",
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden(_) => "forbidden",
             Self::NotJson => "unsupported-media-type",

@@ -157,7 +157,7 @@ impl AppState {
         store::links::find(&self.pool, id)
             .await?
             .filter(|link| caller.may_see(&link.account))
-            .ok_or(Error::NotFound)
+            .ok_or(Error::NoSuchLink)
     }
 }
 

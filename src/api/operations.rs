@@ -154,8 +154,8 @@ enum Operated {
     responses(Operated, Guarded, NoSuchLink)
 )]
 async fn cancel(asked: Asked) -> Result<Response, Error> {
-    let faults = asked.nothing()?;
-    asked.carry_out("cancel", Action::Cancel, faults).await
+    asked.nothing()?;
+    asked.carry_out("cancel", Action::Cancel).await
 }
 
 /// Collects an authorized payment: the whole of it, or a part, several times until all is collected.
@@ -166,10 +166,8 @@ async fn cancel(asked: Asked) -> Result<Response, Error> {
     responses(Operated, Guarded, NoSuchLink)
 )]
 async fn capture(asked: Asked) -> Result<Response, Error> {
-    let (new, faults) = asked.body(|schemas| &schemas.capture)?;
-    asked
-        .carry_out("captures", Action::Capture(new), faults)
-        .await
+    let new = asked.body(|schemas| &schemas.capture, Key::Optional)?;
+    asked.carry_out("captures", Action::Capture(new)).await
 }
 
 /// Gives money back: all that was taken, or a part, several times until all is returned.
@@ -186,16 +184,8 @@ async fn capture(asked: Asked) -> Result<Response, Error> {
     responses(Operated, Guarded, NoSuchLink)
 )]
 async fn refund(asked: Asked) -> Result<Response, Error> {
-    let (new, mut faults) = asked.body(|schemas| &schemas.refund)?;
-    if let Ok(None) = asked.key {
-        faults.push(Fault::new(
-            "Idempotency-Key",
-            "is required: a refund whose answer is lost can only be repeated with it",
-        ));
-    }
-    asked
-        .carry_out("refunds", Action::Refund(new), faults)
-        .await
+    let new = asked.body(|schemas| &schemas.refund, Key::Required)?;
+    asked.carry_out("refunds", Action::Refund(new)).await
 }
 
 /// Undoes an authorization, or an `Auto` payment on the day that it was made: always the whole of it.
@@ -207,8 +197,8 @@ async fn refund(asked: Asked) -> Result<Response, Error> {
     responses(Operated, Guarded, NoSuchLink)
 )]
 async fn reverse(asked: Asked) -> Result<Response, Error> {
-    let faults = asked.nothing()?;
-    asked.carry_out("reversal", Action::Reversal, faults).await
+    asked.nothing()?;
+    asked.carry_out("reversal", Action::Reversal).await
 }
 
 /// Changes the amount of a payment that is not collected yet, where the link was made with
@@ -220,8 +210,8 @@ async fn reverse(asked: Asked) -> Result<Response, Error> {
     responses(Operated, Guarded, NoSuchLink)
 )]
 async fn change_amount(asked: Asked) -> Result<Response, Error> {
-    let (new, faults) = asked.body(|schemas| &schemas.amount)?;
-    asked.carry_out("amount", Action::Amount(new), faults).await
+    let new = asked.body(|schemas| &schemas.amount, Key::Optional)?;
+    asked.carry_out("amount", Action::Amount(new)).await
 }
 
 /// Changes the tip of a payment that is not collected yet, where the link was made with
@@ -233,9 +223,9 @@ async fn change_amount(asked: Asked) -> Result<Response, Error> {
     responses(Operated, Guarded, NoSuchLink)
 )]
 async fn change_tips_amount(asked: Asked) -> Result<Response, Error> {
-    let (new, faults) = asked.body(|schemas| &schemas.tips_amount)?;
+    let new = asked.body(|schemas| &schemas.tips_amount, Key::Optional)?;
     asked
-        .carry_out("tips-amount", Action::TipsAmount(new), faults)
+        .carry_out("tips-amount", Action::TipsAmount(new))
         .await
 }
 
@@ -247,10 +237,8 @@ async fn change_tips_amount(asked: Asked) -> Result<Response, Error> {
     responses(Operated, Guarded, NoSuchLink)
 )]
 async fn send_receipt(asked: Asked) -> Result<Response, Error> {
-    let (new, faults) = asked.body(|schemas| &schemas.receipt)?;
-    asked
-        .carry_out("receipt", Action::Receipt(new), faults)
-        .await
+    let new = asked.body(|schemas| &schemas.receipt, Key::Optional)?;
+    asked.carry_out("receipt", Action::Receipt(new)).await
 }
 
 /// A request for an operation, of a caller who may ask for one.
@@ -285,40 +273,65 @@ impl FromRequest<AppState> for Asked {
     }
 }
 
+/// Whether an `Idempotency-Key` has to be there.
+#[derive(Clone, Copy, PartialEq)]
+enum Key {
+    Optional,
+    Required,
+}
+
 impl Asked {
-    /// What the body says, and what is wrong with it.
+    /// What the body says; or every fault of the request, those of its key too.
     fn body<T: DeserializeOwned>(
         &self,
         schema: impl FnOnce(&Schemas) -> &Schema,
-    ) -> Result<(T, Vec<Fault>), Error> {
-        schema(&self.state.operations).parse(&self.headers, &self.bytes, broken_rules)
-    }
-
-    /// What is wrong with the body where none is needed. One that says more than nothing means something else, such as
-    /// a reversal of a part.
-    fn nothing(&self) -> Result<Vec<Fault>, Error> {
-        if self.bytes.trim_ascii().is_empty() {
-            return Ok(Vec::new());
+        key: Key,
+    ) -> Result<T, Error> {
+        let schema = schema(&self.state.operations);
+        let (new, faults) = schema.parse(&self.headers, &self.bytes, |body| {
+            let mut faults = broken_rules(body);
+            faults.extend(self.key.as_ref().err().cloned());
+            if key == Key::Required && matches!(self.key, Ok(None)) {
+                faults.push(Fault::new(
+                    "Idempotency-Key",
+                    "is required: a refund whose answer is lost can only be repeated with it",
+                ));
+            }
+            faults
+        })?;
+        if faults.is_empty() {
+            Ok(new)
+        } else {
+            Err(Error::Invalid(faults))
         }
-        let body: Value = serde_json::from_slice(&self.bytes)
-            .map_err(|error| Error::MalformedJson(error.to_string()))?;
-        Ok(match body {
-            Value::Null => Vec::new(),
-            Value::Object(fields) => fields
-                .keys()
-                .map(|name| Fault::new(Fault::below("", name), "is no field of this request"))
-                .collect(),
-            _ => vec![Fault::new("", "must be empty")],
-        })
     }
 
-    /// Does it, unless it has faults. `path` is the last part of the address.
-    async fn carry_out(
-        self,
-        path: &str,
-        action: Action,
-        mut faults: Vec<Fault>,
-    ) -> Result<Response, Error> {
+    /// Sees that the body is empty where none is needed. One that says more than nothing means something else, such as a
+    /// reversal of a part.
+    fn nothing(&self) -> Result<(), Error> {
+        let mut faults: Vec<_> = self.key.as_ref().err().cloned().into_iter().collect();
+        if !self.bytes.trim_ascii().is_empty() {
+            let body: Value = serde_json::from_slice(&self.bytes)
+                .map_err(|error| Error::MalformedJson(error.to_string()))?;
+            match body {
+                Value::Null => {}
+                Value::Object(fields) => {
+                    faults.extend(fields.keys().map(|name| {
+                        Fault::new(Fault::below("", name), "is no field of this request")
+                    }));
+                }
+                _ => faults.push(Fault::new("", "must be empty")),
+            }
+        }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Invalid(faults))
+        }
+    }
+
+    /// Does it. `path` is the last part of the address.
+    async fn carry_out(self, path: &str, action: Action) -> Result<Response, Error> {
         let Self {
             state,
             caller,
@@ -327,13 +340,7 @@ impl Asked {
             key,
             ..
         } = self;
-        let key = key.unwrap_or_else(|fault| {
-            faults.push(fault);
-            None
-        });
-        if !faults.is_empty() {
-            return Err(Error::Invalid(faults));
-        }
+        let key = key.map_err(|fault| Error::Invalid(vec![fault]))?;
         let link = state.find_link(&caller, link_id).await?;
         let account = state.account_of(&link)?.clone();
         let path = format!("/v1/payment-links/{link_id}/{path}");
@@ -407,7 +414,7 @@ fn answer(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> {
             return Err(Error::Unconfirmed(subject(operation_id)));
         }
         Outcome::KeyReused => return Err(Error::IdempotencyKeyReused),
-        Outcome::NoSuchLink => return Err(Error::NotFound),
+        Outcome::NoSuchLink => return Err(Error::NoSuchLink),
     };
     if let Ok(id) = HeaderValue::try_from(operation_id.to_string()) {
         response.headers_mut().insert(OPERATION_ID, id);

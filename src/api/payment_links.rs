@@ -212,7 +212,7 @@ impl<S: Send + Sync> FromRequestParts<S> for LinkId {
         let Path(id) = Path::<String>::from_request_parts(parts, state)
             .await
             .map_err(|_| Error::NotFound)?;
-        id.parse().map(Self).map_err(|_| Error::NotFound)
+        id.parse().map(Self).map_err(|_| Error::NoSuchLink)
     }
 }
 
@@ -270,7 +270,11 @@ async fn list(
     let filter = Filter {
         open: caller.accounts(),
         account: query.take("account", "1 to 60 characters", one_to_sixty),
-        status: query.take("status", "a status", |text| text.parse().ok()),
+        status: query.take(
+            "status",
+            &format!("one of {}", Status::ALL.map(Status::as_str).join(", ")),
+            |text| text.parse().ok(),
+        ),
         reference: query.take("reference", "1 to 60 characters", one_to_sixty),
         payment_intent_id: query.take("paymentIntentId", "an id", |text| Some(text.to_owned())),
         created_after: query.take("createdAfter", "a time as in RFC 3339", parse_time),
@@ -329,7 +333,7 @@ async fn events(
     state.find_link(&caller, id).await?;
     let entries = store::links::timeline(&state.pool, id, after.unwrap_or(0), to_i64(limit) + 1)
         .await?
-        .ok_or(Error::NotFound)?;
+        .ok_or(Error::NoSuchLink)?;
     Ok(Json(Page::new(entries, limit, |last| last.id.clone())))
 }
 
@@ -364,7 +368,7 @@ async fn refresh(
     };
     protocol::refresh::look(&state.pool, account, &looked, state.patience, &cause).await?;
     let link = store::links::find(&state.pool, id).await?;
-    link.map(Json).ok_or(Error::NotFound)
+    link.map(Json).ok_or(Error::NoSuchLink)
 }
 
 /// A text that is neither empty nor longer than a reference or an account's name may be.

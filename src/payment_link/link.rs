@@ -32,8 +32,8 @@ pub struct PaymentLink {
     pub total_amount: Option<Money>,
     /// What Dojo reports as `amount`, where it is not the one asked for. Something is wrong then.
     pub reported_amount: Option<ReportedAmount>,
-    /// How much was taken from the customer, tips included, in minor units: less than `totalAmount` where a
-    /// `Manual` payment was captured in part. What went back since is not taken off.
+    /// How much was taken from the customer, tips included, in minor units, as far as Dojo has told: less than
+    /// `totalAmount` where a `Manual` payment was captured in part. What went back since is not taken off.
     pub captured_amount: i64,
     /// How much went back to the customer, in minor units.
     pub refunded_amount: i64,
@@ -169,15 +169,15 @@ impl Capture {
         !self.is_void() && self.status.as_deref() != Some("Created")
     }
 
-    /// How much was taken from the customer: minor units, the tip included. `total` is what an intent without any
-    /// `captures` collects as a whole, as an `Auto` one does.
+    /// How much was taken from the customer: minor units, the tip included. `whole` is what an intent without any
+    /// `captures` has collected, as an `Auto` one does.
     #[must_use]
-    pub fn collected(captures: &[Self], status: Status, total: i64) -> i64 {
+    pub fn collected(captures: &[Self], status: Status, whole: i64) -> i64 {
         if !matches!(status, Status::Captured | Status::Refunded) {
             return 0;
         }
         if captures.is_empty() {
-            return total;
+            return whole;
         }
         captures
             .iter()

@@ -252,6 +252,8 @@ pub struct Others {
     pub refunds: i64,
     /// Whether the outcome of a refund is not known yet.
     pub refund_running: bool,
+    /// Whether there is a refund of which nobody can tell whether it was made. It counts as given back.
+    pub refund_unconfirmed: bool,
     /// Whether the outcome of a change other than a refund is not known yet.
     pub change_running: bool,
 }
@@ -429,10 +431,12 @@ fn permit_capture(capture: &mut NewCapture, link: &PaymentLink) -> Result<(), Ob
                 .tips_amount
                 .is_some_and(|tips| tips.value > left_tips.value);
             if more_tips && !is_allowed(link, "tipsAllowed") {
-                return Err(Objection::because(format!(
-                    "only {left_tips} of the tip is left to capture, and the link was made without \
-                     config.payment.tipsAllowed"
-                )));
+                let without = "the link was made without config.payment.tipsAllowed";
+                return Err(Objection::because(if left_tips.value == 0 {
+                    format!("{without}: capture it without a tipsAmount")
+                } else {
+                    format!("only {left_tips} of the tip is left to capture, and {without}")
+                }));
             }
             match capture.tips_amount.filter(|_| more_tips) {
                 Some(new) => total_fits(link, left_tips, new, "/tipsAmount/value"),
@@ -471,6 +475,8 @@ fn permit_refund(
     if left.value <= 0 {
         return Err(Objection::because(if others.refund_running {
             "nothing is left to refund: other refunds are under way"
+        } else if others.refund_unconfirmed {
+            "nothing is left to refund: whether an earlier refund was made is not known, see the link's operations"
         } else {
             "already refunded in full"
         }));
@@ -563,10 +569,20 @@ pub struct Lost<'a> {
     pub action: &'a Action,
     /// The captures that were there before, by their ids. `None`: it never came to asking.
     pub captures_before: Option<&'a [String]>,
-    /// Since Dojo may last have been asked.
+    /// What other refunds through this service have given back, in minor units.
+    pub other_refunds: i64,
+    /// Since Dojo may last have been asked, tries that it provably did nothing about left aside.
     pub since_asked: Duration,
     /// Since it was asked for here.
     pub age: Duration,
+}
+
+impl Lost<'_> {
+    /// Whether a try that Dojo did something about would have come to light by now. Before that, nothing proves that
+    /// it was not done.
+    fn is_settled(&self, patience: Patience) -> bool {
+        self.since_asked >= patience.settle
+    }
 }
 
 /// What Dojo answers about the intent now.
@@ -578,6 +594,8 @@ pub struct Seen<'a> {
     pub amount: Option<i64>,
     /// Its tip.
     pub tips_amount: Option<i64>,
+    /// What went back to the customer, in minor units.
+    pub refunded_amount: Option<i64>,
     /// Its captures. `None`: Dojo does not tell.
     pub captures: Option<&'a [Capture]>,
 }
@@ -606,70 +624,135 @@ pub enum Step {
 /// found by its id and never asked for twice. A receipt leaves no trace, and is not sent twice.
 #[must_use]
 pub fn next_step(lost: Lost<'_>, seen: Seen<'_>, patience: Patience) -> Step {
+    use Status::{Authorized, Captured, Created};
     const TOO_LATE: Step = Step::Failed("Dojo could not be brought to do it in time");
-    let again = || {
-        if lost.age < patience.give_up {
-            Step::AskAgain
-        } else {
-            TOO_LATE
-        }
-    };
-    let settled = lost.since_asked >= patience.settle;
+
+    if let Some(done) = shows(lost, seen) {
+        return done;
+    }
+    let settled = lost.is_settled(patience);
+    let in_time = lost.age < patience.give_up;
+    // What is said once it is certain that no try is under way any more.
+    let once_settled = |step| if settled { step } else { Step::Wait };
     match (lost.action, seen.status) {
-        (Action::Refund(_), _) if lost.age < patience.give_up => Step::AskAgain,
+        (Action::Receipt(_), _) => Step::Unconfirmed,
+        (Action::Refund(_), _) if in_time => Step::AskAgain,
         // How long Dojo remembers the key of a refund is not documented.
-        (Action::Receipt(_) | Action::Refund(_), _) => Step::Unconfirmed,
-        (_, None) if lost.age < patience.give_up => Step::Wait,
+        (Action::Refund(refund), _) if may_be_given_back(refund, lost, seen) => {
+            once_settled(Step::Unconfirmed)
+        }
+        (Action::Refund(_), _) => once_settled(TOO_LATE),
+        (Action::Capture(_), _) if lost.captures_before.is_none() => Step::NeverAsked,
+        (Action::Capture(capture), _) => absent_capture(capture, lost, seen, settled),
+        (_, None) if in_time => Step::Wait,
         (_, None) => Step::Unconfirmed,
-        (Action::Cancel, Some(Status::Canceled)) | (Action::Reversal, Some(Status::Reversed)) => {
-            Step::Succeeded(None)
+        (Action::Cancel, Some(Created)) | (Action::Reversal, Some(Authorized | Captured))
+            if in_time =>
+        {
+            Step::AskAgain
         }
-        (Action::Cancel, Some(Status::Created))
-        | (Action::Reversal, Some(Status::Authorized | Status::Captured)) => again(),
+        (Action::Cancel, Some(Created)) | (Action::Reversal, Some(Authorized | Captured)) => {
+            once_settled(TOO_LATE)
+        }
         (Action::Cancel, _) => Step::Failed("the customer paid before it could be canceled"),
+        // It was paid when it was asked for, so this is from before that: a copy of Dojo's data that lags behind.
+        (Action::Reversal, Some(Created)) => {
+            once_settled(Step::Failed("Dojo's answer was lost, and it was not done"))
+        }
         (Action::Reversal, _) => Step::Failed("there is nothing to reverse any more"),
-        (Action::Amount(NewAmount { amount, .. }), _) if seen.amount == Some(amount.value) => {
-            Step::Succeeded(None)
-        }
-        (Action::TipsAmount(new), _) if seen.tips_amount == Some(new.tips_amount.value) => {
-            Step::Succeeded(None)
-        }
-        (Action::Amount(_) | Action::TipsAmount(_), Some(Status::Created | Status::Authorized)) => {
-            if settled {
-                again()
-            } else {
-                Step::Wait
-            }
+        (Action::Amount(_) | Action::TipsAmount(_), Some(Created | Authorized)) => {
+            once_settled(if in_time { Step::AskAgain } else { TOO_LATE })
         }
         (Action::Amount(_) | Action::TipsAmount(_), _) => {
             Step::Failed("the payment was settled before it could be changed")
         }
-        (Action::Capture(capture), Some(_)) => found_capture(capture, lost, seen, settled),
     }
 }
 
-fn found_capture(capture: &NewCapture, lost: Lost<'_>, seen: Seen<'_>, settled: bool) -> Step {
-    let Some(before) = lost.captures_before else {
-        return Step::NeverAsked;
-    };
-    let Some(captures) = seen.captures else {
-        return if settled {
-            Step::Unconfirmed
-        } else {
-            Step::Wait
-        };
-    };
-    let ours = captures.iter().find(|now| {
-        now.id.as_ref().is_some_and(|id| !before.contains(id))
-            && Some(now.amount) == capture.amount.map(|amount| amount.value)
-            && now.tips_amount.unwrap_or(0) == capture.tips_amount.map_or(0, |tips| tips.value)
-    });
-    match ours {
-        Some(ours) if ours.is_void() => Step::Failed("Dojo tried it, and it was declined"),
-        Some(ours) => Step::Succeeded(ours.id.clone()),
-        None if settled => Step::Failed("Dojo's answer was lost, and it was not done"),
-        None => Step::Wait,
+/// How long to leave Dojo alone before an operation of this age is asked for once more: ever longer, for what was not
+/// answered a few times is not answered soon.
+#[must_use]
+pub fn pause_before_repetition(age: Duration) -> Duration {
+    (age / 4).clamp(Duration::from_secs(1), Duration::from_mins(1))
+}
+
+/// Decides about an operation whose answer was lost and whose repetition Dojo has refused: a refusal is about the
+/// repetition, and says nothing about the first try, which may be why. `Failed` means that the refusal stands.
+#[must_use]
+pub fn after_refusal(lost: Lost<'_>, seen: Seen<'_>, patience: Patience) -> Step {
+    if let Some(done) = shows(lost, seen) {
+        return done;
     }
+    if !lost.is_settled(patience) {
+        return Step::Wait;
+    }
+    match lost.action {
+        Action::Refund(refund) if may_be_given_back(refund, lost, seen) => Step::Unconfirmed,
+        _ => Step::Failed("Dojo refused it"),
+    }
+}
+
+/// That it was done, if the intent shows it.
+fn shows(lost: Lost<'_>, seen: Seen<'_>) -> Option<Step> {
+    let done = match lost.action {
+        Action::Cancel => seen.status == Some(Status::Canceled),
+        Action::Reversal => seen.status == Some(Status::Reversed),
+        Action::Amount(new) => seen.amount == Some(new.amount.value),
+        // Dojo may leave out a tip of nothing.
+        Action::TipsAmount(new) => seen.tips_amount.unwrap_or(0) == new.tips_amount.value,
+        // Where Dojo was not asked, a capture that is there is another's.
+        Action::Capture(_) if lost.captures_before.is_none() => false,
+        Action::Capture(capture) => {
+            let ours = new_captures(lost, seen)
+                .find(|new| new.id.is_some() && !new.is_void() && is_that_of(new, capture));
+            return ours.map(|ours| Step::Succeeded(ours.id.clone()));
+        }
+        Action::Refund(_) | Action::Receipt(_) => false,
+    };
+    done.then_some(Step::Succeeded(None))
+}
+
+/// The captures that were not there before Dojo was asked. One without an id may be among them.
+fn new_captures<'a>(lost: Lost<'a>, seen: Seen<'a>) -> impl Iterator<Item = &'a Capture> {
+    let before = lost.captures_before.unwrap_or_default();
+    let captures = seen.captures.unwrap_or_default().iter();
+    captures.filter(|now| now.id.as_ref().is_none_or(|id| !before.contains(id)))
+}
+
+/// Whether a capture has the amounts that were asked for. Dojo does not document whether `amount` includes the tip.
+fn is_that_of(found: &Capture, asked: &NewCapture) -> bool {
+    let amount = asked.amount.map_or(0, |amount| amount.value);
+    let tips = asked.tips_amount.map_or(0, |tips| tips.value);
+    found.tips_amount.unwrap_or(0) == tips
+        && (found.amount == amount || found.amount == amount.saturating_add(tips))
+}
+
+/// What to do about a capture that does not show.
+fn absent_capture(capture: &NewCapture, lost: Lost<'_>, seen: Seen<'_>, settled: bool) -> Step {
+    if new_captures(lost, seen).any(|new| new.is_void() && is_that_of(new, capture)) {
+        return Step::Failed("Dojo tried it, and it was declined");
+    }
+    if !settled {
+        return Step::Wait;
+    }
+    // No list is an empty one only where nothing can have been captured. One that cannot be accounted for, such as
+    // one without an id or over another amount, may be it.
+    let silent = seen.captures.is_none() && seen.status != Some(Status::Authorized);
+    if silent || new_captures(lost, seen).any(|new| !new.is_void()) {
+        Step::Unconfirmed
+    } else {
+        Step::Failed("Dojo's answer was lost, and it was not done")
+    }
+}
+
+/// Whether a refund may be among what went back. Where Dojo does not tell how much that is, it may.
+fn may_be_given_back(refund: &NewRefund, lost: Lost<'_>, seen: Seen<'_>) -> bool {
+    let amount = refund.amount.map_or(0, |amount| amount.value);
+    let with_it = lost.other_refunds.saturating_add(amount);
+    seen.status == Some(Status::Refunded)
+        || seen
+            .refunded_amount
+            .is_none_or(|refunded| refunded >= with_it)
 }
 
 #[cfg(test)]
@@ -754,7 +837,7 @@ mod tests {
         let others = Others {
             refunds: 600,
             refund_running: true,
-            change_running: false,
+            ..Others::default()
         };
         for shown in [0, 400, 600] {
             let more = json!({"capturedAmount": 1000, "refundedAmount": shown});
@@ -862,6 +945,7 @@ mod tests {
         Lost {
             action,
             captures_before: Some(&[]),
+            other_refunds: 0,
             since_asked: Duration::from_secs(since_asked),
             age: Duration::from_secs(age),
         }
@@ -881,43 +965,356 @@ mod tests {
         }
     }
 
+    fn seen(status: Status, captures: Option<&[Capture]>) -> Seen<'_> {
+        Seen {
+            status: Some(status),
+            amount: Some(1000),
+            tips_amount: None,
+            refunded_amount: Some(0),
+            captures,
+        }
+    }
+
     #[test]
     fn a_capture_is_known_by_what_was_not_there_before() {
+        const NOT_DONE: Step = Step::Failed("Dojo's answer was lost, and it was not done");
         let before = ["c1".to_owned()];
-        let (old, new) = (
-            dojos_capture("c1", 5, "Successful"),
-            dojos_capture("c2", 5, "Successful"),
-        );
+        let old = dojos_capture("c1", 5, "Successful");
+        let new = dojos_capture("c2", 5, "Successful");
         let declined = dojos_capture("c2", 5, "Declined");
         let other = dojos_capture("c2", 6, "Successful");
+        let nameless = Capture {
+            id: None,
+            ..new.clone()
+        };
         let done = Step::Succeeded(Some("c2".to_owned()));
+        let was_declined = Step::Failed("Dojo tried it, and it was declined");
         let action = capture(5);
         for (captures, since_asked, step) in [
             (vec![old.clone()], 119, Step::Wait),
-            (
-                vec![old.clone()],
-                120,
-                Step::Failed("Dojo's answer was lost, and it was not done"),
-            ),
+            (vec![old.clone()], 120, NOT_DONE),
             (vec![old.clone(), new], 0, done),
-            (
-                vec![old.clone(), declined],
-                0,
-                Step::Failed("Dojo tried it, and it was declined"),
-            ),
-            (vec![old, other], 0, Step::Wait),
+            (vec![old.clone(), declined], 0, was_declined),
+            // What cannot be accounted for may be it.
+            (vec![old.clone(), other.clone()], 119, Step::Wait),
+            (vec![old.clone(), other], 120, Step::Unconfirmed),
+            (vec![old.clone(), nameless], 120, Step::Unconfirmed),
         ] {
             let lost = Lost {
                 captures_before: Some(&before),
                 ..lost(&action, since_asked, 200)
             };
+            assert_eq!(
+                next_step(lost, seen(Status::Captured, Some(&captures)), PATIENCE),
+                step
+            );
+        }
+        // A word that we do not know hides nothing, and where Dojo lists nothing the status tells.
+        let captures = [old, dojos_capture("c2", 5, "Successful")];
+        let unknown = Seen {
+            status: None,
+            ..seen(Status::Captured, Some(&captures))
+        };
+        let lost = Lost {
+            captures_before: Some(&before),
+            ..lost(&action, 0, 200)
+        };
+        assert_eq!(
+            next_step(lost, unknown, PATIENCE),
+            Step::Succeeded(Some("c2".to_owned()))
+        );
+        let lost = Lost {
+            since_asked: PATIENCE.settle,
+            ..lost
+        };
+        assert_eq!(
+            next_step(lost, seen(Status::Authorized, None), PATIENCE),
+            NOT_DONE
+        );
+        assert_eq!(
+            next_step(lost, seen(Status::Captured, None), PATIENCE),
+            Step::Unconfirmed
+        );
+        let never = Lost {
+            captures_before: None,
+            ..lost
+        };
+        assert_eq!(next_step(never, unknown, PATIENCE), Step::NeverAsked);
+    }
+
+    #[test]
+    fn a_tip_is_found_whether_the_amount_includes_it_or_not() {
+        let action = Action::Capture(NewCapture {
+            amount: Some(gbp(5)),
+            tips_amount: Some(gbp(2)),
+        });
+        for (amount, tips, found) in [
+            (5, Some(2), true),
+            (7, Some(2), true),
+            (5, None, false),
+            (7, None, false),
+        ] {
+            let captures = [Capture {
+                tips_amount: tips,
+                ..dojos_capture("c", amount, "Successful")
+            }];
+            let step = next_step(
+                lost(&action, 0, 0),
+                seen(Status::Captured, Some(&captures)),
+                PATIENCE,
+            );
+            assert_eq!(
+                matches!(step, Step::Succeeded(_)),
+                found,
+                "{amount} {tips:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_called_not_done_while_a_try_may_be_under_way() {
+        let day = PATIENCE.give_up.as_secs();
+        let another = Action::Amount(NewAmount {
+            amount: gbp(6),
+            item_lines: None,
+            tax_lines: None,
+        });
+        let refund = refund(5);
+        for (action, status) in [
+            (&Action::Cancel, Status::Created),
+            (&Action::Reversal, Status::Authorized),
+            (&Action::Reversal, Status::Created),
+            (&another, Status::Created),
+            (&refund, Status::Captured),
+            (&capture(5), Status::Authorized),
+        ] {
+            let fresh = lost(action, 119, day);
+            assert_eq!(
+                next_step(fresh, seen(status, Some(&[])), PATIENCE),
+                Step::Wait,
+                "{action:?}"
+            );
+            assert_eq!(
+                after_refusal(fresh, seen(status, Some(&[])), PATIENCE),
+                Step::Wait,
+                "{action:?}"
+            );
+            let settled = lost(action, 120, day);
+            let step = next_step(settled, seen(status, Some(&[])), PATIENCE);
+            assert!(matches!(step, Step::Failed(_)), "{action:?}: {step:?}");
+            let step = after_refusal(settled, seen(status, Some(&[])), PATIENCE);
+            assert!(matches!(step, Step::Failed(_)), "{action:?}: {step:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_state_shows_is_done_whatever_was_answered() {
+        let tips = |value| {
+            Action::TipsAmount(NewTipsAmount {
+                tips_amount: gbp(value),
+            })
+        };
+        let amount = Action::Amount(NewAmount {
+            amount: gbp(1000),
+            item_lines: None,
+            tax_lines: None,
+        });
+        for (action, status) in [
+            (Action::Cancel, Status::Canceled),
+            (Action::Reversal, Status::Reversed),
+            (amount, Status::Captured),
+            (tips(0), Status::Captured),
+        ] {
+            let lost = lost(&action, 0, 0);
+            let seen = seen(status, None);
+            assert_eq!(
+                next_step(lost, seen, PATIENCE),
+                Step::Succeeded(None),
+                "{action:?}"
+            );
+            assert_eq!(
+                after_refusal(lost, seen, PATIENCE),
+                Step::Succeeded(None),
+                "{action:?}"
+            );
+        }
+        for (action, status, words) in [
+            (
+                Action::Cancel,
+                Status::Captured,
+                "the customer paid before it could be canceled",
+            ),
+            (
+                Action::Reversal,
+                Status::Refunded,
+                "there is nothing to reverse any more",
+            ),
+            (
+                tips(5),
+                Status::Captured,
+                "the payment was settled before it could be changed",
+            ),
+        ] {
+            let step = next_step(lost(&action, 0, 0), seen(status, None), PATIENCE);
+            assert_eq!(step, Step::Failed(words));
+        }
+    }
+
+    #[test]
+    fn a_refund_that_went_unanswered_is_not_done_only_if_dojo_shows_that_it_is_not() {
+        let day = PATIENCE.give_up.as_secs();
+        let action = refund(400);
+        let lost = Lost {
+            other_refunds: 300,
+            ..lost(&action, day, day)
+        };
+        for (status, refunded, known) in [
+            (Status::Captured, Some(300), true),
+            (Status::Captured, Some(699), true),
+            (Status::Captured, Some(700), false),
+            (Status::Captured, None, false),
+            (Status::Refunded, Some(0), false),
+        ] {
             let seen = Seen {
-                status: Some(Status::Captured),
-                amount: None,
-                tips_amount: None,
-                captures: Some(&captures),
+                refunded_amount: refunded,
+                ..seen(status, None)
             };
-            assert_eq!(next_step(lost, seen, PATIENCE), step);
+            for step in [
+                next_step(lost, seen, PATIENCE),
+                after_refusal(lost, seen, PATIENCE),
+            ] {
+                assert_eq!(
+                    matches!(step, Step::Failed(_)),
+                    known,
+                    "{refunded:?}: {step:?}"
+                );
+                assert_eq!(step == Step::Unconfirmed, !known, "{refunded:?}: {step:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refund_in_doubt_stays_reserved_and_is_said_to_be_in_doubt() {
+        let link = link(
+            Status::Captured,
+            &json!({"capturedAmount": 1000, "refundedAmount": 0}),
+        );
+        let others = Others {
+            refunds: 1000,
+            refund_unconfirmed: true,
+            ..Others::default()
+        };
+        assert!(words(&mut refund(1), &link, others).contains("is not known"));
+        // Dojo knows whether something went back, and reverses only what did not.
+        assert_eq!(permit(&mut Action::Reversal, &link, others, NOW), Ok(()));
+        let others = Others {
+            refunds: 1000,
+            refund_running: true,
+            ..Others::default()
+        };
+        assert!(words(&mut refund(1), &link, others).contains("under way"));
+        assert_eq!(
+            permit(&mut Action::Reversal, &link, others, NOW),
+            Err(Objection::Busy)
+        );
+    }
+
+    #[test]
+    fn each_refusal_says_what_is_possible_instead() {
+        use Status::{Authorized, Canceled, Captured, Created, Refunded, Reversed};
+        let auto = json!({"captureMode": "Auto", "capturedAmount": 1000});
+        let manual = json!({"captureMode": "Manual"});
+        let tip = || {
+            Action::TipsAmount(NewTipsAmount {
+                tips_amount: gbp(1),
+            })
+        };
+        let receipt = || {
+            Action::Receipt(NewReceipt {
+                emails: vec!["a@b".to_owned()],
+            })
+        };
+        let reserved = json!({"capturedAmount": 1000, "refundedAmount": 1});
+        let tipped = Action::Capture(NewCapture {
+            amount: Some(gbp(1)),
+            tips_amount: Some(gbp(2)),
+        });
+        let with_tip =
+            json!({"captureMode": "Manual", "tipsAmount": gbp(1), "totalAmount": gbp(1001)});
+        for (mut action, status, more, says) in [
+            (Action::Cancel, Refunded, &auto, "already refunded"),
+            (Action::Cancel, Reversed, &auto, "already reversed"),
+            (Action::Cancel, Canceled, &auto, "already canceled"),
+            (
+                capture(1),
+                Created,
+                &manual,
+                "not paid yet: capture it when it is Authorized, or cancel it",
+            ),
+            (capture(1), Refunded, &manual, "already refunded"),
+            (
+                capture(1),
+                Canceled,
+                &manual,
+                "canceled unpaid: make a new link",
+            ),
+            (
+                tipped,
+                Authorized,
+                &with_tip,
+                "only 0.01 GBP of the tip is left to capture, and the link was made without config.payment.tipsAllowed",
+            ),
+            (
+                Action::Capture(NewCapture {
+                    amount: Some(gbp(1)),
+                    tips_amount: Some(gbp(2)),
+                }),
+                Authorized,
+                &manual,
+                "the link was made without config.payment.tipsAllowed: capture it without a tipsAmount",
+            ),
+            (
+                refund(1),
+                Canceled,
+                &auto,
+                "canceled unpaid: nothing was taken",
+            ),
+            (
+                refund(1),
+                Captured,
+                &manual,
+                "nothing of it is collected yet",
+            ),
+            (
+                Action::Reversal,
+                Canceled,
+                &auto,
+                "canceled unpaid: nothing was taken",
+            ),
+            (Action::Reversal, Refunded, &auto, "already refunded"),
+            (
+                Action::Reversal,
+                Captured,
+                &reserved,
+                "a part of it is refunded: refund the rest",
+            ),
+            (
+                tip(),
+                Authorized,
+                &manual,
+                "the link was made without config.payment.tipsAllowed: reverse it and make a new link",
+            ),
+            (tip(), Refunded, &manual, "already refunded"),
+            (tip(), Canceled, &manual, "canceled unpaid: make a new link"),
+            (
+                receipt(),
+                Canceled,
+                &auto,
+                "canceled unpaid, so there is no receipt",
+            ),
+        ] {
+            let said = words(&mut action, &link(status, more), Others::default());
+            assert_eq!(said, says, "{action:?} of {status:?}");
         }
     }
 
@@ -932,7 +1329,7 @@ mod tests {
                 // Dojo shows none, some or all of what is promised.
                 shown = (promised * i64::from(behind) / 2).max(shown);
                 let more = json!({"capturedAmount": captured, "refundedAmount": shown});
-                let others = Others { refunds: promised, refund_running: true, change_running: false };
+                let others = Others { refunds: promised, refund_running: true, ..Others::default() };
                 let mut action = refund(value);
                 if permit(&mut action, &link(Status::Captured, &more), others, NOW).is_ok() {
                     promised += action.amount().unwrap().value;
@@ -950,6 +1347,7 @@ mod tests {
                 status,
                 amount: Some(5),
                 tips_amount: None,
+                refunded_amount: Some(0),
                 captures: told.then_some(&captures[..]),
             };
             let receipt = Action::Receipt(NewReceipt { emails: Vec::new() });
@@ -960,11 +1358,20 @@ mod tests {
         }
 
         #[test]
-        fn a_refund_is_never_judged_by_the_state_alone(status in any_status(), age in 0..200_000_u64) {
-            let seen = Seen { status, amount: Some(5), tips_amount: None, captures: None };
+        fn while_there_is_time_a_refund_is_judged_by_its_own_answer_alone(
+            status in any_status(), age in 0..86_400_u64,
+        ) {
+            let seen = Seen { status, ..seen(Status::Captured, None) };
             let action = refund(5);
-            let step = next_step(lost(&action, age, age), seen, PATIENCE);
-            prop_assert!(matches!(step, Step::AskAgain | Step::Unconfirmed), "{:?}", step);
+            prop_assert_eq!(next_step(lost(&action, age, age), seen, PATIENCE), Step::AskAgain);
+        }
+
+        #[test]
+        fn the_older_a_question_the_longer_it_rests(age in 0..200_000_u64, more in 0..200_000_u64) {
+            let (now, later) = (Duration::from_secs(age), Duration::from_secs(age + more));
+            prop_assert!(pause_before_repetition(now) >= Duration::from_secs(1));
+            prop_assert!(pause_before_repetition(later) >= pause_before_repetition(now));
+            prop_assert!(pause_before_repetition(later) <= Duration::from_mins(1));
         }
 
         #[test]
@@ -973,6 +1380,7 @@ mod tests {
                 status: Some(Status::Created),
                 amount: Some(5),
                 tips_amount: None,
+                refunded_amount: Some(0),
                 captures: None,
             };
             let action = Action::Amount(NewAmount { amount: gbp(6), item_lines: None, tax_lines: None });

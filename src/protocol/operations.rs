@@ -17,7 +17,10 @@ use crate::{
     dojo::{self, Account, Operate, PaymentIntent},
     payment_link::{
         Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId,
-        operation::{Action, Lost, Objection, OperationStatus, Seen, Step, next_step, permit},
+        operation::{
+            Action, Objection, OperationStatus, Seen, Step, after_refusal, next_step,
+            pause_before_repetition, permit,
+        },
         recovery::Patience,
         timeline::Cause,
     },
@@ -126,6 +129,15 @@ pub async fn carry_out(
     let rules = |action: &mut Action, link: &_, others| {
         permit(action, link, others, OffsetDateTime::now_utc())
     };
+    if is_whole(&request.action) {
+        if let Some(key) = key
+            && let Some(begun) = store::operations::known(pool, key).await?
+        {
+            return repeated(pool, request.link_id, begun).await;
+        }
+        // "All that is left" is what Dojo has left, and what is held may be behind.
+        read_back(pool, account, request.link_id, patience, &cause).await?;
+    }
     let mut begun = store::operations::begin(pool, &draft, key, rules).await?;
     if matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
         // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked. Meanwhile
@@ -139,9 +151,7 @@ pub async fn carry_out(
             count(&request.action, "not_possible");
             return Ok(Outcome::Objected(objection));
         }
-        Begun::Known(known) => return replayed(pool, request.link_id, *known).await,
-        Begun::Mismatch => return Ok(Outcome::KeyReused),
-        Begun::NoSuchLink => return Ok(Outcome::NoSuchLink),
+        begun => return repeated(pool, request.link_id, begun).await,
     };
     let asking = Asking {
         pool,
@@ -168,6 +178,20 @@ fn dojo_key(key: &IdempotencyKey) -> String {
         .flat_map(|byte| [byte >> 4, byte & 0xf])
         .filter_map(|digit| char::from_digit(digit.into(), 16))
         .collect()
+}
+
+/// What a request comes to that leads to no operation of its own.
+async fn repeated(
+    pool: &PgPool,
+    link_id: PaymentLinkId,
+    begun: Begun,
+) -> Result<Outcome, store::Error> {
+    match begun {
+        Begun::Known(known) => replayed(pool, link_id, *known).await,
+        Begun::Mismatch => Ok(Outcome::KeyReused),
+        Begun::Objected(objection) => Ok(Outcome::Objected(objection)),
+        Begun::New(_) | Begun::NoSuchLink => Ok(Outcome::NoSuchLink),
+    }
 }
 
 async fn replayed(
@@ -274,14 +298,16 @@ impl Asking<'_> {
         })
     }
 
-    /// Notes what tells a capture from those before it, should its answer be lost.
+    /// Notes that Dojo is about to be asked, and what tells a capture from those before it should its answer be lost.
     async fn prepare(&self) -> Result<(), Error> {
-        if !matches!(self.saved.action, Action::Capture(_)) {
-            return Ok(());
-        }
+        let before = match self.saved.action {
+            Action::Capture(_) => {
+                Some(captures_of(self.account, &self.saved.payment_intent_id).await?)
+            }
+            _ => None,
+        };
         let (id, lease) = (self.operation_id, self.saved.lease);
-        let before = captures_of(self.account, &self.saved.payment_intent_id).await?;
-        if store::operations::note_captures(self.pool, id, lease, &before).await? {
+        if store::operations::about_to_ask(self.pool, id, lease, before.as_deref()).await? {
             Ok(())
         } else {
             Err(Error::TimedOut)
@@ -405,35 +431,42 @@ pub async fn resolve(
     patience: Patience,
     lease: Duration,
 ) -> Result<(), Error> {
+    let Unsettled {
+        id, lease: held, ..
+    } = *unsettled;
+    let in_time = unsettled.age() < patience.give_up;
+    if is_refund(&unsettled.action) && in_time {
+        // Its own key is what tells, and nothing that the intent shows.
+        return ask_again(pool, account, unsettled, patience, lease).await;
+    }
     let intent = account
         .client
         .payment_intent(&unsettled.payment_intent_id)
         .await?;
-    let since_asked = since(
-        unsettled,
-        unsettled.asked_until.unwrap_or(unsettled.created_at),
-    );
-    let step = match &intent {
-        Some(intent) => step(unsettled, intent, patience),
-        None if since(unsettled, unsettled.created_at) < patience.give_up => {
-            error!(
-                operation_id = %unsettled.id, payment_intent_id = unsettled.payment_intent_id,
-                "Dojo does not know the intent of an operation; is its API key that of another account?"
-            );
+    let step = if let Some(intent) = &intent {
+        next_step(unsettled.lost(), seen(intent), patience)
+    } else {
+        error!(
+            operation_id = %id, payment_intent_id = unsettled.payment_intent_id,
+            "Dojo does not know the intent of an operation; is its API key that of another account?"
+        );
+        if in_time {
             Step::Wait
+        } else {
+            Step::Unconfirmed
         }
-        None => Step::Unconfirmed,
     };
-    let Unsettled {
-        id, lease: held, ..
-    } = *unsettled;
     if unsettled.failed {
         // Given up as not done; a request that was on its way for very long may have done it after all.
-        if let Step::Succeeded(dojo_id) = step {
+        if let Step::Succeeded(dojo_id) = step
+            && store::operations::succeed(pool, id, dojo_id.as_deref(), &Cause::Recovery).await?
+        {
             error!(operation_id = %id, "an operation that was given up has been done after all");
-            return succeeded(pool, unsettled, dojo_id.as_deref()).await;
+            count(&unsettled.action, "found");
+            return Ok(());
         }
-        let again = (since_asked < patience.settle * 10).then_some(patience.settle * 2);
+        let again =
+            (unsettled.lost().since_asked < patience.settle * 10).then_some(patience.settle * 2);
         return Ok(store::operations::give_back(pool, id, held, again).await?);
     }
     match step {
@@ -467,25 +500,14 @@ fn not_done(why: &str) -> Failure {
     }
 }
 
-fn since(unsettled: &Unsettled, at: OffsetDateTime) -> Duration {
-    Duration::try_from(unsettled.now - at).unwrap_or_default()
-}
-
-fn step(unsettled: &Unsettled, intent: &PaymentIntent, patience: Patience) -> Step {
-    let asked_until = unsettled.asked_until.unwrap_or(unsettled.created_at);
-    let lost = Lost {
-        action: &unsettled.action,
-        captures_before: unsettled.captures_before.as_deref(),
-        since_asked: since(unsettled, asked_until),
-        age: since(unsettled, unsettled.created_at),
-    };
-    let seen = Seen {
+fn seen(intent: &PaymentIntent) -> Seen<'_> {
+    Seen {
         status: intent.known_status(),
         amount: intent.amount.as_ref().map(|amount| amount.value),
         tips_amount: intent.tips_amount.as_ref().map(|tips| tips.value),
+        refunded_amount: intent.refunded_amount,
         captures: intent.captures.as_deref(),
-    };
-    next_step(lost, seen, patience)
+    }
 }
 
 async fn succeeded(
@@ -495,7 +517,8 @@ async fn succeeded(
 ) -> Result<(), Error> {
     info!(operation_id = %unsettled.id, operation = unsettled.action.kind(), "a lost operation was done");
     count(&unsettled.action, "found");
-    Ok(store::operations::succeed(pool, unsettled.id, dojo_id, &Cause::Recovery).await?)
+    store::operations::succeed(pool, unsettled.id, dojo_id, &Cause::Recovery).await?;
+    Ok(())
 }
 
 async fn failed(
@@ -507,7 +530,11 @@ async fn failed(
     watch: Option<Duration>,
 ) -> Result<(), Error> {
     let operation = unsettled.action.kind();
-    warn!(operation_id = %unsettled.id, operation, reason = failure.detail, "a lost operation was not done");
+    // Dojo's own words stay in the database: they may repeat what a caller wrote about a customer.
+    warn!(
+        operation_id = %unsettled.id, operation, reason = ?failure.reason, status = failure.status,
+        "a lost operation was not done"
+    );
     count(&unsettled.action, "given_up");
     let (id, cause) = (unsettled.id, &Cause::Recovery);
     store::operations::fail(pool, id, held, failure, retry, watch, cause).await?;
@@ -551,50 +578,43 @@ async fn ask_again(
         Ok(dojo_id) => return succeeded(pool, unsettled, dojo_id.as_deref()).await,
         Err(error) => error,
     };
-    // No try of before can still be under way after so long.
-    let settled = since(unsettled, unsettled.created_at) >= patience.settle;
-    match error.proves_nothing_was_changed(settled || !is_refund(action)) {
-        // That this try was refused says nothing about the first. If that was done, it shows.
-        Some(failure) if failure.reason == FailureKind::Refused => {
-            let intent = account
-                .client
-                .payment_intent(&unsettled.payment_intent_id)
-                .await?;
-            let step = intent
-                .as_ref()
-                .map(|intent| (step(unsettled, intent, patience), intent));
-            match step {
-                Some((Step::Succeeded(dojo_id), _)) => {
-                    succeeded(pool, unsettled, dojo_id.as_deref()).await
-                }
-                Some((_, intent)) if may_be_given_back(unsettled, intent) => {
-                    unconfirmed(pool, unsettled, held).await
-                }
-                _ => failed(pool, unsettled, held, &failure, Retry::Final, None).await,
-            }
+    let wait = pause_before_repetition(unsettled.age());
+    let Some(failure) = error.proves_nothing_was_changed(true) else {
+        store::operations::unanswered_again(pool, *id, held, wait).await?;
+        return Err(error.into());
+    };
+    // From here on this try is known to have done nothing, and it is as if it had not been made.
+    if failure.reason != FailureKind::Refused {
+        store::operations::not_asked(pool, unsettled, held, wait).await?;
+        return Err(error.into());
+    }
+    let intent = match account
+        .client
+        .payment_intent(&unsettled.payment_intent_id)
+        .await
+    {
+        Ok(intent) => intent,
+        Err(error) => {
+            store::operations::not_asked(pool, unsettled, held, wait).await?;
+            return Err(error.into());
         }
-        Some(_) => {
-            let wait = Some(Duration::from_secs(5));
-            store::operations::give_back(pool, *id, held, wait).await?;
-            Err(error.into())
-        }
-        None => {
-            let reason = error.to_string();
-            store::operations::unanswered(pool, *id, held, &reason, &Cause::Recovery).await?;
-            Err(error.into())
+    };
+    let step = intent.map_or(Step::Wait, |intent| {
+        after_refusal(unsettled.lost(), seen(&intent), patience)
+    });
+    match step {
+        Step::Succeeded(dojo_id) => succeeded(pool, unsettled, dojo_id.as_deref()).await,
+        Step::Unconfirmed => unconfirmed(pool, unsettled, held).await,
+        Step::Failed(_) => failed(pool, unsettled, held, &failure, Retry::Final, None).await,
+        Step::Wait | Step::AskAgain | Step::NeverAsked => {
+            Ok(store::operations::not_asked(pool, unsettled, held, wait).await?)
         }
     }
 }
 
-/// Whether a refund may be among what was given back, although Dojo refused its repetition.
-fn may_be_given_back(unsettled: &Unsettled, intent: &PaymentIntent) -> bool {
-    match (&unsettled.action, intent.refunded_amount) {
-        (Action::Refund(refund), Some(refunded)) => {
-            let amount = refund.amount.map_or(0, |amount| amount.value);
-            refunded >= unsettled.other_refunds.saturating_add(amount)
-        }
-        _ => false,
-    }
+/// Whether it is about all that is left.
+fn is_whole(action: &Action) -> bool {
+    matches!(action, Action::Capture(_) | Action::Refund(_)) && action.amount().is_none()
 }
 
 fn is_refund(action: &Action) -> bool {

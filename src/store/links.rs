@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Error, from_json, word};
 use crate::payment_link::{
-    Capture, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, timeline,
+    Capture, CaptureMode, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, timeline,
 };
 
 /// A link as its row holds it.
@@ -68,7 +68,17 @@ impl Row {
         };
         let status = word(&self.status)?;
         let captures: Vec<Capture> = from_json(self.captures)?;
-        let total = self.total_amount.unwrap_or(self.amount);
+        // A webhook tells that a `Manual` payment was captured, and not how much of it: until Dojo has been asked, nothing
+        // of it is known to be.
+        let is_told = terms.capture_mode == CaptureMode::Auto
+            || self
+                .synced_at
+                .is_some_and(|synced_at| synced_at >= self.updated_at);
+        let whole = if is_told {
+            self.total_amount.unwrap_or(self.amount)
+        } else {
+            0
+        };
         Ok(PaymentLink {
             id: PaymentLinkId::from_uuid(self.id),
             account: self.account,
@@ -80,7 +90,7 @@ impl Row {
             tips_amount: self.tips_amount.map(money),
             total_amount: self.total_amount.map(money),
             reported_amount: self.mismatch.map(from_json).transpose()?,
-            captured_amount: Capture::collected(&captures, status, total),
+            captured_amount: Capture::collected(&captures, status, whole),
             refunded_amount: self.refunded_amount,
             captures,
             payment: self.payment.map(from_json).transpose()?,

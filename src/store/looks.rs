@@ -347,7 +347,7 @@ pub async fn look_again(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Res
 /// looked at by now.
 #[derive(Debug, Clone, Copy)]
 pub struct Backlog {
-    /// Pending links whose creation is not settled.
+    /// Pending links whose creation is not settled, and that nobody is just asking Dojo about.
     pub unsettled: i64,
     /// Links to be looked at.
     pub due: i64,
@@ -358,7 +358,9 @@ pub struct Backlog {
 /// The backlog of an account.
 pub async fn backlog(pool: &PgPool, account: &str) -> Result<Backlog, Error> {
     let row = sqlx::query!(
-        r#"SELECT count(*) FILTER (WHERE status = 'Pending') AS "unsettled!",
+        r#"SELECT (SELECT count(*) FROM payment_links
+                   WHERE status = 'Pending' AND account = $1
+                     AND (leased_until IS NULL OR leased_until <= now())) AS "unsettled!",
                   count(*) FILTER (WHERE status <> 'Pending') AS "due!",
                   coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 AS "lag!"
            FROM payment_links WHERE due_at <= now() AND account = $1"#,

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::payment_link::{
     Failure, OperationId, PaymentLink, PaymentLinkId,
-    operation::{Action, Objection, Operation, OperationStatus, Others},
+    operation::{Action, Lost, Objection, Operation, OperationStatus, Others},
     timeline::{Cause, Kind},
 };
 
@@ -147,6 +147,7 @@ async fn save(
         r#"SELECT
              coalesce(sum(amount) FILTER (WHERE kind = 'refund' AND status <> 'Failed'), 0)::bigint AS "refunds!",
              coalesce(bool_or(kind = 'refund' AND status = 'Pending'), false) AS "refund_running!",
+             coalesce(bool_or(kind = 'refund' AND status = 'Unconfirmed'), false) AS "refund_unconfirmed!",
              coalesce(bool_or(kind NOT IN ('refund', 'receipt') AND status = 'Pending'), false)
                  AS "change_running!"
            FROM operations WHERE payment_link_id = $1"#,
@@ -237,13 +238,13 @@ pub async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Begun>,
     }))))
 }
 
-/// Notes which captures Dojo has before it is asked for another one, so that the new one can be told from them.
-/// `false`: the lease is over, so Dojo must not be asked.
-pub async fn note_captures(
+/// Notes that Dojo is about to be asked, and for a capture which others Dojo has, so that the new one can be told from
+/// them. `false`: the lease is over, so Dojo must not be asked.
+pub async fn about_to_ask(
     pool: &PgPool,
     id: OperationId,
     lease: OffsetDateTime,
-    captures: &[String],
+    captures: Option<&[String]>,
 ) -> Result<bool, Error> {
     let noted = sqlx::query!(
         "UPDATE operations SET captures_before = $3
@@ -259,18 +260,24 @@ pub async fn note_captures(
 
 /// Notes that Dojo has done it, which is a fact whoever finds it out, and makes the link due to be looked at. Another
 /// amount is from now on the one that was asked for.
+///
+/// A capture that had been given up is that one only if it is no other's: `false` if it is, or may be.
 pub async fn succeed(
     pool: &PgPool,
     id: OperationId,
     dojo_id: Option<&str>,
     cause: &Cause,
-) -> Result<(), Error> {
-    sqlx::query!(
+) -> Result<bool, Error> {
+    let told = sqlx::query!(
         "WITH done AS (
              UPDATE operations
              SET status = $2, dojo_id = coalesce($3, dojo_id), failure = NULL, completed_at = now(),
                  leased_until = NULL, due_at = NULL
-             WHERE id = $1 AND status <> $2
+             WHERE id = $1 AND status <> $2 AND NOT (status = 'Failed' AND kind = 'capture' AND EXISTS (
+                 SELECT FROM operations other
+                 WHERE other.payment_link_id = operations.payment_link_id AND other.kind = 'capture'
+                   AND other.id <> $1 AND (other.status = 'Pending' OR other.dojo_id = $3)
+             ))
              RETURNING id, payment_link_id, kind, action, amount, dojo_id
          ), link AS (
              UPDATE payment_links link
@@ -299,7 +306,7 @@ pub async fn succeed(
     )
     .execute(pool)
     .await?;
-    Ok(())
+    Ok(told.rows_affected() == 1)
 }
 
 /// Keeps the answer for repetitions of the request.
@@ -396,6 +403,48 @@ pub async fn unanswered(
     Ok(())
 }
 
+/// Notes that Dojo's answer was lost once more; it is asked again after `wait`. The timeline tells of the first time.
+pub async fn unanswered_again(
+    pool: &PgPool,
+    id: OperationId,
+    lease: OffsetDateTime,
+    wait: Duration,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE operations
+         SET leased_until = NULL, asked_until = now(), due_at = now() + make_interval(secs => $3)
+         WHERE id = $1 AND status = 'Pending' AND leased_until = $2",
+        id.uuid(),
+        lease,
+        wait.as_secs_f64()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Notes that a try came to nothing at Dojo, and gives the operation back, to be seen to after `wait`. When Dojo may last
+/// have been asked is again what it was before.
+pub async fn not_asked(
+    pool: &PgPool,
+    unsettled: &Unsettled,
+    lease: OffsetDateTime,
+    wait: Duration,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE operations
+         SET leased_until = NULL, asked_until = $4, due_at = now() + make_interval(secs => $3)
+         WHERE id = $1 AND status = 'Pending' AND leased_until = $2",
+        unsettled.id.uuid(),
+        lease,
+        wait.as_secs_f64(),
+        unsettled.asked_until
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
 /// Gives up finding out what became of an operation. What it may have given back stays reserved. `false`: the lease
 /// is over.
 pub async fn unconfirmed(
@@ -462,6 +511,30 @@ pub struct Unsettled {
     pub now: OffsetDateTime,
 }
 
+impl Unsettled {
+    /// Since it was asked for.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.since(self.created_at)
+    }
+
+    fn since(&self, at: OffsetDateTime) -> Duration {
+        Duration::try_from(self.now - at).unwrap_or_default()
+    }
+
+    /// What the rules want to know about it.
+    #[must_use]
+    pub fn lost(&self) -> Lost<'_> {
+        Lost {
+            action: &self.action,
+            captures_before: self.captures_before.as_deref(),
+            other_refunds: self.other_refunds,
+            since_asked: self.since(self.asked_until.unwrap_or(self.created_at)),
+            age: self.age(),
+        }
+    }
+}
+
 /// Claims up to `limit` such operations that are due. Nobody else gets them until the lease is over.
 pub async fn claim(
     pool: &PgPool,
@@ -475,6 +548,12 @@ pub async fn claim(
              WHERE id IN (
                  SELECT id FROM operations
                  WHERE due_at <= now() AND account = $1 AND (leased_until IS NULL OR leased_until <= now())
+                   -- While another capture is under way, nobody can tell whose a new one is.
+                   AND (status = 'Pending' OR NOT EXISTS (
+                       SELECT FROM operations other
+                       WHERE other.payment_link_id = operations.payment_link_id AND other.kind = 'capture'
+                         AND other.status = 'Pending'
+                   ))
                  ORDER BY due_at
                  LIMIT $3
                  FOR UPDATE SKIP LOCKED
@@ -527,10 +606,12 @@ pub async fn claim(
         .collect())
 }
 
-/// How many operations of an account are due to be found out about.
+/// How many operations of an account have an outcome that is not known, and nobody who is just asking Dojo for it.
 pub async fn backlog(pool: &PgPool, account: &str) -> Result<i64, Error> {
     Ok(sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM operations WHERE due_at <= now() AND account = $1"#,
+        r#"SELECT count(*) AS "count!" FROM operations
+           WHERE account = $1 AND due_at IS NOT NULL AND status = 'Pending'
+             AND (leased_until IS NULL OR leased_until <= now())"#,
         account
     )
     .fetch_one(pool)

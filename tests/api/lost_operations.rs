@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
-    QUICK, Service, TestApp, eventually, eventually_within, for_each_case, manual, pounds, text,
+    QUICK, Service, TestApp, eventually, eventually_within, for_each_case, manual, pounds,
+    received_at, text,
 };
 
 /// An operation, and how the intent shows that it was done.
@@ -267,10 +268,9 @@ async fn a_refund_that_may_be_done_is_never_called_failed_and_stays_reserved() {
     let link = app.paid().await;
     let part = json!({"amount": pounds(400)});
     app.sandbox.next("refund", "cutAfter", json!({})).await;
-    // Dojo has forgotten the key, or does not keep its word: the repetition is refused.
-    app.sandbox
-        .next("refund", "status", json!({"status": 400}))
-        .await;
+    // Dojo has forgotten the key, or does not keep its word: each repetition is refused.
+    let refused = json!({"operation": "refund", "kind": "status", "status": 400, "share": 1.0});
+    app.sandbox.control("faults", refused).await;
     app.operate_with_key("a", &link, "refunds", &part)
         .await
         .problem(504, "outcome-unknown");
@@ -279,6 +279,7 @@ async fn a_refund_that_may_be_done_is_never_called_failed_and_stays_reserved() {
     app.logged("nobody can tell whether an operation was done")
         .await;
 
+    app.sandbox.clear("faults").await;
     let rest = app
         .operate_with_key("b", &link, "refunds", &json!({}))
         .await
@@ -295,9 +296,8 @@ async fn a_refund_that_shows_nowhere_and_is_refused_has_failed() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
     app.sandbox.next("refund", "cutBefore", json!({})).await;
-    app.sandbox
-        .next("refund", "status", json!({"status": 400}))
-        .await;
+    let refused = json!({"operation": "refund", "kind": "status", "status": 400, "share": 1.0});
+    app.sandbox.control("faults", refused).await;
     app.operate_with_key("a", &link, "refunds", &json!({}))
         .await
         .problem(504, "outcome-unknown");
@@ -305,6 +305,7 @@ async fn a_refund_that_shows_nowhere_and_is_refused_has_failed() {
         .operation_outcome("a", &link, "refunds", &json!({}))
         .await;
     answer.problem(409, "refused-by-dojo");
+    app.sandbox.clear("faults").await;
     app.operate_with_key("b", &link, "refunds", &json!({}))
         .await
         .expect(200);
@@ -312,6 +313,139 @@ async fn a_refund_that_shows_nowhere_and_is_refused_has_failed() {
         app.sandbox.intent(&link["paymentIntentId"]).await["refundedAmount"],
         1000
     );
+}
+
+#[tokio::test]
+async fn a_reversal_that_is_under_way_while_its_repetition_is_refused_has_not_failed() {
+    let app = TestApp::quick(&[("DOJO_TIMEOUT", "1s"), ("RECOVERY_SETTLE", "5s")]).await;
+    let link = app.authorized().await;
+    // The first is done long after its caller has given up waiting; the second is refused before that.
+    app.sandbox
+        .next("reversal", "latency", json!({"latencyMs": 4000}))
+        .await;
+    app.sandbox
+        .next("reversal", "status", json!({"status": 409}))
+        .await;
+    app.operate_with_key("a", &link, "reversal", &json!({}))
+        .await
+        .problem(504, "outcome-unknown");
+    // Each repetition that gets through would do it, so they are all refused.
+    let refused = json!({"operation": "reversal", "kind": "status", "status": 409, "share": 1.0});
+    app.sandbox.control("faults", refused).await;
+    let answer = app
+        .operation_outcome("a", &link, "reversal", &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(answer.header("idempotent-replayed"), "true");
+    assert!(app.sandbox.requests("reversal").await.len() > 1);
+    assert_eq!(
+        app.link_with_status(&link["id"], "Reversed").await["capturedAmount"],
+        0
+    );
+}
+
+#[tokio::test]
+async fn while_dojo_does_not_answer_it_is_asked_now_and_then_and_told_of_once() {
+    let app = TestApp::quick(&[]).await;
+    let link = app.paid().await;
+    let silent = json!({"operation": "refund", "kind": "statusAfter", "status": 500, "share": 1.0});
+    app.sandbox.control("faults", silent).await;
+    app.operate_with_key("a", &link, "refunds", &json!({}))
+        .await
+        .problem(504, "outcome-unknown");
+    eventually_within(
+        Duration::from_secs(30),
+        "it is asked again and again",
+        async || (app.sandbox.requests("refund").await.len() >= 5).then_some(()),
+    )
+    .await;
+    let asked = app.sandbox.requests("refund").await;
+    for two in asked.windows(2) {
+        let pause = received_at(&two[1]) - received_at(&two[0]);
+        assert!(pause >= Duration::from_secs(1), "{pause}");
+    }
+    assert_eq!(
+        app.told_of_operations(&link).await,
+        ["operationRequested", "operationUnanswered"]
+    );
+    // The gauge shows it although nothing is due at the moment.
+    eventually("the backlog shows it", async || {
+        let waiting = app.metric("backlog_operations{account=\"default\"}").await;
+        (waiting > 0.0).then_some(())
+    })
+    .await;
+    app.sandbox.clear("faults").await;
+    app.operation_outcome("a", &link, "refunds", &json!({}))
+        .await
+        .expect(200);
+    assert_eq!(
+        app.sandbox.intent(&link["paymentIntentId"]).await["refundedAmount"],
+        1000
+    );
+}
+
+#[tokio::test]
+async fn a_capture_that_was_given_up_does_not_take_its_successors() {
+    let app = TestApp::quick(&[("DOJO_TIMEOUT", "6s"), ("RECOVERY_SETTLE", "1s")]).await;
+    let link = app.authorized().await;
+    let part = json!({"amount": pounds(300)});
+    app.sandbox.next("capture", "cutBefore", json!({})).await;
+    app.operate_with_key("a", &link, "captures", &part)
+        .await
+        .problem(504, "outcome-unknown");
+    app.operation_outcome("a", &link, "captures", &part)
+        .await
+        .problem(409, "not-done");
+    // Done at once, and answered when the first has been looked for once more.
+    app.sandbox
+        .next("capture", "latencyAfter", json!({"latencyMs": 4500}))
+        .await;
+    app.operate_with_key("b", &link, "captures", &part)
+        .await
+        .expect(200);
+    eventually_within(
+        Duration::from_secs(30),
+        "nobody looks for the first any more",
+        async || {
+            let watched: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM operations WHERE due_at IS NOT NULL")
+                    .fetch_one(&app.pool)
+                    .await
+                    .unwrap();
+            (watched == 0).then_some(())
+        },
+    )
+    .await;
+    let operations = app.operations(&link).await;
+    let statuses: Vec<_> = operations.iter().map(|one| text(&one["status"])).collect();
+    assert_eq!(statuses, ["Failed", "Succeeded"]);
+    let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+    assert_eq!(intent["captures"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn killed_over_a_receipt_it_is_not_sent_again() {
+    let mut app = TestApp::quick(&[]).await;
+    let link = app.paid().await;
+    let body = json!({"emails": ["mari@example.com"]});
+    app.sandbox
+        .next("receipt", "latencyAfter", json!({"latencyMs": 1500}))
+        .await;
+    {
+        let asking = app.try_to_operate("a", &link, "receipt", &body);
+        let sent = eventually("Dojo is asked", async || {
+            (!app.sandbox.requests("receipt").await.is_empty()).then_some(())
+        });
+        tokio::select! {
+            answer = asking => panic!("it should have died before: {answer:?}"),
+            () = sent => {}
+        }
+    }
+    app.service.kill().await;
+    app.restart().await;
+    let answer = app.operation_outcome("a", &link, "receipt", &body).await;
+    answer.problem(409, "outcome-unconfirmed");
+    assert_eq!(app.sandbox.requests("receipt").await.len(), 1);
 }
 
 #[tokio::test]
@@ -348,12 +482,7 @@ async fn what_dojo_cannot_be_brought_to_do_is_given_up_in_the_end() {
         let answer = app
             .operation_outcome("a", &link, operation, &json!({}))
             .await;
-        // Whether a refund was done, only its own answer could tell.
-        if *call == "cancel" {
-            answer.problem(409, "not-done");
-        } else {
-            answer.problem(409, "outcome-unconfirmed");
-        }
+        answer.problem(409, "not-done");
         let asked = app.sandbox.requests(call).await.len();
         assert!(asked > 1, "asked {asked} times");
         app.sandbox.clear("faults").await;

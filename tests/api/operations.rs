@@ -51,6 +51,13 @@ async fn an_authorized_payment_is_captured_as_a_whole() {
     assert_eq!(operation["status"], "Succeeded");
     assert_eq!(operation["dojoId"], intent["captures"][0]["id"]);
     assert_eq!(operation["createdBy"], "bootstrap");
+    let timeline = app.timeline(&link["id"]).await;
+    for kind in ["operationRequested", "operationSucceeded"] {
+        let entry = timeline.iter().find(|entry| entry["type"] == kind).unwrap();
+        assert_eq!(entry["cause"]["type"], "request");
+        assert_eq!(entry["cause"]["apiKey"], "bootstrap");
+        assert_eq!(entry["detail"]["operationId"], operation["id"]);
+    }
 
     let problem = app.operate(&link, "captures", &json!({})).await;
     let problem = problem.problem(409, "not-possible");
@@ -361,7 +368,12 @@ async fn every_fault_of_a_request_is_named() {
     let problem = app.operate(&link, "refunds", &wrong).await;
     assert_eq!(
         at(problem.problem(422, "invalid-request")),
-        ["/amount/value", "/amuont", "/refundReason"]
+        [
+            "/amount/value",
+            "/amuont",
+            "/refundReason",
+            "Idempotency-Key"
+        ]
     );
     let problem = app.operate(&link, "refunds", &json!({})).await;
     assert_eq!(
@@ -481,17 +493,108 @@ async fn a_repetition_is_answered_with_what_the_first_came_to() {
     problem.problem(422, "idempotency-key-reused");
 
     // Keys work where they are not required, too.
-    let link = app.created().await;
-    let first = app
-        .operate_with_key("c", &link, "cancel", &Value::Null)
-        .await
-        .expect(200);
-    let again = app
-        .operate_with_key("c", &link, "cancel", &Value::Null)
-        .await
-        .expect(200);
-    assert_eq!(again.text, first.text);
-    assert_eq!(app.sandbox.requests("cancel").await.len(), 1);
+    let emails = json!({"emails": ["mari@example.com"]});
+    for (operation, call, body, link) in [
+        ("cancel", "cancel", Value::Null, app.created().await),
+        (
+            "captures",
+            "capture",
+            json!({"amount": pounds(5)}),
+            app.authorized().await,
+        ),
+        ("reversal", "reversal", json!({}), app.paid().await),
+        (
+            "amount",
+            "amount",
+            json!({"amount": pounds(5)}),
+            app.authorized().await,
+        ),
+        (
+            "tips-amount",
+            "tips",
+            json!({"tipsAmount": pounds(5)}),
+            app.authorized().await,
+        ),
+        ("receipt", "receipt", emails, app.paid().await),
+    ] {
+        let first = app
+            .operate_with_key(operation, &link, operation, &body)
+            .await;
+        let first = first.expect(200);
+        let again = app
+            .operate_with_key(operation, &link, operation, &body)
+            .await;
+        let again = again.expect(200);
+        assert_eq!(again.header("idempotent-replayed"), "true");
+        assert_eq!(again.text, first.text);
+        assert_eq!(app.sandbox.requests(call).await.len(), 1, "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_left_is_what_dojo_has_left() {
+    let app = TestApp::start().await;
+    let link = app.paid().await;
+    // In Dojo's portal; a part causes no webhook.
+    app.sandbox.refund(&link["paymentIntentId"], 400).await;
+    let rest = app
+        .operate_with_key("a", &link, "refunds", &json!({}))
+        .await;
+    assert_eq!(rest.expect(200).json()["refundedAmount"], 1000);
+    assert_eq!(
+        app.operations(&link).await[0]["request"]["amount"],
+        pounds(600)
+    );
+}
+
+#[tokio::test]
+async fn how_much_was_captured_is_not_known_before_dojo_was_asked() {
+    let app = TestApp::start().await;
+    let link = app.authorized().await;
+    let silent = json!({"operation": "get", "kind": "status", "status": 500, "share": 1.0});
+    app.sandbox.control("faults", silent).await;
+    let captures = format!(
+        "/payment-intents/{}/captures",
+        text(&link["paymentIntentId"])
+    );
+    app.sandbox
+        .api(Method::POST, &captures, &json!({"amount": 300}))
+        .await;
+    let told = app.link_with_status(&link["id"], "Captured").await;
+    assert_eq!(told["capturedAmount"], 0);
+    let problem = app
+        .operate_with_key("a", &link, "refunds", &json!({}))
+        .await;
+    let problem = problem.problem(409, "not-possible");
+    assert_eq!(detail(&problem), "nothing of it is collected yet");
+    app.sandbox.clear("faults").await;
+    let refunded = app
+        .operate_with_key("a", &link, "refunds", &json!({}))
+        .await;
+    let refunded = refunded.expect(200).json();
+    assert_eq!(refunded["capturedAmount"], 300);
+    assert_eq!(refunded["refundedAmount"], 300);
+}
+
+#[tokio::test]
+async fn an_authorization_that_runs_out_is_released_or_captured_as_the_link_says() {
+    let app = TestApp::quick(&[]).await;
+    for (action, status, captured) in [("Release", "Reversed", 0), ("Capture", "Captured", 1000)] {
+        let mut body = manual(action);
+        body["autoExpireIn"] = json!("00:10:00");
+        body["autoExpireAction"] = json!(action);
+        let link = app.create(&body).await.expect(201).json();
+        app.sandbox.pay(&link["paymentIntentId"]).await;
+        app.link_with_status(&link["id"], "Authorized").await;
+        app.sandbox
+            .control("clock", json!({"advanceSeconds": 601}))
+            .await;
+        eventually("it has run out", async || {
+            let link = app.link(&link["id"]).await;
+            (link["status"] == status && link["capturedAmount"] == captured).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -542,11 +645,12 @@ async fn where_dojo_provably_did_nothing_the_same_key_may_try_again() {
         assert!(detail(&problem).contains("nothing was done"), "{problem}");
         app.sandbox.clear("faults").await;
     }
+    let part = json!({"amount": pounds(5)});
     // A capture is not asked for unless it is known what was captured before.
     let authorized = app.authorized().await;
     app.sandbox.next("get", "cutAfter", json!({})).await;
     let problem = app
-        .operate_with_key("c", &authorized, "captures", &json!({}))
+        .operate_with_key("c", &authorized, "captures", &part)
         .await;
     problem.problem(503, "dojo-not-reached");
     assert_eq!(app.sandbox.requests("capture").await.len(), 0);
@@ -554,7 +658,7 @@ async fn where_dojo_provably_did_nothing_the_same_key_may_try_again() {
     app.operate_with_key("a", &link, "refunds", &json!({}))
         .await
         .expect(200);
-    app.operate_with_key("c", &authorized, "captures", &json!({}))
+    app.operate_with_key("c", &authorized, "captures", &part)
         .await
         .expect(200);
     assert_eq!(app.sandbox.done("refund").await.len(), 1);
