@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use dojo_payment_links::{
     api::{
         auth::{self, Scope},
@@ -18,9 +18,11 @@ use dojo_payment_links::{
     config::{DatabaseSettings, DojoSettings, LogSettings, PublicUrl, ServeSettings, account_name},
     dojo::{Account, Accounts},
     golive::{self, check::Report},
-    store, telemetry,
+    payment_link::OperationId,
+    protocol, store, telemetry,
 };
 use secrecy::ExposeSecret;
+use time::format_description::well_known::Rfc3339;
 
 /// Makes payment links at Dojo, keeps their state true, and never says paid when it is not.
 #[derive(Debug, Parser)]
@@ -45,6 +47,13 @@ enum Command {
         database: DatabaseSettings,
         #[command(subcommand)]
         command: ApiKeys,
+    },
+    /// Shows and settles captures, refunds and other operations of which nobody can tell whether they were done.
+    Operations {
+        #[command(flatten)]
+        database: DatabaseSettings,
+        #[command(subcommand)]
+        command: Operations,
     },
     /// Proves a deployment before it takes money: settings, database, Dojo, webhooks, clocks. Changes nothing. A line
     /// each, with what to do about it; exits 1 unless everything holds.
@@ -84,6 +93,31 @@ enum ApiKeys {
         #[arg(long)]
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Operations {
+    /// Lists the operations that are Unconfirmed: id, what, amount, account, payment intent, link, who asked and when.
+    Unconfirmed,
+    /// Says what became of one, once somebody has looked at the payment in Dojo's portal. What a refund that was not
+    /// made had reserved can be refunded again.
+    Settle {
+        /// The operation's id, op_…
+        #[arg(long, value_name = "ID")]
+        id: OperationId,
+        /// Whether it is there.
+        #[arg(long)]
+        outcome: Settled,
+    },
+}
+
+/// What a person found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Settled {
+    /// It was done.
+    Done,
+    /// It was not done.
+    NotDone,
 }
 
 #[derive(Debug, Args)]
@@ -215,6 +249,19 @@ async fn run(cli: Cli) -> Result<ExitCode> {
                 } => create_key(&pool, &name, &scopes, accounts.as_deref()).await,
                 ApiKeys::List => list_keys(&pool).await,
                 ApiKeys::Revoke { name } => revoke_key(&pool, &name).await,
+            }
+        }
+        Command::Operations { database, command } => {
+            let pool = store::pool(&database)?;
+            match command {
+                Operations::Unconfirmed => list_unconfirmed(&pool).await,
+                Operations::Settle { id, outcome } => {
+                    if protocol::operations::settle(&pool, id, outcome == Settled::Done).await? {
+                        Ok(())
+                    } else {
+                        Err(format!("there is no Unconfirmed operation {id}").into())
+                    }
+                }
             }
         }
         Command::Healthcheck(settings) => healthcheck(settings.listen_addr).await,
@@ -349,6 +396,26 @@ async fn list_keys(pool: &sqlx::PgPool) -> Result {
             key.accounts
                 .map_or_else(|| "all accounts".to_owned(), |names| names.join(",")),
             key.created_at.date()
+        );
+    }
+    Ok(())
+}
+
+async fn list_unconfirmed(pool: &sqlx::PgPool) -> Result {
+    for operation in store::operations::in_doubt(pool).await? {
+        println!(
+            "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
+            operation.id,
+            operation.action.kind(),
+            operation
+                .action
+                .amount()
+                .map_or_else(|| "-".to_owned(), |amount| amount.to_string()),
+            operation.account,
+            operation.payment_intent_id,
+            operation.link_id,
+            operation.created_by,
+            operation.created_at.format(&Rfc3339)?
         );
     }
     Ok(())

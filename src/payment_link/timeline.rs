@@ -118,4 +118,6 @@ pub enum Cause {
     Recovery,
     /// A look at Dojo that was due.
     Refresh,
+    /// A person who found out what nobody else could tell, and settled it by command.
+    Operator,
 }

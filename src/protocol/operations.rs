@@ -491,6 +491,21 @@ pub async fn resolve(
     }
 }
 
+/// Settles an operation that is `Unconfirmed`, on the word of a person who looked at the payment in Dojo's portal.
+/// `false` if it is not in doubt.
+pub async fn settle(pool: &PgPool, id: OperationId, done: bool) -> Result<bool, store::Error> {
+    let in_doubt = store::operations::in_doubt(pool).await?;
+    if !in_doubt.iter().any(|operation| operation.id == id) {
+        return Ok(false);
+    }
+    if done {
+        store::operations::succeed(pool, id, None, &Cause::Operator).await
+    } else {
+        let failure = not_done("somebody looked at the payment, and it is not there");
+        store::operations::was_not_done(pool, id, &failure, &Cause::Operator).await
+    }
+}
+
 fn not_done(why: &str) -> Failure {
     Failure {
         reason: FailureKind::NotDone,

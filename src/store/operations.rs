@@ -480,6 +480,85 @@ pub async fn unconfirmed(
     Ok(told.rows_affected() == 1)
 }
 
+/// An operation of which nobody can tell whether it was done, for people who look.
+#[derive(Debug)]
+pub struct InDoubt {
+    /// The operation.
+    pub id: OperationId,
+    /// Its link.
+    pub link_id: PaymentLinkId,
+    /// The Dojo account.
+    pub account: String,
+    /// The intent that it is about.
+    pub payment_intent_id: String,
+    /// What was asked for.
+    pub action: Action,
+    /// The name of the API key that asked.
+    pub created_by: String,
+    /// When.
+    pub created_at: OffsetDateTime,
+}
+
+/// Every such operation, oldest first.
+pub async fn in_doubt(pool: &PgPool) -> Result<Vec<InDoubt>, Error> {
+    sqlx::query!(
+        r#"SELECT operation.id, link.id AS link_id, operation.account, operation.action,
+                  link.payment_intent_id AS "payment_intent_id!", operation.created_by, operation.created_at
+           FROM operations operation JOIN payment_links link ON link.id = operation.payment_link_id
+           WHERE operation.status = 'Unconfirmed'
+           ORDER BY operation.id"#
+    )
+    .fetch_all(pool)
+    .await?
+    .into_iter()
+    .map(|row| {
+        Ok(InDoubt {
+            id: OperationId::from_uuid(row.id),
+            link_id: PaymentLinkId::from_uuid(row.link_id),
+            account: row.account,
+            payment_intent_id: row.payment_intent_id,
+            action: from_json(row.action)?,
+            created_by: row.created_by,
+            created_at: row.created_at,
+        })
+    })
+    .collect()
+}
+
+/// Notes that a person found that an operation in doubt was not done: what it reserved is free again. `false` if it is
+/// not in doubt.
+pub async fn was_not_done(
+    pool: &PgPool,
+    id: OperationId,
+    failure: &Failure,
+    cause: &Cause,
+) -> Result<bool, Error> {
+    let told = sqlx::query!(
+        "WITH failed AS (
+             UPDATE operations SET status = $2, failure = $3, completed_at = now()
+             WHERE id = $1 AND status = 'Unconfirmed'
+             RETURNING payment_link_id, kind
+         ), link AS (
+             UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM failed)
+             RETURNING id, status
+         )
+         INSERT INTO payment_link_events
+             (payment_link_id, kind, status_before, status_after, cause, detail)
+         SELECT link.id, $4, link.status, link.status, $5,
+                jsonb_build_object('operationId', $6::text, 'operation', failed.kind, 'failure', $3::jsonb)
+         FROM failed JOIN link ON true",
+        id.uuid(),
+        OperationStatus::Failed.as_str(),
+        to_json(failure)?,
+        Kind::OperationFailed.as_str(),
+        to_json(cause)?,
+        id.to_string()
+    )
+    .execute(pool)
+    .await?;
+    Ok(told.rows_affected() == 1)
+}
+
 /// An operation whose outcome nobody knows or works on, or a capture that was given up and may come to light late,
 /// claimed.
 #[derive(Debug)]

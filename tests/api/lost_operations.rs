@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{
-    QUICK, Service, TestApp, eventually, eventually_within, for_each_case, manual, pounds,
+    QUICK, Service, TestApp, eventually, eventually_within, for_each_case, manual, pounds, program,
     received_at, text,
 };
 
@@ -289,6 +289,55 @@ async fn a_refund_that_may_be_done_is_never_called_failed_and_stays_reserved() {
         app.operations(&link).await[1]["request"]["amount"],
         pounds(600)
     );
+}
+
+#[tokio::test]
+async fn what_nobody_could_tell_is_settled_by_somebody_who_looked() {
+    let app = TestApp::quick(&[]).await;
+    let settle = |arguments: &[&str]| {
+        program()
+            .arg("operations")
+            .args(arguments)
+            .env("DATABASE_URL", &app.database_url)
+            .output()
+            .unwrap()
+    };
+    let emails = json!({"emails": ["mari@example.com"]});
+    for (found, status) in [("done", "Succeeded"), ("not-done", "Failed")] {
+        let link = app.paid().await;
+        app.sandbox.next("receipt", "cutAfter", json!({})).await;
+        app.operate_with_key(found, &link, "receipt", &emails)
+            .await
+            .problem(504, "outcome-unknown");
+        app.operation_outcome(found, &link, "receipt", &emails)
+            .await
+            .problem(409, "outcome-unconfirmed");
+        let operation = app.operations(&link).await[0].clone();
+        let id = text(&operation["id"]);
+        let listed = String::from_utf8(settle(&["unconfirmed"]).stdout).unwrap();
+        let intent = text(&link["paymentIntentId"]);
+        assert!(listed.contains(id) && listed.contains(intent), "{listed}");
+        assert!(!listed.contains("mari@"), "{listed}");
+
+        let settled = settle(&["settle", "--id", id, "--outcome", found]);
+        assert!(settled.status.success(), "{settled:?}");
+        assert_eq!(app.operations(&link).await[0]["status"], status);
+        let timeline = app.timeline(&link["id"]).await;
+        assert_eq!(timeline.last().unwrap()["cause"]["type"], "operator");
+        // Once is enough.
+        let again = settle(&["settle", "--id", id, "--outcome", found]);
+        assert!(!again.status.success());
+        assert!(settle(&["unconfirmed"]).stdout.is_empty());
+        let answer = app
+            .operation_outcome(found, &link, "receipt", &emails)
+            .await;
+        if found == "done" {
+            answer.expect(200);
+        } else {
+            answer.problem(409, "not-done");
+        }
+    }
+    assert_eq!(app.sandbox.requests("receipt").await.len(), 2);
 }
 
 #[tokio::test]
