@@ -197,10 +197,11 @@ fn faults(first: clap::Error) -> std::result::Result<Vec<String>, clap::Error> {
                 format!("is none of {}", words.join(", "))
             }
             (ErrorKind::InvalidValue, _) => "is empty".to_owned(),
-            (ErrorKind::ValueValidation, _) => error.source().map_or_else(
-                || "is wrong".to_owned(),
-                |cause| format!("is wrong: {cause}"),
-            ),
+            (ErrorKind::ValueValidation, _) => match error.source().map(ToString::to_string) {
+                Some(cause) if cause.starts_with("is ") => cause,
+                Some(cause) => format!("is wrong: {cause}"),
+                None => "is wrong".to_owned(),
+            },
             _ => break,
         };
         let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {

@@ -56,11 +56,11 @@ const KINDS: [Kind; 30] = [
 
 /// Every kind of problem as a table in Markdown.
 pub(super) fn table() -> String {
-    let mut table = "| type | status | what to do |\n| --- | --- | --- |\n".to_owned();
-    for (slug, statuses, what) in KINDS {
-        table += &format!("| `{slug}` | {statuses} | {what} |\n");
-    }
-    table
+    let rows = KINDS.map(|(slug, statuses, what)| format!("| `{slug}` | {statuses} | {what} |\n"));
+    format!(
+        "| type | status | what to do |\n| --- | --- | --- |\n{}",
+        rows.concat()
+    )
 }
 
 /// The description of `type`, with all that it may be.
