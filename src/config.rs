@@ -177,10 +177,10 @@ pub struct DojoSettings {
           value_parser = duration)]
     pub timeout: Duration,
 
-    /// Whoever creates a link or works on one is left alone with it for twice the time limit of a call to Dojo
-    /// and this much more: the database's share, and that of a machine that stalls. What a replica held when it
-    /// died is taken up by another one after that long. Too short, and a link that is merely slow may get a
-    /// second intent, which has to be canceled.
+    /// Whoever creates a link or looks at one is left alone with it for twice the time limit of a call to Dojo, whoever
+    /// carries out an operation for three times that, and this much more: the database's share, and that of a machine
+    /// that stalls. What a replica held when it died is taken up by another one after that long. Too short, and a link
+    /// that is merely slow may get a second intent, which has to be canceled.
     #[arg(id = "lease-slack", long, env = "LEASE_SLACK", default_value = "10s", value_name = "DURATION",
           value_parser = duration)]
     pub lease_slack: Duration,
@@ -406,15 +406,17 @@ impl PublicUrl {
 /// How the background works.
 #[derive(Debug, Clone, Args)]
 pub struct JobSettings {
-    /// Whether this replica does its share of the background work: seeing lost creations through, keeping links
-    /// in step with Dojo. At least one replica has to.
+    /// Whether this replica does its share of the background work: seeing lost creations and operations through,
+    /// keeping links in step with Dojo. At least one replica has to.
     #[arg(long, env = "RUN_JOBS", default_value_t = true, action = clap::ArgAction::Set)]
     pub run_jobs: bool,
 
     /// How long after Dojo was last asked to create an intent, without an answer, the intent may still come to
     /// light. Only then is it created again. Longer than Dojo's search lags behind and a request can be on its
     /// way; Dojo documents neither, and too long costs a late link where too short may cost a second intent
-    /// that has to be canceled. Also how long Dojo has to stand by an answer that is behind what a webhook told.
+    /// that has to be canceled. A capture whose answer was lost is taken for not done after that long if Dojo shows
+    /// none, and only then another amount or tip is asked for again. Also how long Dojo has to stand by an answer that is
+    /// behind what a webhook told.
     #[arg(long, env = "RECOVERY_SETTLE", default_value = "2m", value_parser = duration)]
     pub recovery_settle: Duration,
 
