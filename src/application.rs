@@ -74,6 +74,7 @@ impl Application {
     pub async fn build(settings: &ServeSettings) -> Result<Self, StartError> {
         let accounts = Accounts::from_settings(&settings.dojo)?;
         let environment = accounts.environment();
+        telemetry::name_environment(environment);
         let bootstrap_key = settings
             .bootstrap_api_key()?
             .as_ref()
@@ -150,7 +151,7 @@ impl Application {
         let address = settings.listen_addr;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
-        info!(%address, environment = environment.as_str(), version = env!("CARGO_PKG_VERSION"), "listening");
+        info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
             listener,
             router,

@@ -6,11 +6,18 @@ mod accounts;
 
 use std::{error::Error, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use secrecy::{ExposeSecret, SecretString};
+use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use crate::payment_link::{Environment, NewPaymentLink};
+use crate::{
+    payment_link::{Environment, NewPaymentLink},
+    telemetry,
+};
 
 /// Everything that `serve` needs.
 #[derive(Debug, Clone, Args)]
@@ -48,7 +55,7 @@ pub struct ServeSettings {
     bootstrap_api_key: Option<SecretString>,
 
     /// A file that holds it.
-    #[arg(long, env = "BOOTSTRAP_API_KEY_FILE", value_name = "FILE")]
+    #[arg(long, env = "BOOTSTRAP_API_KEY_FILE", value_name = "FILE", value_parser = path())]
     bootstrap_api_key_file: Option<PathBuf>,
 
     /// The database.
@@ -83,7 +90,7 @@ pub struct DatabaseSettings {
     database_url: Option<SecretString>,
 
     /// A file that holds it.
-    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE")]
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE", value_parser = path())]
     database_url_file: Option<PathBuf>,
 
     /// How many connections to hold at most.
@@ -126,12 +133,12 @@ pub struct DojoSettings {
     dojo_api_key: Option<SecretString>,
 
     /// A file that holds it.
-    #[arg(long, env = "DOJO_API_KEY_FILE", value_name = "FILE")]
+    #[arg(long, env = "DOJO_API_KEY_FILE", value_name = "FILE", value_parser = path())]
     dojo_api_key_file: Option<PathBuf>,
 
     /// A TOML file with further accounts: for each an `[accounts.NAME]` with `environment`, `api_key` or
     /// `api_key_file`, `webhook_secrets` or `webhook_secrets_file`, and `checkout_url` if it has its own.
-    #[arg(long, env = "DOJO_ACCOUNTS_FILE", value_name = "FILE")]
+    #[arg(long, env = "DOJO_ACCOUNTS_FILE", value_name = "FILE", value_parser = path())]
     dojo_accounts_file: Option<PathBuf>,
 
     /// Where Dojo's API is.
@@ -170,10 +177,10 @@ pub struct DojoSettings {
           value_parser = duration)]
     pub timeout: Duration,
 
-    /// Whoever creates a link or works on one is left alone with it for twice the time limit of a call to Dojo
-    /// and this much more: the database's share, and that of a machine that stalls. What a replica held when it
-    /// died is taken up by another one after that long. Too short, and a link that is merely slow may get a
-    /// second intent, which has to be canceled.
+    /// Whoever creates a link or looks at one is left alone with it for twice the time limit of a call to Dojo, whoever
+    /// carries out an operation for three times that, and this much more: the database's share, and that of a machine
+    /// that stalls. What a replica held when it died is taken up by another one after that long. Too short, and a link
+    /// that is merely slow may get a second intent, which has to be canceled.
     #[arg(id = "lease-slack", long, env = "LEASE_SLACK", default_value = "10s", value_name = "DURATION",
           value_parser = duration)]
     pub lease_slack: Duration,
@@ -189,7 +196,7 @@ pub struct DojoSettings {
     dojo_webhook_secrets: Option<SecretString>,
 
     /// A file that holds them.
-    #[arg(long, env = "DOJO_WEBHOOK_SECRETS_FILE", value_name = "FILE")]
+    #[arg(long, env = "DOJO_WEBHOOK_SECRETS_FILE", value_name = "FILE", value_parser = path())]
     dojo_webhook_secrets_file: Option<PathBuf>,
 }
 
@@ -248,11 +255,13 @@ impl DojoApiKey {
 impl DojoSettings {
     /// Every account.
     pub fn accounts(&self) -> Result<ConfiguredAccounts, ConfigError> {
-        let default = self.default_account()?;
-        let mut accounts = match self.accounts_file() {
-            Some(file) => accounts::read(file, &self.checkout_url, default.as_ref())?,
-            None => Vec::new(),
+        let default = self.default_account();
+        let known = default.as_ref().ok().and_then(Option::as_ref);
+        let from_file = match self.accounts_file() {
+            Some(file) => accounts::read(file, &self.checkout_url, known),
+            None => Ok(Vec::new()),
         };
+        let (default, mut accounts) = both(default, from_file)?;
         accounts.extend(default);
         accounts.sort_by(|one, other| one.name.cmp(&other.name));
         let Some(environment) = accounts.first().map(|account| account.api_key.environment) else {
@@ -295,13 +304,19 @@ impl DojoSettings {
             KEY,
             self.dojo_api_key.as_ref(),
             self.dojo_api_key_file.as_ref(),
-        )?;
+        )
+        .and_then(|key| {
+            key.map(DojoApiKey::new)
+                .transpose()
+                .map_err(|problem| ConfigError::new(KEY, problem))
+        });
         let secrets = secret(
             SECRETS,
             self.dojo_webhook_secrets.as_ref(),
             self.dojo_webhook_secrets_file.as_ref(),
-        )?;
-        let Some(key) = key else {
+        );
+        let (key, secrets) = both(key, secrets)?;
+        let Some(api_key) = key else {
             return match secrets {
                 // Nobody would notice that they are good for nothing.
                 Some(_) if self.accounts_file().is_some() => Err(ConfigError::new(
@@ -313,7 +328,7 @@ impl DojoSettings {
         };
         Ok(Some(AccountSettings {
             name: NewPaymentLink::DEFAULT_ACCOUNT.to_owned(),
-            api_key: DojoApiKey::new(key).map_err(|problem| ConfigError::new(KEY, problem))?,
+            api_key,
             webhook_secrets: secrets.as_ref().map(webhook_secrets).unwrap_or_default(),
             checkout_url: self.checkout_url.clone(),
         }))
@@ -360,7 +375,7 @@ pub struct PublicUrl {
 impl PublicUrl {
     /// The base, if it is given.
     pub fn get(&self) -> Result<Option<Url>, ConfigError> {
-        const NAME: &str = "PUBLIC_URL";
+        const NAME: &str = "--url or PUBLIC_URL";
         // Compose files pass on variables that nobody has set.
         let Some(text) = self
             .url
@@ -391,15 +406,17 @@ impl PublicUrl {
 /// How the background works.
 #[derive(Debug, Clone, Args)]
 pub struct JobSettings {
-    /// Whether this replica does its share of the background work: seeing lost creations through, keeping links
-    /// in step with Dojo. At least one replica has to.
+    /// Whether this replica does its share of the background work: seeing lost creations and operations through,
+    /// keeping links in step with Dojo. At least one replica has to.
     #[arg(long, env = "RUN_JOBS", default_value_t = true, action = clap::ArgAction::Set)]
     pub run_jobs: bool,
 
     /// How long after Dojo was last asked to create an intent, without an answer, the intent may still come to
     /// light. Only then is it created again. Longer than Dojo's search lags behind and a request can be on its
     /// way; Dojo documents neither, and too long costs a late link where too short may cost a second intent
-    /// that has to be canceled. Also how long Dojo has to stand by an answer that is behind what a webhook told.
+    /// that has to be canceled. A capture whose answer was lost is taken for not done after that long if Dojo shows
+    /// none, and only then another amount or tip is asked for again. Also how long Dojo has to stand by an answer that is
+    /// behind what a webhook told.
     #[arg(long, env = "RECOVERY_SETTLE", default_value = "2m", value_parser = duration)]
     pub recovery_settle: Duration,
 
@@ -413,11 +430,11 @@ pub struct JobSettings {
     pub poll_interval: Duration,
 
     /// How many links to claim at once.
-    #[arg(long, env = "BACKGROUND_BATCH", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    #[arg(id = "background-batch", long, env = "BACKGROUND_BATCH", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
     pub batch: i64,
 
     /// How many calls to Dojo the background makes at once, for each kind of work and each account.
-    #[arg(long, env = "BACKGROUND_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(id = "background-concurrency", long, env = "BACKGROUND_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     concurrency: u16,
 
     /// How many pieces of work the background begins in a second at most, for each account. Most of them are one
@@ -447,7 +464,8 @@ pub struct LogSettings {
         env = "LOG_FILTER",
         default_value = "info",
         global = true,
-        value_name = "FILTER"
+        value_name = "FILTER",
+        value_parser = log_filter
     )]
     pub log_filter: String,
 }
@@ -494,6 +512,30 @@ impl ConfigError {
     }
 }
 
+/// Both, or all that is wrong with either.
+fn both<A, B>(
+    one: Result<A, ConfigError>,
+    other: Result<B, ConfigError>,
+) -> Result<(A, B), ConfigError> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok((one, other)),
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        (Err(one), Err(other)) => Err(ConfigError {
+            setting: one.setting,
+            // The cause of the first would stand behind the second.
+            problem: format!(
+                "{}; {}",
+                telemetry::causes(&one)
+                    .to_string()
+                    .trim_start_matches(one.setting)
+                    .trim_start(),
+                telemetry::causes(&other)
+            ),
+            source: None,
+        }),
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.setting, self.problem)
@@ -537,6 +579,11 @@ fn secret(
     }
 }
 
+/// A file's path. An empty one counts as none, which clap's own parser does not allow.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 /// The name of an account: what may stand in a URL's path as it is.
 pub fn account_name(text: &str) -> Result<String, String> {
     let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
@@ -566,6 +613,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     } else {
         Err("not between 1ms and 31days".to_owned())
     }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 fn api_version(text: &str) -> Result<String, String> {

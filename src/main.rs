@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand, ValueEnum,
+    builder::OsStringValueParser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use dojo_payment_links::{
     api::{
         auth::{self, Scope},
@@ -186,7 +190,7 @@ type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 async fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return unreadable(&error),
+        Err(error) => return unreadable(error),
     };
     match run(cli).await {
         Ok(code) => code,
@@ -197,31 +201,85 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Ends with what clap says; `check` says it in its own form.
-fn unreadable(error: &clap::Error) -> ExitCode {
-    let is_check = std::env::args().any(|argument| argument == "check");
-    if !is_check
-        || !matches!(
-            error.kind(),
-            ErrorKind::InvalidValue | ErrorKind::ValueValidation
-        )
-    {
-        error.exit();
+/// Names every setting that cannot be read, which `check` does in its own form; or ends with what clap says.
+fn unreadable(error: clap::Error) -> ExitCode {
+    let faults = match faults(error) {
+        Ok(faults) => faults,
+        Err(error) => error.exit(),
+    };
+    let given = |word: &str| std::env::args().any(|argument| argument == word);
+    if given("check") {
+        let report = Report::unreadable(faults.join("; "));
+        return tell(&report, given("--json")).unwrap_or(ExitCode::FAILURE);
     }
-    let problem = error.to_string();
-    let problem = problem.trim_start_matches("error: ").lines().next();
-    let json = std::env::args().any(|argument| argument == "--json");
-    tell(&Report::unreadable(problem.unwrap_or_default()), json).unwrap_or(ExitCode::FAILURE)
+    for fault in &faults {
+        eprintln!("error: {fault}");
+    }
+    eprintln!("For more information, try '--help'.");
+    ExitCode::from(2)
+}
+
+/// What is wrong with every value that cannot be read, by the name that it was given with. Clap stops at the first, so
+/// all is parsed again with that one taken as it is, until none is left. An `Err` is about no value.
+fn faults(first: clap::Error) -> std::result::Result<Vec<String>, clap::Error> {
+    let mut faults = Vec::new();
+    let mut command = Cli::command();
+    let mut error = first;
+    loop {
+        let reason = match (error.kind(), error.get(ContextKind::ValidValue)) {
+            (ErrorKind::InvalidValue, Some(ContextValue::Strings(words))) if !words.is_empty() => {
+                format!("is none of {}", words.join(", "))
+            }
+            (ErrorKind::InvalidValue, _) => "is empty".to_owned(),
+            (ErrorKind::ValueValidation, _) => match error.source().map(ToString::to_string) {
+                Some(cause) if cause.starts_with("is ") => cause,
+                Some(cause) => format!("is wrong: {cause}"),
+                None => "is wrong".to_owned(),
+            },
+            _ => break,
+        };
+        let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+            break;
+        };
+        let mut name = None;
+        command = taken_as_it_is(command, argument, &mut name);
+        let Some(name) = name else { break };
+        faults.push(format!("{name} {reason}"));
+        match command.clone().try_get_matches() {
+            Ok(_) => break,
+            Err(next) => error = next,
+        }
+    }
+    if faults.is_empty() {
+        Err(error)
+    } else {
+        Ok(faults)
+    }
+}
+
+/// The command line with an argument that may be anything. `name` becomes that by which it was given: its flag, or its
+/// environment variable.
+fn taken_as_it_is(
+    command: clap::Command,
+    argument: &str,
+    name: &mut Option<String>,
+) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let flag = format!("--{}", arg.get_long().unwrap_or_default());
+        if argument.split(' ').next() != Some(&flag) {
+            return arg;
+        }
+        let is_flag = std::env::args()
+            .any(|given| given.split_once('=').map_or(&*given, |(name, _)| name) == flag);
+        let variable = arg.get_env().filter(|_| !is_flag);
+        *name = Some(variable.map_or(flag, |variable| variable.to_string_lossy().into_owned()));
+        arg.value_parser(OsStringValueParser::new())
+    });
+    command.mut_subcommands(|below| taken_as_it_is(below, argument, name))
 }
 
 async fn run(cli: Cli) -> Result<ExitCode> {
-    match (telemetry::init_logs(&cli.log), &cli.command) {
-        (Ok(()), _) => {}
-        (Err(error), Command::Check(check)) => {
-            return tell(&Report::unreadable(telemetry::causes(&error)), check.json);
-        }
-        (Err(error), _) => return Err(error.into()),
-    }
+    telemetry::init_logs(&cli.log)?;
     // Postgres and Dojo are both reached through rustls, which has to be told once whose cryptography to use.
     // It fails only if somebody told it before.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -4,12 +4,83 @@ use std::{
     error::Error,
     fmt::Display,
     io::{self, IsTerminal},
+    sync::OnceLock,
 };
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        self, FmtContext, FormatEvent, FormatFields,
+        format::{Format, Json, JsonFields, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
 
-use crate::config::{ConfigError, LogFormat, LogSettings};
+use crate::{
+    config::{ConfigError, LogFormat, LogSettings},
+    payment_link::Environment,
+};
+
+/// Whether the process moves real money, once its settings tell.
+static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+
+/// Has every line of the log name the environment from here on. It is one for the whole process, whichever task or crate
+/// a line comes from, so no span could carry it to all of them.
+pub fn name_environment(environment: Environment) {
+    // A second call could only say the same.
+    let _ = ENVIRONMENT.set(environment);
+}
+
+/// Lines of the log, each with the environment in front.
+struct WithEnvironment<F>(F);
+
+impl<S, N> FormatEvent<S, N> for WithEnvironment<Format<Json>>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let Some(environment) = ENVIRONMENT.get() else {
+            return self.0.format_event(context, writer, event);
+        };
+        let mut line = String::new();
+        self.0
+            .format_event(context, Writer::new(&mut line), event)?;
+        let rest = line.strip_prefix('{').unwrap_or(&line);
+        write!(
+            writer,
+            "{{\"environment\":\"{}\",{rest}",
+            environment.as_str()
+        )
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for WithEnvironment<Format<fmt::format::Compact>>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        if let Some(environment) = ENVIRONMENT.get() {
+            write!(writer, "{} ", environment.as_str())?;
+        }
+        self.0.format_event(context, writer, event)
+    }
+}
 
 /// Sends the log to standard error. Standard output belongs to what a command answers.
 pub fn init_logs(settings: &LogSettings) -> Result<(), ConfigError> {
@@ -27,14 +98,22 @@ pub fn init_logs(settings: &LogSettings) -> Result<(), ConfigError> {
         LogFormat::Json => registry
             .with(
                 fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_span_list(false)
+                    .event_format(WithEnvironment(
+                        fmt::format()
+                            .json()
+                            .flatten_event(true)
+                            .with_span_list(false),
+                    ))
+                    .fmt_fields(JsonFields::new())
                     .with_writer(io::stderr),
             )
             .init(),
         LogFormat::Text => registry
-            .with(fmt::layer().compact().with_writer(io::stderr))
+            .with(
+                fmt::layer()
+                    .event_format(WithEnvironment(fmt::format().compact()))
+                    .with_writer(io::stderr),
+            )
             .init(),
     }
     // A panic is told like everything else, in one line and in the request's span.

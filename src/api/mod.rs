@@ -19,7 +19,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     http::{HeaderName, StatusCode},
-    middleware::{from_fn, from_fn_with_state},
+    middleware::from_fn,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
@@ -32,7 +32,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{
     config::ServeSettings,
     dojo::{Account, Accounts},
-    payment_link::{Environment, NewPaymentLink, PaymentLink, PaymentLinkId},
+    payment_link::{NewPaymentLink, PaymentLink, PaymentLinkId},
     store,
 };
 use auth::Caller;
@@ -174,17 +174,16 @@ fn documented() -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     // A creation watches the time itself, for it can tell the link's id; this is for whatever else hangs.
     let request_timeout = state.request_timeout + Duration::from_secs(2);
-    let environment = state.accounts.environment();
     let (routes, _) = documented().split_for_parts();
     let routes = routes
         .merge(openapi::docs())
         .fallback(async || Error::NotFound)
         .with_state(state);
-    guarded(routes, environment, request_timeout)
+    guarded(routes, request_timeout)
 }
 
 /// What stands around every route: limits, an answer to a panic, problems, and what is told of a request.
-fn guarded(routes: Router, environment: Environment, request_timeout: Duration) -> Router {
+fn guarded(routes: Router, request_timeout: Duration) -> Router {
     routes
         .layer(DefaultBodyLimit::max(body::LIMIT))
         .layer(TimeoutLayer::with_status_code(
@@ -198,7 +197,7 @@ fn guarded(routes: Router, environment: Environment, request_timeout: Duration) 
             },
         ))
         .layer(from_fn(problem::complete))
-        .layer(from_fn_with_state(environment, observe::observe))
+        .layer(from_fn(observe::observe))
 }
 
 #[cfg(test)]
@@ -210,7 +209,7 @@ mod tests {
 
     async fn answer(routes: Router) -> (StatusCode, serde_json::Value) {
         let request = Request::get("/broken").body(Body::empty()).unwrap();
-        let response = guarded(routes, Environment::Sandbox, Duration::from_millis(50))
+        let response = guarded(routes, Duration::from_millis(50))
             .oneshot(request)
             .await
             .unwrap();

@@ -3,15 +3,13 @@
 use std::time::Instant;
 
 use axum::{
-    extract::{FromRequestParts, MatchedPath, Request, State},
+    extract::{FromRequestParts, MatchedPath, Request},
     http::{HeaderName, HeaderValue, Method, request::Parts},
     middleware::Next,
     response::Response,
 };
 use tracing::{Instrument, debug, info, info_span};
 use uuid::Uuid;
-
-use crate::payment_link::Environment;
 
 /// The methods that are counted by name. Methods are free text to HTTP: a label for each that somebody makes up
 /// would never end.
@@ -63,11 +61,7 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
 
 /// Gives the request its id, and tells of it when it is answered. The log names the route and not the
 /// address: queries hold references, and references may name people.
-pub(crate) async fn observe(
-    State(environment): State<Environment>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     let start = Instant::now();
     let id = RequestId::given(&request).unwrap_or_else(|| Uuid::now_v7().to_string());
     let method = request.method().clone();
@@ -77,7 +71,7 @@ pub(crate) async fn observe(
         .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
 
-    let span = info_span!("request", environment = environment.as_str(), request_id = id, %method, route, api_key = tracing::field::Empty, account = tracing::field::Empty);
+    let span = info_span!("request", request_id = id, %method, route, api_key = tracing::field::Empty, account = tracing::field::Empty);
     let mut response = next.run(request).instrument(span.clone()).await;
 
     let status = response.status().as_u16();

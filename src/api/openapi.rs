@@ -8,7 +8,10 @@ use utoipa::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{AppState, documented, operations, problem::Problem};
+use super::{
+    AppState, documented, operations,
+    problem::{self, Problem},
+};
 use crate::payment_link::NewPaymentLink;
 
 #[derive(OpenApi)]
@@ -66,6 +69,7 @@ pub fn document() -> Value {
     let mut document = serde_json::to_value(document).expect("plain structs become JSON");
     let schemas = &mut document["components"]["schemas"];
     merge_all_of(schemas);
+    schemas["Problem"]["properties"]["type"]["description"] = json!(problem::description());
     close(schemas, NewPaymentLink::SCHEMA_NAME);
     for name in operations::BODIES {
         close(schemas, name);

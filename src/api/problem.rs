@@ -13,11 +13,69 @@ use utoipa::{IntoResponses, ToSchema};
 use super::{error::Subject, observe::RequestId};
 use crate::payment_link::{Fault, OperationId, PaymentLinkId};
 
+/// What the `type` of every problem begins with.
+const TYPE: &str = "urn:problem-type:dojo-payment-links:";
+
+/// A kind of problem: the end of its `type`, the statuses that it comes with, and what its receiver does about it.
+type Kind = (&'static str, &'static str, &'static str);
+
+/// Every kind of problem, for the document and for `docs/problems.md`. A test holds it to what the code answers.
+#[rustfmt::skip]
+const KINDS: [Kind; 30] = [
+    ("malformed-json", "400", "Mend the body: it is no JSON."),
+    ("body-incomplete", "400", "Send it again: the body did not arrive whole."),
+    ("unauthenticated", "401", "Send `Authorization: Bearer dpl_…` with a key that is active."),
+    ("bad-signature", "401", "For Dojo's webhooks: sign with a secret that the settings hold."),
+    ("forbidden", "403", "Use a key with the scope that `detail` names."),
+    ("not-found", "404", "Look at the address and the id. A link of an account that is not open to the key is not there either."),
+    ("method-not-allowed", "405", "Use a method that `Allow` names."),
+    ("request-in-progress", "409", "Send the same again after `Retry-After`: an earlier request with the same key is being worked on."),
+    ("operation-in-progress", "409", "Send the same again after `Retry-After`: the outcome of another operation has to be known first."),
+    ("not-possible", "409", "Nothing was done. `detail` says what the payment allows instead."),
+    ("not-created", "409", "Nothing was created. To have a link after all, ask again with a new key."),
+    ("not-done", "409", "Nothing was done. To have it done after all, ask again with a new key."),
+    ("outcome-unconfirmed", "409", "Nobody can tell by program. Look at the payment in Dojo's portal; do not simply ask again."),
+    ("body-too-large", "413", "Send less than 256 KiB."),
+    ("unsupported-media-type", "415", "Send `Content-Type: application/json`."),
+    ("invalid-request", "422", "Mend what `errors` names, all of it, and send it again."),
+    ("idempotency-key-reused", "422", "Use a new key: this one came with another request before."),
+    ("refused-by-dojo", "422, 409", "Nothing was done. `detail` and `errors` are Dojo's reasons; mend them, and use a new key. 409 is about the state of the payment."),
+    ("internal-error", "500", "Send the same again later, and report it with `requestId`."),
+    ("dojo-key-refused", "502", "Nothing was done. For the operator: the account's key to Dojo is wrong or was revoked. Then send the same again."),
+    ("dojo-misrouted", "502", "Nothing was done. For the operator: what answers at `DOJO_API_URL` is not Dojo's API. Then send the same again."),
+    ("dojo-not-reached", "503", "Nothing was done. Send the same again after `Retry-After`."),
+    ("database-unavailable", "503", "Send the same again after `Retry-After`."),
+    ("not-kept", "503", "For Dojo's webhooks: send it again."),
+    ("overloaded", "503", "Nothing was done. Send the same again after `Retry-After`."),
+    ("timed-out", "503", "Send the same again, with the same key, for its outcome."),
+    ("account-not-configured", "503", "For the operator: put the link's account back into the settings."),
+    ("not-ready", "503", "For operators, of `/readyz` alone: `detail` says what is missing."),
+    ("outcome-unknown", "504", "It may have been done. Send the same again after `Retry-After`, with the same key; never with another one."),
+    ("error", "any other", "Something before the service's own rules refused it; the status says what."),
+];
+
+/// Every kind of problem as a table in Markdown.
+pub(super) fn table() -> String {
+    let rows = KINDS.map(|(slug, statuses, what)| format!("| `{slug}` | {statuses} | {what} |\n"));
+    format!(
+        "| type | status | what to do |\n| --- | --- | --- |\n{}",
+        rows.concat()
+    )
+}
+
+/// The description of `type`, with all that it may be.
+pub(super) fn description() -> String {
+    format!(
+        "Tells the kinds of problems apart: `{TYPE}` and one of these. More may come.\n\n{}",
+        table()
+    )
+}
+
 /// The body of every answer with a status of 400 or more.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Problem {
-    /// Tells the kinds of problems apart: `urn:problem-type:dojo-payment-links:` and a name.
+    /// Tells the kinds of problems apart; see [`KINDS`].
     #[serde(rename = "type")]
     #[schema(example = "urn:problem-type:dojo-payment-links:invalid-request")]
     pub(crate) kind: String,
@@ -51,8 +109,12 @@ pub(crate) struct Problem {
 impl Problem {
     /// A problem that does not know yet to which request it belongs; [`complete`] tells it.
     pub(crate) fn new(status: StatusCode, slug: &str, detail: impl Into<String>) -> Self {
+        debug_assert!(
+            KINDS.iter().any(|(known, ..)| *known == slug),
+            "{slug} is not documented"
+        );
         Self {
-            kind: format!("urn:problem-type:dojo-payment-links:{slug}"),
+            kind: format!("{TYPE}{slug}"),
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
             detail: detail.into(),
@@ -157,4 +219,46 @@ pub(crate) async fn complete(request: Request, next: Next) -> Response {
         HeaderValue::from_static("application/problem+json"),
     );
     Response::from_parts(parts, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The texts in quotes of a piece of source.
+    fn texts(source: &str) -> impl Iterator<Item = &str> {
+        source.split('"').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn every_kind_that_there_is_is_documented_and_no_other() {
+        let source = include_str!("error.rs");
+        let slugs = source.split_once("fn slug(&self)").unwrap().1;
+        let slugs = slugs.split_once("\n    }\n").unwrap().0;
+        let mut made: BTreeSet<_> = texts(slugs).collect();
+        assert!(made.len() > 20, "{made:?}");
+        for status in 400..600 {
+            let problem = Problem::of_status(StatusCode::from_u16(status).unwrap());
+            let slug = problem.kind.strip_prefix(TYPE).unwrap();
+            made.extend(KINDS.iter().map(|kind| kind.0).filter(|kind| *kind == slug));
+        }
+        // Of `/readyz`, the only one that is made elsewhere.
+        assert!(include_str!("service.rs").contains("\"not-ready\""));
+        made.insert("not-ready");
+        let documented: BTreeSet<_> = KINDS.iter().map(|kind| kind.0).collect();
+        assert_eq!(documented.len(), KINDS.len());
+        assert_eq!(made, documented);
+    }
+
+    #[test]
+    fn the_page_about_problems_has_the_table() {
+        let page = include_str!("../../docs/problems.md");
+        assert!(
+            page.contains(&table()),
+            "docs/problems.md is behind the code; it has to contain\n{}",
+            table()
+        );
+    }
 }

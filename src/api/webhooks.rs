@@ -6,6 +6,7 @@ use axum::{
 };
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
+use utoipa::IntoResponses;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{AppState, Error, body::Raw, problem::Problem};
@@ -24,6 +25,27 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(receive_for))
 }
 
+/// What Dojo is answered, for the document.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes what `keep` and `Error` make")]
+enum Received {
+    /// Kept.
+    #[response(status = 204)]
+    Kept,
+    /// The signature is missing or wrong. Nothing was kept.
+    #[response(status = 401, content_type = "application/problem+json")]
+    NotGenuine(Problem),
+    /// There is no such account. Nothing was kept.
+    #[response(status = 404, content_type = "application/problem+json")]
+    NoSuchAccount(Problem),
+    /// Larger than 256 KiB.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(Problem),
+    /// Not kept: send it again.
+    #[response(status = 503, content_type = "application/problem+json")]
+    NotKept(Problem),
+}
+
 /// Receives a webhook of Dojo's for the account `default`.
 ///
 /// Answered only when it is committed: Dojo sends it again otherwise. Whether an event is new or a copy,
@@ -33,17 +55,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
     post, path = "/webhooks/dojo", tag = "Webhooks", security(()),
     params(("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body.")),
     request_body(content = Object, content_type = "application/json", description = "The event, signed as it is."),
-    responses(
-        (status = 204, description = "Kept."),
-        (status = 401, description = "The signature is missing or wrong. Nothing was kept.", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 404, description = "There is no account `default`. Nothing was kept.", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 413, description = "Larger than 256 KiB.", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 503, description = "Not kept: send it again.", body = Problem,
-         content_type = "application/problem+json"),
-    )
+    responses(Received)
 )]
 async fn receive(
     State(state): State<AppState>,
@@ -63,17 +75,7 @@ async fn receive(
         ("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body."),
     ),
     request_body(content = Object, content_type = "application/json", description = "The event, signed as it is."),
-    responses(
-        (status = 204, description = "Kept."),
-        (status = 401, description = "The signature is missing or wrong. Nothing was kept.", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 404, description = "There is no such account. Nothing was kept.", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 413, description = "Larger than 256 KiB.", body = Problem,
-         content_type = "application/problem+json"),
-        (status = 503, description = "Not kept: send it again.", body = Problem,
-         content_type = "application/problem+json"),
-    )
+    responses(Received)
 )]
 async fn receive_for(
     State(state): State<AppState>,

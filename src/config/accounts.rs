@@ -67,7 +67,11 @@ fn parse(
     for (name, fields) in entries {
         if let Err(problem) = account_name(&name) {
             faults.push(format!("the account's name {name:?} {problem}"));
-            continue;
+        }
+        if default.is_some_and(|default| default.name == name) {
+            faults.push(format!(
+                "[accounts.{name}] is the account of DOJO_API_KEY already: leave one out"
+            ));
         }
         let Value::Table(fields) = fields else {
             faults.push(format!(
@@ -111,12 +115,9 @@ fn contradictions(
     for (n, account) in accounts.iter().enumerate() {
         let name = &account.name;
         let mut others = default.into_iter().chain(&accounts[..n]);
-        if default.is_some_and(|default| default.name == *name) {
-            faults.push(format!(
-                "[accounts.{name}] is the account of DOJO_API_KEY already: leave one out"
-            ));
-        } else if let Some(same) = others.clone().find(|other| {
-            other.api_key.secret.expose_secret() == account.api_key.secret.expose_secret()
+        if let Some(same) = others.clone().find(|other| {
+            other.name != *name
+                && other.api_key.secret.expose_secret() == account.api_key.secret.expose_secret()
         }) {
             faults.push(format!(
                 "[accounts.{name}] api_key is that of {} as well",
@@ -147,7 +148,7 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// The account, unless something that it needs has a fault.
+    /// The account, as far as it can be held against the others, whatever else of it has a fault.
     fn account(mut self, checkout_url: &Url) -> Option<AccountSettings> {
         let environment = self.environment();
         let api_key = self.api_key();
@@ -164,14 +165,11 @@ impl Entry<'_> {
             );
         }
         let webhook_secrets = self.webhook_secrets();
-        let checkout_url = self.text("checkout_url").map_or_else(
-            || Some(checkout_url.clone()),
-            |text| {
-                web_address(&text)
-                    .map_err(|problem| self.fault("checkout_url", &format!("is wrong: {problem}")))
-                    .ok()
-            },
-        );
+        let own = self.text("checkout_url").and_then(|text| {
+            web_address(&text)
+                .map_err(|problem| self.fault("checkout_url", &format!("is wrong: {problem}")))
+                .ok()
+        });
         for field in std::mem::take(&mut self.fields).keys() {
             self.fault(&format!("{field:?}"), "is no field of an account");
         }
@@ -179,7 +177,7 @@ impl Entry<'_> {
             name: self.name.to_owned(),
             api_key: api_key?,
             webhook_secrets,
-            checkout_url: checkout_url?,
+            checkout_url: own.unwrap_or_else(|| checkout_url.clone()),
         })
     }
 
@@ -336,11 +334,38 @@ mod tests {
             [
                 "\"color\" is not known: there are only [accounts.NAME]",
                 "the account's name \"York\" is not 1 to 60 lower-case letters, digits, - and _",
+                "[accounts.York] environment is missing: sandbox or production",
+                "[accounts.York] api_key is missing: sk_sandbox_… or sk_prod_…",
                 "[accounts.leeds] environment is missing: sandbox or production",
                 "[accounts.leeds] api_key is no text, or empty",
                 "[accounts.leeds] \"key\" is no field of an account",
             ]
         );
+    }
+
+    #[test]
+    fn another_fault_hides_no_contradiction() {
+        let url = Url::parse("https://pay.dojo.tech/checkout").unwrap();
+        let default = AccountSettings {
+            name: "default".to_owned(),
+            api_key: DojoApiKey::new("sk_prod_hush".into()).unwrap(),
+            webhook_secrets: Vec::new(),
+            checkout_url: url.clone(),
+        };
+        let file = "[accounts.default]\n[accounts.leeds]\nenvironment = \"sandbox\"\n\
+                    api_key = \"sk_sandbox_hush\"\ncheckout_url = \"nowhere\"";
+        let faults = parse(file, Path::new("/nowhere"), &url, Some(&default)).unwrap_err();
+        for words in [
+            "[accounts.default] is the account of DOJO_API_KEY already",
+            "[accounts.default] api_key is missing",
+            "[accounts.leeds] checkout_url is wrong",
+            "[accounts.leeds] environment is sandbox, and that of default is production",
+        ] {
+            assert!(
+                faults.iter().any(|fault| fault.starts_with(words)),
+                "{words}: {faults:?}"
+            );
+        }
     }
 
     #[test]

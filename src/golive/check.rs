@@ -12,19 +12,16 @@ use url::Url;
 use super::{
     EVENTS, STATUS_UPDATED, account_flag,
     address::{is_same, objection},
-    is_known, listed, reason, secrets_setting,
+    is_known, listed, mend, reason, secrets_setting,
     subscriptions::wanted,
     webhook_address,
 };
 use crate::{
     api::auth,
     config::{ConfigError, PublicUrl, ServeSettings},
-    dojo::{self, Account, Accounts, Probe, Subscription},
+    dojo::{Account, Accounts, Probe, Subscription},
     payment_link::Environment,
-    store::{
-        self,
-        condition::{OLDEST_POSTGRES, Server},
-    },
+    store::{self, condition::OLDEST_POSTGRES},
     telemetry,
 };
 
@@ -392,24 +389,19 @@ async fn ask_database(
     } else {
         lines.skip_rest(&[of_environment, api_keys], "the database is not migrated");
     }
-    clock_of_database(lines, clock, server, here);
+    compare_clocks(lines, clock, (server.now - here).unsigned_abs());
     Ok(())
 }
 
-fn clock_of_database(lines: &mut Lines, name: &'static str, server: Server, here: OffsetDateTime) {
-    let apart = (server.now - here).unsigned_abs();
+/// The line of a clock that is so far from this machine's.
+fn compare_clocks(lines: &mut Lines, name: &'static str, apart: Duration) {
+    let detail = format!("{:.1} s apart from this machine's", apart.as_secs_f64());
     if apart > CLOCKS {
-        lines.fail(
-            name,
-            format!("{} s apart from this machine's", apart.as_secs()),
-            MEND_CLOCK,
-        );
+        lines.fail(name, detail, "set both by NTP");
     } else {
-        lines.pass(name, format!("{:.1} s apart", apart.as_secs_f64()));
+        lines.pass(name, detail);
     }
 }
-
-const MEND_CLOCK: &str = "set both by NTP";
 
 /// The checks of one account. `Err` for an address that is wrong, which the settings' line says already.
 async fn account(account: &Account, dojo: &Url, url: Result<Option<&Url>, ()>) -> Lines {
@@ -435,12 +427,9 @@ async fn ask_dojo(account: &Account, dojo: &Url, url: Result<Option<&Url>, ()>, 
             clock_of_dojo(lines, clock, probe);
         }
         Err(error) => {
-            let mend = match &error {
-                dojo::Error::KeyRefused { .. } => {
-                    "make a key in Dojo's developer portal, and set it as the account's"
-                }
-                _ => "see that Dojo can be reached from here, and that DOJO_API_URL is right",
-            };
+            let mend = mend(account, &error).unwrap_or_else(|| {
+                "see that DOJO_API_URL and DOJO_API_VERSION are right".to_owned()
+            });
             lines.fail(accepted, reason(&error), mend);
             lines.skip_rest(&ACCOUNT, "Dojo did not take the first call");
             return;
@@ -491,16 +480,7 @@ fn clock_of_dojo(lines: &mut Lines, name: &'static str, probe: Probe) {
     } else {
         time::Duration::ZERO
     };
-    let apart = apart.unsigned_abs();
-    if apart > CLOCKS {
-        lines.fail(
-            name,
-            format!("{} s apart from this machine's", apart.as_secs()),
-            MEND_CLOCK,
-        );
-    } else {
-        lines.pass(name, format!("{} s apart", apart.as_secs()));
-    }
+    compare_clocks(lines, name, apart.unsigned_abs());
 }
 
 fn has(subscription: &Subscription, event: &str) -> bool {
@@ -539,7 +519,7 @@ fn webhook_address_of<'a>(
             return Some(matter);
         }
         Err(()) => {
-            lines.skip(name, "PUBLIC_URL is wrong");
+            lines.skip(name, "the public address is wrong");
             return Some(matter);
         }
     };

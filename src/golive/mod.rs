@@ -31,13 +31,18 @@ const EVENTS: [&str; 3] = [
 /// Why a command did nothing, or not all.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Dojo did not do it, or its answer was lost.
-    #[error("{what}: {}", reason(.source))]
+    /// Dojo did not do it, or its answer was lost. The words hold all of the causes, so that there is no source to tell
+    /// them again.
+    #[error("account {account}: {what}: {reason}{}", .mend.as_ref().map(|mend| format!(" → {mend}")).unwrap_or_default())]
     Dojo {
+        /// Whose key it was asked with.
+        account: String,
         /// What it was asked for.
         what: &'static str,
         /// What came instead.
-        source: dojo::Error,
+        reason: String,
+        /// What to do about it, where that is not what Dojo says.
+        mend: Option<String>,
     },
     /// Something stands against it; the words say what, and what to do.
     #[error("{0}")]
@@ -45,8 +50,13 @@ pub enum Error {
 }
 
 impl Error {
-    fn asking(what: &'static str) -> impl FnOnce(dojo::Error) -> Self {
-        move |source| Self::Dojo { what, source }
+    fn asking(account: &Account, what: &'static str) -> impl FnOnce(dojo::Error) -> Self {
+        move |error| Self::Dojo {
+            account: account.name.clone(),
+            what,
+            reason: reason(&error),
+            mend: mend(account, &error),
+        }
     }
 }
 
@@ -85,6 +95,21 @@ fn reason(error: &dojo::Error) -> String {
     }
 }
 
+/// What to do about a call to Dojo that failed. `None` where Dojo's own reasons are all there is to say.
+fn mend(account: &Account, error: &dojo::Error) -> Option<String> {
+    match error {
+        dojo::Error::KeyRefused { .. } => Some(format!(
+            "make a key in Dojo's developer portal, or have this one allowed to do it, and set it as {}",
+            key_setting(account)
+        )),
+        dojo::Error::NotReached(_) | dojo::Error::Unanswered { .. } => Some(
+            "see that Dojo can be reached from here, and that DOJO_API_URL is right".to_owned(),
+        ),
+        dojo::Error::Busy { .. } => Some("wait a minute".to_owned()),
+        dojo::Error::Refused { .. } => None,
+    }
+}
+
 /// Whether the settings hold this secret. `None` where Dojo does not show its text.
 fn is_known(account: &Account, secret: &Secret) -> Option<bool> {
     let value = secret.value.as_ref()?.expose_secret();
@@ -106,6 +131,33 @@ fn secrets_setting(account: &Account) -> String {
         format!("DOJO_WEBHOOK_SECRETS, or {file}")
     } else {
         file
+    }
+}
+
+/// How several webhook secrets of an account are written where they are configured.
+fn several_secrets(account: &Account) -> String {
+    let entry = format!(
+        "in DOJO_ACCOUNTS_FILE under [accounts.{}] as webhook_secrets = [\"…\", \"…\"], or with a line each in the file \
+         that its webhook_secrets_file names",
+        account.name
+    );
+    if account.name == NewPaymentLink::DEFAULT_ACCOUNT {
+        format!("as it is in DOJO_WEBHOOK_SECRETS; or {entry}")
+    } else {
+        entry
+    }
+}
+
+/// Where an account's key to Dojo is configured.
+fn key_setting(account: &Account) -> String {
+    let entry = format!(
+        "api_key of [accounts.{}] in DOJO_ACCOUNTS_FILE",
+        account.name
+    );
+    if account.name == NewPaymentLink::DEFAULT_ACCOUNT {
+        format!("DOJO_API_KEY, or {entry}")
+    } else {
+        entry
     }
 }
 

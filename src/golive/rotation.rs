@@ -16,7 +16,10 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Done, Error, account_flag, is_known, listed, secrets_setting, subscriptions::feeding};
+use super::{
+    Done, Error, account_flag, is_known, listed, secrets_setting, several_secrets,
+    subscriptions::feeding,
+};
 use crate::dojo::{Account, Secret, Subscription};
 
 /// The flag that ends a rotation.
@@ -102,7 +105,7 @@ pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Done
             let made = client
                 .generate_secret(&subscription)
                 .await
-                .map_err(Error::asking(FAILED))?;
+                .map_err(Error::asking(account, FAILED))?;
             let is_new = |secret: &&Secret| before.iter().all(|old| old.id != secret.id);
             let Some(new) = made.iter().find(is_new).map(|secret| secret.id.clone()) else {
                 return Err(Error::Refused(
@@ -146,9 +149,9 @@ pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Done
         }
     }
     done.say(format!(
-        "Configure what stands on standard output, separated by commas, as {} on every replica, and restart them one \
-         by one. When every replica runs with it, and not before:\n  {}",
-        secrets_setting(account),
+        "Configure all secrets that stand on standard output, separated by commas there, on every replica: {}. Restart \
+         the replicas one by one. When every one runs with it, and not before:\n  {}",
+        several_secrets(account),
         command(account, &subscription, &new)
     ));
     done.secrets = Some(SecretString::from(values.join(",")));
@@ -180,7 +183,7 @@ async fn put_back(
                 .client
                 .activate_secret(subscription, &old.id)
                 .await
-                .map_err(Error::asking(FAILED))?;
+                .map_err(Error::asking(account, FAILED))?;
         }
     }
     let after = read(account, subscription).await?;
@@ -235,7 +238,7 @@ pub async fn end(account: &Account, subscription: Option<&str>, new: &str) -> Re
         client
             .activate_secret(&subscription, new)
             .await
-            .map_err(Error::asking(AGAIN))?;
+            .map_err(Error::asking(account, AGAIN))?;
         done.say(format!("{new} signs from now on."));
     }
     // Deleting comes last, and only where the new one is seen to sign: without any, webhooks would come unsigned.
@@ -245,7 +248,7 @@ pub async fn end(account: &Account, subscription: Option<&str>, new: &str) -> Re
         client
             .delete_secret(&subscription, &other.id)
             .await
-            .map_err(Error::asking(AGAIN))?;
+            .map_err(Error::asking(account, AGAIN))?;
         done.say(format!("{} is deleted at Dojo.", other.id));
     }
     if !others.is_empty() {
@@ -281,7 +284,7 @@ async fn read(account: &Account, subscription: &str) -> Result<Vec<Secret>, Erro
         .client
         .secrets(subscription)
         .await
-        .map_err(Error::asking("Dojo does not list the secrets"))
+        .map_err(Error::asking(account, "Dojo does not list the secrets"))
 }
 
 fn command(account: &Account, subscription: &str, new: &str) -> String {

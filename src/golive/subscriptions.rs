@@ -46,11 +46,10 @@ struct ShownSecret {
 
 /// Asks Dojo what it sends where.
 pub async fn overview(account: &Account) -> Result<Overview, Error> {
-    let subscriptions = account
-        .client
-        .subscriptions()
-        .await
-        .map_err(Error::asking("Dojo does not list the subscriptions"))?;
+    let subscriptions = account.client.subscriptions().await.map_err(Error::asking(
+        account,
+        "Dojo does not list the subscriptions",
+    ))?;
     let secret = |secret: &Secret| ShownSecret {
         id: secret.id.clone(),
         active: secret.is_active,
@@ -220,6 +219,7 @@ pub async fn register(
     }
     let url = webhook_address(public_url, &account.name);
     let offered = client.offered_events().await.map_err(Error::asking(
+        account,
         "Dojo does not list the events that the account offers",
     ))?;
     let (wanted, missing) = wanted(&offered);
@@ -315,7 +315,7 @@ pub async fn register(
 /// Makes a change, and says it.
 async fn make(account: &Account, change: &Change<'_>, url: &str) -> Result<String, Error> {
     const FAILED: &str = "Dojo did not take a change; run it again when the reason is gone";
-    let (client, failed) = (&account.client, Error::asking(FAILED));
+    let (client, failed) = (&account.client, Error::asking(account, FAILED));
     Ok(match change {
         Change::Delete(id) => {
             client.unsubscribe(id).await.map_err(failed)?;
@@ -349,11 +349,10 @@ async fn make(account: &Account, change: &Change<'_>, url: &str) -> Result<Strin
 }
 
 async fn subscriptions(account: &Account) -> Result<Vec<Subscription>, Error> {
-    account
-        .client
-        .subscriptions()
-        .await
-        .map_err(Error::asking("Dojo does not list the subscriptions"))
+    account.client.subscriptions().await.map_err(Error::asking(
+        account,
+        "Dojo does not list the subscriptions",
+    ))
 }
 
 /// The secrets that sign what a subscription sends. Where there are none, what it sends would be refused by everyone,
@@ -361,12 +360,15 @@ async fn subscriptions(account: &Account) -> Result<Vec<Subscription>, Error> {
 async fn signing(account: &Account, subscription: &Subscription) -> Result<Vec<Secret>, Error> {
     const FAILED: &str = "Dojo gives the subscription no secret";
     let (client, id) = (&account.client, &subscription.id);
-    let mut secrets = client.secrets(id).await.map_err(Error::asking(FAILED))?;
+    let mut secrets = client
+        .secrets(id)
+        .await
+        .map_err(Error::asking(account, FAILED))?;
     if secrets.is_empty() {
         secrets = client
             .generate_secret(id)
             .await
-            .map_err(Error::asking(FAILED))?;
+            .map_err(Error::asking(account, FAILED))?;
     }
     if !secrets.iter().any(|secret| secret.is_active) {
         let known = |secret: &&Secret| is_known(account, secret) == Some(true);
@@ -374,9 +376,12 @@ async fn signing(account: &Account, subscription: &Subscription) -> Result<Vec<S
             client
                 .activate_secret(id, &secret.id)
                 .await
-                .map_err(Error::asking(FAILED))?;
+                .map_err(Error::asking(account, FAILED))?;
         }
-        secrets = client.secrets(id).await.map_err(Error::asking(FAILED))?;
+        secrets = client
+            .secrets(id)
+            .await
+            .map_err(Error::asking(account, FAILED))?;
     }
     secrets.retain(|secret| secret.is_active);
     Ok(secrets)

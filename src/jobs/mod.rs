@@ -62,13 +62,7 @@ impl Jobs {
 
     /// Starts all of them; they end when they are told to stop.
     pub fn spawn(self, tasks: &TaskTracker) {
-        let span = || {
-            info_span!(
-                "job",
-                environment = self.account.environment.as_str(),
-                account = self.account.name
-            )
-        };
+        let span = || info_span!("job", account = self.account.name);
         tasks.spawn(recovery::Recovery(self.clone()).run().instrument(span()));
         tasks.spawn(
             operations::Operations(self.clone())

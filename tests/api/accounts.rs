@@ -719,6 +719,22 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
         "[accounts.leeds] environment is sandbox, and that of default is production",
     );
 
+    // What is wrong with the environment's own account hides nothing of the file, nor the other way round.
+    let all = serve(
+        &folder.write("accounts.toml", "[accounts.leeds]\n"),
+        &[
+            ("DOJO_API_KEY", "pk_hush"),
+            ("DOJO_WEBHOOK_SECRETS_FILE", "/nowhere"),
+        ],
+    );
+    for words in [
+        "DOJO_API_KEY begins with neither",
+        "DOJO_WEBHOOK_SECRETS cannot be read from /nowhere",
+        "[accounts.leeds] api_key is missing",
+    ] {
+        assert!(all.contains(words), "{words:?} is not in {all}");
+    }
+
     let file = folder.write("right.toml", leeds);
     let secrets = serve(&file, &[("DOJO_WEBHOOK_SECRETS", "whs_hush")]);
     assert!(

@@ -176,10 +176,10 @@ async fn settings_that_are_wrong_are_named_and_the_rest_is_asked_all_the_same() 
             &LINES[1..7],
         ),
         // What cannot even be read leaves nothing to ask.
-        (&[("LISTEN_ADDR", "nowhere")], "--listen-addr", &LINES[1..]),
+        (&[("LISTEN_ADDR", "nowhere")], "LISTEN_ADDR", &LINES[1..]),
         (
             &[("DOJO_TIMEOUT", "10 parsecs")],
-            "--dojo-timeout",
+            "DOJO_TIMEOUT is wrong: unknown time unit",
             &LINES[1..],
         ),
     ] {
@@ -203,6 +203,26 @@ async fn settings_that_are_wrong_are_named_and_the_rest_is_asked_all_the_same() 
         said.contains("DOJO_API_KEY") && said.contains("BOOTSTRAP_API_KEY"),
         "{said}"
     );
+    let wrong = [
+        ("DOJO_TIMEOUT", "10 parsecs"),
+        ("LISTEN_ADDR", "nowhere"),
+        ("RUN_JOBS", "perhaps"),
+        ("DATABASE_MAX_CONNECTIONS", "0"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_FILTER", "=,="),
+    ];
+    let report = self::report(&app, &wrong).await;
+    let said = text(&report["settings"]["detail"]);
+    for (name, _) in wrong {
+        assert!(said.contains(&format!("{name} is ")), "{name}: {said}");
+    }
+    // What was given as a flag is called so.
+    let flag = ["check", "--listen-addr=nowhere", "--run-jobs", "perhaps"];
+    let told = operate(&app, &flag, &wrong[..2]).await;
+    for name in ["--listen-addr", "--run-jobs", "DOJO_TIMEOUT"] {
+        let words = format!("{name} is ");
+        assert!(told.stdout.contains(&words), "{name}: {}", told.stdout);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,7 +124,6 @@ async fn test_money_and_real_money_never_share_a_database() {
         told.contains("DOJO_API_KEY is for production, and the database holds links of sandbox"),
         "{told}"
     );
-    app.logged(r#""environment":"sandbox""#).await;
 
     let real = new_database().await;
     let service = Service::start(
@@ -238,6 +237,44 @@ async fn a_wrong_setting_stops_the_start_and_is_named_without_its_value() {
             assert!(!told.contains("hush"), "{told}");
         }
     }
+
+    let mut serve = program();
+    let wrong = [("DOJO_TIMEOUT", "10 parsecs"), ("RUN_JOBS", "perhaps")];
+    let told = refused(serve.arg("serve").envs(settings).envs(wrong));
+    assert!(
+        told.contains("DOJO_TIMEOUT is wrong: unknown")
+            && told.contains("RUN_JOBS is none of true, false"),
+        "{told}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_file_setting_counts_as_none() {
+    let none = [
+        ("DOJO_ACCOUNTS_FILE", ""),
+        ("DATABASE_URL_FILE", ""),
+        ("DOJO_API_KEY_FILE", ""),
+        ("DOJO_WEBHOOK_SECRETS_FILE", ""),
+        ("BOOTSTRAP_API_KEY_FILE", ""),
+    ];
+    TestApp::with(&none).await.created().await;
+}
+
+#[test]
+fn a_flag_is_named_as_its_variable() {
+    let help = told(program().args(["serve", "--help"]));
+    let (mut flag, mut flags) = ("", 0);
+    for line in help.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("--") {
+            flag = rest.split(' ').next().unwrap();
+        }
+        if let Some(rest) = line.strip_prefix("[env: ") {
+            let variable = rest.split(['=', ']']).next().unwrap();
+            assert_eq!(flag, variable.to_lowercase().replace('_', "-"));
+            flags += 1;
+        }
+    }
+    assert!(flags > 20, "{help}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,10 +9,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    accounts::{Folder, site},
     replicas::balancer,
     subscriptions::{Told, operate, subscriptions},
     support::{
-        Service, TestApp, WEBHOOK_SECRET, eventually_within, stable_address, ten_pounds, text,
+        LEEDS_KEY, Service, TestApp, WEBHOOK_SECRET, eventually_within, stable_address, ten_pounds,
+        text,
     },
 };
 
@@ -310,4 +312,38 @@ async fn of_several_subscriptions_one_is_named() {
     assert_eq!(after[0]["secrets"].as_array().unwrap().len(), 1);
     assert!(configured.ends_with(text(&after[0]["secrets"][0]["value"])));
     assert_eq!(after[1], second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secrets_of_an_account_of_the_file_are_asked_for_in_the_files_own_form() {
+    let app = TestApp::start().await;
+    let folder = Folder::new();
+    let entry = |secret: &str| folder.write("accounts.toml", &site("leeds", LEEDS_KEY, secret));
+    let run = async |command: &str, file: &str| {
+        let arguments = ["webhooks", command, "--account", "leeds"];
+        operate(&app, &arguments, &[("DOJO_ACCOUNTS_FILE", file)])
+            .await
+            .done()
+    };
+    let registered = run("register", &entry("whs_none_yet")).await;
+    let told = run("rotate-secret", &entry(registered.stdout.trim())).await;
+    for words in [
+        "under [accounts.leeds] as webhook_secrets = [\"…\", \"…\"]",
+        "webhook_secrets_file",
+    ] {
+        assert!(told.stderr.contains(words), "{words}: {}", told.stderr);
+    }
+    assert!(
+        !told.stderr.contains("DOJO_WEBHOOK_SECRETS"),
+        "{}",
+        told.stderr
+    );
+
+    // In that form they are what the second step asks for.
+    let list = told.stdout.trim().replace(',', "\", \"");
+    let command = next_command(&told);
+    let arguments: Vec<_> = command.iter().map(String::as_str).collect();
+    operate(&app, &arguments, &[("DOJO_ACCOUNTS_FILE", &entry(&list))])
+        .await
+        .done();
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Service, TestApp, empty_database, eventually, postgres::Postgres, program, send, ten_pounds,
-    within,
+    QUICK, Service, TestApp, empty_database, eventually, postgres::Postgres, program, send,
+    ten_pounds, within,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -363,6 +363,38 @@ async fn a_head_that_is_too_large_is_refused_and_one_that_never_ends_is_cut() {
     )
     .await;
     assert!(cut.is_err() || rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_the_log_names_the_environment() {
+    let mut app = TestApp::with(&[&QUICK[..], &[("LOG_FILTER", "debug")]].concat()).await;
+    // A database that is migrated already has more to say.
+    app.service.kill().await;
+    app.restart().await;
+    app.sandbox.send_webhooks_to(&app.service.url).await;
+    let link = app.created().await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.link_with_status(&link["id"], "Captured").await;
+    app.deliver_signed("{}", "sha256=00").await.expect(401);
+    app.sandbox.next("create", "cutBefore", json!({})).await;
+    let order = ten_pounds("Order 2");
+    app.create_with_key("a", &order).await.expect(504);
+    app.outcome("a", &order).await.expect(201);
+    app.service.terminate();
+    assert!(app.service.ended().await.success());
+    app.logged(r#""message":"stopped""#).await;
+
+    // Before its accounts are read nobody knows.
+    let log = app.service.log();
+    let log = &log[log.find(r#"{"environment""#).unwrap()..];
+    for words in ["already exists", r#""name":"job""#, r#""name":"request""#] {
+        assert!(log.contains(words), "nothing of {words}: {log}");
+    }
+    for line in log.lines() {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["environment"], "sandbox", "{line}");
+        assert_eq!(line.matches("\"environment\":").count(), 1, "{line}");
+    }
 }
 
 #[tokio::test]

@@ -14,13 +14,15 @@ from requests.auth import AuthBase
 SECRET = os.environ["WEBHOOK_SECRET"].encode()
 # Ids by the state that a link was in at first.
 LINKS = json.loads(os.environ["LINKS"])
+# The state that an operation needs, and which of those links are its own: what one ends, no other can use.
 SUITED = {
-    "amount": "Created",
-    "cancel": "Created",
-    "captures": "Authorized",
-    "receipt": "Captured",
-    "refunds": "Captured",
-    "reversal": "Authorized",
+    "amount": ("Created", 0),
+    "cancel": ("Created", 1),
+    "captures": ("Authorized", 0),
+    "receipt": ("Captured", 0),
+    "refunds": ("Captured", 1),
+    "reversal": ("Authorized", 1),
+    "tips-amount": ("Created", 0),
 }
 NEXT_MONTH = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)).isoformat()
 numbers = itertools.count()
@@ -64,10 +66,14 @@ def about_a_link(body):
     return body
 
 
-def a_link(path, number):
-    """One in the state that the operation needs; every third time one in any."""
-    suited = LINKS.get(SUITED.get(path.split("/")[-1])) if number % 3 else None
-    links = suited or sum(LINKS.values(), [])
+def a_link(path, number, given):
+    """One in the state that the operation needs; every third time the one that an answer named, or one in any."""
+    state, half = SUITED.get(path.split("/")[-1], (None, 0))
+    is_named = re.fullmatch("plink_[0-9a-z]{26}", str(given))
+    # Those are links that were just made, which few operations can do anything with.
+    if is_named and (number % 3 == 0 or state is None):
+        return given
+    links = LINKS[state][half::2] if state and number % 3 else sum(LINKS.values(), [])
     return links[number % len(links)]
 
 
@@ -84,9 +90,8 @@ def before_call(context, case, kwargs):
     if "Idempotency-Key" in headers:
         case.headers = headers.copy()
         case.headers["Idempotency-Key"] = f"key-{number}"
-    # What an answer named stays.
-    if "id" in path and not re.fullmatch("plink_[0-9a-z]{26}", str(path["id"])):
-        case.path_parameters = path | {"id": a_link(case.path, number)}
+    if "id" in path:
+        case.path_parameters = path | {"id": a_link(case.path, number, path["id"])}
     if "account" in path:
         case.path_parameters = path | {"account": "default"}
     if isinstance(case.body, dict):

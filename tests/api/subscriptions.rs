@@ -304,11 +304,54 @@ async fn a_public_url_that_cannot_be_is_refused() {
             .refused();
         assert!(told.contains(words) && !told.contains("hush"), "{told}");
     }
+    let flag = register(&app, &["--url", "pay.example.com"]).await;
+    let told = flag.refused();
+    assert!(told.contains("--url or PUBLIC_URL is no web"), "{told}");
     let unknown = register(&app, &["--account", "leeds"]).await.refused();
     assert!(
         unknown.contains("no account \"leeds\"; there is default"),
         "{unknown}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_dojo_says_against_it_is_told_once_with_the_account_and_the_mend() {
+    let app = TestApp::start().await;
+    let folder = Folder::new();
+    let file = folder.write(
+        "accounts.toml",
+        &site("leeds", "sk_sandbox_revoked_hush", "whs_hush"),
+    );
+    let accounts = ("DOJO_ACCOUNTS_FILE", file.as_str());
+    for (arguments, settings, words) in [
+        (
+            &["list"][..],
+            &[accounts][..],
+            &[
+                "account leeds: ",
+                "Dojo refused this service's API key",
+                "→ make a key",
+                "set it as api_key of [accounts.leeds]",
+            ][..],
+        ),
+        (
+            &["rotate-secret"],
+            &[("DOJO_API_URL", "http://127.0.0.1:9")],
+            &[
+                "account default: ",
+                "Dojo was not reached",
+                "→ see that Dojo",
+                "DOJO_API_URL",
+            ],
+        ),
+    ] {
+        let told = operate(&app, &[&["webhooks"], arguments].concat(), settings).await;
+        let told = told.refused();
+        for words in words {
+            assert_eq!(told.matches(words).count(), 1, "{words:?} in {told}");
+        }
+        assert!(!told.contains("hush"), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

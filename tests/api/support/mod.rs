@@ -44,6 +44,19 @@ pub struct Answer {
     pub text: String,
 }
 
+/// Whether a problem stands with this status in the document's table of them.
+fn documented(status: u16, slug: &str) -> bool {
+    let document = include_str!("../../../openapi.yaml");
+    let mut lines = document.lines().map(str::trim);
+    let begin = format!("| `{slug}` | ");
+    lines.any(|line| {
+        let statuses = line
+            .strip_prefix(&begin)
+            .and_then(|rest| rest.split(" |").next());
+        statuses.is_some_and(|statuses| statuses.split(", ").any(|one| one == status.to_string()))
+    })
+}
+
 impl Answer {
     /// The body as JSON.
     #[track_caller]
@@ -70,6 +83,7 @@ impl Answer {
             format!("urn:problem-type:dojo-payment-links:{slug}")
         );
         assert_eq!(problem["status"], status);
+        assert!(documented(status, slug), "{slug} with {status}");
         assert_eq!(problem["requestId"], answer.header("x-request-id"));
         for field in ["title", "detail", "instance"] {
             assert!(
