@@ -46,7 +46,7 @@ impl Document {
     /// The file that `DOJO_OPENAPI` names, read once in a process; `None` where it names none.
     pub fn at_hand() -> io::Result<Option<Arc<Self>>> {
         static READ: Mutex<Option<Arc<Document>>> = Mutex::new(None);
-        let Some(path) = std::env::var_os("DOJO_OPENAPI") else {
+        let Some(path) = std::env::var_os("DOJO_OPENAPI").filter(|path| !path.is_empty()) else {
             return Ok(None);
         };
         let mut read = locked(&READ);

@@ -34,7 +34,7 @@ const KINDS: [Kind; 30] = [
     ("not-possible", "409", "Nothing was done. `detail` says what the payment allows instead."),
     ("not-created", "409", "Nothing was created. To have a link after all, ask again with a new key."),
     ("not-done", "409", "Nothing was done. To have it done after all, ask again with a new key."),
-    ("outcome-unconfirmed", "409", "Nobody can tell by program. Look at the payment in Dojo's portal; do not simply ask again."),
+    ("outcome-unconfirmed", "409", "Nobody can tell by program. Do not simply ask again: an operator has to look at the payment in Dojo's portal and settle it."),
     ("body-too-large", "413", "Send less than 256 KiB."),
     ("unsupported-media-type", "415", "Send `Content-Type: application/json`."),
     ("invalid-request", "422", "Mend what `errors` names, all of it, and send it again."),

@@ -129,7 +129,8 @@ pub async fn carry_out(
     let rules = |action: &mut Action, link: &_, others| {
         permit(action, link, others, OffsetDateTime::now_utc())
     };
-    if is_whole(&request.action) {
+    let whole = is_whole(&request.action);
+    if whole {
         if let Some(key) = key
             && let Some(begun) = store::operations::known(pool, key).await?
         {
@@ -139,7 +140,7 @@ pub async fn carry_out(
         read_back(pool, account, request.link_id, patience, &cause).await?;
     }
     let mut begun = store::operations::begin(pool, &draft, key, rules).await?;
-    if matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
+    if !whole && matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
         // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked. Meanwhile
         // another copy of this request may have been let through, and then this one is a repetition.
         read_back(pool, account, request.link_id, patience, &cause).await?;
