@@ -19,7 +19,9 @@ impl Operations {
             .rounds(async |limit| {
                 // As few as are worked on at once: a lease must not run out in a queue.
                 let limit = limit.min(settings.concurrency());
-                let due = store::operations::claim(pool, &account.name, lease, limit).await?;
+                let settle = settings.recovery_settle;
+                let due =
+                    store::operations::claim(pool, &account.name, lease, limit, settle).await?;
                 let found = due.len();
                 stream::iter(due)
                     .for_each_concurrent(None, async |unsettled| {

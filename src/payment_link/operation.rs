@@ -569,8 +569,11 @@ pub struct Lost<'a> {
     pub action: &'a Action,
     /// The captures that were there before, by their ids. `None`: it never came to asking.
     pub captures_before: Option<&'a [String]>,
-    /// What other refunds through this service have given back, in minor units.
+    /// What other refunds through this service have given back, in minor units, as far as every copy of Dojo's data
+    /// shows it by now.
     pub other_refunds: i64,
+    /// Whether the amount or the tip may have been the one asked for before it was asked for: then it proves nothing.
+    pub was_so: bool,
     /// Since Dojo may last have been asked, tries that it provably did nothing about left aside.
     pub since_asked: Duration,
     /// Since it was asked for here.
@@ -697,6 +700,7 @@ fn shows(lost: Lost<'_>, seen: Seen<'_>) -> Option<Step> {
     let done = match lost.action {
         Action::Cancel => seen.status == Some(Status::Canceled),
         Action::Reversal => seen.status == Some(Status::Reversed),
+        Action::Amount(_) | Action::TipsAmount(_) if lost.was_so => false,
         Action::Amount(new) => seen.amount == Some(new.amount.value),
         // Dojo may leave out a tip of nothing.
         Action::TipsAmount(new) => seen.tips_amount.unwrap_or(0) == new.tips_amount.value,
@@ -729,7 +733,8 @@ fn is_that_of(found: &Capture, asked: &NewCapture) -> bool {
 
 /// What to do about a capture that does not show.
 fn absent_capture(capture: &NewCapture, lost: Lost<'_>, seen: Seen<'_>, settled: bool) -> Step {
-    if new_captures(lost, seen).any(|new| new.is_void() && is_that_of(new, capture)) {
+    let is_ours = |new: &Capture| new.id.is_some() && is_that_of(new, capture);
+    if new_captures(lost, seen).any(|new| new.is_void() && is_ours(new)) {
         return Step::Failed("Dojo tried it, and it was declined");
     }
     if !settled {
@@ -946,6 +951,7 @@ mod tests {
             action,
             captures_before: Some(&[]),
             other_refunds: 0,
+            was_so: false,
             since_asked: Duration::from_secs(since_asked),
             age: Duration::from_secs(age),
         }
@@ -987,6 +993,10 @@ mod tests {
             id: None,
             ..new.clone()
         };
+        let nameless_and_declined = Capture {
+            id: None,
+            ..declined.clone()
+        };
         let done = Step::Succeeded(Some("c2".to_owned()));
         let was_declined = Step::Failed("Dojo tried it, and it was declined");
         let action = capture(5);
@@ -999,6 +1009,7 @@ mod tests {
             (vec![old.clone(), other.clone()], 119, Step::Wait),
             (vec![old.clone(), other], 120, Step::Unconfirmed),
             (vec![old.clone(), nameless], 120, Step::Unconfirmed),
+            (vec![old.clone(), nameless_and_declined], 119, Step::Wait),
         ] {
             let lost = Lost {
                 captures_before: Some(&before),

@@ -621,6 +621,10 @@ async fn ask_again(
     match step {
         Step::Succeeded(dojo_id) => succeeded(pool, unsettled, dojo_id.as_deref()).await,
         Step::Unconfirmed => unconfirmed(pool, unsettled, held).await,
+        // A conflict may still be with a first try of its own that hangs at Dojo.
+        Step::Failed(_) if is_refund(action) && failure.status == Some(409) => {
+            unconfirmed(pool, unsettled, held).await
+        }
         Step::Failed(_) => failed(pool, unsettled, held, &failure, Retry::Final, None).await,
         Step::Wait | Step::AskAgain | Step::NeverAsked => {
             Ok(store::operations::not_asked(pool, unsettled, held, wait).await?)

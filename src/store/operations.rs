@@ -276,7 +276,9 @@ pub async fn succeed(
              WHERE id = $1 AND status <> $2 AND NOT (status = 'Failed' AND kind = 'capture' AND EXISTS (
                  SELECT FROM operations other
                  WHERE other.payment_link_id = operations.payment_link_id AND other.kind = 'capture'
-                   AND other.id <> $1 AND (other.status = 'Pending' OR other.dojo_id = $3)
+                   AND other.id <> $1 AND (other.status = 'Pending' OR other.dojo_id = $3
+                        -- A later one whose id is not known may be the one that is there.
+                        OR (other.dojo_id IS NULL AND other.status <> 'Failed' AND other.id > $1))
              ))
              RETURNING id, payment_link_id, kind, action, amount, dojo_id
          ), link AS (
@@ -578,8 +580,11 @@ pub struct Unsettled {
     /// The captures that are not this one: those of before it, and those of other operations. `None`: Dojo was not
     /// asked.
     pub captures_before: Option<Vec<String>>,
-    /// What other refunds of the link that went through this service have given back.
+    /// What other refunds of the link that went through this service have given back, those of just now left out: a
+    /// copy of Dojo's data may not show them yet.
     pub other_refunds: i64,
+    /// Whether the link has the amount or the tip that is asked for, as it is held here.
+    pub was_so: bool,
     /// When it was asked for.
     pub created_at: OffsetDateTime,
     /// Until when a request to do it may have left.
@@ -608,18 +613,21 @@ impl Unsettled {
             action: &self.action,
             captures_before: self.captures_before.as_deref(),
             other_refunds: self.other_refunds,
+            was_so: self.was_so,
             since_asked: self.since(self.asked_until.unwrap_or(self.created_at)),
             age: self.age(),
         }
     }
 }
 
-/// Claims up to `limit` such operations that are due. Nobody else gets them until the lease is over.
+/// Claims up to `limit` such operations that are due. Nobody else gets them until the lease is over. `settle`: how long
+/// Dojo's answers may lag behind.
 pub async fn claim(
     pool: &PgPool,
     account: &str,
     lease: Duration,
     limit: i64,
+    settle: Duration,
 ) -> Result<Vec<Unsettled>, Error> {
     let rows = sqlx::query!(
         r#"WITH claimed AS (
@@ -649,13 +657,18 @@ pub async fn claim(
                 ) END AS captures_before,
                 coalesce((SELECT sum(amount) FROM operations other
                           WHERE other.payment_link_id = claimed.payment_link_id AND other.kind = 'refund'
-                            AND other.id <> claimed.id AND other.status = 'Succeeded'), 0)::bigint
+                            AND other.id <> claimed.id AND other.status = 'Succeeded'
+                            AND other.completed_at <= now() - make_interval(secs => $4)), 0)::bigint
                     AS "other_refunds!",
+                CASE claimed.kind WHEN 'amount' THEN link.amount = claimed.amount
+                                  WHEN 'tipsAmount' THEN coalesce(link.tips_amount, 0) = claimed.amount
+                                  ELSE false END AS "was_so!",
                 claimed.created_at, claimed.asked_until, claimed.leased_until AS "lease!", now() AS "now!"
          FROM claimed JOIN payment_links link ON link.id = claimed.payment_link_id"#,
         account,
         lease.as_secs_f64(),
-        limit
+        limit,
+        settle.as_secs_f64(),
     )
     .fetch_all(pool)
     .await?;
@@ -676,6 +689,7 @@ pub async fn claim(
                 dojo_key: row.dojo_key,
                 captures_before: row.captures_before,
                 other_refunds: row.other_refunds,
+                was_so: row.was_so,
                 created_at: row.created_at,
                 asked_until: row.asked_until,
                 lease: row.lease,

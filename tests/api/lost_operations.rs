@@ -126,13 +126,11 @@ async fn what_dojo_did_is_found_though_its_answer_was_lost() {
         assert_eq!(problem["paymentLinkId"], link["id"]);
         assert!(text(&problem["operationId"]).starts_with("op_"));
         case.is_done_once(&app, &link).await;
-        // What shows at Dojo is not asked for again; a refund shows by its key.
+        // What shows at Dojo is not asked for again; a refund shows by its key. A tip may have been looked at meanwhile, and
+        // then it could have been so before.
         let asked = app.sandbox.requests(case.call).await;
-        assert_eq!(
-            asked.len(),
-            1 + usize::from(case.call == "refund"),
-            "{asked:?}"
-        );
+        let most = 1 + usize::from(matches!(case.call, "refund" | "tips"));
+        assert!(asked.len() <= most, "{asked:?}");
         assert!(
             asked
                 .iter()
@@ -498,7 +496,7 @@ async fn killed_over_a_receipt_it_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_conflict_may_be_with_a_refunds_own_first_try_but_not_for_ever() {
+async fn a_conflict_may_be_with_a_refunds_own_first_try_so_it_proves_nothing() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
     let conflict = json!({"operation": "refund", "kind": "status", "status": 409, "share": 1.0});
@@ -509,7 +507,7 @@ async fn a_conflict_may_be_with_a_refunds_own_first_try_but_not_for_ever() {
     let answer = app
         .operation_outcome("a", &link, "refunds", &json!({}))
         .await;
-    answer.problem(409, "refused-by-dojo");
+    answer.problem(409, "outcome-unconfirmed");
     assert!(app.sandbox.requests("refund").await.len() > 1);
 }
 
