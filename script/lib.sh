@@ -10,7 +10,8 @@ HYPOTHESIS_VERSION=6.170.15 # makes the requests that schemathesis sends
 
 # The queries' types come from `.sqlx/`; without this a DATABASE_URL lying around would be asked instead.
 export SQLX_OFFLINE=true
-PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+# Root by `su` has no sbin on the PATH, and runuser is there.
+PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin"
 
 step() { printf '\n==> %s\n' "$*"; }
 die() { printf '%s: %s\n' "$0" "$*" >&2; exit 1; }
