@@ -81,8 +81,11 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
         .with_state(world)
 }
 
-/// `Date` follows the sandbox's own clock.
+/// `Date` follows the sandbox's own clock, unless a fault has set another.
 async fn date(State(world): State<Arc<World>>, mut response: Response) -> Response {
+    if response.headers().contains_key(header::DATE) {
+        return response;
+    }
     let date = world.clock.now().in_http();
     if let Some(Ok(date)) = date.map(HeaderValue::try_from) {
         response.headers_mut().insert(header::DATE, date);
