@@ -91,7 +91,7 @@ async fn create(
             faults
         })?;
     let idempotency_key = key.map(|key| IdempotencyKey {
-        api_key_id: caller.key_id,
+        client_id: caller.client_id,
         key,
         request_hash: fingerprint("/v1/payment-links", &new),
     });
@@ -107,7 +107,7 @@ async fn create(
     let request = creation::Request {
         link_id: id,
         new,
-        api_key: caller.name,
+        client: caller.client,
         request_id,
         idempotency_key,
     };
@@ -363,9 +363,10 @@ async fn refresh(
         return Ok(Json(link));
     };
     let cause = timeline::Cause::Request {
-        api_key: caller.name,
+        client: caller.client,
         request_id,
     };
+    let _place = state.place()?;
     protocol::refresh::look(&state.pool, account, &looked, state.patience, &cause).await?;
     let link = store::links::find(&state.pool, id).await?;
     link.map(Json).ok_or(Error::NoSuchLink)
