@@ -96,10 +96,11 @@ async fn create(
         request_hash: fingerprint("/v1/payment-links", &new),
     });
     if !broken.is_empty() {
-        // What was right when it was first asked for may be late by now: a repetition gets the outcome of then.
+        // What was right when it was first asked for may be late by now: a repetition gets the outcome of then. Not one
+        // about an account that the client's new key is not open to any more.
         let earlier = match &idempotency_key {
-            Some(key) => creation::replay(&state.pool, key).await?,
-            None => None,
+            Some(key) if caller.may_see(&new.account) => creation::replay(&state.pool, key).await?,
+            _ => None,
         };
         return earlier.map_or(Err(Error::Invalid(broken)), answer);
     }

@@ -256,6 +256,13 @@ async fn a_client_whose_keys_were_revoked_is_the_same_client_with_its_next_key()
     assert_eq!(app.sandbox.intents().await.len(), 1);
     let read = send(with(&app, &third, Method::GET, "/v1/payment-links")).await;
     read.problem(403, "forbidden");
+
+    // What its key is not open to, it does not see, not even as a repetition.
+    revoke_api_key(&app, "orders");
+    let args = ["create", "--name", "orders", "--scopes", EVERYTHING];
+    let fourth = told(api_keys(database).args(args).args(["--accounts", "leeds"]));
+    let hidden = create(&app, fourth.trim(), "order-1", &body).await;
+    hidden.problem(422, "invalid-request");
 }
 
 #[tokio::test(flavor = "multi_thread")]
