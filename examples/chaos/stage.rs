@@ -177,6 +177,8 @@ fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str,
         ("RECOVERY_SETTLE", format!("{}s", SETTLE.as_secs())),
         ("POLL_INTERVAL", "100ms".to_owned()),
         ("BACKGROUND_RATE", "200".to_owned()),
+        // All callers, readers and operators are one client.
+        ("CLIENT_RATE", "100000".to_owned()),
         ("LOG_FORMAT", "json".to_owned()),
     ]
 }

@@ -44,6 +44,15 @@ pub struct Looked {
     due_at: Option<OffsetDateTime>,
 }
 
+impl Looked {
+    /// How long after the look began the link was due to be looked at again. `None`: it was not.
+    #[must_use]
+    pub fn due_in(&self) -> Option<Duration> {
+        let due_at = self.due_at?;
+        Some(Duration::try_from(due_at - self.now).unwrap_or_default())
+    }
+}
+
 /// Claims up to `limit` links that are due, oldest first. Nobody else gets them until the lease is over.
 pub async fn claim(
     pool: &PgPool,

@@ -10,12 +10,14 @@
 mod accounts;
 mod browser;
 mod check;
+mod clients;
 mod commands;
 mod convergence;
 mod crashes;
 mod creation;
 mod faults;
 mod idempotency;
+mod limits;
 mod lost_operations;
 mod openapi;
 mod operations;
