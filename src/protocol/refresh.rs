@@ -69,9 +69,9 @@ pub async fn look(
         if let Err(error) = recovery::find_surplus(pool, account, looked, pages).await {
             let link_id = looked.link.id;
             warn!(%link_id, error = %causes(&error), "not searched for a second intent to the end");
-            // The background searches on, no later than it would have without the caller.
-            if let Some(wait) = looked.due_in().filter(|_| is_callers) {
-                store::looks::look_again(pool, link_id, wait).await?;
+            if is_callers {
+                // The background reads the rest, however often callers ask.
+                store::looks::keep_due(pool, looked).await?;
             }
         }
     }

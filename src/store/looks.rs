@@ -44,15 +44,6 @@ pub struct Looked {
     due_at: Option<OffsetDateTime>,
 }
 
-impl Looked {
-    /// How long after the look began the link was due to be looked at again. `None`: it was not.
-    #[must_use]
-    pub fn due_in(&self) -> Option<Duration> {
-        let due_at = self.due_at?;
-        Some(Duration::try_from(due_at - self.now).unwrap_or_default())
-    }
-}
-
 /// Claims up to `limit` links that are due, oldest first. Nobody else gets them until the lease is over.
 pub async fn claim(
     pool: &PgPool,
@@ -346,6 +337,19 @@ pub async fn look_again(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Res
          WHERE id = $1",
         id.uuid(),
         wait.as_secs_f64()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Has the link looked at again no later than it would have been without this look.
+pub async fn keep_due(pool: &PgPool, looked: &Looked) -> Result<(), Error> {
+    sqlx::query!(
+        // `least` passes over nulls.
+        "UPDATE payment_links SET due_at = least(due_at, $2) WHERE id = $1",
+        looked.link.id.uuid(),
+        looked.due_at
     )
     .execute(pool)
     .await?;
