@@ -46,7 +46,8 @@ pub enum Kind {
     Webhook,
     /// Dojo was asked and answered something new; `detail.changed` says what.
     Refreshed,
-    /// Dojo's answer is behind what a webhook told; it is asked again before it is believed.
+    /// Dojo's answer is older than an earlier one, or its status comes before what a webhook reported (`detail.reason`:
+    /// `older`, `behind`). Dojo is asked again before it is believed.
     Disputed,
     /// Dojo reports another amount than was asked for.
     AmountMismatch,
