@@ -20,6 +20,8 @@ use crate::traffic::Exchange;
 /// An OpenAPI 3.0 document.
 #[derive(Debug)]
 pub struct Document {
+    /// The API version that it describes, such as `2026-02-27`.
+    version: String,
     components: Value,
     operations: Vec<Operation>,
     /// By the schema's text: each is compiled once.
@@ -60,6 +62,10 @@ impl Document {
     #[must_use]
     pub fn new(mut document: Value) -> Self {
         as_json_schema(&mut document);
+        let version = document["info"]["version"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         let mut components = document["components"].take();
         merge_inherited(&mut components["schemas"]);
         admit_what_dojo_shows(&mut components["schemas"]);
@@ -84,6 +90,7 @@ impl Document {
             }
         }
         Self {
+            version,
             components,
             operations,
             validators: Mutex::default(),
@@ -104,9 +111,13 @@ impl Document {
     }
 
     /// What in an answer is not as the document says of the call that it answers. Nothing is said about calls that
-    /// it does not know, and about answers that the sandbox was told to give.
+    /// it does not know or that name an older version, and about answers that the sandbox was told to give.
     #[must_use]
     pub fn faults_of_answer(&self, exchange: &Exchange) -> Vec<String> {
+        let version = exchange.request.headers().get("version");
+        if version.is_some_and(|version| version.as_bytes() < self.version.as_bytes()) {
+            return Vec::new();
+        }
         let (Some(answer), Some(operation)) = (&exchange.answer, self.operation(&exchange.request))
         else {
             return Vec::new();

@@ -1,8 +1,10 @@
 //! What goes wrong with API calls, on demand.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use axum::http::Method;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
@@ -57,13 +59,46 @@ pub(crate) struct Fault {
     pub(crate) kind: Kind,
     /// The HTTP status that `status` and `statusAfter` answer.
     pub(crate) status: Option<u16>,
-    /// What the `Retry-After` header of that answer says, in seconds.
-    pub(crate) retry_after: Option<u64>,
+    /// What the `Retry-After` header of that answer says.
+    pub(crate) retry_after: Option<RetryAfter>,
+    /// Headers that the answer carries, in place of its own of the same name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) headers: BTreeMap<String, String>,
+    /// How far the clock of `clockSkew` runs ahead; behind, if negative.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) skew_ms: Option<i64>,
+    /// Which intent `otherIntent` answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) intent_id: Option<String>,
     /// How long `latency` waits before the work, and any other kind before its answer or cut.
     pub(crate) latency_ms: Option<u64>,
     pub(crate) count: Option<u32>,
     pub(crate) share: Option<f64>,
 }
+
+/// Seconds, or the header's raw value: a date, or anything that no client should have to expect.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum RetryAfter {
+    Seconds(u64),
+    Raw(String),
+}
+
+impl fmt::Display for RetryAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seconds(seconds) => seconds.fmt(f),
+            Self::Raw(value) => f.write_str(value),
+        }
+    }
+}
+
+/// Headers that frame the message: a wrong one breaks the connection, for which there are faults of their own.
+const FRAMING: [HeaderName; 3] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -80,12 +115,22 @@ pub(crate) enum Kind {
     CutBefore,
     /// The work, then the connection closes without an answer.
     CutAfter,
+    /// No answer and no work, and the connection stays open until the caller closes it.
+    SilentBefore,
+    /// The work, then no answer, and the connection stays open until the caller closes it.
+    SilentAfter,
+    /// The work and its answer, with other headers.
+    Headers,
+    /// The work and its answer, from a node whose clock is wrong: `updatedAt` and `Date` are off.
+    ClockSkew,
+    /// The work, but the answer shows another intent.
+    OtherIntent,
 }
 
 impl Kind {
     /// Whether the call does what it came for.
     pub(crate) fn works(self) -> bool {
-        !matches!(self, Self::Status | Self::CutBefore)
+        !matches!(self, Self::Status | Self::CutBefore | Self::SilentBefore)
     }
 
     /// Whether the call is answered as it would be without the fault.
@@ -113,8 +158,34 @@ impl Fault {
             {
                 Err("A status fault needs a status from 400 to 599.".to_owned())
             }
-            _ => Ok(self),
+            Kind::Headers if self.headers.is_empty() => {
+                Err("A fault of headers needs headers.".to_owned())
+            }
+            Kind::ClockSkew if self.skew_ms.is_none_or(|skew| skew == 0) => {
+                Err("A clockSkew needs skewMs, positive for a clock that runs ahead.".to_owned())
+            }
+            _ => self.header_map().map(|_| self),
         }
+    }
+
+    /// What stands in the answer's header beside, or in place of, its own.
+    pub(crate) fn header_map(&self) -> Result<HeaderMap, String> {
+        let retry_after = self
+            .retry_after
+            .as_ref()
+            .map(|value| (header::RETRY_AFTER.to_string(), value.to_string()));
+        let given = self.headers.clone().into_iter().chain(retry_after);
+        given
+            .map(|(name, value)| {
+                let header = HeaderName::try_from(&name)
+                    .ok()
+                    .filter(|header| !FRAMING.contains(header));
+                let header = header.ok_or_else(|| format!("{name:?} is not a header to set."))?;
+                let value = HeaderValue::from_bytes(value.as_bytes())
+                    .map_err(|_| format!("No header can hold this value of {name}."))?;
+                Ok((header, value))
+            })
+            .collect()
     }
 
     pub(crate) fn latency(&self) -> Duration {
@@ -169,6 +240,8 @@ impl Faults {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use axum::http::Method;
 
     use super::{Fault, Faults, Kind, Operation};
@@ -179,6 +252,9 @@ mod tests {
             kind: Kind::CutBefore,
             status: None,
             retry_after: None,
+            headers: BTreeMap::new(),
+            skew_ms: None,
+            intent_id: None,
             latency_ms: None,
             count: Some(count),
             share: None,

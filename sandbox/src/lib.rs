@@ -25,7 +25,7 @@
 //! | `control` | `/_sandbox`: what tests use to pay, to break things and to look inside |
 //! | `traffic`, `faults` | the record of API calls and what goes wrong with them |
 //! | `document` | Dojo's OpenAPI file, which calls are held to where it is at hand |
-//! | `server` | the HTTP loop, which can cut a connection |
+//! | `server` | the HTTP loop, which can cut a connection or leave it silent |
 
 mod account;
 mod api;

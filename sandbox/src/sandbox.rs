@@ -5,9 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::Request;
+use axum::http::Uri;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tower::util::MapRequest;
 
 use crate::settings::Settings;
 use crate::traffic::{Exchange, Watcher};
@@ -41,6 +45,8 @@ impl Sandbox {
         let routes = api::routes(Arc::clone(&world))
             .nest("/_sandbox", control::routes(Arc::clone(&world)))
             .nest("/checkout", checkout::routes(Arc::clone(&world)));
+        // Around the routes: what stands in front of them has to happen before one is chosen.
+        let routes = Router::new().fallback_service(MapRequest::new(routes, without_slash_at_end));
         let stop_listening = CancellationToken::new();
         let server = tokio::spawn(server::serve(listener, routes, stop_listening.clone()));
         world.tasks.spawn(keep_up(Arc::clone(&world)));
@@ -104,6 +110,24 @@ async fn keep_up(world: Arc<World>) {
     {
         world.with_ledger(|_| ());
     }
+}
+
+/// Dojo takes `/payment-intents/` for `/payment-intents`.
+fn without_slash_at_end(mut request: Request) -> Request {
+    let uri = request.uri();
+    let path = uri.path().trim_end_matches('/');
+    if path.is_empty() || path.len() == uri.path().len() {
+        return request;
+    }
+    let shorter = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    // A part of a good address is a good address.
+    if let Ok(shorter) = Uri::try_from(shorter) {
+        *request.uri_mut() = shorter;
+    }
+    request
 }
 
 /// One cannot call "any address", but a server that listens there hears this machine.

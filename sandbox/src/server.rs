@@ -1,5 +1,5 @@
-//! The HTTP server. Its own loop, and not axum's, because a fault may cut a connection: axum always
-//! answers.
+//! The HTTP server. Its own loop, and not axum's, because a fault may cut a connection or leave it
+//! silent: axum always answers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,21 +28,36 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A response that is none: the connection closes without a word.
 pub(crate) fn cut() -> Response {
+    broken(Broken::Cut)
+}
+
+/// A response that never comes: the connection stays open, and nothing is said on it.
+pub(crate) fn silence() -> Response {
+    broken(Broken::Silent)
+}
+
+fn broken(how: Broken) -> Response {
     let mut response = Response::new(Body::empty());
-    response.extensions_mut().insert(Cut);
+    response.extensions_mut().insert(how);
     response
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Cut;
+enum Broken {
+    Cut,
+    Silent,
+}
 
-impl fmt::Display for Cut {
+impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the connection is cut, as asked")
+        match self {
+            Self::Cut => f.write_str("the connection is cut, as asked"),
+            Self::Silent => f.write_str("the connection stays silent, as asked"),
+        }
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for Broken {}
 
 /// Serves until told to stop, and then until calls under way are done.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
@@ -55,21 +70,25 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: Cancellat
         else {
             break;
         };
-        let routes = routes.clone();
+        let (routes, stop) = (routes.clone(), stop.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(
                 TokioIo::new(stream),
                 service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                    let routes = routes.clone();
+                    let (routes, stop) = (routes.clone(), stop.clone());
                     async move {
                         let Ok(response) = routes.oneshot(request.map(Body::new)).await;
-                        // An error here makes hyper drop the connection without an answer.
-                        match response.extensions().get::<Cut>() {
-                            Some(cut) => Err(*cut),
-                            None => Ok(response),
+                        let Some(how) = response.extensions().get::<Broken>().copied() else {
+                            return Ok(response);
+                        };
+                        if matches!(how, Broken::Silent) {
+                            // Until the caller closes the connection, which drops this, or the sandbox stops.
+                            stop.cancelled().await;
                         }
+                        // An error here makes hyper drop the connection without an answer.
+                        Err(how)
                     }
                 }),
             );

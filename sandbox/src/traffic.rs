@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::clock::Timestamp;
 use crate::faults::{Fault, Kind, Operation};
+use crate::ids;
+use crate::intents::Intent;
 use crate::problem::Problem;
 use crate::server;
 use crate::world::World;
@@ -39,7 +41,7 @@ pub(crate) struct Entry {
     #[serde(serialize_with = "as_json")]
     body: Bytes,
     fault: Option<Kind>,
-    /// The status, `cut`, or nothing while the call is under way.
+    /// The status, `cut`, `silent`, or nothing while the call is under way.
     answered: Option<Answered>,
 }
 
@@ -47,6 +49,7 @@ pub(crate) struct Entry {
 enum Answered {
     Status(u16),
     Cut,
+    Silent,
 }
 
 impl Serialize for Answered {
@@ -54,6 +57,7 @@ impl Serialize for Answered {
         match self {
             Self::Status(status) => serializer.serialize_u16(*status),
             Self::Cut => serializer.serialize_str("cut"),
+            Self::Silent => serializer.serialize_str("silent"),
         }
     }
 }
@@ -165,17 +169,14 @@ async fn handle(world: Arc<World>, request: Request, next: Next) -> Response {
     let request = Request::from_parts(parts, Body::from(body));
     let (answered, mut response) = match fault {
         None => answer(next.run(request).await),
-        Some(fault) => suffer(&fault, request, next).await,
+        Some(fault) => suffer(&world, &fault, request, next).await,
     };
     world.requests().answer(number, answered);
     if let (Some(Watcher(watch)), Some(request)) = (watcher, asked) {
         let mut answer = None;
         if own {
             let (parts, body) = response.into_parts();
-            // It was made in memory, so there is nothing that could fail to arrive.
-            let body = axum::body::to_bytes(body, usize::MAX)
-                .await
-                .unwrap_or_default();
+            let body = in_memory(body).await;
             answer = Some(Response::from_parts(parts.clone(), body.clone()));
             response = Response::from_parts(parts, Body::from(body));
         }
@@ -184,7 +185,12 @@ async fn handle(world: Arc<World>, request: Request, next: Next) -> Response {
     response
 }
 
-async fn suffer(fault: &Fault, request: Request, next: Next) -> (Answered, Response) {
+async fn suffer(
+    world: &World,
+    fault: &Fault,
+    request: Request,
+    next: Next,
+) -> (Answered, Response) {
     let mut response = None;
     if fault.kind == Kind::Latency {
         tokio::time::sleep(fault.latency()).await;
@@ -195,11 +201,20 @@ async fn suffer(fault: &Fault, request: Request, next: Next) -> (Answered, Respo
         }
         tokio::time::sleep(fault.latency()).await;
     }
-    match (fault.kind, response) {
-        (Kind::CutBefore | Kind::CutAfter, _) => (Answered::Cut, server::cut()),
-        (Kind::Latency | Kind::LatencyAfter, Some(response)) => answer(response),
-        _ => answer(failure(fault)),
-    }
+    let mut response = match (fault.kind, response) {
+        (Kind::CutBefore | Kind::CutAfter, _) => return (Answered::Cut, server::cut()),
+        (Kind::SilentBefore | Kind::SilentAfter, _) => {
+            return (Answered::Silent, server::silence());
+        }
+        (Kind::ClockSkew, Some(response)) => skewed(world, fault, response).await,
+        (Kind::OtherIntent, Some(response)) => about_another(world, fault, response).await,
+        (Kind::Latency | Kind::LatencyAfter | Kind::Headers, Some(response)) => response,
+        _ => failure(fault),
+    };
+    // They were checked when the fault was set.
+    let headers = fault.header_map().unwrap_or_default();
+    response.headers_mut().extend(headers);
+    answer(response)
 }
 
 fn failure(fault: &Fault) -> Response {
@@ -207,11 +222,81 @@ fn failure(fault: &Fault) -> Response {
         .status
         .and_then(|status| StatusCode::from_u16(status).ok());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let problem = Problem::new(status, "The sandbox was told to answer this.");
-    match fault.retry_after {
-        Some(seconds) => ([(header::RETRY_AFTER, seconds.to_string())], problem).into_response(),
-        None => problem.into_response(),
+    Problem::new(status, "The sandbox was told to answer this.").into_response()
+}
+
+/// The answer of a node whose clock is wrong.
+async fn skewed(world: &World, fault: &Fault, response: Response) -> Response {
+    let skew = time::Duration::milliseconds(fault.skew_ms.unwrap_or(0));
+    let mut response = rewritten(response, |answer| {
+        for intent in intents_in(answer) {
+            let told = intent["updatedAt"].as_str().and_then(Timestamp::parse);
+            if let Some(told) = told {
+                intent["updatedAt"] = json!(told.plus(skew));
+            }
+        }
+    })
+    .await;
+    let date = world.clock.now().plus(skew).in_http();
+    if let Some(Ok(date)) = date.map(HeaderValue::try_from) {
+        response.headers_mut().insert(header::DATE, date);
     }
+    response
+}
+
+/// The answer to somebody else's question. Without an intent to mistake for the right one, it is the right one under
+/// another id.
+async fn about_another(world: &World, fault: &Fault, response: Response) -> Response {
+    rewritten(response, |answer| {
+        let Some(asked) = answer["id"].as_str().filter(|id| id.starts_with("pi_")) else {
+            return;
+        };
+        let other = world.with_ledger(|ledger| {
+            if let Some(id) = &fault.intent_id {
+                return ledger.find(id).map(Intent::to_json);
+            }
+            let account = &ledger.find(asked)?.account;
+            let mut others = ledger.all().rev().map(|(_, intent)| intent);
+            others
+                .find(|intent| intent.id != asked && intent.account == *account)
+                .map(Intent::to_json)
+        });
+        match other {
+            Some(other) => *answer = other,
+            None => answer["id"] = json!(ids::tagged("pi_sandbox_")),
+        }
+    })
+    .await
+}
+
+/// The intents that an answer shows: one, or a page of them.
+fn intents_in(answer: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let (page, one) = if answer["data"].is_array() {
+        (answer["data"].as_array_mut(), None)
+    } else {
+        (None, Some(answer))
+    };
+    page.into_iter().flatten().chain(one)
+}
+
+/// Rewrites an answer's body, if it is JSON.
+async fn rewritten(response: Response, rewrite: impl FnOnce(&mut Value)) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let bytes = in_memory(body).await;
+    let Ok(mut json) = serde_json::from_slice(&bytes) else {
+        return Response::from_parts(parts, Body::from(bytes));
+    };
+    rewrite(&mut json);
+    // It was the length of the body as it was.
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, Body::from(json.to_string()))
+}
+
+/// An answer's body. It was made in memory, so there is nothing that could fail to arrive.
+async fn in_memory(body: Body) -> Bytes {
+    axum::body::to_bytes(body, usize::MAX)
+        .await
+        .unwrap_or_default()
 }
 
 fn answer(response: Response) -> (Answered, Response) {

@@ -352,6 +352,40 @@ async fn a_link_that_came_to_nothing_has_nothing_to_do_it_to() {
         .problem(404, "not-found");
 }
 
+/// Dojo answers 400 to these, and 404 to a cancellation: both are refusals, and final.
+#[tokio::test]
+async fn dojo_refuses_what_is_about_an_intent_that_it_does_not_know() {
+    let app = TestApp::start().await;
+    let unpaid = app.create(&manual("Order 1")).await.expect(201).json();
+    let links = [app.paid().await, app.authorized().await, unpaid];
+    sqlx::query("UPDATE payment_links SET payment_intent_id = 'pi_sandbox_unknown_' || id")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    let [paid, authorized, unpaid] = &links;
+    let five = json!({"amount": pounds(500)});
+    for (link, operation, body) in [
+        (paid, "refunds", &five),
+        (authorized, "captures", &five),
+        (authorized, "reversal", &Value::Null),
+        (unpaid, "amount", &five),
+        (unpaid, "tips-amount", &json!({"tipsAmount": pounds(5)})),
+        (unpaid, "cancel", &Value::Null),
+    ] {
+        let first = app.operate_with_key(operation, link, operation, body).await;
+        let problem = first.problem(409, "refused-by-dojo");
+        assert!(
+            detail(&problem).contains("no payment intent with this id"),
+            "{operation}: {problem}"
+        );
+        let again = app.operate_with_key(operation, link, operation, body).await;
+        assert_eq!(again.header("idempotent-replayed"), "true", "{operation}");
+        let operations = app.operations(link).await;
+        let failed = |operation: &Value| operation["status"] == "Failed";
+        assert!(operations.iter().all(failed), "{operations:#?}");
+    }
+}
+
 #[tokio::test]
 async fn every_fault_of_a_request_is_named() {
     let app = TestApp::start().await;

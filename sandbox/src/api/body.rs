@@ -7,12 +7,13 @@ use jsonschema::{ValidationError, Validator};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::version::Version;
 use crate::problem::{FieldErrors, Problem};
 
 /// The request bodies that have a schema, by their name in `requests.schema.json`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
-    CreatePaymentIntent,
+    CreatePaymentIntent(Version),
     Search,
     Capture,
     Refund,
@@ -25,7 +26,8 @@ pub(crate) enum Shape {
 
 impl Shape {
     fn validator(self) -> &'static Validator {
-        static CREATE: LazyLock<Validator> = LazyLock::new(|| compile("CreatePaymentIntent"));
+        static CREATE: LazyLock<[Validator; 4]> =
+            LazyLock::new(|| Version::ALL.map(compile_creation));
         static SEARCH: LazyLock<Validator> = LazyLock::new(|| compile("Search"));
         static CAPTURE: LazyLock<Validator> = LazyLock::new(|| compile("Capture"));
         static REFUND: LazyLock<Validator> = LazyLock::new(|| compile("Refund"));
@@ -35,7 +37,7 @@ impl Shape {
         static SUBSCRIPTION: LazyLock<Validator> = LazyLock::new(|| compile("Subscription"));
         static UPDATE: LazyLock<Validator> = LazyLock::new(|| compile("SubscriptionUpdate"));
         match self {
-            Self::CreatePaymentIntent => &CREATE,
+            Self::CreatePaymentIntent(version) => &CREATE[version as usize],
             Self::Search => &SEARCH,
             Self::Capture => &CAPTURE,
             Self::Refund => &REFUND,
@@ -49,9 +51,35 @@ impl Shape {
 }
 
 fn compile(name: &str) -> Validator {
+    compile_of(document(), name)
+}
+
+/// Creation has members that came or went with a version.
+fn compile_creation(version: Version) -> Validator {
+    const NAME: &str = "CreatePaymentIntent";
+    let mut schema = document();
+    let members = schema["$defs"][NAME]["properties"]
+        .as_object_mut()
+        .expect("a request is described by its members");
+    if version < Version::V2026_02_27 {
+        members.remove("isNotOnlineCheckout");
+    }
+    if version == Version::V2022_04_07 {
+        members.insert(
+            "autoExpireAt".to_owned(),
+            json!({"$ref": "#/$defs/OptionalMoment"}),
+        );
+    }
+    compile_of(schema, NAME)
+}
+
+fn document() -> Value {
     // The document is part of this program and every entry of it is compiled by a test.
-    let mut schema: Value = serde_json::from_str(include_str!("requests.schema.json"))
-        .expect("requests.schema.json is JSON");
+    serde_json::from_str(include_str!("requests.schema.json"))
+        .expect("requests.schema.json is JSON")
+}
+
+fn compile_of(mut schema: Value, name: &str) -> Validator {
     schema["$ref"] = json!(format!("#/$defs/{name}"));
     jsonschema::options()
         .should_validate_formats(true)
@@ -92,7 +120,7 @@ pub(crate) fn read_with<T: DeserializeOwned>(
 }
 
 /// Dojo reads `AutoExpireIn` as `autoExpireIn`: its own example for manual capture is written so.
-fn lower_initials(value: &mut Value) {
+pub(super) fn lower_initials(value: &mut Value) {
     match value {
         Value::Object(members) => {
             *members = std::mem::take(members)
@@ -171,12 +199,13 @@ fn field_name(pointer: &str) -> String {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{Shape, field_name, lower_initials};
+    use super::{Shape, Version, field_name, lower_initials};
 
     #[test]
     fn every_shape_compiles() {
         for shape in [
-            Shape::CreatePaymentIntent,
+            Shape::CreatePaymentIntent(Version::V2022_04_07),
+            Shape::CreatePaymentIntent(Version::V2026_02_27),
             Shape::Search,
             Shape::Capture,
             Shape::Refund,

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::body::{self, Shape};
-use super::{JsonResult, no_such_intent, refused_as};
+use super::{JsonResult, no_such_intent, refused};
 use crate::clock::Timestamp;
+use crate::faults::Operation;
 use crate::ids;
 use crate::intents::{Intent, ItemLine, Refusal, TaxLine};
 use crate::ledger::ChangeError;
@@ -43,7 +44,7 @@ pub(super) async fn capture(
                 .change(&id, |intent, now| intent.capture(amount, tips_amount, now))
                 .map(|(capture_id, _)| capture_id)
         })
-        .map_err(refused_as(StatusCode::CONFLICT))?;
+        .map_err(refused(Operation::Capture))?;
     Ok(Json(
         json!({ "captureId": capture_id, "message": "The payment was captured." }),
     ))
@@ -53,7 +54,7 @@ pub(super) async fn capture(
 pub(super) async fn reverse(State(world): State<Arc<World>>, Path(id): Path<String>) -> JsonResult {
     world
         .with_ledger(|ledger| ledger.change(&id, Intent::reverse).map(|_| ()))
-        .map_err(refused_as(StatusCode::CONFLICT))?;
+        .map_err(refused(Operation::Reversal))?;
     Ok(Json(
         json!({ "reversalId": ids::uuid(), "message": "The payment was reversed." }),
     ))
@@ -74,7 +75,7 @@ pub(super) async fn set_amount(
     bytes: Bytes,
 ) -> JsonResult {
     let request: AmountRequest = body::read(Shape::SetAmount, &bytes)?;
-    change(&world, &id, |intent, _| {
+    change(&world, Operation::Amount, &id, |intent, _| {
         intent.set_amount(request.amount, request.item_lines, request.tax_lines)
     })
 }
@@ -92,7 +93,9 @@ pub(super) async fn set_tips(
     bytes: Bytes,
 ) -> JsonResult {
     let TipsRequest { tips_amount } = body::read(Shape::SetTipsAmount, &bytes)?;
-    change(&world, &id, |intent, _| intent.set_tips(tips_amount))
+    change(&world, Operation::Tips, &id, |intent, _| {
+        intent.set_tips(tips_amount)
+    })
 }
 
 /// `POST /payment-intents/{id}/receipt`: nothing is sent but the event.
@@ -105,7 +108,9 @@ pub(super) async fn send_receipt(
     let _: Value = body::read(Shape::SendReceipt, &bytes)?;
     let now = world.clock.now();
     world.with_ledger(|ledger| {
-        let intent = ledger.find(&id).ok_or_else(no_such_intent)?;
+        let intent = ledger
+            .find(&id)
+            .ok_or_else(|| no_such_intent(Operation::Receipt))?;
         intent
             .check_receipt()
             .map_err(|refusal| Problem::bad_request(refusal.to_string()))?;
@@ -115,10 +120,10 @@ pub(super) async fn send_receipt(
     })
 }
 
-/// Changes the intent and answers it whole; refusals are 400, the only such status documented here
-/// besides 405.
+/// Changes the intent and answers it whole.
 fn change(
     world: &World,
+    operation: Operation,
     id: &str,
     rule: impl FnOnce(&mut Intent, Timestamp) -> Result<(), Refusal>,
 ) -> JsonResult {
@@ -127,5 +132,5 @@ fn change(
             ledger.change(id, rule).map(|((), intent)| intent.to_json())
         })
         .map(Json)
-        .map_err(refused_as(StatusCode::BAD_REQUEST))
+        .map_err(refused(operation))
 }

@@ -5,6 +5,7 @@ mod manage;
 mod payment_intents;
 mod refunds;
 mod search;
+mod version;
 mod webhooks;
 
 use std::sync::Arc;
@@ -19,14 +20,14 @@ use axum::{Json, Router};
 use serde_json::Value;
 
 use crate::account::Account;
+use crate::faults::Operation;
 use crate::intents::Refusal;
 use crate::ledger::ChangeError;
 use crate::problem::Problem;
 use crate::traffic;
 use crate::world::World;
 
-/// The versions of Dojo's API that its documents know.
-const VERSIONS: [&str; 4] = ["2026-02-27", "2025-09-10", "2024-02-05", "2022-04-07"];
+use version::Version;
 
 pub(crate) fn routes(world: Arc<World>) -> Router {
     Router::new()
@@ -80,8 +81,11 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
         .with_state(world)
 }
 
-/// `Date` follows the sandbox's own clock.
+/// `Date` follows the sandbox's own clock, unless a fault has set another.
 async fn date(State(world): State<Arc<World>>, mut response: Response) -> Response {
+    if response.headers().contains_key(header::DATE) {
+        return response;
+    }
     let date = world.clock.now().in_http();
     if let Some(Ok(date)) = date.map(HeaderValue::try_from) {
         response.headers_mut().insert(header::DATE, date);
@@ -97,17 +101,17 @@ async fn admit(
     next: Next,
 ) -> Response {
     let admitted = check_key(&world, request.headers()).and_then(|account| {
-        check_version(request.headers())?;
+        let version = Version::of(request.headers())?;
         // No path, no parameters: nothing to protect.
         if let Ok(parameters) = &parameters {
-            check_owner(&world, &account, request.uri().path(), parameters)?;
+            check_owner(&world, &account, &request, parameters)?;
         }
-        Ok(account)
+        Ok((account, version))
     });
     match admitted {
-        Ok(account) => {
+        Ok((account, version)) => {
             request.extensions_mut().insert(account);
-            next.run(request).await
+            version.serve(request, next).await
         }
         Err(problem) => problem.into_response(),
     }
@@ -117,9 +121,10 @@ async fn admit(
 fn check_owner(
     world: &World,
     account: &Account,
-    path: &str,
+    request: &Request,
     parameters: &RawPathParams,
 ) -> Result<(), Problem> {
+    let operation = Operation::of(request.method(), request.uri().path());
     for (name, id) in parameters {
         let (owned, nothing) = match name {
             "refund_id" => (
@@ -130,7 +135,7 @@ fn check_owner(
                 }),
                 refunds::no_such_refund(),
             ),
-            "id" if path.starts_with("/webhooks/") => (
+            "id" if operation == Operation::Webhooks => (
                 world.courier.with_subscriptions(|all| {
                     all.find(id)
                         .map_or(true, |subscription| subscription.is_of(account))
@@ -143,7 +148,7 @@ fn check_owner(
                         .find(id)
                         .is_none_or(|intent| intent.account == *account)
                 }),
-                no_such_intent(),
+                no_such_intent(operation),
             ),
             _ => continue,
         };
@@ -179,40 +184,28 @@ fn check_key(world: &World, headers: &HeaderMap) -> Result<Account, Problem> {
     Err(Problem::new(StatusCode::UNAUTHORIZED, detail))
 }
 
-fn check_version(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(version) = headers.get("version") else {
-        return Err(Problem::invalid_field(
-            "version",
-            "The version header is required.",
-        ));
+/// 404 where Dojo's document lists it: reading, canceling and receipts. For everything else it lists 400.
+fn no_such_intent(operation: Operation) -> Problem {
+    let status = match operation {
+        Operation::Get | Operation::Cancel | Operation::Receipt => StatusCode::NOT_FOUND,
+        _ => StatusCode::BAD_REQUEST,
     };
-    if version
-        .to_str()
-        .is_ok_and(|version| VERSIONS.contains(&version))
-    {
-        Ok(())
-    } else {
-        let known = VERSIONS.join(", ");
-        Err(Problem::invalid_field(
-            "version",
-            format!("The version is not one of {known}."),
-        ))
-    }
+    Problem::new(status, "There is no payment intent with this id.")
 }
 
-fn no_such_intent() -> Problem {
-    Problem::not_found("There is no payment intent with this id.")
-}
-
-/// Turns a refusal into the status that Dojo documents for this operation.
-fn refused_as(status: StatusCode) -> impl FnOnce(ChangeError) -> Problem {
+/// Turns a refusal into the status that Dojo's document lists for the operation: 409 for captures and reversals, 405 for
+/// changes that the intent was not created for, 400 for the rest.
+fn refused(operation: Operation) -> impl FnOnce(ChangeError) -> Problem {
     move |error| match error {
-        ChangeError::NoSuchIntent => no_such_intent(),
-        ChangeError::Refused(Refusal::NotAllowed(member)) => Problem::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::NotAllowed(member).to_string(),
-        ),
-        ChangeError::Refused(refusal) => Problem::new(status, refusal.to_string()),
+        ChangeError::NoSuchIntent => no_such_intent(operation),
+        ChangeError::Refused(refusal) => {
+            let status = match (operation, &refusal) {
+                (_, Refusal::NotAllowed(_)) => StatusCode::METHOD_NOT_ALLOWED,
+                (Operation::Capture | Operation::Reversal, _) => StatusCode::CONFLICT,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            Problem::new(status, refusal.to_string())
+        }
     }
 }
 

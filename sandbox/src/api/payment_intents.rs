@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::Deserialize;
 
 use super::body::{self, Shape};
-use super::{JsonResult, no_such_intent, refused_as};
+use super::version::Version;
+use super::{JsonResult, no_such_intent, refused};
 use crate::account::Account;
+use crate::faults::Operation;
 use crate::intents::{CreateIntent, Intent, Origin, Status, check_creation};
 use crate::world::World;
 
@@ -18,12 +19,12 @@ use crate::world::World;
 pub(super) async fn create(
     State(world): State<Arc<World>>,
     Extension(account): Extension<Account>,
+    Extension(version): Extension<Version>,
     bytes: Bytes,
 ) -> JsonResult {
     let now = world.clock.now();
-    let request: CreateIntent = body::read_with(Shape::CreatePaymentIntent, &bytes, |body| {
-        check_creation(body, now)
-    })?;
+    let shape = Shape::CreatePaymentIntent(version);
+    let request: CreateIntent = body::read_with(shape, &bytes, |body| check_creation(body, now))?;
     let origin = Origin {
         account,
         public_url: &world.public_url,
@@ -58,7 +59,7 @@ pub(super) async fn fetch(
                 .map(Intent::to_json)
         })
         .map(Json)
-        .ok_or_else(no_such_intent)
+        .ok_or_else(|| no_such_intent(Operation::Get))
 }
 
 /// `DELETE /payment-intents/{id}`: the documents name 400, not 409, for an intent in the wrong state.
@@ -70,5 +71,5 @@ pub(super) async fn cancel(State(world): State<Arc<World>>, Path(id): Path<Strin
                 .map(|((), intent)| intent.to_json())
         })
         .map(Json)
-        .map_err(refused_as(StatusCode::BAD_REQUEST))
+        .map_err(refused(Operation::Cancel))
 }

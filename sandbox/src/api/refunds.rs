@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::body::{self, Shape};
-use super::{JsonResult, no_such_intent, refused_as};
+use super::{JsonResult, no_such_intent, refused};
+use crate::faults::Operation;
 use crate::intents::{Intent, Refund, RefundRequest};
 use crate::problem::Problem;
 use crate::world::World;
@@ -28,7 +29,9 @@ pub(super) async fn create(
     let key = idempotency_key(&headers)?;
     let request: RefundRequest = body::read(Shape::Refund, &bytes)?;
     world.with_ledger(|ledger| {
-        let intent = ledger.find(&id).ok_or_else(no_such_intent)?;
+        let intent = ledger
+            .find(&id)
+            .ok_or_else(|| no_such_intent(Operation::Refund))?;
         if let Some(refund) = intent
             .refunds
             .iter()
@@ -44,7 +47,7 @@ pub(super) async fn create(
         ledger
             .change(&id, |intent, now| intent.refund(request, key, now))
             .map(|(refund, intent)| shown(intent, &refund))
-            .map_err(refused_as(StatusCode::BAD_REQUEST))
+            .map_err(refused(Operation::Refund))
     })
 }
 
@@ -61,8 +64,9 @@ pub(super) async fn fetch(
     })
 }
 
+/// Dojo's document lists 400 and no 404 for this.
 pub(super) fn no_such_refund() -> Problem {
-    Problem::not_found("There is no refund with this id.")
+    Problem::bad_request("There is no refund with this id.")
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::{JsonResult, read, read_or_default};
 use crate::clock::Timestamp;
-use crate::intents::{Attempt, Card, Intent, Reaction, Refusal, Status};
+use crate::ids;
+use crate::intents::{Attempt, Card, Intent, Reaction, RefundRequest, Refusal, Status};
 use crate::ledger::ChangeError;
 use crate::problem::Problem;
 use crate::world::World;
@@ -94,6 +95,36 @@ pub(super) async fn challenge(
 /// `POST /_sandbox/payment-intents/{id}/expire`: its time is up now, whatever the clock says.
 pub(super) async fn expire(State(world): State<Arc<World>>, Path(id): Path<String>) -> JsonResult {
     change(&world, &id, Intent::run_out)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortalRefund {
+    /// Minor units; all that is left, unless given.
+    amount: Option<i64>,
+}
+
+/// `POST /_sandbox/payment-intents/{id}/refund`: a refund that a person issues in Dojo's portal, with the webhooks that
+/// any refund causes. No caller of the API knows its id or its key.
+pub(super) async fn refund(
+    State(world): State<Arc<World>>,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> JsonResult {
+    let PortalRefund { amount } = read_or_default(&bytes)?;
+    if amount.is_some_and(|amount| amount < 1) {
+        return Err(Problem::bad_request("A refund is of at least 1."));
+    }
+    change(&world, &id, |intent, now| {
+        let amount = amount.unwrap_or_else(|| intent.left_to_refund());
+        let request = RefundRequest {
+            amount,
+            refund_reason: Some("Refunded in the portal".to_owned()),
+            notes: None,
+            previous_transaction_id: None,
+        };
+        intent.refund(request, ids::uuid(), now).map(|_| ())
+    })
 }
 
 #[derive(Debug, Deserialize)]

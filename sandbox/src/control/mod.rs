@@ -26,6 +26,7 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
         .route("/payment-intents/{id}/decline", post(intents::decline))
         .route("/payment-intents/{id}/challenge", post(intents::challenge))
         .route("/payment-intents/{id}/expire", post(intents::expire))
+        .route("/payment-intents/{id}/refund", post(intents::refund))
         .route("/payment-intents/{id}/status", post(intents::force_status))
         .route("/payment-intents/{id}/amount", post(intents::force_amount))
         .route("/clock", get(time::clock).post(time::advance))

@@ -27,6 +27,7 @@ pub(crate) struct CreateIntent {
     #[serde(default)]
     capture_mode: CaptureMode,
     auto_expire_in: Option<String>,
+    auto_expire_at: Option<String>,
     auto_expire_action: Option<AutoExpireAction>,
     expire_at: Option<String>,
     tips_amount: Option<Money>,
@@ -64,6 +65,7 @@ impl Intent {
         let id = ids::tagged("pi_sandbox_");
         let now = origin.now;
         let expire_at = request.expire_at.as_deref().and_then(Timestamp::parse);
+        let auto_expire_at = request.auto_expire_at.as_deref().and_then(Timestamp::parse);
         // Without a remote token Dojo shows .NET's zero date.
         let (secret, secret_expires) = if request.generate_remote_token {
             (
@@ -114,6 +116,7 @@ impl Intent {
             payment_source: request.payment_source.unwrap_or_else(|| "api".to_owned()),
             auto_expire_action: request.auto_expire_action,
             auto_expire_in: request.auto_expire_in,
+            auto_expire_at,
             expire_at: expire_at.unwrap_or_else(|| now.plus(DEFAULT_LIFE)),
             metadata: request.metadata.unwrap_or_default(),
             order_details: request.order_details,
@@ -187,13 +190,15 @@ pub(crate) fn check(body: &Value, now: Timestamp) -> FieldErrors {
             Some(_) => {}
         }
     }
-    // An unreadable expireAt is a fault of shape and told there.
-    if body["expireAt"]
-        .as_str()
-        .and_then(Timestamp::parse)
-        .is_some_and(|end| end <= now)
-    {
-        fault("ExpireAt", "The value must be in the future.");
+    for (member, field) in [("expireAt", "ExpireAt"), ("autoExpireAt", "AutoExpireAt")] {
+        // An unreadable moment is a fault of shape and told there.
+        if body[member]
+            .as_str()
+            .and_then(Timestamp::parse)
+            .is_some_and(|end| end <= now)
+        {
+            fault(field, "The value must be in the future.");
+        }
     }
 
     let amount = &body["amount"];

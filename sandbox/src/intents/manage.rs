@@ -60,7 +60,7 @@ impl Intent {
         now: Timestamp,
     ) -> Result<Refund, Refusal> {
         self.must_be(&Status::Captured, "be refunded")?;
-        let left = self.taken() - self.refunded_amount;
+        let left = self.left_to_refund();
         if request.amount > left {
             return Err(Refusal::State(format!("There are {left} left to refund.")));
         }
@@ -155,6 +155,11 @@ impl Intent {
         let tips = self.tips_amount.map_or(0, |tips| tips.value);
         let captured: i64 = self.captures.iter().map(|capture| capture.amount).sum();
         self.total_amount.value - tips - captured
+    }
+
+    /// Minor units that were taken from the card and not given back.
+    pub(crate) fn left_to_refund(&self) -> i64 {
+        self.taken() - self.refunded_amount
     }
 
     /// Minor units that were taken from the card.

@@ -56,6 +56,8 @@ pub(crate) struct Intent {
     pub(crate) payment_source: String,
     pub(crate) auto_expire_action: Option<AutoExpireAction>,
     pub(crate) auto_expire_in: Option<String>,
+    /// What version 2022-04-07 knew in place of `autoExpireIn`; an intent has it only if it was created with it.
+    pub(crate) auto_expire_at: Option<Timestamp>,
     pub(crate) expire_at: Timestamp,
     pub(crate) metadata: Map<String, Value>,
     pub(crate) order_details: Option<Value>,

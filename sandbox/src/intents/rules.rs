@@ -116,8 +116,10 @@ impl Intent {
 
     /// Until when the card's issuer holds the money.
     pub(super) fn authorization_ends(&self) -> Option<Timestamp> {
+        let authorized = self.authorized_at?;
         let life = self.auto_expire_after().unwrap_or(AUTHORIZATION_LIFE);
-        self.authorized_at.map(|authorized| authorized.plus(life))
+        // A customer who pays after `autoExpireAt` leaves no time at all.
+        Some(self.auto_expire_at.unwrap_or(authorized.plus(life)))
     }
 
     /// What becomes of the intent when its time is up: unpaid, it is voided; authorized, it is
@@ -129,8 +131,8 @@ impl Intent {
                 self.cancel()
             }
             Status::Authorized => {
-                let capture = self.auto_expire_in.is_some()
-                    && self.auto_expire_action == Some(AutoExpireAction::Capture);
+                let timed = self.auto_expire_in.is_some() || self.auto_expire_at.is_some();
+                let capture = timed && self.auto_expire_action == Some(AutoExpireAction::Capture);
                 if capture {
                     self.capture_all(now);
                 } else {

@@ -75,7 +75,9 @@ async fn what_is_of_another_account_is_not_there() {
         ),
     ] {
         let (status, answer) = other(&rig, method.clone(), &path, &body).await;
-        assert_eq!(status, 404, "{method} {path}: {answer}");
+        // As for one that is not there: Dojo's document lists no 404 for refunds.
+        let unknown = if path.contains("refunds") { 400 } else { 404 };
+        assert_eq!(status, unknown, "{method} {path}: {answer}");
     }
     let search = json!({"startDate": "2000-01-01T00:00:00Z", "endDate": "2100-01-01T00:00:00Z"});
     let (_, mine) = rig.post("/payment-intents/search", &search).await;

@@ -73,6 +73,33 @@ async fn what_the_state_forbids_is_a_conflict() {
 }
 
 #[tokio::test]
+async fn a_refund_in_the_portal_can_be_partial_and_is_told_like_any_other() {
+    let receiver = Receiver::start().await;
+    let rig = Rig::telling(&receiver).await;
+    let id = rig.create_simple().await;
+    let path = format!("payment-intents/{id}/refund");
+    assert_eq!(rig.try_control(&path, &json!({"amount": 1})).await.0, 409);
+    rig.pay(&id).await;
+    assert_eq!(rig.try_control(&path, &json!({"amount": 0})).await.0, 400);
+    let partly = rig.control(&path, &json!({"amount": 400})).await;
+    assert_eq!(
+        (&partly["status"], &partly["refundedAmount"]),
+        (&json!("Captured"), &json!(400))
+    );
+    assert_eq!(rig.try_control(&path, &json!({"amount": 601})).await.0, 409);
+    // What is left.
+    let fully = rig.control(&path, &json!({})).await;
+    assert_eq!(
+        (&fully["status"], &fully["refundedAmount"]),
+        (&json!("Refunded"), &json!(1000))
+    );
+    let told = receiver.wait_for(3).await;
+    assert_eq!(told.len(), 3, "a part of a refund is no change of status");
+    assert_eq!(told[2].says(), "payment_intent.status_updated Refunded");
+    assert_eq!(rig.try_control(&path, &json!({})).await.0, 409);
+}
+
+#[tokio::test]
 async fn a_status_and_an_amount_can_be_forced() {
     let receiver = Receiver::start().await;
     let rig = Rig::telling(&receiver).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{KEY, Rig, answer, eventually, ten_pounds};
+use crate::support::{KEY, Rig, answer, eventually, read, ten_pounds, text};
 
 async fn intents(rig: &Rig) -> usize {
     rig.look("payment-intents")
@@ -53,6 +53,138 @@ async fn a_connection_is_cut_before_the_work_or_after_it() {
     let requests = rig.look("requests").await;
     assert_eq!(requests[0]["answered"], "cut");
     assert_eq!(requests[1]["fault"], "cutAfter");
+}
+
+#[tokio::test]
+async fn a_connection_stays_silent_before_the_work_or_after_it() {
+    let rig = Rig::start().await;
+    for (kind, done) in [("silentBefore", 0), ("silentAfter", 1)] {
+        rig.control("faults", &json!({"operation": "create", "kind": kind}))
+            .await;
+        let request = rig
+            .api(Method::POST, "/payment-intents")
+            .json(&ten_pounds())
+            .timeout(Duration::from_millis(500));
+        let error = request.send().await.expect_err("no answer at all");
+        assert!(error.is_timeout(), "not closed, but silent: {error:?}");
+        assert_eq!(intents(&rig).await, done, "{kind}");
+    }
+    let requests = rig.look("requests").await;
+    assert_eq!(requests[0]["answered"], "silent");
+    assert_eq!(requests[1]["fault"], "silentAfter");
+}
+
+#[tokio::test]
+async fn a_silent_connection_does_not_keep_the_sandbox_from_stopping() {
+    let rig = Rig::start().await;
+    rig.control(
+        "faults",
+        &json!({"operation": "create", "kind": "silentAfter"}),
+    )
+    .await;
+    let request = rig
+        .api(Method::POST, "/payment-intents")
+        .json(&ten_pounds());
+    let call = tokio::spawn(request.send());
+    eventually("the work", async || {
+        (intents(&rig).await == 1).then_some(())
+    })
+    .await;
+    let start = Instant::now();
+    rig.stop().await;
+    assert!(start.elapsed() < Duration::from_secs(3));
+    let error = call.await.expect("no panic").expect_err("no answer");
+    assert!(error.is_request(), "{error:?}");
+}
+
+#[tokio::test]
+async fn headers_can_be_absurd() {
+    let rig = Rig::start().await;
+    for value in [
+        json!(u64::MAX),
+        json!("18446744073709551616"),
+        json!("Fri, 31 Dec 9999 23:59:59 GMT"),
+        json!("soon \u{20ac}"),
+        json!(""),
+    ] {
+        let fault = json!({
+            "operation": "create", "kind": "status", "status": 429, "retryAfter": value,
+        });
+        rig.control("faults", &fault).await;
+        let request = rig.api(Method::POST, "/payment-intents");
+        let response = request.json(&ten_pounds()).send().await.expect("an answer");
+        assert_eq!(response.status(), 429);
+        let told = String::from_utf8_lossy(response.headers()["retry-after"].as_bytes());
+        let plain = value.as_str().map_or(value.to_string(), str::to_owned);
+        assert_eq!(told, plain);
+    }
+
+    let date = "Fri, 31 Dec 9999 23:59:59 GMT";
+    let fault = json!({
+        "operation": "create", "kind": "headers",
+        "headers": {"Date": date, "Retry-After": "-1", "X-Long": "x".repeat(8_000)},
+    });
+    rig.control("faults", &fault).await;
+    let request = rig.api(Method::POST, "/payment-intents");
+    let response = request.json(&ten_pounds()).send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let dates: Vec<_> = response.headers().get_all("date").iter().collect();
+    assert_eq!(dates, [date]);
+    assert_eq!(response.headers()["retry-after"], "-1");
+    assert_eq!(response.headers()["x-long"].len(), 8_000);
+    assert_eq!(intents(&rig).await, 1);
+}
+
+#[tokio::test]
+async fn a_nodes_clock_can_run_ahead() {
+    let rig = Rig::start().await;
+    let id = rig.create_simple().await;
+    let right = rig.intent(&id).await;
+    let path = format!("/payment-intents/{id}");
+    let hour = 3_600_000;
+
+    let fault = json!({"operation": "get", "kind": "clockSkew", "skewMs": hour});
+    rig.control("faults", &fault).await;
+    let response = rig.api(Method::GET, &path).send().await.expect("an answer");
+    let date = response.headers()["date"]
+        .to_str()
+        .expect("text")
+        .to_owned();
+    let (_, ahead) = read(response).await;
+    let told = |intent: &Value| text(&intent["updatedAt"]);
+    assert!(told(&ahead) > told(&right), "{ahead}");
+    assert_eq!(ahead["createdAt"], right["createdAt"]);
+    let response = rig.api(Method::GET, &path).send().await.expect("an answer");
+    assert_ne!(response.headers()["date"], date.as_str());
+    assert_eq!(read(response).await.1, right, "the other nodes are right");
+
+    let fault = json!({"operation": "search", "kind": "clockSkew", "skewMs": -hour});
+    rig.control("faults", &fault).await;
+    let (_, page) = rig.post("/payment-intents/search", &json!({})).await;
+    assert!(told(&page["data"][0]) < told(&right), "{page}");
+}
+
+#[tokio::test]
+async fn an_answer_can_be_about_another_intent() {
+    let rig = Rig::start().await;
+    let id = rig.create_simple().await;
+    let path = format!("/payment-intents/{id}");
+    let fault = json!({"operation": "get", "kind": "otherIntent"});
+    rig.control("faults", &fault).await;
+    let (_, alone) = rig.get(&path).await;
+    assert_ne!(alone["id"], id.as_str(), "there is none to mistake it for");
+    assert_eq!(alone["reference"], "Order 234");
+
+    let first = rig.create_simple().await;
+    let paid = rig.create_simple().await;
+    rig.pay(&paid).await;
+    rig.control("faults", &fault).await;
+    assert_eq!(rig.get(&path).await, (200, rig.intent(&paid).await));
+    let fault = json!({"operation": "create", "kind": "otherIntent", "intentId": first});
+    rig.control("faults", &fault).await;
+    assert_eq!(rig.create(&ten_pounds()).await["id"], first.as_str());
+    assert_eq!(intents(&rig).await, 4, "it was created all the same");
+    assert_eq!(rig.get(&path).await.1["id"], id.as_str());
 }
 
 #[tokio::test]
@@ -140,6 +272,11 @@ async fn a_fault_that_makes_no_sense_is_refused() {
         json!({"operation": "bake", "kind": "cutAfter"}),
         json!({"operation": "create", "kind": "cutAfter", "cuont": 1}),
         json!({"operation": "create", "kind": "cutAfter", "share": -1}),
+        json!({"operation": "get", "kind": "clockSkew"}),
+        json!({"operation": "get", "kind": "headers"}),
+        json!({"operation": "get", "kind": "headers", "headers": {"content-length": "1"}}),
+        json!({"operation": "get", "kind": "headers", "headers": {"a b": "1"}}),
+        json!({"operation": "get", "kind": "status", "status": 429, "retryAfter": "a\nb"}),
     ] {
         assert_eq!(rig.try_control("faults", &fault).await.0, 400, "{fault}");
     }

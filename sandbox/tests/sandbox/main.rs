@@ -11,4 +11,5 @@ mod payment_intents;
 mod search;
 mod subscriptions;
 mod support;
+mod versions;
 mod webhooks;

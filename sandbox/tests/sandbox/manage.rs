@@ -100,7 +100,7 @@ async fn only_an_authorization_can_be_captured() {
     }
     assert_eq!(
         capture(&rig, "pi_unknown", json!({"amount": 1})).await.0,
-        404
+        400
     );
 }
 
@@ -177,7 +177,7 @@ async fn a_payment_is_refunded_in_parts_until_nothing_is_left() {
 
     let path = format!("/payment-intents/refunds/{}", text(&first["refundId"]));
     assert_eq!(rig.get(&path).await, (200, first));
-    assert_eq!(rig.get("/payment-intents/refunds/unknown").await.0, 404);
+    assert_eq!(rig.get("/payment-intents/refunds/unknown").await.0, 400);
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn a_refund_needs_a_key_and_something_to_refund() {
         refund(&rig, "pi_unknown", "k", json!({"amount": 1}))
             .await
             .0,
-        404
+        400
     );
 }
 
@@ -264,7 +264,7 @@ async fn a_captured_payment_can_be_reversed_on_its_day() {
     rig.control("clock", &json!({"advanceSeconds": DAY})).await;
     assert_eq!(reverse(&rig, &late).await, 409);
     assert_eq!(reverse(&rig, &rig.create_simple().await).await, 409);
-    assert_eq!(reverse(&rig, "pi_unknown").await, 404);
+    assert_eq!(reverse(&rig, "pi_unknown").await, 400);
 
     let refunded = paid(&rig).await;
     refund(&rig, &refunded, "k", json!({"amount": 1})).await;
@@ -319,7 +319,7 @@ async fn the_tip_changes_only_where_that_was_allowed() {
         rig.post("/payment-intents/pi_unknown/tips-amount", &body)
             .await
             .0,
-        404
+        400
     );
     rig.pay(&id).await;
     assert_eq!(rig.post(&path(&id), &body).await.0, 400);

@@ -62,6 +62,10 @@ impl Rig {
         }
     }
 
+    pub(crate) async fn stop(self) {
+        self.sandbox.stop().await;
+    }
+
     /// A request without any header of Dojo's.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client

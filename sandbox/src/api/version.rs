@@ -1,0 +1,185 @@
+//! The versions of Dojo's API. One set of rules serves all of them, in the newest form; what an older version writes
+//! differently is translated here, on the way in and on the way out.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use serde_json::{Value, json};
+use time::Date;
+use time::format_description::FormatItem;
+use time::macros::{date, format_description};
+
+use super::body::lower_initials;
+use crate::problem::Problem;
+
+const HEADER: &str = "version";
+const YEAR_MONTH_DAY: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
+
+/// A version of Dojo's API, older ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Version {
+    V2022_04_07,
+    V2024_02_05,
+    V2025_09_10,
+    V2026_02_27,
+}
+
+/// When each version begins, newest first.
+const BEGIN: [(Date, Version); 4] = [
+    (date!(2026 - 02 - 27), Version::V2026_02_27),
+    (date!(2025 - 09 - 10), Version::V2025_09_10),
+    (date!(2024 - 02 - 05), Version::V2024_02_05),
+    (date!(2022 - 04 - 07), Version::V2022_04_07),
+];
+
+impl Version {
+    /// In the order in which they are numbered.
+    pub(super) const ALL: [Self; 4] = [
+        Self::V2022_04_07,
+        Self::V2024_02_05,
+        Self::V2025_09_10,
+        Self::V2026_02_27,
+    ];
+
+    /// The newest version up to the date that the call names.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let Some(named) = headers.get(HEADER) else {
+            return Err(Problem::invalid_field(
+                HEADER,
+                "The version header is required.",
+            ));
+        };
+        let date = named
+            .to_str()
+            .ok()
+            .and_then(|text| Date::parse(text, YEAR_MONTH_DAY).ok())
+            .ok_or_else(|| {
+                Problem::invalid_field(HEADER, "The version is not a date such as 2026-02-27.")
+            })?;
+        BEGIN
+            .iter()
+            .find(|(begin, _)| *begin <= date)
+            .map(|(_, version)| *version)
+            .ok_or_else(|| {
+                let [.., (first, _)] = BEGIN;
+                Problem::invalid_field(HEADER, format!("The first version is {first}."))
+            })
+    }
+
+    /// Handles a call of this version.
+    pub(super) async fn serve(self, mut request: Request, next: Next) -> Response {
+        request.extensions_mut().insert(self);
+        if self > Self::V2022_04_07 {
+            return next.run(request).await;
+        }
+        let (mut parts, body) = request.into_parts();
+        let body = rewritten(&mut parts.headers, body, upgrade).await;
+        let response = next.run(Request::from_parts(parts, body)).await;
+        if !response.status().is_success() {
+            return response;
+        }
+        let (mut parts, body) = response.into_parts();
+        let body = rewritten(&mut parts.headers, body, |json| {
+            match json.get_mut("data").and_then(Value::as_array_mut) {
+                Some(page) => page.iter_mut().for_each(downgrade),
+                None => downgrade(json),
+            }
+        })
+        .await;
+        Response::from_parts(parts, body)
+    }
+}
+
+/// Rewrites a body, if it is JSON.
+async fn rewritten(headers: &mut HeaderMap, body: Body, rewrite: impl FnOnce(&mut Value)) -> Body {
+    // Bodies are in memory by now, and were limited when they came.
+    let bytes = axum::body::to_bytes(body, usize::MAX)
+        .await
+        .unwrap_or_default();
+    let Ok(mut json) = serde_json::from_slice(&bytes) else {
+        return Body::from(bytes);
+    };
+    rewrite(&mut json);
+    // It was the length of the body as it came.
+    headers.remove(header::CONTENT_LENGTH);
+    Body::from(json.to_string())
+}
+
+/// Writes a request's body of version 2022-04-07 as the newest one would. What cannot be read stays as it is, for the
+/// newest version's rules to refuse.
+fn upgrade(body: &mut Value) {
+    lower_initials(body);
+    let Some(members) = body.as_object_mut() else {
+        return;
+    };
+    for (member, words) in [
+        ("captureMode", ["Auto", "Manual"]),
+        ("autoExpireAction", ["Release", "Capture"]),
+    ] {
+        let given = members
+            .get(member)
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if let Some(word) = words.iter().find(|word| given.eq_ignore_ascii_case(word)) {
+            members.insert(member.to_owned(), json!(word));
+        }
+    }
+    rename_in_lines(body, "caption", "name");
+}
+
+/// Writes an intent as version 2022-04-07 does: lines have captions, and the card's details stand among the payment's.
+fn downgrade(intent: &mut Value) {
+    rename_in_lines(intent, "name", "caption");
+    if let Some(details) = intent
+        .get_mut("paymentDetails")
+        .and_then(Value::as_object_mut)
+        && let Some(Value::Object(card)) = details.remove("card")
+    {
+        details.extend(card);
+    }
+}
+
+fn rename_in_lines(object: &mut Value, from: &str, to: &str) {
+    let lines = object.get_mut("itemLines").and_then(Value::as_array_mut);
+    for line in lines.into_iter().flatten() {
+        if let Some(members) = line.as_object_mut()
+            && !members.contains_key(to)
+            && let Some(value) = members.remove(from)
+        {
+            members.insert(to.to_owned(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderMap;
+
+    use super::Version;
+
+    #[test]
+    fn a_date_means_the_newest_version_up_to_it() {
+        let of = |date: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("version", date.parse().expect("a header"));
+            Version::of(&headers).ok()
+        };
+        for (date, version) in [
+            ("2022-04-06", None),
+            ("2022-04-07", Some(Version::V2022_04_07)),
+            ("2022-07-04", Some(Version::V2022_04_07)),
+            ("2024-02-05", Some(Version::V2024_02_05)),
+            ("2025-09-09", Some(Version::V2024_02_05)),
+            ("2026-02-26", Some(Version::V2025_09_10)),
+            ("2026-02-27", Some(Version::V2026_02_27)),
+            ("9999-12-31", Some(Version::V2026_02_27)),
+            ("2026-02-30", None),
+            ("latest", None),
+            ("", None),
+        ] {
+            assert_eq!(of(date), version, "{date}");
+        }
+    }
+}
