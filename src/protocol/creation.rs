@@ -101,7 +101,7 @@ pub async fn create(
                 request,
                 cause,
             };
-            Ok(asking.finish(pool, account).await)
+            Ok(Box::pin(asking.finish(pool, account)).await)
         }
     }
 }

@@ -117,7 +117,7 @@ const AHEAD: World = World {
         ahead: 1,
         ..NOTHING
     },
-    workers: 2,
+    workers: 1,
     intents: 1,
     ..MILD
 };
