@@ -17,7 +17,7 @@ pub enum Status {
     Created,
     /// The customer's bank has set the money aside (manual capture). It is not collected yet.
     Authorized,
-    /// The money is collected: paid.
+    /// The money is collected: paid, if the link is `confirmed` as well.
     Captured,
     /// The money went back to the customer in full.
     Refunded,

@@ -42,7 +42,8 @@ pub enum Kind {
     Failed,
     /// Dojo's answer was lost: whether there is a payment intent is not known.
     Unanswered,
-    /// A webhook arrived; `detail.verdict` says what it meant.
+    /// A webhook arrived; `detail.verdict` says what it meant: `applied`, `unchanged` (the link has that status already),
+    /// `stale`, `contradictory`, `unknownStatus`, or `unknownEvent` (not an event that reports a payment intent's status).
     Webhook,
     /// Dojo was asked and answered something new; `detail.changed` says what.
     Refreshed,

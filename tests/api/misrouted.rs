@@ -99,18 +99,27 @@ async fn a_search_that_mixes_intents_up_changes_nothing() {
 
 #[tokio::test]
 async fn a_creation_answered_with_another_links_intent_is_lost_and_found() {
-    let app = TestApp::quick(&[]).await;
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "20s")]).await;
     app.sandbox.drop_webhooks().await;
-    let first = app.created().await;
-    let body = ten_pounds("Order 2");
-    let other = json!({"intentId": first["paymentIntentId"]});
-    app.sandbox.next("create", "otherIntent", other).await;
-    let problem = app.create_with_key("b", &body).await;
-    let problem = problem.problem(504, "outcome-unknown");
-    let second = app.the_only_link("b", &body).await;
-    assert_eq!(second["id"], problem["paymentLinkId"]);
-    assert_ne!(second["paymentIntentId"], first["paymentIntentId"]);
-    assert_eq!(app.link(&first["id"]).await["status"], "Created");
+    app.sandbox.search_lags(600.0).await;
+    // The answer to the first creation is lost, and comes to the second one.
+    app.sandbox.next("create", "cutAfter", json!({})).await;
+    let first = app.create_with_key("a", &ten_pounds("Order 1")).await;
+    first.problem(504, "outcome-unknown");
+    let theirs = json!({"intentId": app.sandbox.first_intent().await["id"]});
+    app.sandbox.next("create", "otherIntent", theirs).await;
+    let second = app.create_with_key("b", &ten_pounds("Order 2")).await;
+    let second = second.problem(504, "outcome-unknown")["paymentLinkId"].clone();
+    let told = app.told(&second, "unanswered").await;
+    let reason = text(&told[0]["detail"]["reason"]);
+    assert!(reason.contains("the intent of another link"), "{reason}");
+
+    app.sandbox.search_lags(0.0).await;
+    for (key, reference) in [("a", "Order 1"), ("b", "Order 2")] {
+        let link = app.the_only_link(key, &ten_pounds(reference)).await;
+        let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+        assert_eq!(intent["metadata"]["paymentLinkId"], link["id"]);
+    }
 }
 
 #[tokio::test]
