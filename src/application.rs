@@ -40,7 +40,7 @@ pub struct Application {
     pool: PgPool,
     tasks: TaskTracker,
     stop_jobs: CancellationToken,
-    metrics: metrics_exporter_prometheus::PrometheusHandle,
+    state: AppState,
     shutdown_timeout: Duration,
 }
 
@@ -116,8 +116,10 @@ impl Application {
                 ConfigError::new(
                     "BOOTSTRAP_API_KEY",
                     match conflict {
-                        Conflict::OtherName => "is a key that has another name already",
-                        Conflict::Revoked => "is a key that was revoked, which is for good",
+                        Conflict::OtherClient => "is the key of another client",
+                        Conflict::Revoked => {
+                            "is a key that was revoked or has expired, which is for good"
+                        }
                     },
                 )
             })?;
@@ -142,11 +144,11 @@ impl Application {
             pool.clone(),
             accounts,
             tasks.clone(),
-            metrics.clone(),
+            metrics,
             bell,
             settings,
         );
-        let router = api::router(state);
+        let router = api::router(state.clone());
 
         let address = settings.listen_addr;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
@@ -158,7 +160,7 @@ impl Application {
             pool,
             tasks,
             stop_jobs,
-            metrics,
+            state,
             shutdown_timeout: settings.shutdown_timeout,
         })
     }
@@ -179,7 +181,7 @@ impl Application {
                 handle.graceful_shutdown(Some(limit));
             }
         });
-        let upkeep = tokio::spawn(upkeep(self.metrics));
+        let upkeep = tokio::spawn(upkeep(self.state.clone()));
 
         // HTTP/1 alone: with both, a connection that sends nothing waits for ever to be told apart.
         let mut server = axum_server::from_tcp(self.listener)?
@@ -204,6 +206,7 @@ impl Application {
         let _ = timeout_at(deadline, self.pool.close()).await;
         stopper.abort();
         upkeep.abort();
+        self.state.finish();
         info!("stopped");
         result
     }
@@ -237,12 +240,13 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-/// Folds what was measured, which would grow without end where nobody scrapes it.
-async fn upkeep(metrics: metrics_exporter_prometheus::PrometheusHandle) {
+/// Folds what was measured, which would grow without end where nobody scrapes it, and sees to what requests leave behind.
+async fn upkeep(state: AppState) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
     loop {
         ticks.tick().await;
-        metrics.run_upkeep();
+        state.metrics.run_upkeep();
+        state.upkeep();
     }
 }
 

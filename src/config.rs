@@ -30,11 +30,16 @@ pub struct ServeSettings {
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub request_timeout: Duration,
 
-    /// How many links and operations may be under way at once. More are answered 503 before anything is saved, so that a
-    /// slow Dojo fills no memory.
+    /// How many links, operations and refreshes may be under way at once. More are answered 503 before anything is saved,
+    /// so that a slow Dojo fills no memory.
     #[arg(long, env = "MAX_CREATIONS", default_value_t = 256, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..))]
     pub max_creations: u16,
+
+    /// How many requests a second each client may send to this replica, in bursts of up to as many. More are answered 429.
+    #[arg(long, env = "CLIENT_RATE", default_value_t = 200, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub client_rate: u32,
 
     /// How long requests in flight may take to finish after SIGTERM.
     #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration)]
@@ -44,8 +49,9 @@ pub struct ServeSettings {
     #[arg(long, env = "MIGRATE_ON_START", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate_on_start: bool,
 
-    /// An API key with every scope, made at the start if it is not there: `dpl_` and at least 32
-    /// characters. For compose and demos; make real keys with `api-keys create`.
+    /// The API key of the client `bootstrap`, with every scope, made at the start if it is not there: `dpl_` and at least
+    /// 32 characters. Another one takes the place of the one before, which is rejected from then on. For compose and demos;
+    /// make real keys with `api-keys create`.
     #[arg(
         long,
         env = "BOOTSTRAP_API_KEY",
@@ -612,6 +618,16 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration)
     } else {
         Err("not between 1ms and 31days".to_owned())
+    }
+}
+
+/// How long two keys of a client work side by side. Unlike other durations it may be 0: then they do not.
+pub fn overlap(text: &str) -> Result<Duration, String> {
+    let overlap = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if overlap <= Duration::from_hours(24 * 31) {
+        Ok(overlap)
+    } else {
+        Err("is more than 31days".to_owned())
     }
 }
 

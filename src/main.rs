@@ -19,14 +19,17 @@ use dojo_payment_links::{
         openapi,
     },
     application::{Application, stop_signal},
-    config::{DatabaseSettings, DojoSettings, LogSettings, PublicUrl, ServeSettings, account_name},
+    config::{
+        DatabaseSettings, DojoSettings, LogSettings, PublicUrl, ServeSettings, account_name,
+        overlap,
+    },
     dojo::{Account, Accounts},
     golive::{self, check::Report},
     payment_link::OperationId,
     protocol, store, telemetry,
 };
 use secrecy::ExposeSecret;
-use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Makes payment links at Dojo, keeps their state true, and never says paid when it is not.
 #[derive(Debug, Parser)]
@@ -45,7 +48,7 @@ enum Command {
     Serve(Box<ServeSettings>),
     /// Brings the database's schema up to this version, and ends.
     Migrate(DatabaseSettings),
-    /// Makes, lists and revokes API keys.
+    /// Makes, lists, changes and revokes the API keys of the service's clients.
     ApiKeys {
         #[command(flatten)]
         database: DatabaseSettings,
@@ -77,23 +80,36 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ApiKeys {
-    /// Makes a key and prints it, this once: only its hash is kept.
+    /// Gives a client its first API key and prints it, this once: only its hash is kept. A client whose keys were revoked
+    /// gets another one the same way, and stays the same client.
     Create {
-        /// What to call it; shown on what is done with it.
+        /// The client's name, shown on what it does.
         #[arg(long)]
         name: String,
-        /// What it is good for, separated by commas: links:read, links:write, payments:manage.
+        /// What the key may do, separated by commas: links:read, links:write, payments:manage.
         #[arg(long, value_delimiter = ',', required = true)]
         scopes: Vec<Scope>,
         /// The accounts that it is open to, by name, separated by commas. Default: all, also those to come.
         #[arg(long, value_delimiter = ',', value_name = "NAMES", value_parser = account_name)]
         accounts: Option<Vec<String>>,
     },
-    /// Lists the keys: name, scopes, accounts, the day each was made, whether it is active.
+    /// Lists each client's keys: client, scopes, accounts, the day each was made, and whether it is active, expires or was
+    /// revoked.
     List,
-    /// Revokes a key, at once and for good.
+    /// Gives a client a new API key in place of its current one, with the same scopes and accounts, and prints it. It stays
+    /// the same client, so a request that is repeated under the new key is a repetition.
+    Rotate {
+        /// The client's name.
+        #[arg(long)]
+        name: String,
+        /// How long the current key goes on working: 0 to 31days. With 0 it is rejected at once. Keys that an earlier
+        /// rotation has replaced end no later than that.
+        #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = overlap)]
+        overlap: Duration,
+    },
+    /// Revokes all of a client's keys, at once and for good.
     Revoke {
-        /// The key's name.
+        /// The client's name.
         #[arg(long)]
         name: String,
     },
@@ -306,6 +322,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
                     accounts,
                 } => create_key(&pool, &name, &scopes, accounts.as_deref()).await,
                 ApiKeys::List => list_keys(&pool).await,
+                ApiKeys::Rotate { name, overlap } => rotate_key(&pool, &name, overlap).await,
                 ApiKeys::Revoke { name } => revoke_key(&pool, &name).await,
             }
         }
@@ -430,12 +447,15 @@ async fn create_key(
 ) -> Result {
     let name = name.trim();
     if !(1..=60).contains(&name.chars().count()) {
-        return Err("a key's name has 1 to 60 characters".into());
+        return Err("a client's name has 1 to 60 characters".into());
     }
     let (key, hash) = auth::new_key();
     let scopes: Vec<_> = scopes.iter().map(ToString::to_string).collect();
-    if !store::api_keys::insert(pool, name, &hash, &scopes, accounts).await? {
-        return Err(format!("there is an active key {name:?} already; revoke it first").into());
+    if !store::api_keys::create(pool, name, &hash, &scopes, accounts).await? {
+        return Err(format!(
+            "the client {name:?} has an active key already; api-keys rotate gives it a new one"
+        )
+        .into());
     }
     println!("{}", key.expose_secret());
     Ok(())
@@ -443,13 +463,14 @@ async fn create_key(
 
 async fn list_keys(pool: &sqlx::PgPool) -> Result {
     for key in store::api_keys::list(pool).await? {
-        let state = key.revoked_at.map_or_else(
-            || "active".to_owned(),
-            |at| format!("revoked {}", at.date()),
-        );
+        let state = match key.revoked_at {
+            None => "active".to_owned(),
+            Some(at) if key.revoked => format!("revoked {}", at.date()),
+            Some(at) => format!("expires {}", to_the_second(at)?),
+        };
         println!(
             "{}\t{}\t{}\t{}\t{state}",
-            key.name,
+            key.client,
             key.scopes.join(","),
             key.accounts
                 .map_or_else(|| "all accounts".to_owned(), |names| names.join(",")),
@@ -457,6 +478,33 @@ async fn list_keys(pool: &sqlx::PgPool) -> Result {
         );
     }
     Ok(())
+}
+
+async fn rotate_key(pool: &sqlx::PgPool, name: &str, overlap: Duration) -> Result {
+    let name = name.trim();
+    let (key, hash) = auth::new_key();
+    let Some(ending) = store::api_keys::rotate(pool, name, &hash, overlap).await? else {
+        return Err(
+            format!("the client {name:?} has no active key; api-keys create gives it one").into(),
+        );
+    };
+    // Standard output is the key's alone, so that it can go straight to where it is kept.
+    if ending.is_empty() {
+        eprintln!("The client's earlier keys are rejected from now on.");
+    }
+    for at in ending {
+        eprintln!(
+            "An earlier key of the client works until {}.",
+            to_the_second(at)?
+        );
+    }
+    println!("{}", key.expose_secret());
+    Ok(())
+}
+
+fn to_the_second(at: OffsetDateTime) -> Result<String> {
+    // Rounded down: the key must not be promised to work for longer than it does.
+    Ok(at.truncate_to_second().format(&Rfc3339)?)
 }
 
 async fn list_unconfirmed(pool: &sqlx::PgPool) -> Result {
@@ -480,10 +528,10 @@ async fn list_unconfirmed(pool: &sqlx::PgPool) -> Result {
 }
 
 async fn revoke_key(pool: &sqlx::PgPool, name: &str) -> Result {
-    if store::api_keys::revoke(pool, name).await? {
+    if store::api_keys::revoke(pool, name.trim()).await? {
         Ok(())
     } else {
-        Err(format!("there is no active key {name:?}").into())
+        Err(format!("there is no active key of a client {name:?}").into())
     }
 }
 

@@ -7,6 +7,7 @@
 
 #![allow(unreachable_pub, reason = "it shares a file with the tests")]
 
+mod alone;
 mod operators;
 mod people;
 #[path = "../../tests/api/support/postgres.rs"]
@@ -15,10 +16,12 @@ mod promise;
 mod stage;
 mod trouble;
 mod verdict;
+mod wire;
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use futures_util::future::try_join_all;
 use people::Books;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use stage::{Result, Stage};
@@ -27,7 +30,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     time::Instant,
 };
-use trouble::Damage;
+use trouble::{Damage, Trouble};
 use verdict::Findings;
 
 /// Runs the service under load while everything around it fails, then checks that it kept its promises.
@@ -40,6 +43,39 @@ struct Options {
     /// What decides the plan. Default: a random one, which is printed.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+
+    /// What goes wrong in place of what does by default, separated by commas.
+    #[arg(long, value_name = "TROUBLES", value_delimiter = ',', conflicts_with_all = ["with", "all"])]
+    only: Vec<Trouble>,
+
+    /// What goes wrong besides what does by default.
+    #[arg(long, value_name = "TROUBLES", value_delimiter = ',')]
+    with: Vec<Trouble>,
+
+    /// What is left out.
+    #[arg(long, value_name = "TROUBLES", value_delimiter = ',')]
+    without: Vec<Trouble>,
+
+    /// Everything there is goes wrong.
+    #[arg(long)]
+    all: bool,
+}
+
+impl Options {
+    fn troubles(&self) -> BTreeSet<Trouble> {
+        let chosen = |trouble: &Trouble| {
+            if self.only.is_empty() {
+                self.all || trouble.is_default() || self.with.contains(trouble)
+            } else {
+                self.only.contains(trouble)
+            }
+        };
+        Trouble::value_variants()
+            .iter()
+            .filter(|trouble| chosen(trouble) && !self.without.contains(trouble))
+            .copied()
+            .collect()
+    }
 }
 
 #[tokio::main]
@@ -50,7 +86,10 @@ async fn main() -> Result<ExitCode> {
         .seed
         .unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let seconds = options.seconds;
-    println!("Chaos for {seconds} s with seed {seed}");
+    let troubles = options.troubles();
+    let names: Vec<_> = troubles.iter().map(|trouble| trouble.name()).collect();
+    let names = names.join(",");
+    println!("Chaos for {seconds} s with seed {seed}: {names}");
 
     let logs =
         std::env::temp_dir().join(format!("dojo-payment-links-chaos-{}", std::process::id()));
@@ -58,7 +97,7 @@ async fn main() -> Result<ExitCode> {
     let mut terminated = signal(SignalKind::terminate())?;
     // Dropping the run's future drops what it started, which ends all of it.
     let result = tokio::select! {
-        result = run(seconds, seed, &logs) => result,
+        result = run(seconds, seed, troubles, &logs) => result,
         _ = tokio::signal::ctrl_c() => Err("stopped; nothing is left running".into()),
         _ = terminated.recv() => Err("stopped; nothing is left running".into()),
     };
@@ -70,32 +109,36 @@ async fn main() -> Result<ExitCode> {
         }
         Err(error) => {
             eprintln!("\n{error}");
-            eprintln!("  To repeat: script/chaos --seconds {seconds} --seed {seed}");
+            eprintln!("  To repeat: script/chaos --seconds {seconds} --seed {seed} --only {names}");
             eprintln!("  The replicas' logs: {}", logs.display());
             Ok(ExitCode::FAILURE)
         }
     }
 }
 
-async fn run(seconds: u64, seed: u64, logs: &Path) -> Result {
-    let stage = Stage::set(seed, logs).await?;
+async fn run(seconds: u64, seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) -> Result {
+    let stage = Stage::set(seed, troubles, logs).await?;
     let (books, damage) = (Books::default(), Damage::default());
     let until = Instant::now() + Duration::from_secs(seconds);
     // Each has dice of its own, so that none changes what another does.
     let mut seeds = StdRng::seed_from_u64(seed);
     let mut dice = || StdRng::from_rng(&mut seeds);
+    let callers = people::callers(&stage, &books, dice(), until);
+    let merchant = people::merchant(&stage, dice(), until);
+    let readers = [dice(), dice(), dice()].map(|dice| people::reader(&stage, &books, dice, until));
+    // Those that are left out have had their dice as well.
+    let dice_for_each = Trouble::value_variants().iter().map(|one| (*one, dice()));
+    let troubles = dice_for_each
+        .collect::<Vec<_>>()
+        .into_iter()
+        .filter(|(trouble, _)| stage.has(*trouble))
+        .map(|(trouble, dice)| trouble.run(&stage, &damage, dice, until));
     // The first broken promise ends it.
     tokio::try_join!(
-        people::callers(&stage, &books, dice(), until),
-        people::merchant(&stage, dice(), until),
-        people::reader(&stage, &books, dice(), until),
-        people::reader(&stage, &books, dice(), until),
-        people::reader(&stage, &books, dice(), until),
-        trouble::calls(&stage, dice(), until),
-        trouble::webhooks(&stage, dice(), until),
-        trouble::search(&stage, dice(), until),
-        trouble::kills(&stage, &damage, dice(), until),
-        trouble::outages(&stage, &damage, dice(), until),
+        callers,
+        merchant,
+        try_join_all(readers),
+        try_join_all(troubles),
     )?;
 
     let calm = Instant::now();
@@ -104,6 +147,8 @@ async fn run(seconds: u64, seed: u64, logs: &Path) -> Result {
     verdict::settled(&stage, any_time).await?;
     people::ask_for_all(&stage, &books, dice()).await?;
     operators::ask_for_all(&stage, &books, &mut dice()).await?;
+    verdict::settled(&stage, any_time).await?;
+    alone::each_replica_works(&stage).await?;
     verdict::settled(&stage, any_time).await?;
     let looked_at = verdict::look_at_all(&stage.database.pool).await?;
     verdict::settled(&stage, looked_at).await?;
@@ -164,11 +209,10 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
     row(
         "trouble",
         format!(
-            "{} kills, {} outages, {} calls and {} webhooks faulty",
-            damage.kills.get(),
-            damage.outages.get(),
+            "{} calls and {} webhooks faulty, {}",
             findings.call_faults,
-            findings.webhook_faults
+            findings.webhook_faults,
+            damage.tally().join(", ")
         ),
     );
     row(

@@ -1,17 +1,24 @@
 //! People who manage payments through the service: they capture, refund, reverse and cancel, and ask again until they
 //! know what came of it. What Dojo has in the end has to be what they were told, and nothing twice.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    people::{Books, text},
+    people::{Books, PortalRefund, text},
     promise::{Promise, broken},
-    stage::{API_KEY, Replica, Result, Stage},
+    stage::{Replica, Result, Stage},
+    trouble::Trouble,
 };
 
 /// An operation that somebody wants: one idempotency key, one body, and what was answered to it.
@@ -53,24 +60,27 @@ impl Wish {
         let request = stage
             .http
             .post(path)
-            .bearer_auth(API_KEY)
+            .bearer_auth(stage.key())
             .header("idempotency-key", &self.key)
             .json(&self.body);
         let Ok(answer) = request.send().await else {
             return Ok(None);
         };
         let status = answer.status();
+        let is_for_now = answer.headers().contains_key("retry-after");
         let Ok(body) = answer.json::<Value>().await else {
             return Ok(None);
         };
         let kind = text(&body["type"]).rsplit(':').next().unwrap_or_default();
         let outcome = match (status.as_u16(), kind) {
             (200 | 202, _) => Outcome::Done,
+            (409, _) if is_for_now => return Ok(None),
+            (401, _) if stage.has(Trouble::RotatedKeys) => return Ok(None),
             (409, "not-possible") => Outcome::NotPossible,
             (409, "refused-by-dojo" | "not-done") => Outcome::NotDone,
             (409, "outcome-unconfirmed") => Outcome::Unconfirmed,
             (409, "request-in-progress" | "operation-in-progress")
-            | (503 | 504, _)
+            | (429 | 503 | 504, _)
             | (502, "dojo-key-refused") => return Ok(None),
             _ => {
                 let what = format!("answered {status} to {}: {body}", self.operation);
@@ -144,10 +154,45 @@ pub async fn manage(
         1 | 2 => {
             let part = (payment.amount / 4).max(1);
             let refunds = (0..6).map(|_| ("refunds", money(part))).collect();
-            wish(stage, books, payment, refunds, rng).await
+            if !stage.has(Trouble::PortalRefunds) {
+                return wish(stage, books, payment, refunds, rng).await;
+            }
+            let mut theirs = StdRng::from_rng(rng);
+            let portal = in_portal(stage, books, payment, &mut theirs);
+            let ours = async {
+                sleep(Duration::from_millis(rng.random_range(0..6000))).await;
+                wish(stage, books, payment, refunds, rng).await
+            };
+            tokio::try_join!(portal, ours).map(drop)
         }
         _ => Ok(()),
     }
+}
+
+/// Refunds parts in Dojo's portal, where nobody knows of ours.
+async fn in_portal(
+    stage: &Stage,
+    books: &Books,
+    payment: &Payment<'_>,
+    rng: &mut StdRng,
+) -> Result {
+    for _ in 0..rng.random_range(1..=3) {
+        sleep(Duration::from_millis(rng.random_range(0..3000))).await;
+        let amount = rng.random_range(1..=(payment.amount / 3).max(1));
+        let path = format!("payment-intents/{}/refund", payment.intent);
+        if stage.dojo.control(&path, json!({"amount": amount})).await? {
+            let refund = PortalRefund {
+                at: OffsetDateTime::now_utc(),
+                amount,
+            };
+            let mut refunds = books.portal_refunds.borrow_mut();
+            refunds
+                .entry(payment.intent.to_owned())
+                .or_default()
+                .push(refund);
+        }
+    }
+    Ok(())
 }
 
 /// Cancels a link that nobody has paid.
@@ -247,7 +292,10 @@ pub fn judge(books: &Books, intents: &[Value]) -> Result {
             return broken(Promise::OneOperation, text(&intent["id"]), what);
         }
         let refunded = intent["refundedAmount"].as_i64().unwrap_or_default();
-        let least: i64 = of("refunds", Outcome::Done).iter().sum();
+        let portal = books.portal_refunds.borrow();
+        let portal = portal.get(text(&intent["id"])).into_iter().flatten();
+        let portal: i64 = portal.map(|refund| refund.amount).sum();
+        let least = portal + of("refunds", Outcome::Done).iter().sum::<i64>();
         let most = least + of("refunds", Outcome::Unconfirmed).iter().sum::<i64>();
         if !(least..=most).contains(&refunded) {
             let what = format!("Dojo has given back {refunded}, and {least} to {most} was told");
@@ -262,6 +310,37 @@ pub fn judge(books: &Books, intents: &[Value]) -> Result {
                 );
                 return broken(Promise::OneOperation, text(&intent["id"]), what);
             }
+        }
+    }
+    Ok(())
+}
+
+/// How long before a refund somebody may have given money back in the portal without the service having to know: it reads
+/// the payment, and asks for the refund, within three time limits of a call.
+const UNKNOWN_FOR: Duration = Duration::from_secs(4);
+
+/// Dojo rejected none of our refunds for lack of funds. A repetition may be: to ask again is how the service finds out
+/// about a refund whose answer was lost, and the money may have been given back in the portal meanwhile.
+pub fn never_too_much(books: &Books, requests: &[Value]) -> Result {
+    let mut keys = HashSet::new();
+    let portal = books.portal_refunds.borrow();
+    for request in requests {
+        let headers = &request["headers"];
+        let is_ours = text(&headers["user-agent"]).starts_with("dojo-payment-links/");
+        if request["operation"] != "refund" || request["method"] != "POST" || !is_ours {
+            continue;
+        }
+        let is_first = keys.insert(text(&headers["idempotencykey"]));
+        let is_rejected = request["answered"] == 400 && request["fault"].is_null();
+        if !is_first || !is_rejected {
+            continue;
+        }
+        let at = OffsetDateTime::parse(text(&request["at"]), &Rfc3339)?;
+        let intent = text(&request["path"]).split('/').nth(2).unwrap_or_default();
+        let mut refunds = portal.get(intent).into_iter().flatten();
+        if !refunds.any(|refund| (at - UNKNOWN_FOR..at).contains(&refund.at)) {
+            let what = format!("Dojo rejected {}", request["body"]);
+            return broken(Promise::NeverTooMuch, intent, what);
         }
     }
     Ok(())

@@ -14,6 +14,11 @@ pub enum Promise {
     Heals,
     Explained,
     NeverPaidBefore,
+    Confirmed,
+    NeverTooMuch,
+    OnlyAuthorized,
+    Recovers,
+    JobsGoOn,
     Ready,
     Answers,
 }
@@ -30,6 +35,11 @@ impl Promise {
             Self::Heals => "what was missed is found without anyone asking",
             Self::Explained => "each change stands once in the timeline, with its cause",
             Self::NeverPaidBefore => "no link says paid before Dojo does",
+            Self::Confirmed => "a link that is confirmed says what Dojo said",
+            Self::NeverTooMuch => "Dojo never has to reject one of our refunds for lack of funds",
+            Self::OnlyAuthorized => "only an API key that is valid now gets in",
+            Self::Recovers => "a replica serves again within 30 s when its database can be reached",
+            Self::JobsGoOn => "every job of every replica goes on, whatever happened to it",
             Self::Ready => "/readyz tells the truth",
             Self::Answers => "a caller is answered as the API's document says",
         }

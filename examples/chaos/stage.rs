@@ -1,13 +1,18 @@
 //! What the run plays on: a private Postgres, the sandbox, three replicas of the service as the processes they
-//! are, and a gate that spreads the webhooks over them.
+//! are, each with a wire of its own to the database, and a gate that spreads the webhooks over them.
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeSet,
     error::Error,
     fs::{File, OpenOptions},
+    ops::Deref,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,18 +20,23 @@ use dojo_sandbox::{Sandbox, Settings};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
-use sqlx::{PgPool, postgres::PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::{
     net::{TcpListener, TcpStream},
     process::{Child, Command},
     time::{Instant, sleep},
 };
 
-use crate::postgres::{Postgres, free_port};
+use crate::{
+    postgres::{Postgres, free_port},
+    trouble::Trouble,
+    wire::Wire,
+};
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
-pub const API_KEY: &str = "dpl_chaos_0123456789abcdef0123456789abcdef";
+/// Who calls.
+const CLIENT: &str = "chaos";
 const DOJO_API_KEY: &str = "sk_sandbox_chaos";
 const WEBHOOK_SECRET: &str = "whs_chaos_0123456789";
 const REPLICAS: usize = 3;
@@ -34,45 +44,118 @@ const REPLICAS: usize = 3;
 /// What the service's `RECOVERY_SETTLE` is here: search has to lag behind by less, or a second intent may come.
 pub const SETTLE: Duration = Duration::from_secs(3);
 
+/// How long whoever works on something may hold it: three time limits of a call, and `LEASE_SLACK`.
+pub const LEASE: Duration = Duration::from_secs(6);
+
 /// Everything that runs. Dropping it ends all of it.
 pub struct Stage {
     pub dojo: Dojo,
     pub replicas: Vec<Replica>,
     pub database: Database,
     pub http: Client,
+    /// What goes wrong in this run.
+    troubles: BTreeSet<Trouble>,
+    /// The callers' API key.
+    key: RefCell<String>,
 }
 
 impl Stage {
-    pub async fn set(seed: u64, logs: &Path) -> Result<Self> {
+    pub async fn set(seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) -> Result<Self> {
         let database = Database::start().await?;
         let http = Client::builder()
             .timeout(Duration::from_secs(5))
             .no_proxy()
             .build()?;
         let ports: Vec<u16> = (0..REPLICAS).map(|_| free_port()).collect();
-        let gate = gate(ports.clone(), seed).await?;
-        let dojo = Dojo::start(&gate, seed, http.clone()).await?;
-        let replicas: Vec<Replica> = ports
-            .into_iter()
-            .enumerate()
-            .map(|(n, port)| Replica {
-                name: format!("replica {}", n + 1),
-                url: format!("http://127.0.0.1:{port}"),
-                settings: settings(port, &database.url, &dojo.url),
-                log: logs.join(format!("replica-{}.log", n + 1)),
-                process: RefCell::default(),
-                up: Cell::new(false),
+        let doors: Vec<Arc<Door>> = ports
+            .iter()
+            .map(|port| {
+                Arc::new(Door {
+                    port: *port,
+                    shut: AtomicBool::default(),
+                })
             })
             .collect();
-        for replica in &replicas {
+        let gate = gate(doors.clone(), seed).await?;
+        let dojo = Dojo::start(&gate, seed, http.clone()).await?;
+        let mut replicas = Vec::new();
+        for (n, door) in doors.into_iter().enumerate() {
+            let wire = Wire::to(database.port()?).await?;
+            let replica = Replica {
+                name: format!("replica {}", n + 1),
+                url: format!("http://127.0.0.1:{}", door.port),
+                settings: settings(door.port, wire.port, &dojo.url),
+                log: logs.join(format!("replica-{}.log", n + 1)),
+                wire,
+                door,
+                process: RefCell::default(),
+                up: Cell::new(false),
+                frozen: Cell::new(false),
+                taken: Cell::new(false),
+            };
             replica.start(&http).await?;
+            replicas.push(replica);
         }
-        Ok(Self {
+        let stage = Self {
             dojo,
             replicas,
             database,
             http,
-        })
+            troubles,
+            key: RefCell::default(),
+        };
+        let scopes = "links:read,links:write,payments:manage";
+        let key = stage
+            .command(&["api-keys", "create", "--name", CLIENT, "--scopes", scopes])
+            .await?;
+        stage.key.replace(key);
+        Ok(stage)
+    }
+
+    /// Whether this goes wrong in this run.
+    pub fn has(&self, trouble: Trouble) -> bool {
+        self.troubles.contains(&trouble)
+    }
+
+    /// The callers' API key at the moment.
+    pub fn key(&self) -> String {
+        self.key.borrow().clone()
+    }
+
+    /// Gives the callers a new key; the old one ends at once.
+    pub async fn rotate_key(&self) -> Result {
+        let key = self
+            .command(&["api-keys", "rotate", "--name", CLIENT, "--overlap", "0s"])
+            .await?;
+        self.key.replace(key);
+        Ok(())
+    }
+
+    /// Runs one of the program's commands, as an operator would. What it prints.
+    async fn command(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(program()?)
+            .args(arguments)
+            .env_clear()
+            .env("DATABASE_URL", &self.database.url)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+        } else {
+            let error = String::from_utf8_lossy(&output.stderr);
+            Err(format!("{} failed: {error}", arguments.join(" ")).into())
+        }
+    }
+
+    /// Some replica that nobody else does anything to.
+    pub fn take_any(&self, rng: &mut StdRng) -> Option<Taken<'_>> {
+        let first = rng.random_range(0..self.replicas.len());
+        let (before, after) = self.replicas.split_at(first);
+        let free = after.iter().chain(before).find(|one| !one.taken.get())?;
+        free.taken.set(true);
+        Some(Taken(free))
     }
 
     pub fn any_replica(&self, rng: &mut StdRng) -> &Replica {
@@ -81,37 +164,65 @@ impl Stage {
 }
 
 /// Quick where production is patient, so that a minute here holds what takes hours there.
-fn settings(port: u16, database_url: &str, dojo_url: &str) -> Vec<(&'static str, String)> {
+fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str, String)> {
     vec![
         ("LISTEN_ADDR", format!("127.0.0.1:{port}")),
-        ("DATABASE_URL", database_url.to_owned()),
+        ("DATABASE_URL", database_url(database_port)),
         ("DATABASE_ACQUIRE_TIMEOUT", "2s".to_owned()),
-        ("BOOTSTRAP_API_KEY", API_KEY.to_owned()),
         ("DOJO_API_URL", dojo_url.to_owned()),
         ("DOJO_API_KEY", DOJO_API_KEY.to_owned()),
         ("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
         ("DOJO_TIMEOUT", "1s".to_owned()),
+        ("LEASE_SLACK", "3s".to_owned()),
         ("RECOVERY_SETTLE", format!("{}s", SETTLE.as_secs())),
         ("POLL_INTERVAL", "100ms".to_owned()),
         ("BACKGROUND_RATE", "200".to_owned()),
+        // All callers, readers and operators are one client.
+        ("CLIENT_RATE", "100000".to_owned()),
         ("LOG_FORMAT", "json".to_owned()),
     ]
+}
+
+fn database_url(port: u16) -> String {
+    format!("postgres://postgres@127.0.0.1:{port}/postgres")
 }
 
 /// One process of the service.
 pub struct Replica {
     pub name: String,
     pub url: String,
+    /// What its connections to the database go through.
+    pub wire: Wire,
+    door: Arc<Door>,
     settings: Vec<(&'static str, String)>,
     log: PathBuf,
     process: RefCell<Option<Child>>,
     up: Cell<bool>,
+    frozen: Cell<bool>,
+    taken: Cell<bool>,
+}
+
+/// A replica that its taker alone kills, freezes or starts.
+pub struct Taken<'a>(&'a Replica);
+
+impl Deref for Taken<'_> {
+    type Target = Replica;
+
+    fn deref(&self) -> &Replica {
+        self.0
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.0.taken.set(false);
+    }
 }
 
 impl Replica {
-    /// Whether it has been serving since it was last started.
+    /// Whether it has been serving since it was last started, and is not frozen.
     pub fn is_up(&self) -> bool {
-        self.up.get()
+        self.up.get() && !self.frozen.get()
     }
 
     /// Starts it, again and again as an orchestrator does: without its database it does not come up.
@@ -142,6 +253,47 @@ impl Replica {
         Ok(())
     }
 
+    /// SIGSTOP: it does nothing more, and its connections stay as they are.
+    pub async fn freeze(&self) -> Result {
+        self.frozen.set(true);
+        self.signal("STOP").await
+    }
+
+    /// SIGCONT: it goes on.
+    pub async fn thaw(&self) -> Result {
+        self.signal("CONT").await?;
+        self.frozen.set(false);
+        Ok(())
+    }
+
+    async fn signal(&self, signal: &str) -> Result {
+        // A process that has ended by itself has no id any more, and is missed by whoever calls it.
+        let id = self.process.borrow().as_ref().and_then(Child::id);
+        if let Some(id) = id {
+            Command::new("kill")
+                .args(["-s", signal, &id.to_string()])
+                .status()
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Sends it no more webhooks, or does again: as a load balancer that has found out.
+    pub fn shut_off(&self, shut: bool) {
+        self.door.shut.store(shut, Ordering::Relaxed);
+    }
+
+    /// The status that a caller gets for this path.
+    pub async fn get(&self, stage: &Stage, path: &str) -> Option<StatusCode> {
+        self.get_with(stage, path, &stage.key()).await
+    }
+
+    /// The same, with this key.
+    pub async fn get_with(&self, stage: &Stage, path: &str, key: &str) -> Option<StatusCode> {
+        let request = stage.http.get(format!("{}{path}", self.url));
+        Some(request.bearer_auth(key).send().await.ok()?.status())
+    }
+
     /// The status that this path answers; `None` if there is no answer.
     pub async fn answers(&self, http: &Client, path: &str) -> Option<StatusCode> {
         let answer = http.get(format!("{}{path}", self.url)).send().await;
@@ -149,14 +301,18 @@ impl Replica {
     }
 }
 
-/// Starts the service, which stands beside this program's folder.
-fn start_program(settings: &[(&'static str, String)], log: &Path) -> Result<Child> {
+/// The service's program, which stands beside this program's folder.
+fn program() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own
         .ancestors()
         .nth(2)
         .ok_or("the run starts from its build folder")?;
-    let program = folder.join("dojo-payment-links");
+    Ok(folder.join("dojo-payment-links"))
+}
+
+fn start_program(settings: &[(&'static str, String)], log: &Path) -> Result<Child> {
+    let program = program()?;
     let log: File = OpenOptions::new().create(true).append(true).open(log)?;
     Command::new(&program)
         .arg("serve")
@@ -173,21 +329,28 @@ fn start_program(settings: &[(&'static str, String)], log: &Path) -> Result<Chil
         })
 }
 
+/// Where a replica takes webhooks.
+struct Door {
+    port: u16,
+    shut: AtomicBool,
+}
+
 /// Listens where Dojo sends its webhooks, and hands each connection to a replica that takes it, as a load balancer
 /// does. A replica that dies cuts what it had.
-async fn gate(ports: Vec<u16>, seed: u64) -> Result<String> {
+async fn gate(doors: Vec<Arc<Door>>, seed: u64) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/webhooks/dojo", listener.local_addr()?);
     let mut rng = StdRng::seed_from_u64(seed);
     tokio::spawn(async move {
         while let Ok((mut caller, _)) = listener.accept().await {
-            let first = rng.random_range(0..ports.len());
-            let order: Vec<u16> = (0..ports.len())
-                .map(|n| ports[(first + n) % ports.len()])
+            let first = rng.random_range(0..doors.len());
+            let order: Vec<Arc<Door>> = (0..doors.len())
+                .map(|n| Arc::clone(&doors[(first + n) % doors.len()]))
+                .filter(|door| !door.shut.load(Ordering::Relaxed))
                 .collect();
             tokio::spawn(async move {
-                for port in order {
-                    if let Ok(mut replica) = TcpStream::connect(("127.0.0.1", port)).await {
+                for door in order {
+                    if let Ok(mut replica) = TcpStream::connect(("127.0.0.1", door.port)).await {
                         // A cut is the callers' to notice.
                         let _ = tokio::io::copy_bidirectional(&mut caller, &mut replica).await;
                         return;
@@ -277,6 +440,8 @@ impl Dojo {
 /// The private Postgres, and a pool to look into it.
 pub struct Database {
     pub pool: PgPool,
+    /// Held while something is done to it: what it does to the replicas is judged one at a time.
+    pub trouble: tokio::sync::Mutex<()>,
     url: String,
     server: Arc<Mutex<Postgres>>,
 }
@@ -287,9 +452,28 @@ impl Database {
         let url = server.url("postgres");
         Ok(Self {
             pool: PgPoolOptions::new().max_connections(4).connect_lazy(&url)?,
+            trouble: tokio::sync::Mutex::default(),
             url,
             server: Arc::new(Mutex::new(server)),
         })
+    }
+
+    fn port(&self) -> Result<u16> {
+        let url = reqwest::Url::parse(&self.url)?;
+        Ok(url.port().ok_or("the database's address has a port")?)
+    }
+
+    /// From now on no transaction that begins may write anything, or may again.
+    pub async fn set_read_only(&self, read_only: bool) -> Result {
+        let setting = if read_only { "on" } else { "off" };
+        let statement = format!("ALTER SYSTEM SET default_transaction_read_only = {setting}");
+        sqlx::query(AssertSqlSafe(statement))
+            .execute(&self.pool)
+            .await?;
+        sqlx::query("SELECT pg_reload_conf()")
+            .execute(&self.pool)
+            .await?;
+        Ok(())
     }
 
     /// Stops it as a power cut does.

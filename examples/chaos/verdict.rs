@@ -17,8 +17,8 @@ use crate::{
     stage::{Result, Stage},
 };
 
-/// How long settling may take. A replica that was killed holds what it had claimed for twice the time limit of a
-/// call and ten seconds, and the background leaves a Dojo alone that has just been in trouble.
+/// How long settling may take. A replica that was killed holds what it had claimed until its lease is over, and the
+/// background leaves a Dojo alone that has just been in trouble.
 const SETTLED_WITHIN: Duration = Duration::from_secs(100);
 
 /// Waits until nothing is on its way, pending, due or in dispute any more, and each link that can still change has
@@ -147,8 +147,9 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
     operators::judge(books, &intents)?;
     let present = acknowledged(pool, &deliveries).await?;
     told(pool).await?;
-
     let requests = stage.dojo.look("requests").await?;
+    operators::never_too_much(books, &requests)?;
+
     let entries = |wanted: &dyn Fn(&Entry) -> bool| timeline.iter().filter(|e| wanted(e)).count();
     Ok(Findings {
         links: links.len(),

@@ -1,4 +1,4 @@
-//! API keys: who may call, and what for.
+//! API keys: which client calls, and what it may do.
 
 use std::{fmt, fmt::Write, marker::PhantomData, str::FromStr};
 
@@ -9,9 +9,10 @@ use axum::{
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::{AppState, Error};
+use super::{AppState, Error, observe::Sender};
 use crate::{config::ConfigError, store};
 
 /// What a key is good for.
@@ -97,10 +98,10 @@ fn hash(key: &str) -> Vec<u8> {
 /// open to nobody else, and says so where it is declared.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller<S> {
-    /// The key's id.
-    pub(crate) key_id: Uuid,
-    /// The key's name.
-    pub(crate) name: String,
+    /// The client's id, whichever of its keys came with the request.
+    pub(crate) client_id: Uuid,
+    /// The client's name.
+    pub(crate) client: String,
     /// The accounts that the key is limited to. `None`: it is open to all.
     accounts: Option<Vec<String>>,
     scope: PhantomData<S>,
@@ -159,16 +160,27 @@ impl<S: Needed> FromRequestParts<AppState> for Caller<S> {
             .filter(|key| is_wellformed(key))
             .ok_or(Error::Unauthenticated)?;
         // Looked up by hash: whatever the comparison's time tells is about a hash that nobody can choose.
-        let key = store::api_keys::find_active(&state.pool, &hash(key))
+        let key = store::api_keys::identify(&state.pool, &hash(key))
             .await?
             .ok_or(Error::Unauthenticated)?;
-        tracing::Span::current().record("api_key", &key.name);
+        if let Some(sender) = parts.extensions.get::<Sender>() {
+            sender.is_known();
+        }
+        let span = tracing::Span::current();
+        span.record("client", &key.client);
+        if let Some(ends_at) = key.ends_at.and_then(|at| at.format(&Rfc3339).ok()) {
+            span.record("key_ends_at", ends_at);
+        }
+        state
+            .rates
+            .check(key.client_id)
+            .map_err(Error::RateLimited)?;
         if !key.scopes.iter().any(|held| held == S::SCOPE.as_str()) {
             return Err(Error::Forbidden(S::SCOPE));
         }
         Ok(Self {
-            key_id: key.id,
-            name: key.name,
+            client_id: key.client_id,
+            client: key.client,
             accounts: key.accounts,
             scope: PhantomData,
         })

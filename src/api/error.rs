@@ -21,10 +21,12 @@ pub(crate) enum Error {
     NotFound,
     #[error("there is no such link, or it is not open to this API key")]
     NoSuchLink,
-    #[error("the API key is missing, wrong or revoked: Authorization: Bearer dpl_…")]
+    #[error("the API key is missing, wrong, expired or revoked: Authorization: Bearer dpl_…")]
     Unauthenticated,
     #[error("the API key lacks the scope {}", .0.as_str())]
     Forbidden(Scope),
+    #[error("the client sends more requests a second than it may; nothing was done")]
+    RateLimited(Duration),
     #[error("the body has to be application/json")]
     NotJson,
     #[error("the body is no JSON: {0}")]
@@ -70,7 +72,7 @@ pub(crate) enum Error {
     Unconfirmed(Subject),
     #[error("the webhook could not be kept; send it again")]
     NotKept(#[source] store::Error),
-    #[error("too many links and operations are under way; nothing was done")]
+    #[error("too many calls to Dojo are under way; nothing was done")]
     Overloaded,
     #[error("the signature is missing or not that of this body")]
     BadSignature,
@@ -139,6 +141,7 @@ impl Error {
             Self::NotFound | Self::NoSuchLink => StatusCode::NOT_FOUND,
             Self::Unauthenticated | Self::BadSignature => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::MalformedJson(_) | Self::BodyIncomplete => StatusCode::BAD_REQUEST,
             Self::Invalid(_) | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
@@ -179,6 +182,7 @@ impl Error {
             Self::NotFound | Self::NoSuchLink => "not-found",
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden(_) => "forbidden",
+            Self::RateLimited(_) => "rate-limited",
             Self::NotJson => "unsupported-media-type",
             Self::MalformedJson(_) => "malformed-json",
             Self::Invalid(_) => "invalid-request",
@@ -213,6 +217,7 @@ impl Error {
     /// How long to wait before another try, where trying again makes sense.
     fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::RateLimited(wait) => Some(*wait),
             Self::Running(_) | Self::OperationRunning | Self::Overloaded | Self::NotKept(_) => {
                 Some(Duration::from_secs(1))
             }

@@ -10,20 +10,27 @@ mod operations;
 mod payment_links;
 mod problem;
 mod query;
+mod rates;
+mod refusals;
 mod service;
 mod webhooks;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
-    http::{HeaderName, StatusCode},
-    middleware::from_fn,
+    extract::{DefaultBodyLimit, Request},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn, from_fn_with_state},
+    response::Response,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use tracing::Instrument;
@@ -39,6 +46,8 @@ use auth::Caller;
 use body::Schema;
 pub(crate) use error::Error;
 use error::Subject;
+use rates::Rates;
+use refusals::Refusals;
 
 /// Says that an answer is that of an earlier request with the same `Idempotency-Key`.
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -63,8 +72,12 @@ pub struct Shared {
     pub patience: Duration,
     /// How long a request may take.
     pub request_timeout: Duration,
-    /// How many more links and operations may be under way.
-    pub places: Arc<Semaphore>,
+    /// How many more links, operations and refreshes may be under way.
+    places: Arc<Semaphore>,
+    /// How many more requests each client may send.
+    rates: Rates,
+    /// Requests whose sender proved nothing, counted for the log.
+    refusals: Arc<Refusals>,
     /// The schema of a request for a link.
     new_payment_link: Schema,
     /// The schemas of requests for operations.
@@ -106,6 +119,8 @@ impl AppState {
             patience: settings.jobs.recovery_settle,
             request_timeout: settings.request_timeout,
             places: Arc::new(Semaphore::new(settings.max_creations.into())),
+            rates: Rates::new(settings.client_rate),
+            refusals: Arc::default(),
             new_payment_link: Schema::new(&document, NewPaymentLink::SCHEMA_NAME)
                 .expect("the document is made from the code and a test builds it"),
             operations: operations::Schemas::new(&document)
@@ -127,6 +142,25 @@ impl AppState {
             .ok_or(Error::AccountNotConfigured(link.id))
     }
 
+    /// Forgets what is no longer needed and writes to the log what has been summed up for it. To be called every few
+    /// seconds.
+    pub fn upkeep(&self) {
+        self.rates.forget_idle();
+        self.refusals.report(Instant::now());
+    }
+
+    /// Writes to the log what has not been summed up yet. To be called when nothing is served any more.
+    pub fn finish(&self) {
+        self.refusals.report_all();
+    }
+
+    /// A place among the calls to Dojo that may be under way for callers, until it is dropped.
+    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| Error::Overloaded)
+    }
+
     /// Does work that leads to `subject`, in a task of its own: a caller that hangs up, or a time limit, must not cut it
     /// short between saving what is asked for, asking Dojo, and keeping the answer.
     pub(crate) async fn see_through<T: Send + 'static>(
@@ -134,9 +168,7 @@ impl AppState {
         subject: Subject,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        let place = Arc::clone(&self.places)
-            .try_acquire_owned()
-            .map_err(|_| Error::Overloaded)?;
+        let place = self.place()?;
         let work = async move {
             let _place = place;
             work.await
@@ -174,16 +206,17 @@ fn documented() -> OpenApiRouter<AppState> {
 pub fn router(state: AppState) -> Router {
     // A creation watches the time itself, for it can tell the link's id; this is for whatever else hangs.
     let request_timeout = state.request_timeout + Duration::from_secs(2);
+    let refusals = Arc::clone(&state.refusals);
     let (routes, _) = documented().split_for_parts();
     let routes = routes
         .merge(openapi::docs())
         .fallback(async || Error::NotFound)
         .with_state(state);
-    guarded(routes, request_timeout)
+    guarded(routes, request_timeout, refusals)
 }
 
 /// What stands around every route: limits, an answer to a panic, problems, and what is told of a request.
-fn guarded(routes: Router, request_timeout: Duration) -> Router {
+fn guarded(routes: Router, request_timeout: Duration, refusals: Arc<Refusals>) -> Router {
     routes
         .layer(DefaultBodyLimit::max(body::LIMIT))
         .layer(TimeoutLayer::with_status_code(
@@ -197,7 +230,23 @@ fn guarded(routes: Router, request_timeout: Duration) -> Router {
             },
         ))
         .layer(from_fn(problem::complete))
-        .layer(from_fn(observe::observe))
+        .layer(from_fn(not_to_be_stored))
+        .layer(from_fn_with_state(refusals, observe::observe))
+}
+
+/// Tells proxies and browsers to keep no copy of what may say something about a customer: whatever the API answers, and
+/// every problem.
+async fn not_to_be_stored(request: Request, next: Next) -> Response {
+    let is_api = request.uri().path().starts_with("/v1/");
+    let mut response = next.run(request).await;
+    let status = response.status();
+    if is_api || status.is_client_error() || status.is_server_error() {
+        let no_store = HeaderValue::from_static("no-store");
+        response
+            .headers_mut()
+            .insert(header::CACHE_CONTROL, no_store);
+    }
+    response
 }
 
 #[cfg(test)]
@@ -209,7 +258,7 @@ mod tests {
 
     async fn answer(routes: Router) -> (StatusCode, serde_json::Value) {
         let request = Request::get("/broken").body(Body::empty()).unwrap();
-        let response = guarded(routes, Duration::from_millis(50))
+        let response = guarded(routes, Duration::from_millis(50), Arc::default())
             .oneshot(request)
             .await
             .unwrap();

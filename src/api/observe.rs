@@ -1,15 +1,23 @@
 //! What is told of each request: an id, a span in the log, a count and a time.
 
-use std::time::Instant;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use axum::{
-    extract::{FromRequestParts, MatchedPath, Request},
+    extract::{FromRequestParts, MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, request::Parts},
     middleware::Next,
     response::Response,
 };
 use tracing::{Instrument, debug, info, info_span};
 use uuid::Uuid;
+
+use super::refusals::{Refusals, Refused};
 
 /// The methods that are counted by name. Methods are free text to HTTP: a label for each that somebody makes up
 /// would never end.
@@ -59,9 +67,35 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     }
 }
 
+/// Whether a request's sender has proved who it is, by an API key or a signature.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sender(Arc<AtomicBool>);
+
+impl Sender {
+    /// Notes that it has.
+    pub(crate) fn is_known(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Sender {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}
+
 /// Gives the request its id, and tells of it when it is answered. The log names the route and not the
 /// address: queries hold references, and references may name people.
-pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
+///
+/// A request whose sender proves nothing has a line only at the level `debug`, or if it is the first of its kind for a
+/// while: anybody could fill the log otherwise.
+pub(crate) async fn observe(
+    State(refusals): State<Arc<Refusals>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let start = Instant::now();
     let id = RequestId::given(&request).unwrap_or_else(|| Uuid::now_v7().to_string());
     let method = request.method().clone();
@@ -69,20 +103,35 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let sender = Sender::default();
     request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(sender.clone());
 
-    let span = info_span!("request", request_id = id, %method, route, api_key = tracing::field::Empty, account = tracing::field::Empty);
+    let span = info_span!(
+        "request", request_id = id, %method, route, client = tracing::field::Empty,
+        key_ends_at = tracing::field::Empty, account = tracing::field::Empty
+    );
     let mut response = next.run(request).instrument(span.clone()).await;
 
     let status = response.status().as_u16();
     let elapsed = start.elapsed();
     let milliseconds = elapsed.as_secs_f64() * 1000.0;
-    span.in_scope(|| {
+    let is_told = match route.as_str() {
         // Probes and scrapes come every few seconds and say nothing new.
-        if matches!(route.as_str(), "/healthz" | "/readyz" | "/metrics") {
-            debug!(status, milliseconds, "answered");
-        } else {
+        "/healthz" | "/readyz" | "/metrics" => false,
+        _ if sender.0.load(Ordering::Relaxed) => true,
+        // A webhook that is refused is told of by account.
+        route if route.starts_with("/webhooks/") && status == 401 => false,
+        route => {
+            let route = route.to_owned();
+            refusals.is_first(Refused::Request { route, status }, Instant::now())
+        }
+    };
+    span.in_scope(|| {
+        if is_told {
             info!(status, milliseconds, "answered");
+        } else {
+            debug!(status, milliseconds, "answered");
         }
     });
     let method = if METHODS.contains(&method) {

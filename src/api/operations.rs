@@ -349,12 +349,12 @@ impl Asked {
             operation_id: id,
             link_id,
             idempotency_key: key.map(|key| IdempotencyKey {
-                api_key_id: caller.key_id,
+                client_id: caller.client_id,
                 key,
                 request_hash: fingerprint(&path, &action),
             }),
             action,
-            api_key: caller.name,
+            client: caller.client,
             request_id,
         };
         let work = Box::pin({

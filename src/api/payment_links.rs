@@ -91,15 +91,16 @@ async fn create(
             faults
         })?;
     let idempotency_key = key.map(|key| IdempotencyKey {
-        api_key_id: caller.key_id,
+        client_id: caller.client_id,
         key,
         request_hash: fingerprint("/v1/payment-links", &new),
     });
     if !broken.is_empty() {
-        // What was right when it was first asked for may be late by now: a repetition gets the outcome of then.
+        // What was right when it was first asked for may be late by now: a repetition gets the outcome of then. Not one
+        // about an account that the client's new key is not open to any more.
         let earlier = match &idempotency_key {
-            Some(key) => creation::replay(&state.pool, key).await?,
-            None => None,
+            Some(key) if caller.may_see(&new.account) => creation::replay(&state.pool, key).await?,
+            _ => None,
         };
         return earlier.map_or(Err(Error::Invalid(broken)), answer);
     }
@@ -107,7 +108,7 @@ async fn create(
     let request = creation::Request {
         link_id: id,
         new,
-        api_key: caller.name,
+        client: caller.client,
         request_id,
         idempotency_key,
     };
@@ -363,9 +364,10 @@ async fn refresh(
     let link = state.find_link(&caller, id).await?;
     let account = state.account_of(&link)?;
     let cause = timeline::Cause::Request {
-        api_key: caller.name,
+        client: caller.client,
         request_id,
     };
+    let _place = state.place()?;
     let link = protocol::refresh::refresh(&state.pool, account, id, state.patience, &cause).await?;
     link.map(Json).ok_or(Error::NoSuchLink)
 }

@@ -21,7 +21,7 @@ type Kind = (&'static str, &'static str, &'static str);
 
 /// Every kind of problem, for the document and for `docs/problems.md`. A test holds it to what the code answers.
 #[rustfmt::skip]
-const KINDS: [Kind; 30] = [
+const KINDS: [Kind; 31] = [
     ("malformed-json", "400", "Mend the body: it is no JSON."),
     ("body-incomplete", "400", "Send it again: the body did not arrive whole."),
     ("unauthenticated", "401", "Send `Authorization: Bearer dpl_…` with a key that is active."),
@@ -40,6 +40,7 @@ const KINDS: [Kind; 30] = [
     ("invalid-request", "422", "Mend what `errors` names, all of it, and send it again."),
     ("idempotency-key-reused", "422", "Use a new key: this one came with another request before."),
     ("refused-by-dojo", "422, 409", "Nothing was done. `detail` and `errors` are Dojo's reasons; mend them, and use a new key. 409 is about the state of the payment."),
+    ("rate-limited", "429", "Nothing was done. Send the same again after `Retry-After`, and fewer requests a second."),
     ("internal-error", "500", "Send the same again later, and report it with `requestId`."),
     ("dojo-key-refused", "502", "Nothing was done. For the operator: the account's key to Dojo is wrong or was revoked. Then send the same again."),
     ("dojo-misrouted", "502", "Nothing was done. For the operator: what answers at `DOJO_API_URL` is not Dojo's API. Then send the same again."),
@@ -175,6 +176,9 @@ pub(crate) enum Guarded {
     /// The API key lacks the scope that the call needs.
     #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(Problem),
+    /// The client sends more requests a second than it may. Nothing was done. Repeat it after `Retry-After`.
+    #[response(status = 429, content_type = "application/problem+json")]
+    RateLimited(Problem),
     /// The service has a fault.
     #[response(status = 500, content_type = "application/problem+json")]
     Fault(Problem),

@@ -1,17 +1,23 @@
 //! Dojo's webhooks.
 
+use std::{sync::LazyLock, time::Instant};
+
 use axum::{
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
+use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 use utoipa::IntoResponses;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{AppState, Error, body::Raw, problem::Problem};
+use super::{AppState, Error, body::Raw, observe::Sender, problem::Problem, refusals::Refused};
 use crate::{
-    dojo::webhook::{self, Event},
+    dojo::{
+        Account,
+        webhook::{self, Event},
+    },
     payment_link::NewPaymentLink,
     store::{
         self,
@@ -32,12 +38,9 @@ enum Received {
     /// Kept.
     #[response(status = 204)]
     Kept,
-    /// The signature is missing or wrong. Nothing was kept.
+    /// The signature is missing or wrong, or there is no such account. Nothing was kept.
     #[response(status = 401, content_type = "application/problem+json")]
     NotGenuine(Problem),
-    /// There is no such account. Nothing was kept.
-    #[response(status = 404, content_type = "application/problem+json")]
-    NoSuchAccount(Problem),
     /// Larger than 256 KiB.
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(Problem),
@@ -59,15 +62,19 @@ enum Received {
 )]
 async fn receive(
     State(state): State<AppState>,
+    sender: Sender,
     headers: HeaderMap,
     Raw(body): Raw,
 ) -> Result<StatusCode, Error> {
-    keep(&state, NewPaymentLink::DEFAULT_ACCOUNT, &headers, &body).await
+    let account = genuine(&state, NewPaymentLink::DEFAULT_ACCOUNT, &headers, &body)?;
+    sender.is_known();
+    keep(&state, account, &body).await
 }
 
 /// Receives a webhook of Dojo's for this account.
 ///
-/// The secrets of the account count, and no other's. Answered as `/webhooks/dojo` is.
+/// The secrets of the account count, and no other's. Answered as `/webhooks/dojo` is. An account that does not exist has
+/// no secrets, so whatever is sent there has the wrong signature.
 #[utoipa::path(
     post, path = "/webhooks/dojo/{account}", tag = "Webhooks", security(()),
     params(
@@ -80,31 +87,53 @@ async fn receive(
 async fn receive_for(
     State(state): State<AppState>,
     Path(account): Path<String>,
+    sender: Sender,
     headers: HeaderMap,
     Raw(body): Raw,
 ) -> Result<StatusCode, Error> {
-    keep(&state, &account, &headers, &body).await
+    let account = genuine(&state, &account, &headers, &body)?;
+    sender.is_known();
+    keep(&state, account, &body).await
 }
 
-/// Keeps a webhook that came to this account's door, if one of the account's own secrets signed it.
-async fn keep(
-    state: &AppState,
-    account: &str,
+/// The account of this name, if one of its own secrets signed the webhook.
+fn genuine<'a>(
+    state: &'a AppState,
+    name: &str,
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<StatusCode, Error> {
-    let account = state.account(account).ok_or(Error::NotFound)?;
+) -> Result<&'a Account, Error> {
+    /// Takes the place of secrets where there are none, so that the response takes no less time and does not tell which
+    /// accounts exist. Whatever it may have signed is refused.
+    static NO_SECRET: LazyLock<[SecretString; 1]> =
+        LazyLock::new(|| [SecretString::from("no webhook is signed with this")]);
+
+    let account = state.account(name);
+    let secrets = account.map(|account| account.webhook_secrets.as_slice());
+    let secrets = secrets.filter(|secrets| !secrets.is_empty());
     let signature = headers
         .get(webhook::SIGNATURE_HEADER)
         .and_then(|value| value.to_str().ok())
         .unwrap_or_default();
-    if !webhook::is_genuine(&account.webhook_secrets, signature, body) {
-        warn!("a webhook without a valid signature was refused");
-        count("refused");
-        return Err(Error::BadSignature);
+    let is_genuine =
+        webhook::is_genuine(secrets.unwrap_or(&*NO_SECRET), signature, body) && secrets.is_some();
+    if let Some(account) = account.filter(|_| is_genuine) {
+        return Ok(account);
     }
+    count("refused");
+    let refused = Refused::Webhook(account.map(|account| account.name.clone()));
+    if state.refusals.is_first(refused, Instant::now()) {
+        if account.is_some() {
+            warn!("a webhook without a valid signature was refused");
+        } else {
+            warn!("a webhook for an unknown account was refused");
+        }
+    }
+    Err(Error::BadSignature)
+}
 
-    // Only from here on is it known that Dojo wrote the body.
+/// Keeps a webhook that Dojo signed for this account.
+async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<StatusCode, Error> {
     let (dedup_key, event) = match Event::parse(body) {
         Ok(event) => (
             event.id,

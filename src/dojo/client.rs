@@ -7,7 +7,7 @@ use backon::{ExponentialBuilder, Retryable};
 use reqwest::{
     Method, RequestBuilder, Response, StatusCode,
     header::{self, HeaderMap, HeaderValue},
-    redirect,
+    redirect, retry,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -107,6 +107,9 @@ impl Client {
             // An idle connection that Dojo closes just as it is used again loses an answer for nothing.
             .pool_idle_timeout(Duration::from_secs(20))
             .redirect(redirect::Policy::none())
+            // Only the caller knows what a repetition would mean. What remains is the pool's: it hands a request that it
+            // never began to write on a closed connection to another one, which Dojo cannot notice.
+            .retry(retry::never())
             .build()
             .map_err(|error| ConfigError::with_source("DOJO_API_URL", "cannot be called", error))?;
         Ok(Self {

@@ -378,13 +378,13 @@ async fn ask_database(
             ),
             (_, None) => lines.skip(of_environment, "the settings do not name the Dojo accounts"),
         }
-        match store::api_keys::count_active(pool).await.map_err(at(api_keys))? {
+        match store::api_keys::count_active_clients(pool).await.map_err(at(api_keys))? {
             0 => lines.fail(
                 api_keys,
-                "none is active, so nobody can call the service",
+                "no client has an active key, so nobody can call the service",
                 "run dojo-payment-links api-keys create --name orders --scopes links:read,links:write",
             ),
-            count => lines.pass(api_keys, format!("{count} active")),
+            count => lines.pass(api_keys, format!("clients with an active key: {count}")),
         }
     } else {
         lines.skip_rest(&[of_environment, api_keys], "the database is not migrated");

@@ -49,7 +49,7 @@ pub struct PaymentLink {
     pub attempts: Vec<Attempt>,
     /// Why there is nothing to pay, where the status is `Failed`.
     pub failure: Option<Failure>,
-    /// The name of the API key that asked for the link.
+    /// The name of the client that asked for the link.
     pub created_by: String,
     /// When the link was asked for.
     #[serde(with = "time::serde::rfc3339")]

@@ -152,7 +152,7 @@ pub struct Operation {
     pub dojo_id: Option<String>,
     /// Why it was not done, where the status is `Failed`.
     pub failure: Option<Failure>,
-    /// The name of the API key that asked for it.
+    /// The name of the client that asked for it.
     pub created_by: String,
     /// When it was asked for.
     #[serde(with = "time::serde::rfc3339")]

@@ -105,8 +105,10 @@ pub enum Cause {
     /// A request to this service.
     #[serde(rename_all = "camelCase")]
     Request {
-        /// The name of the API key.
-        api_key: String,
+        /// The name of the client whose API key the request came with.
+        // Timelines that are stored, and the version before clients, have it under this name.
+        #[serde(rename = "apiKey")]
+        client: String,
         /// The request's id, as in `x-request-id`.
         request_id: String,
     },

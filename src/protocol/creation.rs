@@ -28,8 +28,8 @@ pub struct Request {
     pub link_id: PaymentLinkId,
     /// What to create.
     pub new: NewPaymentLink,
-    /// The name of the API key that asks.
-    pub api_key: String,
+    /// The name of the client that asks.
+    pub client: String,
     /// The request's id.
     pub request_id: String,
     /// The key that makes repetitions of the request one.
@@ -81,14 +81,14 @@ pub async fn create(
     request: Request,
 ) -> Result<Outcome, store::Error> {
     let cause = Cause::Request {
-        api_key: request.api_key.clone(),
+        client: request.client.clone(),
         request_id: request.request_id.clone(),
     };
     let draft = Draft {
         id: request.link_id,
         environment: account.environment,
         new: &request.new,
-        created_by: &request.api_key,
+        created_by: &request.client,
         cause: &cause,
         lease: account.client.creation_lease(),
     };

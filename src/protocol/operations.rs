@@ -41,8 +41,8 @@ pub struct Request {
     pub link_id: PaymentLinkId,
     /// What to do; amounts may be left out.
     pub action: Action,
-    /// The name of the API key that asks.
-    pub api_key: String,
+    /// The name of the client that asks.
+    pub client: String,
     /// The request's id.
     pub request_id: String,
     /// The key that makes repetitions of the request one. A refund has to have one.
@@ -112,7 +112,7 @@ pub async fn carry_out(
     patience: Duration,
 ) -> Result<Outcome, store::Error> {
     let cause = Cause::Request {
-        api_key: request.api_key.clone(),
+        client: request.client.clone(),
         request_id: request.request_id.clone(),
     };
     let dojo_key = request.idempotency_key.as_ref().map(dojo_key);
@@ -121,7 +121,7 @@ pub async fn carry_out(
         link_id: request.link_id,
         action: &request.action,
         dojo_key: dojo_key.as_deref().filter(|_| is_refund(&request.action)),
-        created_by: &request.api_key,
+        created_by: &request.client,
         cause: &cause,
         lease: account.client.operation_lease(),
     };
@@ -168,11 +168,12 @@ pub async fn carry_out(
     Ok(asking.finish().await)
 }
 
-/// The key that goes to Dojo: made of the caller's, so that even a restored database cannot refund twice for one key,
-/// and of whose it is, because two callers may choose the same. 64 characters of at most 100.
+/// The key that goes to Dojo: a hash of the caller's key, so that even a restored database cannot refund twice for one
+/// key, and of the client's id, because two clients may choose the same key. It must not depend on the client's API key,
+/// which changes. 64 characters of at most 100.
 fn dojo_key(key: &IdempotencyKey) -> String {
     let hash = Sha256::new()
-        .chain_update(key.api_key_id.as_bytes())
+        .chain_update(key.client_id.as_bytes())
         .chain_update(&key.key)
         .finalize();
     hash.iter()

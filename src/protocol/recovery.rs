@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// How many pages of a search to read for one link: 10,000 intents around the time of its creation.
-const PAGES: usize = 100;
+pub(super) const PAGES: usize = 100;
 
 /// Takes the next step for a pending link that nobody else works on.
 ///
@@ -40,7 +40,12 @@ pub async fn recover(
 ) -> Result<(), Error> {
     let Unsettled { id, new, now, .. } = unsettled;
     let asked_until = unsettled.asked_until.unwrap_or(unsettled.now);
-    let found = search(account, *id, unsettled.created_at, asked_until, *now).await?;
+    let window = window(unsettled.created_at, asked_until, *now);
+    let (found, whole) = search(account, *id, window, PAGES).await?;
+    if !whole && found.is_empty() {
+        // What was not read may hold it, so nothing is known.
+        return Err(Error::TooManyIntents);
+    }
     let since = |at: OffsetDateTime| Duration::try_from(*now - at).unwrap_or_default();
     let age = since(unsettled.created_at);
     let expired = new
@@ -114,51 +119,56 @@ pub async fn recover(
 }
 
 /// Finds second intents of a link that Dojo was asked for more than once: the first may come to light long after the
-/// second was created, and its webhook may be lost.
+/// second was created, and its webhook may be lost. Reads at most `pages` pages; if there are more, adopts what those hold
+/// and answers [`Error::TooManyIntents`].
 pub(super) async fn find_surplus(
     pool: &PgPool,
     account: &Account,
     looked: &Looked,
+    pages: usize,
 ) -> Result<(), Error> {
     let link = &looked.link;
     let asked_until = looked.asked_until.unwrap_or(link.created_at);
-    let found = search(account, link.id, link.created_at, asked_until, looked.now).await?;
+    let window = window(link.created_at, asked_until, looked.now);
+    let (found, whole) = search(account, link.id, window, pages).await?;
     for intent in found {
         if intent.id != looked.payment_intent_id {
             adopt(pool, account, link.id, &intent).await?;
         }
     }
-    Ok(())
+    if whole {
+        Ok(())
+    } else {
+        Err(Error::TooManyIntents)
+    }
 }
 
-/// The intents at Dojo that name this link.
+/// The time in which an intent of a link can lie: Dojo's clock and ours may differ, and a request may be worked on long
+/// after it left.
+fn window(created_at: OffsetDateTime, asked_until: OffsetDateTime, now: OffsetDateTime) -> Window {
+    Window {
+        start: created_at - time::Duration::minutes(5),
+        end: (asked_until + time::Duration::minutes(15)).min(now + time::Duration::minutes(1)),
+    }
+}
+
+/// The intents at Dojo that name this link, on at most `pages` pages; and whether that was all of them.
 async fn search(
     account: &Account,
     id: PaymentLinkId,
-    created_at: OffsetDateTime,
-    asked_until: OffsetDateTime,
-    now: OffsetDateTime,
-) -> Result<Vec<PaymentIntent>, Error> {
-    // Dojo's clock and ours may differ, and a request may be worked on long after it left.
-    let window = Window {
-        start: created_at - time::Duration::minutes(5),
-        end: (asked_until + time::Duration::minutes(15)).min(now + time::Duration::minutes(1)),
-    };
+    window: Window,
+    pages: usize,
+) -> Result<(Vec<PaymentIntent>, bool), Error> {
     let mut found = Vec::new();
     let whole = account
         .client
-        .search(window, PAGES, |intent| {
+        .search(window, pages, |intent| {
             if intent.link_id() == Some(id) {
                 found.push(intent);
             }
         })
         .await?;
-    if whole || !found.is_empty() {
-        Ok(found)
-    } else {
-        // What was not read may hold it, so nothing is known.
-        Err(Error::TooManyIntents)
-    }
+    Ok((found, whole))
 }
 
 async fn adopt(

@@ -21,6 +21,9 @@ use crate::{
     telemetry::causes,
 };
 
+/// How many pages of a search to read for a caller, who waits for it: 500 intents around the time of a link's creation.
+const CALLERS_PAGES: usize = 5;
+
 /// What a look at Dojo came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -90,10 +93,21 @@ async fn ask(
     let outcome = take(pool, looked, &intent, patience, cause).await?;
     // After what was found is written: a search that fails must not keep a payment from being told. The next look
     // searches again.
-    if looked.asked_again
-        && let Err(error) = recovery::find_surplus(pool, account, looked).await
-    {
-        warn!(link_id = %looked.link.id, error = %causes(&error), "not searched for a second intent");
+    if looked.asked_again {
+        let is_callers = matches!(cause, Cause::Request { .. });
+        let pages = if is_callers {
+            CALLERS_PAGES
+        } else {
+            recovery::PAGES
+        };
+        if let Err(error) = recovery::find_surplus(pool, account, looked, pages).await {
+            let link_id = looked.link.id;
+            warn!(%link_id, error = %causes(&error), "not searched for a second intent to the end");
+            // The background searches on, no later than it would have without the caller.
+            if let Some(wait) = looked.due_in().filter(|_| is_callers) {
+                store::looks::look_again(pool, link_id, wait).await?;
+            }
+        }
     }
     Ok((outcome, intent.known_status()))
 }

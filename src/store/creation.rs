@@ -27,7 +27,7 @@ pub struct Draft<'a> {
     pub environment: Environment,
     /// What the caller asked for.
     pub new: &'a NewPaymentLink,
-    /// The name of the API key that asked.
+    /// The name of the client that asked.
     pub created_by: &'a str,
     /// Why it is made.
     pub cause: &'a Cause,
@@ -38,8 +38,8 @@ pub struct Draft<'a> {
 /// An `Idempotency-Key` that came with a request.
 #[derive(Debug, Clone)]
 pub struct IdempotencyKey {
-    /// The API key that it belongs to.
-    pub api_key_id: Uuid,
+    /// The client that it belongs to.
+    pub client_id: Uuid,
     /// The key.
     pub key: String,
     /// SHA-256 of what was asked for.
@@ -125,7 +125,7 @@ async fn save(
         )
         SELECT leased_until AS "lease!" FROM link
         "#,
-        key.map(|key| key.api_key_id),
+        key.map(|key| key.client_id),
         key.map(|key| key.key.as_str()),
         key.map(|key| key.request_hash.as_slice()),
         id.uuid(),
@@ -154,7 +154,7 @@ pub async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Begun>,
         r#"SELECT known.request_hash, known.payment_link_id AS "link_id?", known.response_body, link.failure
            FROM idempotency_keys known LEFT JOIN payment_links link ON link.id = known.payment_link_id
            WHERE known.api_key_id = $1 AND known.key = $2"#,
-        key.api_key_id,
+        key.client_id,
         key.key
     )
     .fetch_optional(pool)

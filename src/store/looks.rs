@@ -65,6 +65,13 @@ impl Looked {
     pub fn refunded_amount(&self, intent: &PaymentIntent) -> i64 {
         intent.refunded_amount.unwrap_or(self.link.refunded_amount)
     }
+
+    /// How long after the look began the link was due to be looked at again. `None`: it was not.
+    #[must_use]
+    pub fn due_in(&self) -> Option<Duration> {
+        let due_at = self.due_at?;
+        Some(Duration::try_from(due_at - self.now).unwrap_or_default())
+    }
 }
 
 /// Claims up to `limit` links that are due, oldest first. Nobody else gets them until the lease is over.

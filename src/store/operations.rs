@@ -33,7 +33,7 @@ pub struct Draft<'a> {
     pub action: &'a Action,
     /// The key that goes to Dojo with each try.
     pub dojo_key: Option<&'a str>,
-    /// The name of the API key that asked.
+    /// The name of the client that asked.
     pub created_by: &'a str,
     /// Why it is done.
     pub cause: &'a Cause,
@@ -119,7 +119,7 @@ async fn claim_key(
          ON CONFLICT (api_key_id, key) DO UPDATE SET request_hash = known.request_hash
              WHERE known.payment_link_id IS NULL AND known.operation_id IS NULL
                AND known.request_hash = EXCLUDED.request_hash",
-        key.api_key_id,
+        key.client_id,
         key.key,
         key.request_hash.as_slice()
     )
@@ -193,7 +193,7 @@ async fn save(
         draft.dojo_key,
         draft.created_by,
         draft.lease.as_secs_f64(),
-        key.map(|key| key.api_key_id),
+        key.map(|key| key.client_id),
         key.map(|key| key.key.as_str()),
         Kind::OperationRequested.as_str(),
         link.status.as_str(),
@@ -218,7 +218,7 @@ pub async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Begun>,
                   operation.response_body, operation.failure
            FROM idempotency_keys known LEFT JOIN operations operation ON operation.id = known.operation_id
            WHERE known.api_key_id = $1 AND known.key = $2"#,
-        key.api_key_id,
+        key.client_id,
         key.key
     )
     .fetch_optional(pool)
@@ -495,7 +495,7 @@ pub struct InDoubt {
     pub payment_intent_id: String,
     /// What was asked for.
     pub action: Action,
-    /// The name of the API key that asked.
+    /// The name of the client that asked.
     pub created_by: String,
     /// When.
     pub created_at: OffsetDateTime,

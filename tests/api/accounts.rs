@@ -219,7 +219,7 @@ async fn a_door_opens_to_its_own_accounts_secrets_alone() {
         let answer = sites
             .deliver("/webhooks/dojo/nobody", &event("evt_forged"), secret)
             .await;
-        answer.problem(404, "not-found");
+        answer.problem(401, "bad-signature");
     }
     assert_eq!(app.stored_webhooks().await, 0);
 
@@ -509,7 +509,7 @@ async fn links_of_an_account_that_is_no_longer_configured_can_be_read() {
     let door = sites
         .deliver("/webhooks/dojo/york", &event, &sites.york_secret)
         .await;
-    door.problem(404, "not-found");
+    door.problem(401, "bad-signature");
 }
 
 #[tokio::test]
@@ -546,7 +546,7 @@ async fn accounts_of_a_file_need_no_other_and_may_have_their_secrets_in_files() 
     for request in sites {
         send(request).await.expect(204);
     }
-    app.deliver(event).await.problem(404, "not-found");
+    app.deliver(event).await.problem(401, "bad-signature");
 }
 
 #[tokio::test]

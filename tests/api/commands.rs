@@ -81,7 +81,6 @@ async fn api_keys_are_made_listed_and_revoked_and_only_hashes_kept() {
     assert!(told(api_keys(database).arg("list")).contains("revoked"));
     let gone = refused(api_keys(database).args(["revoke", "--name", "orders"]));
     assert!(gone.contains("no active key"), "{gone}");
-    // The name is free again, for another key.
     assert_ne!(create_api_key(&app, "orders", "links:read"), key);
 }
 
@@ -99,7 +98,7 @@ async fn a_bootstrap_key_that_was_revoked_or_is_another_ones_stops_the_start() {
         refused(&mut serve)
     };
     let reader = create_api_key(&app, "reader", "links:read");
-    assert!(serve(&reader).contains("BOOTSTRAP_API_KEY is a key that has another name"));
+    assert!(serve(&reader).contains("BOOTSTRAP_API_KEY is the key of another client"));
     revoke_api_key(&app, "bootstrap");
     assert!(serve(crate::support::API_KEY).contains("BOOTSTRAP_API_KEY is a key that was revoked"));
 }
@@ -175,6 +174,8 @@ fn help_lists_every_setting_with_its_variable_and_default() {
     for setting in [
         "[env: LISTEN_ADDR=]",
         "[default: 0.0.0.0:8080]",
+        "[env: CLIENT_RATE=]",
+        "[default: 200]",
         "[env: DATABASE_URL]",
         "[env: DATABASE_URL_FILE=]",
         "[env: DATABASE_MAX_CONNECTIONS=]",

@@ -62,8 +62,8 @@ async fn killed_before_saving_nothing_has_happened() {
 async fn killed_while_saving_what_postgres_saved_all_the_same_is_seen_through() {
     let mut app = TestApp::quick(&[]).await;
     let body = ten_pounds("Order 1");
-    // Saving refers to the caller's API key, and waits for it at its very end.
-    let lock = app.lock("SELECT FROM api_keys FOR UPDATE").await;
+    // Saving refers to the client, and waits for it at its very end.
+    let lock = app.lock("SELECT FROM clients FOR UPDATE").await;
     die_while_creating(&mut app, &body, async |app| {
         app.blocked("WITH claim AS").await
     })

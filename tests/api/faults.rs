@@ -15,11 +15,12 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, eventually, for_each_case, postgres::Postgres, ten_pounds, text};
 
-/// Each kind of fault, struck so hard that the answer is lost or refused.
+/// Each kind of fault, struck so hard that the answer is lost or refused. What is late is done within the settlement
+/// window: 3 seconds are more than `DOJO_TIMEOUT`, and less than that and `RECOVERY_SETTLE` together.
 fn api_faults() -> [Value; 8] {
     [
-        json!({"kind": "latency", "latencyMs": 4000}),
-        json!({"kind": "latencyAfter", "latencyMs": 4000}),
+        json!({"kind": "latency", "latencyMs": 3000}),
+        json!({"kind": "latencyAfter", "latencyMs": 3000}),
         json!({"kind": "status", "status": 503}),
         json!({"kind": "statusAfter", "status": 503}),
         json!({"kind": "status", "status": 429, "retryAfter": 1}),

@@ -10,6 +10,7 @@
 mod accounts;
 mod browser;
 mod check;
+mod clients;
 mod commands;
 mod confirmed;
 mod convergence;
@@ -17,6 +18,7 @@ mod crashes;
 mod creation;
 mod faults;
 mod idempotency;
+mod limits;
 mod lost_operations;
 mod misrouted;
 mod openapi;

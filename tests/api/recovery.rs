@@ -124,6 +124,45 @@ async fn of_two_intents_for_one_link_one_is_adopted_and_the_other_canceled() {
     assert_eq!(link["paymentIntentId"], second);
 }
 
+/// The settlement window is an assumption. A request that Dojo works on after it leads to a second intent.
+#[tokio::test]
+async fn a_request_that_dojo_works_on_after_the_settlement_window_leads_to_a_surplus_intent() {
+    let app = TestApp::quick(&[("DOJO_TIMEOUT", "1s"), ("RECOVERY_SETTLE", "1s")]).await;
+    let body = ten_pounds("Order 1");
+    let late = json!({"latencyMs": 5000});
+    let id = lose(&app, "a", &body, "latency", late).await;
+    let link = app.the_only_link("a", &body).await;
+    assert_eq!(link["id"], id);
+    assert_eq!(app.sandbox.intents().await.len(), 1);
+
+    let canceled = eventually("the surplus intent is canceled", async || {
+        app.told(&id, "surplusCanceled").await.pop()
+    })
+    .await;
+    assert_ne!(
+        canceled["detail"]["paymentIntentId"],
+        link["paymentIntentId"]
+    );
+    assert_eq!(app.sandbox.intents().await.len(), 2);
+    let link = app.the_only_link_and_it_can_be_paid("a", &body).await;
+    assert_eq!(link["id"], id);
+}
+
+/// The HTTP client may not send a request again by itself when a connection from its pool breaks.
+#[tokio::test]
+async fn a_connection_that_was_used_before_and_breaks_does_not_make_the_client_ask_twice() {
+    let app = TestApp::start().await;
+    for (n, kind) in ["cutBefore", "cutAfter"].into_iter().enumerate() {
+        app.create(&ten_pounds("warm")).await.expect(201);
+        let calls = app.sandbox.creations().await.len();
+        let key = format!("cut {n}");
+        lose(&app, &key, &ten_pounds(&key), kind, json!({})).await;
+        assert_eq!(app.sandbox.creations().await.len(), calls + 1, "{kind}");
+        let intents = app.sandbox.live_intents_about(&key).await;
+        assert_eq!(intents.len(), n, "{kind}");
+    }
+}
+
 #[tokio::test]
 async fn a_second_intent_that_somebody_paid_is_told_loudly_and_left_to_people() {
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "1s")]).await;

@@ -129,7 +129,8 @@ impl TestApp {
     }
 
     /// Repeats a request until it made a link, and checks that it made one only: one that is not `Failed`, with
-    /// the one intent at Dojo that can be paid. The reference has to be the request's own.
+    /// the one intent at Dojo that can be paid. Where Dojo was asked again, a surplus intent may be canceled first. The
+    /// reference has to be the request's own.
     pub async fn the_only_link(&self, key: &str, body: &Value) -> Value {
         let link = self.outcome(key, body).await.expect(201).json();
         let again = self.create_with_key(key, body).await.expect(201);
@@ -144,9 +145,24 @@ impl TestApp {
             .map(|link| &link["id"])
             .collect();
         assert_eq!(alive, [&link["id"]], "{links:#?}");
-        let intents = self.sandbox.live_intents_about(reference).await;
-        let ids: Vec<_> = intents.iter().map(|intent| &intent["id"]).collect();
-        assert_eq!(ids, [&link["paymentIntentId"]], "{intents:#?}");
+        let alone = async || {
+            let intents = self.sandbox.live_intents_about(reference).await;
+            let ids: Vec<_> = intents.iter().map(|intent| &intent["id"]).collect();
+            if ids == [&link["paymentIntentId"]] {
+                Ok(())
+            } else {
+                Err(intents)
+            }
+        };
+        if self.told(&link["id"], "askedAgain").await.is_empty() {
+            if let Err(intents) = alone().await {
+                panic!("Dojo was asked once and has {intents:#?}");
+            }
+        } else {
+            // On a busy machine the first request may be worked on after the settlement window. There are two intents
+            // until the surplus one is canceled.
+            eventually("one intent is alive", async || alone().await.ok()).await;
+        }
         link
     }
 

@@ -1,0 +1,146 @@
+//! What is left of each replica in the end: with the others frozen, it has to do everything that is done in the
+//! background, so a job that no longer runs is found out.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    people::text,
+    promise::{Promise, broken},
+    stage::{Replica, Result, Stage},
+};
+
+/// How long a job may take to see one thing through. Recovery waits for `RECOVERY_SETTLE` first.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Has every replica do background work while the others cannot.
+pub async fn each_replica_works(stage: &Stage) -> Result {
+    for (number, replica) in stage.replicas.iter().enumerate() {
+        let others = || stage.replicas.iter().filter(|one| one.name != replica.name);
+        for other in others() {
+            other.shut_off(true);
+            other.freeze().await?;
+        }
+        let works = works(stage, replica, number).await;
+        stage
+            .dojo
+            .control("search-lag", json!({"seconds": 0}))
+            .await?;
+        for other in others() {
+            other.thaw().await?;
+            other.shut_off(false);
+        }
+        works?;
+    }
+    Ok(())
+}
+
+async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
+    let dojo = &stage.dojo;
+    let order = format!("alone-{number}");
+
+    // Dojo does not show what it has created, so it is asked again: what recovery does.
+    dojo.control("search-lag", json!({"seconds": 600})).await?;
+    dojo.control("faults", json!({"operation": "create", "kind": "cutAfter"}))
+        .await?;
+    let wanted = json!({
+        "amount": {"value": 1000, "currencyCode": "GBP"}, "reference": order,
+        "metadata": {"order": order},
+    });
+    let link = outcome(
+        stage,
+        replica,
+        "recovery",
+        &order,
+        "/v1/payment-links",
+        &wanted,
+    )
+    .await?;
+    let (id, intent) = (text(&link["id"]), text(&link["paymentIntentId"]));
+
+    // Nobody hears of the payment, and a look is due: what refresh does.
+    let unheard = json!({"kind": "drop", "event": "payment_intent.status_updated", "count": 1});
+    dojo.control("webhook-faults", unheard).await?;
+    dojo.control(&format!("payment-intents/{intent}/pay"), json!({}))
+        .await?;
+    sqlx::query("UPDATE payment_links SET due_at = now() WHERE payment_intent_id = $1")
+        .bind(intent)
+        .execute(&stage.database.pool)
+        .await?;
+    eventually(replica, "refresh", async || {
+        let captured: Option<bool> = sqlx::query_scalar(
+            "SELECT status = 'Captured' FROM payment_links WHERE payment_intent_id = $1",
+        )
+        .bind(intent)
+        .fetch_optional(&stage.database.pool)
+        .await?;
+        Ok(captured == Some(true))
+    })
+    .await?;
+
+    // A refund whose answer is lost: what operations does.
+    dojo.control("faults", json!({"operation": "refund", "kind": "cutAfter"}))
+        .await?;
+    let refund = json!({"amount": {"value": 400, "currencyCode": "GBP"}});
+    let path = format!("/v1/payment-links/{id}/refunds");
+    outcome(stage, replica, "operations", &order, &path, &refund).await?;
+
+    // The intent that was created first is one too many: what strays does.
+    eventually(replica, "strays", async || {
+        let path = format!("payment-intents?metadata.order={order}");
+        let intents = dojo.look(&path).await?;
+        let mut others = intents.iter().filter(|one| one["id"] != intent);
+        Ok(others.all(|other| other["status"] == "Canceled"))
+    })
+    .await
+}
+
+/// Asks until the outcome is known, which is `job`'s to find out.
+async fn outcome(
+    stage: &Stage,
+    replica: &Replica,
+    job: &str,
+    key: &str,
+    path: &str,
+    body: &Value,
+) -> Result<Value> {
+    let mut link = Value::Null;
+    eventually(replica, job, async || {
+        let request = stage.http.post(format!("{}{path}", replica.url));
+        let request = request.bearer_auth(stage.key());
+        let Ok(answer) = request
+            .header("idempotency-key", format!("{key} {path}"))
+            .json(body)
+            .send()
+            .await
+        else {
+            return Ok(false);
+        };
+        let known = matches!(answer.status(), StatusCode::OK | StatusCode::CREATED);
+        if known {
+            link = answer.json().await?;
+        }
+        Ok(known)
+    })
+    .await?;
+    Ok(link)
+}
+
+async fn eventually(
+    replica: &Replica,
+    job: &str,
+    mut happened: impl AsyncFnMut() -> Result<bool>,
+) -> Result {
+    let limit = Instant::now() + PATIENCE;
+    while !happened().await? {
+        if Instant::now() > limit {
+            let what = format!("its job `{job}` got nothing done in {PATIENCE:?} of calm");
+            return broken(Promise::JobsGoOn, &replica.name, what);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! Our database: gone, out of reach without a word, or read-only. One of these at a time, so that each can be judged.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use rand::{RngExt, rngs::StdRng};
+use reqwest::StatusCode;
+use tokio::time::{Instant, sleep};
+
+use super::{Damage, Trouble, pause, ready_again};
+use crate::{
+    promise::{Promise, broken},
+    stage::{Replica, Result, Stage},
+};
+
+/// How long `/readyz` may take to tell of an outage. It gives the database two seconds; the rest is for a machine that
+/// has other things to do.
+const READY_TELLS: Duration = Duration::from_secs(4);
+
+/// How long a replica may need until it serves again after its connections went silent.
+const SERVES_AGAIN: Duration = Duration::from_secs(30);
+
+/// Stops Postgres, sees that every replica says so, and starts it again.
+pub async fn outages(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
+    // Early enough that a short run has one.
+    let mut next = 3000..8000;
+    while pause(&mut rng, next, until).await {
+        next = 8000..20_000;
+        let length = Duration::from_millis(rng.random_range(500..5000));
+        let _alone = stage.database.trouble.lock().await;
+        let up: Vec<&Replica> = stage.replicas.iter().filter(|one| one.is_up()).collect();
+        stage.database.stop().await?;
+        damage.note(Trouble::Outages);
+        let told = try_join_all(up.iter().map(|replica| tells_of_outage(stage, replica)));
+        let (told, ()) = tokio::join!(told, sleep(length));
+        told?;
+        stage.database.resume().await?;
+        all_ready_again(stage, "its database came back").await?;
+    }
+    Ok(())
+}
+
+async fn tells_of_outage(stage: &Stage, replica: &Replica) -> Result {
+    let stopped = Instant::now();
+    let answer = replica.answers(&stage.http, "/readyz").await;
+    let took = stopped.elapsed();
+    let alive = replica.answers(&stage.http, "/healthz").await;
+    // A replica that was killed or frozen meanwhile owes no answer.
+    if !replica.is_up() || alive.is_none() {
+        return Ok(());
+    }
+    if answer != Some(StatusCode::SERVICE_UNAVAILABLE) || took > READY_TELLS {
+        let what = format!("answered {answer:?} after {took:?} without a database");
+        return broken(Promise::Ready, &replica.name, what);
+    }
+    if alive != Some(StatusCode::OK) {
+        let what = format!("/healthz answered {alive:?} for want of a database");
+        return broken(Promise::Ready, &replica.name, what);
+    }
+    Ok(())
+}
+
+async fn all_ready_again(stage: &Stage, after: &str) -> Result {
+    let all = stage.replicas.iter();
+    try_join_all(all.map(|replica| ready_again(stage, replica, after))).await?;
+    Ok(())
+}
+
+/// Swallows what a replica's open connections to the database carry, or those of all replicas, and sees that they serve
+/// again in time, on new ones.
+pub async fn silence(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
+    // Early enough that a short run has one.
+    let mut next = 2000..6000;
+    while pause(&mut rng, next, until).await {
+        next = 8000..20_000;
+        let _alone = stage.database.trouble.lock().await;
+        let struck: Vec<&Replica> = if rng.random_bool(0.3) {
+            stage.replicas.iter().collect()
+        } else {
+            vec![stage.any_replica(&mut rng)]
+        };
+        for replica in &struck {
+            replica.wire.go_silent();
+        }
+        damage.note(Trouble::SilentDatabase);
+        try_join_all(
+            struck
+                .into_iter()
+                .map(|replica| serves_again(stage, replica)),
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Waits until a replica reads from its database as often in a row as it may have dead connections.
+async fn serves_again(stage: &Stage, replica: &Replica) -> Result {
+    const IN_A_ROW: usize = 12;
+    let struck = Instant::now();
+    let mut served = 0;
+    let mut last = None;
+    while served < IN_A_ROW {
+        if !replica.is_up() {
+            return Ok(());
+        }
+        let answer = replica.get(stage, "/v1/payment-links?limit=1").await;
+        served = match answer {
+            Some(StatusCode::OK) => served + 1,
+            // The key or the pace is the callers' affair; either way the database was asked.
+            Some(StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) => served,
+            _ => 0,
+        };
+        if answer != Some(StatusCode::OK) {
+            last = answer;
+            sleep(Duration::from_millis(100)).await;
+        }
+        if replica.is_up() && struck.elapsed() > SERVES_AGAIN {
+            let what = format!(
+                "answered {last:?} {SERVES_AGAIN:?} after its connections to the database went silent"
+            );
+            return broken(Promise::Recovers, &replica.name, what);
+        }
+    }
+    Ok(())
+}
+
+/// Lets the database take no writes for a while, as one does that was demoted, and sees that every replica says so.
+pub async fn read_only(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
+    // Early enough that a short run has one.
+    let mut next = 4000..9000;
+    while pause(&mut rng, next, until).await {
+        next = 10_000..25_000;
+        let length = Duration::from_millis(rng.random_range(1000..5000));
+        let _alone = stage.database.trouble.lock().await;
+        stage.database.set_read_only(true).await?;
+        damage.note(Trouble::ReadOnlyDatabase);
+        let up = stage.replicas.iter().filter(|one| one.is_up());
+        let told = try_join_all(up.map(|replica| tells_of_read_only(stage, replica)));
+        let (told, ()) = tokio::join!(told, sleep(length));
+        let ended = stage.database.set_read_only(false).await;
+        told?;
+        ended?;
+        all_ready_again(stage, "its database took writes again").await?;
+    }
+    Ok(())
+}
+
+async fn tells_of_read_only(stage: &Stage, replica: &Replica) -> Result {
+    let limit = Instant::now() + READY_TELLS;
+    while replica.is_up() {
+        let answer = replica.answers(&stage.http, "/readyz").await;
+        if answer == Some(StatusCode::SERVICE_UNAVAILABLE) || !replica.is_up() {
+            break;
+        }
+        if Instant::now() > limit {
+            let what = format!("answers {answer:?} although its database takes no writes");
+            return broken(Promise::Ready, &replica.name, what);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}

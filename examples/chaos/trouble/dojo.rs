@@ -1,0 +1,202 @@
+//! Dojo's answers, its webhooks, its search.
+
+use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Damage, Trouble, pause};
+use crate::stage::{Result, SETTLE, Stage};
+
+/// Calls to Dojo that fail before or after the work was done, or take too long.
+pub async fn calls(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
+    while pause(&mut rng, 300..1500, until).await {
+        let operations = [
+            "create", "create", "create", "get", "search", "cancel", "capture", "refund", "refund",
+            "reversal", "any",
+        ];
+        let operation = operations.choose(&mut rng).unwrap_or(&"any");
+        let mut fault = fault(operation, &mut rng);
+        if rng.random_bool(0.15) {
+            // For a while it strikes often, until all are cleared.
+            fault["share"] = json!(rng.random_range(0.2..0.9));
+            stage.dojo.control("faults", fault).await?;
+            pause(&mut rng, 500..3000, until).await;
+            stage.dojo.clear("faults").await?;
+        } else {
+            fault["count"] = json!(rng.random_range(1..=4));
+            stage.dojo.control("faults", fault).await?;
+        }
+    }
+    Ok(())
+}
+
+fn fault(operation: &str, rng: &mut StdRng) -> Value {
+    let kinds = [
+        "latency",
+        "latencyAfter",
+        "status",
+        "statusAfter",
+        "cutBefore",
+        "cutAfter",
+    ];
+    let kind = *kinds.choose(rng).unwrap_or(&"cutAfter");
+    let mut fault = json!({"operation": operation, "kind": kind});
+    match kind {
+        // Around the service's time limit of a second, and beyond.
+        "latency" | "latencyAfter" => fault["latencyMs"] = json!(rng.random_range(50..2500)),
+        // Dojo does not do the work and then say that the request was wrong.
+        "statusAfter" => {
+            fault["status"] = json!([500, 502, 503, 504, 408].choose(rng));
+        }
+        "status" => {
+            let status = *[500, 503, 504, 429, 429, 401].choose(rng).unwrap_or(&500);
+            fault["status"] = json!(status);
+            if status == 429 {
+                fault["retryAfter"] = json!(1);
+            }
+        }
+        _ => {}
+    }
+    fault
+}
+
+/// Connections to Dojo that stay open and say nothing, before or after the work was done.
+pub async fn silent_calls(
+    stage: &Stage,
+    damage: &Damage,
+    mut rng: StdRng,
+    until: Instant,
+) -> Result {
+    while pause(&mut rng, 1000..4000, until).await {
+        let operations = [
+            "create", "create", "get", "search", "capture", "refund", "any",
+        ];
+        let kinds = ["silentBefore", "silentAfter"];
+        let fault = json!({
+            "operation": operations.choose(&mut rng),
+            "kind": kinds.choose(&mut rng),
+            "count": rng.random_range(1..=6),
+        });
+        stage.dojo.control("faults", fault).await?;
+        damage.note(Trouble::SilentCalls);
+    }
+    Ok(())
+}
+
+/// Headers that no client should have to expect.
+pub async fn headers(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
+    let values = [
+        "18446744073709551615",
+        "18446744073709551616",
+        "9223372036854775807",
+        "-1",
+        "1e9",
+        "",
+        "soon",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Thu, 01 Jan 1970 00:00:00 GMT",
+    ];
+    while pause(&mut rng, 1000..4000, until).await {
+        let operations = ["create", "get", "search", "refund", "any"];
+        let operation = operations.choose(&mut rng);
+        let value = values.choose(&mut rng);
+        let count = rng.random_range(1..=3);
+        let status = if rng.random_bool(0.5) { 429 } else { 503 };
+        let fault = if rng.random_bool(0.5) {
+            json!({
+                "operation": operation, "kind": "status", "status": status,
+                "retryAfter": value, "count": count,
+            })
+        } else {
+            json!({
+                "operation": operation, "kind": "headers", "count": count,
+                "headers": {"Date": value, "Retry-After": value, "X-Long": "x".repeat(16_000)},
+            })
+        };
+        stage.dojo.control("faults", fault).await?;
+        damage.note(Trouble::Headers);
+    }
+    Ok(())
+}
+
+/// Answers of a node whose clock runs ahead, by more or by less than the service waits for.
+pub async fn clock_ahead(
+    stage: &Stage,
+    damage: &Damage,
+    mut rng: StdRng,
+    until: Instant,
+) -> Result {
+    while pause(&mut rng, 1500..5000, until).await {
+        let operations = ["get", "get", "search", "create", "any"];
+        let ahead = [1_500, 3_000, 10_000, 3_600_000, 86_400_000];
+        let fault = json!({
+            "operation": operations.choose(&mut rng), "kind": "clockSkew",
+            "skewMs": ahead.choose(&mut rng), "count": rng.random_range(1..=5),
+        });
+        stage.dojo.control("faults", fault).await?;
+        damage.note(Trouble::ClockAhead);
+    }
+    Ok(())
+}
+
+/// Answers to somebody else's question.
+pub async fn other_intents(
+    stage: &Stage,
+    damage: &Damage,
+    mut rng: StdRng,
+    until: Instant,
+) -> Result {
+    while pause(&mut rng, 1500..5000, until).await {
+        let operations = ["get", "get", "create", "cancel"];
+        let fault = json!({
+            "operation": operations.choose(&mut rng), "kind": "otherIntent",
+            "count": rng.random_range(1..=4),
+        });
+        stage.dojo.control("faults", fault).await?;
+        damage.note(Trouble::OtherIntents);
+    }
+    Ok(())
+}
+
+/// Webhooks that never come, come twice, late, or in another order.
+pub async fn webhooks(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
+    while pause(&mut rng, 200..1200, until).await {
+        let kind = *["drop", "double", "delay", "reorder"]
+            .choose(&mut rng)
+            .unwrap_or(&"drop");
+        let mut fault = json!({"kind": kind, "count": rng.random_range(1..=5)});
+        if matches!(kind, "delay" | "reorder") {
+            fault["delayMs"] = json!(rng.random_range(50..4000));
+        }
+        stage.dojo.control("webhook-faults", fault).await?;
+    }
+    Ok(())
+}
+
+/// Search that lags behind: by less than the service waits for, as a rule, and now and then by more, so that second
+/// intents come to be, and have to be found and canceled.
+pub async fn search(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
+    while pause(&mut rng, 1000..6000, until).await {
+        let seconds = if rng.random_bool(0.2) {
+            SETTLE.as_secs_f64() + rng.random_range(2.0..6.0)
+        } else {
+            rng.random_range(0.0..SETTLE.as_secs_f64() * 0.6)
+        };
+        stage
+            .dojo
+            .control("search-lag", json!({"seconds": seconds}))
+            .await?;
+    }
+    Ok(())
+}
+
+/// Ends all of it.
+pub async fn calm(stage: &Stage) -> Result {
+    stage.dojo.clear("faults").await?;
+    stage.dojo.clear("webhook-faults").await?;
+    stage
+        .dojo
+        .control("search-lag", json!({"seconds": 0}))
+        .await?;
+    Ok(())
+}

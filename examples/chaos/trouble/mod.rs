@@ -1,0 +1,156 @@
+//! What goes wrong. Each kind is an entry of one table, with dice of its own, and can be left out.
+
+mod database;
+mod dojo;
+mod keys;
+mod processes;
+
+use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+
+use clap::ValueEnum;
+use rand::{RngExt, rngs::StdRng};
+use reqwest::StatusCode;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    promise::{Promise, broken},
+    stage::{Replica, Result, Stage},
+};
+
+const READY_AGAIN: Duration = Duration::from_secs(20);
+
+/// A kind of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Trouble {
+    /// Calls to Dojo fail before or after the work was done, or take too long
+    Calls,
+    /// Dojo takes a call and never answers, and the connection stays open
+    SilentCalls,
+    /// Dojo's answers carry headers that make no sense
+    Headers,
+    /// One of Dojo's nodes answers with a clock that runs ahead
+    ClockAhead,
+    /// Dojo answers about another intent than it was asked for
+    OtherIntents,
+    /// Dojo's search lags behind
+    Search,
+    /// Webhooks never come, come twice, late, or in another order
+    Webhooks,
+    /// Somebody who stole the secret signs webhooks that say that links are paid
+    Forgeries,
+    /// Somebody issues partial refunds in Dojo's portal between ours
+    PortalRefunds,
+    /// Replicas are killed
+    Kills,
+    /// A replica is stopped for longer than a lease, and goes on
+    Freezes,
+    /// The database is stopped as by a power cut
+    Outages,
+    /// A replica's connections to the database go silent
+    SilentDatabase,
+    /// The database takes no writes for a while
+    ReadOnlyDatabase,
+    /// The callers' API key is rotated, and the old one ends at once
+    RotatedKeys,
+}
+
+impl Trouble {
+    /// What a run has unless it is told otherwise.
+    pub fn is_default(self) -> bool {
+        match self {
+            Self::Calls
+            | Self::SilentCalls
+            | Self::Search
+            | Self::Webhooks
+            | Self::Kills
+            | Self::Outages => true,
+            Self::Headers
+            | Self::ClockAhead
+            | Self::OtherIntents
+            | Self::Forgeries
+            | Self::PortalRefunds
+            | Self::Freezes
+            | Self::SilentDatabase
+            | Self::ReadOnlyDatabase
+            | Self::RotatedKeys => false,
+        }
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    /// Makes this trouble until `until`.
+    pub async fn run(self, stage: &Stage, damage: &Damage, rng: StdRng, until: Instant) -> Result {
+        match self {
+            Self::Calls => dojo::calls(stage, rng, until).await,
+            Self::SilentCalls => dojo::silent_calls(stage, damage, rng, until).await,
+            Self::Headers => dojo::headers(stage, damage, rng, until).await,
+            Self::ClockAhead => dojo::clock_ahead(stage, damage, rng, until).await,
+            Self::OtherIntents => dojo::other_intents(stage, damage, rng, until).await,
+            Self::Search => dojo::search(stage, rng, until).await,
+            Self::Webhooks => dojo::webhooks(stage, rng, until).await,
+            Self::Kills => processes::kills(stage, damage, rng, until).await,
+            Self::Freezes => processes::freezes(stage, damage, rng, until).await,
+            Self::Outages => database::outages(stage, damage, rng, until).await,
+            Self::SilentDatabase => database::silence(stage, damage, rng, until).await,
+            Self::ReadOnlyDatabase => database::read_only(stage, damage, rng, until).await,
+            Self::RotatedKeys => keys::rotations(stage, damage, rng, until).await,
+            // People make these: see `people` and `operators`.
+            Self::Forgeries | Self::PortalRefunds => Ok(()),
+        }
+    }
+}
+
+/// What was done, and how often.
+#[derive(Default)]
+pub struct Damage(RefCell<BTreeMap<Trouble, u64>>);
+
+impl Damage {
+    pub fn note(&self, trouble: Trouble) {
+        *self.0.borrow_mut().entry(trouble).or_default() += 1;
+    }
+
+    pub fn tally(&self) -> Vec<String> {
+        let counts = self.0.borrow();
+        counts
+            .iter()
+            .map(|(trouble, count)| format!("{count} {}", trouble.name()))
+            .collect()
+    }
+}
+
+async fn pause(rng: &mut StdRng, milliseconds: std::ops::Range<u64>, until: Instant) -> bool {
+    let pause = Duration::from_millis(rng.random_range(milliseconds));
+    sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
+    Instant::now() < until
+}
+
+/// Waits until a replica says that it is ready, or is no longer up.
+async fn ready_again(stage: &Stage, replica: &Replica, after: &str) -> Result {
+    let limit = Instant::now() + READY_AGAIN;
+    while replica.is_up() {
+        let answer = replica.answers(&stage.http, "/readyz").await;
+        if answer == Some(StatusCode::OK) || !replica.is_up() {
+            break;
+        }
+        if Instant::now() > limit {
+            let what = format!("answers {answer:?} {READY_AGAIN:?} after {after}");
+            return broken(Promise::Ready, &replica.name, what);
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// Ends all trouble.
+pub async fn calm(stage: &Stage) -> Result {
+    dojo::calm(stage).await?;
+    for replica in &stage.replicas {
+        ready_again(stage, replica, "all trouble has ended").await?;
+    }
+    Ok(())
+}

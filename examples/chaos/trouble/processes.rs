@@ -1,0 +1,41 @@
+//! Our processes: killed, or stopped in whatever they were doing.
+
+use rand::{RngExt, rngs::StdRng};
+use tokio::time::{Instant, sleep};
+
+use super::{Damage, Trouble, pause, ready_again};
+use crate::stage::{LEASE, Result, Stage};
+
+/// SIGKILL for one replica after the other, and a new start a little later.
+pub async fn kills(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
+    while pause(&mut rng, 1500..6000, until).await {
+        let Some(replica) = stage.take_any(&mut rng) else {
+            continue;
+        };
+        replica.kill().await?;
+        damage.note(Trouble::Kills);
+        pause(&mut rng, 100..3000, until).await;
+        replica.start(&stage.http).await?;
+    }
+    Ok(())
+}
+
+/// SIGSTOP for longer than a lease, as when a virtual machine is paused, and SIGCONT: the replica goes on where it was,
+/// with connections, transactions and claims that others have given up on.
+pub async fn freezes(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
+    // Early enough that a short run has one.
+    let mut next = 1000..3000;
+    while pause(&mut rng, next, until).await {
+        next = 4000..15_000;
+        let Some(replica) = stage.take_any(&mut rng) else {
+            continue;
+        };
+        replica.freeze().await?;
+        damage.note(Trouble::Freezes);
+        // The run waits for its end: a lease that is not outslept shows nothing.
+        sleep(LEASE.mul_f64(rng.random_range(1.1..1.6))).await;
+        replica.thaw().await?;
+        ready_again(stage, &replica, "it was frozen").await?;
+    }
+    Ok(())
+}

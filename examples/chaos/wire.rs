@@ -1,0 +1,74 @@
+//! The wire between a replica and its database: it can go silent, as when a firewall forgets its connections or a
+//! network drops packets. Nobody is told, so each side waits for the other.
+
+use std::{io, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, copy_bidirectional, sink},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::timeout,
+};
+
+/// How long the server keeps its side of a silent connection. A real one finds out by its TCP keepalive.
+const SERVER_NOTICES: Duration = Duration::from_secs(45);
+
+/// A TCP proxy in front of one address.
+pub struct Wire {
+    pub port: u16,
+    silenced: watch::Sender<u64>,
+}
+
+impl Wire {
+    pub async fn to(server: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let port = listener.local_addr()?.port();
+        let (silenced, heard) = watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let mut heard = heard.clone();
+                heard.mark_unchanged();
+                tokio::spawn(async move {
+                    // A server that is not there is the client's to notice.
+                    if let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await {
+                        carry(client, server, heard).await;
+                    }
+                });
+            }
+        });
+        Ok(Self { port, silenced })
+    }
+
+    /// From now on whatever is sent on a connection that is open now is swallowed. New connections work.
+    pub fn go_silent(&self) {
+        self.silenced.send_modify(|times| *times += 1);
+    }
+}
+
+async fn carry(mut client: TcpStream, mut server: TcpStream, mut heard: watch::Receiver<u64>) {
+    // Small messages that wait for company would only make everything slow.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    tokio::select! {
+        // A cut is for both sides to notice.
+        _ = copy_bidirectional(&mut client, &mut server) => return,
+        silenced = heard.changed() => if silenced.is_err() {
+            return;
+        },
+    }
+    let (mut from_client, to_client) = client.into_split();
+    let (mut from_server, to_server) = server.into_split();
+    let (mut nowhere, mut nowhere_else) = (sink(), sink());
+    let swallow = async {
+        tokio::join!(
+            tokio::io::copy(&mut from_client, &mut nowhere),
+            tokio::io::copy(&mut from_server, &mut nowhere_else),
+        )
+    };
+    // The client's end of the connection does not reach the server either.
+    let _ = timeout(SERVER_NOTICES, swallow).await;
+    // Nor does the server's reach the client.
+    drop((from_server, to_server));
+    let mut rest = [0; 1024];
+    while from_client.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+    drop(to_client);
+}

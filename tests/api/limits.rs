@@ -1,0 +1,255 @@
+//! What no caller and no prober can do: take all calls to Dojo, send without end, fill the log, or learn which accounts
+//! there are.
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    commands::create_api_key,
+    support::{Answer, TestApp, eventually, send, ten_pounds, text},
+};
+
+#[tokio::test]
+async fn a_refresh_takes_a_place_among_the_calls_to_dojo() {
+    let app = TestApp::with(&[("MAX_CREATIONS", "1")]).await;
+    let link = app.created().await;
+    let slow = json!({"latencyMs": 1500});
+    app.sandbox.next("get", "latency", slow).await;
+    let refreshing = app.refresh(&link["id"]);
+    let others = async {
+        eventually("Dojo is being asked", async || {
+            app.sandbox.requests("get").await.pop()
+        })
+        .await;
+        for answer in [
+            app.create(&ten_pounds("Order 2")).await,
+            app.operate(&link, "cancel", &Value::Null).await,
+            app.refresh(&link["id"]).await,
+        ] {
+            assert_eq!(answer.header("retry-after"), "1");
+            answer.problem(503, "overloaded");
+        }
+        // What needs nothing of Dojo goes on.
+        app.link(&link["id"]).await;
+    };
+    let (refreshed, ()) = tokio::join!(refreshing, others);
+    refreshed.expect(200);
+    app.refresh(&link["id"]).await.expect(200);
+    app.create(&ten_pounds("Order 2")).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_refresh_searches_a_few_pages_and_the_background_the_rest() {
+    // No webhooks, and no answer: the link is asked for again, so there may be a second intent.
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox
+        .next("create", "status", json!({"status": 500}))
+        .await;
+    let link = app.the_only_link("a", &ten_pounds("Order 1")).await;
+    assert_eq!(app.told(&link["id"], "askedAgain").await.len(), 1);
+    let due = async || -> f64 {
+        sqlx::query_scalar("SELECT extract(epoch FROM due_at)::float8 FROM payment_links")
+            .fetch_one(&app.pool)
+            .await
+            .unwrap()
+    };
+    // More intents than a few pages hold. The second one of the link is the oldest, which search shows last.
+    let mut second = ten_pounds("Order 1");
+    second["metadata"] = json!({"paymentLinkId": link["id"]});
+    app.sandbox
+        .api(Method::POST, "/payment-intents", &second)
+        .await;
+    for _ in 0..12 {
+        let foreign = ten_pounds("Foreign");
+        let intents = (0..50).map(|_| app.sandbox.api(Method::POST, "/payment-intents", &foreign));
+        join_all(intents).await;
+    }
+    // Until then the background has nothing to do with it.
+    let in_an_hour = "UPDATE payment_links SET due_at = now() + interval '1 hour'";
+    sqlx::query(in_an_hour).execute(&app.pool).await.unwrap();
+    let (due_before, searched) = (due().await, app.sandbox.requests("search").await.len());
+
+    app.refresh(&link["id"]).await.expect(200);
+    let pages = app.sandbox.requests("search").await.len() - searched;
+    assert_eq!(pages, 5);
+    assert!(app.told(&link["id"], "surplusFound").await.is_empty());
+    let postponed = due().await - due_before;
+    assert!(
+        postponed < 1.0,
+        "the background's search is {postponed} s later"
+    );
+
+    app.all_are_due().await;
+    eventually("the second intent is found", async || {
+        app.told(&link["id"], "surplusFound").await.pop()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_sends_too_much_is_told_when_to_go_on_and_no_other_is() {
+    let app = TestApp::with(&[("CLIENT_RATE", "5")]).await;
+    let other = create_api_key(&app, "orders", "links:read");
+    let read = || app.get("/v1/payment-links");
+    let answers = join_all((0..40).map(|_| read())).await;
+    let (taken, refused): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.status == 200);
+    assert!(taken.len() >= 5 && refused.len() >= 10, "{}", taken.len());
+    for answer in refused {
+        assert_eq!(answer.header("retry-after"), "1");
+        assert_eq!(answer.header("cache-control"), "no-store");
+        answer.problem(429, "rate-limited");
+    }
+
+    let others = app.anonymous(Method::GET, "/v1/payment-links");
+    send(others.bearer_auth(&other)).await.expect(200);
+    // The limit is the client's, whichever of its scopes a request needs; nothing is done beyond it.
+    let body = ten_pounds("Order 1");
+    let creations = join_all((0..20).map(|_| app.create(&body))).await;
+    let made = creations.iter().filter(|answer| answer.status == 201);
+    assert_eq!(made.count(), app.sandbox.creations().await.len());
+    assert!(creations.iter().any(|answer| answer.status == 429));
+    // Whoever has no key is told so, however often: only clients are counted.
+    for _ in 0..20 {
+        let nobody = app.anonymous(Method::GET, "/v1/payment-links");
+        let made_up = nobody.bearer_auth(format!("dpl_{}", "0".repeat(64)));
+        send(made_up).await.problem(401, "unauthenticated");
+    }
+    eventually("it may send again", async || {
+        (read().await.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// What an answer shows to its receiver, but for what tells one request from another.
+fn seen(answer: &Answer) -> (u16, Vec<(String, String)>, Value) {
+    let mut headers: Vec<_> = answer
+        .headers
+        .iter()
+        .filter(|(name, _)| !matches!(name.as_str(), "date" | "x-request-id" | "content-length"))
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
+    headers.sort();
+    let mut body = answer.json();
+    for field in ["instance", "requestId"] {
+        body[field] = Value::Null;
+    }
+    (answer.status.as_u16(), headers, body)
+}
+
+#[tokio::test]
+async fn an_account_that_does_not_exist_answers_webhooks_as_one_that_does() {
+    let app = TestApp::start().await;
+    let deliver = async |path: &str, signature: Option<&str>, body: &str| {
+        let mut request = app.anonymous(Method::POST, path).body(body.to_owned());
+        if let Some(signature) = signature {
+            request = request.header("dojo-signature", signature);
+        }
+        send(request).await
+    };
+    // What would be signed with a secret that every copy of this program knows is not genuine either.
+    let made_up = dojo_sandbox::signature::sign("no webhook is signed with this", b"{}");
+    let large = "x".repeat(300 * 1024);
+    for (signature, body) in [
+        (None, "{}"),
+        (Some(""), "{}"),
+        (Some("sha256=00"), "{}"),
+        (Some(made_up.as_str()), "{}"),
+        (Some(made_up.as_str()), large.as_str()),
+    ] {
+        let real = deliver("/webhooks/dojo/default", signature, body).await;
+        let unknown = deliver("/webhooks/dojo/leeds", signature, body).await;
+        assert_eq!(seen(&real), seen(&unknown));
+        assert!(matches!(real.status.as_u16(), 401 | 413));
+    }
+    assert_eq!(app.stored_webhooks().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_proves_nothing_cannot_fill_the_log() {
+    let mut app = TestApp::start().await;
+    for _ in 0..50 {
+        app.deliver_signed("{}", "sha256=00").await.expect(401);
+        for path in ["/webhooks/dojo/leeds", "/webhooks/dojo/york"] {
+            let unknown = app.anonymous(Method::POST, path).body("{}");
+            send(unknown).await.expect(401);
+        }
+        let anonymous = app.anonymous(Method::GET, "/v1/payment-links");
+        send(anonymous).await.expect(401);
+        let nowhere = app.anonymous(Method::GET, "/admin.php");
+        send(nowhere).await.expect(404);
+    }
+    // Requests of clients and genuine webhooks have a line each.
+    for n in 0..3 {
+        app.get("/v1/payment-links").await.expect(200);
+        let genuine = format!(r#"{{"id":"evt_{n}","event":"terminal.moved","data":{{}}}}"#);
+        app.deliver(&genuine).await.expect(204);
+    }
+    let refused = r#"webhooks_total{verdict="refused"}"#;
+    assert!((app.metric(refused).await - 150.0).abs() < 0.5);
+
+    app.service.terminate();
+    assert!(app.service.ended().await.success());
+    app.logged(r#""message":"stopped""#).await;
+    let log = app.service.log();
+    let lines = |words: &[&str]| -> Vec<&str> {
+        log.lines()
+            .filter(|line| words.iter().all(|word| line.contains(word)))
+            .collect()
+    };
+    let [first, sum] = lines(&["WARN", "without a valid signature"])[..] else {
+        panic!("not two lines: {log}");
+    };
+    assert!(first.contains(r#""account":"default""#), "{first}");
+    assert!(
+        sum.contains(r#""account":"default""#) && sum.contains(r#""more":49"#),
+        "{sum}"
+    );
+    let [_, sum] = lines(&["WARN", "for an unknown account"])[..] else {
+        panic!("not two lines: {log}");
+    };
+    assert!(sum.contains(r#""more":99"#), "{sum}");
+    for (route, status) in [("/v1/payment-links", "401"), ("none", "404")] {
+        let route = format!(r#""route":"{route}""#);
+        let status = format!(r#""status":{status}"#);
+        let [first, sum] = lines(&[&route, &status])[..] else {
+            panic!("not two lines: {log}");
+        };
+        assert!(first.contains(r#""message":"answered""#), "{first}");
+        assert!(sum.contains(r#""more":49"#), "{sum}");
+    }
+    let answered = r#""message":"answered""#;
+    assert_eq!(lines(&[answered, r#""status":401"#]).len(), 1, "{log}");
+    assert_eq!(lines(&[answered, r#""client":"bootstrap""#]).len(), 3);
+    assert_eq!(lines(&[answered, r#""status":204"#]).len(), 3);
+}
+
+#[tokio::test]
+async fn nobody_may_store_what_the_api_answers() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let path = format!("/v1/payment-links/{}", text(&link["id"]));
+    for answer in [
+        app.create(&ten_pounds("Order 2")).await.expect(201),
+        app.get(&path).await.expect(200),
+        app.get(&format!("{path}/events")).await.expect(200),
+        app.get("/v1/payment-links").await.expect(200),
+        app.refresh(&link["id"]).await.expect(200),
+        app.create(&json!({})).await.expect(422),
+        app.get("/v1/nothing").await.expect(404),
+        send(app.anonymous(Method::GET, &path)).await.expect(401),
+        send(app.request(Method::PATCH, &path)).await.expect(405),
+        app.deliver_signed("{}", "").await.expect(401),
+    ] {
+        assert_eq!(
+            answer.header("cache-control"),
+            "no-store",
+            "{}",
+            answer.text
+        );
+    }
+    let page = app.get("/openapi.yaml").await.expect(200);
+    assert_eq!(page.header("cache-control"), "");
+}
