@@ -155,7 +155,8 @@ async fn demo(options: &Options, logs: &Path) -> Result {
     );
     let paid = loop {
         let now = api.call(Method::GET, &path, None).await?;
-        if now["status"] != link["status"] {
+        // The webhook moves the status at once. It is confirmed when Dojo, asked with our own key, says the same.
+        if now["status"] != link["status"] && now["confirmed"] == true {
             break now;
         }
         pause().await;
@@ -164,6 +165,10 @@ async fn demo(options: &Options, logs: &Path) -> Result {
         "    {id}: {} → {}",
         text(&link["status"]),
         text(&paid["status"])
+    );
+    println!(
+        "    confirmed by Dojo: {:.2} GBP captured",
+        paid["capturedAmount"].as_f64().unwrap_or_default() / 100.0
     );
     println!(
         "    curl {}{path}/events -H 'Authorization: Bearer {API_KEY}'",

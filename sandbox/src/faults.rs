@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::chance;
 
@@ -70,6 +71,9 @@ pub(crate) struct Fault {
     /// Which intent `otherIntent` answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) intent_id: Option<String>,
+    /// What `fields` puts in place of fields of the answer.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub(crate) fields: Map<String, Value>,
     /// How long `latency` waits before the work, and any other kind before its answer or cut.
     pub(crate) latency_ms: Option<u64>,
     pub(crate) count: Option<u32>,
@@ -125,6 +129,8 @@ pub(crate) enum Kind {
     ClockSkew,
     /// The work, but the answer shows another intent.
     OtherIntent,
+    /// The work and its answer, with other values in some of its fields.
+    Fields,
 }
 
 impl Kind {
@@ -161,6 +167,7 @@ impl Fault {
             Kind::Headers if self.headers.is_empty() => {
                 Err("A fault of headers needs headers.".to_owned())
             }
+            Kind::Fields if self.fields.is_empty() => Err("Fields need fields.".to_owned()),
             Kind::ClockSkew if self.skew_ms.is_none_or(|skew| skew == 0) => {
                 Err("A clockSkew needs skewMs, positive for a clock that runs ahead.".to_owned())
             }
@@ -243,6 +250,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use axum::http::Method;
+    use serde_json::Map;
 
     use super::{Fault, Faults, Kind, Operation};
 
@@ -255,6 +263,7 @@ mod tests {
             headers: BTreeMap::new(),
             skew_ms: None,
             intent_id: None,
+            fields: Map::new(),
             latency_ms: None,
             count: Some(count),
             share: None,

@@ -208,6 +208,7 @@ async fn suffer(
         }
         (Kind::ClockSkew, Some(response)) => skewed(world, fault, response).await,
         (Kind::OtherIntent, Some(response)) => about_another(world, fault, response).await,
+        (Kind::Fields, Some(response)) => with_fields(fault, response).await,
         (Kind::Latency | Kind::LatencyAfter | Kind::Headers, Some(response)) => response,
         _ => failure(fault),
     };
@@ -264,6 +265,16 @@ async fn about_another(world: &World, fault: &Fault, response: Response) -> Resp
         match other {
             Some(other) => *answer = other,
             None => answer["id"] = json!(ids::tagged("pi_sandbox_")),
+        }
+    })
+    .await
+}
+
+/// An answer with some fields that are not as they should be.
+async fn with_fields(fault: &Fault, response: Response) -> Response {
+    rewritten(response, |answer| {
+        if let Some(answer) = answer.as_object_mut() {
+            answer.extend(fault.fields.clone());
         }
     })
     .await

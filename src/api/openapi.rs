@@ -21,7 +21,10 @@ use crate::payment_link::NewPaymentLink;
         description = "Makes payment links at Dojo and tells what became of them.\n\n\
             Money is in minor units (1000 is 10.00 GBP), times are RFC 3339 in UTC. Every error is \
             `application/problem+json` (RFC 9457) and names each fault of a request at once. Every answer \
-            carries `x-request-id`.",
+            carries `x-request-id`.\n\n\
+            Hand over goods only when a link is `Captured` **and** `confirmed` is `true`. A webhook moves `status` at \
+            once; `confirmed` says whether Dojo's own answer to this service's key agrees. Amounts, captures and \
+            payment details come only from Dojo's answers.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(

@@ -338,10 +338,13 @@ async fn events(
     Ok(Json(Page::new(entries, limit, |last| last.id.clone())))
 }
 
-/// Asks Dojo about a payment link now, and answers the link as Dojo has it.
+/// Asks Dojo about a payment link now, and returns the link.
 ///
 /// There is no need to: webhooks and a schedule keep links in step. It is for the moment when somebody wants to
-/// be sure. A link whose creation is not settled yet is answered as it is.
+/// be sure. `confirmed` is `true` only if Dojo reported this `status` in this very call. It is `false` where Dojo's
+/// answer disagrees with what is known and is not accepted yet (an answer that is older than an earlier one, or that
+/// does not show a payment yet that a webhook reported): ask again, or wait; Dojo's standing answer wins within minutes. A link
+/// whose creation is not settled yet is returned as it is.
 #[utoipa::path(
     post, path = "/v1/payment-links/{id}/refresh", tag = "Payment links",
     params(("id" = String, Path, description = "The link's id, `plink_…`.")),
@@ -360,16 +363,12 @@ async fn refresh(
 ) -> Result<Json<PaymentLink>, Error> {
     let link = state.find_link(&caller, id).await?;
     let account = state.account_of(&link)?;
-    let Some(looked) = store::looks::find(&state.pool, id).await? else {
-        return Ok(Json(link));
-    };
     let cause = timeline::Cause::Request {
         client: caller.client,
         request_id,
     };
     let _place = state.place()?;
-    protocol::refresh::look(&state.pool, account, &looked, state.patience, &cause).await?;
-    let link = store::links::find(&state.pool, id).await?;
+    let link = protocol::refresh::refresh(&state.pool, account, id, state.patience, &cause).await?;
     link.map(Json).ok_or(Error::NoSuchLink)
 }
 

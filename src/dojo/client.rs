@@ -125,6 +125,8 @@ impl Client {
     ///
     /// A failure that proves that Dojo has done nothing is tried again, with growing pauses, while there is
     /// time: half the time limit of a call, so that all of it takes one and a half at most.
+    ///
+    /// An answer about another link's intent is not the answer to this call, which is lost then.
     pub async fn create_payment_intent(
         &self,
         create: CreatePaymentIntent<'_>,
@@ -135,7 +137,9 @@ impl Client {
                 .request(Method::POST, &["payment-intents"])
                 .header("x-request-id", create.request_id)
                 .json(&body);
-            Self::call("create", request)
+            Self::call_for("create", request, |intent| {
+                check_link(intent, Some(create.link_id))
+            })
         })
         .await
     }
@@ -231,11 +235,25 @@ impl Client {
     }
 
     /// `GET /payment-intents/{id}`, the canceled ones too. `None` if Dojo does not know it.
-    pub async fn payment_intent(&self, id: &str) -> Result<Option<PaymentIntent>, Error> {
+    ///
+    /// `link_id`: the link whose intent it is, where that is known. An answer about another intent, or about one that
+    /// names another link, as a bad cache might give, is as good as none.
+    pub async fn payment_intent(
+        &self,
+        id: &str,
+        link_id: Option<PaymentLinkId>,
+    ) -> Result<Option<PaymentIntent>, Error> {
         let request = self
             .request(Method::GET, &["payment-intents", id])
             .query(&[("returnCanceled", "true")]);
-        match Self::call("get", request).await {
+        let check = |intent: &PaymentIntent| {
+            if intent.id == id {
+                check_link(intent, link_id)
+            } else {
+                Err(format!("the answer is about {} and not {id}", intent.id))
+            }
+        };
+        match Self::call_for("get", request, check).await {
             Ok(intent) => Ok(Some(intent)),
             Err(Error::Refused {
                 status: StatusCode::NOT_FOUND,
@@ -345,8 +363,22 @@ impl Client {
         operation: &'static str,
         request: RequestBuilder,
     ) -> Result<T, Error> {
+        Self::call_for(operation, request, |_| Ok(())).await
+    }
+
+    /// The same. `check` tells why an answer is not the one to this call; the right one is lost then.
+    async fn call_for<T: DeserializeOwned>(
+        operation: &'static str,
+        request: RequestBuilder,
+        check: impl FnOnce(&T) -> Result<(), String>,
+    ) -> Result<T, Error> {
         let start = Instant::now();
-        let result = Self::answer(request).await;
+        let result = Self::answer(request)
+            .await
+            .and_then(|answer| match check(&answer) {
+                Ok(()) => Ok(answer),
+                Err(reason) => Err(Error::unanswered(reason, None)),
+            });
         let outcome = result.as_ref().map_or_else(Error::name, |_| "ok");
         metrics::counter!("dojo_requests_total", "operation" => operation, "outcome" => outcome)
             .increment(1);
@@ -390,6 +422,17 @@ impl Client {
             }),
             status => Err(Error::unanswered(format!("status {status}"), None)),
         }
+    }
+}
+
+/// Whether an intent may be that of the link.
+fn check_link(intent: &PaymentIntent, link_id: Option<PaymentLinkId>) -> Result<(), String> {
+    match link_id {
+        Some(link_id) if intent.is_of_another_link(link_id) => Err(format!(
+            "the answer is about {}, which is the intent of another link",
+            intent.id
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -1,4 +1,7 @@
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned},
+};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
@@ -9,47 +12,103 @@ use crate::payment_link::{
 
 /// A payment intent as Dojo answers it: the parts that this service keeps.
 ///
-/// Only its id is required. Anything else that is missing, `null` or of another form than documented is `None`: a
-/// surprise in one field must not lose the answer to a creation, which would then have to be searched for.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// Only its id is required. Anything else that is missing, `null`, given twice or of another form than documented is
+/// `None`: a surprise in one field must not lose the answer to a creation, which would then have to be searched for.
+#[derive(Debug, Clone)]
 pub struct PaymentIntent {
     /// `pi_…`, in the sandbox `pi_sandbox_…`.
     pub id: String,
-    /// Dojo's word for where it stands; not always one that we know.
-    #[serde(default)]
+    /// Dojo's word for where it stands; not always one that we know. Empty if there is none.
     pub status: String,
     /// Without tips, service charge and cashback.
-    #[serde(default, deserialize_with = "lenient")]
     pub amount: Option<ReportedAmount>,
     /// The tip.
-    #[serde(default, deserialize_with = "lenient")]
     pub tips_amount: Option<ReportedAmount>,
     /// The whole of it.
-    #[serde(default, deserialize_with = "lenient")]
     pub total_amount: Option<ReportedAmount>,
     /// Minor units.
-    #[serde(default, deserialize_with = "lenient")]
     pub refunded_amount: Option<i64>,
     /// Its captures, if Dojo tells them.
-    #[serde(default, deserialize_with = "lenient_captures")]
     pub captures: Option<Vec<Capture>>,
     /// When it is voided if nobody pays.
-    #[serde(default, deserialize_with = "lenient_time")]
     pub expire_at: Option<OffsetDateTime>,
     /// When it was created.
-    #[serde(default, deserialize_with = "lenient_time")]
     pub created_at: Option<OffsetDateTime>,
     /// When anything about it last changed: the version of this answer.
-    #[serde(default, deserialize_with = "lenient_time")]
     pub updated_at: Option<OffsetDateTime>,
     /// What was sent along with its creation.
-    #[serde(default, deserialize_with = "lenient")]
     metadata: Option<Map<String, Value>>,
-    #[serde(default, deserialize_with = "lenient")]
     payment_details: Option<PaymentDetails>,
-    #[serde(default, deserialize_with = "lenient")]
     payment_events: Option<Vec<PaymentEvent>>,
+}
+
+impl<'de> Deserialize<'de> for PaymentIntent {
+    fn deserialize<D: Deserializer<'de>>(body: D) -> Result<Self, D::Error> {
+        // Not derived: that would refuse a field that is given twice. Of these, the last one counts.
+        let mut fields = Fields(Map::deserialize(body)?);
+        let id: String = fields.take("id").unwrap_or_default();
+        if !is_proper_id(&id) {
+            return Err(de::Error::custom("a payment intent without a proper id"));
+        }
+        Ok(Self {
+            id,
+            status: fields.take("status").unwrap_or_default(),
+            amount: fields.take("amount"),
+            // A negative tip is none that could be kept.
+            tips_amount: fields
+                .take("tipsAmount")
+                .filter(|tips: &ReportedAmount| tips.value >= 0),
+            total_amount: fields.take("totalAmount"),
+            refunded_amount: fields.take("refundedAmount"),
+            captures: fields
+                .take("captures")
+                .map(|captures: Vec<CaptureDetails>| {
+                    captures.into_iter().map(Capture::from).collect()
+                }),
+            expire_at: fields.take_time("expireAt"),
+            created_at: fields.take_time("createdAt"),
+            updated_at: fields.take_time("updatedAt"),
+            metadata: fields.take("metadata"),
+            payment_details: fields.take("paymentDetails"),
+            payment_events: fields.take("paymentEvents"),
+        })
+    }
+}
+
+/// Whether this can be an intent's id. It becomes part of addresses, so it has to consist of characters that stand in
+/// one as they are, and must not be a path's `.` or `..`.
+fn is_proper_id(id: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    id.len() <= 200 && id.chars().all(fits) && id.contains(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// The fields of an object that Dojo answered.
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// Reads what can be read.
+    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        let mut value = self.0.remove(name)?;
+        drop_unstorable(&mut value);
+        serde_json::from_value(value).ok()
+    }
+
+    fn take_time(&mut self, name: &str) -> Option<OffsetDateTime> {
+        self.take::<String>(name).as_deref().and_then(parse_time)
+    }
+}
+
+/// Makes texts that Postgres cannot store `null`: those that hold a NUL character.
+fn drop_unstorable(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains('\0') => *value = Value::Null,
+        Value::Array(values) => values.iter_mut().for_each(drop_unstorable),
+        Value::Object(fields) => {
+            fields.retain(|name, _| !name.contains('\0'));
+            fields.values_mut().for_each(drop_unstorable);
+        }
+        _ => {}
+    }
 }
 
 /// Reads what can be read.
@@ -58,11 +117,6 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(
 ) -> Result<Option<T>, D::Error> {
     let value = Value::deserialize(field)?;
     Ok(serde_json::from_value(value).ok())
-}
-
-fn lenient_time<'de, D: Deserializer<'de>>(field: D) -> Result<Option<OffsetDateTime>, D::Error> {
-    let text: Option<String> = lenient(field)?;
-    Ok(text.as_deref().and_then(parse_time))
 }
 
 /// A capture as Dojo answers it. Without an amount it is none that could be counted.
@@ -80,20 +134,16 @@ struct CaptureDetails {
     created_at: Option<String>,
 }
 
-fn lenient_captures<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Vec<Capture>>, D::Error> {
-    let captures: Option<Vec<CaptureDetails>> = lenient(field)?;
-    Ok(captures.map(|captures| {
-        captures
-            .into_iter()
-            .map(|capture| Capture {
-                id: capture.id,
-                amount: capture.amount,
-                tips_amount: capture.tips_amount,
-                status: capture.status,
-                created_at: capture.created_at,
-            })
-            .collect()
-    }))
+impl From<CaptureDetails> for Capture {
+    fn from(capture: CaptureDetails) -> Self {
+        Self {
+            id: capture.id,
+            amount: capture.amount,
+            tips_amount: capture.tips_amount,
+            status: capture.status,
+            created_at: capture.created_at,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -135,6 +185,12 @@ impl PaymentIntent {
     #[must_use]
     pub fn known_status(&self) -> Option<Status> {
         Status::from_dojo(&self.status)
+    }
+
+    /// Whether its metadata names another link than this one. It need not name any.
+    #[must_use]
+    pub fn is_of_another_link(&self, link_id: PaymentLinkId) -> bool {
+        self.link_id().is_some_and(|named| named != link_id)
     }
 
     /// The link that its metadata names.
@@ -219,7 +275,124 @@ fn masked(number: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Any JSON, a few levels deep.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            Just(Value::from("2026-01-01T00:00:00.1234567Z")),
+        ];
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((any_name(), inner), 0..6)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// A field's name: mostly one that is read.
+    fn any_name() -> impl Strategy<Value = String> {
+        let known = [
+            "status",
+            "amount",
+            "tipsAmount",
+            "totalAmount",
+            "refundedAmount",
+            "captures",
+            "expireAt",
+            "createdAt",
+            "updatedAt",
+            "metadata",
+            "paymentDetails",
+            "paymentEvents",
+            "value",
+            "currencyCode",
+            "paymentLinkId",
+            "card",
+            "eventType",
+            "tipsAmount",
+            "cardNumber",
+            "last4PAN",
+        ];
+        prop_oneof![
+            9 => prop::sample::select(known.to_vec()).prop_map(str::to_owned),
+            1 => any::<String>().prop_filter("it is no id", |name| name != "id"),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_with_a_proper_id_is_read(
+            id in "pi_(sandbox_)?[A-Za-z0-9_-]{1,30}",
+            at in 0..8_usize,
+            fields in prop::collection::vec((any_name(), any_json()), 0..8),
+        ) {
+            // As text, because fields may come twice.
+            let mut fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| format!("{}:{value}", Value::from(name.as_str())))
+                .collect();
+            fields.insert(at.min(fields.len()), format!(r#""id":"{id}""#));
+            let body = format!("{{{}}}", fields.join(","));
+            let intent: PaymentIntent = serde_json::from_str(&body).unwrap();
+            prop_assert_eq!(&intent.id, &id);
+            prop_assert!(!intent.status.contains('\0'));
+        }
+    }
+
+    #[test]
+    fn a_status_of_another_form_does_not_lose_the_answer() {
+        for (status, read) in [
+            ("null", ""),
+            ("5", ""),
+            (r#"{"is": "Created"}"#, ""),
+            (r#""Created", "status": "Captured""#, "Captured"),
+            (r#""a\u0000""#, ""),
+        ] {
+            let body = format!(r#"{{"status": {status}, "id": "pi_1"}}"#);
+            let intent: PaymentIntent = serde_json::from_str(&body).unwrap();
+            assert_eq!((intent.id.as_str(), intent.status.as_str()), ("pi_1", read));
+        }
+    }
+
+    #[test]
+    fn what_is_no_proper_id_is_no_intent() {
+        let long = format!(r#""{}""#, "x".repeat(201));
+        for id in [
+            r#""""#,
+            r#""  ""#,
+            r#""\t""#,
+            r#""pi 1""#,
+            r#""pi/1""#,
+            r#""..""#,
+            r#""pi_\u0000""#,
+            r#""pi_ä""#,
+            "null",
+            "5",
+            "[]",
+            &long,
+        ] {
+            let body = format!(r#"{{"id": {id}, "status": "Created"}}"#);
+            assert!(
+                serde_json::from_str::<PaymentIntent>(&body).is_err(),
+                "{id}"
+            );
+        }
+        for body in [r#"{"status": "Created"}"#, "[]", "null", r#""pi_1""#] {
+            assert!(
+                serde_json::from_str::<PaymentIntent>(body).is_err(),
+                "{body}"
+            );
+        }
+    }
 
     #[test]
     fn a_card_number_never_stays_whole() {

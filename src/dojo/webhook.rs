@@ -12,6 +12,17 @@ use crate::payment_link::parse_time;
 /// The header that carries the signature.
 pub const SIGNATURE_HEADER: &str = "dojo-signature";
 
+/// The event that reports a change of an intent's status.
+pub const STATUS_UPDATED: &str = "payment_intent.status_updated";
+
+/// The events that report a payment intent and its status. An event with any other name may be about something that only
+/// resembles one, so what it says about a status is not taken over.
+pub const INTENT_EVENTS: [&str; 3] = [
+    "payment_intent.created",
+    STATUS_UPDATED,
+    "payment_intent.send-receipt",
+];
+
 /// Whether `signature` is that of `body` under any one of `secrets`.
 ///
 /// The header holds `sha256=` and the HMAC-SHA256 of the raw body, keyed with the secret's UTF-8 bytes, in

@@ -11,22 +11,18 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    dojo::{self, Account, Secret},
+    dojo::{
+        self,
+        Account,
+        Secret,
+        // Without `STATUS_UPDATED` no webhook tells of a payment.
+        webhook::{INTENT_EVENTS as EVENTS, STATUS_UPDATED},
+    },
     payment_link::NewPaymentLink,
     telemetry,
 };
 
 pub use address::{path, webhook_address};
-
-/// Without this event no webhook tells of a payment.
-const STATUS_UPDATED: &str = "payment_intent.status_updated";
-
-/// The events that matter here.
-const EVENTS: [&str; 3] = [
-    "payment_intent.created",
-    STATUS_UPDATED,
-    "payment_intent.send-receipt",
-];
 
 /// Why a command did nothing, or not all.
 #[derive(Debug, thiserror::Error)]

@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::{
-    config::JobSettings, dojo::Account, payment_link::recovery::Patience, protocol,
+    config::JobSettings, dojo::Account, payment_link::recovery::Patience, protocol, store,
     telemetry::causes,
 };
 use pace::Pace;
@@ -125,6 +125,7 @@ impl Jobs {
     fn took(&self, job: &'static str, result: Result<(), protocol::Error>) -> Option<Duration> {
         let outcome = match &result {
             Ok(()) => "ok",
+            Err(protocol::Error::Store(store::Error::IntentTaken { .. })) => "intent_taken",
             Err(protocol::Error::Store(_)) => "database",
             Err(protocol::Error::Dojo(error)) => error.name(),
             Err(protocol::Error::TooManyIntents) => "too_many_intents",
@@ -141,8 +142,9 @@ impl Jobs {
                 let retry = Duration::from_secs(5);
                 match error {
                     protocol::Error::Dojo(error) => Some(self.pace.went_wrong(&error).max(retry)),
+                    protocol::Error::TooManyIntents
+                    | protocol::Error::Store(store::Error::IntentTaken { .. }) => Some(retry * 12),
                     protocol::Error::Store(_) | protocol::Error::TimedOut => Some(retry),
-                    protocol::Error::TooManyIntents => Some(retry * 12),
                 }
             }
         }

@@ -19,6 +19,10 @@ pub struct PaymentLink {
     pub environment: Environment,
     /// Where the link stands.
     pub status: Status,
+    /// Whether Dojo's latest answer to this service's own key agrees with `status`. `false` from a webhook that changes
+    /// the status until the read that follows it, and while Dojo's answers disagree. Hand over goods only when `status`
+    /// is `Captured` **and** this is `true`.
+    pub confirmed: bool,
     /// The page on which the customer pays. `null` until Dojo has confirmed the link.
     pub url: Option<String>,
     /// The id of the payment intent at Dojo. `null` until Dojo has confirmed the link.
@@ -32,8 +36,8 @@ pub struct PaymentLink {
     pub total_amount: Option<Money>,
     /// What Dojo reports as `amount`, where it is not the one asked for. Something is wrong then.
     pub reported_amount: Option<ReportedAmount>,
-    /// How much was taken from the customer, tips included, in minor units, as far as Dojo has told: less than
-    /// `totalAmount` where a `Manual` payment was captured in part. What went back since is not taken off.
+    /// How much was taken from the customer, tips included, in minor units, as Dojo answered it: never on a webhook's word,
+    /// and less than `totalAmount` where a `Manual` payment was captured in part. What went back since is not taken off.
     pub captured_amount: i64,
     /// How much went back to the customer, in minor units.
     pub refunded_amount: i64,
@@ -53,7 +57,7 @@ pub struct PaymentLink {
     /// When anything about the link last changed here.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
-    /// When Dojo itself last confirmed what is said here. `null` until it has.
+    /// When an answer of Dojo's about this link was last accepted. `null` until one was.
     #[serde(with = "time::serde::rfc3339::option")]
     pub synced_at: Option<OffsetDateTime>,
     /// Everything else that the caller asked for.
@@ -169,8 +173,8 @@ impl Capture {
         !self.is_void() && self.status.as_deref() != Some("Created")
     }
 
-    /// How much was taken from the customer: minor units, the tip included. `whole` is what an intent without any
-    /// `captures` has collected, as an `Auto` one does.
+    /// How much was taken from the customer: minor units, the tip included. `status` is Dojo's own answer, and `whole` what
+    /// an intent without any `captures` has collected, as an `Auto` one does.
     #[must_use]
     pub fn collected(captures: &[Self], status: Status, whole: i64) -> i64 {
         if !matches!(status, Status::Captured | Status::Refunded) {

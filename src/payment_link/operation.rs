@@ -785,7 +785,7 @@ mod tests {
     fn link(status: Status, more: &Value) -> PaymentLink {
         let mut link = json!({
             "id": "plink_01kaz8v4wce7q8m6s5gq9nq2fd", "account": "default", "environment": "sandbox",
-            "status": status, "url": null, "paymentIntentId": "pi_1", "amount": gbp(1000), "tipsAmount": null,
+            "status": status, "confirmed": true, "url": null, "paymentIntentId": "pi_1", "amount": gbp(1000), "tipsAmount": null,
             "totalAmount": gbp(1000), "reportedAmount": null, "capturedAmount": 0, "refundedAmount": 0,
             "captures": [], "payment": null, "attempts": [], "failure": null, "createdBy": "orders",
             "createdAt": "2026-03-01T00:00:00Z", "updatedAt": "2026-03-01T00:00:00Z", "syncedAt": null,

@@ -17,7 +17,7 @@ pub enum Status {
     Created,
     /// The customer's bank has set the money aside (manual capture). It is not collected yet.
     Authorized,
-    /// The money is collected: paid.
+    /// The money is collected: paid, if the link is `confirmed` as well.
     Captured,
     /// The money went back to the customer in full.
     Refunded,
@@ -32,8 +32,8 @@ pub enum Status {
 pub enum Verdict {
     /// The link moves forward to this status.
     Moved(Status),
-    /// The link is there already.
-    Confirmed,
+    /// The link has this status already.
+    Unchanged,
     /// The report is of an earlier stage: late, or out of order. Nothing changes.
     Stale,
     /// The report cannot follow from the link's status, nor lead to it. Nothing changes on its word
@@ -41,6 +41,8 @@ pub enum Verdict {
     Contradictory,
     /// Dojo used a word that this version does not know. Nothing changes.
     Unknown,
+    /// The event is not one that reports a payment intent's status, whatever its body says. Nothing changes.
+    UnknownEvent,
 }
 
 impl Verdict {
@@ -49,10 +51,11 @@ impl Verdict {
     pub fn name(self) -> &'static str {
         match self {
             Self::Moved(_) => "applied",
-            Self::Confirmed => "confirmed",
+            Self::Unchanged => "unchanged",
             Self::Stale => "stale",
             Self::Contradictory => "contradictory",
             Self::Unknown => "unknownStatus",
+            Self::UnknownEvent => "unknownEvent",
         }
     }
 }
@@ -124,7 +127,7 @@ impl Status {
     pub fn judge(self, reported: Option<Self>) -> Verdict {
         match reported {
             None => Verdict::Unknown,
-            Some(reported) if reported == self => Verdict::Confirmed,
+            Some(reported) if reported == self => Verdict::Unchanged,
             Some(reported) if self.leads_to(reported) => Verdict::Moved(reported),
             Some(reported) if reported.leads_to(self) => Verdict::Stale,
             Some(_) => Verdict::Contradictory,

@@ -42,11 +42,13 @@ pub enum Kind {
     Failed,
     /// Dojo's answer was lost: whether there is a payment intent is not known.
     Unanswered,
-    /// A webhook arrived; `detail.verdict` says what it meant.
+    /// A webhook arrived; `detail.verdict` says what it meant: `applied`, `unchanged` (the link has that status already),
+    /// `stale`, `contradictory`, `unknownStatus`, or `unknownEvent` (not an event that reports a payment intent's status).
     Webhook,
     /// Dojo was asked and answered something new; `detail.changed` says what.
     Refreshed,
-    /// Dojo's answer is behind what a webhook told; it is asked again before it is believed.
+    /// Dojo's answer is older than an earlier one, or its status comes before what a webhook reported (`detail.reason`:
+    /// `older`, `behind`). Dojo is asked again before it is believed.
     Disputed,
     /// Dojo reports another amount than was asked for.
     AmountMismatch,

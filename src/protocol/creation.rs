@@ -4,13 +4,11 @@
 //! database before Dojo is asked, its id travels in the intent's metadata, and only a failure that proves
 //! that nothing was created makes the link `Failed`. No connection is held while Dojo works.
 
-use std::time::Duration;
-
-use backon::{ExponentialBuilder, Retryable};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
+use super::confirm::confirm;
 use crate::{
     dojo::{self, Account, CreatePaymentIntent, PaymentIntent},
     payment_link::{
@@ -103,7 +101,7 @@ pub async fn create(
                 request,
                 cause,
             };
-            Ok(asking.finish(pool, account).await)
+            Ok(Box::pin(asking.finish(pool, account)).await)
         }
     }
 }
@@ -179,25 +177,16 @@ impl Asking {
         let link_id = self.request.link_id;
         // Said before it is kept: should that fail, the log is where to find it.
         info!(%link_id, payment_intent_id = intent.id, "Dojo created a payment intent");
-        let url = account.checkout_page(&intent.id);
-        let confirmed = (|| store::creation::confirm(pool, link_id, intent, &url, &self.cause))
-            .retry(
-                ExponentialBuilder::default()
-                    .with_min_delay(Duration::from_millis(100))
-                    .with_max_times(3),
-            )
-            .when(store::Error::is_outage)
-            .await?;
-        if confirmed.surplus {
-            warn!(%link_id, payment_intent_id = intent.id, "this answer came too late; its intent is to be canceled");
-        }
-        if let Some(reported) = &confirmed.link.reported_amount {
-            error!(
-                %link_id, payment_intent_id = intent.id, asked_for = %confirmed.link.amount, ?reported,
-                "Dojo reports another amount than was asked for"
-            );
-            metrics::counter!("amount_mismatches_total").increment(1);
-        }
+        let confirmed = match confirm(pool, account, link_id, intent, &self.cause).await {
+            // This answer was not about our request, so whether that made an intent is not known.
+            Err(error @ store::Error::IntentTaken { .. }) => {
+                count("unknown");
+                let (lease, reason) = (self.lease, error.to_string());
+                store::creation::unanswered(pool, link_id, lease, &reason, &self.cause).await?;
+                return Ok(Outcome::Unknown { link_id });
+            }
+            confirmed => confirmed?,
+        };
         count("created");
         Ok(match confirmed.link.failure {
             Some(failure) => Outcome::Failed {

@@ -1,6 +1,7 @@
 //! The dealings between our database and Dojo, exactly once: the only code that makes Dojo do something
 //! with money. The API and the background jobs both go through here, under the same rules.
 
+mod confirm;
 pub mod creation;
 pub mod operations;
 pub mod recovery;
@@ -12,7 +13,7 @@ use crate::{dojo, store};
 /// Why a piece of work came to no end. It is still due, and somebody will take it up again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database did not answer.
+    /// The database did not answer, or what it holds stands against it.
     #[error(transparent)]
     Store(#[from] store::Error),
     /// Dojo did not answer, or not with what is needed.

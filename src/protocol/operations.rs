@@ -304,7 +304,7 @@ impl Asking<'_> {
     async fn prepare(&self) -> Result<(), Error> {
         let before = match self.saved.action {
             Action::Capture(_) => {
-                Some(captures_of(self.account, &self.saved.payment_intent_id).await?)
+                Some(captures_of(self.account, self.link_id, &self.saved.payment_intent_id).await?)
             }
             _ => None,
         };
@@ -412,8 +412,15 @@ impl Asking<'_> {
 }
 
 /// The ids of the captures that Dojo has for an intent.
-async fn captures_of(account: &Account, payment_intent_id: &str) -> Result<Vec<String>, Error> {
-    let intent = account.client.payment_intent(payment_intent_id).await?;
+async fn captures_of(
+    account: &Account,
+    link_id: PaymentLinkId,
+    payment_intent_id: &str,
+) -> Result<Vec<String>, Error> {
+    let intent = account
+        .client
+        .payment_intent(payment_intent_id, Some(link_id))
+        .await?;
     let captures = intent
         .and_then(|intent| intent.captures)
         .unwrap_or_default();
@@ -443,7 +450,7 @@ pub async fn resolve(
     }
     let intent = account
         .client
-        .payment_intent(&unsettled.payment_intent_id)
+        .payment_intent(&unsettled.payment_intent_id, Some(unsettled.link_id))
         .await?;
     let step = if let Some(intent) = &intent {
         next_step(unsettled.lost(), seen(intent), patience)
@@ -607,7 +614,7 @@ async fn ask_again(
     }
     let intent = match account
         .client
-        .payment_intent(&unsettled.payment_intent_id)
+        .payment_intent(&unsettled.payment_intent_id, Some(unsettled.link_id))
         .await
     {
         Ok(intent) => intent,

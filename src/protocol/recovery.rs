@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
-use super::Error;
+use super::{Error, confirm::confirm};
 use crate::{
     dojo::{Account, CreatePaymentIntent, PaymentIntent, Window},
     payment_link::{
@@ -177,12 +177,7 @@ async fn adopt(
     id: PaymentLinkId,
     intent: &PaymentIntent,
 ) -> Result<(), store::Error> {
-    let url = account.checkout_page(&intent.id);
-    let confirmed = store::creation::confirm(pool, id, intent, &url, &Cause::Recovery).await?;
-    if confirmed.surplus {
-        warn!(link_id = %id, payment_intent_id = intent.id, "a second intent is to be canceled");
-        count("surplus");
-    }
+    confirm(pool, account, id, intent, &Cause::Recovery).await?;
     Ok(())
 }
 

@@ -6,12 +6,12 @@ use std::{collections::HashMap, time::Duration};
 use sqlx::PgPool;
 use tracing::{error, info, warn};
 
-use super::{Error, recovery};
+use super::{Error, confirm::report_mismatch, recovery};
 use crate::{
     dojo::{Account, PaymentIntent, Window},
     payment_link::{
-        Status,
-        reconcile::{Reading, next_look, reconcile},
+        PaymentLink, PaymentLinkId, Status,
+        reconcile::{Reading, next_look, pause_in_dispute, reconcile},
         timeline::Cause,
     },
     store::{
@@ -33,9 +33,31 @@ pub enum Outcome {
     Again,
 }
 
+/// Asks Dojo about one link for a caller, and returns the link as it then is. `None` if there is no such link.
+///
+/// The link is confirmed only if Dojo said so in this very call, whatever it said in others. One without an intent is
+/// returned as it is.
+pub async fn refresh(
+    pool: &PgPool,
+    account: &Account,
+    id: PaymentLinkId,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<Option<PaymentLink>, Error> {
+    let answered = match store::looks::find(pool, id).await? {
+        Some(looked) => ask(pool, account, &looked, patience, cause).await?.1,
+        None => None,
+    };
+    let link = store::links::find(pool, id).await?;
+    Ok(link.map(|link| PaymentLink {
+        confirmed: link.confirmed && answered == Some(link.status),
+        ..link
+    }))
+}
+
 /// Asks Dojo about one link and writes what it answers.
 ///
-/// `patience`: how long an answer that is behind what a webhook told has to stand before it is believed.
+/// `patience`: how long an answer in dispute has to stand before it is believed.
 pub async fn look(
     pool: &PgPool,
     account: &Account,
@@ -43,9 +65,21 @@ pub async fn look(
     patience: Duration,
     cause: &Cause,
 ) -> Result<Outcome, Error> {
+    let (outcome, _) = ask(pool, account, looked, patience, cause).await?;
+    Ok(outcome)
+}
+
+/// The same, with the status that Dojo answered, if it is one that we know.
+async fn ask(
+    pool: &PgPool,
+    account: &Account,
+    looked: &Looked,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<(Outcome, Option<Status>), Error> {
     let Some(intent) = account
         .client
-        .payment_intent(&looked.payment_intent_id)
+        .payment_intent(&looked.payment_intent_id, Some(looked.link.id))
         .await?
     else {
         error!(
@@ -54,7 +88,7 @@ pub async fn look(
         );
         metrics::counter!("intents_missing_total").increment(1);
         store::looks::look_again(pool, looked.link.id, Duration::from_mins(5)).await?;
-        return Ok(Outcome::Again);
+        return Ok((Outcome::Again, None));
     };
     let outcome = take(pool, looked, &intent, patience, cause).await?;
     // After what was found is written: a search that fails must not keep a payment from being told. The next look
@@ -75,7 +109,7 @@ pub async fn look(
             }
         }
     }
-    Ok(outcome)
+    Ok((outcome, intent.known_status()))
 }
 
 /// Weighs an answer by the rules and writes what follows.
@@ -95,18 +129,14 @@ async fn take(
     );
     let status = match reading {
         Reading::Accepted(status) => status,
-        Reading::Older => {
-            store::looks::look_again(pool, link.id, Duration::from_secs(5)).await?;
-            return Ok(Outcome::Again);
-        }
-        Reading::Disputed => {
+        Reading::Disputed(dispute) => {
             warn!(
-                link_id = %link.id, held = link.status.as_str(), answered = intent.status,
-                "Dojo's answer is behind what a webhook told"
+                link_id = %link.id, held = link.status.as_str(), answered = intent.status, reason = dispute.name(),
+                "Dojo's answer disagrees with what is known; it counts if it stands"
             );
-            metrics::counter!("disputes_total").increment(1);
-            let wait = (patience / 8).clamp(Duration::from_millis(500), Duration::from_secs(15));
-            store::looks::dispute(pool, looked, &intent.status, wait, cause).await?;
+            metrics::counter!("disputes_total", "reason" => dispute.name()).increment(1);
+            let wait = pause_in_dispute(looked.held.disputed_for, patience);
+            store::looks::dispute(pool, looked, dispute, &intent.status, wait, cause).await?;
             return Ok(Outcome::Again);
         }
     };
@@ -119,11 +149,7 @@ async fn take(
         warn!(link_id = %link.id, reported = intent.status, "Dojo reports a status that is not known here");
     }
     if mismatch {
-        error!(
-            link_id = %link.id, payment_intent_id = intent.id, asked_for = %link.amount,
-            reported = ?intent.amount, "Dojo reports another amount than was asked for"
-        );
-        metrics::counter!("amount_mismatches_total").increment(1);
+        report_mismatch(link, intent);
     }
     if changed {
         info!(
@@ -144,10 +170,11 @@ fn next(
     let since = |at| Duration::try_from(now - at).unwrap_or_default();
     let link = &looked.link;
     let age = match status {
-        Status::Captured if link.status == Status::Captured => since(link.updated_at),
-        Status::Captured => Duration::ZERO,
+        Status::Captured | Status::Refunded if link.status == status => since(link.updated_at),
+        Status::Captured | Status::Refunded => Duration::ZERO,
         _ => since(link.created_at),
     };
+    let money_left = looked.refunded_amount(intent) < looked.captured_amount(intent);
     let expire_at = intent.expire_at.or(link.terms.expire_at);
     // An expiry that is past tells no time to look any more, and one of a paid link none at all.
     let left = expire_at
@@ -158,7 +185,7 @@ fn next(
         && looked
             .asked_until
             .is_some_and(|asked_until| since(asked_until) < patience * 10);
-    next_look(status, age, left).or_else(|| in_doubt.then_some(patience * 2))
+    next_look(status, money_left, age, left).or_else(|| in_doubt.then_some(patience * 2))
 }
 
 /// How many links a page of search has to stand for to be worth its call.
@@ -215,7 +242,11 @@ pub async fn sweep(
             .link
             .synced_at
             .is_some_and(|synced_at| synced_at >= looked.link.updated_at);
-        if quiet && !looked.asked_again && matches!(reading, Reading::Accepted(_)) {
+        // Search may lag for longer than a dispute lasts.
+        let disputed = looked.held.disputed_for.is_some();
+        let stranger = intent.is_of_another_link(looked.link.id);
+        let plain = quiet && !looked.asked_again && !disputed && !stranger;
+        if plain && matches!(reading, Reading::Accepted(_)) {
             take(pool, &looked, &intent, patience, &Cause::Refresh).await?;
         } else {
             left.push(looked);

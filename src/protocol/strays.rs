@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tracing::{error, info, warn};
 
-use super::Error;
+use super::{Error, confirm::confirm};
 use crate::{
     dojo::{self, Account},
     payment_link::{
@@ -21,7 +21,11 @@ use crate::{
 /// An intent that names one of our links is that link's, if the link waits for one: this is how a lost creation
 /// is found within seconds where its webhook was not lost.
 pub async fn look(pool: &PgPool, account: &Account, stray: &Stray) -> Result<(), Error> {
-    let Some(intent) = account.client.payment_intent(&stray.id).await? else {
+    let intent = account
+        .client
+        .payment_intent(&stray.id, stray.surplus_of)
+        .await?;
+    let Some(intent) = intent else {
         // Dojo told of it itself, so a copy of its data that lags is the likely reason.
         if stray.recent {
             store::intents::ask_later(pool, &stray.id, Duration::from_secs(30)).await?;
@@ -41,12 +45,8 @@ pub async fn look(pool: &PgPool, account: &Account, stray: &Stray) -> Result<(),
         // Somebody else's: made in Dojo's portal, or by another program with the same account.
         return Ok(store::intents::settle(pool, &stray.id).await?);
     };
-    let url = account.checkout_page(&intent.id);
-    let confirmed =
-        store::creation::confirm(pool, link.id, &intent, &url, &Cause::Recovery).await?;
-    if confirmed.surplus {
-        warn!(link_id = %link.id, payment_intent_id = intent.id, "a second intent is to be canceled");
-    } else {
+    let confirmed = confirm(pool, account, link.id, &intent, &Cause::Recovery).await?;
+    if !confirmed.surplus {
         info!(link_id = %link.id, payment_intent_id = intent.id, "an intent was traced to its link");
         store::intents::settle(pool, &stray.id).await?;
     }

@@ -9,7 +9,7 @@ use sqlx::{PgPool, PgTransaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Error, from_json, links::select_links, to_json};
+use super::{Error, from_json, links::select_links, to_json, webhooks::judge};
 use crate::{
     dojo::PaymentIntent,
     payment_link::{
@@ -180,13 +180,16 @@ pub struct Confirmed {
     pub link: PaymentLink,
     /// Whether the link has another intent already, so that this one is to be canceled.
     pub surplus: bool,
+    /// Whether this gave the link its intent, and Dojo reports another amount of it than was asked for.
+    pub mismatch: bool,
 }
 
 /// Gives a pending link the intent that Dojo created for it, applies what webhooks told of that intent
 /// before, and keeps the answer for repetitions of the request.
 ///
 /// A link that is no longer pending stays as it is. If it has another intent, or came to nothing, this one is
-/// surplus, and marked to be canceled.
+/// surplus, and marked to be canceled. An intent that belongs to another link, as its own or as surplus, is left alone:
+/// [`Error::IntentTaken`].
 pub async fn confirm(
     pool: &PgPool,
     id: PaymentLinkId,
@@ -199,19 +202,29 @@ pub async fn confirm(
 
     // First of all, so that a webhook for this intent runs wholly before or wholly after what follows
     // (see `webhooks::record`).
-    sqlx::query!(
-        "INSERT INTO payment_intents (id, account)
-         SELECT $1, account FROM payment_links WHERE id = $2
-         -- Whose it is, the answer to the account's own key tells, whatever door a webhook about it came to before.
-         ON CONFLICT (id) DO UPDATE SET last_seen_at = now(), account = EXCLUDED.account",
+    let owner = sqlx::query_scalar!(
+        r#"INSERT INTO payment_intents (id, account)
+           SELECT $1, account FROM payment_links WHERE id = $2
+           -- Whose it is, the answer to the account's own key tells, whatever door a webhook about it came to before.
+           ON CONFLICT (id) DO UPDATE SET last_seen_at = now(), account = EXCLUDED.account
+           RETURNING coalesce(payment_link_id, surplus_of) AS "owner?""#,
         intent.id,
         id.uuid()
     )
-    .execute(&mut *transaction)
-    .await?;
+    .fetch_optional(&mut *transaction)
+    .await?
+    .flatten();
+    if let Some(owner) = owner.filter(|owner| *owner != id.uuid()) {
+        // Neither this link's to hand out nor its to cancel. Dropping the transaction undoes the above.
+        return Err(Error::IntentTaken {
+            payment_intent_id: intent.id.clone(),
+            owner: PaymentLinkId::from_uuid(owner),
+        });
+    }
 
     // A word that we do not know still proves that there is an intent.
-    let status = intent.known_status().unwrap_or(Status::Created);
+    let known = intent.known_status();
+    let status = known.unwrap_or(Status::Created);
     let total = intent.total_amount.as_ref();
     let amount = intent.amount.as_ref();
     let confirmed = sqlx::query!(
@@ -222,7 +235,7 @@ pub async fn confirm(
              mismatch = CASE WHEN (amount, currency) <> ($13, $14)
                              THEN jsonb_build_object('value', $13::bigint, 'currencyCode', $14::text) END,
              expire_at = coalesce($7, expire_at), payment = $8, attempts = $9, captures = $15,
-             dojo_updated_at = $10, dojo_status = $11,
+             dojo_updated_at = $10, dojo_status = $11, unsettled_status = $16,
              due_at = now() + interval '10 seconds', leased_until = NULL, revision = revision + 1,
              -- The customer's secret was Dojo's to know, and has no further use here.
              request = request #- '{customer,secret}',
@@ -238,11 +251,12 @@ pub async fn confirm(
         intent.payment().as_ref().map(to_json).transpose()?,
         to_json(&intent.attempts())?,
         intent.updated_at,
-        intent.status,
+        known.map(Status::as_str),
         total.map(|total| total.currency_code.as_str()),
         amount.map(|amount| amount.value),
         amount.map(|amount| amount.currency_code.as_str()),
         to_json(&intent.captures.as_deref().unwrap_or_default())?,
+        known.is_none().then_some(intent.status.as_str()),
     )
     .execute(&mut *transaction)
     .await?;
@@ -273,7 +287,8 @@ pub async fn confirm(
         .await?
         .into_link()?;
     let surplus = link.payment_intent_id.as_ref() != Some(&intent.id);
-    if confirmed.rows_affected() == 1 && link.reported_amount.is_some() {
+    let mismatch = confirmed.rows_affected() == 1 && link.reported_amount.is_some();
+    if mismatch {
         tell_of_mismatch(&mut transaction, &link, &cause).await?;
     }
     if surplus {
@@ -291,7 +306,11 @@ pub async fn confirm(
         .await?;
     }
     transaction.commit().await?;
-    Ok(Confirmed { link, surplus })
+    Ok(Confirmed {
+        link,
+        surplus,
+        mismatch,
+    })
 }
 
 /// Tells that Dojo reports another amount than was asked for.
@@ -365,10 +384,8 @@ async fn apply_early_webhooks(
     let confirmed_as = status;
     let any = !early.is_empty();
     for event in early {
-        let Some(reported) = event.reported else {
-            continue;
-        };
-        let verdict = status.judge(Status::from_dojo(&reported));
+        let event_type = event.event_type.unwrap_or_default();
+        let verdict = judge(status, &event_type, event.reported.as_deref());
         let before = status;
         if let Verdict::Moved(after) = verdict {
             status = after;
@@ -384,14 +401,16 @@ async fn apply_early_webhooks(
             to_json(&Cause::Webhook {
                 event_id: event.dedup_key
             })?,
-            json!({"verdict": verdict.name(), "reported": reported, "event": event.event_type})
+            json!({"verdict": verdict.name(), "reported": event.reported, "event": event_type})
         )
         .execute(&mut **transaction)
         .await?;
     }
     if any {
         sqlx::query!(
-            "UPDATE payment_links SET status = $2, due_at = now(), revision = revision + $3::int
+            "UPDATE payment_links
+             SET status = $2, due_at = now(), revision = revision + $3::int,
+                 unsettled_status = CASE WHEN $3 = 0 THEN unsettled_status END
              WHERE id = $1",
             id.uuid(),
             status.as_str(),

@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::{Error, from_json, word};
 use crate::payment_link::{
-    Capture, CaptureMode, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, timeline,
+    Capture, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, reconcile::is_confirmed,
+    timeline,
 };
 
 /// A link as its row holds it.
@@ -17,6 +18,9 @@ pub(super) struct Row {
     pub(super) account: String,
     pub(super) environment: String,
     pub(super) status: String,
+    pub(super) dojo_status: Option<String>,
+    pub(super) unsettled_status: Option<String>,
+    pub(super) disputed_since: Option<OffsetDateTime>,
     pub(super) request: Value,
     pub(super) currency: String,
     pub(super) amount: i64,
@@ -42,8 +46,8 @@ macro_rules! select_links {
     ($rest:tt $(, $argument:expr)*) => {
         sqlx::query_as!(
             $crate::store::links::Row,
-            "SELECT id, account, environment, status, request, currency, amount, tips_amount, total_amount,
-                    refunded_amount, captures, mismatch, expire_at, payment_intent_id, url, payment, attempts, failure,
+            "SELECT id, account, environment, status, dojo_status, unsettled_status, disputed_since, request, currency,
+                    amount, tips_amount, total_amount, refunded_amount, captures, mismatch, expire_at, payment_intent_id, url, payment, attempts, failure,
                     created_by, created_at, updated_at, synced_at
              FROM payment_links "
                 + $rest
@@ -54,7 +58,25 @@ macro_rules! select_links {
 pub(super) use select_links;
 
 impl Row {
+    /// The status as Dojo itself last answered it, as far as that was accepted. Never a webhook's word.
+    pub(super) fn settled(&self, status: Status) -> Option<Status> {
+        match (&self.dojo_status, &self.unsettled_status) {
+            (None, Some(_)) => None,
+            // A word that is not known, or none at all, was written by an earlier version, which told no difference.
+            (word, _) => word.as_deref().and_then(Status::from_dojo).or(Some(status)),
+        }
+    }
+
+    fn is_confirmed(&self, status: Status) -> bool {
+        // A dispute that an earlier version began does not tell Dojo's word.
+        let unknown = self.disputed_since.is_some() && self.unsettled_status.is_none();
+        let settled = self.dojo_status.as_deref().and_then(Status::from_dojo);
+        !unknown && is_confirmed(status, settled, self.unsettled_status.as_deref())
+    }
+
     pub(super) fn into_link(self) -> Result<PaymentLink, Error> {
+        let status = word(&self.status)?;
+        let (settled, confirmed) = (self.settled(status), self.is_confirmed(status));
         let request: NewPaymentLink = from_json(self.request)?;
         let mut terms = request.terms;
         terms.expire_at = self.expire_at;
@@ -66,31 +88,22 @@ impl Row {
             value,
             currency_code,
         };
-        let status = word(&self.status)?;
         let captures: Vec<Capture> = from_json(self.captures)?;
-        // A webhook tells that a `Manual` payment was captured, and not how much of it: until Dojo has been asked, nothing
-        // of it is known to be.
-        let is_told = terms.capture_mode == CaptureMode::Auto
-            || self
-                .synced_at
-                .is_some_and(|synced_at| synced_at >= self.updated_at);
-        let whole = if is_told {
-            self.total_amount.unwrap_or(self.amount)
-        } else {
-            0
-        };
+        let whole = self.total_amount.unwrap_or(self.amount);
         Ok(PaymentLink {
             id: PaymentLinkId::from_uuid(self.id),
             account: self.account,
             environment: word(&self.environment)?,
             status,
+            confirmed,
             url: self.url,
             payment_intent_id: self.payment_intent_id,
             amount: money(self.amount),
             tips_amount: self.tips_amount.map(money),
             total_amount: self.total_amount.map(money),
             reported_amount: self.mismatch.map(from_json).transpose()?,
-            captured_amount: Capture::collected(&captures, status, whole),
+            captured_amount: settled
+                .map_or(0, |settled| Capture::collected(&captures, settled, whole)),
             refunded_amount: self.refunded_amount,
             captures,
             payment: self.payment.map(from_json).transpose()?,

@@ -15,7 +15,7 @@ use crate::{
     dojo::PaymentIntent,
     payment_link::{
         Capture, PaymentLink, PaymentLinkId, ReportedAmount, Status,
-        reconcile::Held,
+        reconcile::{Dispute, Held, is_confirmed},
         timeline::{Cause, Kind},
     },
 };
@@ -37,11 +37,34 @@ pub struct Looked {
     pub now: OffsetDateTime,
     /// The amount that Dojo is being asked to change to, in minor units.
     amount_to_be: Option<i64>,
-    /// Dojo's word for the status, as it was last heard.
-    dojo_status: Option<String>,
+    /// The status as Dojo itself last answered it, as far as that was accepted.
+    settled: Option<Status>,
+    /// Dojo's word in its latest answer.
+    latest: Option<String>,
     /// Changes with every change of the link's state.
     revision: i64,
     due_at: Option<OffsetDateTime>,
+}
+
+impl Looked {
+    /// How much this answer says was taken from the customer, in minor units.
+    #[must_use]
+    pub fn captured_amount(&self, intent: &PaymentIntent) -> i64 {
+        let link = &self.link;
+        let captures = intent.captures.as_ref().unwrap_or(&link.captures);
+        let total = intent.total_amount.as_ref();
+        let total = total.and_then(|total| total.in_currency(link.amount.currency_code));
+        let whole = total.unwrap_or(link.amount.value);
+        // A word that is not known takes nothing back of what Dojo said before.
+        let settled = intent.known_status().or(self.settled);
+        settled.map_or(0, |settled| Capture::collected(captures, settled, whole))
+    }
+
+    /// How much this answer says went back to the customer, in minor units.
+    #[must_use]
+    pub fn refunded_amount(&self, intent: &PaymentIntent) -> i64 {
+        intent.refunded_amount.unwrap_or(self.link.refunded_amount)
+    }
 }
 
 /// Claims up to `limit` links that are due, oldest first. Nobody else gets them until the lease is over.
@@ -84,7 +107,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
     // The versions first: if a link changes in between, its version is the older one, and what the look found
     // is not applied to what it did not see.
     let versions = sqlx::query!(
-        r#"SELECT id, revision, due_at, asked_until, dojo_updated_at, dojo_status,
+        r#"SELECT id, revision, due_at, asked_until, dojo_updated_at,
                   extract(epoch FROM now() - disputed_since)::float8 AS disputed_for, now() AS "now!",
                   EXISTS (SELECT FROM payment_link_events
                           WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!",
@@ -108,6 +131,12 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
         let Some(row) = links.next_if(|row| row.id == version.id) else {
             continue;
         };
+        let settled = row
+            .status
+            .parse()
+            .ok()
+            .and_then(|status| row.settled(status));
+        let latest = row.unsettled_status.clone().or(row.dojo_status.clone());
         // One that cannot be read must not hold up the others; its lease runs out.
         let Ok(link) = Row::into_link(row)
             .inspect_err(|error| tracing::error!(id = %version.id, %error, "a link is unreadable"))
@@ -128,7 +157,8 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
             asked_until: version.asked_until,
             now: version.now,
             amount_to_be: version.amount_to_be,
-            dojo_status: version.dojo_status,
+            settled,
+            latest,
             revision: version.revision,
             due_at: version.due_at,
         });
@@ -165,11 +195,14 @@ pub async fn apply(
     let ours = |amount: &ReportedAmount| amount.in_currency(link.amount.currency_code);
     let total = intent.total_amount.as_ref().and_then(ours);
     let tips = intent.tips_amount.as_ref().and_then(ours);
-    let refunded = intent.refunded_amount.unwrap_or(link.refunded_amount);
+    let refunded = looked.refunded_amount(intent);
     let payment = intent.payment().or_else(|| link.payment.clone());
     let attempts = intent.attempts();
     let captures = intent.captures.as_ref().unwrap_or(&link.captures);
-    let collected = Capture::collected(captures, status, total.unwrap_or(link.amount.value));
+    let collected = looked.captured_amount(intent);
+    let known = intent.known_status();
+    let unknown = known.is_none().then_some(intent.status.as_str());
+    let confirmed = is_confirmed(status, known, unknown);
     let mismatch = intent
         .amount
         .as_ref()
@@ -186,7 +219,11 @@ pub async fn apply(
         }
     };
     note("status", json!(link.status), json!(status));
-    note("reported", json!(looked.dojo_status), json!(intent.status));
+    note("confirmed", json!(link.confirmed), json!(confirmed));
+    // Of a word that is known, the status tells.
+    if unknown.is_some() {
+        note("reported", json!(looked.latest), json!(unknown));
+    }
     note(
         "totalAmount",
         json!(link.total_amount.map(|total| total.value)),
@@ -217,10 +254,6 @@ pub async fn apply(
         json!(link.payment.is_some()),
         json!(payment.is_some()),
     );
-    // That the word merely caught up with a status that a webhook told before is no change.
-    if changed.len() == 1 && intent.known_status() == Some(link.status) {
-        changed.remove("reported");
-    }
 
     // Whatever is written over makes a new version, told of or not, so that no slower answer can undo it.
     let differs = !changed.is_empty()
@@ -235,10 +268,12 @@ pub async fn apply(
              UPDATE payment_links
              SET status = $3, total_amount = $4, tips_amount = $5, refunded_amount = $6, captures = $24,
                  expire_at = coalesce($7, expire_at), payment = $8, attempts = $9, mismatch = $10,
-                 dojo_updated_at = coalesce($11, dojo_updated_at), dojo_status = $12, disputed_since = NULL,
+                 dojo_updated_at = coalesce($11, dojo_updated_at),
+                 dojo_status = coalesce($12, dojo_status), unsettled_status = $25, disputed_since = NULL,
                  synced_at = now(), leased_until = NULL,
                  updated_at = CASE WHEN $13 THEN now() ELSE updated_at END,
-                 revision = revision + $23::bool::int,
+                 -- So is the end of a dispute: a slower answer must not be accepted for having stood in it.
+                 revision = revision + ($23::bool OR disputed_since IS NOT NULL)::int,
                  -- A webhook that came meanwhile has made the link due, and it stays so.
                  due_at = CASE WHEN due_at IS NOT DISTINCT FROM $14
                                THEN now() + make_interval(secs => $15) ELSE due_at END
@@ -266,7 +301,7 @@ pub async fn apply(
         to_json(&attempts)?,
         mismatch,
         intent.updated_at,
-        intent.status,
+        known.map(Status::as_str),
         !changed.is_empty(),
         looked.due_at,
         next.map(|next| next.as_secs_f64()),
@@ -279,6 +314,7 @@ pub async fn apply(
         to_json(&link.amount)?,
         differs,
         to_json(captures)?,
+        unknown,
     )
     .fetch_optional(pool)
     .await?;
@@ -292,38 +328,47 @@ pub async fn apply(
     }))
 }
 
-/// Notes that Dojo's answer is behind what a webhook told; the link is to be looked at again after `wait`. The
-/// first answer of a row of such is told of.
+/// Notes that Dojo's answer is in dispute; the link is to be looked at again after `wait`. Of several such answers in a
+/// row the timeline tells the first, and each that says something else than the one before. Nothing is written if the
+/// link has changed since the look began: it is due at once then.
 pub async fn dispute(
     pool: &PgPool,
     looked: &Looked,
+    dispute: Dispute,
     reported: &str,
     wait: Duration,
     cause: &Cause,
 ) -> Result<(), Error> {
-    sqlx::query!(
+    let noted = sqlx::query_scalar!(
         "WITH before AS (
-             SELECT id, disputed_since FROM payment_links WHERE id = $1 AND revision = $2 FOR UPDATE
+             SELECT id, disputed_since, unsettled_status FROM payment_links
+             WHERE id = $1 AND revision = $2 FOR UPDATE
          ), noted AS (
              UPDATE payment_links link
-             SET disputed_since = coalesce(before.disputed_since, now()), leased_until = NULL,
-                 due_at = now() + make_interval(secs => $3)
+             SET disputed_since = coalesce(before.disputed_since, now()), unsettled_status = $7,
+                 leased_until = NULL, due_at = now() + make_interval(secs => $3)
              FROM before WHERE link.id = before.id
+         ), told AS (
+             INSERT INTO payment_link_events
+                 (payment_link_id, kind, status_before, status_after, cause, detail)
+             SELECT id, $4, $5, $5, $6, jsonb_build_object('reported', $7::text, 'reason', $8::text)
+             FROM before WHERE disputed_since IS NULL OR unsettled_status IS DISTINCT FROM $7
          )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT id, $4, $5, $5, $6, jsonb_build_object('reported', $7::text)
-         FROM before WHERE disputed_since IS NULL",
+         SELECT id FROM before",
         looked.link.id.uuid(),
         looked.revision,
         wait.as_secs_f64(),
         Kind::Disputed.as_str(),
         looked.link.status.as_str(),
         to_json(cause)?,
-        reported
+        reported,
+        dispute.name()
     )
-    .execute(pool)
+    .fetch_optional(pool)
     .await?;
+    if noted.is_none() {
+        look_again(pool, looked.link.id, Duration::ZERO).await?;
+    }
     Ok(())
 }
 

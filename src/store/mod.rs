@@ -26,7 +26,7 @@ use sqlx::{
 
 use crate::{
     config::{ConfigError, DatabaseSettings},
-    payment_link::Environment,
+    payment_link::{Environment, PaymentLinkId},
 };
 
 /// What a later version has added is left alone: a replica of the version before may start again while the others are
@@ -43,6 +43,14 @@ pub enum Error {
     /// Postgres was not reached, had no connection free, or refused the statement.
     #[error("the database did not answer")]
     Database(#[from] sqlx::Error),
+    /// A payment intent that Dojo answered for one link belongs to another one.
+    #[error("payment intent {payment_intent_id} belongs to the link {owner} already")]
+    IntentTaken {
+        /// The intent.
+        payment_intent_id: String,
+        /// The link that has it, or for which it is to be canceled.
+        owner: PaymentLinkId,
+    },
     /// What is stored is not what this version understands.
     #[error("the database holds something unreadable: {0}")]
     Unreadable(String),
@@ -69,7 +77,7 @@ impl Error {
                 | sqlx::Error::PoolClosed
                 | sqlx::Error::WorkerCrashed,
             ) => true,
-            Self::Database(_) | Self::Unreadable(_) => false,
+            Self::Database(_) | Self::IntentTaken { .. } | Self::Unreadable(_) => false,
         }
     }
 }

@@ -4,9 +4,12 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use super::{Error, to_json, word};
-use crate::payment_link::{
-    PaymentLinkId, Status, Verdict,
-    timeline::{Cause, Kind},
+use crate::{
+    dojo::webhook::INTENT_EVENTS,
+    payment_link::{
+        PaymentLinkId, Status, Verdict,
+        timeline::{Cause, Kind},
+    },
 };
 
 /// A webhook whose signature holds.
@@ -75,7 +78,7 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
     // An event about a link that tells no status still says that something happened.
     let rules = news
         .filter(|news| news.payment_intent_id.is_some())
-        .map(|_| rules_for(reported.unwrap_or_default()))
+        .map(|news| rules_for(&news.event_type, reported))
         .unwrap_or_default();
     let cause = to_json(&Cause::Webhook {
         event_id: webhook.dedup_key.to_owned(),
@@ -120,6 +123,7 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
                 revision = link.revision + (judged.after <> judged.before)::int,
                 -- What Dojo's answers were behind is past; being behind this is another matter.
                 disputed_since = CASE WHEN judged.after <> judged.before THEN NULL ELSE link.disputed_since END,
+                unsettled_status = CASE WHEN judged.after <> judged.before THEN NULL ELSE link.unsettled_status END,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged
             WHERE link.id = judged.id
@@ -170,11 +174,19 @@ struct Rules {
     verdict: Vec<&'static str>,
 }
 
-fn rules_for(reported: &str) -> Rules {
-    let reported = Status::from_dojo(reported);
+/// What an event with this name and this word for the status means for a link in the status `before`.
+pub(super) fn judge(before: Status, event_type: &str, reported: Option<&str>) -> Verdict {
+    if INTENT_EVENTS.contains(&event_type) {
+        before.judge(reported.and_then(Status::from_dojo))
+    } else {
+        Verdict::UnknownEvent
+    }
+}
+
+fn rules_for(event_type: &str, reported: Option<&str>) -> Rules {
     let mut rules = Rules::default();
     for before in Status::ALL {
-        let verdict = before.judge(reported);
+        let verdict = judge(before, event_type, reported);
         let after = if let Verdict::Moved(after) = verdict {
             after
         } else {

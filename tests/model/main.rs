@@ -47,6 +47,8 @@ const NOTHING: Budget = Budget {
     stalls: 0,
     copies: 0,
     refusals: 0,
+    forgeries: 0,
+    ahead: 0,
 };
 
 /// Answers are lost and webhooks come as they like, but nothing else goes wrong.
@@ -95,6 +97,28 @@ const MANUAL: World = World {
     },
     workers: 1,
     manual: true,
+    ..MILD
+};
+
+/// Somebody has stolen the secret that webhooks are signed with.
+const FORGERY: World = World {
+    budget: Budget {
+        forgeries: 1,
+        ..NOTHING
+    },
+    workers: 1,
+    intents: 1,
+    ..MILD
+};
+
+/// A node of Dojo's has a clock that runs ahead.
+const AHEAD: World = World {
+    budget: Budget {
+        ahead: 1,
+        ..NOTHING
+    },
+    workers: 1,
+    intents: 1,
     ..MILD
 };
 
@@ -167,6 +191,16 @@ fn holds_for_manual_capture_and_events_sent_twice() {
     holds("manual", MANUAL, 10_000);
 }
 
+#[test]
+fn holds_when_webhooks_are_forged() {
+    holds("forgery", FORGERY, 5_000);
+}
+
+#[test]
+fn holds_when_a_clock_at_dojo_runs_ahead() {
+    holds("ahead", AHEAD, 5_000);
+}
+
 /// A broken rule is found out, in this world and by this property.
 fn is_found_out(what: &str, rules: Rules, world: World, by: &'static str) {
     let broken = check(rules, world, HasDiscoveries::AnyOf([by].into())).broken;
@@ -181,6 +215,7 @@ fn is_found_out(what: &str, rules: Rules, world: World, by: &'static str) {
 
 const WITHOUT_WEBHOOKS: &str = "without any webhook, all ends well";
 const WITH_WEBHOOKS: &str = "once webhooks arrive, all ends well";
+const CONFIRMED: &str = "what is confirmed, Dojo has answered";
 const NO_WAY_BACK: &str = "a link never goes back";
 
 #[test]
@@ -250,6 +285,35 @@ fn believing_no_answer_is_found_out() {
         ..Rules::REAL
     };
     is_found_out("no answer counts", rules, MILD, WITH_WEBHOOKS);
+}
+
+#[test]
+fn believing_a_webhook_against_dojo_is_found_out() {
+    let rules = Rules {
+        reconcile: rules::reconcile_for_webhooks,
+        ..Rules::REAL
+    };
+    let what = "webhooks beat answers";
+    is_found_out(what, rules, FORGERY, WITH_WEBHOOKS);
+}
+
+#[test]
+fn never_believing_an_older_answer_is_found_out() {
+    let rules = Rules {
+        reconcile: rules::reconcile_by_time,
+        ..Rules::REAL
+    };
+    let what = "an older answer never counts";
+    is_found_out(what, rules, AHEAD, WITH_WEBHOOKS);
+}
+
+#[test]
+fn confirming_what_only_a_webhook_reported_is_found_out() {
+    let rules = Rules {
+        is_confirmed: rules::confirm_unless_disputed,
+        ..Rules::REAL
+    };
+    is_found_out("webhooks confirm", rules, FORGERY, CONFIRMED);
 }
 
 #[test]

@@ -56,6 +56,7 @@ pub(crate) struct Witness {
     stale: AtomicBool,
     older: AtomicBool,
     disputed: AtomicBool,
+    outstood: AtomicBool,
     overtaken: AtomicBool,
 }
 
@@ -80,8 +81,9 @@ impl Witness {
         [
             ("an early webhook was applied", &self.early),
             ("a stale webhook was ignored", &self.stale),
-            ("an older answer was ignored", &self.older),
-            ("an answer was disputed", &self.disputed),
+            ("an older answer was disputed", &self.older),
+            ("an answer was disputed for being behind", &self.disputed),
+            ("an answer stood until it was accepted", &self.outstood),
             ("an answer was overtaken by a change", &self.overtaken),
         ]
         .into_iter()
@@ -136,6 +138,10 @@ pub(crate) enum Action {
         worker: usize,
         lagging: bool,
     },
+    /// The same, of a node of Dojo's whose clock runs ahead.
+    LookAhead {
+        worker: usize,
+    },
     /// A worker asks Dojo about an intent that is a stray or one too many.
     Trace {
         worker: usize,
@@ -144,6 +150,11 @@ pub(crate) enum Action {
     },
     /// A webhook is committed.
     Webhook {
+        intent: usize,
+        reported: Status,
+    },
+    /// A webhook is committed that somebody signed with a stolen secret.
+    Forgery {
         intent: usize,
         reported: Status,
     },
@@ -242,7 +253,8 @@ impl Protocol {
         }
         let intent = link.intent?;
         let differs = link.status != state.intents[intent].status
-            || link.version != Some(state.intents[intent].version);
+            || link.version != Some(state.intents[intent].version)
+            || !state.confirmed(&self.rules);
         let look = Action::Look {
             worker: 1,
             lagging: false,
@@ -299,7 +311,9 @@ impl Protocol {
         let converged = match link.intent {
             Some(intent) => {
                 link.status == state.intents[intent].status
-                    && link.version == Some(state.intents[intent].version)
+                    // At its end it is not looked at any more, even if a clock ran ahead.
+                    && (link.version == Some(state.intents[intent].version) || link.due == Due::Never)
+                    && state.confirmed(&self.rules)
             }
             None => link.status == Status::Failed,
         };
@@ -403,6 +417,9 @@ impl Model for Protocol {
                         actions.push(Action::Look { worker, lagging });
                     }
                 }
+                if budget.ahead > 0 {
+                    actions.push(Action::LookAhead { worker });
+                }
             }
             for (intent, at) in state.intents.iter().enumerate() {
                 // By any number of workers at once: what a lease here would prevent does no harm.
@@ -425,6 +442,13 @@ impl Model for Protocol {
                 let first = at.history.contains(reported) && !at.delivered.contains(reported);
                 if first || (at.delivered.contains(reported) && budget.copies > 0) {
                     actions.push(Action::Webhook { intent, reported });
+                }
+            }
+            if budget.forgeries > 0 {
+                for reported in [Status::Captured, Status::Canceled] {
+                    if !at.history.contains(reported) {
+                        actions.push(Action::Forgery { intent, reported });
+                    }
                 }
             }
             let url_is_out = state.told == Told::Url(intent) || state.link.intent == Some(intent);
@@ -541,6 +565,13 @@ impl Model for Protocol {
                 let seen = next.ask(next.link.intent?, lagging);
                 next.processes[worker] = next.weigh(&self.rules, seen);
             }
+            Action::LookAhead { worker } => {
+                next.budget.ahead -= 1;
+                let mut seen = next.ask(next.link.intent?, false);
+                // Later than the next change, and as late as the one after that.
+                seen.version += 2;
+                next.processes[worker] = next.weigh(&self.rules, seen);
+            }
             Action::Trace {
                 worker,
                 intent,
@@ -558,6 +589,11 @@ impl Model for Protocol {
                 if next.intents[intent].delivered.contains(reported) {
                     next.budget.copies -= 1;
                 }
+                next.intents[intent].delivered.insert(reported);
+                next.record(self, intent, reported);
+            }
+            Action::Forgery { intent, reported } => {
+                next.budget.forgeries -= 1;
                 next.record(self, intent, reported);
             }
             Action::Move { intent, to } => next.intents[intent].moves(to),
@@ -581,6 +617,7 @@ impl Model for Protocol {
             }
             Action::GetsOld => next.link.old = true,
         }
+        next.unfounded |= self.confirms_without_answer(state, action, &next);
         next.arrange(self.world);
         Some(next)
     }
@@ -609,13 +646,19 @@ impl Model for Protocol {
             }),
             Property::always(
                 "a link is what Dojo says it is or was",
-                |_, state: &State| {
+                |model, state: &State| {
                     let at_dojo = state.link.intent.map(|intent| &state.intents[intent]);
-                    at_dojo.is_none_or(|intent| intent.history.contains(state.link.status))
+                    model.world.budget.forgeries > 0
+                        || at_dojo.is_none_or(|intent| intent.history.contains(state.link.status))
                 },
             ),
-            Property::always("a link never goes back", |_, state: &State| {
-                !state.went_back
+            Property::always(
+                "what is confirmed, Dojo has answered",
+                |_, state: &State| !state.unfounded,
+            ),
+            Property::always("a link never goes back", |model, state: &State| {
+                // What was forged is taken back.
+                !state.went_back || model.world.budget.forgeries > 0
             }),
             Property::always("only the link's intent is ever paid", |_, state: &State| {
                 state.intents.iter().enumerate().all(|(n, intent)| {
@@ -633,6 +676,16 @@ impl Model for Protocol {
                 state.link.status == Status::Failed && state.told == Told::Unknown
             }),
         ];
+        if self.world.budget.forgeries > 0 {
+            properties.push(Property::sometimes(
+                "a forged payment is corrected",
+                |model: &Self, state: &State| {
+                    state.went_back
+                        && state.link.status == Status::Created
+                        && state.confirmed(&model.rules)
+                },
+            ));
+        }
         if self.world.breaks_time_limits() {
             properties.push(Property::sometimes(
                 "a second intent is canceled",
@@ -649,6 +702,19 @@ impl Model for Protocol {
 }
 
 impl Protocol {
+    /// Whether a step confirms what the link is now without an answer of Dojo's that says so.
+    fn confirms_without_answer(&self, before: &State, action: Action, after: &State) -> bool {
+        let (was, is) = (before.link, after.link);
+        let the_same =
+            before.confirmed(&self.rules) && (was.intent, was.status) == (is.intent, is.status);
+        let answer = match action {
+            Action::Proceed { process } => before.processes[process].answer(was.intent),
+            _ => None,
+        };
+        let founded = answer.is_some() && answer == is.intent.map(|intent| (intent, is.status));
+        after.confirmed(&self.rules) && !the_same && !founded
+    }
+
     /// The next step of a process: what it does with what it holds.
     fn proceed(&self, next: &mut State, process: usize) {
         match std::mem::replace(&mut next.processes[process], Process::Idle) {
@@ -705,21 +771,24 @@ impl Protocol {
                 unchanged,
             } => match finding {
                 Finding::Accepted(status) if unchanged => {
+                    if next.link.disputed == Disputed::ForLong {
+                        self.witness.outstood.store(true, Ordering::Relaxed);
+                    }
                     next.apply(&self.rules, status, version, due);
                 }
                 Finding::Accepted(_) => {
                     self.witness.overtaken.store(true, Ordering::Relaxed);
                     next.link.due = Due::Now;
                 }
-                Finding::Older => {
-                    self.witness.older.store(true, Ordering::Relaxed);
-                    next.link.due = Due::Now;
+                Finding::Older(answered) | Finding::Behind(answered) if unchanged => {
+                    let met = match finding {
+                        Finding::Older(_) => &self.witness.older,
+                        _ => &self.witness.disputed,
+                    };
+                    met.store(true, Ordering::Relaxed);
+                    next.dispute(answered);
                 }
-                Finding::Disputed if unchanged => {
-                    self.witness.disputed.store(true, Ordering::Relaxed);
-                    next.dispute();
-                }
-                Finding::Disputed => {}
+                Finding::Older(_) | Finding::Behind(_) => next.link.due = Due::Now,
             },
             Process::Tracing {
                 intent,

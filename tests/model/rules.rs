@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dojo_payment_links::payment_link::{
     Status, Verdict,
-    reconcile::{self, Held, Reading},
+    reconcile::{self, Dispute, Held, Reading},
     recovery::{self, Found, Patience, Step},
 };
 use time::OffsetDateTime;
@@ -21,7 +21,9 @@ pub(crate) struct Rules {
     /// How an answer is weighed.
     pub(crate) reconcile: fn(Held, Option<Status>, Option<OffsetDateTime>, Duration) -> Reading,
     /// When to look again.
-    pub(crate) next_look: fn(Status, Duration, Option<Duration>) -> Option<Duration>,
+    pub(crate) next_look: fn(Status, bool, Duration, Option<Duration>) -> Option<Duration>,
+    /// Whether Dojo's own answers agree with the link's status.
+    pub(crate) is_confirmed: fn(Status, Option<Status>, Option<&str>) -> bool,
     /// What to do about a lost creation.
     pub(crate) next_step: fn(&[Found], Option<Duration>, Duration, bool, Patience) -> Step,
     /// A lost answer leaves the link pending.
@@ -44,6 +46,7 @@ impl Rules {
         judge: Status::judge,
         reconcile: reconcile::reconcile,
         next_look: reconcile::next_look,
+        is_confirmed: reconcile::is_confirmed,
         next_step: recovery::next_step,
         lost_is_unknown: true,
         surplus_is_canceled: true,
@@ -76,7 +79,44 @@ pub(crate) fn reconcile_never(
     _: Option<OffsetDateTime>,
     _: Duration,
 ) -> Reading {
-    Reading::Disputed
+    Reading::Disputed(Dispute::Behind)
+}
+
+/// Broken: a signed webhook is believed whatever Dojo answers, as long as it could be true.
+pub(crate) fn reconcile_for_webhooks(
+    held: Held,
+    answered: Option<Status>,
+    answered_at: Option<OffsetDateTime>,
+    patience: Duration,
+) -> Reading {
+    if answered.is_some_and(|answered| answered.leads_to(held.status)) {
+        Reading::Disputed(Dispute::Behind)
+    } else {
+        reconcile::reconcile(held, answered, answered_at, patience)
+    }
+}
+
+/// Broken: an older answer is never believed, so one `updatedAt` in the future shuts Dojo out.
+pub(crate) fn reconcile_by_time(
+    held: Held,
+    answered: Option<Status>,
+    answered_at: Option<OffsetDateTime>,
+    patience: Duration,
+) -> Reading {
+    if answered_at < held.dojo_updated_at {
+        Reading::Disputed(Dispute::Older)
+    } else {
+        reconcile::reconcile(held, answered, answered_at, patience)
+    }
+}
+
+/// Broken: what a webhook reported is confirmed as long as Dojo has not said otherwise.
+pub(crate) fn confirm_unless_disputed(
+    status: Status,
+    _: Option<Status>,
+    latest: Option<&str>,
+) -> bool {
+    latest.is_none_or(|latest| Status::from_dojo(latest) == Some(status))
 }
 
 /// Broken: what is not found is created again, without waiting for it to come to light.
@@ -94,6 +134,11 @@ pub(crate) fn never_wait(
 }
 
 /// Broken: what a customer has not paid yet is never looked at without a webhook.
-pub(crate) fn look_only_when_told(_: Status, _: Duration, _: Option<Duration>) -> Option<Duration> {
+pub(crate) fn look_only_when_told(
+    _: Status,
+    _: bool,
+    _: Duration,
+    _: Option<Duration>,
+) -> Option<Duration> {
     None
 }

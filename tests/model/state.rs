@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dojo_payment_links::payment_link::{
     Status, Verdict,
-    reconcile::{Held, Reading},
+    reconcile::{Dispute, Held, Reading},
     recovery::{Found, Patience, Step},
 };
 use time::OffsetDateTime;
@@ -36,6 +36,9 @@ pub(crate) struct State {
     pub(crate) budget: Budget,
     /// A link went back to an earlier stage of its life. Nothing ever takes this back.
     pub(crate) went_back: bool,
+    /// The link came to be confirmed by something else than an answer of Dojo's with its status. Nor does anything take
+    /// this back.
+    pub(crate) unfounded: bool,
 }
 
 /// The link's row in `payment_links`.
@@ -50,6 +53,10 @@ pub(crate) struct Link {
     pub(crate) old: bool,
     /// `dojo_updated_at`.
     pub(crate) version: Option<u8>,
+    /// `dojo_status`.
+    pub(crate) settled: Option<Status>,
+    /// `unsettled_status`.
+    pub(crate) unsettled: Option<Status>,
     pub(crate) disputed: Disputed,
     pub(crate) due: Due,
 }
@@ -176,6 +183,10 @@ pub(crate) struct Budget {
     pub(crate) copies: u8,
     /// Calls that provably come to nothing.
     pub(crate) refusals: u8,
+    /// Webhooks that bear a right signature and tell what never was.
+    pub(crate) forgeries: u8,
+    /// Answers from a node of Dojo's whose clock runs ahead.
+    pub(crate) ahead: u8,
 }
 
 /// What a process is at. Each is what it holds in memory, and loses when it dies.
@@ -216,6 +227,26 @@ pub(crate) enum Process {
     Settling { intent: usize },
 }
 
+impl Process {
+    /// The answer of Dojo's that the process is about to write: which intent, and its status.
+    pub(crate) fn answer(&self, of: Option<usize>) -> Option<(usize, Status)> {
+        match self {
+            Self::Creating {
+                wire: Wire::Done(intent),
+                ..
+            } => Some((*intent, Status::Created)),
+            Self::Adopting { rest, .. } => rest.last().map(|seen| (seen.intent, seen.status)),
+            Self::Looking {
+                finding:
+                    Finding::Accepted(status) | Finding::Older(status) | Finding::Behind(status),
+                ..
+            } => of.map(|intent| (intent, *status)),
+            Self::Tracing { intent, seen, .. } => seen.map(|status| (*intent, status)),
+            _ => None,
+        }
+    }
+}
+
 /// How far a request to create has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Wire {
@@ -248,12 +279,12 @@ pub(crate) struct Seen {
     pub(crate) version: u8,
 }
 
-/// [`Reading`], hashable.
+/// [`Reading`], hashable, with the status that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Finding {
     Accepted(Status),
-    Older,
-    Disputed,
+    Older(Status),
+    Behind(Status),
 }
 
 impl Intent {
@@ -296,6 +327,8 @@ impl State {
                 asked: Asked::Lately,
                 old: false,
                 version: None,
+                settled: None,
+                unsettled: None,
                 disputed: Disputed::No,
                 due: Due::Never,
             },
@@ -313,11 +346,19 @@ impl State {
             ],
             budget,
             went_back: false,
+            unfounded: false,
         }
     }
 
     pub(crate) fn pending(&self) -> bool {
         self.link.status == Status::Pending
+    }
+
+    /// Whether the link is confirmed, as a caller reads it.
+    pub(crate) fn confirmed(&self, rules: &Rules) -> bool {
+        let link = self.link;
+        let unsettled = link.unsettled.map(Status::as_str);
+        link.intent.is_some() && (rules.is_confirmed)(link.status, link.settled, unsettled)
     }
 
     /// What Dojo answers about an intent: how it is, or how a lagging copy has it.
@@ -400,8 +441,8 @@ impl State {
         Process::Looking {
             finding: match reading {
                 Reading::Accepted(status) => Finding::Accepted(status),
-                Reading::Older => Finding::Older,
-                Reading::Disputed => Finding::Disputed,
+                Reading::Disputed(Dispute::Older) => Finding::Older(seen.status),
+                Reading::Disputed(Dispute::Behind) => Finding::Behind(seen.status),
             },
             version: seen.version,
             due: self.link.due,
@@ -420,6 +461,7 @@ impl State {
             self.link.intent = Some(intent);
             self.link.status = status;
             self.link.version = Some(version);
+            self.link.settled = Some(status);
             self.link.due = Due::Later;
             self.link.leased = false;
             self.revise();
@@ -493,11 +535,15 @@ impl State {
     pub(crate) fn apply(&mut self, rules: &Rules, status: Status, version: u8, due: Due) {
         if status != self.link.status {
             self.moved(status);
+        } else if self.link.disputed != Disputed::No || !self.confirmed(rules) {
+            self.revise();
         }
         self.link.version = Some(version);
+        self.link.settled = Some(status);
+        self.link.unsettled = None;
         self.link.disputed = Disputed::No;
         if self.link.due == due {
-            self.link.due = match (rules.next_look)(status, Duration::ZERO, None) {
+            self.link.due = match (rules.next_look)(status, false, Duration::ZERO, None) {
                 Some(_) => Due::Later,
                 None => Due::Never,
             };
@@ -505,7 +551,8 @@ impl State {
     }
 
     /// `store::looks::dispute`.
-    pub(crate) fn dispute(&mut self) {
+    pub(crate) fn dispute(&mut self, answered: Status) {
+        self.link.unsettled = Some(answered);
         if self.link.disputed == Disputed::No {
             self.link.disputed = Disputed::Lately;
         }
@@ -515,7 +562,6 @@ impl State {
     /// `store::webhooks::record`, for the first copy of an event.
     pub(crate) fn record(&mut self, model: &Protocol, intent: usize, reported: Status) {
         let at = &mut self.intents[intent];
-        at.delivered.insert(reported);
         match at.row {
             Row::Missing => {
                 at.row = Row::Stray;
@@ -542,6 +588,7 @@ impl State {
             self.moved(status);
             if rules.a_move_ends_a_dispute {
                 self.link.disputed = Disputed::No;
+                self.link.unsettled = None;
             }
         }
         verdict

@@ -263,6 +263,21 @@ async fn a_share_of_calls_fails_until_cleared_and_a_seed_repeats_which() {
 }
 
 #[tokio::test]
+async fn fields_of_an_answer_are_replaced_and_the_work_is_done() {
+    let rig = Rig::start().await;
+    let fields = json!({"status": null, "id": "", "new": 1});
+    let fault = json!({"operation": "create", "kind": "fields", "fields": fields});
+    rig.control("faults", &fault).await;
+    let (status, told) = rig.post("/payment-intents", &ten_pounds()).await;
+    assert_eq!(status, 200);
+    for (name, value) in fields.as_object().expect("an object") {
+        assert_eq!(&told[name], value, "{name}");
+    }
+    assert_eq!(told["amount"], ten_pounds()["amount"]);
+    assert_eq!(rig.look("payment-intents").await[0]["status"], "Created");
+}
+
+#[tokio::test]
 async fn a_fault_that_makes_no_sense_is_refused() {
     let rig = Rig::start().await;
     for fault in [
@@ -274,6 +289,7 @@ async fn a_fault_that_makes_no_sense_is_refused() {
         json!({"operation": "create", "kind": "cutAfter", "share": -1}),
         json!({"operation": "get", "kind": "clockSkew"}),
         json!({"operation": "get", "kind": "headers"}),
+        json!({"operation": "get", "kind": "fields"}),
         json!({"operation": "get", "kind": "headers", "headers": {"content-length": "1"}}),
         json!({"operation": "get", "kind": "headers", "headers": {"a b": "1"}}),
         json!({"operation": "get", "kind": "status", "status": 429, "retryAfter": "a\nb"}),

@@ -362,6 +362,12 @@ impl TestSandbox {
             .await;
     }
 
+    /// The next call of this operation is answered with these values in place of its own.
+    pub async fn next_fields(&self, operation: &str, fields: Value) {
+        self.next(operation, "fields", json!({"fields": fields}))
+            .await;
+    }
+
     /// Plays the customer or Dojo: `pay`, `decline`, `challenge`, `expire`, `status`, `amount`.
     pub async fn act(&self, id: &Value, what: &str, how: Value) -> Value {
         self.control(&format!("payment-intents/{}/{what}", text(id)), how)

@@ -1,0 +1,237 @@
+//! Answers of Dojo's that are about something else than what was asked, or that are not of the documented form.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::{TestApp, eventually, for_each_case, ten_pounds, text};
+
+/// Two links, of which the second one is paid.
+async fn unpaid_and_paid(app: &TestApp) -> (Value, Value) {
+    app.sandbox.drop_webhooks().await;
+    let unpaid = app.created().await;
+    let paid = app.created().await;
+    app.sandbox.pay(&paid["paymentIntentId"]).await;
+    (unpaid, paid)
+}
+
+#[tokio::test]
+async fn a_read_that_returns_another_intent_changes_nothing() {
+    let app = TestApp::start().await;
+    let (unpaid, paid) = unpaid_and_paid(&app).await;
+    let theirs = app.sandbox.intent(&paid["paymentIntentId"]).await;
+    let other = json!({"intentId": paid["paymentIntentId"]});
+    let faults = [
+        ("otherIntent", other),
+        // The right id, and all the rest is the other's.
+        (
+            "fields",
+            json!({"fields": {"status": "Captured", "metadata": theirs["metadata"],
+                                     "paymentDetails": theirs["paymentDetails"]}}),
+        ),
+        ("fields", json!({"fields": {"id": null}})),
+        ("fields", json!({"fields": {"id": " "}})),
+    ];
+    for (kind, more) in faults {
+        app.sandbox.next("get", kind, more.clone()).await;
+        let answer = app.refresh(&unpaid["id"]).await;
+        answer.problem(503, "dojo-not-reached");
+        assert_eq!(app.link(&unpaid["id"]).await, unpaid, "{kind} {more}");
+    }
+    // That the metadata is missing, or names no link, says nothing.
+    for metadata in [
+        Value::Null,
+        json!({}),
+        json!({"paymentLinkId": "none of ours"}),
+    ] {
+        app.sandbox
+            .next_fields("get", json!({"metadata": metadata}))
+            .await;
+        let link = app.refresh(&unpaid["id"]).await.expect(200).json();
+        assert_eq!(
+            (&link["status"], &link["confirmed"]),
+            (&json!("Created"), &json!(true))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_search_that_mixes_intents_up_changes_nothing() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    let orders: Vec<_> = (0..12).map(|n| ten_pounds(&format!("Order {n}"))).collect();
+    let links = join_all(
+        orders
+            .iter()
+            .map(async |order| app.create(order).await.expect(201).json()),
+    )
+    .await;
+    sqlx::query("UPDATE payment_links SET due_at = now() + interval '1 hour'")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    let wrong: Vec<_> = links
+        .iter()
+        .zip(links.iter().cycle().skip(1))
+        .map(|(link, other)| {
+            json!({"id": link["paymentIntentId"], "status": "Captured",
+                                    "totalAmount": {"value": 1000, "currencyCode": "GBP"},
+                                    "metadata": {"paymentLinkId": other["id"]}})
+        })
+        .collect();
+    app.sandbox
+        .next_fields("search", json!({"data": wrong}))
+        .await;
+    app.sandbox.clear("requests").await;
+    app.all_are_due().await;
+    eventually("each is asked for by itself", async || {
+        (app.sandbox.requests("get").await.len() >= links.len()).then_some(())
+    })
+    .await;
+    assert!(!app.sandbox.requests("search").await.is_empty());
+    for link in &links {
+        assert_eq!(
+            app.told(&link["id"], "refreshed").await,
+            Vec::<Value>::new()
+        );
+    }
+    app.in_step_with_dojo().await;
+}
+
+#[tokio::test]
+async fn a_creation_answered_with_another_links_intent_is_lost_and_found() {
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "20s")]).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.search_lags(600.0).await;
+    // The answer to the first creation is lost, and comes to the second one.
+    app.sandbox.next("create", "cutAfter", json!({})).await;
+    let first = app.create_with_key("a", &ten_pounds("Order 1")).await;
+    first.problem(504, "outcome-unknown");
+    let theirs = json!({"intentId": app.sandbox.first_intent().await["id"]});
+    app.sandbox.next("create", "otherIntent", theirs).await;
+    let second = app.create_with_key("b", &ten_pounds("Order 2")).await;
+    let second = second.problem(504, "outcome-unknown")["paymentLinkId"].clone();
+    let told = app.told(&second, "unanswered").await;
+    let reason = text(&told[0]["detail"]["reason"]);
+    assert!(reason.contains("the intent of another link"), "{reason}");
+
+    app.sandbox.search_lags(0.0).await;
+    for (key, reference) in [("a", "Order 1"), ("b", "Order 2")] {
+        let link = app.the_only_link(key, &ten_pounds(reference)).await;
+        let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+        assert_eq!(intent["metadata"]["paymentLinkId"], link["id"]);
+    }
+}
+
+#[tokio::test]
+async fn an_intent_that_belongs_to_another_link_is_reported_as_that() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    let first = app.created().await;
+    let body = ten_pounds("Order 2");
+    // Nothing but the id tells.
+    let fields = json!({"id": first["paymentIntentId"], "metadata": null});
+    app.sandbox.next_fields("create", fields).await;
+    let problem = app.create_with_key("b", &body).await;
+    let problem = problem.problem(504, "outcome-unknown");
+    let second = &problem["paymentLinkId"];
+    let errors = app.logged("belongs to another one").await;
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    for part in [text(second), text(&first["id"]), r#""level":"ERROR""#] {
+        assert!(errors[0].contains(part), "{part}: {}", errors[0]);
+    }
+    assert!(!app.service.log().contains("the database did not answer"));
+    assert!((app.metric("intents_taken_total").await - 1.0).abs() < f64::EPSILON);
+    let told = app.told(second, "unanswered").await;
+    assert!(
+        text(&told[0]["detail"]["reason"]).contains("belongs to"),
+        "{told:#?}"
+    );
+
+    // Its own intent is found, and the other link keeps its own.
+    let found = app.the_only_link("b", &body).await;
+    assert_eq!(&found["id"], second);
+    app.sandbox.pay(&first["paymentIntentId"]).await;
+    app.all_are_due().await;
+    app.link_with_status(&first["id"], "Captured").await;
+    assert_eq!(app.told(&first["id"], "surplusFound").await.len(), 0);
+    assert_eq!(app.told(second, "surplusFound").await.len(), 0);
+    app.in_step_with_dojo().await;
+}
+
+#[tokio::test]
+async fn a_recovered_creation_with_another_amount_is_reported() {
+    // The stray is looked at after five seconds; until then nothing is to be created again.
+    let settings = [("RECOVERY_SETTLE", "20s")];
+    for_each_case(&["search", "webhook"], &settings, async |app, found_by| {
+        app.sandbox.drop_webhooks().await;
+        app.sandbox.search_lags(600.0).await;
+        app.sandbox.next("create", "cutAfter", json!({})).await;
+        let body = ten_pounds("Order 1");
+        let problem = app.create_with_key("a", &body).await;
+        let id = problem.problem(504, "outcome-unknown")["paymentLinkId"].clone();
+        let intent = app.sandbox.first_intent().await;
+        app.sandbox
+            .act(&intent["id"], "amount", json!({"amount": 100}))
+            .await;
+        if *found_by == "search" {
+            app.sandbox.search_lags(0.0).await;
+        } else {
+            let event = json!({"id": "evt_1", "event": "payment_intent.created",
+                "data": {"paymentIntentId": intent["id"], "paymentStatus": "Created"}});
+            app.deliver(&event.to_string()).await.expect(204);
+        }
+        let link = app.link_with_status(&id, "Created").await;
+        assert_eq!(link["reportedAmount"]["value"], 100, "{found_by}");
+        assert_eq!(app.told(&id, "amountMismatch").await.len(), 1, "{found_by}");
+        let errors = app.logged("another amount").await;
+        assert_eq!(errors.len(), 1, "{found_by}: {errors:#?}");
+        assert!(errors[0].contains(text(&id)) && errors[0].contains(r#""level":"ERROR""#));
+        let mismatches = app.metric("amount_mismatches_total").await;
+        assert!((mismatches - 1.0).abs() < f64::EPSILON, "{found_by}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_creation_whose_answer_has_an_odd_status_is_kept() {
+    let app = TestApp::start().await;
+    app.sandbox.drop_webhooks().await;
+    for status in [
+        Value::Null,
+        json!(5),
+        json!({"is": "Created"}),
+        json!(""),
+        json!("a\u{0}"),
+    ] {
+        app.sandbox
+            .next_fields("create", json!({"status": status}))
+            .await;
+        let link = app.created().await;
+        assert_eq!(
+            (&link["status"], &link["confirmed"]),
+            (&json!("Created"), &json!(false)),
+            "{status}"
+        );
+        let link = app.refresh(&link["id"]).await.expect(200).json();
+        assert_eq!(
+            (&link["status"], &link["confirmed"]),
+            (&json!("Created"), &json!(true)),
+            "{status}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_creation_whose_answer_has_no_proper_id_is_lost_and_found() {
+    let ids = [json!(""), json!("  "), Value::Null, json!(5)];
+    for_each_case(&ids, &[], async |app, id| {
+        app.sandbox.drop_webhooks().await;
+        app.sandbox.next_fields("create", json!({"id": id})).await;
+        let body = ten_pounds("Order 1");
+        app.create_with_key("a", &body)
+            .await
+            .problem(504, "outcome-unknown");
+        app.the_only_link("a", &body).await;
+    })
+    .await;
+}
