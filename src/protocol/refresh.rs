@@ -97,7 +97,7 @@ async fn take(
         }
     };
     let next = next(looked, intent, status, patience);
-    let applied = store::looks::apply(pool, looked, intent, status, next, cause).await?;
+    let applied = store::looks::apply(pool, looked, intent, status, next, patience, cause).await?;
     let Some(Applied { changed, mismatch }) = applied else {
         return Ok(Outcome::Again);
     };
@@ -189,7 +189,7 @@ pub async fn sweep(
         })
         .await?;
     let mut left: Vec<_> = wanted.into_values().collect();
-    for (looked, intent) in found {
+    for (mut looked, intent) in found {
         let reading = reconcile(
             looked.held,
             intent.known_status(),
@@ -202,6 +202,7 @@ pub async fn sweep(
             .synced_at
             .is_some_and(|synced_at| synced_at >= looked.link.updated_at);
         if quiet && !looked.asked_again && matches!(reading, Reading::Accepted(_)) {
+            looked.from_search = true;
             take(pool, &looked, &intent, patience, &Cause::Refresh).await?;
         } else {
             left.push(looked);
