@@ -19,6 +19,7 @@ mod idempotency;
 mod lost_operations;
 mod openapi;
 mod operations;
+mod portal_refunds;
 mod reading;
 mod recovery;
 mod replicas;
