@@ -149,6 +149,7 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
     told(pool).await?;
 
     let requests = stage.dojo.look("requests").await?;
+    refunds_fit(&requests)?;
     let entries = |wanted: &dyn Fn(&Entry) -> bool| timeline.iter().filter(|e| wanted(e)).count();
     Ok(Findings {
         links: links.len(),
@@ -318,6 +319,26 @@ fn explained(links: &[Link], timeline: &[Entry]) -> Result {
         }
     }
     Ok(())
+}
+
+/// Dojo had enough left for every refund that the service requested. A refund that Dojo itself refuses for any other reason
+/// is none that this run asks for.
+fn refunds_fit(requests: &[Value]) -> Result {
+    // The service's keys are longer than those of refunds in the portal.
+    const KEY_LENGTH: usize = 64;
+    let refused = requests.iter().find(|one| {
+        one["operation"] == "refund"
+            && one["answered"] == 400
+            && one["fault"].is_null()
+            && text(&one["headers"]["idempotencykey"]).len() == KEY_LENGTH
+    });
+    match refused {
+        Some(one) => {
+            let what = format!("Dojo refused {} at {}", one["body"], one["at"]);
+            broken(Promise::NeverTooMuch, text(&one["path"]), what)
+        }
+        None => Ok(()),
+    }
 }
 
 fn was_acknowledged(delivery: &Value) -> bool {

@@ -260,8 +260,10 @@ pub async fn apply(
                  updated_at = CASE WHEN $13 THEN now() ELSE updated_at END,
                  revision = revision + $23::bool::int,
                  refunds_elsewhere = $25,
-                 -- The same amount read earlier doesn't make the one that is held older.
-                 refunds_read_at = CASE WHEN refunded_amount = $6 THEN greatest(refunds_read_at, $26) ELSE $26 END,
+                 -- The same amount read earlier doesn't make the one that is held older. A time in the future is from
+                 -- another server's clock, before a failover.
+                 refunds_read_at = CASE WHEN refunded_amount = $6 AND refunds_read_at <= now()
+                                        THEN greatest(refunds_read_at, $26) ELSE $26 END,
                  -- A webhook that came meanwhile has made the link due, and it stays so.
                  due_at = CASE WHEN due_at IS NOT DISTINCT FROM $14
                                THEN now() + make_interval(secs => $15) ELSE due_at END
