@@ -141,7 +141,7 @@ async fn take(
         }
     };
     let next = next(looked, intent, status, patience);
-    let applied = store::looks::apply(pool, looked, intent, status, next, cause).await?;
+    let applied = store::looks::apply(pool, looked, intent, status, next, patience, cause).await?;
     let Some(Applied { changed, mismatch }) = applied else {
         return Ok(Outcome::Again);
     };
@@ -230,7 +230,7 @@ pub async fn sweep(
         })
         .await?;
     let mut left: Vec<_> = wanted.into_values().collect();
-    for (looked, intent) in found {
+    for (mut looked, intent) in found {
         let reading = reconcile(
             looked.held,
             intent.known_status(),
@@ -247,6 +247,7 @@ pub async fn sweep(
         let stranger = intent.is_of_another_link(looked.link.id);
         let plain = quiet && !looked.asked_again && !disputed && !stranger;
         if plain && matches!(reading, Reading::Accepted(_)) {
+            looked.from_search = true;
             take(pool, &looked, &intent, patience, &Cause::Refresh).await?;
         } else {
             left.push(looked);

@@ -23,6 +23,7 @@ mod lost_operations;
 mod misrouted;
 mod openapi;
 mod operations;
+mod portal_refunds;
 mod reading;
 mod recovery;
 mod replicas;
