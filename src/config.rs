@@ -108,6 +108,17 @@ pub struct DatabaseSettings {
 }
 
 impl DatabaseSettings {
+    /// The setting that the address comes from.
+    #[must_use]
+    pub fn url_setting(&self) -> &'static str {
+        let url = self.database_url.as_ref();
+        if url.is_some_and(|url| !url.expose_secret().trim().is_empty()) {
+            "DATABASE_URL"
+        } else {
+            "DATABASE_URL_FILE"
+        }
+    }
+
     /// The database's address.
     pub fn url(&self) -> Result<SecretString, ConfigError> {
         secret(

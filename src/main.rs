@@ -23,7 +23,9 @@ use dojo_payment_links::{
     dojo::{Account, Accounts},
     golive::{self, check::Report},
     payment_link::OperationId,
-    protocol, store, telemetry,
+    protocol,
+    store::{self, PgPool},
+    telemetry,
 };
 use secrecy::ExposeSecret;
 use time::format_description::well_known::Rfc3339;
@@ -69,7 +71,8 @@ enum Command {
         #[command(subcommand)]
         command: Webhooks,
     },
-    /// Asks a running service whether it is ready; exits 1 if not. For containers.
+    /// Asks a running service whether it is alive; exits 1 if not. For containers: restarting it cures no outage of the
+    /// database, so readiness is not asked for.
     Healthcheck(Healthcheck),
     /// Prints the OpenAPI document.
     Openapi,
@@ -293,34 +296,31 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             let application = Application::build(&settings).await?;
             Ok(application.run(stop_signal()).await?)
         }
-        Command::Migrate(database) => {
-            let pool = store::pool(&database)?;
-            Ok(store::migrate(&pool).await?)
-        }
+        Command::Migrate(database) => Ok(store::migrate(&PgPool::new(&database)?).await?),
         Command::ApiKeys { database, command } => {
-            let pool = store::pool(&database)?;
-            match command {
+            on_database(&database, async |pool| match command {
                 ApiKeys::Create {
                     name,
                     scopes,
                     accounts,
-                } => create_key(&pool, &name, &scopes, accounts.as_deref()).await,
-                ApiKeys::List => list_keys(&pool).await,
-                ApiKeys::Revoke { name } => revoke_key(&pool, &name).await,
-            }
+                } => create_key(pool, &name, &scopes, accounts.as_deref()).await,
+                ApiKeys::List => list_keys(pool).await,
+                ApiKeys::Revoke { name } => revoke_key(pool, &name).await,
+            })
+            .await
         }
         Command::Operations { database, command } => {
-            let pool = store::pool(&database)?;
-            match command {
-                Operations::Unconfirmed => list_unconfirmed(&pool).await,
+            on_database(&database, async |pool| match command {
+                Operations::Unconfirmed => list_unconfirmed(pool).await,
                 Operations::Settle { id, outcome } => {
-                    if protocol::operations::settle(&pool, id, outcome == Settled::Done).await? {
+                    if protocol::operations::settle(pool, id, outcome == Settled::Done).await? {
                         Ok(())
                     } else {
                         Err(format!("there is no Unconfirmed operation {id}").into())
                     }
                 }
-            }
+            })
+            .await
         }
         Command::Healthcheck(settings) => healthcheck(settings.listen_addr).await,
         Command::Openapi => {
@@ -329,6 +329,21 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         }
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Does a command's work on the database. What is wrong with the database is told with what to do about it.
+async fn on_database(
+    settings: &DatabaseSettings,
+    work: impl AsyncFnOnce(&PgPool) -> Result,
+) -> Result {
+    let pool = PgPool::new(settings)?;
+    pool.probe().await?;
+    work(&pool)
+        .await
+        .map_err(|error| match error.downcast::<store::Error>() {
+            Ok(error) => pool.diagnose(&error).into(),
+            Err(error) => error,
+        })
 }
 
 fn tell(report: &Report, json: bool) -> Result<ExitCode> {
@@ -423,7 +438,7 @@ fn choose<'a>(accounts: &'a Accounts, name: Option<&str>) -> Result<&'a Account>
 }
 
 async fn create_key(
-    pool: &sqlx::PgPool,
+    pool: &PgPool,
     name: &str,
     scopes: &[Scope],
     accounts: Option<&[String]>,
@@ -441,7 +456,7 @@ async fn create_key(
     Ok(())
 }
 
-async fn list_keys(pool: &sqlx::PgPool) -> Result {
+async fn list_keys(pool: &PgPool) -> Result {
     for key in store::api_keys::list(pool).await? {
         let state = key.revoked_at.map_or_else(
             || "active".to_owned(),
@@ -459,7 +474,7 @@ async fn list_keys(pool: &sqlx::PgPool) -> Result {
     Ok(())
 }
 
-async fn list_unconfirmed(pool: &sqlx::PgPool) -> Result {
+async fn list_unconfirmed(pool: &PgPool) -> Result {
     for operation in store::operations::in_doubt(pool).await? {
         println!(
             "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
@@ -479,7 +494,7 @@ async fn list_unconfirmed(pool: &sqlx::PgPool) -> Result {
     Ok(())
 }
 
-async fn revoke_key(pool: &sqlx::PgPool, name: &str) -> Result {
+async fn revoke_key(pool: &PgPool, name: &str) -> Result {
     if store::api_keys::revoke(pool, name).await? {
         Ok(())
     } else {
@@ -499,7 +514,7 @@ async fn healthcheck(mut address: SocketAddr) -> Result {
         .no_proxy()
         .build()?;
     client
-        .get(format!("http://{address}/readyz"))
+        .get(format!("http://{address}/healthz"))
         .send()
         .await?
         .error_for_status()?;

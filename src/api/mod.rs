@@ -22,7 +22,6 @@ use axum::{
     middleware::from_fn,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use sqlx::PgPool;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
@@ -33,7 +32,7 @@ use crate::{
     config::ServeSettings,
     dojo::{Account, Accounts},
     payment_link::{NewPaymentLink, PaymentLink, PaymentLinkId},
-    store,
+    store::{self, PgPool},
 };
 use auth::Caller;
 use body::Schema;

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
@@ -17,7 +16,7 @@ use crate::{
         Failure, FailureKind, NewPaymentLink, PaymentLink, PaymentLinkId, timeline::Cause,
     },
     store::{
-        self,
+        self, PgPool,
         creation::{Begun, Draft, IdempotencyKey, Known, Retry},
     },
     telemetry::causes,

@@ -1,10 +1,9 @@
 //! API keys, by their hashes.
 
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::Error;
+use super::{Error, PgPool};
 
 /// A key as it is stored.
 #[derive(Debug, Clone)]

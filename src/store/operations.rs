@@ -5,12 +5,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::{PgPool, PgTransaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Error,
+    Error, PgPool, PgTransaction,
     creation::{IdempotencyKey, Retry},
     from_json,
     links::select_links,
@@ -110,10 +109,7 @@ pub async fn begin(
 }
 
 /// Claims a key for the operation that is saved in the same transaction. `false`: it is taken.
-async fn claim_key(
-    transaction: &mut PgTransaction<'_>,
-    key: &IdempotencyKey,
-) -> Result<bool, Error> {
+async fn claim_key(transaction: &mut PgTransaction, key: &IdempotencyKey) -> Result<bool, Error> {
     let claimed = sqlx::query!(
         "INSERT INTO idempotency_keys AS known (api_key_id, key, request_hash) VALUES ($1, $2, $3)
          ON CONFLICT (api_key_id, key) DO UPDATE SET request_hash = known.request_hash
@@ -129,7 +125,7 @@ async fn claim_key(
 }
 
 async fn save(
-    mut transaction: PgTransaction<'_>,
+    mut transaction: PgTransaction,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
     permit: impl Fn(&mut Action, &PaymentLink, Others) -> Result<(), Objection>,
