@@ -14,6 +14,8 @@ mod commands;
 mod convergence;
 mod crashes;
 mod creation;
+mod database;
+mod failover;
 mod faults;
 mod idempotency;
 mod lost_operations;
