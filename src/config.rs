@@ -40,7 +40,8 @@ pub struct ServeSettings {
     #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration)]
     pub shutdown_timeout: Duration,
 
-    /// Whether to migrate the database before serving. Safe with many replicas starting at once.
+    /// Whether to migrate the database before serving. Safe with many replicas starting at once. Without it the service
+    /// starts even if the database cannot be reached, and is ready once it can and somebody has migrated it.
     #[arg(long, env = "MIGRATE_ON_START", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate_on_start: bool,
 
@@ -102,7 +103,8 @@ pub struct DatabaseSettings {
     #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "5s", value_parser = duration)]
     pub database_acquire_timeout: Duration,
 
-    /// How long one statement may take before Postgres ends it.
+    /// How long one statement may take before Postgres ends it. A connection on which nothing is heard for two seconds
+    /// longer is closed. A statement waits at most three seconds for a lock.
     #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub database_statement_timeout: Duration,
 }

@@ -17,20 +17,22 @@ use crate::support::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_whether_it_is_alive_and_ready() {
-    let app = TestApp::start().await;
+    let mut app = TestApp::start().await;
     assert_eq!(app.get("/healthz").await.expect(200).text, "ok");
     assert_eq!(app.get("/readyz").await.expect(200).text, "ready");
-    let address = app.service.url.trim_start_matches("http://").to_owned();
-    let healthy = |address: &str| {
-        program()
-            .arg("healthcheck")
-            .env("LISTEN_ADDR", address)
-            .status()
-            .unwrap()
-            .success()
-    };
-    assert!(healthy(&address));
-    assert!(!healthy("127.0.0.1:9"));
+    assert!(is_alive(&app));
+    app.service.kill().await;
+    assert!(!is_alive(&app));
+}
+
+/// What a container asks whether to restart the service.
+fn is_alive(app: &TestApp) -> bool {
+    let address = app.service.url.trim_start_matches("http://");
+    let asked = program()
+        .arg("healthcheck")
+        .env("LISTEN_ADDR", address)
+        .status();
+    asked.unwrap().success()
 }
 
 #[tokio::test]
@@ -247,6 +249,7 @@ async fn without_its_database_it_says_so_keeps_nothing_half_and_recovers_by_itse
 
     tokio::task::block_in_place(|| postgres.stop());
     app.get("/healthz").await.expect(200);
+    assert!(is_alive(&app), "to restart it would not help");
     app.get("/readyz").await.problem(503, "not-ready");
     app.deliver(&webhook)
         .await
