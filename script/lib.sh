@@ -104,6 +104,8 @@ need_schemathesis() {
 
 need_shellcheck() { have shellcheck || install_package ShellCheck shellcheck shellcheck; }
 
+need_haproxy() { have haproxy || install_package HAProxy haproxy haproxy; }
+
 # Prints where the PostgreSQL server's programs are: Debian and Homebrew keep them off the PATH.
 postgres_bin() {
     local dir found=

@@ -206,6 +206,10 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         "backlog_lag_seconds",
         "How long the oldest of them has been due, by account"
     );
+    metrics::describe_counter!(
+        "database_connections_distrusted_total",
+        "Times that every open connection to the database was given up, by reason"
+    );
     metrics::describe_counter!("webhooks_total", "Webhooks received, by what they meant");
     Ok(handle)
 }

@@ -9,7 +9,6 @@ use crate::stage::Result;
 pub enum Promise {
     OneIntent,
     OneOperation,
-    NeverTooMuch,
     Durable,
     Converges,
     Heals,
@@ -31,7 +30,6 @@ impl Promise {
             Self::OneOperation => {
                 "one key leads to one capture, refund or other operation, and to one outcome"
             }
-            Self::NeverTooMuch => "no refund requested from Dojo exceeds what is left to refund",
             Self::Durable => "a webhook that was acknowledged is in the database",
             Self::Converges => "every link ends in the state that Dojo itself reports",
             Self::Heals => "what was missed is found without anyone asking",

@@ -21,7 +21,7 @@ type Kind = (&'static str, &'static str, &'static str);
 
 /// Every kind of problem, for the document and for `docs/problems.md`. A test holds it to what the code answers.
 #[rustfmt::skip]
-const KINDS: [Kind; 31] = [
+const KINDS: [Kind; 32] = [
     ("malformed-json", "400", "Mend the body: it is no JSON."),
     ("body-incomplete", "400", "Send it again: the body did not arrive whole."),
     ("unauthenticated", "401", "Send `Authorization: Bearer dpl_…` with a key that is active."),

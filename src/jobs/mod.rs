@@ -13,13 +13,16 @@ mod strays;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::{
-    config::JobSettings, dojo::Account, payment_link::recovery::Patience, protocol, store,
+    config::JobSettings,
+    dojo::Account,
+    payment_link::recovery::Patience,
+    protocol,
+    store::{self, PgPool},
     telemetry::causes,
 };
 use pace::Pace;

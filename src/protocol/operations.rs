@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
@@ -25,7 +24,7 @@ use crate::{
         timeline::Cause,
     },
     store::{
-        self,
+        self, PgPool,
         creation::{IdempotencyKey, Retry},
         operations::{Begun, Draft, Known, Saved, Unsettled},
     },

@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
@@ -19,7 +18,7 @@ use crate::{
         timeline::Cause,
     },
     store::{
-        self,
+        self, PgPool,
         creation::{Retry, Unsettled},
         looks::Looked,
     },

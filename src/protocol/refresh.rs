@@ -3,7 +3,6 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use sqlx::PgPool;
 use tracing::{error, info, warn};
 
 use super::{Error, confirm::report_mismatch, recovery};
@@ -15,7 +14,7 @@ use crate::{
         timeline::Cause,
     },
     store::{
-        self,
+        self, PgPool,
         looks::{Applied, Looked},
     },
     telemetry::causes,

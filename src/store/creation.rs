@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sqlx::{PgPool, PgTransaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Error, from_json, links::select_links, to_json, webhooks::judge};
+use super::{
+    Error, PgPool, PgTransaction, from_json, links::select_links, to_json, webhooks::judge,
+};
 use crate::{
     dojo::PaymentIntent,
     payment_link::{
@@ -315,7 +316,7 @@ pub async fn confirm(
 
 /// Tells that Dojo reports another amount than was asked for.
 async fn tell_of_mismatch(
-    transaction: &mut PgTransaction<'_>,
+    transaction: &mut PgTransaction,
     link: &PaymentLink,
     cause: &Value,
 ) -> Result<(), Error> {
@@ -336,7 +337,7 @@ async fn tell_of_mismatch(
 
 /// Marks an intent as one too many, to be canceled at once. Tells of it once.
 async fn mark_surplus(
-    transaction: &mut PgTransaction<'_>,
+    transaction: &mut PgTransaction,
     link: &PaymentLink,
     payment_intent_id: &str,
     cause: &Value,
@@ -363,7 +364,7 @@ async fn mark_surplus(
 
 /// Judges the webhooks that came before the link knew its intent, in the order of their arrival.
 async fn apply_early_webhooks(
-    transaction: &mut PgTransaction<'_>,
+    transaction: &mut PgTransaction,
     id: PaymentLinkId,
     payment_intent_id: &str,
     mut status: Status,

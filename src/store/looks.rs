@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use super::{
-    Error,
+    Error, PgPool,
     links::{Row, select_links},
     operations::refunds_of,
     to_json,

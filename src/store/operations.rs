@@ -5,12 +5,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::{PgExecutor, PgPool, PgTransaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Error,
+    Error, PgPool, PgTransaction,
     creation::{IdempotencyKey, Retry},
     from_json,
     links::select_links,
@@ -111,10 +110,7 @@ pub async fn begin(
 }
 
 /// Claims a key for the operation that is saved in the same transaction. `false`: it is taken.
-async fn claim_key(
-    transaction: &mut PgTransaction<'_>,
-    key: &IdempotencyKey,
-) -> Result<bool, Error> {
+async fn claim_key(transaction: &mut PgTransaction, key: &IdempotencyKey) -> Result<bool, Error> {
     let claimed = sqlx::query!(
         "INSERT INTO idempotency_keys AS known (api_key_id, key, request_hash) VALUES ($1, $2, $3)
          ON CONFLICT (api_key_id, key) DO UPDATE SET request_hash = known.request_hash
@@ -130,7 +126,7 @@ async fn claim_key(
 }
 
 async fn save(
-    mut transaction: PgTransaction<'_>,
+    mut transaction: PgTransaction,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
     permit: impl Fn(&mut Action, &PaymentLink, &Others) -> Result<(), Objection>,
@@ -201,7 +197,7 @@ async fn save(
 
 /// What else goes on with a payment whose link is locked.
 async fn others(
-    transaction: &mut PgTransaction<'_>,
+    transaction: &mut PgTransaction,
     link_id: PaymentLinkId,
 ) -> Result<Others, Error> {
     let ours = refunds_of(&mut **transaction, link_id).await?;
@@ -227,7 +223,7 @@ async fn others(
 
 /// The refunds of a link that have not failed.
 pub(super) async fn refunds_of(
-    executor: impl PgExecutor<'_>,
+    executor: impl sqlx::PgExecutor<'_>,
     link_id: PaymentLinkId,
 ) -> Result<Vec<OurRefund>, Error> {
     sqlx::query!(

@@ -16,6 +16,8 @@ mod confirmed;
 mod convergence;
 mod crashes;
 mod creation;
+mod database;
+mod failover;
 mod faults;
 mod idempotency;
 mod limits;
