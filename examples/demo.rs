@@ -91,6 +91,7 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 async fn demo(options: &Options, logs: &Path) -> Result<Outcome> {
     step("Starting a private Postgres");
     let postgres = tokio::task::spawn_blocking(Postgres::start).await?;
+    println!("    {}", postgres.url("postgres"));
     let mut programs = Programs::new(logs);
     let result = show(options, &postgres, &mut programs).await;
     if result.is_err() {
