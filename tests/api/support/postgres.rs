@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -19,7 +20,6 @@ pub struct Postgres {
 
 /// Makes a cluster, then obeys: `start`, `stop` (at once, as a power cut does), and the end of the input.
 const KEEPER: &str = r#"
-trap '' INT
 bin=$1 port=$2 primary=$3
 home=$(mktemp -d /tmp/dojo-pg.XXXXXX)
 cluster() {
@@ -85,6 +85,9 @@ impl Postgres {
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // A signal to this process's group, such as Ctrl-C or a closed terminal, would end the shell before
+            // it has cleaned up.
+            .process_group(0)
             .spawn()
             .expect("there is a shell");
         let orders = keeper.stdin.take();
