@@ -4,11 +4,14 @@
 //! the time in which such an intent can lie answers the question. Only when none can come to light any more is
 //! the intent created again.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Error;
 use crate::{
@@ -25,22 +28,203 @@ use crate::{
     },
 };
 
-/// How many pages of a search to read for one link: 10,000 intents around the time of its creation.
+/// How many pages of a search to read for one link while somebody waits: 10,000 intents around the time of its creation.
 const PAGES: usize = 100;
 
-/// Takes the next step for a pending link that nobody else works on.
+/// How many pages of a search to read for all claimed links of a window: a million intents. It is there for a search that
+/// never ends; reading that many takes minutes, and the links are held meanwhile.
+const SHARED_PAGES: usize = 10_000;
+
+/// How many times in a row to try for a page before what was read up to it is lost.
+const TRIES_A_PAGE: u32 = 4;
+
+/// A claimed link, and what a search for its intents found.
+#[derive(Debug, Clone)]
+pub struct Searched {
+    /// The link.
+    pub unsettled: Unsettled,
+    /// Every intent at Dojo that names it.
+    pub found: Vec<PaymentIntent>,
+}
+
+impl From<Unsettled> for Searched {
+    /// Before the search.
+    fn from(unsettled: Unsettled) -> Self {
+        Self {
+            unsettled,
+            found: Vec::new(),
+        }
+    }
+}
+
+/// What a search for the intents of several links came to.
+#[derive(Debug, Default)]
+pub struct Search {
+    /// The links whose intents are known now.
+    pub searched: Vec<Searched>,
+    /// The links of which nothing is known.
+    pub unsearched: Vec<Unsettled>,
+    /// Why there are such.
+    pub trouble: Option<Error>,
+}
+
+/// Searches Dojo for the intents of claimed links. Links that were asked for at about the same time share one scan.
+///
+/// The scan goes on for as long as it takes to read all intents of that time, and renews the leases meanwhile: only a
+/// complete scan proves that there is no intent. `turn` is awaited before each call.
+pub async fn search_all<F: Future<Output = ()> + Send>(
+    pool: &PgPool,
+    account: &Account,
+    claimed: Vec<Unsettled>,
+    turn: impl Fn() -> F + Send + Sync,
+) -> Search {
+    let mut search = Search::default();
+    for mut group in groups(claimed) {
+        // Dojo or the database is in trouble; a scan over another time would not fare better.
+        if matches!(search.trouble, Some(Error::Dojo(_) | Error::Store(_))) {
+            search.unsearched.append(&mut group);
+            continue;
+        }
+        let mut found: HashMap<_, Vec<_>> = group
+            .iter()
+            .map(|unsettled| (unsettled.id, Vec::new()))
+            .collect();
+        let result = scan(pool, account, &mut group, &mut found, &turn).await;
+        for unsettled in group {
+            let found = found.remove(&unsettled.id).unwrap_or_default();
+            // What was not read may hold more, but what was found is there.
+            if result.is_ok() || !found.is_empty() {
+                search.searched.push(Searched { unsettled, found });
+            } else {
+                search.unsearched.push(unsettled);
+            }
+        }
+        search.trouble = search.trouble.or(result.err());
+    }
+    search
+}
+
+/// The links in groups of about the same time, the newest first. Within a group no link was asked for much later than
+/// the one before it, so that no scan reads a long time in which there is no link.
+fn groups(mut links: Vec<Unsettled>) -> Vec<Vec<Unsettled>> {
+    const NEAR: time::Duration = time::Duration::minutes(15);
+
+    links.sort_by_key(|link| std::cmp::Reverse(link.created_at));
+    let mut groups: Vec<Vec<Unsettled>> = Vec::new();
+    for link in links {
+        match groups.last_mut() {
+            Some(group)
+                if group
+                    .last()
+                    .is_some_and(|last| last.created_at - link.created_at <= NEAR) =>
+            {
+                group.push(link);
+            }
+            _ => groups.push(vec![link]),
+        }
+    }
+    groups
+}
+
+/// Reads every intent of the time in which those of these links lie, and keeps the ones that name a link of `found`.
+/// Links whose lease is lost are taken out of `group`.
+async fn scan<F: Future<Output = ()> + Send>(
+    pool: &PgPool,
+    account: &Account,
+    group: &mut Vec<Unsettled>,
+    found: &mut HashMap<PaymentLinkId, Vec<PaymentIntent>>,
+    turn: &(impl Fn() -> F + Send + Sync),
+) -> Result<(), Error> {
+    let windows = group.iter().map(window_of);
+    let Some(window) = windows.reduce(|one, other| Window {
+        start: one.start.min(other.start),
+        end: one.end.max(other.end),
+    }) else {
+        return Ok(());
+    };
+    let start = Instant::now();
+    let (mut after, mut pages, mut tries) = (None, 0, 0);
+    loop {
+        keep(pool, group).await?;
+        if group.is_empty() {
+            return Ok(());
+        }
+        turn().await;
+        let page = match account.client.search_page(window, after.as_deref()).await {
+            Ok(page) => page,
+            // Everything that was read so far would have to be read again.
+            Err(error) if after.is_some() && error.may_pass() && tries < TRIES_A_PAGE => {
+                tries += 1;
+                let pause = Duration::from_millis(250) * 2_u32.pow(tries);
+                let pause = pause.max(error.retry_after().unwrap_or_default());
+                // A lease must not run out over it.
+                if group.iter().any(|link| pause > link.lease.left() / 4) {
+                    return Err(error.into());
+                }
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        (pages, tries) = (pages + 1, 0);
+        for intent in page.intents {
+            if let Some(found) = intent.link_id().and_then(|id| found.get_mut(&id))
+                && found.iter().all(|known| known.id != intent.id)
+            {
+                found.push(intent);
+            }
+        }
+        match page.after {
+            None => {
+                debug!(
+                    links = group.len(),
+                    pages,
+                    seconds = start.elapsed().as_secs_f64(),
+                    "searched for lost creations"
+                );
+                return Ok(());
+            }
+            Some(_) if pages >= SHARED_PAGES => return Err(Error::TooManyIntents),
+            next => after = next,
+        }
+    }
+}
+
+/// Renews the leases on these links if that is due, and leaves out those that somebody else has.
+async fn keep(pool: &PgPool, group: &mut Vec<Unsettled>) -> Result<(), store::Error> {
+    let Some(lease) = group
+        .iter()
+        .map(|link| link.lease)
+        .find(|lease| !lease.is_fresh())
+    else {
+        return Ok(());
+    };
+    let ids: Vec<_> = group.iter().map(|link| link.id).collect();
+    let (lease, held) = store::leases::renew(pool, &lease, &ids).await?;
+    group.retain(|link| held.contains(&link.id));
+    for link in group {
+        link.lease = lease;
+    }
+    Ok(())
+}
+
+/// The time in which an intent of this link can lie.
+fn window_of(unsettled: &Unsettled) -> Window {
+    let asked_until = unsettled.asked_until.unwrap_or(unsettled.now);
+    window(unsettled.created_at, asked_until, unsettled.now)
+}
+
+/// Takes the next step for a claimed link, by what a search for its intents has found.
 ///
 /// `lease` is longer than asking Dojo can take: whoever holds the link is alone with it until then.
 pub async fn recover(
     pool: &PgPool,
     account: &Account,
-    unsettled: &Unsettled,
+    Searched { unsettled, found }: &Searched,
     patience: Patience,
     lease: Duration,
 ) -> Result<(), Error> {
     let Unsettled { id, new, now, .. } = unsettled;
-    let asked_until = unsettled.asked_until.unwrap_or(unsettled.now);
-    let found = search(account, *id, unsettled.created_at, asked_until, *now).await?;
     let since = |at: OffsetDateTime| Duration::try_from(*now - at).unwrap_or_default();
     let age = since(unsettled.created_at);
     let expired = new
@@ -48,7 +232,7 @@ pub async fn recover(
         .expire_at
         .is_some_and(|expire_at| expire_at <= *now);
     if unsettled.failed {
-        for intent in &found {
+        for intent in found {
             adopt(pool, account, *id, intent).await?;
         }
         // It may come to light late; after so many times of what it should need at most, there is none.
@@ -56,7 +240,7 @@ pub async fn recover(
             .asked_until
             .is_some_and(|asked_until| since(asked_until) < patience.settle * 10);
         let again = in_doubt.then_some(patience.settle * 2);
-        return Ok(store::creation::give_back(pool, *id, unsettled.lease, again).await?);
+        return Ok(store::creation::give_back(pool, *id, unsettled.lease.until, again).await?);
     }
     let candidates: Vec<Found> = found.iter().map(PaymentIntent::found).collect();
     match next_step(
@@ -82,7 +266,7 @@ pub async fn recover(
         Step::Wait => {
             let wait =
                 (patience.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(15));
-            store::creation::give_back(pool, *id, unsettled.lease, Some(wait)).await?;
+            store::creation::give_back(pool, *id, unsettled.lease.until, Some(wait)).await?;
         }
         Step::CreateAgain => create_again(pool, account, unsettled, patience, lease).await?,
         Step::GiveUp => {
@@ -101,7 +285,7 @@ pub async fn recover(
             store::creation::fail(
                 pool,
                 *id,
-                unsettled.lease,
+                unsettled.lease.until,
                 &failure,
                 Retry::Final,
                 Some(patience.settle),
@@ -139,11 +323,7 @@ async fn search(
     asked_until: OffsetDateTime,
     now: OffsetDateTime,
 ) -> Result<Vec<PaymentIntent>, Error> {
-    // Dojo's clock and ours may differ, and a request may be worked on long after it left.
-    let window = Window {
-        start: created_at - time::Duration::minutes(5),
-        end: (asked_until + time::Duration::minutes(15)).min(now + time::Duration::minutes(1)),
-    };
+    let window = window(created_at, asked_until, now);
     let mut found = Vec::new();
     let whole = account
         .client
@@ -158,6 +338,15 @@ async fn search(
     } else {
         // What was not read may hold it, so nothing is known.
         Err(Error::TooManyIntents)
+    }
+}
+
+/// The time in which an intent of a link can lie that was asked for from `created_at` until `asked_until`.
+fn window(created_at: OffsetDateTime, asked_until: OffsetDateTime, now: OffsetDateTime) -> Window {
+    // Dojo's clock and ours may differ, and a request may be worked on long after it left.
+    Window {
+        start: created_at - time::Duration::minutes(5),
+        end: (asked_until + time::Duration::minutes(15)).min(now + time::Duration::minutes(1)),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod condition;
 pub mod creation;
 pub mod deployment;
 pub mod intents;
+pub mod leases;
 pub mod links;
 pub mod looks;
 pub mod operations;
@@ -34,6 +35,8 @@ use crate::{
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!();
     migrator.set_ignore_missing(true);
+    // `migrate` has a lock of its own.
+    migrator.set_locking(false);
     migrator
 });
 
@@ -116,13 +119,43 @@ pub fn pool(settings: &DatabaseSettings) -> Result<PgPool, ConfigError> {
         .connect_lazy_with(options))
 }
 
-/// Brings the schema up to this version. Replicas that start together take turns (an advisory lock).
+/// The advisory lock that replicas take turns with to migrate. A number that nobody else uses.
+const MIGRATION_LOCK: i64 = 0x646f_6a6f_6c69_6e6b;
+
+/// The indexes that migrations build with `CREATE INDEX CONCURRENTLY`. An attempt that was cut short leaves an invalid
+/// one behind, over which the next attempt would fail.
+const BUILT_CONCURRENTLY: [&str; 1] = ["payment_links_unsettled"];
+
+/// Brings the schema up to this version. Replicas that start together take turns.
 ///
 /// Runs on a connection of its own, without the time limit that statements have otherwise: an index may take long
 /// to build, and the other replicas wait for it.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     let mut connection = pool.connect_options().connect().await?;
+    // Asked for again and again, because a statement that waits for a lock holds a snapshot, and an index that is built
+    // concurrently waits for all snapshots: the two would wait for each other.
+    while !sqlx::query_scalar::<_, bool>("SELECT pg_try_advisory_lock($1)")
+        .bind(MIGRATION_LOCK)
+        .fetch_one(&mut connection)
+        .await?
+    {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // Whoever was building one held the lock, also if only its backend was left.
+    for index in BUILT_CONCURRENTLY {
+        let invalid: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND NOT indisvalid)",
+        )
+        .bind(index)
+        .fetch_one(&mut connection)
+        .await?;
+        if invalid {
+            let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
+            connection.execute(sqlx::AssertSqlSafe(drop)).await?;
+        }
+    }
     MIGRATOR.run(&mut connection).await?;
+    // Closing the connection gives the lock back.
     Ok(connection.close().await?)
 }
 
