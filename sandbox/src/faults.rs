@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::Method;
+use axum::http::{HeaderValue, Method};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
@@ -57,12 +57,22 @@ pub(crate) struct Fault {
     pub(crate) kind: Kind,
     /// The HTTP status that `status` and `statusAfter` answer.
     pub(crate) status: Option<u16>,
-    /// What the `Retry-After` header of that answer says, in seconds.
-    pub(crate) retry_after: Option<u64>,
+    /// What the `Retry-After` header of that answer says.
+    pub(crate) retry_after: Option<RetryAfter>,
+    /// Strikes only calls that name this intent in their path.
+    pub(crate) payment_intent_id: Option<String>,
     /// How long `latency` waits before the work, and any other kind before its answer or cut.
     pub(crate) latency_ms: Option<u64>,
     pub(crate) count: Option<u32>,
     pub(crate) share: Option<f64>,
+}
+
+/// Seconds, or the header's text as it is: a date, or what no server should send.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum RetryAfter {
+    Seconds(u64),
+    Text(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +109,11 @@ impl Fault {
     pub(crate) fn checked(mut self) -> Result<Self, String> {
         chance::check(self.share)?;
         self.count = chance::count_or_once(self.count, self.share);
+        if let Some(RetryAfter::Text(text)) = &self.retry_after
+            && HeaderValue::from_bytes(text.as_bytes()).is_err()
+        {
+            return Err("No header can say that retryAfter.".to_owned());
+        }
         if self.latency_ms.is_some_and(|latency| latency > 600_000) {
             return Err("latencyMs is at most 600000.".to_owned());
         }
@@ -153,12 +168,18 @@ impl Faults {
         &self.faults
     }
 
-    pub(crate) fn draw(&mut self, operation: Operation) -> Option<Fault> {
+    pub(crate) fn draw(&mut self, operation: Operation, path: &str) -> Option<Fault> {
         let rng = &mut self.rng;
         let fault = self
             .faults
             .iter_mut()
             .filter(|fault| fault.operation == Operation::Any || fault.operation == operation)
+            .filter(|fault| {
+                fault
+                    .payment_intent_id
+                    .as_ref()
+                    .is_none_or(|id| path.split('/').any(|part| part == id))
+            })
             .find_map(|fault| {
                 chance::strikes(&mut fault.count, fault.share, rng).then(|| fault.clone())
             });
@@ -179,6 +200,7 @@ mod tests {
             kind: Kind::CutBefore,
             status: None,
             retry_after: None,
+            payment_intent_id: None,
             latency_ms: None,
             count: Some(count),
             share: None,
@@ -206,14 +228,34 @@ mod tests {
     }
 
     #[test]
+    fn strikes_only_calls_about_the_intent_that_it_names() {
+        let mut faults = Faults::new();
+        faults.add(Fault {
+            payment_intent_id: Some("pi_1".to_owned()),
+            ..fault(Operation::Any, 1)
+        });
+        let mut draw = |path| faults.draw(Operation::Get, path).is_some();
+        assert!(!draw("/payment-intents/pi_10"));
+        assert!(draw("/payment-intents/pi_1"));
+    }
+
+    #[test]
     fn strikes_only_what_it_is_for_and_only_so_often() {
         let mut faults = Faults::new();
         faults.add(fault(Operation::Create, 1));
         faults.add(fault(Operation::Any, 1));
-        assert!(faults.draw(Operation::Create).is_some());
+        assert!(faults.draw(Operation::Create, "/payment-intents").is_some());
         assert_eq!(faults.all().len(), 1);
-        assert!(faults.draw(Operation::Get).is_some());
-        assert!(faults.draw(Operation::Get).is_none());
+        assert!(
+            faults
+                .draw(Operation::Get, "/payment-intents/pi_1")
+                .is_some()
+        );
+        assert!(
+            faults
+                .draw(Operation::Get, "/payment-intents/pi_1")
+                .is_none()
+        );
         assert!(faults.all().is_empty());
     }
 }

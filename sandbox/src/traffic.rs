@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::clock::Timestamp;
-use crate::faults::{Fault, Kind, Operation};
+use crate::faults::{Fault, Kind, Operation, RetryAfter};
 use crate::problem::Problem;
 use crate::server;
 use crate::world::World;
@@ -142,7 +142,7 @@ async fn handle(world: Arc<World>, request: Request, next: Next) -> Response {
             .into_response();
     };
     let operation = Operation::of(&parts.method, parts.uri.path());
-    let fault = world.faults().draw(operation);
+    let fault = world.faults().draw(operation, parts.uri.path());
     let number = world.requests().add(Entry {
         at: world.clock.now(),
         method: parts.method.to_string(),
@@ -208,10 +208,20 @@ fn failure(fault: &Fault) -> Response {
         .and_then(|status| StatusCode::from_u16(status).ok());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let problem = Problem::new(status, "The sandbox was told to answer this.");
-    match fault.retry_after {
-        Some(seconds) => ([(header::RETRY_AFTER, seconds.to_string())], problem).into_response(),
-        None => problem.into_response(),
+    let retry_after = fault
+        .retry_after
+        .as_ref()
+        .and_then(|retry_after| match retry_after {
+            RetryAfter::Seconds(seconds) => Some(HeaderValue::from(*seconds)),
+            RetryAfter::Text(text) => HeaderValue::from_bytes(text.as_bytes()).ok(),
+        });
+    let mut response = problem.into_response();
+    if let Some(retry_after) = retry_after {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, retry_after);
     }
+    response
 }
 
 fn answer(response: Response) -> (Answered, Response) {

@@ -16,6 +16,7 @@ mod crashes;
 mod creation;
 mod faults;
 mod idempotency;
+mod jobs;
 mod lost_operations;
 mod openapi;
 mod operations;
