@@ -69,6 +69,17 @@ pub struct Window {
     pub end: OffsetDateTime,
 }
 
+impl Window {
+    /// The shortest stretch that holds both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        }
+    }
+}
+
 /// A page of a search.
 #[derive(Debug)]
 pub struct Page {

@@ -56,6 +56,14 @@ pub(super) trait Job: Sync {
     /// Does a piece of work, for no longer than its lease.
     fn work(&self, item: &Self::Item) -> impl Future<Output = Result<(), protocol::Error>> + Send;
 
+    /// Does what is left to be done for all of a round's pieces together, once each has been done.
+    fn finish(
+        &self,
+        _progress: &Progress,
+    ) -> impl Future<Output = Result<(), protocol::Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Gives a piece back that was not done, to be claimed again after `wait`. `error` is `None` if it was not begun.
     fn release(
         &self,
@@ -70,7 +78,7 @@ pub(super) trait Job: Sync {
 pub(super) struct Prepared<T> {
     /// To be done one by one.
     pub(super) ready: Vec<T>,
-    /// Cannot be done now, because of `trouble`.
+    /// Cannot be done now, because of `trouble` or because the job was told to stop.
     pub(super) held_up: Vec<T>,
     /// Why the shared work came to no end.
     pub(super) trouble: Option<protocol::Error>,
@@ -171,19 +179,20 @@ impl<J: Job> Runner<J> {
             trouble: Some(protocol::Error::Panicked),
         });
         self.progress.mark();
-        if let Some(error) = prepared.trouble {
-            let wait = self.failed(J::SHARED, J::SHARED, &error);
-            for item in &prepared.held_up {
-                let wait = match error {
-                    protocol::Error::Panicked => {
-                        self.strikes.backoff(&J::id(item).to_string(), true)
-                    }
-                    _ => wait,
-                };
-                self.release(item, Some(&error), wait).await;
-            }
+        let wait = if let Some(error) = &prepared.trouble {
+            self.failed(J::SHARED, J::SHARED, error)
         } else {
             self.strikes.forget(J::SHARED);
+            Duration::ZERO
+        };
+        for item in &prepared.held_up {
+            let wait = match prepared.trouble {
+                Some(protocol::Error::Panicked) => {
+                    self.strikes.backoff(&J::id(item).to_string(), true)
+                }
+                _ => wait,
+            };
+            self.release(item, prepared.trouble.as_ref(), wait).await;
         }
         stream::iter(prepared.ready)
             .for_each_concurrent(self.concurrency, async |item| {
@@ -191,6 +200,12 @@ impl<J: Job> Runner<J> {
                 self.progress.mark();
             })
             .await;
+        let finished = AssertUnwindSafe(self.job.finish(&self.progress))
+            .catch_unwind()
+            .await;
+        if let Err(error) = finished.unwrap_or(Err(protocol::Error::Panicked)) {
+            self.failed(J::SHARED, J::SHARED, &error);
+        }
         Ok(found)
     }
 

@@ -78,7 +78,7 @@ impl Jobs {
     pub fn spawn(self, tasks: &TaskTracker) {
         let batch = self.settings.batch;
         self.start(tasks, recovery::Recovery(self.clone()), batch);
-        self.start(tasks, refresh::Refresh(self.clone()), batch);
+        self.start(tasks, refresh::Refresh::new(self.clone()), batch);
         // These share no calls, so they claim no more than they work on at once: a lease must not run out in a queue.
         let few = batch.min(self.settings.concurrency());
         self.start(tasks, operations::Operations(self.clone()), few);

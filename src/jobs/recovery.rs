@@ -45,13 +45,21 @@ impl Job for Recovery {
             pace,
             ..
         } = &self.0;
-        let claimed = claimed.into_iter().map(|item| item.unsettled).collect();
         let turn = || self.0.turn(progress);
+        let links = claimed.iter().map(|item| item.unsettled.clone()).collect();
         let Search {
             searched,
             unsearched,
             trouble,
-        } = protocol::recovery::search_all(pool, account, claimed, turn).await;
+        } = tokio::select! {
+            search = protocol::recovery::search_all(pool, account, links, turn) => search,
+            // A search may take minutes, and somebody else can do it.
+            () = self.0.stop.cancelled() => return Prepared {
+                ready: Vec::new(),
+                held_up: claimed,
+                trouble: None,
+            },
+        };
         if trouble.is_none() {
             pace.went_well();
         }

@@ -1,4 +1,9 @@
-use std::{collections::HashMap, fmt::Display, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use super::{
     Jobs,
@@ -12,7 +17,25 @@ use crate::{
 };
 
 /// Looks at links that are due: after each webhook, and on a schedule for webhooks that never came.
-pub(super) struct Refresh(pub(super) Jobs);
+pub(super) struct Refresh {
+    jobs: Jobs,
+    /// The links of this round that may have a second intent at Dojo.
+    doubtful: Mutex<Vec<Looked>>,
+}
+
+impl Refresh {
+    pub(super) fn new(jobs: Jobs) -> Self {
+        Self {
+            jobs,
+            doubtful: Mutex::default(),
+        }
+    }
+
+    fn doubtful(&self) -> std::sync::MutexGuard<'_, Vec<Looked>> {
+        // Nothing that holds it can leave it half changed.
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Job for Refresh {
     const NAME: &'static str = "refresh";
@@ -30,7 +53,7 @@ impl Job for Refresh {
             account,
             lease,
             ..
-        } = &self.0;
+        } = &self.jobs;
         store::looks::claim(pool, &account.name, *lease, limit).await
     }
 
@@ -42,13 +65,13 @@ impl Job for Refresh {
             settings,
             lease,
             ..
-        } = &self.0;
+        } = &self.jobs;
         let leases: HashMap<_, _> = claimed
             .iter()
             .map(|(looked, lease)| (looked.link.id, *lease))
             .collect();
         let due = claimed.iter().map(|(looked, _)| looked.clone()).collect();
-        self.0.turn(progress).await;
+        self.jobs.turn(progress).await;
         let sweep = protocol::refresh::sweep(pool, account, due, settings.recovery_settle);
         let left = tokio::time::timeout(*lease, sweep)
             .await
@@ -77,13 +100,39 @@ impl Job for Refresh {
             account,
             settings,
             ..
-        } = &self.0;
-        let Some(lease) = self.0.hold(looked.link.id, *lease).await? else {
+        } = &self.jobs;
+        let Some(lease) = self.jobs.hold(looked.link.id, *lease).await? else {
             return Ok(());
         };
         let patience = settings.recovery_settle;
-        let work = protocol::refresh::look(pool, account, looked, patience, &Cause::Refresh);
-        self.0.held(lease.left(), work).await
+        let work = protocol::refresh::read(pool, account, looked, patience, &Cause::Refresh);
+        self.jobs.held(lease.left(), work).await?;
+        if looked.asked_again {
+            self.doubtful().push(looked.clone());
+        }
+        Ok(())
+    }
+
+    /// Searches for second intents: after what was read is written, so that a search that fails keeps no payment from
+    /// being told. The next look searches again.
+    async fn finish(&self, progress: &Progress) -> Result<(), protocol::Error> {
+        let Jobs {
+            pool,
+            account,
+            lease,
+            stop,
+            ..
+        } = &self.jobs;
+        let doubtful = std::mem::take(&mut *self.doubtful());
+        let turn = || self.jobs.turn(progress);
+        let search = protocol::recovery::find_surplus(pool, account, doubtful, turn);
+        tokio::select! {
+            // No longer than a piece of work: others are due meanwhile.
+            found = tokio::time::timeout(*lease, search) => {
+                found.unwrap_or(Err(protocol::Error::TimedOut))
+            }
+            () = stop.cancelled() => Ok(()),
+        }
     }
 
     async fn release(
@@ -92,6 +141,6 @@ impl Job for Refresh {
         _error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        store::looks::look_again(&self.0.pool, looked.link.id, wait).await
+        store::looks::look_again(&self.jobs.pool, looked.link.id, wait).await
     }
 }

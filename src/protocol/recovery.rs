@@ -28,7 +28,8 @@ use crate::{
     },
 };
 
-/// How many pages of a search to read for one link while somebody waits: 10,000 intents around the time of its creation.
+/// How many pages of a search for second intents to read: 10,000 intents around the time of a creation. Other work of the
+/// round, or a caller, waits for it.
 const PAGES: usize = 100;
 
 /// How many pages of a search to read for all claimed links of a window: a million intents. It is there for a search that
@@ -79,7 +80,7 @@ pub async fn search_all<F: Future<Output = ()> + Send>(
     turn: impl Fn() -> F + Send + Sync,
 ) -> Search {
     let mut search = Search::default();
-    for mut group in groups(claimed) {
+    for mut group in groups(claimed, |link| link.created_at) {
         // Dojo or the database is in trouble; a scan over another time would not fare better.
         if matches!(search.trouble, Some(Error::Dojo(_) | Error::Store(_))) {
             search.unsearched.append(&mut group);
@@ -106,20 +107,15 @@ pub async fn search_all<F: Future<Output = ()> + Send>(
 
 /// The links in groups of about the same time, the newest first. Within a group no link was asked for much later than
 /// the one before it, so that no scan reads a long time in which there is no link.
-fn groups(mut links: Vec<Unsettled>) -> Vec<Vec<Unsettled>> {
+fn groups<T>(mut links: Vec<T>, created_at: impl Fn(&T) -> OffsetDateTime) -> Vec<Vec<T>> {
     const NEAR: time::Duration = time::Duration::minutes(15);
 
-    links.sort_by_key(|link| std::cmp::Reverse(link.created_at));
-    let mut groups: Vec<Vec<Unsettled>> = Vec::new();
+    links.sort_by_key(|link| std::cmp::Reverse(created_at(link)));
+    let mut groups: Vec<Vec<T>> = Vec::new();
     for link in links {
+        let near = |last: &T| created_at(last) - created_at(&link) <= NEAR;
         match groups.last_mut() {
-            Some(group)
-                if group
-                    .last()
-                    .is_some_and(|last| last.created_at - link.created_at <= NEAR) =>
-            {
-                group.push(link);
-            }
+            Some(group) if group.last().is_some_and(near) => group.push(link),
             _ => groups.push(vec![link]),
         }
     }
@@ -135,11 +131,7 @@ async fn scan<F: Future<Output = ()> + Send>(
     found: &mut HashMap<PaymentLinkId, Vec<PaymentIntent>>,
     turn: &(impl Fn() -> F + Send + Sync),
 ) -> Result<(), Error> {
-    let windows = group.iter().map(window_of);
-    let Some(window) = windows.reduce(|one, other| Window {
-        start: one.start.min(other.start),
-        end: one.end.max(other.end),
-    }) else {
+    let Some(window) = group.iter().map(window_of).reduce(Window::with) else {
         return Ok(());
     };
     let start = Instant::now();
@@ -297,48 +289,48 @@ pub async fn recover(
     Ok(())
 }
 
-/// Finds second intents of a link that Dojo was asked for more than once: the first may come to light long after the
-/// second was created, and its webhook may be lost.
-pub(super) async fn find_surplus(
+/// Finds second intents of links that Dojo was asked for more than once: the first may come to light long after the
+/// second was created, and its webhook may be lost. Links that were asked for at about the same time share one search.
+/// `turn` is awaited before each call.
+pub async fn find_surplus<F: Future<Output = ()> + Send>(
     pool: &PgPool,
     account: &Account,
-    looked: &Looked,
+    links: Vec<Looked>,
+    turn: impl Fn() -> F + Send + Sync,
 ) -> Result<(), Error> {
-    let link = &looked.link;
-    let asked_until = looked.asked_until.unwrap_or(link.created_at);
-    let found = search(account, link.id, link.created_at, asked_until, looked.now).await?;
-    for intent in found {
-        if intent.id != looked.payment_intent_id {
-            adopt(pool, account, link.id, &intent).await?;
+    for group in groups(links, |looked| looked.link.created_at) {
+        let windows = group.iter().map(|looked| {
+            let created_at = looked.link.created_at;
+            let asked_until = looked.asked_until.unwrap_or(created_at);
+            window(created_at, asked_until, looked.now)
+        });
+        let Some(window) = windows.reduce(Window::with) else {
+            continue;
+        };
+        let own: HashMap<_, _> = group
+            .iter()
+            .map(|looked| (looked.link.id, &looked.payment_intent_id))
+            .collect();
+        let (mut after, mut pages) = (None, 0);
+        loop {
+            turn().await;
+            let page = account.client.search_page(window, after.as_deref()).await?;
+            for intent in page.intents {
+                if let Some(id) = intent.link_id()
+                    && own.get(&id).is_some_and(|own| **own != intent.id)
+                {
+                    adopt(pool, account, id, &intent).await?;
+                }
+            }
+            pages += 1;
+            match page.after {
+                None => break,
+                Some(_) if pages >= PAGES => return Err(Error::TooManyIntents),
+                next => after = next,
+            }
         }
     }
     Ok(())
-}
-
-/// The intents at Dojo that name this link.
-async fn search(
-    account: &Account,
-    id: PaymentLinkId,
-    created_at: OffsetDateTime,
-    asked_until: OffsetDateTime,
-    now: OffsetDateTime,
-) -> Result<Vec<PaymentIntent>, Error> {
-    let window = window(created_at, asked_until, now);
-    let mut found = Vec::new();
-    let whole = account
-        .client
-        .search(window, PAGES, |intent| {
-            if intent.link_id() == Some(id) {
-                found.push(intent);
-            }
-        })
-        .await?;
-    if whole || !found.is_empty() {
-        Ok(found)
-    } else {
-        // What was not read may hold it, so nothing is known.
-        Err(Error::TooManyIntents)
-    }
 }
 
 /// The time in which an intent of a link can lie that was asked for from `created_at` until `asked_until`.
@@ -430,4 +422,24 @@ async fn create_again(
 
 fn count(outcome: &'static str) {
     metrics::counter!("recoveries_total", "outcome" => outcome).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn links_of_about_the_same_time_are_one_group_and_others_are_not() {
+        let noon = datetime!(2026-11-24 12:00 UTC);
+        let at = |minutes| noon + time::Duration::minutes(minutes);
+        // An outage of an hour, and a link of the day before.
+        let links = vec![at(0), at(40), at(-1440), at(14), at(54), at(28)];
+        assert_eq!(
+            groups(links, |at| *at),
+            [vec![at(54), at(40), at(28), at(14), at(0)], vec![at(-1440)]]
+        );
+        assert!(groups(Vec::new(), |at: &OffsetDateTime| *at).is_empty());
+    }
 }

@@ -1,7 +1,7 @@
 //! Looking at a link's intent at Dojo, and writing down what is found: what makes every link converge on Dojo's
 //! truth, whatever webhooks came, came late, or never came.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, future::ready, time::Duration};
 
 use sqlx::PgPool;
 use tracing::{error, info, warn};
@@ -30,10 +30,30 @@ pub enum Outcome {
     Again,
 }
 
-/// Asks Dojo about one link and writes what it answers.
+/// Asks Dojo about one link and writes what it answers; then searches for a second intent, if there may be one.
 ///
 /// `patience`: how long an answer that is behind what a webhook told has to stand before it is believed.
 pub async fn look(
+    pool: &PgPool,
+    account: &Account,
+    looked: &Looked,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<Outcome, Error> {
+    let outcome = read(pool, account, looked, patience, cause).await?;
+    // After what was found is written: a search that fails must not keep a payment from being told. The next look
+    // searches again.
+    if looked.asked_again
+        && let Err(error) =
+            recovery::find_surplus(pool, account, vec![looked.clone()], || ready(())).await
+    {
+        warn!(link_id = %looked.link.id, error = %causes(&error), "not searched for a second intent");
+    }
+    Ok(outcome)
+}
+
+/// Asks Dojo about one link and writes what it answers. Parameters as for [`look`].
+pub async fn read(
     pool: &PgPool,
     account: &Account,
     looked: &Looked,
@@ -53,15 +73,7 @@ pub async fn look(
         store::looks::look_again(pool, looked.link.id, Duration::from_mins(5)).await?;
         return Ok(Outcome::Again);
     };
-    let outcome = take(pool, looked, &intent, patience, cause).await?;
-    // After what was found is written: a search that fails must not keep a payment from being told. The next look
-    // searches again.
-    if looked.asked_again
-        && let Err(error) = recovery::find_surplus(pool, account, looked).await
-    {
-        warn!(link_id = %looked.link.id, error = %causes(&error), "not searched for a second intent");
-    }
-    Ok(outcome)
+    take(pool, looked, &intent, patience, cause).await
 }
 
 /// Weighs an answer by the rules and writes what follows.

@@ -48,7 +48,7 @@ pub async fn renew(
     links: &[PaymentLinkId],
 ) -> Result<(Lease, Vec<PaymentLinkId>), Error> {
     let since = Instant::now();
-    let ids: Vec<_> = links.iter().map(|id| id.uuid()).collect();
+    let ids: Vec<_> = links.iter().map(PaymentLinkId::uuid).collect();
     let rows = sqlx::query!(
         r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $3)
            WHERE id = ANY($1) AND leased_until = $2

@@ -239,7 +239,7 @@ impl SlowWay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (hold, _) = watch::channel(true);
-        let (found, held) = watch::channel(false);
+        let (strike, held) = watch::channel(false);
         tokio::spawn({
             let hold = hold.clone();
             async move {
@@ -247,14 +247,14 @@ impl SlowWay {
                     let server = TcpStream::connect(&target).await.unwrap();
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
-                    let (seen, sees) = watch::channel(false);
+                    let (seen, words_seen) = watch::channel(false);
                     tokio::spawn(pass_on(from_client, to_server, words, seen));
                     tokio::spawn(pass_back(
                         from_server,
                         to_client,
-                        sees,
+                        words_seen,
                         hold.subscribe(),
-                        found.clone(),
+                        strike.clone(),
                     ));
                 }
             }
@@ -298,14 +298,14 @@ async fn pass_on(
 async fn pass_back(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    sees: watch::Receiver<bool>,
+    words_seen: watch::Receiver<bool>,
     mut hold: watch::Receiver<bool>,
-    found: watch::Sender<bool>,
+    strike: watch::Sender<bool>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if *sees.borrow() && *hold.borrow() {
-            found.send_replace(true);
+        if *words_seen.borrow() && *hold.borrow() {
+            strike.send_replace(true);
             let _ = hold.wait_for(|hold| !hold).await;
         }
         if to.write_all(&buffer[..read]).await.is_err() {
@@ -413,10 +413,10 @@ async fn an_index_that_was_not_finished_is_built_again() {
     assert!(valid);
 }
 
-/// Loses the answers to this many creations that Dojo has done, while no background runs.
-async fn lose_many(app: &TestApp, count: usize) -> Vec<String> {
+/// Loses the answers to this many creations in this way, while no background runs.
+async fn lose_many(app: &TestApp, kind: &str, count: usize) -> Vec<String> {
     app.sandbox.drop_webhooks().await;
-    let fault = json!({"operation": "create", "kind": "cutAfter", "count": count});
+    let fault = json!({"operation": "create", "kind": kind, "count": count});
     app.sandbox.control("faults", fault).await;
     let orders: Vec<_> = (0..count).map(|n| format!("Order {n}")).collect();
     join_all(orders.iter().map(async |order| {
@@ -435,7 +435,7 @@ async fn lose_many(app: &TestApp, count: usize) -> Vec<String> {
 #[tokio::test]
 async fn lost_creations_of_the_same_time_are_found_by_one_search() {
     let app = TestApp::with(&[]).await;
-    let orders = lose_many(&app, 20).await;
+    let orders = lose_many(&app, "cutAfter", 20).await;
     app.sandbox
         .control("payment-intents", json!({"count": 230}))
         .await;
@@ -449,10 +449,37 @@ async fn lost_creations_of_the_same_time_are_found_by_one_search() {
 }
 
 #[tokio::test]
+async fn second_intents_of_links_of_the_same_time_are_searched_for_together() {
+    let app = TestApp::with(&[]).await;
+    // Nothing was created the first time, so that Dojo is asked again.
+    let orders = lose_many(&app, "cutBefore", 20).await;
+    let jobs = another(&app, &[]).await;
+    for order in &orders {
+        app.the_only_link(order, &ten_pounds(order)).await;
+    }
+    drop(jobs);
+    app.sandbox.clear("requests").await;
+    sqlx::query("UPDATE payment_links SET due_at = now(), leased_until = NULL")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    let _jobs = another(&app, &[]).await;
+    eventually("all have been read and searched for", async || {
+        let reads = app.sandbox.requests("get").await.len();
+        let searches = app.sandbox.requests("search").await.len();
+        (reads == 20 && searches > 0).then_some(())
+    })
+    .await;
+    // One for what can be read by pages, and one for second intents.
+    let searches = app.sandbox.requests("search").await.len();
+    assert!(searches <= 2, "{searches} searches for 20 links");
+}
+
+#[tokio::test]
 async fn lost_creations_are_found_among_very_many_intents_though_a_page_fails() {
     let app = TestApp::with(&[]).await;
     // These lie behind all others, for the newest are shown first.
-    let orders = lose_many(&app, 3).await;
+    let orders = lose_many(&app, "cutAfter", 3).await;
     app.sandbox
         .control("payment-intents", json!({"count": 10_100}))
         .await;
@@ -468,7 +495,7 @@ async fn lost_creations_are_found_among_very_many_intents_though_a_page_fails() 
     let _jobs = another(&app, &[("BACKGROUND_RATE", "1000")]).await;
     let orders = orders.iter().map(String::as_str);
     for order in orders.chain(["Order 3", "Order 4"]) {
-        eventually_within(Duration::from_secs(60), "it is settled", async || {
+        eventually_within(Duration::from_mins(1), "it is settled", async || {
             let answer = app.create_with_key(order, &ten_pounds(order)).await;
             (answer.status == 201).then_some(())
         })
