@@ -421,8 +421,11 @@ fn permit_capture(capture: &mut NewCapture, link: &PaymentLink) -> Result<(), Ob
     };
     let tips = link.tips_amount.map_or(0, |tips| tips.value);
     let total = link.total_amount.unwrap_or(link.amount).value;
-    let left = money(total - tips - captured(|capture| capture.amount));
-    let left_tips = money((tips - captured(|capture| capture.tips_amount.unwrap_or(0))).max(0));
+    // Saturating, for these are Dojo's figures, and nobody checks those.
+    let left = total.saturating_sub(tips);
+    let left = money(left.saturating_sub(captured(|capture| capture.amount)));
+    let left_tips = tips.saturating_sub(captured(|capture| capture.tips_amount.unwrap_or(0)));
+    let left_tips = money(left_tips.max(0));
     if left.value <= 0 {
         return Err(Objection::because("already captured: refund it"));
     }

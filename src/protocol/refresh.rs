@@ -1,7 +1,7 @@
 //! Looking at a link's intent at Dojo, and writing down what is found: what makes every link converge on Dojo's
 //! truth, whatever webhooks came, came late, or never came.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, future::ready, time::Duration};
 
 use tracing::{error, info, warn};
 
@@ -54,7 +54,7 @@ pub async fn refresh(
     }))
 }
 
-/// Asks Dojo about one link and writes what it answers.
+/// Asks Dojo about one link and writes what it answers; then searches for a second intent, if there may be one.
 ///
 /// `patience`: how long an answer in dispute has to stand before it is believed.
 pub async fn look(
@@ -76,6 +76,49 @@ async fn ask(
     patience: Duration,
     cause: &Cause,
 ) -> Result<(Outcome, Option<Status>), Error> {
+    let answered = read_intent(pool, account, looked, patience, cause).await?;
+    // After what was found is written: a search that fails must not keep a payment from being told. The next look
+    // searches again.
+    if looked.asked_again {
+        let is_callers = matches!(cause, Cause::Request { .. });
+        let pages = if is_callers {
+            CALLERS_PAGES
+        } else {
+            recovery::PAGES
+        };
+        let links = vec![looked.clone()];
+        if let Err(error) = recovery::find_surplus(pool, account, links, pages, || ready(())).await
+        {
+            let link_id = looked.link.id;
+            warn!(%link_id, error = %causes(&error), "not searched for a second intent to the end");
+            if is_callers {
+                // The background reads the rest, however often callers ask.
+                store::looks::keep_due(pool, looked).await?;
+            }
+        }
+    }
+    Ok(answered)
+}
+
+/// Asks Dojo about one link and writes what it answers. Parameters as for [`look`].
+pub async fn read(
+    pool: &PgPool,
+    account: &Account,
+    looked: &Looked,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<Outcome, Error> {
+    let (outcome, _) = read_intent(pool, account, looked, patience, cause).await?;
+    Ok(outcome)
+}
+
+async fn read_intent(
+    pool: &PgPool,
+    account: &Account,
+    looked: &Looked,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<(Outcome, Option<Status>), Error> {
     let Some(intent) = account
         .client
         .payment_intent(&looked.payment_intent_id, Some(looked.link.id))
@@ -90,24 +133,6 @@ async fn ask(
         return Ok((Outcome::Again, None));
     };
     let outcome = take(pool, looked, &intent, patience, cause).await?;
-    // After what was found is written: a search that fails must not keep a payment from being told. The next look
-    // searches again.
-    if looked.asked_again {
-        let is_callers = matches!(cause, Cause::Request { .. });
-        let pages = if is_callers {
-            CALLERS_PAGES
-        } else {
-            recovery::PAGES
-        };
-        if let Err(error) = recovery::find_surplus(pool, account, looked, pages).await {
-            let link_id = looked.link.id;
-            warn!(%link_id, error = %causes(&error), "not searched for a second intent to the end");
-            if is_callers {
-                // The background reads the rest, however often callers ask.
-                store::looks::keep_due(pool, looked).await?;
-            }
-        }
-    }
     Ok((outcome, intent.known_status()))
 }
 

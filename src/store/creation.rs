@@ -2,14 +2,14 @@
 //!
 //! Each function is one short transaction. None of them is open while Dojo is called.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Error, PgPool, PgTransaction, from_json, links::select_links, to_json, webhooks::judge,
+    Error, PgPool, PgTransaction, from_json, leases::Lease, links::select_links, to_json, webhooks::judge,
 };
 use crate::{
     dojo::PaymentIntent,
@@ -506,7 +506,7 @@ pub async fn unanswered(
 }
 
 /// A pending link whose creation nobody works on, or one that failed after an answer was lost, claimed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Unsettled {
     /// The link.
     pub id: PaymentLinkId,
@@ -518,8 +518,8 @@ pub struct Unsettled {
     pub created_at: OffsetDateTime,
     /// Until when a request to create it may have left; `None`: none ever did.
     pub asked_until: Option<OffsetDateTime>,
-    /// The claim: until then nobody else works on the link.
-    pub lease: OffsetDateTime,
+    /// The claim: until it runs out nobody else works on the link.
+    pub lease: Lease,
     /// The database's time: the replicas' own clocks may differ.
     pub now: OffsetDateTime,
 }
@@ -532,6 +532,7 @@ pub async fn claim_unsettled(
     lease: Duration,
     limit: i64,
 ) -> Result<Vec<Unsettled>, Error> {
+    let since = Instant::now();
     sqlx::query!(
         r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
            WHERE id IN (
@@ -562,7 +563,7 @@ pub async fn claim_unsettled(
             new,
             created_at: row.created_at,
             asked_until: row.asked_until,
-            lease: row.lease,
+            lease: Lease::new(row.lease, lease, since),
             now: row.now,
         }))
     })
@@ -633,7 +634,7 @@ pub async fn ask_again(
          SELECT leased_until AS "lease!" FROM asking"#,
         unsettled.id.uuid(),
         lease.as_secs_f64(),
-        unsettled.lease,
+        unsettled.lease.until,
         Kind::AskedAgain.as_str(),
         to_json(cause)?
     )

@@ -1,12 +1,13 @@
 //! Looking at links: which are due, and what a look changed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
     Error, PgPool,
+    leases::Lease,
     links::{Row, select_links},
     operations::refunds_of,
     to_json,
@@ -80,9 +81,10 @@ pub async fn claim(
     account: &str,
     lease: Duration,
     limit: i64,
-) -> Result<Vec<Looked>, Error> {
-    let ids = sqlx::query_scalar!(
-        "UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
+) -> Result<Vec<(Looked, Lease)>, Error> {
+    let since = Instant::now();
+    let claimed = sqlx::query!(
+        r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
          WHERE id IN (
              SELECT id FROM payment_links
              WHERE due_at <= now() AND account = $1 AND status NOT IN ('Pending', 'Failed')
@@ -91,14 +93,20 @@ pub async fn claim(
              LIMIT $3
              FOR UPDATE SKIP LOCKED
          )
-         RETURNING id",
+         RETURNING id, leased_until AS "until!""#,
         account,
         lease.as_secs_f64(),
         limit
     )
     .fetch_all(pool)
     .await?;
-    looked(pool, &ids).await
+    let Some(first) = claimed.first() else {
+        return Ok(Vec::new());
+    };
+    let lease = Lease::new(first.until, lease, since);
+    let ids: Vec<_> = claimed.iter().map(|row| row.id).collect();
+    let links = looked(pool, &ids).await?;
+    Ok(links.into_iter().map(|looked| (looked, lease)).collect())
 }
 
 /// The link with this id, to be looked at whether it is due or not. `None` if there is no such link, or no intent

@@ -5,8 +5,8 @@ use std::{
 };
 
 use sqlx::{
-    Connection, PgConnection,
-    migrate::{Migrate, MigrateError, Migrator},
+    Connection, Executor, PgConnection,
+    migrate::{MigrateError, Migrator},
 };
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -60,18 +60,49 @@ pub async fn migrate(pool: &PgPool) -> Result<(), Diagnosis> {
     Ok(())
 }
 
+/// The advisory lock that replicas take turns with. A number that nobody else uses.
+const TURN: i64 = 0x646f_6a6f_6c69_6e6b;
+
+/// The indexes that migrations build with `CREATE INDEX CONCURRENTLY`. An attempt that was cut short leaves an invalid
+/// one behind, and the next attempt would fail because of it.
+const BUILT_CONCURRENTLY: [&str; 1] = ["payment_links_unsettled"];
+
 /// Waits until no other replica migrates, for as long as that takes. The lock is the connection's, and ends with it.
+///
+/// It is tried again and again, because a statement that waits for a lock holds a snapshot, and an index that is built
+/// concurrently waits for all snapshots: the two would wait for each other.
 async fn take_turns(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let mut told = false;
     loop {
-        // Postgres answers within `LOCK`: another answer than that is a connection that leads nowhere.
-        let locked = timeout(LOCK * 10, connection.lock()).await;
-        match locked.unwrap_or_else(|_| Err(silent())) {
-            Err(error) if is_locked_out(&error) => {
-                info!("another replica migrates the database; waiting");
-            }
-            locked => return locked,
+        let locked = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(TURN);
+        // Postgres answers at once: anything else is a connection that leads nowhere.
+        let locked = timeout(LOCK * 10, locked.fetch_one(&mut *connection)).await;
+        if locked.map_err(|_| silent())?? {
+            return Ok(());
+        }
+        if !told {
+            info!("another replica migrates the database; waiting");
+            told = true;
+        }
+        sleep(LOCK / 5).await;
+    }
+}
+
+/// Drops what an earlier attempt to build an index left behind. Whoever built it held the lock, so nobody builds it now.
+async fn drop_invalid_indexes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    for index in BUILT_CONCURRENTLY {
+        let invalid: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND NOT indisvalid)",
+        )
+        .bind(index)
+        .fetch_one(&mut *connection)
+        .await?;
+        if invalid {
+            let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
+            connection.execute(sqlx::AssertSqlSafe(drop)).await?;
         }
     }
+    Ok(())
 }
 
 /// Applies the migrations for as long as Postgres works on them, and no longer: the answer may have been lost.
@@ -97,7 +128,11 @@ async fn watch(pool: &PgPool, connection: &mut PgConnection) -> Result<(), Migra
 async fn apply(connection: &mut PgConnection) -> Result<(), MigrateError> {
     let give_up = Instant::now() + PATIENCE;
     loop {
-        match MIGRATOR.run(&mut *connection).await {
+        let migrated = match drop_invalid_indexes(connection).await {
+            Ok(()) => MIGRATOR.run(&mut *connection).await,
+            Err(error) => Err(MigrateError::Execute(error)),
+        };
+        match migrated {
             Err(error) if is_locked_out(&error) && Instant::now() + PAUSE < give_up => {
                 warn!("a migration waits for the transactions of others to end; trying again");
                 sleep(PAUSE).await;

@@ -9,6 +9,7 @@ pub mod creation;
 pub mod deployment;
 mod diagnosis;
 pub mod intents;
+pub mod leases;
 pub mod links;
 pub mod looks;
 mod migration;

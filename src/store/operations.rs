@@ -597,7 +597,7 @@ pub async fn was_not_done(
 
 /// An operation whose outcome nobody knows or works on, or a capture that was given up and may come to light late,
 /// claimed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Unsettled {
     /// The operation.
     pub id: OperationId,

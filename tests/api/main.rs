@@ -20,6 +20,7 @@ mod database;
 mod failover;
 mod faults;
 mod idempotency;
+mod jobs;
 mod limits;
 mod lost_operations;
 mod misrouted;
