@@ -125,7 +125,13 @@ impl Job for Refresh {
         } = &self.jobs;
         let doubtful = std::mem::take(&mut *self.doubtful());
         let turn = || self.jobs.turn(progress);
-        let search = protocol::recovery::find_surplus(pool, account, doubtful, protocol::recovery::PAGES, turn);
+        let search = protocol::recovery::find_surplus(
+            pool,
+            account,
+            doubtful,
+            protocol::recovery::PAGES,
+            turn,
+        );
         tokio::select! {
             // No longer than a piece of work: others are due meanwhile.
             found = tokio::time::timeout(*lease, search) => {

@@ -150,10 +150,7 @@ struct Current {
     accounts: Option<Vec<String>>,
 }
 
-async fn current(
-    transaction: &mut PgTransaction,
-    client: &str,
-) -> Result<Option<Current>, Error> {
+async fn current(transaction: &mut PgTransaction, client: &str) -> Result<Option<Current>, Error> {
     Ok(sqlx::query_as!(
         Current,
         "SELECT key.scopes, key.accounts FROM api_keys key JOIN clients client ON client.id = key.client_id

@@ -9,7 +9,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Error, PgPool, PgTransaction, from_json, leases::Lease, links::select_links, to_json, webhooks::judge,
+    Error, PgPool, PgTransaction, from_json, leases::Lease, links::select_links, to_json,
+    webhooks::judge,
 };
 use crate::{
     dojo::PaymentIntent,

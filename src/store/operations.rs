@@ -196,10 +196,7 @@ async fn save(
 }
 
 /// What else goes on with a payment whose link is locked.
-async fn others(
-    transaction: &mut PgTransaction,
-    link_id: PaymentLinkId,
-) -> Result<Others, Error> {
+async fn others(transaction: &mut PgTransaction, link_id: PaymentLinkId) -> Result<Others, Error> {
     let ours = refunds_of(&mut **transaction, link_id).await?;
     let row = sqlx::query!(
         r#"SELECT refunds_elsewhere, refunds_read_at,

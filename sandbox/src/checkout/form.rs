@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use time::{Date, Month};
 
 use super::countries::COUNTRIES;
-use crate::intents::{
-    Address, Card, Collection, Config, Intent, ShippingDetails, is_test_card,
-};
+use crate::intents::{Address, Card, Collection, Config, Intent, ShippingDetails, is_test_card};
 
 /// What the customer typed. It has no `Debug`: there is a card in it.
 pub(super) struct Entered(BTreeMap<String, String>);
