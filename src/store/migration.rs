@@ -28,7 +28,7 @@ pub(super) static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 const LOCK: Duration = Duration::from_secs(1);
 
 /// How long a migration is tried again while others hold the locks that it needs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long to leave the tables alone between two tries.
 const PAUSE: Duration = Duration::from_secs(2);
