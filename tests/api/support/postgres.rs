@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -63,6 +64,9 @@ impl Postgres {
             .arg(bin)
             .arg(port.to_string())
             .current_dir("/")
+            // What is sent to this process's whole group must not reach it: `runuser` kills its shell at a SIGTERM, and then
+            // nobody stops the server.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
