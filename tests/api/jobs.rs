@@ -227,7 +227,7 @@ async fn a_key_that_dojo_refuses_still_pauses_its_account() {
 /// A way to Postgres on which the answer to a statement can be held up.
 struct SlowWay {
     url: String,
-    held: watch::Receiver<bool>,
+    waiting: watch::Receiver<bool>,
     hold: watch::Sender<bool>,
 }
 
@@ -239,7 +239,7 @@ impl SlowWay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (hold, _) = watch::channel(true);
-        let (strike, held) = watch::channel(false);
+        let (strike, waiting) = watch::channel(false);
         tokio::spawn({
             let hold = hold.clone();
             async move {
@@ -264,7 +264,7 @@ impl SlowWay {
         url.set_port(Some(address.port())).unwrap();
         Self {
             url: url.into(),
-            held,
+            waiting,
             hold,
         }
     }
@@ -322,7 +322,7 @@ async fn a_webhook_that_comes_while_a_claim_is_under_way_is_followed_by_a_read_a
     // The claim of links that are due finds none, and its answer takes its time.
     let settings = [&QUICK[..], &[("POLL_INTERVAL", "1h")]].concat();
     app.service = Service::start(&way.url, &app.sandbox.url, &settings).await;
-    way.held.wait_for(|held| *held).await.unwrap();
+    way.waiting.wait_for(|waiting| *waiting).await.unwrap();
 
     let body = json!({
         "id": "evt_1", "event": "payment_intent.status_updated", "accountId": "acc_1",
