@@ -153,9 +153,9 @@ pub(super) fn check(entered: &Entered, asked: Asked, today: Date) -> Result<Fill
     let cvv_digits = if is_amex(&number) { 4 } else { 3 };
     if cvv.len() != cvv_digits || !is_digits(cvv) {
         let message = if cvv_digits == 4 {
-            "Enter the CVV: the 4 digits on the front of the card"
+            "Enter the CVV: 4 digits on the front"
         } else {
-            "Enter the CVV: the 3 digits on the back of the card"
+            "Enter the CVV: 3 digits on the back"
         };
         fault(&mut faults, "cvv", message);
     }
