@@ -214,7 +214,8 @@ async fn an_amount_and_a_tip_are_changed_before_the_payment_and_are_what_is_paid
     assert_eq!(changed.expect(200).json()["totalAmount"], pounds(1300));
 
     app.sandbox.pay(&link["paymentIntentId"]).await;
-    let paid = app.link_with_status(&link["id"], "Captured").await;
+    let paid = app.read_until_confirmed(&link["id"]).await;
+    assert_eq!(paid["status"], "Captured");
     assert_eq!(paid["capturedAmount"], 1300);
     // What was asked for is what is reported: no mismatch at any time.
     assert_eq!(paid["reportedAmount"], Value::Null);
@@ -366,8 +367,11 @@ async fn dojo_refuses_what_is_about_an_intent_that_it_does_not_know() {
         .unwrap();
     let [paid, authorized, unpaid] = &links;
     let five = json!({"amount": pounds(500)});
+    // How much is left to refund, only Dojo could tell.
+    app.operate_with_key("refunds", paid, "refunds", &five)
+        .await
+        .problem(409, "refundable-amount-unclear");
     for (link, operation, body) in [
-        (paid, "refunds", &five),
         (authorized, "captures", &five),
         (authorized, "reversal", &Value::Null),
         (unpaid, "amount", &five),
