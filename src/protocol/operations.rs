@@ -218,7 +218,9 @@ async fn begin_refund(
     }
     let mut begun = Begun::Objected(Objection::Unclear);
     for _ in 0..READS_FOR_A_REFUND {
-        let read_since = read_for_refund(pool, account, draft, patience).await?;
+        // Whether an answer was accepted that was asked for since then is seen under the link's lock.
+        let read = read_now(pool, account, draft.link_id, patience, draft.cause).await?;
+        let read_since = read.map(|read| read.since);
         let rules = |action: &mut Action, link: &PaymentLink, others: &Others| {
             let weighed = Weighed {
                 at: OffsetDateTime::now_utc(),
@@ -236,33 +238,55 @@ async fn begin_refund(
     Ok(begun)
 }
 
-/// Asks Dojo about the link of a refund. Returns when, by the database's clock; `None` if there is nothing to ask about. Whether
-/// an answer was accepted that was asked for since then is seen under the link's lock.
-async fn read_for_refund(
+/// A reading of a link for one request.
+struct FreshRead {
+    /// When it was begun, by the database's clock.
+    since: OffsetDateTime,
+    /// Whether an answer that Dojo was asked for since then is what is held now.
+    settled: bool,
+}
+
+/// Asks Dojo about the link and writes what it answers. `None` if there is nothing to ask about.
+async fn read_now(
     pool: &PgPool,
     account: &Account,
-    draft: &Draft<'_>,
+    link_id: PaymentLinkId,
     patience: Duration,
-) -> Result<Option<OffsetDateTime>, Error> {
+    cause: &Cause,
+) -> Result<Option<FreshRead>, Error> {
+    const READS: usize = 3;
     let mut since = None;
-    for attempt in 0..3 {
-        let Some(looked) = store::looks::find(pool, draft.link_id).await? else {
-            break;
+    // What changes the link meanwhile, such as a webhook, makes the answer one of before it: another read sees both.
+    for read in 0..=READS {
+        let Some(looked) = store::looks::find(pool, link_id).await? else {
+            return Ok(None);
         };
         let since = *since.get_or_insert(looked.now);
-        // Of many refunds at once, the answer to one overtakes those to the others; it serves them all.
+        // Of many requests at once, the answer to one overtakes those to the others; it serves them all.
         let is_fresh = looked
             .refunds_read_at
             .is_some_and(|read_at| read_at >= since);
-        if attempt > 0 && is_fresh {
+        if read > 0 && is_fresh {
+            return Ok(Some(FreshRead {
+                since,
+                settled: true,
+            }));
+        }
+        if read == READS {
             break;
         }
-        let outcome = refresh::look(pool, account, &looked, patience, draft.cause).await?;
+        let outcome = refresh::look(pool, account, &looked, patience, cause).await?;
         if outcome == refresh::Outcome::Settled {
-            break;
+            return Ok(Some(FreshRead {
+                since,
+                settled: true,
+            }));
         }
     }
-    Ok(since)
+    Ok(since.map(|since| FreshRead {
+        since,
+        settled: false,
+    }))
 }
 
 /// The key that goes to Dojo: a hash of the caller's key, so that even a restored database cannot refund twice for one
@@ -335,22 +359,14 @@ async fn read_back(
     patience: Duration,
     cause: &Cause,
 ) -> Result<bool, store::Error> {
-    // A webhook that comes just then makes the answer one of before it: another look sees both.
-    for _ in 0..3 {
-        let Some(looked) = store::looks::find(pool, link_id).await? else {
-            return Ok(false);
-        };
-        match refresh::look(pool, account, &looked, patience, cause).await {
-            Ok(refresh::Outcome::Settled) => return Ok(true),
-            Ok(refresh::Outcome::Again) => {}
-            Err(Error::Store(error)) => return Err(error),
-            Err(error) => {
-                warn!(%link_id, error = %causes(&error), "the link could not be read back");
-                return Ok(false);
-            }
+    match read_now(pool, account, link_id, patience, cause).await {
+        Ok(read) => Ok(read.is_some_and(|read| read.settled)),
+        Err(Error::Store(error)) => Err(error),
+        Err(error) => {
+            warn!(%link_id, error = %causes(&error), "the link could not be read back");
+            Ok(false)
         }
     }
-    Ok(false)
 }
 
 /// An operation that is saved, and that Dojo is to be asked for.

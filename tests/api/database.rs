@@ -239,9 +239,12 @@ async fn a_replica_frozen_in_the_middle_of_a_transaction_holds_up_the_others_onl
 
     frozen.thaw();
     let _ = asking.await.unwrap();
-    let frozen = std::mem::replace(&mut app.service, frozen);
-    app.the_only_link_and_it_can_be_paid("a", &body).await;
-    drop(frozen);
+    let healthy = std::mem::replace(&mut app.service, frozen);
+    let link = app.the_only_link("a", &body).await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    let paid = app.read_until_confirmed(&link["id"]).await;
+    assert_eq!(paid["status"], "Captured");
+    drop(healthy);
 }
 
 /// A connection of the test's own, which stays as it is whatever is set for new ones.
