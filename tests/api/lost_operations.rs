@@ -600,9 +600,10 @@ async fn a_capture_that_arrives_after_it_was_given_up_is_told_of() {
             "operationSucceeded"
         ]
     );
+    let link = app.read_until_confirmed(&link["id"]).await;
     assert_eq!(
-        app.link_with_status(&link["id"], "Captured").await["capturedAmount"],
-        400
+        (&link["status"], &link["capturedAmount"]),
+        (&json!("Captured"), &json!(400))
     );
 }
 

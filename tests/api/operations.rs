@@ -212,7 +212,8 @@ async fn an_amount_and_a_tip_are_changed_before_the_payment_and_are_what_is_paid
     assert_eq!(changed.expect(200).json()["totalAmount"], pounds(1300));
 
     app.sandbox.pay(&link["paymentIntentId"]).await;
-    let paid = app.link_with_status(&link["id"], "Captured").await;
+    let paid = app.read_until_confirmed(&link["id"]).await;
+    assert_eq!(paid["status"], "Captured");
     assert_eq!(paid["capturedAmount"], 1300);
     // What was asked for is what is reported: no mismatch at any time.
     assert_eq!(paid["reportedAmount"], Value::Null);

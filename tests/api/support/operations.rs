@@ -87,9 +87,7 @@ impl TestApp {
     async fn paid_as(&self, body: &Value, status: &str) -> Value {
         let link = self.create(body).await.expect(201).json();
         self.sandbox.pay(&link["paymentIntentId"]).await;
-        let path = format!("/v1/payment-links/{}/refresh", text(&link["id"]));
-        let link = send(self.request(Method::POST, &path)).await;
-        let link = link.expect(200).json();
+        let link = self.read_until_confirmed(&link["id"]).await;
         assert_eq!(link["status"], status);
         link
     }

@@ -193,6 +193,15 @@ impl TestApp {
         send(self.request(Method::POST, &path)).await
     }
 
+    /// Asks the service to look at Dojo until no webhook comes in between.
+    pub async fn read_until_confirmed(&self, id: &Value) -> Value {
+        eventually("Dojo confirms the link", async || {
+            let link = self.refresh(id).await.expect(200).json();
+            (link["confirmed"] == true).then_some(link)
+        })
+        .await
+    }
+
     /// Makes every link due now that can still change, as time would.
     pub async fn all_are_due(&self) {
         sqlx::query("UPDATE payment_links SET due_at = now() WHERE due_at IS NOT NULL")
