@@ -8,10 +8,11 @@ mod postgres;
 
 use std::{
     error::Error,
-    fs::File,
+    io::Write,
     net::TcpListener,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -21,48 +22,92 @@ use postgres::{Postgres, free_port};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
-use tokio::process::{Child, Command};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 
 const API_KEY: &str = "dpl_demo_0123456789abcdef0123456789abcdef";
 const DOJO_API_KEY: &str = "sk_sandbox_demo";
 const WEBHOOK_SECRET: &str = "whs_demo_0123456789";
 
-/// Starts everything, makes a payment link, waits for it to be paid, and shows the state move.
+const SERVICE_PORT: u16 = 8080;
+const SANDBOX_PORT: u16 = 9400;
+
+/// Starts everything, makes a payment link, waits until you have paid it, and shows its state change.
 #[derive(Parser)]
 struct Options {
-    /// Pay the link yourself, and end.
+    /// Don't wait for you to pay: pay with a test card, and stop.
     #[arg(long)]
     pay: bool,
 }
 
 type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
-#[tokio::main]
-async fn main() -> Result {
+fn main() -> Result {
     let options = Options::parse();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // Dropping the demo's future drops what it started, which ends all of it.
     let logs = std::env::temp_dir().join(format!("dojo-payment-links-demo-{}", std::process::id()));
-    std::fs::create_dir_all(&logs)?;
-    tokio::select! {
-        result = demo(&options, &logs) => {
-            result.map_err(|error| format!("{error}; the logs are in {}", logs.display()))?;
+    let runtime = Runtime::new()?;
+    let outcome = runtime.block_on(async {
+        let stopped = stop_signal()?;
+        // Dropping the demo's future drops what it started, which ends all of it.
+        tokio::select! {
+            result = demo(&options, &logs) => result,
+            () = stopped => Ok(Outcome::Stopped),
         }
-        _ = tokio::signal::ctrl_c() => println!("
-    Stopped; nothing is left running."),
-    }
-    Ok(std::fs::remove_dir_all(&logs)?)
+    });
+    // If Postgres was still starting, this waits for it, and then stops it.
+    drop(runtime);
+    let last_words = match outcome? {
+        Outcome::Paid => "\nPaid. Everything is stopped again.",
+        Outcome::Stopped => "\n    Stopped; nothing is left running.",
+    };
+    // There may be nobody left to read it: the terminal may have been closed.
+    let _ = writeln!(std::io::stdout(), "{last_words}");
+    Ok(())
 }
 
-async fn demo(options: &Options, logs: &Path) -> Result {
+/// How the demo ended.
+enum Outcome {
+    Paid,
+    Stopped,
+}
+
+/// Completes when the demo is told to stop: by Ctrl-C, by `kill`, or by closing its terminal.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+async fn demo(options: &Options, logs: &Path) -> Result<Outcome> {
     step("Starting a private Postgres");
     let postgres = tokio::task::spawn_blocking(Postgres::start).await?;
-    let (service_port, sandbox_port) = (port(8080), port(9400));
+    println!("    {}", postgres.url("postgres"));
+    let mut programs = Programs::new(logs);
+    let result = show(options, &postgres, &mut programs).await;
+    if result.is_err() {
+        programs.keep_logs();
+    }
+    result.map_err(|error| format!("{error}; the logs are in {}", logs.display()).into())
+}
+
+async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -> Result<Outcome> {
+    let (service_port, sandbox_port) = (port(SERVICE_PORT), port(SANDBOX_PORT));
     let service_url = format!("http://localhost:{service_port}");
     let sandbox_url = format!("http://localhost:{sandbox_port}");
 
     step("Starting the sandbox, which stands in for Dojo");
-    let _sandbox = start(
+    tell_if_other(SANDBOX_PORT, sandbox_port);
+    programs.start(
         "dojo-sandbox",
         &[],
         &[
@@ -74,13 +119,13 @@ async fn demo(options: &Options, logs: &Path) -> Result {
             ),
             ("SANDBOX_WEBHOOK_SECRET", WEBHOOK_SECRET),
         ],
-        logs,
     )?;
-    ready(&format!("{sandbox_url}/_sandbox/health"), logs).await?;
+    ready(&format!("{sandbox_url}/_sandbox/health")).await?;
     println!("    {sandbox_url}");
 
     step("Starting the service");
-    let _service = start(
+    tell_if_other(SERVICE_PORT, service_port);
+    programs.start(
         "dojo-payment-links",
         &["serve"],
         &[
@@ -92,9 +137,8 @@ async fn demo(options: &Options, logs: &Path) -> Result {
             ("DOJO_API_KEY", DOJO_API_KEY),
             ("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET),
         ],
-        logs,
     )?;
-    ready(&format!("{service_url}/readyz"), logs).await?;
+    ready(&format!("{service_url}/readyz")).await?;
     println!("    {service_url}, its documentation at {service_url}/docs");
 
     step("Asking the service for a link over 24.50 GBP");
@@ -191,11 +235,10 @@ async fn demo(options: &Options, logs: &Path) -> Result {
 
     if !options.pay {
         step("Everything keeps running for you to try; Ctrl-C ends it");
-        println!("    Logs: {}", logs.display());
+        println!("    Logs: {}", programs.logs.display());
         std::future::pending::<()>().await;
     }
-    println!("\nPaid. Everything is stopped again.");
-    Ok(())
+    Ok(Outcome::Paid)
 }
 
 /// The service's API.
@@ -242,33 +285,82 @@ async fn webhook_of_payment(database_url: &str, intent: &str) -> Result<String> 
     }
 }
 
-/// Starts one of our programs, which stand beside this one's folder.
-fn start(name: &str, arguments: &[&str], settings: &[(&str, &str)], logs: &Path) -> Result<Child> {
-    let log = File::create(log_of(name, logs))?;
-    let folder = std::env::current_exe()?;
-    let folder = folder
-        .ancestors()
-        .nth(2)
-        .ok_or("the demo runs from its build folder")?;
-    Command::new(folder.join(name))
-        .args(arguments)
-        .envs(settings.iter().copied())
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| {
-            format!("{name} does not start: {error}; run script/demo, which builds it").into()
-        })
+/// The sandbox and the service. They end when this is dropped, and also when the demo is killed.
+struct Programs {
+    logs: PathBuf,
+    keepers: Vec<Child>,
 }
 
-fn log_of(name: &str, logs: &Path) -> PathBuf {
-    logs.join(format!("{name}.log"))
+/// Runs a program for as long as its own standard input is open, which the demo holds the other end of: when
+/// the demo ends, by whatever means, the input closes. Removes the program's log then, unless told to keep it.
+const KEEPER: &str = r#"
+log=$1
+shift
+mkdir -p "${log%/*}"
+"$@" </dev/null >"$log" 2>&1 &
+read -r order
+kill -KILL $!
+wait
+if [ "$order" != keep ]; then
+    rm -f "$log"
+    rmdir "${log%/*}" # the last one succeeds
+fi
+"#;
+
+impl Programs {
+    fn new(logs: &Path) -> Self {
+        Self {
+            logs: logs.to_owned(),
+            keepers: Vec::new(),
+        }
+    }
+
+    /// Starts one of our programs, which stand beside this one's folder.
+    fn start(&mut self, name: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Result {
+        let folder = std::env::current_exe()?;
+        let folder = folder
+            .ancestors()
+            .nth(2)
+            .ok_or("the demo runs from its build folder")?;
+        let program = folder.join(name);
+        if !program.exists() {
+            return Err(format!("{name} is not built; run script/demo, which builds it").into());
+        }
+        let keeper = Command::new("sh")
+            .args(["-c", KEEPER, "keeper"])
+            .arg(self.logs.join(format!("{name}.log")))
+            .arg(program)
+            .args(arguments)
+            .envs(settings.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // A signal to the demo's group, such as Ctrl-C, is for the demo to act on.
+            .process_group(0)
+            .spawn()?;
+        self.keepers.push(keeper);
+        Ok(())
+    }
+
+    /// Leaves the logs where they are when the programs end.
+    fn keep_logs(&mut self) {
+        for input in self.keepers.iter_mut().flat_map(|keeper| &mut keeper.stdin) {
+            let _ = writeln!(input, "keep");
+        }
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        for mut keeper in self.keepers.drain(..).rev() {
+            drop(keeper.stdin.take());
+            let _ = keeper.wait();
+        }
+    }
 }
 
 /// Waits until this address answers, 30 seconds at most.
-async fn ready(url: &str, logs: &Path) -> Result {
+async fn ready(url: &str) -> Result {
     let http = Client::builder()
         .timeout(Duration::from_secs(2))
         .no_proxy()
@@ -285,12 +377,19 @@ async fn ready(url: &str, logs: &Path) -> Result {
     };
     tokio::time::timeout(Duration::from_secs(30), answers)
         .await
-        .map_err(|_| format!("{url} does not answer; see the logs in {}", logs.display()).into())
+        .map_err(|_| format!("{url} does not answer").into())
 }
 
 /// This port if it is free, another one if not.
 fn port(wish: u16) -> u16 {
     TcpListener::bind(("127.0.0.1", wish)).map_or_else(|_| free_port(), |_| wish)
+}
+
+/// Says so where a port is not the one that the documentation names.
+fn tell_if_other(wish: u16, port: u16) {
+    if port != wish {
+        println!("    Port {wish} is in use; it takes {port} instead.");
+    }
 }
 
 async fn pause() {

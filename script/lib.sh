@@ -17,6 +17,48 @@ step() { printf '\n==> %s\n' "$*"; }
 die() { printf '%s: %s\n' "$0" "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# Prints the comment that a script opens with.
+usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "script/${0##*/}"; }
+
+# wrong_usage WHY
+wrong_usage() {
+    printf '%s: %s\n\n' "$0" "$1" >&2
+    usage >&2
+    exit 2
+}
+
+# no_arguments "$@": for a script that takes none but --help.
+no_arguments() {
+    case ${1-} in -h | --help) usage; exit ;; esac
+    [ $# -eq 0 ] || wrong_usage "unknown argument: $1"
+}
+
+# build ARGUMENT…: `cargo build`, which names hundreds of crates the first time, on one line that counts them.
+build() {
+    step "Building (the first time takes some minutes)"
+    local line count=0 start=$SECONDS terminal=
+    if [ -t 1 ]; then terminal=yes; fi
+    cargo build "$@" 2>&1 | while IFS= read -r line; do
+        case $line in
+            *" Downloading "* | *" Downloaded "* | *" Updating "* | *" Locking "* | *" Finished "*) continue ;;
+            *" Compiling "*) ;;
+            *) # a warning, an error, another cargo that has to end first
+                if [ -n "$terminal" ]; then printf '\r\033[K'; fi
+                printf '%s\n' "$line"
+                continue
+                ;;
+        esac
+        count=$((count + 1))
+        if [ -n "$terminal" ]; then
+            printf '\r\033[K    %s crates: %s' "$count" "$(echo "${line#*Compiling }" | cut -d ' ' -f 1)"
+        elif [ $((count % 100)) -eq 0 ]; then
+            printf '    %s crates\n' "$count"
+        fi
+    done
+    if [ -n "$terminal" ]; then printf '\r\033[K'; fi
+    printf '    done in %ss\n' $((SECONDS - start))
+}
+
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
@@ -103,6 +145,8 @@ need_schemathesis() {
 }
 
 need_shellcheck() { have shellcheck || install_package ShellCheck shellcheck shellcheck; }
+
+need_haproxy() { have haproxy || install_package HAProxy haproxy haproxy; }
 
 # Prints where the PostgreSQL server's programs are: Debian and Homebrew keep them off the PATH.
 postgres_bin() {

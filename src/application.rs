@@ -10,7 +10,6 @@ use std::{
 
 use axum_server::Handle;
 use hyper_util::rt::TokioTimer;
-use sqlx::PgPool;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -23,7 +22,8 @@ use crate::{
     config::{ConfigError, ServeSettings},
     dojo::Accounts,
     jobs::Jobs,
-    store::{self, api_keys::Conflict},
+    payment_link::Environment,
+    store::{self, Diagnosis, PgPool, api_keys::Conflict},
     telemetry,
 };
 
@@ -58,12 +58,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
-    /// The database cannot be migrated.
-    #[error("the database cannot be migrated")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
-    /// The database does not answer.
+    /// The database cannot be used.
     #[error(transparent)]
-    Store(#[from] store::Error),
+    Database(#[from] Diagnosis),
     /// The metrics cannot be set up.
     #[error("the metrics cannot be set up")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
@@ -88,15 +85,19 @@ impl Application {
                 );
             }
         }
-        let pool = store::pool(&settings.database)?;
+        let pool = PgPool::new(&settings.database)?;
         if settings.migrate_on_start {
             store::migrate(&pool).await?;
         }
-        // A database that is migrated later is claimed then, before the service says that it is ready.
-        let held = match store::deployment::claim(&pool, environment).await {
-            Err(error) if !settings.migrate_on_start && error.is_outage() => environment,
-            held => held?,
+        // Where others migrate, the service starts without its database as well; it is not ready then.
+        let claimed = match store::deployment::claim(&pool, environment).await {
+            Err(error) if !settings.migrate_on_start && error.is_outage() => {
+                warn!(error = %pool.diagnose(&error), "the service is not ready");
+                None
+            }
+            held => Some(held.map_err(|error| pool.diagnose(&error))?),
         };
+        let held = claimed.unwrap_or(environment);
         if held != environment {
             return Err(ConfigError::new(
                 settings.dojo.api_key_setting(),
@@ -111,7 +112,8 @@ impl Application {
         warn_of_unconfigured_accounts(&pool, &accounts).await;
         if let Some(hash) = bootstrap_key {
             let scopes = auth::Scope::ALL.map(|scope| scope.as_str().to_owned());
-            let replaced = store::api_keys::replace(&pool, "bootstrap", &hash, &scopes).await?;
+            let replaced = store::api_keys::replace(&pool, "bootstrap", &hash, &scopes).await;
+            let replaced = replaced.map_err(|error| pool.diagnose(&error))?;
             replaced.map_err(|conflict| {
                 ConfigError::new(
                     "BOOTSTRAP_API_KEY",
@@ -128,6 +130,9 @@ impl Application {
         let tasks = TaskTracker::new();
         let metrics = telemetry::init_metrics()?;
         let (bell, stop_jobs) = (Arc::new(Notify::new()), CancellationToken::new());
+        if claimed.is_none() {
+            tasks.spawn(claim_later(pool.clone(), environment, stop_jobs.clone()));
+        }
         if settings.jobs.run_jobs {
             for account in accounts.iter() {
                 Jobs::new(
@@ -209,6 +214,17 @@ impl Application {
         self.state.finish();
         info!("stopped");
         result
+    }
+}
+
+/// Says what the database is for as soon as it can be said: before that no link can be saved, and `/readyz`, which
+/// writes nothing, does not say that the service is ready.
+async fn claim_later(pool: PgPool, environment: Environment, stop: CancellationToken) {
+    while store::deployment::claim(&pool, environment).await.is_err() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
     }
 }
 

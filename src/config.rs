@@ -45,7 +45,8 @@ pub struct ServeSettings {
     #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration)]
     pub shutdown_timeout: Duration,
 
-    /// Whether to migrate the database before serving. Safe with many replicas starting at once.
+    /// Whether to migrate the database before serving. Safe with many replicas starting at once. Without it the service
+    /// starts even if the database cannot be reached, and is ready once it can and somebody has migrated it.
     #[arg(long, env = "MIGRATE_ON_START", default_value_t = true, action = clap::ArgAction::Set)]
     pub migrate_on_start: bool,
 
@@ -108,12 +109,24 @@ pub struct DatabaseSettings {
     #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "5s", value_parser = duration)]
     pub database_acquire_timeout: Duration,
 
-    /// How long one statement may take before Postgres ends it.
+    /// How long one statement may take before Postgres ends it. A connection on which nothing is heard for two seconds
+    /// longer is closed. A statement waits at most three seconds for a lock.
     #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub database_statement_timeout: Duration,
 }
 
 impl DatabaseSettings {
+    /// The setting that the address comes from.
+    #[must_use]
+    pub fn url_setting(&self) -> &'static str {
+        let url = self.database_url.as_ref();
+        if url.is_some_and(|url| !url.expose_secret().trim().is_empty()) {
+            "DATABASE_URL"
+        } else {
+            "DATABASE_URL_FILE"
+        }
+    }
+
     /// The database's address.
     pub fn url(&self) -> Result<SecretString, ConfigError> {
         secret(

@@ -26,7 +26,9 @@ use dojo_payment_links::{
     dojo::{Account, Accounts},
     golive::{self, check::Report},
     payment_link::OperationId,
-    protocol, store, telemetry,
+    protocol,
+    store::{self, PgPool},
+    telemetry,
 };
 use secrecy::ExposeSecret;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -72,7 +74,8 @@ enum Command {
         #[command(subcommand)]
         command: Webhooks,
     },
-    /// Asks a running service whether it is ready; exits 1 if not. For containers.
+    /// Asks a running service whether it is alive; exits 1 if not. For containers: restarting it cures no outage of the
+    /// database, so readiness is not asked for.
     Healthcheck(Healthcheck),
     /// Prints the OpenAPI document.
     Openapi,
@@ -309,35 +312,32 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             let application = Application::build(&settings).await?;
             Ok(application.run(stop_signal()).await?)
         }
-        Command::Migrate(database) => {
-            let pool = store::pool(&database)?;
-            Ok(store::migrate(&pool).await?)
-        }
+        Command::Migrate(database) => Ok(store::migrate(&PgPool::new(&database)?).await?),
         Command::ApiKeys { database, command } => {
-            let pool = store::pool(&database)?;
-            match command {
+            on_database(&database, async |pool| match command {
                 ApiKeys::Create {
                     name,
                     scopes,
                     accounts,
-                } => create_key(&pool, &name, &scopes, accounts.as_deref()).await,
-                ApiKeys::List => list_keys(&pool).await,
-                ApiKeys::Rotate { name, overlap } => rotate_key(&pool, &name, overlap).await,
-                ApiKeys::Revoke { name } => revoke_key(&pool, &name).await,
-            }
+                } => create_key(pool, &name, &scopes, accounts.as_deref()).await,
+                ApiKeys::List => list_keys(pool).await,
+                ApiKeys::Rotate { name, overlap } => rotate_key(pool, &name, overlap).await,
+                ApiKeys::Revoke { name } => revoke_key(pool, &name).await,
+            })
+            .await
         }
         Command::Operations { database, command } => {
-            let pool = store::pool(&database)?;
-            match command {
-                Operations::Unconfirmed => list_unconfirmed(&pool).await,
+            on_database(&database, async |pool| match command {
+                Operations::Unconfirmed => list_unconfirmed(pool).await,
                 Operations::Settle { id, outcome } => {
-                    if protocol::operations::settle(&pool, id, outcome == Settled::Done).await? {
+                    if protocol::operations::settle(pool, id, outcome == Settled::Done).await? {
                         Ok(())
                     } else {
                         Err(format!("there is no Unconfirmed operation {id}").into())
                     }
                 }
-            }
+            })
+            .await
         }
         Command::Healthcheck(settings) => healthcheck(settings.listen_addr).await,
         Command::Openapi => {
@@ -346,6 +346,21 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         }
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Does a command's work on the database. What is wrong with the database is told with what to do about it.
+async fn on_database(
+    settings: &DatabaseSettings,
+    work: impl AsyncFnOnce(&PgPool) -> Result,
+) -> Result {
+    let pool = PgPool::new(settings)?;
+    pool.probe().await?;
+    work(&pool)
+        .await
+        .map_err(|error| match error.downcast::<store::Error>() {
+            Ok(error) => pool.diagnose(&error).into(),
+            Err(error) => error,
+        })
 }
 
 fn tell(report: &Report, json: bool) -> Result<ExitCode> {
@@ -440,7 +455,7 @@ fn choose<'a>(accounts: &'a Accounts, name: Option<&str>) -> Result<&'a Account>
 }
 
 async fn create_key(
-    pool: &sqlx::PgPool,
+    pool: &PgPool,
     name: &str,
     scopes: &[Scope],
     accounts: Option<&[String]>,
@@ -461,7 +476,7 @@ async fn create_key(
     Ok(())
 }
 
-async fn list_keys(pool: &sqlx::PgPool) -> Result {
+async fn list_keys(pool: &PgPool) -> Result {
     for key in store::api_keys::list(pool).await? {
         let state = match key.revoked_at {
             None => "active".to_owned(),
@@ -480,7 +495,7 @@ async fn list_keys(pool: &sqlx::PgPool) -> Result {
     Ok(())
 }
 
-async fn rotate_key(pool: &sqlx::PgPool, name: &str, overlap: Duration) -> Result {
+async fn rotate_key(pool: &PgPool, name: &str, overlap: Duration) -> Result {
     let name = name.trim();
     let (key, hash) = auth::new_key();
     let Some(ending) = store::api_keys::rotate(pool, name, &hash, overlap).await? else {
@@ -507,7 +522,7 @@ fn to_the_second(at: OffsetDateTime) -> Result<String> {
     Ok(at.truncate_to_second().format(&Rfc3339)?)
 }
 
-async fn list_unconfirmed(pool: &sqlx::PgPool) -> Result {
+async fn list_unconfirmed(pool: &PgPool) -> Result {
     for operation in store::operations::in_doubt(pool).await? {
         println!(
             "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
@@ -527,7 +542,7 @@ async fn list_unconfirmed(pool: &sqlx::PgPool) -> Result {
     Ok(())
 }
 
-async fn revoke_key(pool: &sqlx::PgPool, name: &str) -> Result {
+async fn revoke_key(pool: &PgPool, name: &str) -> Result {
     if store::api_keys::revoke(pool, name.trim()).await? {
         Ok(())
     } else {
@@ -547,7 +562,7 @@ async fn healthcheck(mut address: SocketAddr) -> Result {
         .no_proxy()
         .build()?;
     client
-        .get(format!("http://{address}/readyz"))
+        .get(format!("http://{address}/healthz"))
         .send()
         .await?
         .error_for_status()?;

@@ -183,6 +183,14 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         "Pieces of background work, by job and outcome"
     );
     metrics::describe_counter!(
+        "job_restarts_total",
+        "Background jobs started again, by job and cause"
+    );
+    metrics::describe_gauge!(
+        "job_last_progress_timestamp_seconds",
+        "When each background job last made progress, by account and job"
+    );
+    metrics::describe_counter!(
         "disputes_total",
         "Answers of Dojo's that were behind what a webhook told"
     );
@@ -205,6 +213,10 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
     metrics::describe_gauge!(
         "backlog_lag_seconds",
         "How long the oldest of them has been due, by account"
+    );
+    metrics::describe_counter!(
+        "database_connections_distrusted_total",
+        "Times that every open connection to the database was given up, by reason"
     );
     metrics::describe_counter!("webhooks_total", "Webhooks received, by what they meant");
     Ok(handle)

@@ -70,7 +70,7 @@ async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
         .bind(intent)
         .execute(&stage.database.pool)
         .await?;
-    eventually(replica, "refresh", async || {
+    eventually(stage, replica, "refresh", async || {
         let captured: Option<bool> = sqlx::query_scalar(
             "SELECT status = 'Captured' FROM payment_links WHERE payment_intent_id = $1",
         )
@@ -89,7 +89,7 @@ async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
     outcome(stage, replica, "operations", &order, &path, &refund).await?;
 
     // The intent that was created first is one too many: what strays does.
-    eventually(replica, "strays", async || {
+    eventually(stage, replica, "strays", async || {
         let path = format!("payment-intents?metadata.order={order}");
         let intents = dojo.look(&path).await?;
         let mut others = intents.iter().filter(|one| one["id"] != intent);
@@ -108,7 +108,7 @@ async fn outcome(
     body: &Value,
 ) -> Result<Value> {
     let mut link = Value::Null;
-    eventually(replica, job, async || {
+    eventually(stage, replica, job, async || {
         let request = stage.http.post(format!("{}{path}", replica.url));
         let request = request.bearer_auth(stage.key());
         let Ok(answer) = request
@@ -130,14 +130,16 @@ async fn outcome(
 }
 
 async fn eventually(
+    stage: &Stage,
     replica: &Replica,
     job: &str,
     mut happened: impl AsyncFnMut() -> Result<bool>,
 ) -> Result {
-    let limit = Instant::now() + PATIENCE;
+    let patience = stage.patience(PATIENCE);
+    let limit = Instant::now() + patience;
     while !happened().await? {
         if Instant::now() > limit {
-            let what = format!("its job `{job}` got nothing done in {PATIENCE:?} of calm");
+            let what = format!("its job `{job}` got nothing done in {patience:?} of calm");
             return broken(Promise::JobsGoOn, &replica.name, what);
         }
         sleep(Duration::from_millis(100)).await;

@@ -79,7 +79,10 @@ impl Wish {
             (409, "not-possible") => Outcome::NotPossible,
             (409, "refused-by-dojo" | "not-done") => Outcome::NotDone,
             (409, "outcome-unconfirmed") => Outcome::Unconfirmed,
-            (409, "request-in-progress" | "operation-in-progress")
+            (
+                409,
+                "request-in-progress" | "operation-in-progress" | "refundable-amount-unclear",
+            )
             | (429 | 503 | 504, _)
             | (502, "dojo-key-refused") => return Ok(None),
             _ => {

@@ -9,10 +9,7 @@ use std::{
     ops::Deref,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -24,6 +21,7 @@ use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::{
     net::{TcpListener, TcpStream},
     process::{Child, Command},
+    sync::watch,
     time::{Instant, sleep},
 };
 
@@ -46,6 +44,9 @@ pub const SETTLE: Duration = Duration::from_secs(3);
 
 /// How long whoever works on something may hold it: three time limits of a call, and `LEASE_SLACK`.
 pub const LEASE: Duration = Duration::from_secs(6);
+
+/// How long the background leaves Dojo alone at most, however long `Retry-After` asks for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(380);
 
 /// Everything that runs. Dropping it ends all of it.
 pub struct Stage {
@@ -72,7 +73,7 @@ impl Stage {
             .map(|port| {
                 Arc::new(Door {
                     port: *port,
-                    shut: AtomicBool::default(),
+                    shut: watch::Sender::default(),
                 })
             })
             .collect();
@@ -110,6 +111,15 @@ impl Stage {
             .await?;
         stage.key.replace(key);
         Ok(stage)
+    }
+
+    /// This long, and where Dojo asks for absurdly long pauses, the most that the background grants it, besides.
+    pub fn patience(&self, usual: Duration) -> Duration {
+        if self.has(Trouble::Headers) {
+            usual + LONGEST_PAUSE
+        } else {
+            usual
+        }
     }
 
     /// Whether this goes wrong in this run.
@@ -278,9 +288,9 @@ impl Replica {
         Ok(())
     }
 
-    /// Sends it no more webhooks, or does again: as a load balancer that has found out.
+    /// Sends it no more webhooks and cuts what is under way, as a load balancer that has found out; or sends them again.
     pub fn shut_off(&self, shut: bool) {
-        self.door.shut.store(shut, Ordering::Relaxed);
+        self.door.shut.send_replace(shut);
     }
 
     /// The status that a caller gets for this path.
@@ -332,7 +342,7 @@ fn start_program(settings: &[(&'static str, String)], log: &Path) -> Result<Chil
 /// Where a replica takes webhooks.
 struct Door {
     port: u16,
-    shut: AtomicBool,
+    shut: watch::Sender<bool>,
 }
 
 /// Listens where Dojo sends its webhooks, and hands each connection to a replica that takes it, as a load balancer
@@ -346,13 +356,17 @@ async fn gate(doors: Vec<Arc<Door>>, seed: u64) -> Result<String> {
             let first = rng.random_range(0..doors.len());
             let order: Vec<Arc<Door>> = (0..doors.len())
                 .map(|n| Arc::clone(&doors[(first + n) % doors.len()]))
-                .filter(|door| !door.shut.load(Ordering::Relaxed))
+                .filter(|door| !*door.shut.borrow())
                 .collect();
             tokio::spawn(async move {
                 for door in order {
                     if let Ok(mut replica) = TcpStream::connect(("127.0.0.1", door.port)).await {
+                        let mut shut = door.shut.subscribe();
                         // A cut is the callers' to notice.
-                        let _ = tokio::io::copy_bidirectional(&mut caller, &mut replica).await;
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut caller, &mut replica) => {}
+                            _ = shut.wait_for(|shut| *shut) => {}
+                        }
                         return;
                     }
                 }

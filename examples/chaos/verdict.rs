@@ -24,7 +24,8 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(100);
 /// Waits until nothing is on its way, pending, due or in dispute any more, and each link that can still change has
 /// been looked at after `looked_at`.
 pub async fn settled(stage: &Stage, looked_at: OffsetDateTime) -> Result {
-    let limit = Instant::now() + SETTLED_WITHIN;
+    let patience = stage.patience(SETTLED_WITHIN);
+    let limit = Instant::now() + patience;
     loop {
         let deliveries = stage.dojo.look("deliveries").await?;
         let on_their_way = deliveries
@@ -48,7 +49,7 @@ pub async fn settled(stage: &Stage, looked_at: OffsetDateTime) -> Result {
         if Instant::now() > limit {
             let about = unsettled.first().map_or("webhooks", String::as_str);
             let what = format!(
-                "not settled within {SETTLED_WITHIN:?} of calm; nor are {} others, with {on_their_way} webhooks on their way",
+                "not settled within {patience:?} of calm; nor are {} others, with {on_their_way} webhooks on their way",
                 unsettled.len().saturating_sub(1)
             );
             return broken(Promise::Heals, about, what);

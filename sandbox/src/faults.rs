@@ -74,6 +74,8 @@ pub(crate) struct Fault {
     /// What `fields` puts in place of fields of the answer.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub(crate) fields: Map<String, Value>,
+    /// Strikes only calls that name this intent in their path.
+    pub(crate) payment_intent_id: Option<String>,
     /// How long `latency` waits before the work, and any other kind before its answer or cut.
     pub(crate) latency_ms: Option<u64>,
     pub(crate) count: Option<u32>,
@@ -231,12 +233,18 @@ impl Faults {
         &self.faults
     }
 
-    pub(crate) fn draw(&mut self, operation: Operation) -> Option<Fault> {
+    pub(crate) fn draw(&mut self, operation: Operation, path: &str) -> Option<Fault> {
         let rng = &mut self.rng;
         let fault = self
             .faults
             .iter_mut()
             .filter(|fault| fault.operation == Operation::Any || fault.operation == operation)
+            .filter(|fault| {
+                fault
+                    .payment_intent_id
+                    .as_ref()
+                    .is_none_or(|id| path.split('/').any(|part| part == id))
+            })
             .find_map(|fault| {
                 chance::strikes(&mut fault.count, fault.share, rng).then(|| fault.clone())
             });
@@ -264,6 +272,7 @@ mod tests {
             skew_ms: None,
             intent_id: None,
             fields: Map::new(),
+            payment_intent_id: None,
             latency_ms: None,
             count: Some(count),
             share: None,
@@ -291,14 +300,34 @@ mod tests {
     }
 
     #[test]
+    fn strikes_only_calls_about_the_intent_that_it_names() {
+        let mut faults = Faults::new();
+        faults.add(Fault {
+            payment_intent_id: Some("pi_1".to_owned()),
+            ..fault(Operation::Any, 1)
+        });
+        let mut draw = |path| faults.draw(Operation::Get, path).is_some();
+        assert!(!draw("/payment-intents/pi_10"));
+        assert!(draw("/payment-intents/pi_1"));
+    }
+
+    #[test]
     fn strikes_only_what_it_is_for_and_only_so_often() {
         let mut faults = Faults::new();
         faults.add(fault(Operation::Create, 1));
         faults.add(fault(Operation::Any, 1));
-        assert!(faults.draw(Operation::Create).is_some());
+        assert!(faults.draw(Operation::Create, "/payment-intents").is_some());
         assert_eq!(faults.all().len(), 1);
-        assert!(faults.draw(Operation::Get).is_some());
-        assert!(faults.draw(Operation::Get).is_none());
+        assert!(
+            faults
+                .draw(Operation::Get, "/payment-intents/pi_1")
+                .is_some()
+        );
+        assert!(
+            faults
+                .draw(Operation::Get, "/payment-intents/pi_1")
+                .is_none()
+        );
         assert!(faults.all().is_empty());
     }
 }

@@ -146,7 +146,7 @@ async fn handle(world: Arc<World>, request: Request, next: Next) -> Response {
             .into_response();
     };
     let operation = Operation::of(&parts.method, parts.uri.path());
-    let fault = world.faults().draw(operation);
+    let fault = world.faults().draw(operation, parts.uri.path());
     let number = world.requests().add(Entry {
         at: world.clock.now(),
         method: parts.method.to_string(),

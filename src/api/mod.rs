@@ -29,7 +29,6 @@ use axum::{
     response::Response,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use sqlx::PgPool;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
@@ -40,7 +39,7 @@ use crate::{
     config::ServeSettings,
     dojo::{Account, Accounts},
     payment_link::{NewPaymentLink, PaymentLink, PaymentLinkId},
-    store,
+    store::{self, PgPool},
 };
 use auth::Caller;
 use body::Schema;

@@ -123,8 +123,8 @@ enum Operated {
     #[response(status = 400, content_type = "application/problem+json")]
     NoJson(Problem),
     /// The payment does not allow it, and `detail` says what would be possible instead; or Dojo refused it; or the
-    /// outcome of another operation, or of an earlier request with the same key, has to be known first: then there is
-    /// a `Retry-After`.
+    /// outcome of another operation, or of an earlier request with the same key, has to be known first, or it is not clear
+    /// yet whether that much is left to refund: then there is a `Retry-After`.
     #[response(status = 409, content_type = "application/problem+json")]
     Conflict(Problem),
     /// The body is larger than 256 KiB.
@@ -394,6 +394,8 @@ fn answer(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> {
         }
         Outcome::Objected(Objection::NotPossible(words)) => return Err(Error::NotPossible(words)),
         Outcome::Objected(Objection::Busy) => return Err(Error::OperationRunning),
+        Outcome::Objected(Objection::Unclear) => return Err(Error::RefundableUnclear),
+        Outcome::NotRead(error) => return Err(error.into()),
         Outcome::Objected(Objection::Invalid(faults)) => return Err(Error::Invalid(faults)),
         Outcome::Failed {
             operation_id,

@@ -21,7 +21,7 @@ type Kind = (&'static str, &'static str, &'static str);
 
 /// Every kind of problem, for the document and for `docs/problems.md`. A test holds it to what the code answers.
 #[rustfmt::skip]
-const KINDS: [Kind; 31] = [
+const KINDS: [Kind; 32] = [
     ("malformed-json", "400", "Mend the body: it is no JSON."),
     ("body-incomplete", "400", "Send it again: the body did not arrive whole."),
     ("unauthenticated", "401", "Send `Authorization: Bearer dpl_…` with a key that is active."),
@@ -31,6 +31,7 @@ const KINDS: [Kind; 31] = [
     ("method-not-allowed", "405", "Use a method that `Allow` names."),
     ("request-in-progress", "409", "Send the same again after `Retry-After`: an earlier request with the same key is being worked on."),
     ("operation-in-progress", "409", "Send the same again after `Retry-After`: the outcome of another operation has to be known first."),
+    ("refundable-amount-unclear", "409", "Nothing was done. Send the same again after `Retry-After`: other refunds are under way, and whether as much is left is not clear before their outcome is."),
     ("not-possible", "409", "Nothing was done. `detail` says what the payment allows instead."),
     ("not-created", "409", "Nothing was created. To have a link after all, ask again with a new key."),
     ("not-done", "409", "Nothing was done. To have it done after all, ask again with a new key."),

@@ -10,7 +10,7 @@ use axum::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{AppState, problem::Problem};
-use crate::store;
+use crate::store::condition::{Readiness, readiness};
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -28,7 +28,7 @@ async fn healthz() -> &'static str {
     "ok"
 }
 
-/// Can it do its work: is the database reachable, and migrated?
+/// Can it do its work: is the database reachable, migrated, and can it be written to?
 #[utoipa::path(get, path = "/readyz", tag = "Service", security(()), responses(
     (status = 200, description = "It can.", body = String, content_type = "text/plain"),
     (status = 503, description = "It cannot; `detail` says why.", body = Problem,
@@ -38,15 +38,18 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
     // Shorter than any probe waits, so that the reason is told and not a time-out.
     let ready = tokio::time::timeout(
         Duration::from_secs(2),
-        store::is_ready(&state.pool, state.accounts.environment()),
+        readiness(&state.pool, state.accounts.environment()),
     )
     .await;
     let reason = match ready {
-        Ok(Ok(true)) => return Ok("ready"),
-        Ok(Ok(false)) => {
-            "the database lacks migrations of this version, or holds links of the other environment"
+        Ok(Ok(Readiness::Ready)) => return Ok("ready"),
+        Ok(Ok(Readiness::ReadsOnly)) => "the database only reads, as a standby does",
+        Ok(Ok(Readiness::NotMigrated)) => "the database lacks migrations of this version",
+        Ok(Ok(Readiness::NotClaimed)) => {
+            "the database is not settled yet to be for test money or for real money"
         }
-        Ok(Err(_)) | Err(_) => "the database cannot be reached, or was never migrated",
+        Ok(Ok(Readiness::OtherEnvironment)) => "the database holds links of the other environment",
+        Ok(Err(_)) | Err(_) => "the database cannot be reached",
     };
     Err(Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,

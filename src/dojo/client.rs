@@ -69,6 +69,26 @@ pub struct Window {
     pub end: OffsetDateTime,
 }
 
+impl Window {
+    /// The shortest stretch that holds both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        }
+    }
+}
+
+/// A page of a search.
+#[derive(Debug)]
+pub struct Page {
+    /// The intents on it that can be read.
+    pub intents: Vec<PaymentIntent>,
+    /// The cursor that leads to the next page. `None`: this is the last one.
+    pub after: Option<String>,
+}
+
 /// That Dojo answered, and by which clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
@@ -222,7 +242,7 @@ impl Client {
             // The pause before the next try: the builder's, or what Dojo asks for; none left ends it.
             .adjust(|error, pause| {
                 let pause = pause?.max(error.retry_after().unwrap_or_default());
-                (Instant::now() + pause < deadline).then_some(pause)
+                (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
             })
             .await
     }
@@ -277,39 +297,50 @@ impl Client {
         pages: usize,
         mut visit: impl FnMut(PaymentIntent),
     ) -> Result<bool, Error> {
+        let mut after = None;
+        for _ in 0..pages {
+            let page = self.search_page(window, after.as_deref()).await?;
+            page.intents.into_iter().for_each(&mut visit);
+            if page.after.is_none() {
+                return Ok(true);
+            }
+            after = page.after;
+        }
+        Ok(false)
+    }
+
+    /// One page of `POST /payment-intents/search`: up to 100 intents that were created in the window, behind the
+    /// cursor `after`.
+    pub async fn search_page(&self, window: Window, after: Option<&str>) -> Result<Page, Error> {
         #[derive(Deserialize)]
-        struct Page {
+        struct Answer {
             data: Option<Vec<Value>>,
             after: Option<String>,
         }
 
-        let mut after: Option<String> = None;
-        for _ in 0..pages {
-            let mut body = json!({
-                "startDate": rfc3339(window.start),
-                "endDate": rfc3339(window.end),
-                "cursor": {"limit": 100},
-            });
-            if let Some(after) = &after {
-                body["cursor"]["after"] = json!(after);
-            }
-            let request = self
-                .request(Method::POST, &["payment-intents", "search"])
-                .json(&body);
-            let page: Page = Self::call("search", request).await?;
-            let data = page.data.unwrap_or_default();
-            let ended = data.is_empty();
-            // One without an id could not be adopted or looked at either.
-            data.into_iter()
-                .filter_map(|intent| serde_json::from_value(intent).ok())
-                .for_each(&mut visit);
-            match page.after {
-                // A cursor that leads nowhere new would be followed for ever.
-                Some(next) if !ended && after.as_ref() != Some(&next) => after = Some(next),
-                _ => return Ok(true),
-            }
+        let mut body = json!({
+            "startDate": rfc3339(window.start),
+            "endDate": rfc3339(window.end),
+            "cursor": {"limit": 100},
+        });
+        if let Some(after) = after {
+            body["cursor"]["after"] = json!(after);
         }
-        Ok(false)
+        let request = self
+            .request(Method::POST, &["payment-intents", "search"])
+            .json(&body);
+        let answer: Answer = Self::call("search", request).await?;
+        let data = answer.data.unwrap_or_default();
+        // A cursor that leads nowhere new would be followed for ever.
+        let ended = data.is_empty() || answer.after.as_deref() == after;
+        Ok(Page {
+            // One without an id could not be adopted or looked at either.
+            intents: data
+                .into_iter()
+                .filter_map(|intent| serde_json::from_value(intent).ok())
+                .collect(),
+            after: answer.after.filter(|_| !ended),
+        })
     }
 
     /// Whether Dojo takes the key: a search over one second, which changes nothing.
@@ -440,14 +471,58 @@ fn rfc3339(at: OffsetDateTime) -> Option<String> {
     at.format(&Rfc3339).ok()
 }
 
-/// `Retry-After` in seconds (RFC 9110). Its other form, a date, is not used by rate limits in practice.
+/// Longer than this nobody is made to wait by a `Retry-After`, whatever it says.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+
+/// `Retry-After` in either form of RFC 9110: seconds, or a date.
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response
-        .headers()
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
+    let text = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
+    wait_until(text.trim(), OffsetDateTime::now_utc())
+}
+
+fn wait_until(text: &str, now: OffsetDateTime) -> Option<Duration> {
+    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Digits that fit no number are too many.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let at = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+        // A date in the past asks for no wait.
+        Duration::try_from(at - now).unwrap_or_default()
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn a_retry_after_is_read_in_both_forms_and_never_asks_for_too_much() {
+        let now = datetime!(2026-11-24 12:00 UTC);
+        let wait = |text| wait_until(text, now).map(|wait| wait.as_secs());
+        assert_eq!(wait("0"), Some(0));
+        assert_eq!(wait("120"), Some(120));
+        assert_eq!(wait("Tue, 24 Nov 2026 12:02:00 GMT"), Some(120));
+        assert_eq!(wait("Tue, 24 Nov 2026 11:00:00 GMT"), Some(0), "past");
+        for absurd in [
+            "18446744073709551615",
+            "99999999999999999999999999",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+        ] {
+            assert_eq!(wait(absurd), Some(3600), "{absurd}");
+        }
+        for nonsense in [
+            "",
+            "-5",
+            "+5",
+            "1.5",
+            "1e3",
+            "soon",
+            "Fri, 31 Dec 99999 23:59:59 GMT",
+        ] {
+            assert_eq!(wait(nonsense), None, "{nonsense}");
+        }
+    }
 }

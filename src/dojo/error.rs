@@ -175,6 +175,15 @@ impl Error {
         matches!(self, Self::NotReached(_) | Self::Busy { .. })
     }
 
+    /// Whether a question that changes nothing may well be answered in a moment.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::NotReached(_) | Self::Busy { .. } | Self::Unanswered { .. }
+        )
+    }
+
     /// How long Dojo asks to be left alone, where it does.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

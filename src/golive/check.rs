@@ -5,7 +5,6 @@ use std::{fmt, time::Duration};
 
 use futures_util::{future::join, future::join_all};
 use serde::Serialize;
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use url::Url;
 
@@ -21,7 +20,7 @@ use crate::{
     config::{ConfigError, PublicUrl, ServeSettings},
     dojo::{Account, Accounts, Probe, Subscription},
     payment_link::Environment,
-    store::{self, condition::OLDEST_POSTGRES},
+    store::{self, Diagnosis, PgPool, condition::OLDEST_POSTGRES},
     telemetry,
 };
 
@@ -195,7 +194,7 @@ impl Lines {
 pub async fn run(settings: &ServeSettings, public_url: &PublicUrl) -> Report {
     let mut lines = Lines::new(None);
     let accounts = Accounts::from_settings(&settings.dojo);
-    let pool = store::pool(&settings.database);
+    let pool = PgPool::new(&settings.database);
     let url = public_url.get();
     let bootstrap = settings
         .bootstrap_api_key()
@@ -266,12 +265,8 @@ async fn database(pool: &PgPool, environment: Option<Environment>) -> Lines {
     let asked = tokio::time::timeout(LIMIT, ask_database(pool, environment, &mut lines)).await;
     match asked {
         Ok(Ok(())) => {}
-        Ok(Err((name, error))) => {
-            lines.fail(
-                name,
-                telemetry::causes(&error),
-                "see that the database is up, and that DATABASE_URL is right",
-            );
+        Ok(Err((name, found))) => {
+            lines.fail(name, found.problem, found.remedy);
             lines.skip_rest(&DATABASE, "the database does not answer");
         }
         Err(_) => lines.skip_rest(&DATABASE, "the database takes too long"),
@@ -283,7 +278,7 @@ async fn ask_database(
     pool: &PgPool,
     environment: Option<Environment>,
     lines: &mut Lines,
-) -> Result<(), (&'static str, store::Error)> {
+) -> Result<(), (&'static str, Diagnosis)> {
     let [
         database,
         migrations,
@@ -292,7 +287,9 @@ async fn ask_database(
         api_keys,
         clock,
     ] = DATABASE;
-    let at = |name| move |error| (name, error);
+    let at = |name| move |error| (name, pool.diagnose(&error));
+
+    pool.probe().await.map_err(|found| (database, found))?;
 
     let server = store::condition::server(pool).await.map_err(at(database))?;
     let here = OffsetDateTime::now_utc();

@@ -1,20 +1,34 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use super::Jobs;
+use super::{Jobs, supervisor::Progress};
 use crate::store;
 
+/// Its name in logs and metrics.
+pub(super) const NAME: &str = "backlog";
+
 /// Shows how far behind the background is.
-pub(super) struct Watch(pub(super) Jobs);
+pub(super) struct Watch {
+    jobs: Jobs,
+    pub(super) progress: Arc<Progress>,
+}
 
 impl Watch {
-    pub(super) async fn run(self) {
+    pub(super) fn new(jobs: Jobs) -> Self {
+        Self {
+            progress: jobs.progress(NAME),
+            jobs,
+        }
+    }
+
+    pub(super) async fn run(&self) {
         let Jobs {
             pool,
             account,
             stop,
             ..
-        } = &self.0;
+        } = &self.jobs;
         while !stop.is_cancelled() {
+            self.progress.mark();
             if let Ok(backlog) = store::looks::backlog(pool, &account.name).await {
                 #[expect(
                     clippy::cast_precision_loss,

@@ -1,28 +1,41 @@
-//! The background: what sees lost creations and operations through, keeps links in step with Dojo, and traces strays.
+//! The background: what sees lost creations and operations through, keeps links in step with Dojo, and traces orphaned
+//! intents.
 //!
 //! Each job claims what is due in Postgres (`FOR UPDATE SKIP LOCKED`, with a lease), so any number of replicas
 //! share the work without a leader, and what a dead one held is free again when its lease is over. Doing a piece
 //! twice changes nothing.
 
 mod backlog;
+mod job;
 mod operations;
 mod pace;
 mod recovery;
 mod refresh;
 mod strays;
+mod supervisor;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
-use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, info_span};
 
 use crate::{
-    config::JobSettings, dojo::Account, payment_link::recovery::Patience, protocol, store,
-    telemetry::causes,
+    config::JobSettings,
+    dojo::{self, Account},
+    payment_link::{PaymentLinkId, recovery::Patience},
+    protocol,
+    store::{self, PgPool, leases::Lease},
 };
+use job::{Job, Runner, Strikes};
 use pace::Pace;
+use supervisor::{Progress, supervise};
+
+/// How long to wait before a job that stopped is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the jobs share.
 #[derive(Clone)]
@@ -33,7 +46,7 @@ pub struct Jobs {
     /// Longer than asking Dojo once can take, with everything around it.
     lease: Duration,
     pace: Arc<Pace>,
-    /// Rung when something became due just now, so that it need not wait for the next round.
+    /// Rung when something became due just now, so that it need not wait for the next poll.
     bell: Arc<Notify>,
     stop: CancellationToken,
 }
@@ -62,55 +75,105 @@ impl Jobs {
 
     /// Starts all of them; they end when they are told to stop.
     pub fn spawn(self, tasks: &TaskTracker) {
-        let span = || info_span!("job", account = self.account.name);
-        tasks.spawn(recovery::Recovery(self.clone()).run().instrument(span()));
-        tasks.spawn(
-            operations::Operations(self.clone())
-                .run()
-                .instrument(span()),
+        let batch = self.settings.batch;
+        self.start(tasks, recovery::Recovery(self.clone()), batch);
+        self.start(tasks, refresh::Refresh::new(self.clone()), batch);
+        // These share no calls, so they claim no more than they work on at once: a lease must not run out in a queue.
+        let few = batch.min(self.settings.concurrency());
+        self.start(tasks, operations::Operations(self.clone()), few);
+        self.start(tasks, strays::Strays(self.clone()), few);
+        let watch = Arc::new(backlog::Watch::new(self.clone()));
+        self.keep_running(
+            tasks,
+            backlog::NAME,
+            Arc::clone(&watch.progress),
+            move || {
+                let watch = Arc::clone(&watch);
+                async move { watch.run().await }
+            },
         );
-        tasks.spawn(refresh::Refresh(self.clone()).run().instrument(span()));
-        tasks.spawn(strays::Strays(self.clone()).run().instrument(span()));
-        tasks.spawn(backlog::Watch(self.clone()).run().instrument(span()));
     }
 
-    /// Calls `round` again and again until told to stop: at once while it finds work, else after a while or when
-    /// the bell rings. `round` is told how many pieces to claim and answers how many it found.
-    async fn rounds<F>(&self, mut round: impl FnMut(i64) -> F)
-    where
-        F: Future<Output = Result<usize, crate::store::Error>>,
-    {
-        while !self.stop.is_cancelled() {
-            let wait = match self.pace.pause() {
-                // Dojo is in trouble; it is not asked at all for a while.
-                Some(pause) => pause,
-                None => match round(self.pace.batch(self.settings.batch)).await {
-                    Ok(0) => self.settings.poll_interval,
-                    Ok(_) => continue,
-                    Err(error) => {
-                        // Readiness tells of it; here it would be told every second.
-                        debug!(error = %causes(&error), "the database did not answer");
-                        self.settings.poll_interval
-                    }
-                },
-            };
-            tokio::select! {
-                () = self.stop.cancelled() => {}
-                () = self.bell.notified(), if self.pace.pause().is_none() => {}
-                () = tokio::time::sleep(wait) => {}
-            }
+    /// Starts a job that claims up to `batch` pieces at once.
+    fn start<J: Job + Send + 'static>(&self, tasks: &TaskTracker, job: J, batch: i64) {
+        let runner = Arc::new(Runner {
+            job,
+            pace: Arc::clone(&self.pace),
+            progress: self.progress(J::NAME),
+            bell: Arc::clone(&self.bell),
+            stop: self.stop.clone(),
+            batch,
+            concurrency: usize::try_from(self.settings.concurrency()).unwrap_or(1),
+            poll_interval: self.settings.poll_interval,
+            strikes: Strikes::default(),
+            shaken: AtomicBool::new(false),
+        });
+        self.keep_running(tasks, J::NAME, Arc::clone(&runner.progress), move || {
+            let runner = Arc::clone(&runner);
+            async move { runner.run().await }
+        });
+    }
+
+    fn progress(&self, job: &'static str) -> Arc<Progress> {
+        Arc::new(Progress::new(&self.account.name, job))
+    }
+
+    fn keep_running<F: Future<Output = ()> + Send>(
+        &self,
+        tasks: &TaskTracker,
+        job: &'static str,
+        progress: Arc<Progress>,
+        run: impl Fn() -> F + Send + 'static,
+    ) {
+        // The longest step is a piece of work, which ends with its lease; the rest is for the database.
+        let limit = self.account.client.operation_lease() * 2 + Duration::from_mins(1);
+        let stop = self.stop.clone();
+        let span = info_span!("job", account = self.account.name);
+        let supervised = async move {
+            supervise(job, &progress, limit, RESTART_PAUSE, &stop, run).await;
+        };
+        tasks.spawn(supervised.instrument(span));
+    }
+
+    /// Waits until it is a call's turn, and shows that the job is alive.
+    async fn turn(&self, progress: &Progress) {
+        self.pace.turn().await;
+        progress.mark();
+    }
+
+    /// Makes sure that a claimed link is held for as long as a piece of work takes. `None`: it was given back meanwhile,
+    /// or somebody else holds it.
+    async fn hold(&self, id: PaymentLinkId, lease: Lease) -> Result<Option<Lease>, store::Error> {
+        if lease.is_fresh() {
+            return Ok(Some(lease));
         }
+        let (lease, held) = store::leases::renew(&self.pool, &lease, &[id]).await?;
+        Ok(held.contains(&id).then_some(lease))
     }
 
     /// Does a piece of work, for no longer than it is held: whoever takes it up after that must be alone with it.
+    ///
+    /// A refusal that is about this piece alone is told from one of the account's key: by asking whether Dojo takes the
+    /// key for something else.
     async fn held<T>(
         &self,
         lease: Duration,
-        work: impl Future<Output = Result<T, protocol::Error>>,
+        work: impl Future<Output = Result<T, protocol::Error>> + Send,
     ) -> Result<(), protocol::Error> {
-        match tokio::time::timeout(lease, Box::pin(work)).await {
-            Ok(result) => result.map(drop),
-            Err(_) => Err(protocol::Error::TimedOut),
+        let result = tokio::time::timeout(lease, Box::pin(work)).await;
+        match result.unwrap_or(Err(protocol::Error::TimedOut)) {
+            Ok(_) => Ok(()),
+            Err(protocol::Error::Dojo(error @ dojo::Error::Refused { .. })) => {
+                Err(protocol::Error::Rejected(error))
+            }
+            Err(protocol::Error::Dojo(error @ dojo::Error::KeyRefused { .. })) => {
+                self.pace.turn().await;
+                Err(match self.account.client.probe().await {
+                    Ok(_) => protocol::Error::Rejected(error),
+                    Err(_) => protocol::Error::Dojo(error),
+                })
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -118,35 +181,6 @@ impl Jobs {
         Patience {
             settle: self.settings.recovery_settle,
             give_up: self.settings.recovery_give_up,
-        }
-    }
-
-    /// Notes how a piece of work ended. `Some` if it has to be taken up again: after that long.
-    fn took(&self, job: &'static str, result: Result<(), protocol::Error>) -> Option<Duration> {
-        let outcome = match &result {
-            Ok(()) => "ok",
-            Err(protocol::Error::Store(store::Error::IntentTaken { .. })) => "intent_taken",
-            Err(protocol::Error::Store(_)) => "database",
-            Err(protocol::Error::Dojo(error)) => error.name(),
-            Err(protocol::Error::TooManyIntents) => "too_many_intents",
-            Err(protocol::Error::TimedOut) => "timed_out",
-        };
-        metrics::counter!("jobs_total", "job" => job, "outcome" => outcome).increment(1);
-        match result {
-            Ok(()) => {
-                self.pace.went_well();
-                None
-            }
-            Err(error) => {
-                warn!(job, error = %causes(&error), "to be tried again");
-                let retry = Duration::from_secs(5);
-                match error {
-                    protocol::Error::Dojo(error) => Some(self.pace.went_wrong(&error).max(retry)),
-                    protocol::Error::TooManyIntents
-                    | protocol::Error::Store(store::Error::IntentTaken { .. }) => Some(retry * 12),
-                    protocol::Error::Store(_) | protocol::Error::TimedOut => Some(retry),
-                }
-            }
         }
     }
 }

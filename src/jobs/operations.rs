@@ -1,13 +1,24 @@
-use futures_util::{StreamExt, stream};
+use std::{fmt::Display, time::Duration};
 
-use super::Jobs;
-use crate::{protocol, store};
+use super::{Jobs, job::Job};
+use crate::{
+    protocol,
+    store::{self, operations::Unsettled},
+};
 
 /// Finds out what became of operations whose answer was lost.
 pub(super) struct Operations(pub(super) Jobs);
 
-impl Operations {
-    pub(super) async fn run(self) {
+impl Job for Operations {
+    const NAME: &'static str = "operations";
+
+    type Item = Unsettled;
+
+    fn id(unsettled: &Unsettled) -> impl Display + Send {
+        unsettled.id
+    }
+
+    async fn claim(&self, limit: i64) -> Result<Vec<Unsettled>, store::Error> {
         let Jobs {
             pool,
             account,
@@ -15,31 +26,25 @@ impl Operations {
             ..
         } = &self.0;
         let lease = account.client.operation_lease();
-        self.0
-            .rounds(async |limit| {
-                // As few as are worked on at once: a lease must not run out in a queue.
-                let limit = limit.min(settings.concurrency());
-                let settle = settings.recovery_settle;
-                let due =
-                    store::operations::claim(pool, &account.name, lease, limit, settle).await?;
-                let found = due.len();
-                stream::iter(due)
-                    .for_each_concurrent(None, async |unsettled| {
-                        self.0.pace.turn().await;
-                        let patience = self.0.patience();
-                        let work = protocol::operations::resolve(
-                            pool, account, &unsettled, patience, lease,
-                        );
-                        let result = self.0.held(lease, work).await;
-                        if let Some(wait) = self.0.took("operations", result) {
-                            // If this fails as well, the lease runs out and somebody takes the operation up.
-                            let (id, held) = (unsettled.id, unsettled.lease);
-                            let _ = store::operations::give_back(pool, id, held, Some(wait)).await;
-                        }
-                    })
-                    .await;
-                Ok(found)
-            })
-            .await;
+        let settle = settings.recovery_settle;
+        store::operations::claim(pool, &account.name, lease, limit, settle).await
+    }
+
+    async fn work(&self, unsettled: &Unsettled) -> Result<(), protocol::Error> {
+        let Jobs { pool, account, .. } = &self.0;
+        let lease = account.client.operation_lease();
+        let patience = self.0.patience();
+        let work = protocol::operations::resolve(pool, account, unsettled, patience, lease);
+        self.0.held(lease, work).await
+    }
+
+    async fn release(
+        &self,
+        unsettled: &Unsettled,
+        _error: Option<&protocol::Error>,
+        wait: Duration,
+    ) -> Result<(), store::Error> {
+        let (id, lease) = (unsettled.id, unsettled.lease);
+        store::operations::give_back(&self.0.pool, id, lease, Some(wait)).await
     }
 }

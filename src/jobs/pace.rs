@@ -1,4 +1,5 @@
 use std::{
+    collections::HashSet,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,12 +21,16 @@ pub(super) struct Pace {
 struct Trouble {
     /// Calls in a row that went wrong.
     failures: u32,
+    /// The pieces of work that the first of them were for.
+    suspects: HashSet<String>,
     paused_until: Option<Instant>,
 }
 
 /// How many failures in a row are weather. More of them pause the background.
 const TOLERATED: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// How long a pause is at most that Dojo asked for.
+const LONGEST_WISH: Duration = Duration::from_mins(5);
 
 impl Pace {
     /// At most `rate` calls a second.
@@ -68,14 +73,9 @@ impl Pace {
         *trouble = Trouble::default();
     }
 
-    /// Notes a failure; answers how long to leave the piece of work alone.
-    pub(super) fn went_wrong(&self, error: &dojo::Error) -> Duration {
-        let wished = match error {
-            // It answered, and about this piece alone.
-            dojo::Error::Refused { .. } => return Duration::ZERO,
-            dojo::Error::Busy { retry_after } => *retry_after,
-            _ => None,
-        };
+    /// Notes a failure that is not about the piece of work `item` alone; tells how long to leave Dojo alone.
+    pub(super) fn went_wrong(&self, error: &dojo::Error, item: &str) -> Duration {
+        let wished = error.retry_after();
         let now = Instant::now();
         let mut trouble = self.trouble();
         let left = trouble
@@ -87,6 +87,11 @@ impl Pace {
             // calls in it is one moment.
             return left;
         }
+        // Dojo may have trouble with a single intent for ever. Only several pieces of work show that it is in trouble.
+        let ambiguous = matches!(error, dojo::Error::Unanswered { .. });
+        if trouble.failures <= TOLERATED && !trouble.suspects.insert(item.to_owned()) && ambiguous {
+            return Duration::ZERO;
+        }
         trouble.failures = trouble.failures.saturating_add(1);
         let beyond = trouble.failures.saturating_sub(TOLERATED);
         if beyond == 0 && wished.is_none() {
@@ -95,7 +100,7 @@ impl Pace {
         let pause = Duration::from_millis(500) * 2_u32.saturating_pow(beyond.min(10));
         // Replicas that failed together need not come back together; none comes before Dojo wished.
         let pause = pause.min(LONGEST_PAUSE).mul_f64(jitter(0.75));
-        let wished = wished.unwrap_or_default().min(Duration::from_mins(5));
+        let wished = wished.unwrap_or_default().min(LONGEST_WISH);
         let pause = pause.max(wished.mul_f64(jitter(1.0)));
         if trouble.paused_until.is_none_or(|until| until <= now) {
             warn!(
@@ -135,22 +140,26 @@ mod tests {
         }
     }
 
+    /// Failures of this many different pieces of work.
+    fn fail(pace: &Pace, pieces: u32) -> Duration {
+        let pauses = (0..pieces).map(|piece| pace.went_wrong(&lost(), &piece.to_string()));
+        pauses.last().unwrap_or_default()
+    }
+
     #[tokio::test]
     async fn it_pauses_when_calls_keep_failing_longer_and_longer_and_resumes() {
         let pace = Pace::new(10);
-        for _ in 0..TOLERATED {
-            pace.went_wrong(&lost());
-            assert_eq!(pace.pause(), None);
-            assert_eq!(pace.batch(50), 50);
-        }
-        let first = pace.went_wrong(&lost());
+        fail(&pace, TOLERATED);
+        assert_eq!(pace.pause(), None);
+        assert_eq!(pace.batch(50), 50);
+        let first = pace.went_wrong(&lost(), "the last straw");
         assert!(pace.pause().is_some());
         assert_eq!(pace.batch(50), 1);
         let mut last = first;
         for _ in 0..20 {
-            // The pause is over, and Dojo is in trouble still.
+            // The pause is over, and Dojo is in trouble still, whatever it is asked.
             pace.trouble().paused_until = None;
-            last = pace.went_wrong(&lost());
+            last = pace.went_wrong(&lost(), "the last straw");
         }
         assert!(last > first && last <= LONGEST_PAUSE.mul_f64(1.25));
         pace.went_well();
@@ -161,14 +170,25 @@ mod tests {
     #[tokio::test]
     async fn many_failures_at_once_are_one_bad_moment() {
         let pace = Pace::new(10);
-        let longest = (0..50).map(|_| pace.went_wrong(&lost())).max();
-        assert!(longest < Some(Duration::from_secs(2)), "{longest:?}");
+        let pause = fail(&pace, 50);
+        assert!(pause < Duration::from_secs(2), "{pause:?}");
     }
 
     #[tokio::test]
-    async fn it_waits_as_long_as_dojo_asks() {
+    async fn one_piece_of_work_that_keeps_failing_is_no_trouble_of_the_account() {
         let pace = Pace::new(10);
-        assert!(pace.went_wrong(&busy(30)) >= Duration::from_secs(30));
+        for _ in 0..50 {
+            pace.went_wrong(&lost(), "the same");
+            assert_eq!(pace.pause(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn it_waits_as_long_as_dojo_asks_within_reason() {
+        let pace = Pace::new(10);
+        assert!(pace.went_wrong(&busy(30), "a") >= Duration::from_secs(30));
         assert!(pace.pause().is_some());
+        let longest = pace.went_wrong(&busy(u64::MAX), "b");
+        assert!(longest <= LONGEST_WISH.mul_f64(1.25));
     }
 }

@@ -1,52 +1,103 @@
-use futures_util::{StreamExt, stream};
+use std::{fmt::Display, time::Duration};
 
-use super::Jobs;
-use crate::{protocol, store};
+use super::{
+    Jobs,
+    job::{Job, Prepared},
+    supervisor::Progress,
+};
+use crate::{
+    protocol::{
+        self,
+        recovery::{Search, Searched},
+    },
+    store,
+};
 
 /// Sees lost creations through.
 pub(super) struct Recovery(pub(super) Jobs);
 
-impl Recovery {
-    pub(super) async fn run(self) {
+impl Job for Recovery {
+    const NAME: &'static str = "recovery";
+    const SHARED: &'static str = "search";
+
+    /// Nothing is found before it was searched for.
+    type Item = Searched;
+
+    fn id(item: &Searched) -> impl Display + Send {
+        item.unsettled.id
+    }
+
+    async fn claim(&self, limit: i64) -> Result<Vec<Searched>, store::Error> {
         let Jobs {
             pool,
             account,
-            settings,
             lease,
             ..
         } = &self.0;
-        self.0
-            .rounds(async |limit| {
-                // As few as are worked on at once: a lease must not run out in a queue.
-                let limit = limit.min(settings.concurrency());
-                let due =
-                    store::creation::claim_unsettled(pool, &account.name, *lease, limit).await?;
-                let found = due.len();
-                stream::iter(due)
-                    .for_each_concurrent(None, async |unsettled| {
-                        self.0.pace.turn().await;
-                        let work = protocol::recovery::recover(
-                            pool,
-                            account,
-                            &unsettled,
-                            self.0.patience(),
-                            *lease,
-                        );
-                        let result = self.0.held(*lease, work).await;
-                        if let Some(wait) = self.0.took("recovery", result) {
-                            // If this fails as well, the lease runs out and somebody takes the link up.
-                            let _ = store::creation::give_back(
-                                pool,
-                                unsettled.id,
-                                unsettled.lease,
-                                Some(wait),
-                            )
-                            .await;
-                        }
-                    })
-                    .await;
-                Ok(found)
-            })
-            .await;
+        let claimed = store::creation::claim_unsettled(pool, &account.name, *lease, limit).await?;
+        Ok(claimed.into_iter().map(Searched::from).collect())
+    }
+
+    async fn prepare(&self, claimed: Vec<Searched>, progress: &Progress) -> Prepared<Searched> {
+        let Jobs {
+            pool,
+            account,
+            pace,
+            ..
+        } = &self.0;
+        let turn = || self.0.turn(progress);
+        let links = claimed.iter().map(|item| item.unsettled.clone()).collect();
+        let Search {
+            searched,
+            unsearched,
+            trouble,
+        } = tokio::select! {
+            search = protocol::recovery::search_all(pool, account, links, turn) => search,
+            // A search may take minutes, and somebody else can do it.
+            () = self.0.stop.cancelled() => return Prepared {
+                ready: Vec::new(),
+                held_up: claimed,
+                trouble: None,
+            },
+        };
+        if trouble.is_none() {
+            pace.went_well();
+        }
+        Prepared {
+            ready: searched,
+            held_up: unsearched.into_iter().map(Searched::from).collect(),
+            trouble,
+        }
+    }
+
+    fn needs_dojo(item: &Searched) -> bool {
+        item.found.is_empty()
+    }
+
+    async fn work(&self, item: &Searched) -> Result<(), protocol::Error> {
+        let Jobs {
+            pool,
+            account,
+            lease,
+            ..
+        } = &self.0;
+        let Some(unsettled) = self.0.hold(item.unsettled.id, item.unsettled.lease).await? else {
+            return Ok(());
+        };
+        let mut item = item.clone();
+        item.unsettled.lease = unsettled;
+        let work = protocol::recovery::recover(pool, account, &item, self.0.patience(), *lease);
+        self.0.held(unsettled.left(), work).await
+    }
+
+    async fn release(
+        &self,
+        item: &Searched,
+        _error: Option<&protocol::Error>,
+        wait: Duration,
+    ) -> Result<(), store::Error> {
+        let unsettled = &item.unsettled;
+        let (id, lease) = (unsettled.id, unsettled.lease.until);
+        store::creation::give_back(&self.0.pool, id, lease, Some(wait)).await
     }
 }

@@ -1,80 +1,152 @@
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    fmt::Display,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use futures_util::{StreamExt, stream};
-
-use super::Jobs;
-use crate::{payment_link::timeline::Cause, protocol, store, store::looks::Looked};
+use super::{
+    Jobs,
+    job::{Job, Prepared},
+    supervisor::Progress,
+};
+use crate::{
+    payment_link::timeline::Cause,
+    protocol,
+    store::{self, leases::Lease, looks::Looked},
+};
 
 /// Looks at links that are due: after each webhook, and on a schedule for webhooks that never came.
-pub(super) struct Refresh(pub(super) Jobs);
+pub(super) struct Refresh {
+    jobs: Jobs,
+    /// The links of this round that may have a second intent at Dojo.
+    doubtful: Mutex<Vec<Looked>>,
+}
 
 impl Refresh {
-    pub(super) async fn run(self) {
+    pub(super) fn new(jobs: Jobs) -> Self {
+        Self {
+            jobs,
+            doubtful: Mutex::default(),
+        }
+    }
+
+    fn doubtful(&self) -> std::sync::MutexGuard<'_, Vec<Looked>> {
+        // Nothing that holds it can leave it half changed.
+        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job for Refresh {
+    const NAME: &'static str = "refresh";
+    const SHARED: &'static str = "sweep";
+
+    type Item = (Looked, Lease);
+
+    fn id((looked, _): &Self::Item) -> impl Display + Send {
+        looked.link.id
+    }
+
+    async fn claim(&self, limit: i64) -> Result<Vec<Self::Item>, store::Error> {
         let Jobs {
             pool,
             account,
             lease,
             ..
-        } = &self.0;
-        self.0
-            .rounds(async |limit| {
-                let due = store::looks::claim(pool, &account.name, *lease, limit).await?;
-                let found = due.len();
-                let left = self.sweep(due).await;
-                let concurrency = usize::try_from(self.0.settings.concurrency()).unwrap_or(1);
-                stream::iter(left)
-                    .for_each_concurrent(concurrency, async |looked| self.look(looked).await)
-                    .await;
-                Ok(found)
-            })
-            .await;
+        } = &self.jobs;
+        store::looks::claim(pool, &account.name, *lease, limit).await
     }
 
-    /// Settles in few calls what can be, and returns the rest.
-    async fn sweep(&self, due: Vec<Looked>) -> Vec<Looked> {
-        let Jobs {
-            pool,
-            account,
-            settings,
-            ..
-        } = &self.0;
-        let all = due.clone();
-        self.0.pace.turn().await;
-        match protocol::refresh::sweep(pool, account, due, settings.recovery_settle).await {
-            Ok(left) => left,
-            Err(error) => {
-                self.0.took("sweep", Err(error));
-                all
-            }
-        }
-    }
-
-    async fn look(&self, looked: Looked) {
+    /// Settles in few calls what can be.
+    async fn prepare(&self, claimed: Vec<Self::Item>, progress: &Progress) -> Prepared<Self::Item> {
         let Jobs {
             pool,
             account,
             settings,
             lease,
             ..
-        } = &self.0;
-        let id = looked.link.id;
-        // Dojo may have got into trouble since the link was claimed, or this replica been told to leave.
-        let leaving = self.0.stop.is_cancelled().then_some(Duration::ZERO);
-        if let Some(wait) = self.0.pace.pause().or(leaving) {
-            let _ = store::looks::look_again(pool, id, wait).await;
-            return;
+        } = &self.jobs;
+        let leases: HashMap<_, _> = claimed
+            .iter()
+            .map(|(looked, lease)| (looked.link.id, *lease))
+            .collect();
+        let due = claimed.iter().map(|(looked, _)| looked.clone()).collect();
+        self.jobs.turn(progress).await;
+        let sweep = protocol::refresh::sweep(pool, account, due, settings.recovery_settle);
+        let left = tokio::time::timeout(*lease, sweep)
+            .await
+            .unwrap_or(Err(protocol::Error::TimedOut));
+        match left {
+            Ok(left) => Prepared::from(
+                left.into_iter()
+                    .filter_map(|looked| {
+                        let lease = *leases.get(&looked.link.id)?;
+                        Some((looked, lease))
+                    })
+                    .collect::<Vec<_>>(),
+            ),
+            // Those that it has settled hold no lease any more, and are left out when their turn comes.
+            Err(error) => Prepared {
+                ready: claimed,
+                held_up: Vec::new(),
+                trouble: Some(error),
+            },
         }
-        self.0.pace.turn().await;
-        let work = protocol::refresh::look(
+    }
+
+    async fn work(&self, (looked, lease): &Self::Item) -> Result<(), protocol::Error> {
+        let Jobs {
             pool,
             account,
-            &looked,
-            settings.recovery_settle,
-            &Cause::Refresh,
+            settings,
+            ..
+        } = &self.jobs;
+        let Some(lease) = self.jobs.hold(looked.link.id, *lease).await? else {
+            return Ok(());
+        };
+        let patience = settings.recovery_settle;
+        let work = protocol::refresh::read(pool, account, looked, patience, &Cause::Refresh);
+        self.jobs.held(lease.left(), work).await?;
+        if looked.asked_again {
+            self.doubtful().push(looked.clone());
+        }
+        Ok(())
+    }
+
+    /// Searches for second intents: after what was read is written, so that a search that fails keeps no payment from
+    /// being told. The next look searches again.
+    async fn finish(&self, progress: &Progress) -> Result<(), protocol::Error> {
+        let Jobs {
+            pool,
+            account,
+            lease,
+            stop,
+            ..
+        } = &self.jobs;
+        let doubtful = std::mem::take(&mut *self.doubtful());
+        let turn = || self.jobs.turn(progress);
+        let search = protocol::recovery::find_surplus(
+            pool,
+            account,
+            doubtful,
+            protocol::recovery::PAGES,
+            turn,
         );
-        let result = self.0.held(*lease, work).await;
-        if let Some(wait) = self.0.took("refresh", result) {
-            let _ = store::looks::look_again(pool, id, wait).await;
+        tokio::select! {
+            // No longer than a piece of work: others are due meanwhile.
+            found = tokio::time::timeout(*lease, search) => {
+                found.unwrap_or(Err(protocol::Error::TimedOut))
+            }
+            () = stop.cancelled() => Ok(()),
         }
+    }
+
+    async fn release(
+        &self,
+        (looked, _): &Self::Item,
+        _error: Option<&protocol::Error>,
+        wait: Duration,
+    ) -> Result<(), store::Error> {
+        store::looks::look_again(&self.jobs.pool, looked.link.id, wait).await
     }
 }

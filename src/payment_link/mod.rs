@@ -9,6 +9,7 @@ mod money;
 pub mod operation;
 pub mod reconcile;
 pub mod recovery;
+pub mod refundable;
 mod status;
 mod terms;
 mod time;

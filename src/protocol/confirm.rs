@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use sqlx::PgPool;
 use tracing::{error, warn};
 
 use crate::{
     dojo::{Account, PaymentIntent},
     payment_link::{PaymentLink, PaymentLinkId, timeline::Cause},
-    store::{self, creation::Confirmed},
+    store::{self, PgPool, creation::Confirmed},
 };
 
 /// Gives a link the intent that Dojo has for it, if it waits for one; any other intent of the link is surplus, and is

@@ -4,7 +4,6 @@
 //! database before Dojo is asked, its id travels in the intent's metadata, and only a failure that proves
 //! that nothing was created makes the link `Failed`. No connection is held while Dojo works.
 
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
@@ -15,7 +14,7 @@ use crate::{
         Failure, FailureKind, NewPaymentLink, PaymentLink, PaymentLinkId, timeline::Cause,
     },
     store::{
-        self,
+        self, PgPool,
         creation::{Begun, Draft, IdempotencyKey, Known, Retry},
     },
     telemetry::causes,

@@ -19,10 +19,16 @@ pub enum Error {
     /// Dojo did not answer, or not with what is needed.
     #[error(transparent)]
     Dojo(#[from] dojo::Error),
+    /// Dojo refused this piece of work and would take others.
+    #[error(transparent)]
+    Rejected(dojo::Error),
     /// Dojo has more intents around a creation than are read, so nobody can tell whether its intent is there.
     #[error("there are too many intents around this creation to read them all")]
     TooManyIntents,
     /// It took longer than it may be held.
     #[error("it took too long")]
     TimedOut,
+    /// A fault of this program.
+    #[error("it panicked")]
+    Panicked,
 }

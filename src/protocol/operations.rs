@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use sha2::{Digest, Sha256};
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
@@ -16,16 +15,16 @@ use super::{Error, refresh};
 use crate::{
     dojo::{self, Account, Operate, PaymentIntent},
     payment_link::{
-        Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId,
+        Capture, Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId,
         operation::{
-            Action, Objection, OperationStatus, Seen, Step, after_refusal, next_step,
-            pause_before_repetition, permit,
+            Action, Objection, OperationStatus, Others, Seen, Step, Weighed, after_refusal,
+            next_step, pause_before_repetition, permit,
         },
         recovery::Patience,
         timeline::Cause,
     },
     store::{
-        self,
+        self, PgPool,
         creation::{IdempotencyKey, Retry},
         operations::{Begun, Draft, Known, Saved, Unsettled},
     },
@@ -70,6 +69,8 @@ pub enum Outcome {
     },
     /// Dojo was not asked.
     Objected(Objection),
+    /// Dojo could not be asked how much is left to refund, so it was not asked for the refund either.
+    NotRead(Error),
     /// It was not done; now, or when the same request was made before.
     Failed {
         /// The operation.
@@ -126,30 +127,22 @@ pub async fn carry_out(
         lease: account.client.operation_lease(),
     };
     let key = request.idempotency_key.as_ref();
-    let rules = |action: &mut Action, link: &_, others| {
-        permit(action, link, others, OffsetDateTime::now_utc())
+    let begun = if is_refund(&request.action) {
+        begin_refund(pool, account, &draft, key, patience).await
+    } else {
+        begin(pool, account, &draft, key, patience).await
     };
-    let whole = is_whole(&request.action);
-    if whole {
-        if let Some(key) = key
-            && let Some(begun) = store::operations::known(pool, key).await?
-        {
-            return repeated(pool, request.link_id, begun).await;
-        }
-        // "All that is left" is what Dojo has left, and what is held may be behind.
-        read_back(pool, account, request.link_id, patience, &cause).await?;
-    }
-    let mut begun = store::operations::begin(pool, &draft, key, rules).await?;
-    if !whole && matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
-        // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked. Meanwhile
-        // another copy of this request may have been let through, and then this one is a repetition.
-        read_back(pool, account, request.link_id, patience, &cause).await?;
-        begun = store::operations::begin(pool, &draft, key, rules).await?;
-    }
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(Error::Store(error)) => return Err(error),
+        Err(error) => return Ok(Outcome::NotRead(error)),
+    };
     let saved = match begun {
         Begun::New(saved) => saved,
         Begun::Objected(objection) => {
-            count(&request.action, "not_possible");
+            let unclear = objection == Objection::Unclear;
+            let outcome = if unclear { "unclear" } else { "not_possible" };
+            count(&request.action, outcome);
             return Ok(Outcome::Objected(objection));
         }
         begun => return repeated(pool, request.link_id, begun).await,
@@ -166,6 +159,110 @@ pub async fn carry_out(
         patience,
     };
     Ok(asking.finish().await)
+}
+
+/// Saves an operation other than a refund, if its rules allow it.
+async fn begin(
+    pool: &PgPool,
+    account: &Account,
+    draft: &Draft<'_>,
+    key: Option<&IdempotencyKey>,
+    patience: Duration,
+) -> Result<Begun, Error> {
+    let rules = |action: &mut Action, link: &_, others: &_| {
+        let weighed = Weighed {
+            at: OffsetDateTime::now_utc(),
+            read_since: None,
+            settle: patience,
+        };
+        permit(action, link, others, weighed)
+    };
+    let whole = is_whole(draft.action);
+    if whole {
+        if let Some(key) = key
+            && let Some(begun) = store::operations::known(pool, key).await?
+        {
+            return Ok(begun);
+        }
+        // "All that is left" is what Dojo has left, and what is held may be behind.
+        read_back(pool, account, draft.link_id, patience, draft.cause).await?;
+    }
+    let begun = store::operations::begin(pool, draft, key, rules).await?;
+    if whole || !matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
+        return Ok(begun);
+    }
+    // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked. Meanwhile
+    // another copy of this request may have been let through, and then this one is a repetition.
+    read_back(pool, account, draft.link_id, patience, draft.cause).await?;
+    Ok(store::operations::begin(pool, draft, key, rules).await?)
+}
+
+/// How often Dojo is asked how much is left, if its figure leaves open whether a refund fits.
+const READS_FOR_A_REFUND: usize = 2;
+
+/// Saves a refund, if Dojo has that much left. `Error::Dojo`: Dojo could not be asked.
+///
+/// Somebody may have refunded in Dojo's portal a moment ago, and no webhook tells of a part. So Dojo is always asked first,
+/// and the refund is weighed under the link's lock against figures that are not older than this request.
+async fn begin_refund(
+    pool: &PgPool,
+    account: &Account,
+    draft: &Draft<'_>,
+    key: Option<&IdempotencyKey>,
+    patience: Duration,
+) -> Result<Begun, Error> {
+    if let Some(key) = key
+        && let Some(begun) = store::operations::known(pool, key).await?
+    {
+        return Ok(begun);
+    }
+    let mut begun = Begun::Objected(Objection::Unclear);
+    for _ in 0..READS_FOR_A_REFUND {
+        let read_since = read_for_refund(pool, account, draft, patience).await?;
+        let rules = |action: &mut Action, link: &PaymentLink, others: &Others| {
+            let weighed = Weighed {
+                at: OffsetDateTime::now_utc(),
+                read_since,
+                settle: patience,
+            };
+            permit(action, link, others, weighed)
+        };
+        begun = store::operations::begin(pool, draft, key, rules).await?;
+        // A refund that is under way may be done by the next time.
+        if !matches!(begun, Begun::Objected(Objection::Unclear)) {
+            break;
+        }
+    }
+    Ok(begun)
+}
+
+/// Asks Dojo about the link of a refund. Returns when, by the database's clock; `None` if there is nothing to ask about. Whether
+/// an answer was accepted that was asked for since then is seen under the link's lock.
+async fn read_for_refund(
+    pool: &PgPool,
+    account: &Account,
+    draft: &Draft<'_>,
+    patience: Duration,
+) -> Result<Option<OffsetDateTime>, Error> {
+    let mut since = None;
+    for attempt in 0..3 {
+        let Some(looked) = store::looks::find(pool, draft.link_id).await? else {
+            break;
+        };
+        let since = *since.get_or_insert(looked.now);
+        // Of many refunds at once, the answer to one overtakes those to the others; it serves them all.
+        let is_fresh = looked
+            .refunds_read_at
+            .is_some_and(|read_at| read_at >= since);
+        if attempt > 0 && is_fresh {
+            break;
+        }
+        let outcome = refresh::look(pool, account, &looked, patience, draft.cause).await?;
+        if outcome == refresh::Outcome::Settled {
+            break;
+        }
+    }
+    Ok(since)
 }
 
 /// The key that goes to Dojo: a hash of the caller's key, so that even a restored database cannot refund twice for one
@@ -444,10 +541,6 @@ pub async fn resolve(
         id, lease: held, ..
     } = *unsettled;
     let in_time = unsettled.age() < patience.give_up;
-    if is_refund(&unsettled.action) && in_time {
-        // Its own key is what tells, and nothing that the intent shows.
-        return ask_again(pool, account, unsettled, patience, lease).await;
-    }
     let intent = account
         .client
         .payment_intent(&unsettled.payment_intent_id, Some(unsettled.link_id))
@@ -529,6 +622,12 @@ fn seen(intent: &PaymentIntent) -> Seen<'_> {
         status: intent.known_status(),
         amount: intent.amount.as_ref().map(|amount| amount.value),
         tips_amount: intent.tips_amount.as_ref().map(|tips| tips.value),
+        captured_amount: intent.known_status().zip(intent.total_amount.as_ref()).map(
+            |(status, total)| {
+                let captures = intent.captures.as_deref().unwrap_or_default();
+                Capture::collected(captures, status, total.value)
+            },
+        ),
         refunded_amount: intent.refunded_amount,
         captures: intent.captures.as_deref(),
     }
@@ -640,9 +739,9 @@ async fn ask_again(
     }
 }
 
-/// Whether it is about all that is left.
+/// Whether it collects all that is left.
 fn is_whole(action: &Action) -> bool {
-    matches!(action, Action::Capture(_) | Action::Refund(_)) && action.amount().is_none()
+    matches!(action, Action::Capture(_)) && action.amount().is_none()
 }
 
 fn is_refund(action: &Action) -> bool {

@@ -1,9 +1,8 @@
 //! Looking at a link's intent at Dojo, and writing down what is found: what makes every link converge on Dojo's
 //! truth, whatever webhooks came, came late, or never came.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, future::ready, time::Duration};
 
-use sqlx::PgPool;
 use tracing::{error, info, warn};
 
 use super::{Error, confirm::report_mismatch, recovery};
@@ -15,7 +14,7 @@ use crate::{
         timeline::Cause,
     },
     store::{
-        self,
+        self, PgPool,
         looks::{Applied, Looked},
     },
     telemetry::causes,
@@ -55,7 +54,7 @@ pub async fn refresh(
     }))
 }
 
-/// Asks Dojo about one link and writes what it answers.
+/// Asks Dojo about one link and writes what it answers; then searches for a second intent, if there may be one.
 ///
 /// `patience`: how long an answer in dispute has to stand before it is believed.
 pub async fn look(
@@ -77,6 +76,49 @@ async fn ask(
     patience: Duration,
     cause: &Cause,
 ) -> Result<(Outcome, Option<Status>), Error> {
+    let answered = read_intent(pool, account, looked, patience, cause).await?;
+    // After what was found is written: a search that fails must not keep a payment from being told. The next look
+    // searches again.
+    if looked.asked_again {
+        let is_callers = matches!(cause, Cause::Request { .. });
+        let pages = if is_callers {
+            CALLERS_PAGES
+        } else {
+            recovery::PAGES
+        };
+        let links = vec![looked.clone()];
+        if let Err(error) = recovery::find_surplus(pool, account, links, pages, || ready(())).await
+        {
+            let link_id = looked.link.id;
+            warn!(%link_id, error = %causes(&error), "not searched for a second intent to the end");
+            if is_callers {
+                // The background reads the rest, however often callers ask.
+                store::looks::keep_due(pool, looked).await?;
+            }
+        }
+    }
+    Ok(answered)
+}
+
+/// Asks Dojo about one link and writes what it answers. Parameters as for [`look`].
+pub async fn read(
+    pool: &PgPool,
+    account: &Account,
+    looked: &Looked,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<Outcome, Error> {
+    let (outcome, _) = read_intent(pool, account, looked, patience, cause).await?;
+    Ok(outcome)
+}
+
+async fn read_intent(
+    pool: &PgPool,
+    account: &Account,
+    looked: &Looked,
+    patience: Duration,
+    cause: &Cause,
+) -> Result<(Outcome, Option<Status>), Error> {
     let Some(intent) = account
         .client
         .payment_intent(&looked.payment_intent_id, Some(looked.link.id))
@@ -91,24 +133,6 @@ async fn ask(
         return Ok((Outcome::Again, None));
     };
     let outcome = take(pool, looked, &intent, patience, cause).await?;
-    // After what was found is written: a search that fails must not keep a payment from being told. The next look
-    // searches again.
-    if looked.asked_again {
-        let is_callers = matches!(cause, Cause::Request { .. });
-        let pages = if is_callers {
-            CALLERS_PAGES
-        } else {
-            recovery::PAGES
-        };
-        if let Err(error) = recovery::find_surplus(pool, account, looked, pages).await {
-            let link_id = looked.link.id;
-            warn!(%link_id, error = %causes(&error), "not searched for a second intent to the end");
-            // The background searches on, no later than it would have without the caller.
-            if let Some(wait) = looked.due_in().filter(|_| is_callers) {
-                store::looks::look_again(pool, link_id, wait).await?;
-            }
-        }
-    }
     Ok((outcome, intent.known_status()))
 }
 
@@ -141,7 +165,7 @@ async fn take(
         }
     };
     let next = next(looked, intent, status, patience);
-    let applied = store::looks::apply(pool, looked, intent, status, next, cause).await?;
+    let applied = store::looks::apply(pool, looked, intent, status, next, patience, cause).await?;
     let Some(Applied { changed, mismatch }) = applied else {
         return Ok(Outcome::Again);
     };
@@ -230,7 +254,7 @@ pub async fn sweep(
         })
         .await?;
     let mut left: Vec<_> = wanted.into_values().collect();
-    for (looked, intent) in found {
+    for (mut looked, intent) in found {
         let reading = reconcile(
             looked.held,
             intent.known_status(),
@@ -247,6 +271,7 @@ pub async fn sweep(
         let stranger = intent.is_of_another_link(looked.link.id);
         let plain = quiet && !looked.asked_again && !disputed && !stranger;
         if plain && matches!(reading, Reading::Accepted(_)) {
+            looked.from_search = true;
             take(pool, &looked, &intent, patience, &Cause::Refresh).await?;
         } else {
             left.push(looked);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tracing::{error, info, warn};
 
 use super::{Error, confirm::confirm};
@@ -12,7 +11,7 @@ use crate::{
         Status,
         timeline::{Cause, Kind},
     },
-    store::{self, intents::Stray},
+    store::{self, PgPool, intents::Stray},
     telemetry::causes,
 };
 

@@ -6,11 +6,10 @@
 
 use std::time::Duration;
 
-use sqlx::{PgPool, PgTransaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::Error;
+use super::{Error, PgPool, PgTransaction};
 
 /// A client that a key identifies, and what the key may do.
 #[derive(Debug, Clone)]
@@ -137,7 +136,7 @@ pub async fn replace(
 
 /// Begins a change of the keys. Changes take turns, those of replicas that start together included. Looking keys up goes
 /// on meanwhile.
-async fn begin(pool: &PgPool) -> Result<PgTransaction<'static>, Error> {
+async fn begin(pool: &PgPool) -> Result<PgTransaction, Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query!("LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE")
         .execute(&mut *transaction)
@@ -151,10 +150,7 @@ struct Current {
     accounts: Option<Vec<String>>,
 }
 
-async fn current(
-    transaction: &mut PgTransaction<'_>,
-    client: &str,
-) -> Result<Option<Current>, Error> {
+async fn current(transaction: &mut PgTransaction, client: &str) -> Result<Option<Current>, Error> {
     Ok(sqlx::query_as!(
         Current,
         "SELECT key.scopes, key.accounts FROM api_keys key JOIN clients client ON client.id = key.client_id
@@ -175,7 +171,7 @@ struct Key<'a> {
 /// Makes a new key the client's current one, and the client if there is none. All other keys of the client end after
 /// `overlap`, unless they end earlier.
 async fn make_current(
-    transaction: &mut PgTransaction<'_>,
+    transaction: &mut PgTransaction,
     client: &str,
     key: Key<'_>,
     overlap: Duration,

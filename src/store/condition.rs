@@ -1,11 +1,11 @@
 //! What state the database is in, for who is about to rely on it. Nothing here changes anything.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use sqlx::PgPool;
 use time::OffsetDateTime;
 
-use super::{Error, MIGRATOR};
+use super::{Error, PgPool, deployment, migration::MIGRATOR};
+use crate::payment_link::Environment;
 
 /// The oldest Postgres that the service runs on.
 pub const OLDEST_POSTGRES: i32 = 15;
@@ -32,6 +32,40 @@ pub struct Migrations {
     pub unknown: Vec<i64>,
     /// The newest that this version has.
     pub newest: i64,
+}
+
+/// Whether requests can be served from the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// They can.
+    Ready,
+    /// It only reads: a standby, or a primary that was made to.
+    ReadsOnly,
+    /// It lacks migrations of this version.
+    NotMigrated,
+    /// Nobody has said yet which environment it is for.
+    NotClaimed,
+    /// It is for the other environment.
+    OtherEnvironment,
+}
+
+/// Whether a service of this environment can do its work on the database: writing included, which is found out without
+/// writing anything.
+pub async fn readiness(pool: &PgPool, environment: Environment) -> Result<Readiness, Error> {
+    if server(pool).await?.reads_only {
+        // The same address may lead to the new primary by now.
+        pool.distrust("read_only");
+        return Ok(Readiness::ReadsOnly);
+    }
+    let found = migrations(pool).await?;
+    if !found.pending.is_empty() || !found.broken.is_empty() {
+        return Ok(Readiness::NotMigrated);
+    }
+    Ok(match deployment::held(pool).await? {
+        Some(held) if held == environment => Readiness::Ready,
+        Some(_) => Readiness::OtherEnvironment,
+        None => Readiness::NotClaimed,
+    })
 }
 
 /// Asks the server about itself.
@@ -79,4 +113,18 @@ pub async fn migrations(pool: &PgPool) -> Result<Migrations, Error> {
     }
     found.unknown = applied.into_keys().collect();
     Ok(found)
+}
+
+/// Whether nobody works on a session any more: Postgres has had nothing to do for it for this long, or it is gone.
+pub(super) async fn is_idle(pool: &PgPool, id: i32, time: Duration) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT NOT EXISTS (
+             SELECT FROM pg_stat_activity
+             WHERE pid = $1 AND (state = 'active' OR state_change > now() - make_interval(secs => $2))
+           ) AS "idle!""#,
+        id,
+        time.as_secs_f64()
+    )
+    .fetch_one(pool)
+    .await?)
 }

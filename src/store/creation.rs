@@ -2,14 +2,16 @@
 //!
 //! Each function is one short transaction. None of them is open while Dojo is called.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sqlx::{PgPool, PgTransaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Error, from_json, links::select_links, to_json, webhooks::judge};
+use super::{
+    Error, PgPool, PgTransaction, from_json, leases::Lease, links::select_links, to_json,
+    webhooks::judge,
+};
 use crate::{
     dojo::PaymentIntent,
     payment_link::{
@@ -315,7 +317,7 @@ pub async fn confirm(
 
 /// Tells that Dojo reports another amount than was asked for.
 async fn tell_of_mismatch(
-    transaction: &mut PgTransaction<'_>,
+    transaction: &mut PgTransaction,
     link: &PaymentLink,
     cause: &Value,
 ) -> Result<(), Error> {
@@ -336,7 +338,7 @@ async fn tell_of_mismatch(
 
 /// Marks an intent as one too many, to be canceled at once. Tells of it once.
 async fn mark_surplus(
-    transaction: &mut PgTransaction<'_>,
+    transaction: &mut PgTransaction,
     link: &PaymentLink,
     payment_intent_id: &str,
     cause: &Value,
@@ -363,7 +365,7 @@ async fn mark_surplus(
 
 /// Judges the webhooks that came before the link knew its intent, in the order of their arrival.
 async fn apply_early_webhooks(
-    transaction: &mut PgTransaction<'_>,
+    transaction: &mut PgTransaction,
     id: PaymentLinkId,
     payment_intent_id: &str,
     mut status: Status,
@@ -505,7 +507,7 @@ pub async fn unanswered(
 }
 
 /// A pending link whose creation nobody works on, or one that failed after an answer was lost, claimed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Unsettled {
     /// The link.
     pub id: PaymentLinkId,
@@ -517,8 +519,8 @@ pub struct Unsettled {
     pub created_at: OffsetDateTime,
     /// Until when a request to create it may have left; `None`: none ever did.
     pub asked_until: Option<OffsetDateTime>,
-    /// The claim: until then nobody else works on the link.
-    pub lease: OffsetDateTime,
+    /// The claim: until it runs out nobody else works on the link.
+    pub lease: Lease,
     /// The database's time: the replicas' own clocks may differ.
     pub now: OffsetDateTime,
 }
@@ -531,6 +533,7 @@ pub async fn claim_unsettled(
     lease: Duration,
     limit: i64,
 ) -> Result<Vec<Unsettled>, Error> {
+    let since = Instant::now();
     sqlx::query!(
         r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
            WHERE id IN (
@@ -561,7 +564,7 @@ pub async fn claim_unsettled(
             new,
             created_at: row.created_at,
             asked_until: row.asked_until,
-            lease: row.lease,
+            lease: Lease::new(row.lease, lease, since),
             now: row.now,
         }))
     })
@@ -632,7 +635,7 @@ pub async fn ask_again(
          SELECT leased_until AS "lease!" FROM asking"#,
         unsettled.id.uuid(),
         lease.as_secs_f64(),
-        unsettled.lease,
+        unsettled.lease.until,
         Kind::AskedAgain.as_str(),
         to_json(cause)?
     )

@@ -1,8 +1,6 @@
 //! What the database is for: test money or real money, never both.
 
-use sqlx::PgPool;
-
-use super::{Error, word};
+use super::{Error, PgPool, word};
 use crate::payment_link::Environment;
 
 /// Says what the database is for, if nobody has yet. Answers what it is for.

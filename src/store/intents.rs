@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::PgPool;
 
-use super::{Error, to_json};
+use super::{Error, PgPool, to_json};
 use crate::payment_link::{
     PaymentLinkId,
     timeline::{Cause, Kind},

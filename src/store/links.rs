@@ -1,11 +1,10 @@
 //! Reading payment links and their timelines.
 
 use serde_json::Value;
-use sqlx::PgPool;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Error, from_json, word};
+use super::{Error, PgPool, from_json, word};
 use crate::payment_link::{
     Capture, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, reconcile::is_confirmed,
     timeline,

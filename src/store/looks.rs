@@ -1,14 +1,15 @@
 //! Looking at links: which are due, and what a look changed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use super::{
-    Error,
+    Error, PgPool,
+    leases::Lease,
     links::{Row, select_links},
+    operations::refunds_of,
     to_json,
 };
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     payment_link::{
         Capture, PaymentLink, PaymentLinkId, ReportedAmount, Status,
         reconcile::{Dispute, Held, is_confirmed},
+        refundable::Refunds,
         timeline::{Cause, Kind},
     },
 };
@@ -35,6 +37,12 @@ pub struct Looked {
     pub asked_until: Option<OffsetDateTime>,
     /// The database's time: the replicas' own clocks may differ.
     pub now: OffsetDateTime,
+    /// Whether Dojo's answer comes from search, which may lag behind: nothing tells as of when it is.
+    pub from_search: bool,
+    /// When Dojo was asked for the refunded amount that is held.
+    pub refunds_read_at: Option<OffsetDateTime>,
+    /// A lower bound of what was refunded elsewhere.
+    refunds_elsewhere: i64,
     /// The amount that Dojo is being asked to change to, in minor units.
     amount_to_be: Option<i64>,
     /// The status as Dojo itself last answered it, as far as that was accepted.
@@ -65,13 +73,6 @@ impl Looked {
     pub fn refunded_amount(&self, intent: &PaymentIntent) -> i64 {
         intent.refunded_amount.unwrap_or(self.link.refunded_amount)
     }
-
-    /// How long after the look began the link was due to be looked at again. `None`: it was not.
-    #[must_use]
-    pub fn due_in(&self) -> Option<Duration> {
-        let due_at = self.due_at?;
-        Some(Duration::try_from(due_at - self.now).unwrap_or_default())
-    }
 }
 
 /// Claims up to `limit` links that are due, oldest first. Nobody else gets them until the lease is over.
@@ -80,9 +81,10 @@ pub async fn claim(
     account: &str,
     lease: Duration,
     limit: i64,
-) -> Result<Vec<Looked>, Error> {
-    let ids = sqlx::query_scalar!(
-        "UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
+) -> Result<Vec<(Looked, Lease)>, Error> {
+    let since = Instant::now();
+    let claimed = sqlx::query!(
+        r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
          WHERE id IN (
              SELECT id FROM payment_links
              WHERE due_at <= now() AND account = $1 AND status NOT IN ('Pending', 'Failed')
@@ -91,14 +93,20 @@ pub async fn claim(
              LIMIT $3
              FOR UPDATE SKIP LOCKED
          )
-         RETURNING id",
+         RETURNING id, leased_until AS "until!""#,
         account,
         lease.as_secs_f64(),
         limit
     )
     .fetch_all(pool)
     .await?;
-    looked(pool, &ids).await
+    let Some(first) = claimed.first() else {
+        return Ok(Vec::new());
+    };
+    let lease = Lease::new(first.until, lease, since);
+    let ids: Vec<_> = claimed.iter().map(|row| row.id).collect();
+    let links = looked(pool, &ids).await?;
+    Ok(links.into_iter().map(|looked| (looked, lease)).collect())
 }
 
 /// The link with this id, to be looked at whether it is due or not. `None` if there is no such link, or no intent
@@ -115,6 +123,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
     // is not applied to what it did not see.
     let versions = sqlx::query!(
         r#"SELECT id, revision, due_at, asked_until, dojo_updated_at,
+                  refunds_read_at, refunds_elsewhere,
                   extract(epoch FROM now() - disputed_since)::float8 AS disputed_for, now() AS "now!",
                   EXISTS (SELECT FROM payment_link_events
                           WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!",
@@ -163,6 +172,9 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
             asked_again: version.asked_again,
             asked_until: version.asked_until,
             now: version.now,
+            from_search: false,
+            refunds_read_at: version.refunds_read_at,
+            refunds_elsewhere: version.refunds_elsewhere,
             amount_to_be: version.amount_to_be,
             settled,
             latest,
@@ -188,13 +200,14 @@ pub struct Applied {
 }
 
 /// Writes what Dojo answered, and when to look again (`None`: never). `None` if the link has changed since the
-/// look began: nothing is written then, and the link is due at once.
+/// look began: nothing is written then, and the link is due at once. `settle`: how long Dojo's answers may lag behind.
 pub async fn apply(
     pool: &PgPool,
     looked: &Looked,
     intent: &PaymentIntent,
     status: Status,
     next: Option<Duration>,
+    settle: Duration,
     cause: &Cause,
 ) -> Result<Option<Applied>, Error> {
     let link = &looked.link;
@@ -203,6 +216,13 @@ pub async fn apply(
     let total = intent.total_amount.as_ref().and_then(ours);
     let tips = intent.tips_amount.as_ref().and_then(ours);
     let refunded = looked.refunded_amount(intent);
+    let read_at = (!looked.from_search).then_some(looked.now);
+    let refunds = Refunds {
+        // After Dojo's answer: whatever refund of ours it includes is among them.
+        ours: refunds_of(pool, link.id).await?,
+        elsewhere: looked.refunds_elsewhere,
+        read_at,
+    };
     let payment = intent.payment().or_else(|| link.payment.clone());
     let attempts = intent.attempts();
     let captures = intent.captures.as_ref().unwrap_or(&link.captures);
@@ -281,6 +301,11 @@ pub async fn apply(
                  updated_at = CASE WHEN $13 THEN now() ELSE updated_at END,
                  -- So is the end of a dispute: a slower answer must not be accepted for having stood in it.
                  revision = revision + ($23::bool OR disputed_since IS NOT NULL)::int,
+                 refunds_elsewhere = $26,
+                 -- The same amount read earlier doesn't make the one that is held older. A time in the future is from
+                 -- another server's clock, before a failover.
+                 refunds_read_at = CASE WHEN refunded_amount = $6 AND refunds_read_at <= now()
+                                        THEN greatest(refunds_read_at, $27) ELSE $27 END,
                  -- A webhook that came meanwhile has made the link due, and it stays so.
                  due_at = CASE WHEN due_at IS NOT DISTINCT FROM $14
                                THEN now() + make_interval(secs => $15) ELSE due_at END
@@ -322,6 +347,8 @@ pub async fn apply(
         differs,
         to_json(captures)?,
         unknown,
+        refunds.elsewhere_by(refunded, settle),
+        read_at,
     )
     .fetch_optional(pool)
     .await?;
@@ -389,6 +416,19 @@ pub async fn look_again(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Res
          WHERE id = $1",
         id.uuid(),
         wait.as_secs_f64()
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Has the link looked at again no later than it would have been without this look.
+pub async fn keep_due(pool: &PgPool, looked: &Looked) -> Result<(), Error> {
+    sqlx::query!(
+        // `least` passes over nulls.
+        "UPDATE payment_links SET due_at = least(due_at, $2) WHERE id = $1",
+        looked.link.id.uuid(),
+        looked.due_at
     )
     .execute(pool)
     .await?;

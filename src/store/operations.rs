@@ -5,12 +5,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::{PgPool, PgTransaction};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Error,
+    Error, PgPool, PgTransaction,
     creation::{IdempotencyKey, Retry},
     from_json,
     links::select_links,
@@ -19,6 +18,7 @@ use super::{
 use crate::payment_link::{
     Failure, OperationId, PaymentLink, PaymentLinkId,
     operation::{Action, Lost, Objection, Operation, OperationStatus, Others},
+    refundable::{OurRefund, Refunds},
     timeline::{Cause, Kind},
 };
 
@@ -88,7 +88,7 @@ pub async fn begin(
     pool: &PgPool,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
-    permit: impl Fn(&mut Action, &PaymentLink, Others) -> Result<(), Objection>,
+    permit: impl Fn(&mut Action, &PaymentLink, &Others) -> Result<(), Objection>,
 ) -> Result<Begun, Error> {
     // As in `creation::begin`: a key that is taken may be free again by the time it is read.
     for _ in 0..3 {
@@ -110,10 +110,7 @@ pub async fn begin(
 }
 
 /// Claims a key for the operation that is saved in the same transaction. `false`: it is taken.
-async fn claim_key(
-    transaction: &mut PgTransaction<'_>,
-    key: &IdempotencyKey,
-) -> Result<bool, Error> {
+async fn claim_key(transaction: &mut PgTransaction, key: &IdempotencyKey) -> Result<bool, Error> {
     let claimed = sqlx::query!(
         "INSERT INTO idempotency_keys AS known (api_key_id, key, request_hash) VALUES ($1, $2, $3)
          ON CONFLICT (api_key_id, key) DO UPDATE SET request_hash = known.request_hash
@@ -129,10 +126,10 @@ async fn claim_key(
 }
 
 async fn save(
-    mut transaction: PgTransaction<'_>,
+    mut transaction: PgTransaction,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
-    permit: impl Fn(&mut Action, &PaymentLink, Others) -> Result<(), Objection>,
+    permit: impl Fn(&mut Action, &PaymentLink, &Others) -> Result<(), Objection>,
 ) -> Result<Begun, Error> {
     let row = select_links!("WHERE id = $1 FOR UPDATE", draft.link_id.uuid())
         .fetch_optional(&mut *transaction)
@@ -141,23 +138,11 @@ async fn save(
         return Ok(Begun::NoSuchLink);
     };
     let link = row.into_link()?;
-    // A statement of its own, which sees what was committed while the lock was waited for.
-    let others = sqlx::query_as!(
-        Others,
-        r#"SELECT
-             coalesce(sum(amount) FILTER (WHERE kind = 'refund' AND status <> 'Failed'), 0)::bigint AS "refunds!",
-             coalesce(bool_or(kind = 'refund' AND status = 'Pending'), false) AS "refund_running!",
-             coalesce(bool_or(kind = 'refund' AND status = 'Unconfirmed'), false) AS "refund_unconfirmed!",
-             coalesce(bool_or(kind NOT IN ('refund', 'receipt') AND status = 'Pending'), false)
-                 AS "change_running!"
-           FROM operations WHERE payment_link_id = $1"#,
-        link.id.uuid()
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
+    // Statements of their own, which see what was committed while the lock was waited for.
+    let others = others(&mut transaction, link.id).await?;
 
     let mut action = draft.action.clone();
-    if let Err(objection) = permit(&mut action, &link, others) {
+    if let Err(objection) = permit(&mut action, &link, &others) {
         return Ok(Begun::Objected(objection));
     }
     let payment_intent_id = link.payment_intent_id.ok_or_else(|| {
@@ -208,6 +193,52 @@ async fn save(
         action,
         payment_intent_id,
     })))
+}
+
+/// What else goes on with a payment whose link is locked.
+async fn others(transaction: &mut PgTransaction, link_id: PaymentLinkId) -> Result<Others, Error> {
+    let ours = refunds_of(&mut **transaction, link_id).await?;
+    let row = sqlx::query!(
+        r#"SELECT refunds_elsewhere, refunds_read_at,
+                  EXISTS (SELECT FROM operations
+                          WHERE payment_link_id = $1 AND kind NOT IN ('refund', 'receipt') AND status = 'Pending')
+                      AS "change_running!"
+           FROM payment_links WHERE id = $1"#,
+        link_id.uuid()
+    )
+    .fetch_one(&mut **transaction)
+    .await?;
+    Ok(Others {
+        refunds: Refunds {
+            ours,
+            elsewhere: row.refunds_elsewhere,
+            read_at: row.refunds_read_at,
+        },
+        change_running: row.change_running,
+    })
+}
+
+/// The refunds of a link that have not failed.
+pub(super) async fn refunds_of(
+    executor: impl sqlx::PgExecutor<'_>,
+    link_id: PaymentLinkId,
+) -> Result<Vec<OurRefund>, Error> {
+    sqlx::query!(
+        r#"SELECT amount AS "amount!", status, completed_at FROM operations
+           WHERE payment_link_id = $1 AND kind = 'refund' AND status <> 'Failed'"#,
+        link_id.uuid()
+    )
+    .fetch_all(executor)
+    .await?
+    .into_iter()
+    .map(|row| {
+        Ok(OurRefund {
+            amount: row.amount,
+            status: word(&row.status)?,
+            completed_at: row.completed_at,
+        })
+    })
+    .collect()
 }
 
 /// What an earlier request with this key came to. `None`: there was none, or it came to nothing and left the key
@@ -563,7 +594,7 @@ pub async fn was_not_done(
 
 /// An operation whose outcome nobody knows or works on, or a capture that was given up and may come to light late,
 /// claimed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Unsettled {
     /// The operation.
     pub id: OperationId,
@@ -583,6 +614,10 @@ pub struct Unsettled {
     /// What other refunds of the link that went through this service have given back, those of just now left out: a
     /// copy of Dojo's data may not show them yet.
     pub other_refunds: i64,
+    /// The same, those of just now included.
+    pub done_refunds: i64,
+    /// What refunds that were requested before this one, and whose outcome is not known either, may give back.
+    pub earlier_refunds: i64,
     /// Whether the link has the amount or the tip that is asked for, as it is held here.
     pub was_so: bool,
     /// When it was asked for.
@@ -613,6 +648,8 @@ impl Unsettled {
             action: &self.action,
             captures_before: self.captures_before.as_deref(),
             other_refunds: self.other_refunds,
+            done_refunds: self.done_refunds,
+            earlier_refunds: self.earlier_refunds,
             was_so: self.was_so,
             since_asked: self.since(self.asked_until.unwrap_or(self.created_at)),
             age: self.age(),
@@ -660,6 +697,14 @@ pub async fn claim(
                             AND other.id <> claimed.id AND other.status = 'Succeeded'
                             AND other.completed_at <= now() - make_interval(secs => $4)), 0)::bigint
                     AS "other_refunds!",
+                coalesce((SELECT sum(amount) FROM operations other
+                          WHERE other.payment_link_id = claimed.payment_link_id AND other.kind = 'refund'
+                            AND other.id <> claimed.id AND other.status = 'Succeeded'), 0)::bigint
+                    AS "done_refunds!",
+                coalesce((SELECT sum(amount) FROM operations other
+                          WHERE other.payment_link_id = claimed.payment_link_id AND other.kind = 'refund'
+                            AND other.id < claimed.id AND other.status = 'Pending'), 0)::bigint
+                    AS "earlier_refunds!",
                 CASE claimed.kind WHEN 'amount' THEN link.amount = claimed.amount
                                   WHEN 'tipsAmount' THEN coalesce(link.tips_amount, 0) = claimed.amount
                                   ELSE false END AS "was_so!",
@@ -689,6 +734,8 @@ pub async fn claim(
                 dojo_key: row.dojo_key,
                 captures_before: row.captures_before,
                 other_refunds: row.other_refunds,
+                done_refunds: row.done_refunds,
+                earlier_refunds: row.earlier_refunds,
                 was_so: row.was_so,
                 created_at: row.created_at,
                 asked_until: row.asked_until,

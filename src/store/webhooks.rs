@@ -1,9 +1,8 @@
 //! Webhooks: keeping each once, and moving the link that it is about.
 
-use sqlx::PgPool;
 use time::OffsetDateTime;
 
-use super::{Error, to_json, word};
+use super::{Error, PgPool, to_json, word};
 use crate::{
     dojo::webhook::INTENT_EVENTS,
     payment_link::{

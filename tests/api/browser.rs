@@ -26,6 +26,17 @@ struct Browser {
 
 impl Browser {
     async fn open(url: &Value) -> Self {
+        Self::start(url, json!({})).await
+    }
+
+    /// With the screen of a phone.
+    async fn open_on_phone(url: &Value) -> Self {
+        let screen = json!({"width": 390, "height": 844, "pixelRatio": 2.0});
+        let options = json!({"mobileEmulation": {"deviceMetrics": screen}});
+        Self::start(url, options).await
+    }
+
+    async fn start(url: &Value, mut options: Value) -> Self {
         let port = free_port();
         let driver = std::env::var_os("CHROMEDRIVER").unwrap_or_else(|| "chromedriver".into());
         let driver = Command::new(driver)
@@ -35,12 +46,19 @@ impl Browser {
             .spawn()
             .expect("chromedriver is installed: script/test does that");
         let profile = std::env::temp_dir().join(format!("dojo-browser-{port}-{}", driver.id()));
-        let mut options = json!({"args": [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--disable-dev-shm-usage", "--window-size=1000,1200",
+        options["args"] = json!([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--window-size=1000,1200",
             format!("--user-data-dir={}", profile.display()),
-        ]});
+        ]);
         if let Ok(chromium) = std::env::var("CHROMIUM") {
             options["binary"] = json!(chromium);
         }
@@ -75,6 +93,22 @@ impl Browser {
         self.type_into("cc-csc", code).await;
         self.type_into("cc-name", "Ann Example").await;
         self.click("pay").await;
+    }
+
+    /// How many pixels high or wide something is.
+    async fn size(&self, dimension: &str, selector: &str) -> f64 {
+        let script = format!(
+            "return document.querySelector({selector:?}).getBoundingClientRect().{dimension}"
+        );
+        let size = self.page.execute(&script, Vec::new()).await.unwrap();
+        size.as_f64().unwrap()
+    }
+
+    /// What stands in a field.
+    async fn shows(&self, autocomplete: &str) -> String {
+        let field = format!("[autocomplete={autocomplete}]");
+        let field = self.page.find(Locator::Css(&field)).await.unwrap();
+        field.prop("value").await.unwrap().unwrap()
     }
 
     async fn click(&self, id: &str) {
@@ -122,9 +156,11 @@ async fn the_card_that_succeeds() {
     browser.says("Payment successful").await;
     app.link_with_status(&link["id"], "Captured").await;
 
-    // The link is used up, and says so to whoever opens it again.
+    browser.says("You can close this page").await;
+
+    // There is nothing left to pay, and the page says so to whoever opens the link again.
     browser.page.goto(text(&link["url"])).await.unwrap();
-    browser.says("used").await;
+    browser.says("This has already been paid").await;
     assert!(browser.page.find(Locator::Id("pay")).await.is_err());
     browser.close().await;
 }
@@ -141,11 +177,86 @@ async fn the_card_that_is_challenged_then_goes_on_to_the_shop() {
     let browser = Browser::open(&link["url"]).await;
     browser.pay_with(CHALLENGED).await;
     browser.says("Confirm that it is you").await;
+    browser.click("fail").await;
+    browser.says("You did not approve this payment").await;
+    assert_eq!(browser.shows("cc-name").await, "Ann Example");
+
+    browser.pay_with(CHALLENGED).await;
+    browser.says("Confirm that it is you").await;
     assert_eq!(app.link(&link["id"]).await["status"], "Created");
     browser.click("approve").await;
     browser.says("ok").await;
     assert_eq!(browser.page.current_url().await.unwrap().as_str(), shop);
     app.link_with_status(&link["id"], "Authorized").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_page_writes_a_card_as_it_is_printed_and_keeps_it_after_a_mistake() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let browser = Browser::open(&link["url"]).await;
+    for (field, typed, shown) in [
+        ("cc-number", "378282246310005", "3782 822463 10005"),
+        ("cc-number", "5200000000001005", "5200 0000 0000 1005"),
+        ("cc-number", "5200-0000-0000-1005", "5200 0000 0000 1005"),
+        ("cc-exp", "1229", "12/29"),
+        ("cc-exp", "12/2029", "12/2029"),
+        ("cc-exp", "9/29", "09/29"),
+        ("cc-exp", "929", "09/29"),
+    ] {
+        browser.type_into(field, typed).await;
+        assert_eq!(browser.shows(field).await, shown, "{typed}");
+    }
+    // The caret stays where the customer types, and does not jump to the end.
+    let number = browser.page.find(Locator::Css("[autocomplete=cc-number]"));
+    let number = number.await.unwrap();
+    let (home, right, backspace) = ("\u{e011}", "\u{e014}".repeat(2), "\u{e003}");
+    number
+        .send_keys(&format!("{home}{right}4{backspace}"))
+        .await
+        .unwrap();
+    number.send_keys("9").await.unwrap();
+    assert_eq!(browser.shows("cc-number").await, "5290 0000 0000 0100 5");
+    number.send_keys(backspace).await.unwrap();
+
+    browser.type_into("cc-csc", "02").await;
+    browser.type_into("cc-name", "Ann Example").await;
+    browser.click("pay").await;
+    browser.says("Enter the CVV: 3 digits on the back").await;
+    assert_eq!(browser.shows("cc-number").await, "5200 0000 0000 1005");
+    assert_eq!(browser.shows("cc-exp").await, "09/29");
+    assert_eq!(browser.shows("cc-csc").await, "");
+
+    browser.type_into("cc-csc", "020").await;
+    browser.click("pay").await;
+    browser.says("Payment successful").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_page_on_a_phone() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let browser = Browser::open_on_phone(&link["url"]).await;
+    browser.says("Secure checkout").await;
+    assert!(browser.size("width", ".secure span").await > 90.0);
+    assert!(browser.size("width", "html").await <= 390.0);
+
+    // Faults that are told on two lines stand apart.
+    browser.click("pay").await;
+    browser.says("Please check your details").await;
+    let gap = "const [one, two] = [...document.querySelectorAll('.alert li')].map(li => li.getBoundingClientRect());
+        return two.top - one.bottom";
+    let gap = browser.page.execute(gap, Vec::new()).await.unwrap();
+    assert!(gap.as_f64().unwrap() >= 6.0, "{gap}");
+
+    browser.pay_with(CHALLENGED).await;
+    browser.says("3-D Secure").await;
+    let name = browser.size("height", ".whole").await;
+    assert!(name < 30.0, "it takes two lines: {name}");
+    browser.click("approve").await;
+    browser.says("Payment successful").await;
     browser.close().await;
 }
 

@@ -202,17 +202,17 @@ async fn a_payment_and_its_refund_survive_every_fault_of_webhooks() {
 
 /// What the load was told, by those who asked.
 #[derive(Default)]
-struct Acknowledged {
+pub struct Acknowledged {
     keys: AtomicUsize,
-    links: Mutex<BTreeSet<String>>,
-    events: Mutex<BTreeSet<String>>,
+    pub links: Mutex<BTreeSet<String>>,
+    pub events: Mutex<BTreeSet<String>>,
     refused: AtomicUsize,
-    enough: AtomicBool,
+    pub enough: AtomicBool,
 }
 
 impl Acknowledged {
     /// Links and events together.
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.links.lock().unwrap().len() + self.events.lock().unwrap().len()
     }
 }
@@ -224,7 +224,7 @@ fn order(key: usize) -> (String, Value) {
 }
 
 /// Asks for links, has some paid, and delivers webhooks, until it is enough.
-async fn load(app: &TestApp, told: &Acknowledged) {
+pub async fn load(app: &TestApp, told: &Acknowledged) {
     while !told.enough.load(Ordering::Relaxed) {
         let key = told.keys.fetch_add(1, Ordering::Relaxed);
         let (name, body) = order(key);
@@ -314,7 +314,12 @@ async fn a_database_that_goes_away_under_load_loses_nothing_that_was_acknowledge
         postgres
     };
     let (_postgres, _) = tokio::join!(outages, join_all((0..4).map(|_| load(&app, &told))));
+    nothing_is_lost(&app, &told).await;
+}
 
+/// Checks that the database still has everything that was acknowledged, and that whoever was refused, or got no answer,
+/// comes to one link as well.
+pub async fn nothing_is_lost(app: &TestApp, told: &Acknowledged) {
     let links: BTreeSet<String> = told.links.lock().unwrap().clone();
     for id in &links {
         assert_ne!(app.link(&json!(id)).await["status"], "Failed");

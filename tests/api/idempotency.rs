@@ -163,7 +163,7 @@ async fn a_key_that_is_freed_while_others_wait_for_it_is_no_other_request() {
 }
 
 #[tokio::test]
-async fn a_key_belongs_to_its_api_key() {
+async fn a_key_belongs_to_its_client() {
     let app = TestApp::start().await;
     let other = crate::commands::create_api_key(&app, "orders", "links:read,links:write");
     let first = app

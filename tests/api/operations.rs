@@ -1,11 +1,13 @@
 //! Capture, refund, reversal and the others: what they do, what they refuse, and that each is done once.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Service, TestApp, eventually, manual, pounds, program, send, ten_pounds, text,
+    Service, TestApp, eventually, manual, pounds, program, send, ten_pounds, text, within,
 };
 
 /// A problem's `detail`.
@@ -365,8 +367,11 @@ async fn dojo_refuses_what_is_about_an_intent_that_it_does_not_know() {
         .unwrap();
     let [paid, authorized, unpaid] = &links;
     let five = json!({"amount": pounds(500)});
+    // How much is left to refund, only Dojo could tell.
+    app.operate_with_key("refunds", paid, "refunds", &five)
+        .await
+        .problem(409, "refundable-amount-unclear");
     for (link, operation, body) in [
-        (paid, "refunds", &five),
         (authorized, "captures", &five),
         (authorized, "reversal", &Value::Null),
         (unpaid, "amount", &five),
@@ -600,8 +605,8 @@ async fn how_much_was_captured_is_not_known_before_dojo_was_asked() {
     let problem = app
         .operate_with_key("a", &link, "refunds", &json!({}))
         .await;
-    let problem = problem.problem(409, "not-possible");
-    assert_eq!(detail(&problem), "nothing of it is collected yet");
+    // Nothing is refused on what is not known.
+    problem.problem(503, "dojo-not-reached");
     app.sandbox.clear("faults").await;
     let refunded = app
         .operate_with_key("a", &link, "refunds", &json!({}))
@@ -719,7 +724,21 @@ async fn of_twenty_refunds_of_a_tenth_at_once_ten_succeed() {
             .json(&tenth);
         send(request)
     };
-    let answers = join_all((0..20).map(refund)).await;
+    // Those who are told to come again do: how much is left is clear when the refunds before theirs are done.
+    let insist = async |n| {
+        within(Duration::from_secs(30), "it is done or refused", async {
+            loop {
+                let answer = refund(n).await;
+                if answer.header("retry-after").is_empty() {
+                    return answer;
+                }
+                answer.problem(409, "refundable-amount-unclear");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+    };
+    let answers = join_all((0..20).map(insist)).await;
     let succeeded = answers.iter().filter(|answer| answer.status == 200).count();
     assert_eq!(succeeded, 10);
     for answer in answers.into_iter().filter(|answer| answer.status != 200) {
@@ -787,15 +806,22 @@ async fn what_dojo_did_is_told_even_where_the_link_cannot_be_read_back() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
     app.sandbox
-        .control(
-            "faults",
-            json!({"operation": "get", "kind": "status", "status": 500, "share": 1.0}),
-        )
+        .next("refund", "latencyAfter", json!({"latencyMs": 1000}))
         .await;
-    let answer = app
-        .operate_with_key("a", &link, "refunds", &json!({}))
-        .await
-        .expect(202);
+    let nothing = json!({});
+    let refund = app.operate_with_key("a", &link, "refunds", &nothing);
+    // How much is left to refund has been read by then.
+    let silence = async {
+        eventually("Dojo has made the refund", async || {
+            let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+            (intent["refundedAmount"] == 1000).then_some(())
+        })
+        .await;
+        let silent = json!({"operation": "get", "kind": "status", "status": 500, "share": 1.0});
+        app.sandbox.control("faults", silent).await;
+    };
+    let (answer, ()) = futures_util::future::join(refund, silence).await;
+    let answer = answer.expect(202);
     assert_eq!(answer.json()["refundedAmount"], 0);
     app.sandbox.clear("faults").await;
     eventually("the link is brought up to date", async || {

@@ -11,26 +11,28 @@ use tokio::{
 };
 
 use crate::support::{
-    QUICK, Service, TestApp, empty_database, eventually, postgres::Postgres, program, send,
-    ten_pounds, within,
+    QUICK, Service, TestApp, empty_database, eventually, new_database, postgres::Postgres, program,
+    send, ten_pounds, within,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_whether_it_is_alive_and_ready() {
-    let app = TestApp::start().await;
+    let mut app = TestApp::start().await;
     assert_eq!(app.get("/healthz").await.expect(200).text, "ok");
     assert_eq!(app.get("/readyz").await.expect(200).text, "ready");
-    let address = app.service.url.trim_start_matches("http://").to_owned();
-    let healthy = |address: &str| {
-        program()
-            .arg("healthcheck")
-            .env("LISTEN_ADDR", address)
-            .status()
-            .unwrap()
-            .success()
-    };
-    assert!(healthy(&address));
-    assert!(!healthy("127.0.0.1:9"));
+    assert!(is_alive(&app));
+    app.service.kill().await;
+    assert!(!is_alive(&app));
+}
+
+/// What a container asks whether to restart the service.
+fn is_alive(app: &TestApp) -> bool {
+    let address = app.service.url.trim_start_matches("http://");
+    let asked = program()
+        .arg("healthcheck")
+        .env("LISTEN_ADDR", address)
+        .status();
+    asked.unwrap().success()
 }
 
 #[tokio::test]
@@ -91,14 +93,21 @@ async fn a_database_that_is_migrated_later_is_claimed_before_the_service_is_read
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_finds_its_database_taken_for_other_money_is_never_ready() {
-    let database = empty_database().await;
+    let database = new_database().await;
+    let mut other = PgConnection::connect(&database).await.unwrap();
+    let hide = "ALTER TABLE deployment RENAME TO hidden";
+    sqlx::raw_sql(hide).execute(&mut other).await.unwrap();
     let app = unmigrated(&database).await;
-    migrate(&database);
-    let real = [("DOJO_API_KEY", "sk_prod_1")];
-    let _real = Service::start(&database, "https://127.0.0.1:9", &real).await;
-    let problem = app.get("/readyz").await.problem(503, "not-ready");
-    let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("the other environment"), "{detail}");
+    app.get("/readyz").await.problem(503, "not-ready");
+    let taken = "BEGIN; ALTER TABLE hidden RENAME TO deployment;
+                 INSERT INTO deployment (environment) VALUES ('production'); COMMIT";
+    sqlx::raw_sql(taken).execute(&mut other).await.unwrap();
+    eventually("it says why it is not ready", async || {
+        let problem = app.get("/readyz").await.problem(503, "not-ready");
+        let detail = problem["detail"].as_str().unwrap();
+        detail.contains("the other environment").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -240,6 +249,7 @@ async fn without_its_database_it_says_so_keeps_nothing_half_and_recovers_by_itse
 
     tokio::task::block_in_place(|| postgres.stop());
     app.get("/healthz").await.expect(200);
+    assert!(is_alive(&app), "to restart it would not help");
     app.get("/readyz").await.problem(503, "not-ready");
     app.deliver(&webhook)
         .await
@@ -368,7 +378,6 @@ async fn a_head_that_is_too_large_is_refused_and_one_that_never_ends_is_cut() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_log_names_the_environment() {
     let mut app = TestApp::with(&[&QUICK[..], &[("LOG_FILTER", "debug")]].concat()).await;
-    // A database that is migrated already has more to say.
     app.service.kill().await;
     app.restart().await;
     app.sandbox.send_webhooks_to(&app.service.url).await;
@@ -387,7 +396,7 @@ async fn every_line_of_the_log_names_the_environment() {
     // Before its accounts are read nobody knows.
     let log = app.service.log();
     let log = &log[log.find(r#"{"environment""#).unwrap()..];
-    for words in ["already exists", r#""name":"job""#, r#""name":"request""#] {
+    for words in ["sqlx::query", r#""name":"job""#, r#""name":"request""#] {
         assert!(log.contains(words), "nothing of {words}: {log}");
     }
     for line in log.lines() {

@@ -124,7 +124,7 @@ async fn run(app: &TestApp, links: &Value) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs schemathesis: script/test installs it"]
 async fn every_answer_is_as_the_document_says() {
-    let app = TestApp::with(&[("RUN_JOBS", "true")]).await;
+    let app = TestApp::with(&[("RUN_JOBS", "true"), ("CLIENT_RATE", "10000")]).await;
     let links = links(&app).await;
     let before = answers(&app).await;
     let found_nothing = run(&app, &json!(links)).await;

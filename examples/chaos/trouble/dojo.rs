@@ -85,8 +85,11 @@ pub async fn silent_calls(
 
 /// Headers that no client should have to expect.
 pub async fn headers(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
+    // What overflows whoever adds it to the time.
+    let most = "18446744073709551615";
     let values = [
-        "18446744073709551615",
+        most,
+        most,
         "18446744073709551616",
         "9223372036854775807",
         "-1",
@@ -96,15 +99,14 @@ pub async fn headers(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Ins
         "Fri, 31 Dec 9999 23:59:59 GMT",
         "Thu, 01 Jan 1970 00:00:00 GMT",
     ];
-    while pause(&mut rng, 1000..4000, until).await {
-        let operations = ["create", "get", "search", "refund", "any"];
+    while pause(&mut rng, 500..2500, until).await {
+        let operations = ["create", "get", "search", "refund", "any", "any"];
         let operation = operations.choose(&mut rng);
         let value = values.choose(&mut rng);
-        let count = rng.random_range(1..=3);
-        let status = if rng.random_bool(0.5) { 429 } else { 503 };
-        let fault = if rng.random_bool(0.5) {
+        let count = rng.random_range(1..=4);
+        let fault = if rng.random_bool(0.7) {
             json!({
-                "operation": operation, "kind": "status", "status": status,
+                "operation": operation, "kind": "status", "status": 429,
                 "retryAfter": value, "count": count,
             })
         } else {

@@ -169,7 +169,8 @@ pub(super) fn known(intent: &Intent, field: &str) -> String {
     {
         let address = match whose {
             "billing" => intent.billing_address.as_ref(),
-            _ => shipping.and_then(|shipping| shipping.address.as_ref()),
+            "shipping" => shipping.and_then(|shipping| shipping.address.as_ref()),
+            _ => None,
         };
         let Some(address) = address else {
             return String::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use time::{Date, Month};
 
 use super::countries::COUNTRIES;
-use crate::intents::{Address, Card, Collection, Config, Intent, ShippingDetails};
+use crate::intents::{Address, Card, Collection, Config, Intent, ShippingDetails, is_test_card};
 
 /// What the customer typed. It has no `Debug`: there is a card in it.
 pub(super) struct Entered(BTreeMap<String, String>);
@@ -15,8 +15,35 @@ impl Entered {
         Self(pairs.into_iter().collect())
     }
 
+    /// Only the name on the card, which is all that is left of a form once the bank has asked.
+    pub(super) fn holder(name: String) -> Self {
+        Self(BTreeMap::from([("name".to_owned(), name)]))
+    }
+
     pub(super) fn get(&self, id: &str) -> &str {
-        self.0.get(id).map_or("", |value| value.trim())
+        self.answer(id).unwrap_or_default()
+    }
+
+    /// What was typed into this field, if the form had it.
+    fn answer(&self, id: &str) -> Option<&str> {
+        self.0.get(id).map(|value| value.trim())
+    }
+
+    /// What to show again in this field, so that one mistake does not cost the whole form.
+    ///
+    /// A page can only keep what its answer contains, and no answer may ever contain somebody's card: people do
+    /// type their own into a sandbox. So a card number is shown again only if it is one of the published test
+    /// cards, or no card's number at all: a slip to correct. The CVV never is.
+    pub(super) fn shown_again(&self, id: &str) -> Option<&str> {
+        let answer = self.answer(id)?;
+        match id {
+            "cvv" => None,
+            "card-number" => {
+                let number = digits_of(answer);
+                (is_test_card(&number) || !is_card_number(&number)).then_some(answer)
+            }
+            _ => Some(answer),
+        }
     }
 
     fn optional(&self, id: &str) -> Option<String> {
@@ -106,7 +133,7 @@ pub(super) fn check(entered: &Entered, asked: Asked, today: Date) -> Result<Fill
         .billing
         .then(|| address(entered, &mut faults, "billing"));
 
-    let number = entered.get("card-number").replace([' ', '-'], "");
+    let number = digits_of(entered.get("card-number"));
     if number.is_empty() {
         fault(&mut faults, "card-number", "Enter the card number");
     } else if !is_card_number(&number) {
@@ -126,9 +153,9 @@ pub(super) fn check(entered: &Entered, asked: Asked, today: Date) -> Result<Fill
     let cvv_digits = if is_amex(&number) { 4 } else { 3 };
     if cvv.len() != cvv_digits || !is_digits(cvv) {
         let message = if cvv_digits == 4 {
-            "Enter the 4 digits from the front of the card"
+            "Enter the CVV: 4 digits on the front"
         } else {
-            "Enter the 3 digits from the back of the card"
+            "Enter the CVV: 3 digits on the back"
         };
         fault(&mut faults, "cvv", message);
     }
@@ -210,6 +237,11 @@ fn is_email(text: &str) -> bool {
                 && domain.split('.').count() > 1
                 && domain.split('.').all(|label| !label.is_empty())
         })
+}
+
+/// A card number without what people put between its groups.
+fn digits_of(number: &str) -> String {
+    number.replace([' ', '-'], "")
 }
 
 fn is_digits(text: &str) -> bool {
@@ -346,6 +378,29 @@ mod tests {
         };
         assert!(with("11/26").is_empty());
         assert_eq!(with("10/26"), ["expiry"]);
+    }
+
+    #[test]
+    fn a_card_that_may_be_somebodys_is_not_shown_again() {
+        let again = |id: &str, answer: &str| {
+            Entered::new(vec![(id.to_owned(), answer.to_owned())])
+                .shown_again(id)
+                .map(str::to_owned)
+        };
+        for number in [
+            "5200 0000 0000 1005", // a test card
+            "5200000000001006",    // with a slip
+            "5200 0000",
+            "",
+        ] {
+            assert_eq!(again("card-number", number).as_deref(), Some(number));
+        }
+        for number in ["4111 1111 1111 1111", "4111-1111-1111-1111"] {
+            assert_eq!(again("card-number", number), None);
+        }
+        assert_eq!(again("cvv", "020"), None);
+        assert_eq!(again("expiry", "12/29").as_deref(), Some("12/29"));
+        assert_eq!(Entered::new(Vec::new()).shown_again("name"), None);
     }
 
     #[test]

@@ -99,7 +99,15 @@ async fn pay(
         filled.note_on(intent);
         intent.present(filled.card, now)
     });
-    after(&id, attempt, Some(&entered))
+    let Some((attempt, intent)) = attempt else {
+        return unknown();
+    };
+    let (status, alert) = match attempt {
+        Ok(Attempt::Declined) => (StatusCode::PAYMENT_REQUIRED, declined()),
+        Err(_) if intent.status == Status::Created => (StatusCode::CONFLICT, amount_changed()),
+        attempt => return go_on(&intent, &attempt),
+    };
+    page::form(status, &intent, Some(&entered), Some(alert))
 }
 
 /// The bank's page, while its question is open.
@@ -120,10 +128,28 @@ async fn answer_challenge(
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Response {
     let passed = Entered::new(pairs).get("answer") == "approve";
+    let mut holder = String::new();
     let attempt = change(&world, &id, |intent, now| {
+        if let Some(challenge) = &intent.challenge {
+            holder.clone_from(&challenge.card.holder);
+        }
         intent.answer_challenge(passed, now)
     });
-    after(&id, attempt, None)
+    let Some((attempt, intent)) = attempt else {
+        return unknown();
+    };
+    match attempt {
+        Ok(Attempt::Declined) => page::form(
+            StatusCode::PAYMENT_REQUIRED,
+            &intent,
+            // The card's number is gone: nothing keeps it while the bank asks.
+            Some(&Entered::holder(holder)),
+            Some(not_approved()),
+        ),
+        // No question was open: the answer came twice, or after another card was tried.
+        Err(_) if intent.status == Status::Created => see_other(&format!("/checkout/{id}")),
+        attempt => go_on(&intent, &attempt),
+    }
 }
 
 async fn show_success(State(world): State<Arc<World>>, Path(id): Path<String>) -> Response {
@@ -150,7 +176,7 @@ async fn show_canceled(State(world): State<Arc<World>>, Path(id): Path<String>) 
             StatusCode::OK,
             &Shell::of(&intent),
             "Payment not completed",
-            "You canceled, and you have not been charged. You can still pay by the same link.",
+            "You cancelled, and you have not been charged. You can still pay by the same link.",
             Some((format!("/checkout/{id}"), "Return to payment")),
         ),
         Some(intent) => closed(&intent),
@@ -158,36 +184,32 @@ async fn show_canceled(State(world): State<Arc<World>>, Path(id): Path<String>) 
     }
 }
 
-/// Where an attempt leads.
-fn after(
-    id: &str,
-    attempt: Option<(Result<Attempt, Refusal>, Intent)>,
-    entered: Option<&Entered>,
-) -> Response {
-    let Some((attempt, intent)) = attempt else {
-        return unknown();
-    };
-    let (status, alert) = match attempt {
-        Ok(Attempt::Paid) => return leave(&intent),
-        Ok(Attempt::Challenged) => return see_other(&format!("/checkout/{id}/challenge")),
-        Ok(Attempt::Declined) => (StatusCode::PAYMENT_REQUIRED, declined(entered.is_none())),
-        // Somebody else was quicker: another tab, the merchant, or the clock.
-        Err(_) if intent.status != Status::Created => return leave(&intent),
-        Err(_) if entered.is_none() => return see_other(&format!("/checkout/{id}")),
-        Err(_) => (StatusCode::CONFLICT, amount_changed()),
-    };
-    page::form(status, &intent, entered, Some(alert))
+/// Where an attempt leads that does not end at the form.
+fn go_on(intent: &Intent, attempt: &Result<Attempt, Refusal>) -> Response {
+    match attempt {
+        Ok(Attempt::Challenged) => see_other(&format!("/checkout/{}/challenge", intent.id)),
+        // Paid; or refused, because another tab, the merchant or the clock was quicker.
+        _ => leave(intent),
+    }
 }
 
-fn declined(by_challenge: bool) -> Alert {
-    let text = if by_challenge {
-        "Your bank could not confirm that it was you. You have not been charged. Try again, or use another card."
-    } else {
-        "Your bank declined this card. You have not been charged. Check the details, or use another card."
-    };
+fn declined() -> Alert {
     Alert {
         title: "Payment declined",
-        text: Some(text),
+        text: Some(
+            "Your bank declined this card. You have not been charged. Check the details, or use another card.",
+        ),
+        links: Vec::new(),
+    }
+}
+
+/// The customer said no on the bank's page; the bank did not.
+fn not_approved() -> Alert {
+    Alert {
+        title: "Payment not approved",
+        text: Some(
+            "You did not approve this payment, so you have not been charged. Try again, or use another card.",
+        ),
         links: Vec::new(),
     }
 }
@@ -213,7 +235,7 @@ fn is_paid(intent: &Intent) -> bool {
     matches!(intent.status, Status::Authorized | Status::Captured)
 }
 
-/// A link that has nothing left to pay.
+/// A link that has nothing left to pay: reassuring where the payment was made, a way on where it was not.
 fn closed(intent: &Intent) -> Response {
     let (heading, text) = match intent.status {
         Status::Canceled if intent.expired => (
@@ -221,12 +243,17 @@ fn closed(intent: &Intent) -> Response {
             "You have not been charged. Ask the business for a new link.",
         ),
         Status::Canceled => (
-            "This payment was canceled",
+            "This payment was cancelled",
             "You have not been charged. Ask the business for a new link if you still want to pay.",
         ),
+        Status::Authorized | Status::Captured => {
+            return page::settled(intent, "This has already been paid");
+        }
+        Status::Refunded => return page::settled(intent, "This payment was refunded"),
+        Status::Reversed => return page::settled(intent, "This payment was reversed"),
         _ => (
             "This payment link has been used",
-            "It takes one payment, and that has been made. There is nothing more to pay here.",
+            "There is nothing to pay here. Ask the business if you expected something else.",
         ),
     };
     page::notice(StatusCode::GONE, &Shell::of(intent), heading, text, None)

@@ -9,7 +9,7 @@ use super::fields::{self, Section};
 use super::form::{Asked, Entered, Fault};
 use super::order::{self, Line};
 use crate::ids;
-use crate::intents::{Card, Intent};
+use crate::intents::{Card, Intent, Status};
 use crate::money::Money;
 
 /// What all pages share.
@@ -81,7 +81,7 @@ pub(super) struct Alert {
     pub(super) links: Vec<Fault>,
 }
 
-/// The page to pay on. With `entered`, it shows again what was typed, but never the card.
+/// The page to pay on. With `entered`, it shows again what was typed, as far as it may.
 pub(super) fn form(
     status: StatusCode,
     intent: &Intent,
@@ -92,16 +92,17 @@ pub(super) fn form(
     let faults = alert.as_ref().map_or(&[][..], |alert| &alert.links);
     let mut sections = fields::sections(asked);
     for field in sections.iter_mut().flat_map(|section| &mut section.fields) {
-        let sensitive = matches!(field.id.as_str(), "card-number" | "cvv" | "expiry");
-        field.value = match entered {
-            _ if sensitive => String::new(),
-            Some(entered) => entered.get(&field.id).to_owned(),
-            None => fields::known(intent, &field.id),
-        };
+        field.value = entered
+            .and_then(|entered| entered.shown_again(&field.id))
+            .map_or_else(|| fields::known(intent, &field.id), str::to_owned);
         field.error = faults
             .iter()
             .find(|(id, _)| *id == field.id)
             .map(|(_, message)| *message);
+        if field.id == "cvv" && field.error.is_some() {
+            // The error already says where the digits are.
+            field.hint = None;
+        }
     }
     let shell = Shell::of(intent);
     let details = intent.config.details.unwrap_or_default();
@@ -190,10 +191,7 @@ pub(super) fn success(intent: &Intent) -> Response {
             .transaction
             .as_ref()
             .map(|transaction| named(&transaction.card)),
-        date: intent
-            .authorized_at
-            .unwrap_or(intent.updated_at)
-            .for_people(),
+        date: paid_at(intent),
     };
     respond(StatusCode::OK, &shell, &template)
 }
@@ -204,6 +202,8 @@ struct NoticePage<'a> {
     shell: &'a Shell,
     heading: &'a str,
     text: &'a str,
+    /// Whether all is well: a tick in place of an exclamation mark.
+    good: bool,
     /// Target and label.
     link: Option<(String, &'a str)>,
 }
@@ -223,9 +223,40 @@ pub(super) fn notice(
             shell,
             heading,
             text,
+            good: false,
             link,
         },
     )
+}
+
+/// What a customer sees who opens the link of a payment that was made.
+pub(super) fn settled(intent: &Intent, heading: &str) -> Response {
+    let shell = Shell::of(intent);
+    let text = match intent.status {
+        Status::Authorized | Status::Captured => format!(
+            "{} was paid to {} on {}. There is nothing more to pay. You can close this page.",
+            intent.total_amount,
+            shell.merchant,
+            paid_at(intent),
+        ),
+        _ => "The money goes back to the card that paid. There is nothing more to pay. You can close this page."
+            .to_owned(),
+    };
+    let page = NoticePage {
+        shell: &shell,
+        heading,
+        text: &text,
+        good: true,
+        link: None,
+    };
+    respond(StatusCode::OK, &shell, &page)
+}
+
+fn paid_at(intent: &Intent) -> String {
+    intent
+        .authorized_at
+        .unwrap_or(intent.updated_at)
+        .for_people()
 }
 
 fn respond(status: StatusCode, shell: &Shell, template: &impl Template) -> Response {
@@ -237,10 +268,10 @@ fn respond(status: StatusCode, shell: &Shell, template: &impl Template) -> Respo
         }
     };
     let policy = format!(
-        "default-src 'none'; style-src 'nonce-{}'; img-src data:; form-action 'self' {}; \
-         base-uri 'none'; frame-ancestors 'none'",
-        shell.nonce,
-        shell.leads_to.join(" "),
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src data:; \
+         form-action 'self' {leads_to}; base-uri 'none'; frame-ancestors 'none'",
+        nonce = shell.nonce,
+        leads_to = shell.leads_to.join(" "),
     );
     let mut response = (status, html).into_response();
     let headers = response.headers_mut();

@@ -6,12 +6,15 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{JsonResult, read, read_or_default};
+use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::ids;
-use crate::intents::{Attempt, Card, Intent, Reaction, RefundRequest, Refusal, Status};
+use crate::intents::{
+    Attempt, Card, CreateIntent, Intent, Origin, Reaction, RefundRequest, Refusal, Status,
+};
 use crate::ledger::ChangeError;
 use crate::problem::Problem;
 use crate::world::World;
@@ -38,6 +41,49 @@ pub(super) async fn list(
             .collect::<Vec<_>>()
     });
     Json(Value::Array(found))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Add {
+    count: usize,
+    /// Whose they are; the first key that the sandbox accepts unless given.
+    api_key: Option<String>,
+}
+
+/// `POST /_sandbox/payment-intents`: many intents at once, as another program with the same key would have made them.
+pub(super) async fn add(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
+    const MOST: usize = 100_000;
+    let Add { count, api_key } = read(&bytes)?;
+    if count > MOST {
+        return Err(Problem::bad_request(format!("count is at most {MOST}.")));
+    }
+    let Some(key) = api_key.as_ref().or(world.api_keys.first()) else {
+        return Err(Problem::bad_request(
+            "apiKey is needed: the sandbox accepts any key.",
+        ));
+    };
+    let account = Account::of_key(key);
+    for number in 1..=count {
+        let request: CreateIntent = read(
+            json!({
+                "amount": {"value": 100, "currencyCode": "GBP"},
+                "reference": format!("Another program's {number}"),
+            })
+            .to_string()
+            .as_bytes(),
+        )?;
+        let origin = Origin {
+            account: account.clone(),
+            public_url: &world.public_url,
+            now: world.clock.now(),
+        };
+        let intent = Intent::create(request, origin);
+        world.with_ledger(|ledger| {
+            ledger.add(intent);
+        });
+    }
+    Ok(Json(json!({"count": count})))
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -21,7 +21,7 @@ type JsonResult = Result<Json<Value>, Problem>;
 pub(crate) fn routes(world: Arc<World>) -> Router {
     Router::new()
         .route("/health", get(async || Json(json!({ "status": "ok" }))))
-        .route("/payment-intents", get(intents::list))
+        .route("/payment-intents", get(intents::list).post(intents::add))
         .route("/payment-intents/{id}/pay", post(intents::pay))
         .route("/payment-intents/{id}/decline", post(intents::decline))
         .route("/payment-intents/{id}/challenge", post(intents::challenge))

@@ -9,7 +9,7 @@ mod rules;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-pub(crate) use cards::{Card, Reaction};
+pub(crate) use cards::{Card, Reaction, is_test_card};
 pub(crate) use create::{CreateIntent, Origin, check as check_creation};
 pub(crate) use rules::{Attempt, Refusal};
 

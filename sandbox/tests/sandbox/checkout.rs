@@ -45,6 +45,11 @@ async fn pay_with(rig: &Rig, id: &str, card: &str, cvv: &str) -> Response {
     submit(rig, id, &fields).await
 }
 
+/// Whether a field of the page contains this.
+fn shows(html: &str, answer: &str) -> bool {
+    html.contains(&format!("value=\"{answer}\""))
+}
+
 fn location(response: &Response) -> &str {
     assert_eq!(response.status(), 303);
     response.headers()["location"].to_str().expect("text")
@@ -85,7 +90,7 @@ async fn the_page_shows_what_is_paid_for_and_escapes_it() {
         assert!(html.contains(shown), "{shown}");
     }
     assert!(html.contains("Sandbox – no real money moves"));
-    assert!(!html.contains("<script") && !html.contains("Cake <b>"));
+    assert!(!html.contains("<script>") && !html.contains("Cake <b>"));
     for label in ["card-number", "expiry", "cvv", "name"] {
         assert!(html.contains(&format!("<label for=\"{label}\"")), "{label}");
     }
@@ -112,6 +117,11 @@ async fn the_page_keeps_to_itself() {
             policy.starts_with("default-src 'none'; style-src 'nonce-"),
             "{policy}"
         );
+        // Only the page's own script runs, not one that found its way into the page.
+        assert!(
+            policy.contains("; script-src 'nonce-") && !policy.contains("unsafe"),
+            "{policy}"
+        );
         // Without it, a browser stops the redirect that ends the payment.
         assert_eq!(
             policy.contains("form-action 'self' https://shop.example;"),
@@ -131,6 +141,7 @@ async fn paying_leads_to_success() {
     let (status, html) = page(&rig, &format!("{id}/success")).await;
     assert_eq!(status, 200);
     assert!(html.contains("<title>Payment successful") && html.contains("ending 1005"));
+    assert!(html.contains("You can close this page"));
     let intent = rig.intent(&id).await;
     assert_eq!(intent["status"], "Captured");
     assert_eq!(intent["paymentDetails"]["card"]["cardName"], "Jo Bloggs");
@@ -161,8 +172,9 @@ async fn a_declined_card_leads_back_to_the_form() {
     let id = rig.create_simple().await;
     let (status, html) = content(pay_with(&rig, &id, "4456530000001013", "341").await).await;
     assert_eq!(status, 402);
-    assert!(html.contains("Payment declined") && html.contains("value=\"Jo Bloggs\""));
-    assert!(!html.contains("4456530000001013") && !html.contains("value=\"341\""));
+    assert!(html.contains("Payment declined") && html.contains("Your bank declined this card"));
+    assert!(shows(&html, "Jo Bloggs") && shows(&html, "12/29"));
+    assert!(shows(&html, "4456530000001013") && !shows(&html, "341"));
     let intent = rig.intent(&id).await;
     assert_eq!(
         (&intent["status"], event_types(&intent)),
@@ -182,11 +194,16 @@ async fn a_challenge_is_approved_or_not() {
         assert_eq!(location(&response), format!("/checkout/{challenge}"));
         let (status, html) = page(&rig, &challenge).await;
         assert!(status == 200 && html.contains("ending 1096") && html.contains("£10.00"));
+        assert!(html.contains("<span class=\"whole\">3-D Secure</span>"));
         let response = submit(&rig, &challenge, &[("answer", answer)]).await;
         if answer == "approve" {
             assert_eq!(location(&response), format!("/checkout/{id}/success"));
         } else {
-            assert_eq!(content(response).await.0, 402);
+            // The customer said no, not the bank.
+            let (status, html) = content(response).await;
+            assert!(status == 402 && html.contains("You did not approve this payment"));
+            assert!(!html.contains("Your bank"));
+            assert!(shows(&html, "Jo Bloggs") && !shows(&html, CHALLENGED));
         }
     }
     let events = ["AuthChallenged", "Declined", "AuthChallenged", "Captured"];
@@ -214,7 +231,39 @@ async fn every_mistake_is_told_beside_its_field() {
         );
     }
     assert_eq!(html.matches(" aria-invalid=\"true\"").count(), 4);
+    // The CVV's error replaces its hint, which says the same.
+    assert!(!html.contains("cvv-hint"));
+    assert!(page(&rig, &id).await.1.contains("cvv-hint"));
     assert!(event_types(&rig.intent(&id).await).is_empty());
+}
+
+#[tokio::test]
+async fn a_mistake_costs_only_the_answer_that_was_wrong() {
+    let rig = Rig::start().await;
+    let asked = json!({"collectionRequired": true});
+    let id = create(&rig, json!({"shippingDetails": asked})).await;
+    let with = |number| {
+        [
+            ("card-number", number),
+            ("expiry", "12 / 29"),
+            ("cvv", "020"),
+            ("name", "Jo Bloggs"),
+            ("shipping-city", "Leeds"),
+        ]
+    };
+    // Also a slip in the number is there to be corrected, and not the whole number to be typed again.
+    for number in [GOOD, "5200 0000 0000 1006"] {
+        let (status, html) = content(submit(&rig, &id, &with(number)).await).await;
+        assert_eq!(status, 422);
+        for kept in [number, "12 / 29", "Jo Bloggs", "Leeds"] {
+            assert!(shows(&html, kept), "{kept}");
+        }
+        assert!(!shows(&html, "020"));
+    }
+    // What may be somebody's own card is in no answer.
+    let (status, html) = content(submit(&rig, &id, &with("4111 1111 1111 1111")).await).await;
+    assert!(status == 422 && !html.contains("1111"));
+    assert!(shows(&html, "12 / 29") && shows(&html, "Jo Bloggs"));
 }
 
 #[tokio::test]
@@ -287,6 +336,7 @@ async fn canceling_leaves_the_intent_to_be_paid_later() {
     assert_eq!(location(&response), format!("/checkout/{id}/canceled"));
     let (status, html) = page(&rig, &format!("{id}/canceled")).await;
     assert!(status == 200 && html.contains("Payment not completed"));
+    assert!(html.contains("You cancelled"));
     assert_eq!(rig.intent(&id).await["status"], "Created");
     assert_eq!(page(&rig, &id).await.0, 200);
 }
@@ -297,16 +347,13 @@ async fn a_link_that_leads_nowhere_says_why() {
     let (status, html) = page(&rig, "pi_sandbox_unknown").await;
     assert!(status == 404 && html.contains("cannot find this payment"));
 
-    let paid = rig.create_simple().await;
-    rig.pay(&paid).await;
     let canceled = rig.create_simple().await;
     rig.delete(&format!("/payment-intents/{canceled}")).await;
     let expired = rig.create_simple().await;
     rig.control(&format!("payment-intents/{expired}/expire"), &json!({}))
         .await;
     for (id, message) in [
-        (&paid, "This payment link has been used"),
-        (&canceled, "This payment was canceled"),
+        (&canceled, "This payment was cancelled"),
         (&expired, "This payment link has expired"),
     ] {
         let (status, html) = page(&rig, id).await;
@@ -314,9 +361,33 @@ async fn a_link_that_leads_nowhere_says_why() {
     }
     let (status, _) = content(pay_with(&rig, &expired, GOOD, "020").await).await;
     assert_eq!(status, 410);
+}
+
+#[tokio::test]
+async fn a_link_that_was_paid_reassures_whoever_opens_it_again() {
+    let rig = Rig::start().await;
+    let paid = rig.create_simple().await;
+    rig.pay(&paid).await;
+    let (status, html) = page(&rig, &paid).await;
+    assert!(status == 200 && html.contains("This has already been paid"));
+    assert!(html.contains("£10.00 was paid to Sandbox Trading Ltd on "));
+    assert!(html.contains("badge good") && html.contains("You can close this page"));
     assert_eq!(page(&rig, &format!("{paid}/success")).await.0, 200);
     assert_eq!(
         visit(&rig, &format!("{paid}/challenge")).await.status(),
         303
     );
+
+    for (status, heading) in [
+        ("Reversed", "This payment was reversed"),
+        ("Refunded", "This payment was refunded"),
+    ] {
+        let path = format!("payment-intents/{paid}/status");
+        rig.control(&path, &json!({"status": status})).await;
+        for path in [paid.clone(), format!("{paid}/success")] {
+            let (status, html) = page(&rig, &path).await;
+            assert!(status == 200 && html.contains(heading), "{heading}");
+            assert!(html.contains("The money goes back to the card that paid"));
+        }
+    }
 }

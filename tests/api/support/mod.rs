@@ -2,6 +2,7 @@
 
 mod operations;
 pub mod postgres;
+pub mod proxy;
 mod service;
 mod trouble;
 
@@ -140,6 +141,16 @@ impl TestApp {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
             http: client(),
+        }
+    }
+
+    /// The same, with the test itself asking this database.
+    #[must_use]
+    pub fn with_database(self, database_url: &str) -> Self {
+        let pool = PgPoolOptions::new().max_connections(4);
+        Self {
+            pool: pool.connect_lazy(database_url).unwrap(),
+            ..self
         }
     }
 
@@ -446,6 +457,20 @@ fn migrated_template(server: &postgres::Postgres) {
         .status()
         .unwrap();
     assert!(status.success(), "the migrations run");
+}
+
+/// The port of the server that a database is on.
+pub fn port_of(database_url: &str) -> u16 {
+    let (_, rest) = database_url.rsplit_once(':').unwrap();
+    rest.split('/').next().unwrap().parse().unwrap()
+}
+
+/// The address of the same database by way of another port.
+pub fn through(port: u16, database_url: &str) -> String {
+    database_url.replace(
+        &format!(":{}/", port_of(database_url)),
+        &format!(":{port}/"),
+    )
 }
 
 /// A migrated database of the test's own.

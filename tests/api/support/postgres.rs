@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
@@ -19,8 +20,7 @@ pub struct Postgres {
 
 /// Makes a cluster, then obeys: `start`, `stop` (at once, as a power cut does), and the end of the input.
 const KEEPER: &str = r#"
-trap '' INT
-bin=$1 port=$2
+bin=$1 port=$2 primary=$3
 home=$(mktemp -d /tmp/dojo-pg.XXXXXX)
 cluster() {
     "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --no-locale --no-sync &&
@@ -33,12 +33,21 @@ cluster() {
         full_page_writes = off
     " >>"$home/data/postgresql.conf"
 }
+# A copy of the server on that port, which keeps receiving what is written there.
+standby() {
+    "$bin/pg_basebackup" -D "$home/data" -d "host=127.0.0.1 port=$primary user=postgres" \
+        --checkpoint=fast --write-recovery-conf --no-sync &&
+    echo "unix_socket_directories = '$home'" >>"$home/data/postgresql.conf"
+}
 start() { "$bin/pg_ctl" -D "$home/data" -o "-p $port" -l "$home/log" -w start; }
 stop() { "$bin/pg_ctl" -D "$home/data" -m immediate -w stop; }
-cluster >"$home/out" 2>&1 || cat "$home/out" >&2
+if [ "$primary" ]; then make=standby; else make=cluster; fi
+$make >"$home/out" 2>&1 || cat "$home/out" >&2
 while read -r order; do
     if $order >"$home/out" 2>&1; then echo ok; else echo failed; cat "$home/out" "$home/log" >&2; fi
 done
+# It may be frozen.
+kill -CONT "$(head -n 1 "$home/data/postmaster.pid" 2>/dev/null)" 2>/dev/null
 stop >/dev/null 2>&1
 rm -rf "$home"
 "#;
@@ -46,6 +55,16 @@ rm -rf "$home"
 impl Postgres {
     /// Starts a server.
     pub fn start() -> Self {
+        Self::make("")
+    }
+
+    /// Starts a standby of the server on this port.
+    #[allow(dead_code, reason = "the demo has no standby")]
+    pub fn standby_of(port: u16) -> Self {
+        Self::make(&port.to_string())
+    }
+
+    fn make(primary: &str) -> Self {
         let bin =
             bin_dir().expect("PostgreSQL's server programs are installed: script/test does that");
         let port = free_port();
@@ -62,9 +81,16 @@ impl Postgres {
         let mut keeper = shell
             .arg(bin)
             .arg(port.to_string())
+            .arg(primary)
             .current_dir("/")
+            // What is sent to this process's whole group must not reach it: `runuser` kills its shell at a SIGTERM, and then
+            // nobody stops the server.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // A signal to this process's group, such as Ctrl-C or a closed terminal, would end the shell before
+            // it has cleaned up.
+            .process_group(0)
             .spawn()
             .expect("there is a shell");
         let orders = keeper.stdin.take();
@@ -88,6 +114,12 @@ impl Postgres {
     /// Starts the server again after [`Self::stop`].
     pub fn resume(&mut self) {
         self.order("start");
+    }
+
+    /// The port that it listens on.
+    #[allow(dead_code, reason = "the demo goes by addresses")]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The address of one of its databases.
@@ -144,7 +176,9 @@ fn bin_dir() -> Option<PathBuf> {
         found.extend(versions.into_iter().rev());
     }
     found.into_iter().find(|dir| {
-        dir.join("initdb").exists() && dir.join("postgres").exists() && dir.join("pg_ctl").exists()
+        ["initdb", "postgres", "pg_ctl", "pg_basebackup"]
+            .iter()
+            .all(|program| dir.join(program).exists())
     })
 }
 

@@ -71,7 +71,7 @@ async fn outcome(request: impl AsyncFn() -> reqwest::Result<Answer>) -> Answer {
             match request().await {
                 Ok(answer)
                     if !answer.status.is_server_error()
-                        && !answer.text.contains(":request-in-progress\"") =>
+                        && answer.header("retry-after").is_empty() =>
                 {
                     return answer;
                 }

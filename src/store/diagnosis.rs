@@ -1,0 +1,200 @@
+//! What to tell whoever runs a command when the database cannot be used: which database it is, what is wrong, and what
+//! to do about it. Never the password.
+
+use std::{error, fmt};
+
+use sqlx::{migrate::MigrateError, postgres::PgConnectOptions};
+
+use super::Error;
+
+/// Why the database cannot be used, and what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{problem}; {remedy}")]
+pub struct Diagnosis {
+    /// What is wrong, and with which database.
+    pub problem: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// Which database it is, and as whom it is used.
+#[derive(Debug)]
+pub(super) struct Place {
+    server: String,
+    database: String,
+    user: String,
+    /// The setting that says so.
+    setting: &'static str,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            server,
+            database,
+            user,
+            setting,
+        } = self;
+        write!(
+            f,
+            "database \"{database}\" at {server} as user \"{user}\" ({setting})"
+        )
+    }
+}
+
+impl Place {
+    pub(super) fn new(options: &PgConnectOptions, setting: &'static str) -> Self {
+        let port = options.get_port();
+        let user = options.get_username().to_owned();
+        Self {
+            server: match options.get_socket() {
+                Some(socket) => format!("{}, port {port}", socket.display()),
+                None => format!("{}:{port}", options.get_host()),
+            },
+            // As Postgres has it.
+            database: options.get_database().unwrap_or(&user).to_owned(),
+            user,
+            setting,
+        }
+    }
+
+    /// What an error of one of the questions in `store` means.
+    pub(super) fn diagnose(&self, error: &Error) -> Diagnosis {
+        match error {
+            Error::Database(Cause(error)) => self.explain("", error),
+            Error::Unreadable(_) | Error::IntentTaken { .. } => Diagnosis {
+                problem: format!("{error}, {self}"),
+                remedy: "see whether another version of this program runs on it".to_owned(),
+            },
+        }
+    }
+
+    /// What an error of the migrations means.
+    pub(super) fn diagnose_migration(&self, error: &MigrateError) -> Diagnosis {
+        let changed = |version| Diagnosis {
+            problem: format!(
+                "migration {version} was applied to {self} and is not the one that this version knows"
+            ),
+            remedy: "this is another program's database, or it was changed by hand: restore it"
+                .to_owned(),
+        };
+        match error {
+            MigrateError::Execute(error) => self.explain("migrations: ", error),
+            MigrateError::ExecuteMigration(error, version) => {
+                self.explain(&format!("migration {version}: "), error)
+            }
+            MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => {
+                changed(*version)
+            }
+            error => Diagnosis {
+                problem: format!("the migrations fail on {self}: {error}"),
+                remedy: "see the server's log".to_owned(),
+            },
+        }
+    }
+
+    /// What an error of sqlx's means. `at` says where it came up.
+    fn explain(&self, at: &str, error: &sqlx::Error) -> Diagnosis {
+        let setting = self.setting;
+        let cause = reason(error);
+        let code = error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code);
+        let (problem, remedy) = match (code.as_deref(), error) {
+            (Some("28P01"), _) => (
+                "cannot log in",
+                format!("correct the user or the password in {setting}"),
+            ),
+            (Some(code), _) if code.starts_with("28") => (
+                "cannot log in",
+                format!(
+                    "correct the user in {setting}, or create it; see that the server's pg_hba.conf lets it in from \
+                     this machine"
+                ),
+            ),
+            (Some("3D000"), _) => (
+                "there is no such database",
+                format!(
+                    "correct its name in {setting}, or create it: CREATE DATABASE \"{}\" OWNER \"{}\"",
+                    self.database, self.user
+                ),
+            ),
+            (Some("42501"), _) => (
+                "the user lacks a right",
+                format!(
+                    "name the user in {setting} that owns the database and its tables, or make this one the owner: \
+                     ALTER DATABASE \"{}\" OWNER TO \"{}\"",
+                    self.database, self.user
+                ),
+            ),
+            // A table, a column, a schema that is not there.
+            (Some("42P01" | "42703" | "3F000"), _) => (
+                "migrations are missing",
+                "run dojo-payment-links migrate".to_owned(),
+            ),
+            (Some("25006"), _) => (
+                "the server only reads, as a standby does",
+                format!("point {setting} to the primary"),
+            ),
+            (Some("53300"), _) => (
+                "the server has no connection left",
+                "raise its max_connections, or lower DATABASE_MAX_CONNECTIONS".to_owned(),
+            ),
+            (Some("55P03"), _) => (
+                "a transaction of somebody else holds a lock",
+                "wait until it is over, or end it, and try again: pg_stat_activity shows the oldest by xact_start"
+                    .to_owned(),
+            ),
+            (Some("57P03"), _) => (
+                "the server is starting or stopping",
+                "try again in a moment".to_owned(),
+            ),
+            (Some(_), _) => ("Postgres reports an error", "see the server's log".to_owned()),
+            (None, sqlx::Error::Tls(_)) => (
+                "cannot set up TLS",
+                format!("correct sslmode and sslrootcert in {setting}, or the server's certificate"),
+            ),
+            (None, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => (
+                "cannot connect",
+                format!("see that Postgres is up, and that host and port in {setting} are right"),
+            ),
+            (None, _) => (
+                "the database does not answer as it should",
+                format!("see that {setting} leads to Postgres"),
+            ),
+        };
+        Diagnosis {
+            problem: format!("{problem}: {self}: {at}{cause}"),
+            remedy,
+        }
+    }
+}
+
+/// An error of sqlx's without what Postgres adds for its own developers: sqlx appends the line of Postgres's source.
+#[derive(Debug)]
+pub struct Cause(pub(super) sqlx::Error);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&reason(&self.0))
+    }
+}
+
+impl error::Error for Cause {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match &self.0 {
+            sqlx::Error::Database(_) => None,
+            error => error.source(),
+        }
+    }
+}
+
+fn reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => match error.code() {
+            Some(code) => format!("{} (SQLSTATE {code})", error.message()),
+            None => error.message().to_owned(),
+        },
+        error => error.to_string(),
+    }
+}

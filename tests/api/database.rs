@@ -1,0 +1,561 @@
+//! Trouble with the database that is no outage: connections that go silent, replicas that freeze, servers that only
+//! read, locks that last.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::net::TcpListener;
+
+use crate::{
+    commands::{api_keys, refused, told},
+    support::{
+        Answer, DOJO_KEY, Service, TestApp, WEBHOOK_SECRET, eventually, eventually_within,
+        new_database, port_of, pounds, program, proxy::Proxy, send, ten_pounds, text, through,
+        within,
+    },
+};
+
+/// How long a service may take to serve again, and how many connections it has.
+const LIMIT: Duration = Duration::from_secs(30);
+const CONNECTIONS: usize = 10;
+
+/// A service with a quick background that reaches its database through a proxy.
+async fn behind_a_proxy(settings: &[(&str, &str)]) -> (TestApp, Proxy) {
+    let database = new_database().await;
+    let proxy = Proxy::to(port_of(&database)).await;
+    let app = TestApp::quick_on(through(proxy.port, &database), settings).await;
+    // What the test itself asks of the database takes the direct way.
+    let app = app.with_database(&database);
+    (app, proxy)
+}
+
+/// The service's statements that wait for a lock.
+async fn waiting(app: &TestApp) -> usize {
+    let waiting: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'dojo-payment-links'
+           AND wait_event_type = 'Lock'",
+    )
+    .fetch_one(&app.pool)
+    .await
+    .unwrap();
+    usize::try_from(waiting).unwrap()
+}
+
+/// Keeps every connection of the service busy for as long as the lock is held, with reads that nobody answers.
+async fn all_are_busy(
+    app: &TestApp,
+    link: &Value,
+) -> (
+    sqlx::PgTransaction<'static>,
+    Vec<tokio::task::JoinHandle<Answer>>,
+) {
+    let lock = app.lock("LOCK TABLE payment_links").await;
+    let path = format!("/v1/payment-links/{}", text(&link["id"]));
+    let mut reads = Vec::new();
+    eventually("every connection is busy", async || {
+        reads.push(tokio::spawn(send(app.request(Method::GET, &path))));
+        (waiting(app).await == CONNECTIONS).then_some(())
+    })
+    .await;
+    (lock, reads)
+}
+
+/// Waits until everything works: creating, reading, webhooks, readiness, and each kind of background work.
+async fn everything_works(app: &TestApp, since: Instant) {
+    let left = || LIMIT.saturating_sub(since.elapsed());
+    let link = eventually_within(left(), "links are created", async || {
+        let answer = app.create(&ten_pounds("Afterwards")).await;
+        (answer.status == 201).then(|| answer.json())
+    })
+    .await;
+    let event = json!({"id": "evt_afterwards", "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Created"}});
+    eventually_within(left(), "webhooks are kept", async || {
+        (app.deliver(&event.to_string()).await.status == 204).then_some(())
+    })
+    .await;
+    eventually_within(left(), "it is ready", async || {
+        (app.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    // One after the other on any connection that there may still be.
+    for read in join_all((0..2 * CONNECTIONS).map(|_| app.link(&link["id"]))).await {
+        assert_eq!(read["id"], link["id"]);
+    }
+
+    app.sandbox.drop_webhooks().await;
+    let stray = a_stray(app).await;
+    let lost = async {
+        app.sandbox.next("create", "cutAfter", json!({})).await;
+        app.try_to_create("lost", &ten_pounds("Lost"))
+            .await
+            .unwrap();
+        within(
+            left(),
+            "a lost creation is seen through",
+            app.the_only_link("lost", &ten_pounds("Lost")),
+        )
+        .await
+    };
+    let looked_at = async {
+        app.sandbox.pay(&link["paymentIntentId"]).await;
+        app.all_are_due().await;
+        eventually_within(left(), "the link is looked at", async || {
+            (app.link(&link["id"]).await["status"] == "Captured").then_some(())
+        })
+        .await;
+        app.sandbox.next("refund", "cutAfter", json!({})).await;
+        let body = json!({"amount": pounds(100)});
+        app.operate_with_key("refund", &link, "refunds", &body)
+            .await;
+        let refunded = app.operation_outcome("refund", &link, "refunds", &body);
+        within(left(), "a lost operation is seen through", refunded)
+            .await
+            .expect(200);
+    };
+    tokio::join!(lost, looked_at);
+    eventually_within(left(), "the stray is traced", async || {
+        let due = "SELECT due_at IS NULL FROM payment_intents WHERE id = $1";
+        let traced: bool = sqlx::query_scalar(due)
+            .bind(&stray)
+            .fetch_one(&app.pool)
+            .await
+            .unwrap();
+        traced.then_some(())
+    })
+    .await;
+    println!("everything works after {:?}", since.elapsed());
+}
+
+/// An intent of somebody else's with a webhook about it: a stray to be traced.
+async fn a_stray(app: &TestApp) -> String {
+    let body = json!({"amount": pounds(500), "reference": "Not ours"});
+    let intent = app
+        .sandbox
+        .api(Method::POST, "/payment-intents", &body)
+        .await;
+    let event = json!({"id": "evt_stray", "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": intent["id"], "paymentStatus": "Created"}});
+    app.deliver(&event.to_string()).await.expect(204);
+    text(&intent["id"]).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_go_silent_while_idle_are_replaced() {
+    // Those that were used a moment ago are not tested before they are used, so that a statement has to notice.
+    let settings = [("DATABASE_STATEMENT_TIMEOUT", "5s")];
+    let (app, proxy) = behind_a_proxy(&settings).await;
+    let link = app.created().await;
+    let (lock, reads) = all_are_busy(&app, &link).await;
+    drop(lock);
+    for read in reads {
+        read.await.unwrap();
+    }
+    assert!(proxy.silence() >= CONNECTIONS);
+    everything_works(&app, Instant::now()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_go_silent_while_busy_are_given_up() {
+    let (app, proxy) = behind_a_proxy(&[]).await;
+    let link = app.created().await;
+    let (lock, reads) = all_are_busy(&app, &link).await;
+    assert!(proxy.silence() >= CONNECTIONS);
+    let since = Instant::now();
+    drop(lock);
+    everything_works(&app, since).await;
+    for read in reads {
+        // Each was told something, in time.
+        let answer = read.await.unwrap();
+        assert!(
+            [200, 503].contains(&answer.status.as_u16()),
+            "{}",
+            answer.text
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_frozen_in_the_middle_of_a_transaction_holds_up_the_others_only_briefly() {
+    let mut app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    let body = ten_pounds("Order 1");
+    // The answer's last statement waits for the key; the link's row is locked by then.
+    app.sandbox
+        .next("create", "latency", json!({"latencyMs": 300}))
+        .await;
+    let asking = tokio::spawn(send(
+        app.request(Method::POST, "/v1/payment-links")
+            .header("idempotency-key", "a")
+            .json(&body),
+    ));
+    eventually("Dojo is asked", async || {
+        app.sandbox.creations().await.pop()
+    })
+    .await;
+    let lock = app.lock("SELECT FROM idempotency_keys FOR UPDATE").await;
+    app.blocked("UPDATE idempotency_keys SET response_body")
+        .await;
+    app.service.freeze();
+    drop(lock);
+    eventually("its transaction is left open", async || {
+        sqlx::query_scalar::<_, i32>(
+            "SELECT pid FROM pg_stat_activity
+             WHERE datname = current_database() AND state = 'idle in transaction'
+               AND application_name = 'dojo-payment-links'",
+        )
+        .fetch_optional(&app.pool)
+        .await
+        .unwrap()
+    })
+    .await;
+
+    let healthy = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
+    let frozen = std::mem::replace(&mut app.service, healthy);
+    let intent = app.sandbox.first_intent().await;
+    let event = json!({"id": "evt_1", "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": intent["id"], "paymentStatus": "Created"}})
+    .to_string();
+    // Less than a lease, and less for each try than a statement may take.
+    eventually_within(
+        Duration::from_secs(25),
+        "the link's webhook is kept",
+        async || {
+            let asked = Instant::now();
+            let answer = app.deliver(&event).await;
+            assert!(
+                asked.elapsed() < Duration::from_secs(9),
+                "it held a connection for {:?}",
+                asked.elapsed()
+            );
+            (answer.status == 204).then_some(())
+        },
+    )
+    .await;
+
+    frozen.thaw();
+    let _ = asking.await.unwrap();
+    let frozen = std::mem::replace(&mut app.service, frozen);
+    app.the_only_link_and_it_can_be_paid("a", &body).await;
+    drop(frozen);
+}
+
+/// A connection of the test's own, which stays as it is whatever is set for new ones.
+async fn by_hand(app: &TestApp) -> PgConnection {
+    PgConnection::connect(&app.database_url).await.unwrap()
+}
+
+async fn execute(connection: &mut PgConnection, statement: &str) {
+    sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+        .execute(connection)
+        .await
+        .unwrap();
+}
+
+/// Changes what new sessions on the database are set to, and ends those of the service.
+async fn reset(connection: &mut PgConnection, change: &str) {
+    let name: String = sqlx::query_scalar("SELECT current_database()")
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    execute(connection, &format!("ALTER DATABASE {name} {change}")).await;
+    execute(
+        connection,
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'dojo-payment-links'",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_database_that_only_reads_it_is_not_ready_and_it_notices_when_that_is_over() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let event = json!({"id": "evt_1", "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Created"}})
+    .to_string();
+    let mut connection = by_hand(&app).await;
+    reset(&mut connection, "SET default_transaction_read_only = on").await;
+    eventually("it says why it is not ready", async || {
+        let answer = app.get("/readyz").await;
+        (answer.status == 503 && answer.text.contains("only reads")).then_some(())
+    })
+    .await;
+    app.deliver(&event)
+        .await
+        .problem(503, "database-unavailable");
+    app.create(&ten_pounds("Order 2"))
+        .await
+        .problem(503, "database-unavailable");
+    assert_eq!(
+        app.link(&link["id"]).await["id"],
+        link["id"],
+        "reading goes on"
+    );
+
+    // What was opened until now stays as it is, as connections to a primary that was demoted do.
+    let name = app.database_url.rsplit('/').next().unwrap();
+    execute(
+        &mut connection,
+        &format!("ALTER DATABASE {name} RESET default_transaction_read_only"),
+    )
+    .await;
+    app.deliver(&event).await;
+    app.deliver(&event).await.expect(204);
+    app.get("/readyz").await.expect(200);
+    app.create(&ten_pounds("Order 2")).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asking_whether_it_is_ready_writes_nothing() {
+    let app = TestApp::start().await;
+    app.get("/readyz").await.expect(200);
+    let mut connection = by_hand(&app).await;
+    execute(&mut connection, "DELETE FROM deployment").await;
+    let problem = app.get("/readyz").await.problem(503, "not-ready");
+    assert!(
+        text(&problem["detail"]).contains("not settled"),
+        "{problem}"
+    );
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM deployment")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(rows, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_waits_for_a_long_transaction_does_not_hold_up_webhooks() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    // As before the sixth migration, which locks the links.
+    let mut connection = by_hand(&app).await;
+    execute(
+        &mut connection,
+        "DROP TABLE deployment CASCADE; DELETE FROM _sqlx_migrations WHERE version = 6",
+    )
+    .await;
+    let long = app
+        .lock("UPDATE payment_links SET updated_at = updated_at WHERE false")
+        .await;
+    let migrate = || {
+        let mut command = program();
+        command
+            .arg("migrate")
+            .env("DATABASE_URL", &app.database_url);
+        command
+    };
+    let mut migrating = tokio::process::Command::from(migrate())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+
+    app.blocked("ALTER TABLE payment_links").await;
+    let mut kept = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(50));
+    while migrating.try_wait().unwrap().is_none() {
+        let event = json!({"id": format!("evt_{kept}"), "event": "payment_intent.status_updated",
+            "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Created"}});
+        app.deliver(&event.to_string()).await.expect(204);
+        kept += 1;
+        pace.tick().await;
+    }
+    assert!(kept > 20, "{kept} webhooks while it waited");
+    let output = migrating.wait_with_output().await.unwrap();
+    assert!(!output.status.success());
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        words.contains("migration 6") && words.contains("holds a lock"),
+        "{words}"
+    );
+
+    drop(long);
+    told(&mut migrate());
+    execute(
+        &mut connection,
+        "INSERT INTO deployment VALUES (DEFAULT, 'sandbox') ON CONFLICT DO NOTHING",
+    )
+    .await;
+    app.get("/readyz").await.expect(200);
+}
+
+/// What each command says that needs the database, when it cannot be used within `limit`.
+async fn said(url: &str, limit: &str) -> Vec<String> {
+    let words = [
+        vec!["serve"],
+        vec!["migrate"],
+        vec!["api-keys", "list"],
+        vec!["operations", "unconfirmed"],
+        vec!["check", "--json"],
+    ]
+    .map(|arguments| {
+        let mut command = program();
+        command
+            .args(&arguments)
+            .env("DATABASE_URL", url)
+            .env("DATABASE_ACQUIRE_TIMEOUT", limit)
+            .env("DOJO_API_KEY", DOJO_KEY)
+            .env("DOJO_API_URL", "http://127.0.0.1:9")
+            .env("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET)
+            .env("LISTEN_ADDR", "127.0.0.1:0");
+        let checks = arguments[0] == "check";
+        tokio::task::spawn_blocking(move || {
+            if checks {
+                of_the_database(&command.output().unwrap().stdout)
+            } else {
+                refused(&mut command)
+            }
+        })
+    });
+    join_all(words)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect()
+}
+
+/// What a report of `check` says about the database, which fails.
+fn of_the_database(report: &[u8]) -> String {
+    let report: Value = serde_json::from_slice(report).unwrap();
+    let line = &report["checks"][1];
+    assert_eq!(
+        (&line["name"], &line["outcome"]),
+        (&json!("database"), &json!("failed")),
+        "{report}"
+    );
+    format!("{}; {}", text(&line["detail"]), text(&line["mend"]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_says_what_is_wrong_with_the_database_and_what_to_do() {
+    let app = TestApp::start().await;
+    let name = app.database_url.rsplit('/').next().unwrap();
+    let port = port_of(&app.database_url);
+    let mut connection = by_hand(&app).await;
+    let user = format!("u{}", uuid::Uuid::now_v7().simple());
+    // The tests' server trusts everyone, so a password is asked for by a server that is ours alone.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    execute(
+        &mut connection,
+        &format!("CREATE ROLE {user} LOGIN; REVOKE CONNECT ON DATABASE {name} FROM public"),
+    )
+    .await;
+    let cases = [
+        (
+            format!("postgres://postgres:hush@127.0.0.1:{closed}/orders"),
+            format!("database \"orders\" at 127.0.0.1:{closed} as user \"postgres\" (DATABASE_URL)"),
+            "see that Postgres is up, and that host and port in DATABASE_URL are right",
+        ),
+        (
+            format!("postgres://postgres:hush@127.0.0.1:{}/orders", silent.local_addr().unwrap().port()),
+            "no answer within 3 s".to_owned(),
+            "see that Postgres is up",
+        ),
+        (
+            "postgres://postgres:hush@nowhere.invalid/orders".to_owned(),
+            "at nowhere.invalid:5432 as user \"postgres\" (DATABASE_URL): error communicating with database: failed to lookup address".to_owned(),
+            "host and port in DATABASE_URL are right",
+        ),
+        (
+            format!("postgres://postgres:hush@127.0.0.1:{port}/no_such"),
+            format!("there is no such database: database \"no_such\" at 127.0.0.1:{port} as user \"postgres\""),
+            "CREATE DATABASE \"no_such\" OWNER \"postgres\"",
+        ),
+        (
+            format!("postgres://nobody:hush@127.0.0.1:{port}/{name}"),
+            "cannot log in: ".to_owned(),
+            "correct the user in DATABASE_URL, or create it",
+        ),
+        (
+            format!("postgres://{user}:hush@127.0.0.1:{port}/{name}"),
+            "the user lacks a right: ".to_owned(),
+            "make this one the owner: ALTER DATABASE",
+        ),
+    ];
+    for (said, (url, problem, remedy)) in join_all(cases.iter().map(|(url, ..)| said(url, "3s")))
+        .await
+        .into_iter()
+        .zip(&cases)
+    {
+        for words in said {
+            assert!(
+                words.contains(problem) && words.contains(remedy),
+                "{url}: {words}"
+            );
+            assert!(
+                !words.contains("hush") && !words.contains("at line"),
+                "{words}"
+            );
+            assert!(
+                words.trim_end().lines().last().unwrap().contains(problem),
+                "told last, in one line: {words}"
+            );
+        }
+    }
+    execute(&mut connection, &format!("DROP ROLE {user}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_told_as_what_it_is() {
+    let postgres = tokio::task::spawn_blocking(crate::support::postgres::Postgres::start)
+        .await
+        .unwrap();
+    let mut connection = PgConnection::connect(&postgres.url("postgres"))
+        .await
+        .unwrap();
+    execute(
+        &mut connection,
+        "CREATE ROLE orders LOGIN PASSWORD 'right';
+         COPY (SELECT 'host all orders 127.0.0.1/32 scram-sha-256'
+               UNION ALL SELECT 'host all all 127.0.0.1/32 trust') TO PROGRAM 'cat >pg_hba.conf';
+         SELECT pg_reload_conf()",
+    )
+    .await;
+    let url = postgres
+        .url("postgres")
+        .replace("postgres@", "orders:hush@");
+    eventually("the password is asked for", async || {
+        PgConnection::connect(&url).await.err()
+    })
+    .await;
+    for words in said(&url, "20s").await {
+        assert!(
+            words.contains("cannot log in: database \"postgres\" at 127.0.0.1:"),
+            "{words}"
+        );
+        assert!(
+            words.contains("password authentication failed for user \"orders\""),
+            "{words}"
+        );
+        assert!(
+            words.contains("correct the user or the password in DATABASE_URL"),
+            "{words}"
+        );
+        assert!(
+            !words.contains("hush") && !words.contains("at line"),
+            "{words}"
+        );
+    }
+    // Whoever may log in and nothing more is told so, and so is who forgot to migrate.
+    let url = postgres
+        .url("postgres")
+        .replace("postgres@", "orders:right@");
+    let words = refused(program().arg("migrate").env("DATABASE_URL", &url));
+    assert!(
+        words.contains("the user lacks a right: ")
+            && words.contains("permission denied for schema public"),
+        "{words}"
+    );
+    let words = refused(api_keys(&url).arg("list"));
+    assert!(words.contains("run dojo-payment-links migrate"), "{words}");
+}

@@ -1,0 +1,380 @@
+//! A primary with a synchronous standby behind `HAProxy`, as docs/operations.md describes it: the primary is lost, the
+//! standby is promoted, and the service goes on without a restart and without having lost anything it acknowledged.
+
+use std::{
+    io::Write,
+    process::{Child, Command, Stdio},
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+
+use crate::{
+    faults::{Acknowledged, load, nothing_is_lost},
+    support::{
+        TestApp, eventually, eventually_within,
+        postgres::{Postgres, free_port},
+        proxy::Proxy,
+        ten_pounds, within,
+    },
+};
+
+/// How long the service may take to serve again, from the promotion on.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// `HAProxy` with the configuration of the documents. It ends when whoever started it does, by whatever means.
+struct HaProxy {
+    port: u16,
+    keeper: Child,
+    config: std::path::PathBuf,
+}
+
+impl HaProxy {
+    fn start(primary: u16, standby: u16) -> Self {
+        let port = free_port();
+        let local = |port: u16| format!("127.0.0.1:{port}");
+        let config = include_str!("../../docs/haproxy.cfg")
+            .replace("127.0.0.1:5432", &local(port))
+            .replace("10.0.0.11:5432", &local(primary))
+            .replace("10.0.0.12:5432", &local(standby));
+        let path = std::env::temp_dir().join(format!("dpl-haproxy-{}.cfg", uuid::Uuid::now_v7()));
+        std::fs::File::create(&path)
+            .unwrap()
+            .write_all(config.as_bytes())
+            .unwrap();
+        let keeper = Command::new("sh")
+            .args([
+                "-c",
+                r#"haproxy -q -db -f "$1" & read -r _; kill $!; wait"#,
+                "keeper",
+            ])
+            .arg(&path)
+            // Debian keeps it off the PATH of those who are not root.
+            .env("PATH", std::env::var("PATH").unwrap() + ":/usr/sbin")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            port,
+            keeper,
+            config: path,
+        }
+    }
+}
+
+impl Drop for HaProxy {
+    fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+        let _ = std::fs::remove_file(&self.config);
+    }
+}
+
+/// A primary and its synchronous standby, each within reach over a wire that can be cut.
+struct Pair {
+    primary: Postgres,
+    standby: Postgres,
+    /// From `HAProxy` to the primary.
+    to_service: Proxy,
+    /// From the standby to the primary.
+    to_standby: Proxy,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let primary = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+        execute(&primary, "CREATE ROLE haproxy LOGIN CONNECTION LIMIT 10").await;
+        let to_service = Proxy::to(primary.port()).await;
+        let to_standby = Proxy::to(primary.port()).await;
+        let port = to_standby.port;
+        let standby = tokio::task::spawn_blocking(move || Postgres::standby_of(port))
+            .await
+            .unwrap();
+        // After the copy was made: once it is promoted, the standby has nobody to wait for.
+        execute(&primary, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        execute(&primary, "SELECT pg_reload_conf()").await;
+        let pool = pool(&primary);
+        eventually("the standby is synchronous", async || {
+            sqlx::query_scalar::<_, i32>(
+                "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'",
+            )
+            .fetch_optional(&pool)
+            .await
+            .unwrap()
+        })
+        .await;
+        Self {
+            primary,
+            standby,
+            to_service,
+            to_standby,
+        }
+    }
+}
+
+fn pool(postgres: &Postgres) -> PgPool {
+    let pool = PgPoolOptions::new().max_connections(4);
+    pool.connect_lazy(&postgres.url("postgres")).unwrap()
+}
+
+async fn execute(postgres: &Postgres, statement: &str) {
+    within(Duration::from_secs(20), statement, async {
+        let mut connection = PgConnection::connect(&postgres.url("postgres"))
+            .await
+            .unwrap();
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    })
+    .await;
+}
+
+/// Every process of a server, stopped where it is. They go on when this is dropped, and so can be ended.
+struct Frozen(Vec<String>);
+
+impl Frozen {
+    async fn server(postgres: &Postgres) -> Self {
+        let mut connection = PgConnection::connect(&postgres.url("postgres"))
+            .await
+            .unwrap();
+        let first: String =
+            sqlx::query_scalar("SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)")
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+        // It starts all others, so none is added from here on.
+        let mut frozen = Self(vec![first]);
+        frozen.signal("-STOP");
+        let others: Vec<String> = sqlx::query_scalar(
+            "SELECT pid::text FROM pg_stat_activity WHERE pid <> pg_backend_pid()",
+        )
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        drop(connection);
+        frozen.0.extend(others);
+        frozen.signal("-STOP");
+        frozen
+    }
+
+    fn signal(&self, signal: &str) {
+        // Some may have ended by themselves.
+        let _ = Command::new("kill")
+            .arg(signal)
+            .args(&self.0)
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+/// How a primary is lost.
+enum Loss {
+    Killed,
+    Frozen,
+    CutOff,
+}
+
+async fn nothing_is_lost_when_the_primary_is(loss: Loss) {
+    let Pair {
+        primary,
+        standby,
+        to_service,
+        to_standby,
+    } = Pair::start().await;
+    let haproxy = HaProxy::start(to_service.port, standby.port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", haproxy.port);
+    eventually("HAProxy leads to the primary", async || {
+        PgConnection::connect(&url).await.ok()
+    })
+    .await;
+    let app = TestApp::quick_on(url, &[]).await;
+    let told = Acknowledged::default();
+
+    let failover = async {
+        eventually("work is going on", async || {
+            (told.count() >= 20).then_some(())
+        })
+        .await;
+        let mut primary = primary;
+        let frozen = match loss {
+            Loss::Killed => {
+                tokio::task::block_in_place(|| primary.stop());
+                None
+            }
+            Loss::Frozen => Some(Frozen::server(&primary).await),
+            Loss::CutOff => {
+                to_service.cut();
+                to_standby.cut();
+                None
+            }
+        };
+        execute(&standby, "SELECT pg_promote()").await;
+        let promoted = Instant::now();
+        let before = told.count();
+        eventually_within(
+            LIMIT,
+            "links and webhooks are acknowledged again",
+            async || (told.count() >= before + 8).then_some(()),
+        )
+        .await;
+        let left = LIMIT.saturating_sub(promoted.elapsed());
+        eventually_within(left, "it is ready", async || {
+            (app.get("/readyz").await.status == 200).then_some(())
+        })
+        .await;
+        println!(
+            "it serves again {:?} after the promotion",
+            promoted.elapsed()
+        );
+        told.enough.store(true, Ordering::Relaxed);
+        (primary, frozen)
+    };
+    let ((_primary, _frozen), _) =
+        tokio::join!(failover, join_all((0..4).map(|_| load(&app, &told))));
+    let app = app.with_database(&standby.url("postgres"));
+    nothing_is_lost(&app, &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost() {
+    nothing_is_lost_when_the_primary_is(Loss::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_freezes_is_replaced_and_nothing_acknowledged_is_lost() {
+    nothing_is_lost_when_the_primary_is(Loss::Frozen).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_is_cut_off_is_replaced_and_nothing_acknowledged_is_lost() {
+    nothing_is_lost_when_the_primary_is(Loss::CutOff).await;
+}
+
+/// The service's transactions that wait for the standby before they are acknowledged.
+async fn wait_for_the_standby(primary: &PgPool) {
+    eventually("a commit waits for the standby", async || {
+        sqlx::query_scalar::<_, i32>(
+            "SELECT pid FROM pg_stat_activity
+             WHERE wait_event = 'SyncRep' AND application_name = 'dojo-payment-links'",
+        )
+        .fetch_optional(primary)
+        .await
+        .unwrap()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_is_on_the_standby_whatever_the_servers_default_is() {
+    // Whole, for the wires are cut when they are dropped.
+    let pair = Pair::start().await;
+    let Pair {
+        primary, standby, ..
+    } = &pair;
+    execute(
+        primary,
+        "ALTER DATABASE postgres SET synchronous_commit = off",
+    )
+    .await;
+    let app = TestApp::on(primary.url("postgres"), &[]).await;
+    let link = app.created().await;
+    let webhook = |id: &str| {
+        json!({"id": id, "event": "payment_intent.status_updated",
+            "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Created"}})
+        .to_string()
+    };
+
+    // On the standby's disk.
+    let on_primary = pool(primary);
+    let receiver: i32 = sqlx::query_scalar("SELECT pid FROM pg_stat_wal_receiver")
+        .fetch_one(&pool(standby))
+        .await
+        .unwrap();
+    let receiver = Frozen(vec![receiver.to_string()]);
+    receiver.signal("-STOP");
+    let event = webhook("evt_1");
+    let delivering = async { app.deliver(&event).await };
+    let waiting = async {
+        wait_for_the_standby(&on_primary).await;
+        drop(receiver);
+    };
+    let (answer, ()) = tokio::join!(delivering, waiting);
+    answer.expect(204);
+
+    // Visible there, if that is what the server wants.
+    execute(
+        primary,
+        "ALTER DATABASE postgres SET synchronous_commit = remote_apply;
+         SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'dojo-payment-links'",
+    )
+    .await;
+    app.get("/readyz").await;
+    eventually("it is connected again", async || {
+        (app.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    execute(standby, "SELECT pg_wal_replay_pause()").await;
+    let event = webhook("evt_2");
+    let delivering = async { app.deliver(&event).await };
+    let waiting = async {
+        wait_for_the_standby(&on_primary).await;
+        execute(standby, "SELECT pg_wal_replay_resume()").await;
+    };
+    let (answer, ()) = tokio::join!(delivering, waiting);
+    answer.expect(204);
+    let kept: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM webhook_events WHERE dedup_key IN ('evt_1', 'evt_2')",
+    )
+    .fetch_one(&pool(standby))
+    .await
+    .unwrap();
+    assert_eq!(kept, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_reached_a_standby_finds_the_primary_without_a_restart() {
+    // Whole, for the wires are cut when they are dropped.
+    let pair = Pair::start().await;
+    let Pair {
+        primary, standby, ..
+    } = &pair;
+    let proxy = Proxy::to(primary.port()).await;
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port);
+    let app = TestApp::on(url, &[]).await;
+    let link = app.created().await;
+    // The address leads to a standby for a while, as it may in the middle of a failover.
+    proxy.lead_to(standby.port());
+    execute(
+        primary,
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'dojo-payment-links'",
+    )
+    .await;
+    eventually("it says that it is on a standby", async || {
+        let answer = app.get("/readyz").await;
+        (answer.status == 503 && answer.text.contains("only reads")).then_some(())
+    })
+    .await;
+    app.create(&ten_pounds("Order 2"))
+        .await
+        .problem(503, "database-unavailable");
+    app.link(&link["id"]).await;
+
+    // Its connections to the standby stay open.
+    proxy.lead_to(primary.port());
+    eventually_within(Duration::from_secs(5), "it is ready", async || {
+        (app.get("/readyz").await.status == 200).then_some(())
+    })
+    .await;
+    app.create(&ten_pounds("Order 2")).await.expect(201);
+}

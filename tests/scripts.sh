@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# The scripts as a person at a terminal uses them. script/test runs this.
+# Usage: tests/scripts.sh [arguments] [prepare] [demo], of which each is a group of tests.
+# shellcheck disable=SC2317,SC2329 # some functions are called by name
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Each job is a process group of its own, as in a terminal.
+set -m
+
+dir=$(mktemp -d)
+jobs=()
+clean_up() {
+    local job
+    for job in ${jobs[@]+"${jobs[@]}"}; do kill -KILL -- "-$job" 2>/dev/null || true; done
+    rm -rf "$dir"
+}
+trap clean_up EXIT
+
+fail() {
+    echo "FAILED: $1" >&2
+    if [ -n "${2-}" ]; then cat "$2" >&2; fi
+    exit 1
+}
+
+# eventually SECONDS WHAT COMMAND…: waits until the command succeeds.
+eventually() {
+    local limit=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@"; do
+        if [ $SECONDS -ge $limit ]; then fail "never happened: $what" "${out-}"; fi
+        sleep 0.1
+    done
+}
+
+# Help is printed, and a wrong argument refused, on a machine where nothing could be built.
+test_arguments() {
+    local script option status wrong
+    bare() { env CARGO_HOME=/nowhere PATH=/usr/bin:/bin "$@"; }
+    for script in script/chaos script/demo script/prepare script/test; do
+        for option in --help -h; do
+            bare "$script" "$option" >"$dir/out" 2>"$dir/err" || fail "$script $option" "$dir/err"
+            head -n 1 "$dir/out" | grep -q "^Usage: $script" || fail "$script $option prints no help" "$dir/out"
+            [ ! -s "$dir/err" ] || fail "$script $option complains" "$dir/err"
+            ! grep -Eq '^#|^set ' "$dir/out" || fail "$script $option prints its source" "$dir/out"
+        done
+        status=0
+        bare "$script" --wrong >"$dir/out" 2>"$dir/err" || status=$?
+        [ $status -eq 2 ] || fail "$script takes --wrong, and ends with $status" "$dir/err"
+        grep -q 'unknown argument: --wrong' "$dir/err" || fail "$script does not say what is wrong" "$dir/err"
+    done
+    for wrong in "script/chaos --seconds" "script/demo --pay now"; do
+        status=0
+        # shellcheck disable=SC2086 # a command and its arguments
+        bare $wrong >/dev/null 2>&1 || status=$?
+        [ $status -eq 2 ] || fail "$wrong ends with $status"
+    done
+    echo "ok: help and wrong arguments"
+}
+
+# Ctrl-C leaves .sqlx as it was.
+test_prepare() {
+    out=$dir/prepare
+    cp -R .sqlx "$dir/before"
+    rm -rf target/sqlx-new
+    script/prepare >"$out" 2>&1 &
+    jobs+=($!)
+    asks() { [ -d target/sqlx-new ] || ! diff -rq .sqlx "$dir/before" >/dev/null; }
+    eventually 300 "prepare asks for the queries" asks
+    kill -INT -- "-$!"
+    if wait $!; then fail "an interrupted prepare succeeds" "$out"; fi
+    diff -rq .sqlx "$dir/before" || {
+        rm -rf .sqlx
+        cp -R "$dir/before" .sqlx
+        fail "an interrupted prepare changes .sqlx"
+    }
+    rm -rf target/sqlx-new
+    unset out
+    echo "ok: an interrupted prepare"
+}
+
+# Sets `demo`, `out`, and what belongs to it: `processes`, and `folders`.
+start_demo() {
+    local port
+    out=$dir/demo-$1
+    script/demo >"$out" 2>&1 &
+    demo=$!
+    jobs+=("$demo")
+    eventually 300 "the demo asks for a payment" grep -q 'Open the link' "$out"
+    # Postgres detaches itself from who started it; its port tells which one it is.
+    port=$(sed -n 's|.*postgres://postgres@127.0.0.1:\([0-9]*\)/.*|\1|p' "$out")
+    [ -n "$port" ] || fail "the demo does not say where Postgres is" "$out"
+    ps -A -o pid= -o ppid= -o args= >"$dir/ps"
+    processes=$(awk -v demo="$demo" -v port="$port" '
+        { pid[NR] = $1; parent[NR] = $2 }
+        $0 ~ "/dojo-pg[.].*-p " port "( |$)" { ours[$1] = 1 }
+        END {
+            ours[demo] = 1
+            do {
+                more = 0
+                for (i in pid) if (parent[i] in ours && !(pid[i] in ours)) more = ours[pid[i]] = 1
+            } while (more)
+            for (one in ours) print one
+        }' "$dir/ps")
+    folders="${TMPDIR:-/tmp}/dojo-payment-links-demo-$demo
+$(sed -n "s|.* -D \\(/tmp/dojo-pg[.][^/]*\\)/data -p $port\\( .*\\)\\{0,1\\}\$|\\1|p" "$dir/ps")"
+    [ "$(wc -l <<<"$folders")" -eq 2 ] || fail "not one Postgres, but: $folders" "$dir/ps"
+    # The demo; Postgres, the service and the sandbox; what keeps each; Postgres has processes of its own.
+    [ "$(wc -l <<<"$processes")" -gt 7 ] || fail "where is the rest: $processes" "$dir/ps"
+}
+
+# nothing_left HOW PROCESSES FOLDERS
+nothing_left() {
+    local left=
+    # shellcheck disable=SC2086 # lists
+    gone() {
+        left=$(ps -o pid=,args= -p "$(echo $1 | tr ' ' ,)" | grep -v defunct; ls -d $2 2>/dev/null) || true
+        [ -z "$left" ]
+    }
+    local limit=$((SECONDS + 20))
+    until gone "$2" "$3"; do
+        [ $SECONDS -lt $limit ] || fail "$1 leaves this behind: $left" "$out"
+        sleep 0.1
+    done
+    echo "ok: a demo that ends by $1"
+}
+
+# However it ends, nothing is left: no process, no folder.
+test_demo() {
+    script/demo --pay >"$dir/pay" 2>&1 || fail "script/demo --pay" "$dir/pay"
+    grep -q 'Paid. Everything is stopped again.' "$dir/pay" || fail "it is not paid" "$dir/pay"
+    [ "$(wc -l <"$dir/pay")" -lt 100 ] || fail "who could follow this?" "$dir/pay"
+    echo "ok: script/demo --pay"
+
+    local first first_processes first_folders
+    start_demo hangup
+    first=$demo first_processes=$processes first_folders=$folders
+    start_demo terminate
+    grep -q 'is in use; it takes [0-9]* instead' "$out" || fail "it does not say that its ports differ" "$out"
+    # A closed terminal tells all of the foreground's processes.
+    kill -HUP -- "-$first"
+    kill -TERM "$demo"
+    nothing_left "a closed terminal" "$first_processes" "$first_folders"
+    nothing_left SIGTERM "$processes" "$folders"
+
+    start_demo kill
+    first=$demo first_processes=$processes first_folders=$folders
+    start_demo interrupt
+    kill -KILL "$first"
+    kill -INT -- "-$demo"
+    nothing_left SIGKILL "$first_processes" "$first_folders"
+    nothing_left Ctrl-C "$processes" "$folders"
+}
+
+if [ $# -eq 0 ]; then set -- arguments prepare demo; fi
+for group; do "test_$group"; done
