@@ -175,6 +175,28 @@ pub async fn webhooks(stage: &Stage, mut rng: StdRng, until: Instant) -> Result 
     Ok(())
 }
 
+/// Webhooks that a thief signs: they say of links that nobody has paid that they are. A link may show that, unconfirmed,
+/// until Dojo is asked.
+pub async fn forgeries(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
+    while pause(&mut rng, 200..900, until).await {
+        let intents = stage.dojo.look("payment-intents").await?;
+        let unpaid: Vec<_> = intents
+            .iter()
+            .rev()
+            .filter(|intent| intent["status"] == "Created")
+            .take(20)
+            .collect();
+        let Some(intent) = unpaid.choose(&mut rng) else {
+            continue;
+        };
+        let words = ["Captured", "Captured", "Authorized", "Refunded", "Reversed"];
+        let lie = json!({"paymentIntentId": intent["id"], "status": words.choose(&mut rng)});
+        stage.dojo.control("webhooks/deliver", lie).await?;
+        damage.note(Trouble::Forgeries);
+    }
+    Ok(())
+}
+
 /// Search that lags behind: by less than the service waits for, as a rule, and now and then by more, so that second
 /// intents come to be, and have to be found and canceled.
 pub async fn search(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {

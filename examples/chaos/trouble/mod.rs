@@ -99,8 +99,9 @@ impl Trouble {
             Self::SilentDatabase => database::silence(stage, damage, rng, until).await,
             Self::ReadOnlyDatabase => database::read_only(stage, damage, rng, until).await,
             Self::RotatedKeys => keys::rotations(stage, damage, rng, until).await,
-            // People make these: see `people` and `operators`.
-            Self::Forgeries | Self::PortalRefunds => Ok(()),
+            Self::Forgeries => dojo::forgeries(stage, damage, rng, until).await,
+            // Between the operators' own: see `operators`.
+            Self::PortalRefunds => Ok(()),
         }
     }
 }
