@@ -2,7 +2,9 @@
 
 pub mod auth;
 mod body;
+mod docs;
 mod error;
+mod examples;
 mod idempotency;
 mod observe;
 pub mod openapi;
@@ -71,6 +73,8 @@ pub struct Shared {
     operations: operations::Schemas,
     /// The OpenAPI document, as YAML.
     openapi: String,
+    /// The OpenAPI document, as pages.
+    docs: docs::Pages,
 }
 
 impl std::ops::Deref for AppState {
@@ -111,6 +115,8 @@ impl AppState {
             operations: operations::Schemas::new(&document)
                 .expect("the document is made from the code and a test builds it"),
             openapi: openapi::to_yaml(&document),
+            docs: docs::Pages::new(&document)
+                .expect("the pages are made from the document and a test reads them"),
         }))
     }
 
@@ -176,7 +182,7 @@ pub fn router(state: AppState) -> Router {
     let request_timeout = state.request_timeout + Duration::from_secs(2);
     let (routes, _) = documented().split_for_parts();
     let routes = routes
-        .merge(openapi::docs())
+        .merge(docs::routes())
         .fallback(async || Error::NotFound)
         .with_state(state);
     guarded(routes, request_timeout)

@@ -1,0 +1,383 @@
+//! Examples for the OpenAPI document: a link on its way, what is told of it, and a problem of every type.
+//!
+//! What one call alone shows stands in its attributes. Here is what several share, and what depends on the call where its
+//! answers are declared once for many. Problems are made by the code that answers them, so that they look as they are sent.
+
+use serde_json::{Value, json};
+
+use super::{
+    auth::Scope,
+    error::{Error, Subject},
+    problem::{KINDS, Problem},
+};
+use crate::{
+    payment_link::{Failure, FailureKind, Fault, PaymentLinkId},
+    store,
+};
+
+const LINK_ID: &str = "plink_01m81mqpmrf8384nj77tj0t0e4";
+const OPERATION_ID: &str = "op_01m81mzv2jf8x9qk4s7wd3h6rb";
+const INTENT_ID: &str = "pi_CggWPWfehUWgVNnDdsdLMQ";
+const REQUEST_ID: &str = "01a20e1c-d61f-7542-999a-274a6af083e1";
+
+/// A link that waits for its customer.
+pub(super) fn link() -> Value {
+    json!({
+        "id": LINK_ID,
+        "account": "default",
+        "environment": "production",
+        "status": "Created",
+        "url": format!("https://pay.dojo.tech/checkout/{INTENT_ID}"),
+        "paymentIntentId": INTENT_ID,
+        "amount": pounds(2450),
+        "tipsAmount": null,
+        "totalAmount": pounds(2450),
+        "reportedAmount": null,
+        "capturedAmount": 0,
+        "refundedAmount": 0,
+        "captures": [],
+        "payment": null,
+        "attempts": [],
+        "failure": null,
+        "createdBy": "orders",
+        "createdAt": "2026-11-22T12:47:12.538228Z",
+        "updatedAt": "2026-11-22T12:47:12.568313Z",
+        "syncedAt": "2026-11-22T12:47:12.568313Z",
+        "reference": "Order 236",
+        "captureMode": "Auto",
+        "expireAt": "2026-12-22T12:47:12.540Z",
+    })
+}
+
+/// The same, paid.
+pub(super) fn paid_link() -> Value {
+    with(
+        link(),
+        json!({
+            "status": "Captured",
+            "capturedAmount": 2450,
+            "payment": {
+                "transactionId": "820973c4-c6df-4c91-bb31-f48044b0bcb8",
+                "transactionDateTime": "2026-11-22T13:02:41.685Z",
+                "authCode": "323241",
+                "cardNumber": "52000000****1005",
+                "last4": "1005",
+                "cardType": "MASTERCARD",
+                "cardFundingType": "Debit",
+            },
+            "updatedAt": "2026-11-22T13:02:42.104378Z",
+            "syncedAt": "2026-11-22T13:02:42.104378Z",
+        }),
+    )
+}
+
+/// The link after the operation of this name, which is the last part of its path.
+fn link_after(operation: &str) -> Option<Value> {
+    let manual = json!({"captureMode": "Manual", "autoExpireAction": "Release"});
+    let changed = |changes| with(with(link(), manual.clone()), changes);
+    let link = match operation {
+        "amount" => changed(json!({
+            "amount": pounds(1950),
+            "totalAmount": pounds(1950),
+            "config": {"payment": {"customAmountAllowed": true}},
+        })),
+        "tips-amount" => changed(json!({
+            "tipsAmount": pounds(200),
+            "totalAmount": pounds(2650),
+            "config": {"payment": {"tipsAllowed": true}},
+        })),
+        "captures" => with(
+            with(paid_link(), manual),
+            json!({
+                "capturedAmount": 1500,
+                "captures": [{
+                    "id": "16afc7a9-3557-4510-b97f-6df948ab7fed",
+                    "amount": 1500,
+                    "tipsAmount": null,
+                    "status": "Successful",
+                    "createdAt": "2026-11-22T13:02:41.685Z",
+                }],
+            }),
+        ),
+        "cancel" => with(link(), json!({"status": "Canceled"})),
+        "reversal" => with(
+            paid_link(),
+            json!({"status": "Reversed", "capturedAmount": 0}),
+        ),
+        "refunds" => with(paid_link(), json!({"refundedAmount": 350})),
+        "receipt" => paid_link(),
+        _ => return None,
+    };
+    Some(link)
+}
+
+/// A page with one link in it, of more.
+pub(super) fn links() -> Value {
+    json!({"data": [paid_link()], "after": "641d1f2a4c9e0-01a20e1c7b50f3d689d49f3a2b57c8d1"})
+}
+
+/// A link's timeline, from the request to the payment.
+pub(super) fn timeline() -> Value {
+    let request = json!({"type": "request", "apiKey": "orders", "requestId": REQUEST_ID});
+    json!({
+        "data": [
+            {
+                "id": "1041",
+                "type": "requested",
+                "statusBefore": null,
+                "statusAfter": "Pending",
+                "cause": request,
+                "detail": null,
+                "occurredAt": "2026-11-22T12:47:12.538228Z",
+            },
+            {
+                "id": "1042",
+                "type": "confirmed",
+                "statusBefore": "Pending",
+                "statusAfter": "Created",
+                "cause": request,
+                "detail": {"paymentIntentId": INTENT_ID, "reported": "Created"},
+                "occurredAt": "2026-11-22T12:47:12.568313Z",
+            },
+            {
+                "id": "1057",
+                "type": "webhook",
+                "statusBefore": "Created",
+                "statusAfter": "Captured",
+                "cause": {"type": "webhook", "eventId": "evt_mB_-r9agomU0OZSzxSg6Wh"},
+                "detail": {"event": "payment_intent.status_updated", "reported": "Captured", "verdict": "applied"},
+                "occurredAt": "2026-11-22T13:02:41.989233Z",
+            },
+        ],
+        "after": null,
+    })
+}
+
+/// A page of operations: one refund.
+pub(super) fn operations() -> Value {
+    json!({
+        "data": [{
+            "id": OPERATION_ID,
+            "status": "Succeeded",
+            "dojoId": "7b49adaf-a01a-4c82-999e-2480b6355a07",
+            "failure": null,
+            "createdBy": "orders",
+            "createdAt": "2026-11-22T15:11:41.74243Z",
+            "completedAt": "2026-11-22T15:11:41.784598Z",
+            "type": "refund",
+            "request": {"amount": pounds(350), "refundReason": "Returned goods"},
+        }],
+        "after": null,
+    })
+}
+
+/// An event of Dojo's, as its webhooks carry it.
+pub(super) fn webhook() -> Value {
+    json!({
+        "id": "evt_mB_-r9agomU0OZSzxSg6Wh",
+        "event": "payment_intent.status_updated",
+        "accountId": "acc_test",
+        "createdAt": "2026-11-22T13:02:41.901Z",
+        "data": {"paymentIntentId": INTENT_ID, "paymentStatus": "Captured", "captureMode": "Auto"},
+    })
+}
+
+/// Completes the document's answers: the link after each operation, and under the name of each type of problem its
+/// example. Those are kept once, under `components`.
+pub(super) fn complete(document: &mut Value) {
+    let mut shared = serde_json::Map::new();
+    for (path, item) in members(&mut document["paths"]) {
+        let (before, operation) = path.rsplit_once('/').unwrap_or_default();
+        let is_operation = before == "/v1/payment-links/{id}";
+        let about = if is_operation {
+            an_operation()
+        } else {
+            Subject::Link(link_id())
+        };
+        for (_, call) in members(item) {
+            for (status, answer) in members(&mut call["responses"]) {
+                let Ok(status) = status.parse() else { continue };
+                let Some(content) = answer.get_mut("content") else {
+                    continue;
+                };
+                if let (true, 200, Some(link)) = (is_operation, status, link_after(operation)) {
+                    content["application/json"]["example"] = link;
+                }
+                let Some(problem) = content.get_mut("application/problem+json") else {
+                    continue;
+                };
+                let Some(examples) = problem.get_mut("examples") else {
+                    continue;
+                };
+                for (slug, example) in members(examples) {
+                    let Some((_, statuses, what_to_do)) = KINDS.iter().find(|kind| kind.0 == slug)
+                    else {
+                        continue;
+                    };
+                    let Some(value) = problem_of(slug, status, about) else {
+                        continue;
+                    };
+                    let value = json!({"description": what_to_do, "value": value});
+                    let mut name = if statuses.contains(',') {
+                        format!("{slug}-{status}")
+                    } else {
+                        slug.clone()
+                    };
+                    if shared.get(&name).is_some_and(|other| *other != value) {
+                        name.push_str("-of-operation");
+                    }
+                    *example = json!({"$ref": format!("#/components/examples/{name}")});
+                    shared.insert(name, value);
+                }
+            }
+        }
+    }
+    document["components"]["examples"] = Value::Object(shared);
+}
+
+/// The problem of this type, once for each status that it comes with.
+pub(super) fn problems(slug: &str) -> Vec<Value> {
+    let statuses = KINDS
+        .iter()
+        .find(|kind| kind.0 == slug)
+        .map_or("", |kind| kind.1);
+    let statuses = statuses
+        .split(", ")
+        .map(|status| status.parse().unwrap_or(400));
+    statuses
+        .filter_map(|status| {
+            let about = if status == 409 {
+                an_operation()
+            } else {
+                Subject::Link(link_id())
+            };
+            problem_of(slug, status, about)
+        })
+        .collect()
+}
+
+/// A problem as it is answered about a link or an operation.
+fn problem_of(slug: &str, status: u16, about: Subject) -> Option<Value> {
+    let failed = |reason, detail: &str, errors| Error::DojoFailed {
+        subject: about,
+        failure: Failure {
+            reason,
+            status: None,
+            detail: detail.to_owned(),
+            errors,
+        },
+        retry_after: None,
+        replayed: false,
+    };
+    let error = match slug {
+        "malformed-json" => {
+            Error::MalformedJson("expected `,` or `}` at line 3 column 2".to_owned())
+        }
+        "body-incomplete" => Error::BodyIncomplete,
+        "unauthenticated" => Error::Unauthenticated,
+        "bad-signature" => Error::BadSignature,
+        "forbidden" => Error::Forbidden(Scope::PaymentsManage),
+        "not-found" => Error::NoSuchLink,
+        "request-in-progress" => Error::Running(about),
+        "operation-in-progress" => Error::OperationRunning,
+        "not-possible" => Error::NotPossible("only 3.50 GBP is left to refund".to_owned()),
+        "not-created" => failed(
+            FailureKind::NotCreated,
+            "Dojo has no payment intent for it, and none can come any more",
+            vec![],
+        ),
+        "not-done" => failed(
+            FailureKind::NotDone,
+            "Dojo has no capture of it, and none can come any more",
+            vec![],
+        ),
+        "outcome-unconfirmed" => Error::Unconfirmed(about),
+        "body-too-large" => Error::BodyTooLarge(super::body::LIMIT),
+        "unsupported-media-type" => Error::NotJson,
+        "invalid-request" => {
+            Error::Invalid(vec![Fault::new("/amount/value", "must be at least 1")])
+        }
+        "idempotency-key-reused" => Error::IdempotencyKeyReused,
+        "refused-by-dojo" if status == 409 => failed(
+            FailureKind::Refused,
+            "The payment has been settled already",
+            vec![],
+        ),
+        "refused-by-dojo" => failed(
+            FailureKind::Refused,
+            "One or more validation errors occurred.",
+            vec![Fault::new(
+                "/amount/value",
+                "exceeds the limit of the account",
+            )],
+        ),
+        "internal-error" => Error::Store(store::Error::Unreadable(String::new())),
+        "dojo-key-refused" => failed(FailureKind::KeyRefused, "", vec![]),
+        "dojo-misrouted" => failed(FailureKind::Misrouted, "", vec![]),
+        "dojo-not-reached" => failed(FailureKind::NotReached, "", vec![]),
+        "database-unavailable" => Error::Store(store::Error::Database(sqlx::Error::PoolTimedOut)),
+        "not-kept" => Error::NotKept(store::Error::Unreadable(String::new())),
+        "overloaded" => Error::Overloaded,
+        "account-not-configured" => Error::AccountNotConfigured(link_id()),
+        "outcome-unknown" => Error::DojoUnsure(about),
+        _ => return made_elsewhere(slug, status),
+    };
+    let instance = match (slug, about) {
+        ("bad-signature" | "not-kept", _) => "/webhooks/dojo".to_owned(),
+        (_, Subject::Operation { .. }) => format!("/v1/payment-links/{LINK_ID}/refunds"),
+        (_, Subject::Link(_)) => "/v1/payment-links".to_owned(),
+    };
+    written(error.problem(), instance)
+}
+
+/// A problem that no [`Error`] makes: of the router, of a time limit, of `/readyz`.
+fn made_elsewhere(slug: &str, status: u16) -> Option<Value> {
+    let status = axum::http::StatusCode::from_u16(status).ok()?;
+    let (problem, instance) = match slug {
+        "not-ready" => (
+            Problem::new(status, slug, super::service::NO_DATABASE),
+            "/readyz",
+        ),
+        _ => (Problem::of_status(status), "/v1/payment-links"),
+    };
+    written(problem, instance.to_owned())
+}
+
+fn written(problem: Problem, instance: String) -> Option<Value> {
+    let request_id = REQUEST_ID.to_owned();
+    serde_json::to_value(Problem {
+        instance,
+        request_id,
+        ..problem
+    })
+    .ok()
+}
+
+fn link_id() -> PaymentLinkId {
+    LINK_ID.parse().expect("a constant, which a test reads")
+}
+
+fn an_operation() -> Subject {
+    Subject::Operation {
+        id: OPERATION_ID
+            .parse()
+            .expect("a constant, which a test reads"),
+        link_id: link_id(),
+    }
+}
+
+fn pounds(value: i64) -> Value {
+    json!({"value": value, "currencyCode": "GBP"})
+}
+
+/// An object with some members changed.
+fn with(mut object: Value, changes: Value) -> Value {
+    if let (Value::Object(object), Value::Object(changes)) = (&mut object, changes) {
+        object.extend(changes);
+    }
+    object
+}
+
+fn members(object: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
+    object.as_object_mut().into_iter().flatten()
+}
