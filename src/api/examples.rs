@@ -246,10 +246,10 @@ pub(super) fn problems(slug: &str) -> Vec<Value> {
         .map(|status| status.parse().unwrap_or(400));
     statuses
         .filter_map(|status| {
-            let about = if status == 409 {
-                an_operation()
-            } else {
-                Subject::Link(link_id())
+            let about = match slug {
+                "not-created" | "request-in-progress" => Subject::Link(link_id()),
+                _ if status == 409 => an_operation(),
+                _ => Subject::Link(link_id()),
             };
             problem_of(slug, status, about)
         })
@@ -283,12 +283,12 @@ fn problem_of(slug: &str, status: u16, about: Subject) -> Option<Value> {
         "not-possible" => Error::NotPossible("only 3.50 GBP is left to refund".to_owned()),
         "not-created" => failed(
             FailureKind::NotCreated,
-            "Dojo has no payment intent for it, and none can come any more",
+            "Dojo could not be brought to create it in time",
             vec![],
         ),
         "not-done" => failed(
             FailureKind::NotDone,
-            "Dojo has no capture of it, and none can come any more",
+            "Dojo's answer was lost, and it was not done",
             vec![],
         ),
         "outcome-unconfirmed" => Error::Unconfirmed(about),

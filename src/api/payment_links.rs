@@ -304,7 +304,9 @@ async fn list(
     })))
 }
 
-/// Reads what happened to a payment link, oldest first: each change once, with its cause.
+/// Lists what happened to a payment link, oldest first.
+///
+/// Each change is listed once, with its cause.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}/events", tag = "Payment links",
     params(
@@ -339,10 +341,10 @@ async fn events(
     Ok(Json(Page::new(entries, limit, |last| last.id.clone())))
 }
 
-/// Asks Dojo about a payment link now, and answers the link as Dojo has it.
+/// Asks Dojo about a payment link now.
 ///
-/// There is no need to: webhooks and a schedule keep links in step. It is for the moment when somebody wants to
-/// be sure. A link whose creation is not settled yet is answered as it is.
+/// Returns the link as Dojo has it. There is no need to ask: webhooks and a schedule keep links in step. It is for
+/// the moment when somebody wants to be sure. A link whose creation is not settled yet is returned as it is.
 #[utoipa::path(
     post, path = "/v1/payment-links/{id}/refresh", tag = "Payment links",
     params(("id" = String, Path, description = "The link's id, `plink_…`.", example = "plink_01m81mqpmrf8384nj77tj0t0e4")),

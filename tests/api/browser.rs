@@ -18,14 +18,21 @@ const CHALLENGED: (&str, &str) = ("5200 0000 0000 1096", "020");
 const DECLINED: (&str, &str) = ("4456 5300 0000 1013", "341");
 
 /// Headless Chromium, and the driver that it is told what to do through.
-struct Browser {
-    page: Client,
+pub struct Browser {
+    pub page: Client,
     driver: Child,
     profile: PathBuf,
 }
 
 impl Browser {
     async fn open(url: &Value) -> Self {
+        let browser = Self::start(json!({})).await;
+        browser.page.goto(text(url)).await.unwrap();
+        browser
+    }
+
+    /// Starts it, with more of Chromium's options.
+    pub async fn start(more: Value) -> Self {
         let port = free_port();
         let driver = std::env::var_os("CHROMEDRIVER").unwrap_or_else(|| "chromedriver".into());
         let driver = Command::new(driver)
@@ -44,6 +51,8 @@ impl Browser {
         if let Ok(chromium) = std::env::var("CHROMIUM") {
             options["binary"] = json!(chromium);
         }
+        let options_of_test = more.as_object().unwrap().clone();
+        options.as_object_mut().unwrap().extend(options_of_test);
         let capabilities = json!({"goog:chromeOptions": options});
         let page = eventually("the browser starts", async || {
             ClientBuilder::new(HttpConnector::new())
@@ -53,7 +62,6 @@ impl Browser {
                 .ok()
         })
         .await;
-        page.goto(text(url)).await.unwrap();
         Self {
             page,
             driver,
@@ -88,7 +96,7 @@ impl Browser {
     }
 
     /// Waits until the page says this.
-    async fn says(&self, words: &str) {
+    pub async fn says(&self, words: &str) {
         eventually(&format!("the page says {words:?}"), async || {
             let body = self.page.find(Locator::Css("body")).await.ok()?;
             body.text().await.ok()?.contains(words).then_some(())
@@ -96,7 +104,7 @@ impl Browser {
         .await;
     }
 
-    async fn close(mut self) {
+    pub async fn close(mut self) {
         let closed = self.page.clone().close();
         let _ = within(Duration::from_secs(10), "the browser closes", closed).await;
         let _ = self.driver.kill();

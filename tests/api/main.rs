@@ -14,6 +14,7 @@ mod commands;
 mod convergence;
 mod crashes;
 mod creation;
+mod docs;
 mod faults;
 mod idempotency;
 mod lost_operations;
