@@ -3,6 +3,7 @@
 //! What one call alone shows stands in its attributes. Here is what several share, and what depends on the call where its
 //! answers are declared once for many. Problems are made by the code that answers them, so that they look as they are sent.
 
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
@@ -182,25 +183,84 @@ pub(super) fn webhook() -> Value {
     })
 }
 
+/// What a call does, as far as its problems differ by that.
+#[derive(Clone, Copy, PartialEq)]
+enum Call {
+    Reads,
+    Creates,
+    Operates,
+}
+
+impl Call {
+    fn of(method: &str, path: &str) -> Self {
+        let (_, last) = path.rsplit_once('/').unwrap_or_default();
+        if link_after(last).is_some() {
+            Self::Operates
+        } else if (method, path) == ("post", "/v1/payment-links") {
+            Self::Creates
+        } else {
+            Self::Reads
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Reads => "read",
+            Self::Creates => "create",
+            Self::Operates => "operation",
+        }
+    }
+
+    fn subject(self) -> Subject {
+        match self {
+            Self::Reads | Self::Creates => Subject::Link(link_id()),
+            Self::Operates => Subject::Operation {
+                id: OPERATION_ID
+                    .parse()
+                    .expect("a constant, which a test reads"),
+                link_id: link_id(),
+            },
+        }
+    }
+
+    fn scope(self) -> Scope {
+        match self {
+            Self::Reads => Scope::LinksRead,
+            Self::Creates => Scope::LinksWrite,
+            Self::Operates => Scope::PaymentsManage,
+        }
+    }
+
+    fn fault(self) -> Fault {
+        match self {
+            Self::Reads => Fault::new("limit", "must be 1 to 100, once"),
+            Self::Creates | Self::Operates => Fault::new("/amount/value", "must be at least 1"),
+        }
+    }
+
+    fn path(self) -> String {
+        match self {
+            Self::Reads => format!("/v1/payment-links/{LINK_ID}"),
+            Self::Creates => "/v1/payment-links".to_owned(),
+            Self::Operates => format!("/v1/payment-links/{LINK_ID}/refunds"),
+        }
+    }
+}
+
 /// Completes the document's answers: the link after each operation, and under the name of each type of problem its
 /// example. Those are kept once, under `components`.
 pub(super) fn complete(document: &mut Value) {
     let mut shared = serde_json::Map::new();
     for (path, item) in members(&mut document["paths"]) {
-        let (before, operation) = path.rsplit_once('/').unwrap_or_default();
-        let is_operation = before == "/v1/payment-links/{id}";
-        let about = if is_operation {
-            an_operation()
-        } else {
-            Subject::Link(link_id())
-        };
-        for (_, call) in members(item) {
+        for (method, call) in members(item) {
+            let kind = Call::of(method, path);
             for (status, answer) in members(&mut call["responses"]) {
-                let Ok(status) = status.parse() else { continue };
-                let Some(content) = answer.get_mut("content") else {
+                let (Ok(status), Some(content)) = (status.parse(), answer.get_mut("content"))
+                else {
                     continue;
                 };
-                if let (true, 200, Some(link)) = (is_operation, status, link_after(operation)) {
+                let (_, last) = path.rsplit_once('/').unwrap_or_default();
+                if let (200, Some(link)) = (status, link_after(last)) {
                     content["application/json"]["example"] = link;
                 }
                 let Some(problem) = content.get_mut("application/problem+json") else {
@@ -210,29 +270,38 @@ pub(super) fn complete(document: &mut Value) {
                     continue;
                 };
                 for (slug, example) in members(examples) {
-                    let Some((_, statuses, what_to_do)) = KINDS.iter().find(|kind| kind.0 == slug)
-                    else {
-                        continue;
-                    };
-                    let Some(value) = problem_of(slug, status, about) else {
-                        continue;
-                    };
-                    let value = json!({"description": what_to_do, "value": value});
-                    let mut name = if statuses.contains(',') {
-                        format!("{slug}-{status}")
-                    } else {
-                        slug.clone()
-                    };
-                    if shared.get(&name).is_some_and(|other| *other != value) {
-                        name.push_str("-of-operation");
-                    }
-                    *example = json!({"$ref": format!("#/components/examples/{name}")});
-                    shared.insert(name, value);
+                    share(&mut shared, slug, status, kind, example);
                 }
             }
         }
     }
     document["components"]["examples"] = Value::Object(shared);
+}
+
+/// Has the example of a problem refer to a shared one, which is made if it is not there yet.
+fn share(
+    shared: &mut serde_json::Map<String, Value>,
+    slug: &str,
+    status: u16,
+    call: Call,
+    example: &mut Value,
+) {
+    let Some((_, statuses, what_to_do)) = KINDS.iter().find(|kind| kind.0 == slug) else {
+        return;
+    };
+    let Some(value) = problem(slug, status, call) else {
+        return;
+    };
+    let value = json!({"description": what_to_do, "value": value});
+    let mut name = slug.to_owned();
+    if statuses.contains(',') {
+        name = format!("{slug}-{status}");
+    }
+    if shared.get(&name).is_some_and(|other| *other != value) {
+        name = format!("{name}-{}", call.name());
+    }
+    *example = json!({"$ref": format!("#/components/examples/{name}")});
+    shared.insert(name, value);
 }
 
 /// The problem of this type, once for each status that it comes with.
@@ -241,25 +310,26 @@ pub(super) fn problems(slug: &str) -> Vec<Value> {
         .iter()
         .find(|kind| kind.0 == slug)
         .map_or("", |kind| kind.1);
-    let statuses = statuses
-        .split(", ")
-        .map(|status| status.parse().unwrap_or(400));
+    let call = match slug {
+        "not-found" | "timed-out" => Call::Reads,
+        "operation-in-progress" | "not-possible" | "not-done" | "outcome-unconfirmed" => {
+            Call::Operates
+        }
+        _ => Call::Creates,
+    };
+    let statuses = statuses.split(", ").map(|status| match status {
+        "409" if slug == "refused-by-dojo" => (409, Call::Operates),
+        status => (status.parse().unwrap_or(400), call),
+    });
     statuses
-        .filter_map(|status| {
-            let about = match slug {
-                "not-created" | "request-in-progress" => Subject::Link(link_id()),
-                _ if status == 409 => an_operation(),
-                _ => Subject::Link(link_id()),
-            };
-            problem_of(slug, status, about)
-        })
+        .filter_map(|(status, call)| problem(slug, status, call))
         .collect()
 }
 
-/// A problem as it is answered about a link or an operation.
-fn problem_of(slug: &str, status: u16, about: Subject) -> Option<Value> {
+/// A problem as this call answers it.
+fn problem(slug: &str, status: u16, call: Call) -> Option<Value> {
     let failed = |reason, detail: &str, errors| Error::DojoFailed {
-        subject: about,
+        subject: call.subject(),
         failure: Failure {
             reason,
             status: None,
@@ -276,9 +346,9 @@ fn problem_of(slug: &str, status: u16, about: Subject) -> Option<Value> {
         "body-incomplete" => Error::BodyIncomplete,
         "unauthenticated" => Error::Unauthenticated,
         "bad-signature" => Error::BadSignature,
-        "forbidden" => Error::Forbidden(Scope::PaymentsManage),
+        "forbidden" => Error::Forbidden(call.scope()),
         "not-found" => Error::NoSuchLink,
-        "request-in-progress" => Error::Running(about),
+        "request-in-progress" => Error::Running(call.subject()),
         "operation-in-progress" => Error::OperationRunning,
         "not-possible" => Error::NotPossible("only 3.50 GBP is left to refund".to_owned()),
         "not-created" => failed(
@@ -291,12 +361,10 @@ fn problem_of(slug: &str, status: u16, about: Subject) -> Option<Value> {
             "Dojo's answer was lost, and it was not done",
             vec![],
         ),
-        "outcome-unconfirmed" => Error::Unconfirmed(about),
+        "outcome-unconfirmed" => Error::Unconfirmed(call.subject()),
         "body-too-large" => Error::BodyTooLarge(super::body::LIMIT),
         "unsupported-media-type" => Error::NotJson,
-        "invalid-request" => {
-            Error::Invalid(vec![Fault::new("/amount/value", "must be at least 1")])
-        }
+        "invalid-request" => Error::Invalid(vec![call.fault()]),
         "idempotency-key-reused" => Error::IdempotencyKeyReused,
         "refused-by-dojo" if status == 409 => failed(
             FailureKind::Refused,
@@ -319,20 +387,19 @@ fn problem_of(slug: &str, status: u16, about: Subject) -> Option<Value> {
         "not-kept" => Error::NotKept(store::Error::Unreadable(String::new())),
         "overloaded" => Error::Overloaded,
         "account-not-configured" => Error::AccountNotConfigured(link_id()),
-        "outcome-unknown" => Error::DojoUnsure(about),
+        "outcome-unknown" => Error::DojoUnsure(call.subject()),
         _ => return made_elsewhere(slug, status),
     };
-    let instance = match (slug, about) {
-        ("bad-signature" | "not-kept", _) => "/webhooks/dojo".to_owned(),
-        (_, Subject::Operation { .. }) => format!("/v1/payment-links/{LINK_ID}/refunds"),
-        (_, Subject::Link(_)) => "/v1/payment-links".to_owned(),
+    let instance = match slug {
+        "bad-signature" | "not-kept" => "/webhooks/dojo".to_owned(),
+        _ => call.path(),
     };
     written(error.problem(), instance)
 }
 
 /// A problem that no [`Error`] makes: of the router, of a time limit, of `/readyz`.
 fn made_elsewhere(slug: &str, status: u16) -> Option<Value> {
-    let status = axum::http::StatusCode::from_u16(status).ok()?;
+    let status = StatusCode::from_u16(status).ok()?;
     let (problem, instance) = match slug {
         "not-ready" => (
             Problem::new(status, slug, super::service::NO_DATABASE),
@@ -355,15 +422,6 @@ fn written(problem: Problem, instance: String) -> Option<Value> {
 
 fn link_id() -> PaymentLinkId {
     LINK_ID.parse().expect("a constant, which a test reads")
-}
-
-fn an_operation() -> Subject {
-    Subject::Operation {
-        id: OPERATION_ID
-            .parse()
-            .expect("a constant, which a test reads"),
-        link_id: link_id(),
-    }
 }
 
 fn pounds(value: i64) -> Value {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     browser::Browser,
     openapi::problem_types,
-    support::{Answer, TestApp, operations::manual, send, ten_pounds, text},
+    support::{Answer, TestApp, manual, send, ten_pounds, text},
 };
 
 const PAGES: [&str; 2] = ["/docs", "/docs/problems"];
