@@ -247,19 +247,27 @@ impl Call {
     }
 }
 
-/// Completes the document's answers: the link after each operation, and under the name of each type of problem its
-/// example. Those are kept once, under `components`.
+/// Completes the document: a key for each operation and the link after it, and under the name of each type of problem
+/// its example. Those are kept once, under `components`.
 pub(super) fn complete(document: &mut Value) {
     let mut shared = serde_json::Map::new();
     for (path, item) in members(&mut document["paths"]) {
         for (method, call) in members(item) {
             let kind = Call::of(method, path);
+            let (_, last) = path.rsplit_once('/').unwrap_or_default();
+            if kind == Call::Operates {
+                for parameter in call["parameters"].as_array_mut().into_iter().flatten() {
+                    // A key is for one request: the same on another operation would be refused.
+                    if parameter["name"] == "Idempotency-Key" {
+                        parameter["example"] = json!(format!("order-236-{last}"));
+                    }
+                }
+            }
             for (status, answer) in members(&mut call["responses"]) {
                 let (Ok(status), Some(content)) = (status.parse(), answer.get_mut("content"))
                 else {
                     continue;
                 };
-                let (_, last) = path.rsplit_once('/').unwrap_or_default();
                 if let (200, Some(link)) = (status, link_after(last)) {
                     content["application/json"]["example"] = link;
                 }

@@ -100,7 +100,7 @@ struct OfLink {
 #[expect(dead_code, reason = "describes what `idempotency_key` reads")]
 struct Keyed {
     /// Makes repetitions of the request one. 1 to 255 printable ASCII characters.
-    #[param(rename = "Idempotency-Key", nullable = false, example = "order-236-1")]
+    #[param(rename = "Idempotency-Key", nullable = false)]
     key: Option<String>,
 }
 
@@ -187,7 +187,7 @@ async fn capture(asked: Asked) -> Result<Response, Error> {
     post, path = "/v1/payment-links/{id}/refunds", tag = "Operations",
     params(
         OfLink,
-        ("Idempotency-Key" = String, Header, description = "Makes repetitions of the request one. 1 to 255 printable ASCII characters.", example = "return-17"),
+        ("Idempotency-Key" = String, Header, description = "Makes repetitions of the request one. 1 to 255 printable ASCII characters."),
     ),
     request_body(content = NewRefund, example = json!({"amount": {"value": 350, "currencyCode": "GBP"}, "refundReason": "Returned goods"})),
     responses(Guarded, NoSuchLink, Operated)
