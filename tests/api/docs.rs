@@ -218,10 +218,13 @@ async fn every_command_for_callers_does_what_it_shows() {
             .rsplit('/')
             .next()
             .unwrap();
-        let link = match call {
-            "amount" | "tips-amount" | "captures" => app.create(&manual("Order 236")).await,
-            _ => app.create(&ten_pounds("Order 236")).await,
+        let mut body = match call {
+            "amount" | "tips-amount" | "captures" => manual("Order 236"),
+            _ => ten_pounds("Order 236"),
         };
+        // As much as that of the examples.
+        body["amount"]["value"] = json!(2450);
+        let link = app.create(&body).await;
         let link = link.expect(201).json();
         let status = match call {
             "captures" => "Authorized",
