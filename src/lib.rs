@@ -19,7 +19,7 @@
 //! | [`store`] | all SQL, a function per question | axum, reqwest |
 //! | [`protocol`] | the exactly-once dealings between `store` and `dojo` | HTTP |
 //! | [`jobs`] | background loops: recovery, refresh, strays | HTTP |
-//! | [`api`] | routes, authentication, problems, the OpenAPI document | SQL |
+//! | [`api`] | routes, authentication, problems, the OpenAPI document and its pages | SQL |
 //! | [`config`] | settings, parsed and checked once | everything else |
 //! | [`telemetry`] | logs and metrics | the domain |
 //! | [`golive`] | what proves a deployment, and sets up Dojo's webhooks | HTTP routes, SQL |

@@ -245,6 +245,26 @@ impl Error {
             _ => None,
         }
     }
+
+    /// What is told of it in the answer's body.
+    pub(super) fn problem(&self) -> Problem {
+        let mut problem = Problem::new(self.status(), self.slug(), self.to_string());
+        match self {
+            Self::Invalid(faults) => problem.errors.clone_from(faults),
+            Self::Running(subject) | Self::DojoUnsure(subject) | Self::Unconfirmed(subject) => {
+                problem.about(*subject);
+            }
+            Self::AccountNotConfigured(id) => problem.about(Subject::Link(*id)),
+            Self::DojoFailed {
+                subject, failure, ..
+            } => {
+                problem.about(*subject);
+                problem.errors.clone_from(&failure.errors);
+            }
+            _ => {}
+        }
+        problem
+    }
 }
 
 impl IntoResponse for Error {
@@ -252,9 +272,6 @@ impl IntoResponse for Error {
         if let Self::Store(_) | Self::NotKept(_) | Self::DojoRefusesUs(_) = &self {
             error!(error = %causes(&self), "a request failed");
         }
-        let mut problem = Problem::new(self.status(), self.slug(), self.to_string());
-        let retry_after = self.retry_after();
-        let replayed = matches!(self, Self::DojoFailed { replayed: true, .. });
         // RFC 9110 has every 401 name a way to do better, RFC 6750 what a bearer token lacks.
         let challenge = match &self {
             Self::Unauthenticated => Some("Bearer"),
@@ -262,30 +279,16 @@ impl IntoResponse for Error {
             Self::BadSignature => Some("Dojo-Signature"),
             _ => None,
         };
-        match self {
-            Self::Invalid(faults) => problem.errors = faults,
-            Self::Running(subject) | Self::DojoUnsure(subject) | Self::Unconfirmed(subject) => {
-                problem.about(subject);
-            }
-            Self::AccountNotConfigured(id) => problem.about(Subject::Link(id)),
-            Self::DojoFailed {
-                subject, failure, ..
-            } => {
-                problem.about(subject);
-                problem.errors = failure.errors;
-            }
-            _ => {}
-        }
 
-        let mut response = problem.into_response();
+        let mut response = self.problem().into_response();
         let headers = response.headers_mut();
-        if let Some(wait) = retry_after {
+        if let Some(wait) = self.retry_after() {
             headers.insert(
                 header::RETRY_AFTER,
                 HeaderValue::from(wait.as_secs().max(1)),
             );
         }
-        if replayed {
+        if let Self::DojoFailed { replayed: true, .. } = self {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
         if let Some(challenge) = challenge {

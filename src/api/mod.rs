@@ -2,7 +2,9 @@
 
 pub mod auth;
 mod body;
+mod docs;
 mod error;
+mod examples;
 mod idempotency;
 mod observe;
 pub mod openapi;
@@ -83,6 +85,8 @@ pub struct Shared {
     operations: operations::Schemas,
     /// The OpenAPI document, as YAML.
     openapi: String,
+    /// The OpenAPI document, as pages.
+    docs: docs::Pages,
 }
 
 impl std::ops::Deref for AppState {
@@ -125,6 +129,8 @@ impl AppState {
             operations: operations::Schemas::new(&document)
                 .expect("the document is made from the code and a test builds it"),
             openapi: openapi::to_yaml(&document),
+            docs: docs::Pages::new(&document)
+                .expect("the pages are made from the document and a test reads them"),
         }))
     }
 
@@ -208,7 +214,7 @@ pub fn router(state: AppState) -> Router {
     let refusals = Arc::clone(&state.refusals);
     let (routes, _) = documented().split_for_parts();
     let routes = routes
-        .merge(openapi::docs())
+        .merge(docs::routes())
         .fallback(async || Error::NotFound)
         .with_state(state);
     guarded(routes, request_timeout, refusals)

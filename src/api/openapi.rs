@@ -1,15 +1,13 @@
-//! The OpenAPI document, made from the handlers and types that it describes, and the page that shows it.
+//! The OpenAPI document, made from the handlers and types that it describes.
 
-use axum::Router;
 use serde_json::{Value, json};
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    AppState, documented, operations,
+    documented, examples, operations,
     problem::{self, Problem},
 };
 use crate::payment_link::NewPaymentLink;
@@ -30,8 +28,8 @@ use crate::payment_link::NewPaymentLink;
     tags(
         (name = "Payment links", description = "Ask for a link, and read what became of it."),
         (name = "Operations", description = "Capture, refund, reverse and cancel payments."),
-        (name = "Webhooks", description = "For Dojo."),
-        (name = "Service", description = "For operators."),
+        (name = "Webhooks", description = "Dojo sends its webhooks here."),
+        (name = "Service", description = "Probes, metrics, and this document."),
     ),
     components(schemas(Problem)),
     modifiers(&ApiKeyScheme),
@@ -77,6 +75,12 @@ pub fn document() -> Value {
     for name in operations::BODIES {
         close(schemas, name);
     }
+    examples::complete(&mut document);
+    // Whom each tag is for. Not part of OpenAPI, but known to many renderers.
+    document["x-tagGroups"] = json!([
+        {"name": "For callers", "tags": ["Payment links", "Operations"]},
+        {"name": "For Dojo and for operators", "tags": ["Webhooks", "Service"]},
+    ]);
     document
 }
 
@@ -142,11 +146,4 @@ fn merge_all_of(schemas: &mut Value) {
 #[must_use]
 pub fn to_yaml(document: &Value) -> String {
     yaml_serde::to_string(document).expect("JSON is YAML")
-}
-
-/// The page at `/docs`. Everything that it shows is in the executable, so it works without the internet.
-pub(super) fn docs() -> Router<AppState> {
-    SwaggerUi::new("/docs")
-        .config(Config::new(["/openapi.yaml"]).validator_url("none"))
-        .into()
 }

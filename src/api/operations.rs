@@ -18,6 +18,7 @@ use super::{
     auth::{Caller, LinksRead, PaymentsManage},
     body::{Raw, Schema},
     error::Subject,
+    examples,
     idempotency::{fingerprint, idempotency_key},
     observe::RequestId,
     payment_links::LinkId,
@@ -89,6 +90,7 @@ impl Schemas {
 #[expect(dead_code, reason = "describes what `LinkId` reads")]
 struct OfLink {
     /// The link's id, `plink_…`.
+    #[param(example = "plink_01m81mqpmrf8384nj77tj0t0e4")]
     id: String,
 }
 
@@ -120,57 +122,64 @@ enum Operated {
     #[response(status = 202, headers(("Operation-Id" = String, description = "The operation's id, `op_…`.")))]
     DoneNotRead(PaymentLink),
     /// The body is no JSON.
-    #[response(status = 400, content_type = "application/problem+json")]
+    #[response(status = 400, content_type = "application/problem+json", examples(("malformed-json" = ()), ("body-incomplete" = ())))]
     NoJson(Problem),
     /// The payment does not allow it, and `detail` says what would be possible instead; or Dojo refused it; or the
     /// outcome of another operation, or of an earlier request with the same key, has to be known first, or it is not clear
     /// yet whether that much is left to refund: then there is a `Retry-After`.
-    #[response(status = 409, content_type = "application/problem+json")]
+    #[response(status = 409, content_type = "application/problem+json", examples(("not-possible" = ()), ("request-in-progress" = ()), ("operation-in-progress" = ()), ("refundable-amount-unclear" = ()), ("not-done" = ()), ("outcome-unconfirmed" = ()), ("refused-by-dojo" = ())))]
     Conflict(Problem),
     /// The body is larger than 256 KiB.
-    #[response(status = 413, content_type = "application/problem+json")]
+    #[response(status = 413, content_type = "application/problem+json", examples(("body-too-large" = ())))]
     TooLarge(Problem),
     /// The body is not `application/json`.
-    #[response(status = 415, content_type = "application/problem+json")]
+    #[response(status = 415, content_type = "application/problem+json", examples(("unsupported-media-type" = ())))]
     NotJson(Problem),
     /// The request has faults, or Dojo refused it (`errors` names each), or the key belongs to another request.
-    #[response(status = 422, content_type = "application/problem+json")]
+    #[response(status = 422, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("refused-by-dojo" = ())))]
     Faulty(Problem),
     /// Dojo refused this service's own key. Nothing was done.
-    #[response(status = 502, content_type = "application/problem+json")]
+    #[response(status = 502, content_type = "application/problem+json", examples(("dojo-key-refused" = ()), ("dojo-misrouted" = ())))]
     KeyRefused(Problem),
+    /// The database or Dojo was not reached, or too much is under way. Nothing is lost: send it again after `Retry-After`.
+    #[response(status = 503, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("overloaded" = ()), ("timed-out" = ()), ("account-not-configured" = ())))]
+    Unavailable(Problem),
     /// Dojo's answer was lost: whether it was done is not known yet. It is found out in the background; a repetition
     /// with the same key gets the outcome, and so does `/operations`.
-    #[response(status = 504, content_type = "application/problem+json")]
+    #[response(status = 504, content_type = "application/problem+json", examples(("outcome-unknown" = ())))]
     Unsure(Problem),
 }
 
-/// Withdraws a link that nobody has paid, so that nobody can.
+/// Cancels a link that nobody has paid, so that nobody can.
 #[utoipa::path(
     post,
     path = "/v1/payment-links/{id}/cancel",
     tag = "Operations",
     params(OfLink, Keyed),
-    responses(Operated, Guarded, NoSuchLink)
+    responses(Guarded, NoSuchLink, Operated)
 )]
 async fn cancel(asked: Asked) -> Result<Response, Error> {
     asked.nothing()?;
     asked.carry_out("cancel", Action::Cancel).await
 }
 
-/// Collects an authorized payment: the whole of it, or a part, several times until all is collected.
+/// Captures an authorized payment.
+///
+/// Captures all of it, or a part, several times until all is captured.
 #[utoipa::path(
     post, path = "/v1/payment-links/{id}/captures", tag = "Operations",
     params(OfLink, Keyed),
-    request_body = NewCapture,
-    responses(Operated, Guarded, NoSuchLink)
+    request_body(content = NewCapture, example = json!({"amount": {"value": 1500, "currencyCode": "GBP"}})),
+    responses(Guarded, NoSuchLink, Operated)
 )]
 async fn capture(asked: Asked) -> Result<Response, Error> {
     let new = asked.body(|schemas| &schemas.capture, Key::Optional)?;
     asked.carry_out("captures", Action::Capture(new)).await
 }
 
-/// Gives money back: all that was taken, or a part, several times until all is returned.
+/// Refunds a payment.
+///
+/// Gives back all that was taken, or a part, several times until all is given back.
 ///
 /// The `Idempotency-Key` is required. Choose a new one for each refund that you want, and repeat the request with it
 /// whenever you got no answer: however often it is sent, the money goes back once.
@@ -180,47 +189,51 @@ async fn capture(asked: Asked) -> Result<Response, Error> {
         OfLink,
         ("Idempotency-Key" = String, Header, description = "Makes repetitions of the request one. 1 to 255 printable ASCII characters."),
     ),
-    request_body = NewRefund,
-    responses(Operated, Guarded, NoSuchLink)
+    request_body(content = NewRefund, example = json!({"amount": {"value": 350, "currencyCode": "GBP"}, "refundReason": "Returned goods"})),
+    responses(Guarded, NoSuchLink, Operated)
 )]
 async fn refund(asked: Asked) -> Result<Response, Error> {
     let new = asked.body(|schemas| &schemas.refund, Key::Required)?;
     asked.carry_out("refunds", Action::Refund(new)).await
 }
 
-/// Undoes an authorization, or an `Auto` payment on the day that it was made: always the whole of it.
+/// Reverses a payment.
+///
+/// Undoes an authorization, or an `Auto` payment on the day on which it was made; always the whole of it.
 #[utoipa::path(
     post,
     path = "/v1/payment-links/{id}/reversal",
     tag = "Operations",
     params(OfLink, Keyed),
-    responses(Operated, Guarded, NoSuchLink)
+    responses(Guarded, NoSuchLink, Operated)
 )]
 async fn reverse(asked: Asked) -> Result<Response, Error> {
     asked.nothing()?;
     asked.carry_out("reversal", Action::Reversal).await
 }
 
-/// Changes the amount of a payment that is not collected yet, where the link was made with
-/// `config.payment.customAmountAllowed`.
+/// Changes the amount of a payment that is not captured yet.
+///
+/// The link has to be made with `config.payment.customAmountAllowed`.
 #[utoipa::path(
     post, path = "/v1/payment-links/{id}/amount", tag = "Operations",
     params(OfLink, Keyed),
-    request_body = NewAmount,
-    responses(Operated, Guarded, NoSuchLink)
+    request_body(content = NewAmount, example = json!({"amount": {"value": 1950, "currencyCode": "GBP"}})),
+    responses(Guarded, NoSuchLink, Operated)
 )]
 async fn change_amount(asked: Asked) -> Result<Response, Error> {
     let new = asked.body(|schemas| &schemas.amount, Key::Optional)?;
     asked.carry_out("amount", Action::Amount(new)).await
 }
 
-/// Changes the tip of a payment that is not collected yet, where the link was made with
-/// `config.payment.tipsAllowed`.
+/// Changes the tip of a payment that is not captured yet.
+///
+/// The link has to be made with `config.payment.tipsAllowed`.
 #[utoipa::path(
     post, path = "/v1/payment-links/{id}/tips-amount", tag = "Operations",
     params(OfLink, Keyed),
-    request_body = NewTipsAmount,
-    responses(Operated, Guarded, NoSuchLink)
+    request_body(content = NewTipsAmount, example = json!({"tipsAmount": {"value": 200, "currencyCode": "GBP"}})),
+    responses(Guarded, NoSuchLink, Operated)
 )]
 async fn change_tips_amount(asked: Asked) -> Result<Response, Error> {
     let new = asked.body(|schemas| &schemas.tips_amount, Key::Optional)?;
@@ -229,12 +242,12 @@ async fn change_tips_amount(asked: Asked) -> Result<Response, Error> {
         .await
 }
 
-/// Has Dojo send a receipt by email.
+/// Sends a receipt by email.
 #[utoipa::path(
     post, path = "/v1/payment-links/{id}/receipt", tag = "Operations",
     params(OfLink, Keyed),
-    request_body = NewReceipt,
-    responses(Operated, Guarded, NoSuchLink)
+    request_body(content = NewReceipt, example = json!({"emails": ["ann@example.com"]})),
+    responses(Guarded, NoSuchLink, Operated)
 )]
 async fn send_receipt(asked: Asked) -> Result<Response, Error> {
     let new = asked.body(|schemas| &schemas.receipt, Key::Optional)?;
@@ -424,7 +437,9 @@ fn answer(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> {
     Ok(response)
 }
 
-/// Reads which operations were asked for on a payment through this service, oldest first, and what came of them.
+/// Lists the operations on a payment, oldest first.
+///
+/// Those that were asked for through this service, and what came of them.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}/operations", tag = "Operations",
     params(
@@ -433,7 +448,7 @@ fn answer(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> {
         ("after" = Option<String>, Query, description = "Where to go on: the `after` of the page before."),
     ),
     responses(
-        (status = 200, description = "A page of operations.", body = Page<Operation>),
+        (status = 200, description = "A page of operations.", body = Page<Operation>, example = json!(examples::operations())),
         Guarded,
         NoSuchLink,
         FaultyQuery,

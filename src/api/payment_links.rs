@@ -19,6 +19,7 @@ use super::{
     auth::{Caller, LinksRead, LinksWrite},
     body::Raw,
     error::Subject,
+    examples,
     idempotency::{fingerprint, idempotency_key},
     observe::RequestId,
     problem::{FaultyQuery, Guarded, NoSuchLink, Problem},
@@ -55,21 +56,22 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 #[utoipa::path(
     post, path = "/v1/payment-links", tag = "Payment links",
     params(("Idempotency-Key" = Option<String>, Header,
-            description = "Makes repetitions of the request one. 1 to 255 printable ASCII characters.")),
-    request_body = NewPaymentLink,
+            description = "Makes repetitions of the request one. 1 to 255 printable ASCII characters.", example = "order-236")),
+    request_body(content = NewPaymentLink, example = json!({"amount": {"value": 2450, "currencyCode": "GBP"}, "reference": "Order 236"})),
     responses(
         (status = 201, description = "The link.", body = PaymentLink, headers(
             ("Location" = String, description = "The link's address."),
             ("Idempotent-Replayed" = Option<String>, description = "`true` if this is what an earlier request with the same key made."),
-        )),
-        (status = 400, description = "The body is no JSON.", body = Problem, content_type = "application/problem+json"),
+        ), example = json!(examples::link())),
+        (status = 400, description = "The body is no JSON.", body = Problem, content_type = "application/problem+json", examples(("malformed-json" = ()), ("body-incomplete" = ()))),
         Guarded,
-        (status = 409, description = "A request with this key is being worked on, or its outcome is not known yet. Repeat it after `Retry-After`.", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 256 KiB.", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not `application/json`.", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The request has faults, or Dojo refused it (`errors` names each), or the key belongs to another request.", body = Problem, content_type = "application/problem+json"),
-        (status = 502, description = "Dojo refused this service's own key. Nothing was created.", body = Problem, content_type = "application/problem+json"),
-        (status = 504, description = "Dojo's answer was lost: whether there is a link is not known yet. `paymentLinkId` names the one that it would be.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A request with this key is being worked on, or its outcome is not known yet. Repeat it after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("request-in-progress" = ()), ("not-created" = ()))),
+        (status = 413, description = "The body is larger than 256 KiB.", body = Problem, content_type = "application/problem+json", examples(("body-too-large" = ()))),
+        (status = 415, description = "The body is not `application/json`.", body = Problem, content_type = "application/problem+json", examples(("unsupported-media-type" = ()))),
+        (status = 422, description = "The request has faults, or Dojo refused it (`errors` names each), or the key belongs to another request.", body = Problem, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("refused-by-dojo" = ()))),
+        (status = 502, description = "Dojo refused this service's own key. Nothing was created.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-refused" = ()), ("dojo-misrouted" = ()))),
+        (status = 503, description = "The database or Dojo was not reached, or too much is under way. Nothing is lost: send it again after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("overloaded" = ()), ("timed-out" = ()))),
+        (status = 504, description = "Dojo's answer was lost: whether there is a link is not known yet. `paymentLinkId` names the one that it would be.", body = Problem, content_type = "application/problem+json", examples(("outcome-unknown" = ()))),
     )
 )]
 async fn create(
@@ -188,9 +190,9 @@ fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Respon
 /// Reads a payment link.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}", tag = "Payment links",
-    params(("id" = String, Path, description = "The link's id, `plink_…`.")),
+    params(("id" = String, Path, description = "The link's id, `plink_…`.", example = "plink_01m81mqpmrf8384nj77tj0t0e4")),
     responses(
-        (status = 200, description = "The link.", body = PaymentLink),
+        (status = 200, description = "The link.", body = PaymentLink, example = json!(examples::paid_link())),
         Guarded,
         NoSuchLink,
     )
@@ -229,7 +231,7 @@ struct ListParameters {
     #[param(min_length = 1, max_length = 60)]
     account: Option<String>,
     /// Links with this status.
-    #[param(inline)]
+    #[param(inline, example = "Captured")]
     status: Option<Status>,
     /// Links with this reference.
     #[param(min_length = 1, max_length = 60)]
@@ -257,7 +259,7 @@ struct ListParameters {
 #[utoipa::path(
     get, path = "/v1/payment-links", tag = "Payment links", params(ListParameters),
     responses(
-        (status = 200, description = "A page of links.", body = Page<PaymentLink>),
+        (status = 200, description = "A page of links.", body = Page<PaymentLink>, example = json!(examples::links())),
         Guarded,
         FaultyQuery,
     )
@@ -303,16 +305,18 @@ async fn list(
     })))
 }
 
-/// Reads what happened to a payment link, oldest first: each change once, with its cause.
+/// Lists what happened to a payment link, oldest first.
+///
+/// Each change is listed once, with its cause.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}/events", tag = "Payment links",
     params(
-        ("id" = String, Path, description = "The link's id, `plink_…`."),
+        ("id" = String, Path, description = "The link's id, `plink_…`.", example = "plink_01m81mqpmrf8384nj77tj0t0e4"),
         ("limit" = Option<i64>, Query, description = "How many at most. Default: 50.", minimum = 1, maximum = 100),
         ("after" = Option<String>, Query, description = "Where to go on: the `after` of the page before."),
     ),
     responses(
-        (status = 200, description = "A page of the timeline.", body = Page<timeline::Entry>),
+        (status = 200, description = "A page of the timeline.", body = Page<timeline::Entry>, example = json!(examples::timeline())),
         Guarded,
         NoSuchLink,
         FaultyQuery,
@@ -347,12 +351,13 @@ async fn events(
 /// whose creation is not settled yet is returned as it is.
 #[utoipa::path(
     post, path = "/v1/payment-links/{id}/refresh", tag = "Payment links",
-    params(("id" = String, Path, description = "The link's id, `plink_…`.")),
+    params(("id" = String, Path, description = "The link's id, `plink_…`.", example = "plink_01m81mqpmrf8384nj77tj0t0e4")),
     responses(
-        (status = 200, description = "The link.", body = PaymentLink),
+        (status = 200, description = "The link.", body = PaymentLink, example = json!(examples::paid_link())),
         Guarded,
         NoSuchLink,
-        (status = 502, description = "Dojo refused this service's own key.", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "Dojo refused this service's own key.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-refused" = ()))),
+        (status = 503, description = "The database or Dojo was not reached. Send it again after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("timed-out" = ()), ("account-not-configured" = ()))),
     )
 )]
 async fn refresh(

@@ -16,12 +16,22 @@ use crate::payment_link::{Fault, OperationId, PaymentLinkId};
 /// What the `type` of every problem begins with.
 const TYPE: &str = "urn:problem-type:dojo-payment-links:";
 
+/// What is to be known about all problems, for `docs/problems.md` and the page at `/docs/problems`. In Markdown.
+pub(super) const INTRODUCTION: &str = "\
+Every answer with a status of 400 or more is [`application/problem+json`](https://www.rfc-editor.org/rfc/rfc9457). Programs go by its
+`type`, which is `urn:problem-type:dojo-payment-links:` and one of these; `detail` is for people and may be worded anew. More may
+come, so treat one that you do not know by its status.
+
+In short: no answer, a 503 or a 504, or a 409 with `Retry-After` means to send the same request again with the same `Idempotency-Key`
+(*the key* below). Whatever else is a 4xx stays what it is, however often it is sent.
+";
+
 /// A kind of problem: the end of its `type`, the statuses that it comes with, and what its receiver does about it.
-type Kind = (&'static str, &'static str, &'static str);
+pub(super) type Kind = (&'static str, &'static str, &'static str);
 
 /// Every kind of problem, for the document and for `docs/problems.md`. A test holds it to what the code answers.
 #[rustfmt::skip]
-const KINDS: [Kind; 32] = [
+pub(super) const KINDS: [Kind; 32] = [
     ("malformed-json", "400", "Mend the body: it is no JSON."),
     ("body-incomplete", "400", "Send it again: the body did not arrive whole."),
     ("unauthenticated", "401", "Send `Authorization: Bearer dpl_…` with a key that is active."),
@@ -79,19 +89,14 @@ pub(super) fn description() -> String {
 pub(crate) struct Problem {
     /// Tells the kinds of problems apart; see [`KINDS`].
     #[serde(rename = "type")]
-    #[schema(example = "urn:problem-type:dojo-payment-links:invalid-request")]
     pub(crate) kind: String,
     /// The HTTP status in words.
-    #[schema(example = "Unprocessable Entity")]
     pub(crate) title: String,
     /// The HTTP status.
-    #[schema(example = 422)]
     pub(crate) status: u16,
     /// What went wrong and what to do about it.
-    #[schema(example = "the request has 1 fault")]
     pub(crate) detail: String,
     /// The path that was asked for.
-    #[schema(example = "/v1/payment-links")]
     pub(crate) instance: String,
     /// The request's id, as in `x-request-id`: name it when you ask about the problem.
     pub(crate) request_id: String,
@@ -140,7 +145,7 @@ impl Problem {
     }
 
     /// For an error of the framework, which has a status and nothing more.
-    fn of_status(status: StatusCode) -> Self {
+    pub(super) fn of_status(status: StatusCode) -> Self {
         let (slug, detail) = match status {
             StatusCode::NOT_FOUND => ("not-found", "there is nothing at this address"),
             StatusCode::METHOD_NOT_ALLOWED => (
@@ -172,31 +177,31 @@ impl IntoResponse for Problem {
 #[expect(dead_code, reason = "describes what `Error` makes")]
 pub(crate) enum Guarded {
     /// No valid API key.
-    #[response(status = 401, content_type = "application/problem+json")]
+    #[response(status = 401, content_type = "application/problem+json", examples(("unauthenticated" = ())))]
     Unauthenticated(Problem),
     /// The API key lacks the scope that the call needs.
-    #[response(status = 403, content_type = "application/problem+json")]
+    #[response(status = 403, content_type = "application/problem+json", examples(("forbidden" = ())))]
     Forbidden(Problem),
     /// The client sends more requests a second than it may. Nothing was done. Repeat it after `Retry-After`.
-    #[response(status = 429, content_type = "application/problem+json")]
+    #[response(status = 429, content_type = "application/problem+json", examples(("rate-limited" = ())))]
     RateLimited(Problem),
     /// The service has a fault.
-    #[response(status = 500, content_type = "application/problem+json")]
+    #[response(status = 500, content_type = "application/problem+json", examples(("internal-error" = ())))]
     Fault(Problem),
-    /// The database or Dojo was not reached, or there is too much to do. Repeat it after `Retry-After`.
-    #[response(status = 503, content_type = "application/problem+json")]
+    /// The database was not reached. Send it again after `Retry-After`.
+    #[response(status = 503, content_type = "application/problem+json", examples(("database-unavailable" = ()), ("timed-out" = ())))]
     Unavailable(Problem),
 }
 
 /// There is no such link.
 #[derive(IntoResponses)]
-#[response(status = 404, content_type = "application/problem+json")]
+#[response(status = 404, content_type = "application/problem+json", examples(("not-found" = ())))]
 #[expect(dead_code, reason = "describes what `Error` makes")]
 pub(crate) struct NoSuchLink(Problem);
 
 /// The query has faults; `errors` names each.
 #[derive(IntoResponses)]
-#[response(status = 422, content_type = "application/problem+json")]
+#[response(status = 422, content_type = "application/problem+json", examples(("invalid-request" = ())))]
 #[expect(dead_code, reason = "describes what `Error` makes")]
 pub(crate) struct FaultyQuery(Problem);
 
@@ -260,6 +265,10 @@ mod tests {
     #[test]
     fn the_page_about_problems_has_the_table() {
         let page = include_str!("../../docs/problems.md");
+        assert!(
+            page.contains(INTRODUCTION),
+            "docs/problems.md begins otherwise than the page at /docs/problems"
+        );
         assert!(
             page.contains(&table()),
             "docs/problems.md is behind the code; it has to contain\n{}",

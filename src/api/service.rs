@@ -12,6 +12,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{AppState, problem::Problem};
 use crate::store::condition::{Readiness, readiness};
 
+/// Why the service is not ready when it has no database to work with.
+pub(super) const NO_DATABASE: &str = "the database cannot be reached, or was never migrated";
+
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(healthz))
@@ -22,7 +25,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 
 /// Is the process alive?
 #[utoipa::path(get, path = "/healthz", tag = "Service", security(()), responses(
-    (status = 200, description = "It is.", body = String, content_type = "text/plain"),
+    (status = 200, description = "It is.", body = String, content_type = "text/plain", example = json!("ok")),
 ))]
 async fn healthz() -> &'static str {
     "ok"
@@ -30,9 +33,9 @@ async fn healthz() -> &'static str {
 
 /// Can it do its work: is the database reachable, migrated, and can it be written to?
 #[utoipa::path(get, path = "/readyz", tag = "Service", security(()), responses(
-    (status = 200, description = "It can.", body = String, content_type = "text/plain"),
+    (status = 200, description = "It can.", body = String, content_type = "text/plain", example = json!("ready")),
     (status = 503, description = "It cannot; `detail` says why.", body = Problem,
-     content_type = "application/problem+json"),
+     content_type = "application/problem+json", examples(("not-ready" = ()))),
 ))]
 async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> {
     // Shorter than any probe waits, so that the reason is told and not a time-out.
@@ -49,7 +52,7 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
             "the database is not settled yet to be for test money or for real money"
         }
         Ok(Ok(Readiness::OtherEnvironment)) => "the database holds links of the other environment",
-        Ok(Err(_)) | Err(_) => "the database cannot be reached",
+        Ok(Err(_)) | Err(_) => NO_DATABASE,
     };
     Err(Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -60,7 +63,8 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
 
 /// Metrics, as Prometheus text.
 #[utoipa::path(get, path = "/metrics", tag = "Service", security(()), responses(
-    (status = 200, description = "The metrics.", body = String, content_type = "text/plain"),
+    (status = 200, description = "The metrics.", body = String, content_type = "text/plain",
+     example = json!("# HELP webhooks_total Webhooks received, by what they meant\n# TYPE webhooks_total counter\nwebhooks_total{verdict=\"applied\"} 6\n")),
 ))]
 async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let text = [(

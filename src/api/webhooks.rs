@@ -12,7 +12,9 @@ use tracing::{info, warn};
 use utoipa::IntoResponses;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{AppState, Error, body::Raw, observe::Sender, problem::Problem, refusals::Refused};
+use super::{
+    AppState, Error, body::Raw, examples, observe::Sender, problem::Problem, refusals::Refused,
+};
 use crate::{
     dojo::{
         Account,
@@ -39,13 +41,13 @@ enum Received {
     #[response(status = 204)]
     Kept,
     /// The signature is missing or wrong, or there is no such account. Nothing was kept.
-    #[response(status = 401, content_type = "application/problem+json")]
+    #[response(status = 401, content_type = "application/problem+json", examples(("bad-signature" = ())))]
     NotGenuine(Problem),
     /// Larger than 256 KiB.
-    #[response(status = 413, content_type = "application/problem+json")]
+    #[response(status = 413, content_type = "application/problem+json", examples(("body-too-large" = ())))]
     TooLarge(Problem),
     /// Not kept: send it again.
-    #[response(status = 503, content_type = "application/problem+json")]
+    #[response(status = 503, content_type = "application/problem+json", examples(("database-unavailable" = ()), ("not-kept" = ()), ("timed-out" = ())))]
     NotKept(Problem),
 }
 
@@ -56,8 +58,8 @@ enum Received {
 /// same: it is kept.
 #[utoipa::path(
     post, path = "/webhooks/dojo", tag = "Webhooks", security(()),
-    params(("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body.")),
-    request_body(content = Object, content_type = "application/json", description = "The event, signed as it is."),
+    params(("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body.", example = "sha256=14-C5-95-42-1E-D1-B4-80-3E-B2-B0-EB-7F-5D-70-FF-A1-0C-5F-6B-2D-98-13-44-E7-81-39-C0-5A-F2-66-1B")),
+    request_body(content = Object, content_type = "application/json", description = "The event, signed as it is.", example = json!(examples::webhook())),
     responses(Received)
 )]
 async fn receive(
@@ -78,10 +80,10 @@ async fn receive(
 #[utoipa::path(
     post, path = "/webhooks/dojo/{account}", tag = "Webhooks", security(()),
     params(
-        ("account" = String, Path, description = "The account's name in this service."),
-        ("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body."),
+        ("account" = String, Path, description = "The account's name in this service.", example = "leeds"),
+        ("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body.", example = "sha256=14-C5-95-42-1E-D1-B4-80-3E-B2-B0-EB-7F-5D-70-FF-A1-0C-5F-6B-2D-98-13-44-E7-81-39-C0-5A-F2-66-1B"),
     ),
-    request_body(content = Object, content_type = "application/json", description = "The event, signed as it is."),
+    request_body(content = Object, content_type = "application/json", description = "The event, signed as it is.", example = json!(examples::webhook())),
     responses(Received)
 )]
 async fn receive_for(

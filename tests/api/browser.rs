@@ -18,25 +18,32 @@ const CHALLENGED: (&str, &str) = ("5200 0000 0000 1096", "020");
 const DECLINED: (&str, &str) = ("4456 5300 0000 1013", "341");
 
 /// Headless Chromium, and the driver that it is told what to do through.
-struct Browser {
-    page: Client,
+pub struct Browser {
+    pub page: Client,
     driver: Child,
     profile: PathBuf,
 }
 
 impl Browser {
     async fn open(url: &Value) -> Self {
-        Self::start(url, json!({})).await
+        Self::at(url, json!({})).await
     }
 
     /// With the screen of a phone.
     async fn open_on_phone(url: &Value) -> Self {
         let screen = json!({"width": 390, "height": 844, "pixelRatio": 2.0});
         let options = json!({"mobileEmulation": {"deviceMetrics": screen}});
-        Self::start(url, options).await
+        Self::at(url, options).await
     }
 
-    async fn start(url: &Value, mut options: Value) -> Self {
+    async fn at(url: &Value, options: Value) -> Self {
+        let browser = Self::start(options).await;
+        browser.page.goto(text(url)).await.unwrap();
+        browser
+    }
+
+    /// Starts it, with more of Chromium's options.
+    pub async fn start(mut options: Value) -> Self {
         let port = free_port();
         let driver = std::env::var_os("CHROMEDRIVER").unwrap_or_else(|| "chromedriver".into());
         let driver = Command::new(driver)
@@ -71,7 +78,6 @@ impl Browser {
                 .ok()
         })
         .await;
-        page.goto(text(url)).await.unwrap();
         Self {
             page,
             driver,
@@ -122,7 +128,7 @@ impl Browser {
     }
 
     /// Waits until the page says this.
-    async fn says(&self, words: &str) {
+    pub async fn says(&self, words: &str) {
         eventually(&format!("the page says {words:?}"), async || {
             let body = self.page.find(Locator::Css("body")).await.ok()?;
             body.text().await.ok()?.contains(words).then_some(())
@@ -130,7 +136,7 @@ impl Browser {
         .await;
     }
 
-    async fn close(mut self) {
+    pub async fn close(mut self) {
         let closed = self.page.clone().close();
         let _ = within(Duration::from_secs(10), "the browser closes", closed).await;
         let _ = self.driver.kill();

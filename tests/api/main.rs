@@ -17,6 +17,7 @@ mod convergence;
 mod crashes;
 mod creation;
 mod database;
+mod docs;
 mod failover;
 mod faults;
 mod idempotency;

@@ -1,0 +1,365 @@
+//! The page at `/docs`: every operation of the OpenAPI document, with a request to try and what it is answered.
+
+use std::collections::BTreeSet;
+
+use askama::Template;
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+use super::{
+    sample::{self, Request},
+    schema::{Member, Schemas, Shape, description, heading, list, plain},
+    text::{Html, anchor, block, escape, schema_anchor},
+};
+
+/// The methods of a path, in the order in which they are shown.
+const METHODS: [&str; 7] = ["post", "get", "put", "patch", "delete", "head", "options"];
+
+/// The media type of problems (RFC 9457).
+const PROBLEM: &str = "application/problem+json";
+
+#[derive(Template)]
+#[template(path = "docs/reference.html")]
+pub(super) struct Page {
+    title: String,
+    version: String,
+    description: Html,
+    authentication: Vec<Html>,
+    groups: Vec<Group>,
+    objects: Vec<Object>,
+}
+
+/// The calls of one kind of reader.
+struct Group {
+    name: String,
+    anchor: String,
+    tags: Vec<Tag>,
+}
+
+struct Tag {
+    name: String,
+    anchor: String,
+    description: Html,
+    calls: Vec<Call>,
+}
+
+struct Call {
+    anchor: String,
+    method: String,
+    path: Html,
+    summary: Html,
+    description: Html,
+    deprecated: bool,
+    needs: Html,
+    parameters: Vec<(&'static str, Vec<Member>)>,
+    body: Option<Body>,
+    curl: String,
+    /// Other bodies that it may be sent with.
+    more: Vec<Example>,
+    answers: Vec<Answer>,
+    problems: Vec<Answer>,
+}
+
+struct Body {
+    description: Html,
+    kind: Html,
+    required: bool,
+    /// The members, where they are not told elsewhere on the page.
+    object: Option<Object>,
+}
+
+struct Answer {
+    status: String,
+    reason: &'static str,
+    description: Html,
+    kind: Option<Html>,
+    headers: Vec<Member>,
+    examples: Vec<Example>,
+}
+
+struct Example {
+    name: String,
+    text: String,
+}
+
+struct Object {
+    name: String,
+    anchor: String,
+    shape: Shape,
+}
+
+impl Page {
+    pub(super) fn new(document: &Value) -> Self {
+        let info = &document["info"];
+        let schemas = Schemas::of(document);
+        let mut reader = Reader {
+            document,
+            schemas,
+            told: BTreeSet::new(),
+        };
+        let groups = reader.groups();
+        let told = reader.told;
+        let ways_in = document["components"]["securitySchemes"].as_object();
+        Self {
+            title: plain(&info["title"]),
+            version: plain(&info["version"]),
+            description: block(description(info), 1),
+            authentication: ways_in
+                .into_iter()
+                .flat_map(|ways| ways.values())
+                .map(|scheme| block(description(scheme), 2))
+                .filter(|words| !words.is_empty())
+                .collect(),
+            groups,
+            objects: schemas
+                .all()
+                .filter(|(name, _)| !told.contains(name.as_str()))
+                .map(|(name, schema)| object(schemas, name, schema))
+                .collect(),
+        }
+    }
+}
+
+fn object(schemas: Schemas<'_>, name: &str, schema: &Value) -> Object {
+    Object {
+        name: name.to_owned(),
+        anchor: schema_anchor(name),
+        shape: schemas.shape(schema),
+    }
+}
+
+struct Reader<'a> {
+    document: &'a Value,
+    schemas: Schemas<'a>,
+    /// The schemas that are told where they are used.
+    told: BTreeSet<&'a str>,
+}
+
+impl<'a> Reader<'a> {
+    /// All calls: by `x-tagGroups`, as other renderers know it, and by tag.
+    fn groups(&mut self) -> Vec<Group> {
+        let document = self.document;
+        let whole = json!([{"name": "Calls", "tags": list(&document["tags"]).map(|tag| &tag["name"]).collect::<Vec<_>>()}]);
+        let groups = document.get("x-tagGroups").unwrap_or(&whole);
+        let groups: Vec<_> = list(groups)
+            .map(|group| {
+                let name = plain(&group["name"]);
+                let tags = list(&group["tags"])
+                    .map(|tag| self.tag(&plain(tag)))
+                    .collect();
+                Group {
+                    anchor: anchor(&name),
+                    name,
+                    tags,
+                }
+            })
+            .collect();
+        groups
+    }
+
+    fn tag(&mut self, name: &str) -> Tag {
+        let mut calls = Vec::new();
+        for (path, item) in self.document["paths"].as_object().into_iter().flatten() {
+            for method in METHODS {
+                let call = &item[method];
+                if list(&call["tags"]).any(|tag| *tag == name) {
+                    calls.push(self.call(method, path, call));
+                }
+            }
+        }
+        let about = list(&self.document["tags"]).find(|tag| tag["name"] == name);
+        Tag {
+            name: name.to_owned(),
+            anchor: anchor(name),
+            description: block(about.map(description).unwrap_or_default(), 3),
+            calls,
+        }
+    }
+
+    fn call(&mut self, method: &str, path: &str, call: &'a Value) -> Call {
+        let method = method.to_uppercase();
+        let parameters: Vec<_> = list(&call["parameters"]).collect();
+        let of = |place: &str| -> Vec<&'a Value> {
+            parameters
+                .iter()
+                .filter(|parameter| parameter["in"] == place)
+                .copied()
+                .collect()
+        };
+        let mut filled = path.to_owned();
+        for parameter in of("path") {
+            if let Some(value) = sample_of(parameter) {
+                filled = filled.replace(&format!("{{{}}}", plain(&parameter["name"])), &value);
+            }
+        }
+        let samples = |place: &str| -> Vec<(&'a str, String)> {
+            let named = of(place).into_iter();
+            named
+                .filter_map(|parameter| Some((parameter["name"].as_str()?, sample_of(parameter)?)))
+                .collect()
+        };
+        let mut bodies = Vec::new();
+        let mut headers = Vec::new();
+        if let Some((media_type, media)) = first_content(&call["requestBody"]) {
+            headers.push(("Content-Type", media_type.to_owned()));
+            bodies = self.examples(media, None);
+        }
+        headers.extend(samples("header"));
+        let request = Request {
+            method: &method,
+            path: &filled,
+            query: samples("query"),
+            with_key: !self.security(call).is_empty(),
+            headers,
+            body: bodies.first().map(|example| example.text.clone()),
+        };
+        let (problems, answers) = call["responses"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(status, response)| self.answer(status, response, &filled))
+            .partition(|answer| answer.status.as_str() >= "400");
+        Call {
+            anchor: anchor(&format!("{method} {path}")),
+            summary: heading(call["summary"].as_str().unwrap_or(path)),
+            description: block(description(call), 4),
+            deprecated: call["deprecated"] == true,
+            needs: self.needs(call),
+            parameters: [("Path", "path"), ("Query", "query"), ("Headers", "header")]
+                .map(|(title, place)| {
+                    let members = of(place).into_iter();
+                    let members = members.map(|parameter| {
+                        self.schemas
+                            .parameter(&plain(&parameter["name"]), parameter)
+                    });
+                    (title, members.collect::<Vec<_>>())
+                })
+                .into_iter()
+                .filter(|(_, members)| !members.is_empty())
+                .collect(),
+            body: self.body(&call["requestBody"]),
+            curl: request.curl(),
+            more: bodies.into_iter().skip(1).collect(),
+            answers,
+            problems,
+            // A line may break after each part of a long path.
+            path: Html(escape(path).replace('/', "/<wbr>")),
+            method,
+        }
+    }
+
+    /// What a call asks of its caller: each way to be let in, with the scopes that it needs.
+    fn security(&self, call: &'a Value) -> Vec<&'a Value> {
+        let required = call.get("security").unwrap_or(&self.document["security"]);
+        list(required)
+            .filter(|ways| ways.as_object().is_some_and(|ways| !ways.is_empty()))
+            .collect()
+    }
+
+    fn needs(&self, call: &'a Value) -> Html {
+        let ways = self.security(call);
+        if ways.is_empty() {
+            return Html("No API key needed.".to_owned());
+        }
+        let scopes = ways
+            .iter()
+            .filter_map(|ways| ways.as_object())
+            .flat_map(|ways| ways.values())
+            .flat_map(list);
+        let scopes: Vec<_> = scopes
+            .map(|scope| format!("<code>{}</code>", escape(&plain(scope))))
+            .collect();
+        Html(if scopes.is_empty() {
+            "Needs an API key.".to_owned()
+        } else {
+            format!("Needs an API key with the scope {}.", scopes.join(" and "))
+        })
+    }
+
+    fn body(&mut self, body: &'a Value) -> Option<Body> {
+        let (_, media) = first_content(body)?;
+        let schema = &media["schema"];
+        let name = self.schemas.name(schema);
+        let is_first = name.is_some_and(|name| self.told.insert(name));
+        Some(Body {
+            description: block(description(body), 5),
+            kind: self.schemas.kind(schema),
+            required: body["required"] == true,
+            object: name
+                .filter(|_| is_first)
+                .map(|name| object(self.schemas, name, schema)),
+        })
+    }
+
+    fn answer(&self, status: &str, response: &'a Value, path: &str) -> Answer {
+        let content = first_content(response);
+        let reason = status
+            .parse()
+            .ok()
+            .and_then(|status| StatusCode::from_u16(status).ok());
+        Answer {
+            status: status.to_owned(),
+            reason: reason
+                .and_then(|status| status.canonical_reason())
+                .unwrap_or_default(),
+            description: block(description(response), 5),
+            kind: content.map(|(_, media)| self.schemas.kind(&media["schema"])),
+            headers: response["headers"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, header)| self.schemas.parameter(name, header))
+                .collect(),
+            examples: content
+                .map(|(media_type, media)| {
+                    self.examples(media, (media_type == PROBLEM).then_some(path))
+                })
+                .unwrap_or_default(),
+        }
+    }
+
+    /// The examples of a body. One of a problem is shown as this path would answer it.
+    fn examples(&self, media: &'a Value, path: Option<&str>) -> Vec<Example> {
+        let named = media["examples"].as_object().into_iter().flatten();
+        let named = named.map(|(name, example)| {
+            let example = match example["$ref"].as_str() {
+                Some(at) => self
+                    .document
+                    .pointer(at.trim_start_matches('#'))
+                    .unwrap_or(example),
+                None => example,
+            };
+            (name.clone(), &example["value"])
+        });
+        let single = media.get("example").map(|value| (String::new(), value));
+        single
+            .into_iter()
+            .chain(named)
+            .map(|(name, value)| {
+                let mut value = value.clone();
+                if let (Some(instance), Some(path)) = (value.get_mut("instance"), path) {
+                    *instance = json!(path);
+                }
+                let text = match value {
+                    Value::String(text) => text,
+                    value => sample::json(self.schemas, &value, &media["schema"]),
+                };
+                Example { name, text }
+            })
+            .collect()
+    }
+}
+
+/// What a request puts in for a parameter: its example. One without is left out.
+fn sample_of(parameter: &Value) -> Option<String> {
+    let example = parameter
+        .get("example")
+        .or_else(|| parameter["schema"].get("example"));
+    example.map(plain)
+}
+
+/// The first media type of a body.
+fn first_content(body: &Value) -> Option<(&str, &Value)> {
+    let (media_type, media) = body["content"].as_object()?.iter().next()?;
+    Some((media_type, media))
+}

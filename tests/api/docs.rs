@@ -1,0 +1,366 @@
+//! The pages at `/docs`: all of the API is on them, they need nothing but themselves, and their commands work.
+
+use std::{collections::HashSet, process::Command};
+
+use fantoccini::{Locator, key::Key};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    browser::Browser,
+    openapi::problem_types,
+    support::{Answer, TestApp, manual, send, ten_pounds, text},
+};
+
+const PAGES: [&str; 2] = ["/docs", "/docs/problems"];
+
+/// The link that the examples are about.
+const EXAMPLE: &str = "plink_01m81mqpmrf8384nj77tj0t0e4";
+
+/// The values of an attribute.
+fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
+    let start = format!(" {name}=\"");
+    let values = page.split(start.as_str()).skip(1);
+    values.map(|rest| rest.split('"').next().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn every_operation_and_every_problem_has_its_place() {
+    let app = TestApp::start().await;
+    let page = app.get("/docs").await.expect(200).text;
+    assert!(page.contains("<title>Dojo payment links API</title>"));
+
+    let document: Value = yaml_serde::from_str(include_str!("../../openapi.yaml")).unwrap();
+    let (callers, others) = page
+        .split_once("<h2 id=\"for-dojo-and-for-operators\">")
+        .unwrap();
+    assert!(callers.contains("<h2 id=\"for-callers\">"));
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            let words = format!("{method}{path}")
+                .replace(['{', '}'], "")
+                .replace(['/', '.'], "-");
+            let heading = format!("<h4 id=\"{words}\">");
+            let part = if path.starts_with("/v1/") {
+                callers
+            } else {
+                others
+            };
+            assert_eq!(part.matches(&heading).count(), 1, "{heading}");
+            assert_eq!(page.matches(&heading).count(), 1, "{heading}");
+        }
+    }
+    for name in document["components"]["schemas"]
+        .as_object()
+        .unwrap()
+        .keys()
+    {
+        assert!(page.contains(&format!("id=\"schema-{name}\"")), "{name}");
+    }
+
+    let problems = app.get("/docs/problems").await.expect(200).text;
+    assert!(problems.contains("<title>Problems – Dojo payment links API</title>"));
+    for slug in problem_types() {
+        let (_, told) = problems
+            .split_once(&format!("<h2 id=\"{slug}\">"))
+            .unwrap_or_else(|| panic!("{slug}"));
+        let told = told.split("</article>").next().unwrap();
+        assert!(
+            told.contains(&format!("dojo-payment-links:{slug}&#34;")),
+            "{told}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_pages_need_nothing_but_themselves() {
+    let app = TestApp::start().await;
+    let mut anchors = HashSet::new();
+    let mut links = Vec::new();
+    for path in PAGES {
+        // Without an API key, as a browser asks.
+        let page = send(app.anonymous(Method::GET, path)).await.expect(200);
+        assert!(page.header("content-type").starts_with("text/html"));
+        let policy = page.header("content-security-policy");
+        assert!(
+            policy.starts_with("default-src 'none'; style-src 'sha256-"),
+            "{policy}"
+        );
+        assert!(
+            !policy.contains("unsafe") && !policy.contains("script-src"),
+            "{policy}"
+        );
+
+        let page = page.text;
+        for forbidden in [
+            "<script",
+            " src=",
+            " style=",
+            " onclick=",
+            "javascript:",
+            "@import",
+            "url(",
+        ] {
+            assert!(!page.contains(forbidden), "{path} has {forbidden}");
+        }
+        for element in page
+            .split('<')
+            .filter(|element| element.contains("href=\"http"))
+        {
+            assert!(element.starts_with("a "), "{element}");
+        }
+        // Markdown is rendered: what stands outside of code has none left.
+        let prose = page
+            .split("<pre>")
+            .map(|part| part.split("</pre>").last().unwrap());
+        for part in prose {
+            assert!(
+                !part.contains('`') && !part.contains("| ---") && !part.contains("[<code>"),
+                "{part}"
+            );
+        }
+
+        for id in attributes(&page, "id") {
+            assert!(
+                anchors.insert(format!("{path}#{id}")),
+                "{id} is there twice"
+            );
+        }
+        links.extend(attributes(&page, "href").into_iter().map(
+            |link| match link.strip_prefix('#') {
+                Some(anchor) => format!("{path}#{anchor}"),
+                None => link.to_owned(),
+            },
+        ));
+    }
+    for link in links.iter().filter(|link| link.contains('#')) {
+        assert!(anchors.contains(link), "{link} leads nowhere");
+    }
+    assert!(
+        links
+            .iter()
+            .any(|link| link == "/docs/problems#not-possible")
+    );
+
+    let slash = app.get("/docs/").await.expect(308);
+    assert_eq!(slash.header("location"), "/docs");
+}
+
+/// The commands of the page, as their shell understands them: a word for each argument.
+fn commands(page: &str) -> Vec<Vec<String>> {
+    let commands = page.split("<pre><code>curl ").skip(1);
+    let commands = commands.map(|rest| rest.split("</code></pre>").next().unwrap());
+    commands
+        .map(|command| {
+            let command = command
+                .replace("&#34;", "\"")
+                .replace("&#39;", "'")
+                .replace("&#60;", "<")
+                .replace("&#62;", ">")
+                .replace("&#38;", "&");
+            let words = Command::new("sh")
+                .arg("-euc")
+                .arg(format!(
+                    "curl() {{ printf '%s\\0' \"$@\"; }}\ncurl {command}"
+                ))
+                .envs([("URL", ""), ("API_KEY", crate::support::API_KEY)])
+                .output()
+                .unwrap();
+            let words = String::from_utf8(words.stdout).unwrap();
+            words.split_terminator('\0').map(str::to_owned).collect()
+        })
+        .collect()
+}
+
+/// Does what curl would, to another link than that of the examples.
+async fn run(app: &TestApp, command: &[String], id: &str) -> Answer {
+    let mut method = None;
+    let mut path = "";
+    let mut headers = Vec::new();
+    let mut body = None;
+    let mut words = command.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match word {
+            "-X" => method = words.next(),
+            "-H" => headers.extend(words.next().and_then(|header| header.split_once(": "))),
+            "-d" => body = words.next(),
+            address => path = address,
+        }
+    }
+    let method = method.unwrap_or(if body.is_some() { "POST" } else { "GET" });
+    let path = path.replace(EXAMPLE, id);
+    let mut request = app.anonymous(method.parse().unwrap(), &path);
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    send(match body {
+        Some(body) => request.body(body.to_owned()),
+        None => request,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn every_command_for_callers_does_what_it_shows() {
+    let app = TestApp::start().await;
+    let page = app.get("/docs").await.expect(200).text;
+    let (page, _) = page
+        .split_once("<h2 id=\"for-dojo-and-for-operators\">")
+        .unwrap();
+    let commands = commands(page);
+    assert!(commands.len() > 12, "{commands:?}");
+    for command in commands {
+        let address = command.iter().find(|word| word.starts_with("/v1")).unwrap();
+        let call = address
+            .split('?')
+            .next()
+            .unwrap()
+            .rsplit('/')
+            .next()
+            .unwrap();
+        let mut body = match call {
+            "amount" | "tips-amount" | "captures" => manual("Order 236"),
+            _ => ten_pounds("Order 236"),
+        };
+        // As much as that of the examples.
+        body["amount"]["value"] = json!(2450);
+        let link = app.create(&body).await;
+        let link = link.expect(201).json();
+        let status = match call {
+            "captures" => "Authorized",
+            "refunds" | "reversal" | "receipt" => "Captured",
+            _ => "Created",
+        };
+        if status != "Created" {
+            app.sandbox.pay(&link["paymentIntentId"]).await;
+            app.link_with_status(&link["id"], status).await;
+        }
+        let answer = run(&app, &command, text(&link["id"])).await;
+        assert!(answer.status.is_success(), "{command:?}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
+async fn the_examples_have_the_members_that_answers_have() {
+    let names = |object: &Value| -> HashSet<String> {
+        object.as_object().unwrap().keys().cloned().collect()
+    };
+    let document: Value = yaml_serde::from_str(include_str!("../../openapi.yaml")).unwrap();
+    let example = |path: &str, method: &str, status: &str| {
+        document["paths"][path][method]["responses"][status]["content"]["application/json"]["example"].clone()
+    };
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    assert_eq!(
+        names(&example("/v1/payment-links", "post", "201")),
+        names(&link)
+    );
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.link_with_status(&link["id"], "Captured").await;
+    let refund = json!({"refundReason": "Returned goods"});
+    let refunded = app
+        .operate_with_key("return-17", &link, "refunds", &refund)
+        .await
+        .expect(200)
+        .json();
+    let shown = example("/v1/payment-links/{id}/refunds", "post", "200");
+    assert_eq!(names(&shown), names(&refunded));
+    assert_eq!(names(&shown["payment"]), names(&refunded["payment"]));
+
+    for (part, entries) in [
+        ("events", app.timeline(&link["id"]).await),
+        ("operations", app.operations(&link).await),
+    ] {
+        let path = format!("/v1/payment-links/{{id}}/{part}");
+        assert_eq!(
+            names(&example(&path, "get", "200")["data"][0]),
+            names(&entries[0]),
+            "{part}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_phone_without_javascript_shows_all_of_it() {
+    let app = TestApp::start().await;
+    let browser = Browser::start(json!({
+        "mobileEmulation": {"deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2.0, "touch": true}},
+        "prefs": {"profile.managed_default_content_settings.javascript": 2},
+    }))
+    .await;
+    let page = &browser.page;
+    let script =
+        "data:text/html,<p>off</p><script>document.querySelector('p').textContent = 'on'</script>";
+    page.goto(script).await.unwrap();
+    browser.says("off").await;
+
+    for path in PAGES {
+        page.goto(&format!("{}{path}", app.service.url))
+            .await
+            .unwrap();
+        // The driver's own script, which the setting does not concern. The widest that it gets is with all opened.
+        let seen = page
+            .execute(
+                "for (const details of document.querySelectorAll('details')) details.open = true;
+                 const skip = getComputedStyle(document.querySelector('.skip'));
+                 return {wide: document.documentElement.scrollWidth, styled: skip.position}",
+                vec![],
+            )
+            .await
+            .unwrap();
+        assert_eq!(seen, json!({"wide": 390, "styled": "absolute"}), "{path}");
+    }
+
+    page.goto(&format!("{}/docs", app.service.url))
+        .await
+        .unwrap();
+    // The driver's own click waits for scripts of the page's.
+    let seen = page
+        .execute(
+            "const contents = document.querySelector('.contents details');
+             const call = contents.querySelector(\"a[href='#post-v1-payment-links-id-refunds']\");
+             const seen = [call.checkVisibility()];
+             contents.querySelector('summary').click();
+             seen.push(call.checkVisibility());
+             call.click();
+             return seen",
+            vec![],
+        )
+        .await
+        .unwrap();
+    assert_eq!(seen, json!([false, true]));
+    let place = page.current_url().await.unwrap();
+    assert_eq!(place.fragment(), Some("post-v1-payment-links-id-refunds"));
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_keyboard_reaches_the_content_first() {
+    let app = TestApp::start().await;
+    let browser = Browser::start(json!({})).await;
+    let page = &browser.page;
+    page.goto(&format!("{}/docs", app.service.url))
+        .await
+        .unwrap();
+    let body = page.find(Locator::Css("body")).await.unwrap();
+    body.send_keys(&String::from(char::from(Key::Tab)))
+        .await
+        .unwrap();
+    let focused = page.active_element().await.unwrap();
+    assert_eq!(focused.text().await.unwrap(), "Skip to the content");
+    focused
+        .send_keys(&String::from(char::from(Key::Enter)))
+        .await
+        .unwrap();
+    assert_eq!(page.current_url().await.unwrap().fragment(), Some("main"));
+    // Where there is room, the contents are open at all times.
+    let seen = page
+        .execute(
+            "return document.querySelector(\".contents a[href='#post-v1-payment-links-id-refunds']\").checkVisibility()",
+            vec![],
+        )
+        .await
+        .unwrap();
+    assert_eq!(seen, true);
+    browser.close().await;
+}
