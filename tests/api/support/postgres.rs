@@ -2,9 +2,11 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 /// A server of its own, in a new folder, on a free port.
@@ -149,12 +151,18 @@ impl Drop for Postgres {
     }
 }
 
-/// A port that nobody uses at the moment.
+/// A port that nobody uses. The system hands out ports from 32768 upwards, so nobody gets this one by chance before it
+/// is used.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 10_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Several programs on one machine begin at different places.
+    let start = u16::try_from(std::process::id() * 61 % u32::from(COUNT)).unwrap_or(0);
+    (0..COUNT)
+        .map(|_| FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT) % COUNT)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("there is a free port")
-        .port()
 }
 
 /// Where Postgres's server programs are: Debian and Homebrew keep them off the `PATH`.
