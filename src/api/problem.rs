@@ -18,12 +18,12 @@ const TYPE: &str = "urn:problem-type:dojo-payment-links:";
 
 /// What is to be known about all problems, for `docs/problems.md` and the page at `/docs/problems`. In Markdown.
 pub(super) const INTRODUCTION: &str = "\
-Every answer with a status of 400 or more is [`application/problem+json`](https://www.rfc-editor.org/rfc/rfc9457). Programs go by its
-`type`, which is `urn:problem-type:dojo-payment-links:` and one of these; `detail` is for people and may be worded anew. More may
-come, so treat one that you do not know by its status.
+Every response with a status of 400 or more is [`application/problem+json`](https://www.rfc-editor.org/rfc/rfc9457). Programs go by its
+`type`, which is `urn:problem-type:dojo-payment-links:` and one of these. `detail` is for people, and its wording may change. More
+types may be added, so treat one that you do not know by its status.
 
-In short: no answer, a 503 or a 504, or a 409 with `Retry-After` means to send the same request again with the same `Idempotency-Key`
-(*the key* below). Whatever else is a 4xx stays what it is, however often it is sent.
+In short: if you got no response, a 429, 503 or 504, or a 409 with `Retry-After`, send the same request again with the same
+`Idempotency-Key` (*the key* below). Retrying any other 4xx won't help.
 ";
 
 /// A kind of problem: the end of its `type`, the statuses that it comes with, and what its receiver does about it.
