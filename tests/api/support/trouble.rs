@@ -299,7 +299,9 @@ impl TestApp {
     /// Waits until every link is settled and as Dojo has it, and every intent that is alive has its link.
     pub async fn in_step_with_dojo(&self) {
         let mut last = Vec::new();
-        let limit = Duration::from_secs(40);
+        // Far more than it needs: on a busy machine calls time out, and then the background leaves Dojo alone for up to a
+        // minute.
+        let limit = Duration::from_secs(100);
         let waited = tokio::time::timeout(limit, async {
             loop {
                 last = self.out_of_step().await;
