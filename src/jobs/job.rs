@@ -252,6 +252,7 @@ impl<J: Job> Runner<J> {
     /// Notes that something went wrong; tells how long to leave it alone.
     fn failed(&self, job: &'static str, id: &str, error: &protocol::Error) -> Duration {
         let (outcome, own) = match error {
+            protocol::Error::Store(store::Error::IntentTaken { .. }) => ("intent_taken", true),
             protocol::Error::Store(_) => ("database", false),
             protocol::Error::Dojo(error) => (error.name(), false),
             protocol::Error::Rejected(error) => (error.name(), true),

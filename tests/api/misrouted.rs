@@ -159,6 +159,36 @@ async fn an_intent_that_belongs_to_another_link_is_reported_as_that() {
 }
 
 #[tokio::test]
+async fn a_lost_creation_whose_intent_another_link_has_is_left_to_a_person() {
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "20s")]).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.search_lags(600.0).await;
+    app.sandbox.next("create", "cutAfter", json!({})).await;
+    let first = app.create_with_key("a", &ten_pounds("Order 1")).await;
+    let first = first.problem(504, "outcome-unknown")["paymentLinkId"].clone();
+    let lost = app.sandbox.first_intent().await;
+    // The second link is given the first one's intent, and nothing tells so.
+    app.sandbox
+        .next_fields("create", json!({"id": lost["id"], "metadata": null}))
+        .await;
+    let second = app.create_with_key("b", &ten_pounds("Order 2")).await;
+    let second = second.expect(201).json();
+    assert_eq!(second["paymentIntentId"], lost["id"]);
+
+    app.sandbox.search_lags(0.0).await;
+    let errors = app.logged("belongs to another one").await;
+    assert!(errors[0].contains(text(&first)) && errors[0].contains(text(&second["id"])));
+    let outcome = r#"jobs_total{job="recovery",outcome="intent_taken"}"#;
+    eventually("the metric tells why", async || {
+        (app.metric(outcome).await >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(app.link(&first).await["status"], "Pending");
+    let intent = app.sandbox.intent(&lost["id"]).await;
+    assert_eq!(intent["status"], "Created", "it is nobody's to cancel");
+}
+
+#[tokio::test]
 async fn a_recovered_creation_with_another_amount_is_reported() {
     // The stray is looked at after five seconds; until then nothing is to be created again.
     let settings = [("RECOVERY_SETTLE", "20s")];
