@@ -123,7 +123,7 @@ fn pool(postgres: &Postgres) -> PgPool {
 
 async fn execute(postgres: &Postgres, statement: &str) {
     // A promotion itself may take this long on a busy machine; the service's 30 s count from its end.
-    within(Duration::from_secs(60), statement, async {
+    within(Duration::from_mins(1), statement, async {
         let mut connection = PgConnection::connect(&postgres.url("postgres"))
             .await
             .unwrap();
