@@ -85,13 +85,10 @@ impl Postgres {
             .arg(port.to_string())
             .arg(primary)
             .current_dir("/")
-            // What is sent to this process's whole group must not reach it: `runuser` kills its shell at a SIGTERM, and then
-            // nobody stops the server.
-            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // A signal to this process's group, such as Ctrl-C or a closed terminal, would end the shell before
-            // it has cleaned up.
+            // A signal to this process's group, such as Ctrl-C or a closed terminal, would end the shell before it has
+            // stopped the server and cleaned up.
             .process_group(0)
             .spawn()
             .expect("there is a shell");
