@@ -41,6 +41,8 @@ impl Service {
             .env("DOJO_CHECKOUT_URL", format!("{dojo_url}/checkout"))
             .env("DOJO_API_KEY", DOJO_KEY)
             .env("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET)
+            // A test reads far more often than any client should. The tests of the limit set their own.
+            .env("CLIENT_RATE", "100000")
             // The tests of the background turn it on, and make it quick.
             .env("RUN_JOBS", "false")
             .envs(settings.iter().copied())
