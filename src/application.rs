@@ -129,7 +129,7 @@ impl Application {
 
         let tasks = TaskTracker::new();
         let metrics = telemetry::init_metrics()?;
-        let (bell, stop_jobs) = (Arc::new(Notify::new()), CancellationToken::new());
+        let (wake, stop_jobs) = (Arc::new(Notify::new()), CancellationToken::new());
         if claimed.is_none() {
             tasks.spawn(claim_later(pool.clone(), environment, stop_jobs.clone()));
         }
@@ -139,7 +139,7 @@ impl Application {
                     pool.clone(),
                     account.clone(),
                     settings.jobs.clone(),
-                    Arc::clone(&bell),
+                    Arc::clone(&wake),
                     stop_jobs.clone(),
                 )
                 .spawn(&tasks);
@@ -150,7 +150,7 @@ impl Application {
             accounts,
             tasks.clone(),
             metrics,
-            bell,
+            wake,
             settings,
         );
         let router = api::router(state.clone());
@@ -234,7 +234,7 @@ async fn warn_of_unconfigured_accounts(pool: &PgPool, accounts: &Accounts) {
         .iter()
         .map(|account| account.name.clone())
         .collect();
-    match store::looks::unconfigured(pool, &configured).await {
+    match store::reconciliation::unconfigured(pool, &configured).await {
         Ok(left) => {
             for (account, links) in left {
                 warn!(

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use crate::{
-    payment_link::{Environment, NewPaymentLink},
+    payment_link::{Environment, NewPaymentLink, SettlementWindow},
     telemetry,
 };
 
@@ -463,6 +463,12 @@ pub struct JobSettings {
 }
 
 impl JobSettings {
+    /// The settlement window.
+    #[must_use]
+    pub fn window(&self) -> SettlementWindow {
+        SettlementWindow::new(self.recovery_settle)
+    }
+
     /// How many calls to Dojo the background makes at once, for each kind of work.
     #[must_use]
     pub fn concurrency(&self) -> i64 {

@@ -18,7 +18,7 @@
 //! | [`dojo`] | Dojo's wire: client, errors, webhook signature and event | axum, sqlx |
 //! | [`store`] | all SQL, a function per question | axum, reqwest |
 //! | [`protocol`] | the exactly-once dealings between `store` and `dojo` | HTTP |
-//! | [`jobs`] | background loops: recovery, refresh, strays | HTTP |
+//! | [`jobs`] | background loops: recovery, refresh, orphaned_intents | HTTP |
 //! | [`api`] | routes, authentication, problems, the OpenAPI document and its pages | SQL |
 //! | [`config`] | settings, parsed and checked once | everything else |
 //! | [`telemetry`] | logs and metrics | the domain |

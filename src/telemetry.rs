@@ -191,7 +191,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         "When each background job last made progress, by account and job"
     );
     metrics::describe_counter!(
-        "disputes_total",
+        "conflicting_responses_total",
         "Answers of Dojo's that were behind what a webhook told"
     );
     metrics::describe_counter!(
@@ -215,7 +215,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         "How long the oldest of them has been due, by account"
     );
     metrics::describe_counter!(
-        "database_connections_distrusted_total",
+        "database_connections_discarded_total",
         "Times that every open connection to the database was given up, by reason"
     );
     metrics::describe_counter!("webhooks_total", "Webhooks received, by what they meant");

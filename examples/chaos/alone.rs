@@ -53,7 +53,7 @@ async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
     let link = outcome(
         stage,
         replica,
-        "recovery",
+        "creation_recovery",
         &order,
         "/v1/payment-links",
         &wanted,
@@ -70,7 +70,7 @@ async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
         .bind(intent)
         .execute(&stage.database.pool)
         .await?;
-    eventually(stage, replica, "refresh", async || {
+    eventually(stage, replica, "reconciliation", async || {
         let captured: Option<bool> = sqlx::query_scalar(
             "SELECT status = 'Captured' FROM payment_links WHERE payment_intent_id = $1",
         )
@@ -86,10 +86,10 @@ async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
         .await?;
     let refund = json!({"amount": {"value": 400, "currencyCode": "GBP"}});
     let path = format!("/v1/payment-links/{id}/refunds");
-    outcome(stage, replica, "operations", &order, &path, &refund).await?;
+    outcome(stage, replica, "operation_recovery", &order, &path, &refund).await?;
 
-    // The intent that was created first is one too many: what strays does.
-    eventually(stage, replica, "strays", async || {
+    // The intent that was created first is one too many: what the job `orphaned_intents` does.
+    eventually(stage, replica, "orphaned_intents", async || {
         let path = format!("payment-intents?metadata.order={order}");
         let intents = dojo.look(&path).await?;
         let mut others = intents.iter().filter(|one| one["id"] != intent);

@@ -172,8 +172,8 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
             .filter(|one| !one["fault"].is_null())
             .count(),
         contradictions: entries(&|entry| entry.verdict.as_deref() == Some("contradictory")),
-        disputes: entries(&|entry| entry.kind == "disputed"),
-        recoveries: entries(&|entry| entry.kind == "confirmed" && entry.cause == "recovery"),
+        disputes: entries(&|entry| entry.kind == "conflictingResponse"),
+        recoveries: entries(&|entry| entry.kind == "created" && entry.cause == "recovery"),
         lost_operations: entries(&|entry| {
             entry.kind.starts_with("operation") && entry.cause == "recovery"
         }),

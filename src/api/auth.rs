@@ -159,7 +159,7 @@ impl<S: Needed> FromRequestParts<AppState> for Caller<S> {
         let key = bearer(&parts.headers)
             .filter(|key| is_wellformed(key))
             .ok_or(Error::Unauthenticated)?;
-        // Looked up by hash: whatever the comparison's time tells is about a hash that nobody can choose.
+        // LinkSnapshot up by hash: whatever the comparison's time tells is about a hash that nobody can choose.
         let key = store::api_keys::identify(&state.pool, &hash(key))
             .await?
             .ok_or(Error::Unauthenticated)?;

@@ -122,7 +122,7 @@ pub(super) fn links() -> Value {
 
 /// A link's timeline, from the request to the payment.
 pub(super) fn timeline() -> Value {
-    let request = json!({"type": "request", "apiKey": "orders", "requestId": REQUEST_ID});
+    let request = json!({"type": "request", "client": "orders", "requestId": REQUEST_ID});
     json!({
         "data": [
             {
@@ -136,7 +136,7 @@ pub(super) fn timeline() -> Value {
             },
             {
                 "id": "1042",
-                "type": "confirmed",
+                "type": "created",
                 "statusBefore": "Pending",
                 "statusAfter": "Created",
                 "cause": request,

@@ -40,7 +40,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{
     config::ServeSettings,
     dojo::{Account, Accounts},
-    payment_link::{NewPaymentLink, PaymentLink, PaymentLinkId},
+    payment_link::{NewPaymentLink, PaymentLink, PaymentLinkId, SettlementWindow},
     store::{self, PgPool},
 };
 use auth::Caller;
@@ -68,9 +68,9 @@ pub struct Shared {
     /// Writes the metrics.
     pub metrics: PrometheusHandle,
     /// Tells the background that something has just become due.
-    pub bell: Arc<Notify>,
+    pub wake: Arc<Notify>,
     /// How long Dojo has to stand by an answer that is behind what a webhook told.
-    pub patience: Duration,
+    pub window: SettlementWindow,
     /// How long a request may take.
     pub request_timeout: Duration,
     /// How many more links, operations and refreshes may be under way.
@@ -109,7 +109,7 @@ impl AppState {
         accounts: Accounts,
         tasks: TaskTracker,
         metrics: PrometheusHandle,
-        bell: Arc<Notify>,
+        wake: Arc<Notify>,
         settings: &ServeSettings,
     ) -> Self {
         let document = openapi::document();
@@ -118,8 +118,8 @@ impl AppState {
             accounts,
             tasks,
             metrics,
-            bell,
-            patience: settings.jobs.recovery_settle,
+            wake,
+            window: settings.jobs.window(),
             request_timeout: settings.request_timeout,
             places: Arc::new(Semaphore::new(settings.max_creations.into())),
             rates: Rates::new(settings.client_rate),

@@ -372,9 +372,7 @@ impl Asked {
         };
         let work = Box::pin({
             let state = state.clone();
-            async move {
-                Ok(operations::carry_out(&state.pool, &account, request, state.patience).await?)
-            }
+            async move { Ok(operations::carry_out(&state.pool, &account, request, state.window).await?) }
         });
         let subject = Subject::Operation { id, link_id };
         answer(link_id, state.see_through(subject, work).await?)

@@ -373,7 +373,8 @@ async fn refresh(
         request_id,
     };
     let _place = state.place()?;
-    let link = protocol::refresh::refresh(&state.pool, account, id, state.patience, &cause).await?;
+    let link =
+        protocol::reconciliation::refresh(&state.pool, account, id, state.window, &cause).await?;
     link.map(Json).ok_or(Error::NoSuchLink)
 }
 

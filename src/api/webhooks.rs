@@ -177,7 +177,7 @@ async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<Status
         Recorded::Kept => count("not_understood"),
         Recorded::Judged { verdict, .. } => count(verdict),
     }
-    state.bell.notify_waiters();
+    state.wake.notify_waiters();
     match recorded {
         Recorded::Judged {
             link_id,

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use crate::payment_link::{
-    Attempt, Capture, NewPaymentLink, Payment, PaymentLinkId, ReportedAmount, Status, parse_time,
-    recovery::Found,
+    Attempt, Capture, NewPaymentLink, Payment, PaymentLinkId, ReportedAmount, Status,
+    creation_recovery::Found, parse_time,
 };
 
 /// A payment intent as Dojo answers it: the parts that this service keeps.

@@ -29,7 +29,7 @@ impl Watch {
         } = &self.jobs;
         while !stop.is_cancelled() {
             self.progress.mark();
-            if let Ok(backlog) = store::looks::backlog(pool, &account.name).await {
+            if let Ok(backlog) = store::reconciliation::backlog(pool, &account.name).await {
                 #[expect(
                     clippy::cast_precision_loss,
                     reason = "a gauge; no backlog has 2^52 links"

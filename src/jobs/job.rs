@@ -15,7 +15,7 @@ use tokio::sync::{Notify, futures::Notified};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{pace::Pace, supervisor::Progress};
+use super::{supervisor::Progress, throttle::Throttle};
 use crate::{protocol, store, telemetry::causes};
 
 /// A kind of background work: how to claim what is due of it, and how to do a piece of it.
@@ -99,10 +99,10 @@ impl<T> From<Vec<T>> for Prepared<T> {
 /// A panic ends the piece of work that it happened in and nothing else.
 pub(super) struct Runner<J> {
     pub(super) job: J,
-    pub(super) pace: Arc<Pace>,
+    pub(super) throttle: Arc<Throttle>,
     pub(super) progress: Arc<Progress>,
     /// Rung when something became due just now, so that it need not wait for the next poll.
-    pub(super) bell: Arc<Notify>,
+    pub(super) wake: Arc<Notify>,
     pub(super) stop: CancellationToken,
     pub(super) batch: i64,
     pub(super) concurrency: usize,
@@ -117,14 +117,14 @@ pub(super) struct Runner<J> {
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 impl<J: Job> Runner<J> {
-    /// Rounds until told to stop: one after the other while there is work, else after a while or when the bell rings.
+    /// Rounds until told to stop: one after the other while there is work, else after a while or when the wake rings.
     pub(super) async fn run(&self) {
         while !self.stop.is_cancelled() {
-            // Before the claim: what becomes due while the claim is under way rings a bell that is heard.
-            let mut rung = std::pin::pin!(self.bell.notified());
-            rung.as_mut().enable();
+            // Before the claim: what becomes due while the claim is under way rings a wake that is heard.
+            let mut woken = std::pin::pin!(self.wake.notified());
+            woken.as_mut().enable();
             self.progress.mark();
-            let wait = match self.pace.pause() {
+            let wait = match self.throttle.pause() {
                 // Dojo is in trouble; it is not asked at all for a while.
                 Some(pause) => pause,
                 None => match self.round().await {
@@ -137,18 +137,18 @@ impl<J: Job> Runner<J> {
                     }
                 },
             };
-            self.rest(wait, rung).await;
+            self.rest(wait, woken).await;
         }
     }
 
     /// Waits until there may be something to do.
-    async fn rest(&self, wait: Duration, mut rung: Pin<&mut Notified<'_>>) {
+    async fn rest(&self, wait: Duration, mut woken: Pin<&mut Notified<'_>>) {
         let mut left = wait;
         while !left.is_zero() {
             let step = left.min(HEARTBEAT);
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = rung.as_mut(), if self.pace.pause().is_none() => return,
+                () = woken.as_mut(), if self.throttle.pause().is_none() => return,
                 () = tokio::time::sleep(step) => {}
             }
             self.progress.mark();
@@ -161,7 +161,7 @@ impl<J: Job> Runner<J> {
         let most = if self.shaken.load(Ordering::Relaxed) {
             1
         } else {
-            self.pace.batch(self.batch)
+            self.throttle.batch(self.batch)
         };
         let claimed = self.job.claim(most).await?;
         let found = claimed.len();
@@ -213,12 +213,12 @@ impl<J: Job> Runner<J> {
     async fn piece(&self, item: J::Item) {
         // Dojo may have got into trouble since the piece was claimed, or this replica been told to leave.
         let leaving = self.stop.is_cancelled().then_some(Duration::ZERO);
-        let pause = self.pace.pause().filter(|_| J::needs_dojo(&item));
+        let pause = self.throttle.pause().filter(|_| J::needs_dojo(&item));
         if let Some(wait) = leaving.or(pause) {
             self.release(&item, None, wait).await;
             return;
         }
-        self.pace.turn().await;
+        self.throttle.turn().await;
         let result = AssertUnwindSafe(self.job.work(&item))
             .catch_unwind()
             .await
@@ -229,7 +229,7 @@ impl<J: Job> Runner<J> {
                 count(J::NAME, "ok");
                 self.strikes.forget(&id);
                 if J::needs_dojo(&item) {
-                    self.pace.went_well();
+                    self.throttle.went_well();
                 }
             }
             Err(error) => {
@@ -252,7 +252,9 @@ impl<J: Job> Runner<J> {
     /// Notes that something went wrong; tells how long to leave it alone.
     fn failed(&self, job: &'static str, id: &str, error: &protocol::Error) -> Duration {
         let (outcome, own) = match error {
-            protocol::Error::Store(store::Error::IntentTaken { .. }) => ("intent_taken", true),
+            protocol::Error::Store(store::Error::IntentOfAnotherLink { .. }) => {
+                ("intent_of_another_link", true)
+            }
             protocol::Error::Store(_) => ("database", false),
             protocol::Error::Dojo(error) => (error.name(), false),
             protocol::Error::Rejected(error) => (error.name(), true),
@@ -274,7 +276,7 @@ impl<J: Job> Runner<J> {
             warn!(job, item = id, ?wait, error = %causes(error), "to be tried again");
         }
         match error {
-            protocol::Error::Dojo(error) => self.pace.went_wrong(error, id).max(wait),
+            protocol::Error::Dojo(error) => self.throttle.went_wrong(error, id).max(wait),
             _ => wait,
         }
     }
@@ -390,9 +392,9 @@ mod tests {
                 shared,
                 stop: stop.clone(),
             },
-            pace: Arc::new(Pace::new(1000)),
+            throttle: Arc::new(Throttle::new(1000)),
             progress: Arc::new(Progress::new("default", "panics")),
-            bell: Arc::default(),
+            wake: Arc::default(),
             stop,
             batch: 10,
             concurrency: 1,

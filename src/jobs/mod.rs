@@ -6,13 +6,13 @@
 //! twice changes nothing.
 
 mod backlog;
+mod creation_recovery;
 mod job;
-mod operations;
-mod pace;
-mod recovery;
-mod refresh;
-mod strays;
+mod operation_recovery;
+mod orphaned_intents;
+mod reconciliation;
 mod supervisor;
+mod throttle;
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -26,13 +26,13 @@ use tracing::{Instrument, info_span};
 use crate::{
     config::JobSettings,
     dojo::{self, Account},
-    payment_link::{PaymentLinkId, recovery::Patience},
+    payment_link::{PaymentLinkId, RecoveryLimits},
     protocol,
     store::{self, PgPool, leases::Lease},
 };
 use job::{Job, Runner, Strikes};
-use pace::Pace;
 use supervisor::{Progress, supervise};
+use throttle::Throttle;
 
 /// How long to wait before a job that stopped is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(5);
@@ -45,30 +45,30 @@ pub struct Jobs {
     settings: JobSettings,
     /// Longer than asking Dojo once can take, with everything around it.
     lease: Duration,
-    pace: Arc<Pace>,
+    throttle: Arc<Throttle>,
     /// Rung when something became due just now, so that it need not wait for the next poll.
-    bell: Arc<Notify>,
+    wake: Arc<Notify>,
     stop: CancellationToken,
 }
 
 impl Jobs {
-    /// The jobs for this account. Each account has a pace of its own, so that one whose key Dojo refuses holds up no
+    /// The jobs for this account. Each account has a throttle of its own, so that one whose key Dojo refuses holds up no
     /// other.
     #[must_use]
     pub fn new(
         pool: PgPool,
         account: Account,
         settings: JobSettings,
-        bell: Arc<Notify>,
+        wake: Arc<Notify>,
         stop: CancellationToken,
     ) -> Self {
         Self {
             pool,
             lease: account.client.creation_lease(),
-            pace: Arc::new(Pace::new(settings.background_rate)),
+            throttle: Arc::new(Throttle::new(settings.background_rate)),
             account,
             settings,
-            bell,
+            wake,
             stop,
         }
     }
@@ -76,12 +76,24 @@ impl Jobs {
     /// Starts all of them; they end when they are told to stop.
     pub fn spawn(self, tasks: &TaskTracker) {
         let batch = self.settings.batch;
-        self.start(tasks, recovery::Recovery(self.clone()), batch);
-        self.start(tasks, refresh::Refresh::new(self.clone()), batch);
+        self.start(
+            tasks,
+            creation_recovery::CreationRecovery(self.clone()),
+            batch,
+        );
+        self.start(
+            tasks,
+            reconciliation::Reconciliation::new(self.clone()),
+            batch,
+        );
         // These share no calls, so they claim no more than they work on at once: a lease must not run out in a queue.
         let few = batch.min(self.settings.concurrency());
-        self.start(tasks, operations::Operations(self.clone()), few);
-        self.start(tasks, strays::Strays(self.clone()), few);
+        self.start(
+            tasks,
+            operation_recovery::OperationRecovery(self.clone()),
+            few,
+        );
+        self.start(tasks, orphaned_intents::OrphanedIntents(self.clone()), few);
         let watch = Arc::new(backlog::Watch::new(self.clone()));
         self.keep_running(
             tasks,
@@ -98,9 +110,9 @@ impl Jobs {
     fn start<J: Job + Send + 'static>(&self, tasks: &TaskTracker, job: J, batch: i64) {
         let runner = Arc::new(Runner {
             job,
-            pace: Arc::clone(&self.pace),
+            throttle: Arc::clone(&self.throttle),
             progress: self.progress(J::NAME),
-            bell: Arc::clone(&self.bell),
+            wake: Arc::clone(&self.wake),
             stop: self.stop.clone(),
             batch,
             concurrency: usize::try_from(self.settings.concurrency()).unwrap_or(1),
@@ -137,7 +149,7 @@ impl Jobs {
 
     /// Waits until it is a call's turn, and shows that the job is alive.
     async fn turn(&self, progress: &Progress) {
-        self.pace.turn().await;
+        self.throttle.turn().await;
         progress.mark();
     }
 
@@ -167,7 +179,7 @@ impl Jobs {
                 Err(protocol::Error::Rejected(error))
             }
             Err(protocol::Error::Dojo(error @ dojo::Error::KeyRefused { .. })) => {
-                self.pace.turn().await;
+                self.throttle.turn().await;
                 Err(match self.account.client.probe().await {
                     Ok(_) => protocol::Error::Rejected(error),
                     Err(_) => protocol::Error::Dojo(error),
@@ -177,9 +189,9 @@ impl Jobs {
         }
     }
 
-    fn patience(&self) -> Patience {
-        Patience {
-            settle: self.settings.recovery_settle,
+    fn limits(&self) -> RecoveryLimits {
+        RecoveryLimits {
+            window: self.settings.window(),
             give_up: self.settings.recovery_give_up,
         }
     }

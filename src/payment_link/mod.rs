@@ -3,13 +3,14 @@
 //! Pure: no I/O and no clock of its own. Everything here can be tested without a database, and the
 //! same rules serve the API, the webhooks and the background jobs.
 
+pub mod creation_recovery;
 mod id;
 mod link;
 mod money;
 pub mod operation;
-pub mod reconcile;
-pub mod recovery;
+pub mod reconciliation;
 pub mod refundable;
+mod settlement;
 mod status;
 mod terms;
 mod time;
@@ -21,6 +22,7 @@ pub use link::{
     ReportedAmount,
 };
 pub use money::{Currency, Money};
+pub use settlement::{RecoveryLimits, SettlementWindow};
 pub use status::{Status, Verdict};
 pub use terms::{
     ActionLink, ActionType, Address, AutoExpireAction, CaptureMode, CheckoutConfig, Collection,

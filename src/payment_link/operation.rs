@@ -9,9 +9,8 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
-    Capture, CaptureMode, Failure, Fault, ItemLine, Money, OperationId, PaymentLink, Status,
-    TaxLine, parse_time,
-    recovery::Patience,
+    Capture, CaptureMode, Failure, Fault, ItemLine, Money, OperationId, PaymentLink,
+    RecoveryLimits, SettlementWindow, Status, TaxLine, parse_time,
     refundable::{Left, Refunds},
 };
 
@@ -265,7 +264,7 @@ pub struct Weighed {
     /// was not asked.
     pub read_since: Option<OffsetDateTime>,
     /// How long Dojo's responses may lag behind.
-    pub settle: Duration,
+    pub window: SettlementWindow,
 }
 
 /// Why Dojo is not asked.
@@ -494,7 +493,7 @@ fn permit_refund(
         return Err(Objection::because("nothing of it is collected yet"));
     }
     let Left { certain, possible } =
-        refunds.left(link.captured_amount, link.refunded_amount, weighed.settle);
+        refunds.left(link.captured_amount, link.refunded_amount, weighed.window);
     if possible <= 0 {
         return Err(Objection::because(
             if refunds.has(OperationStatus::Pending) {
@@ -615,8 +614,8 @@ pub struct Lost<'a> {
 impl Lost<'_> {
     /// Whether a try that Dojo did something about would have come to light by now. Before that, nothing proves that
     /// it was not done.
-    fn is_settled(&self, patience: Patience) -> bool {
-        self.since_asked >= patience.settle
+    fn is_settled(&self, limits: RecoveryLimits) -> bool {
+        limits.window.is_over(self.since_asked)
     }
 }
 
@@ -661,15 +660,15 @@ pub enum Step {
 /// changes nothing; another amount, once the first request cannot arrive any more and undo a later one. A capture is
 /// found by its id and never asked for twice. A receipt leaves no trace, and is not sent twice.
 #[must_use]
-pub fn next_step(lost: Lost<'_>, seen: Seen<'_>, patience: Patience) -> Step {
+pub fn next_step(lost: Lost<'_>, seen: Seen<'_>, limits: RecoveryLimits) -> Step {
     use Status::{Authorized, Captured, Created};
     const TOO_LATE: Step = Step::Failed("Dojo could not be brought to do it in time");
 
     if let Some(done) = shows(lost, seen) {
         return done;
     }
-    let settled = lost.is_settled(patience);
-    let in_time = lost.age < patience.give_up;
+    let settled = lost.is_settled(limits);
+    let in_time = lost.age < limits.give_up;
     // What is said once it is certain that no try is under way any more.
     let once_settled = |step| if settled { step } else { Step::Wait };
     match (lost.action, seen.status) {
@@ -727,11 +726,11 @@ pub fn pause_before_repetition(age: Duration) -> Duration {
 /// Decides about an operation whose answer was lost and whose repetition Dojo has refused: a refusal is about the
 /// repetition, and says nothing about the first try, which may be why. `Failed` means that the refusal stands.
 #[must_use]
-pub fn after_refusal(lost: Lost<'_>, seen: Seen<'_>, patience: Patience) -> Step {
+pub fn after_refusal(lost: Lost<'_>, seen: Seen<'_>, limits: RecoveryLimits) -> Step {
     if let Some(done) = shows(lost, seen) {
         return done;
     }
-    if !lost.is_settled(patience) {
+    if !lost.is_settled(limits) {
         return Step::Wait;
     }
     match lost.action {
@@ -831,10 +830,10 @@ mod tests {
     const WEIGHED: Weighed = Weighed {
         at: NOW,
         read_since: Some(NOW),
-        settle: PATIENCE.settle,
+        window: LIMITS.window,
     };
-    const PATIENCE: Patience = Patience {
-        settle: Duration::from_mins(2),
+    const LIMITS: RecoveryLimits = RecoveryLimits {
+        window: SettlementWindow::new(Duration::from_mins(2)),
         give_up: Duration::from_hours(24),
     };
 
@@ -917,7 +916,8 @@ mod tests {
         OurRefund {
             amount,
             status,
-            completed_at: (status != OperationStatus::Pending).then(|| NOW - PATIENCE.settle),
+            completed_at: (status != OperationStatus::Pending)
+                .then(|| NOW - LIMITS.window.length()),
         }
     }
 
@@ -1128,7 +1128,7 @@ mod tests {
                 ..lost(&action, since_asked, 200)
             };
             assert_eq!(
-                next_step(lost, seen(Status::Captured, Some(&captures)), PATIENCE),
+                next_step(lost, seen(Status::Captured, Some(&captures)), LIMITS),
                 step
             );
         }
@@ -1143,26 +1143,26 @@ mod tests {
             ..lost(&action, 0, 200)
         };
         assert_eq!(
-            next_step(lost, unknown, PATIENCE),
+            next_step(lost, unknown, LIMITS),
             Step::Succeeded(Some("c2".to_owned()))
         );
         let lost = Lost {
-            since_asked: PATIENCE.settle,
+            since_asked: LIMITS.window.length(),
             ..lost
         };
         assert_eq!(
-            next_step(lost, seen(Status::Authorized, None), PATIENCE),
+            next_step(lost, seen(Status::Authorized, None), LIMITS),
             NOT_DONE
         );
         assert_eq!(
-            next_step(lost, seen(Status::Captured, None), PATIENCE),
+            next_step(lost, seen(Status::Captured, None), LIMITS),
             Step::Unconfirmed
         );
         let never = Lost {
             captures_before: None,
             ..lost
         };
-        assert_eq!(next_step(never, unknown, PATIENCE), Step::NeverAsked);
+        assert_eq!(next_step(never, unknown, LIMITS), Step::NeverAsked);
     }
 
     #[test]
@@ -1184,7 +1184,7 @@ mod tests {
             let step = next_step(
                 lost(&action, 0, 0),
                 seen(Status::Captured, Some(&captures)),
-                PATIENCE,
+                LIMITS,
             );
             assert_eq!(
                 matches!(step, Step::Succeeded(_)),
@@ -1196,7 +1196,7 @@ mod tests {
 
     #[test]
     fn nothing_is_called_not_done_while_a_try_may_be_under_way() {
-        let day = PATIENCE.give_up.as_secs();
+        let day = LIMITS.give_up.as_secs();
         let another = Action::Amount(NewAmount {
             amount: gbp(6),
             item_lines: None,
@@ -1213,19 +1213,19 @@ mod tests {
         ] {
             let fresh = lost(action, 119, day);
             assert_eq!(
-                next_step(fresh, seen(status, Some(&[])), PATIENCE),
+                next_step(fresh, seen(status, Some(&[])), LIMITS),
                 Step::Wait,
                 "{action:?}"
             );
             assert_eq!(
-                after_refusal(fresh, seen(status, Some(&[])), PATIENCE),
+                after_refusal(fresh, seen(status, Some(&[])), LIMITS),
                 Step::Wait,
                 "{action:?}"
             );
             let settled = lost(action, 120, day);
-            let step = next_step(settled, seen(status, Some(&[])), PATIENCE);
+            let step = next_step(settled, seen(status, Some(&[])), LIMITS);
             assert!(matches!(step, Step::Failed(_)), "{action:?}: {step:?}");
-            let step = after_refusal(settled, seen(status, Some(&[])), PATIENCE);
+            let step = after_refusal(settled, seen(status, Some(&[])), LIMITS);
             assert!(matches!(step, Step::Failed(_)), "{action:?}: {step:?}");
         }
     }
@@ -1251,12 +1251,12 @@ mod tests {
             let lost = lost(&action, 0, 0);
             let seen = seen(status, None);
             assert_eq!(
-                next_step(lost, seen, PATIENCE),
+                next_step(lost, seen, LIMITS),
                 Step::Succeeded(None),
                 "{action:?}"
             );
             assert_eq!(
-                after_refusal(lost, seen, PATIENCE),
+                after_refusal(lost, seen, LIMITS),
                 Step::Succeeded(None),
                 "{action:?}"
             );
@@ -1278,14 +1278,14 @@ mod tests {
                 "the payment was settled before it could be changed",
             ),
         ] {
-            let step = next_step(lost(&action, 0, 0), seen(status, None), PATIENCE);
+            let step = next_step(lost(&action, 0, 0), seen(status, None), LIMITS);
             assert_eq!(step, Step::Failed(words));
         }
     }
 
     #[test]
     fn a_refund_that_went_unanswered_is_not_done_only_if_dojo_shows_that_it_is_not() {
-        let day = PATIENCE.give_up.as_secs();
+        let day = LIMITS.give_up.as_secs();
         let action = refund(400);
         let lost = Lost {
             other_refunds: 300,
@@ -1303,8 +1303,8 @@ mod tests {
                 ..seen(status, None)
             };
             for step in [
-                next_step(lost, seen, PATIENCE),
-                after_refusal(lost, seen, PATIENCE),
+                next_step(lost, seen, LIMITS),
+                after_refusal(lost, seen, LIMITS),
             ] {
                 assert_eq!(
                     matches!(step, Step::Failed(_)),
@@ -1346,7 +1346,7 @@ mod tests {
                 refunded_amount: Some(refunded),
                 ..seen(Status::Captured, None)
             };
-            let found = next_step(lost, seen, PATIENCE);
+            let found = next_step(lost, seen, LIMITS);
             assert_eq!(
                 found, step,
                 "{refunded} with {done} done and {earlier} earlier"
@@ -1490,7 +1490,7 @@ mod tests {
             };
             let receipt = Action::Receipt(NewReceipt { emails: Vec::new() });
             for action in [capture(5), receipt] {
-                let step = next_step(lost(&action, since_asked, age), seen, PATIENCE);
+                let step = next_step(lost(&action, since_asked, age), seen, LIMITS);
                 prop_assert_ne!(step, Step::AskAgain);
             }
         }
@@ -1501,11 +1501,11 @@ mod tests {
         ) {
             let seen = Seen { status, refunded_amount: refunded, ..seen(Status::Captured, None) };
             let action = refund(amount);
-            let step = next_step(lost(&action, age, age), seen, PATIENCE);
+            let step = next_step(lost(&action, age, age), seen, LIMITS);
             let fits_not = refunded.is_some_and(|refunded| refunded < amount && 1000 - refunded < amount);
             if status != Some(Status::Captured) || !fits_not {
                 prop_assert_eq!(step, Step::AskAgain);
-            } else if age < PATIENCE.settle.as_secs() {
+            } else if age < LIMITS.window.length().as_secs() {
                 prop_assert_eq!(step, Step::Wait);
             } else {
                 prop_assert!(matches!(step, Step::Failed(_)));
@@ -1531,7 +1531,7 @@ mod tests {
                 captures: None,
             };
             let action = Action::Amount(NewAmount { amount: gbp(6), item_lines: None, tax_lines: None });
-            prop_assert_eq!(next_step(lost(&action, since_asked, 200), seen, PATIENCE), Step::Wait);
+            prop_assert_eq!(next_step(lost(&action, since_asked, 200), seen, LIMITS), Step::Wait);
         }
     }
 }

@@ -4,11 +4,9 @@
 //! as in Dojo's portal. It doesn't say which refunds the figure includes. What is left is between two bounds, depending on
 //! how many of our own refunds are in the figure already.
 
-use std::time::Duration;
-
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use super::operation::OperationStatus;
+use super::{SettlementWindow, operation::OperationStatus};
 
 /// A refund that was requested through this service and has not failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,18 +61,18 @@ impl Refunds {
     /// How much is left of what was captured, where Dojo reports that `refunded` went back.
     ///
     /// Refunds that are under way or in doubt count as made. A refund of ours that was made before Dojo was asked is in the
-    /// figure; one that was under way then, or was requested later, may not be. `settle`: how long Dojo's responses may lag
+    /// figure; one that was under way then, or was requested later, may not be. `window`: how long Dojo's responses may lag
     /// behind. A figure that is too low to include what it has to comes from a copy that lags, and then only refunds
-    /// that are older than `settle` are taken to be in it.
+    /// that are older than the window are taken to be in it.
     #[must_use]
-    pub fn left(&self, captured: i64, refunded: i64, settle: Duration) -> Left {
+    pub fn left(&self, captured: i64, refunded: i64, window: SettlementWindow) -> Left {
         let ours = self.sum(|_| true);
         let known = self.elsewhere.saturating_add(ours);
         let included = self.read_at.map_or(0, |read_at| {
             let done = self.sum(|refund| refund.is_done_before(read_at));
             let lags = refunded < self.elsewhere.saturating_add(done);
             let until = if lags {
-                before(read_at, settle)
+                before(read_at, window)
             } else {
                 read_at
             };
@@ -94,10 +92,10 @@ impl Refunds {
     /// The bound only rises while refunds of ours are under way or so recent that a copy of Dojo's data may lack them. After
     /// that the figure is known to include all of ours, and the rest of it is what was refunded elsewhere.
     #[must_use]
-    pub fn elsewhere_by(&self, refunded: i64, settle: Duration) -> i64 {
+    pub fn elsewhere_by(&self, refunded: i64, window: SettlementWindow) -> i64 {
         let not_ours = refunded.saturating_sub(self.sum(|_| true)).max(0);
         let is_exact = self.read_at.is_some_and(|read_at| {
-            let until = before(read_at, settle);
+            let until = before(read_at, window);
             self.ours.iter().all(|refund| refund.is_done_before(until))
         });
         if is_exact {
@@ -122,8 +120,8 @@ impl Refunds {
 }
 
 /// The moment that lies this long before another; the earliest that can be written down if there is none.
-fn before(at: OffsetDateTime, by: Duration) -> OffsetDateTime {
-    time::Duration::try_from(by)
+fn before(at: OffsetDateTime, by: SettlementWindow) -> OffsetDateTime {
+    time::Duration::try_from(by.length())
         .ok()
         .and_then(|by| at.checked_sub(by))
         .unwrap_or_else(|| PrimitiveDateTime::MIN.assume_utc())
@@ -140,7 +138,7 @@ mod tests {
     use super::*;
 
     const CAPTURED: i64 = 10;
-    const SETTLE: Duration = Duration::from_secs(8);
+    const WINDOW: SettlementWindow = SettlementWindow::new(std::time::Duration::from_secs(8));
 
     fn at(seconds: i64) -> OffsetDateTime {
         datetime!(2026-03-01 12:00 UTC) + time::Duration::seconds(seconds)
@@ -160,7 +158,7 @@ mod tests {
             elsewhere,
             read_at: Some(at(100)),
         };
-        let left = refunds.left(CAPTURED, refunded, SETTLE);
+        let left = refunds.left(CAPTURED, refunded, WINDOW);
         (left.certain, left.possible)
     }
 
@@ -197,9 +195,9 @@ mod tests {
             elsewhere: 0,
             read_at: None,
         };
-        let Left { certain, possible } = refunds.left(CAPTURED, 4, SETTLE);
+        let Left { certain, possible } = refunds.left(CAPTURED, 4, WINDOW);
         assert_eq!((certain, possible), (2, 6));
-        assert_eq!(refunds.elsewhere_by(7, SETTLE), 3);
+        assert_eq!(refunds.elsewhere_by(7, WINDOW), 3);
     }
 
     /// What can happen to a payment. The numbers choose which refund or reading, and how much.
@@ -271,7 +269,7 @@ mod tests {
         read_at: Option<i64>,
     }
 
-    type Rule = fn(&Refunds, i64, i64, Duration) -> Left;
+    type Rule = fn(&Refunds, i64, i64, SettlementWindow) -> Left;
 
     impl World {
         fn at_dojo(&self) -> i64 {
@@ -304,7 +302,7 @@ mod tests {
                 return Ok(());
             }
             let refunds = self.refunds(self.read_at);
-            let left = rule(&refunds, CAPTURED, self.refunded, SETTLE);
+            let left = rule(&refunds, CAPTURED, self.refunded, WINDOW);
             let promised: i64 = refunds.ours.iter().map(|ours| ours.amount).sum();
             if amount > left.possible {
                 let free = CAPTURED - self.elsewhere - promised;
@@ -350,7 +348,7 @@ mod tests {
                 return Ok(());
             };
             let refunds = self.refunds(Some(reading.began));
-            self.held_elsewhere = refunds.elsewhere_by(figure, SETTLE);
+            self.held_elsewhere = refunds.elsewhere_by(figure, WINDOW);
             if figure == self.refunded {
                 self.read_at = self.read_at.max(Some(reading.began));
             } else {
@@ -460,7 +458,7 @@ mod tests {
                 .filter(|refund| refund.ours.status == OperationStatus::Unconfirmed && !refund.arrived)
                 .map(|refund| refund.ours.amount)
                 .sum();
-            let left = world.refunds(world.read_at).left(CAPTURED, world.refunded, SETTLE);
+            let left = world.refunds(world.read_at).left(CAPTURED, world.refunded, WINDOW);
             prop_assert_eq!(left.certain, left.possible);
             let free = CAPTURED - world.at_dojo();
             prop_assert!((free - never_made..=free).contains(&left.certain), "{} of {}", left.certain, free);
@@ -481,8 +479,8 @@ mod tests {
                 possible: captured - given,
             }
         };
-        let whatever_is_possible: Rule = |refunds, captured, refunded, settle| {
-            let Left { possible, .. } = refunds.left(captured, refunded, settle);
+        let whatever_is_possible: Rule = |refunds, captured, refunded, window| {
+            let Left { possible, .. } = refunds.left(captured, refunded, window);
             Left {
                 certain: possible,
                 possible,

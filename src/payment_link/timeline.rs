@@ -37,23 +37,28 @@ pub enum Kind {
     /// The link was asked for and saved.
     Requested,
     /// Dojo confirmed the payment intent.
-    Confirmed,
+    #[serde(alias = "confirmed")]
+    Created,
     /// The link came to nothing; `detail` is the failure.
     Failed,
     /// Dojo's answer was lost: whether there is a payment intent is not known.
-    Unanswered,
+    #[serde(alias = "unanswered")]
+    ResponseLost,
     /// A webhook arrived; `detail.verdict` says what it meant: `applied`, `unchanged` (the link has that status already),
     /// `stale`, `contradictory`, `unknownStatus`, or `unknownEvent` (not an event that reports a payment intent's status).
     Webhook,
     /// Dojo was asked and answered something new; `detail.changed` says what.
-    Refreshed,
+    #[serde(alias = "refreshed")]
+    Reconciled,
     /// Dojo's answer is older than an earlier one, or its status comes before what a webhook reported (`detail.reason`:
     /// `older`, `behind`). Dojo is asked again before it is believed.
-    Disputed,
+    #[serde(alias = "disputed")]
+    ConflictingResponse,
     /// Dojo reports another amount than was asked for.
     AmountMismatch,
     /// The first try had led to nothing, so Dojo is asked to create the intent again.
-    AskedAgain,
+    #[serde(alias = "askedAgain")]
+    CreationRetried,
     /// There is a second intent for the link; it is to be canceled.
     SurplusFound,
     /// The second intent is canceled, so nobody can pay it.
@@ -67,32 +72,36 @@ pub enum Kind {
     /// It was not done; `detail.failure` says why.
     OperationFailed,
     /// Dojo's answer was lost: whether it was done is not known yet.
-    OperationUnanswered,
+    #[serde(alias = "operationUnanswered")]
+    OperationResponseLost,
     /// Dojo's answer was lost, and nothing at Dojo tells whether it was done. A person has to look.
     OperationUnconfirmed,
 }
 
 impl Kind {
+    /// [`Self::CreationRetried`] in the database: by its name, and by the one that earlier versions wrote.
+    pub const CREATION_RETRIED: [&str; 2] = ["creationRetried", "askedAgain"];
+
     /// The word for it in JSON and in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Requested => "requested",
-            Self::Confirmed => "confirmed",
+            Self::Created => "created",
             Self::Failed => "failed",
-            Self::Unanswered => "unanswered",
+            Self::ResponseLost => "responseLost",
             Self::Webhook => "webhook",
-            Self::Refreshed => "refreshed",
-            Self::Disputed => "disputed",
+            Self::Reconciled => "reconciled",
+            Self::ConflictingResponse => "conflictingResponse",
             Self::AmountMismatch => "amountMismatch",
-            Self::AskedAgain => "askedAgain",
+            Self::CreationRetried => "creationRetried",
             Self::SurplusFound => "surplusFound",
             Self::SurplusCanceled => "surplusCanceled",
             Self::SurplusPaid => "surplusPaid",
             Self::OperationRequested => "operationRequested",
             Self::OperationSucceeded => "operationSucceeded",
             Self::OperationFailed => "operationFailed",
-            Self::OperationUnanswered => "operationUnanswered",
+            Self::OperationResponseLost => "operationResponseLost",
             Self::OperationUnconfirmed => "operationUnconfirmed",
         }
     }
@@ -107,7 +116,7 @@ pub enum Cause {
     Request {
         /// The name of the client whose API key the request came with.
         // Timelines that are stored, and the version before clients, have it under this name.
-        #[serde(rename = "apiKey")]
+        #[serde(alias = "apiKey")]
         client: String,
         /// The request's id, as in `x-request-id`.
         request_id: String,
@@ -121,7 +130,8 @@ pub enum Cause {
     /// The search for what a lost answer had made.
     Recovery,
     /// A look at Dojo that was due.
-    Refresh,
+    #[serde(alias = "refresh")]
+    Reconciliation,
     /// A person who found out what nobody else could tell, and settled it by command.
     Operator,
 }

@@ -7,7 +7,7 @@
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::confirm::confirm;
+use super::adoption::adopt_intent;
 use crate::{
     dojo::{self, Account, CreatePaymentIntent, PaymentIntent},
     payment_link::{
@@ -176,9 +176,9 @@ impl Asking {
         let link_id = self.request.link_id;
         // Said before it is kept: should that fail, the log is where to find it.
         info!(%link_id, payment_intent_id = intent.id, "Dojo created a payment intent");
-        let confirmed = match confirm(pool, account, link_id, intent, &self.cause).await {
+        let confirmed = match adopt_intent(pool, account, link_id, intent, &self.cause).await {
             // This answer was not about our request, so whether that made an intent is not known.
-            Err(error @ store::Error::IntentTaken { .. }) => {
+            Err(error @ store::Error::IntentOfAnotherLink { .. }) => {
                 count("unknown");
                 let (lease, reason) = (self.lease, error.to_string());
                 store::creation::unanswered(pool, link_id, lease, &reason, &self.cause).await?;

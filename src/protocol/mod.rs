@@ -1,12 +1,12 @@
 //! The dealings between our database and Dojo, exactly once: the only code that makes Dojo do something
 //! with money. The API and the background jobs both go through here, under the same rules.
 
-mod confirm;
+mod adoption;
 pub mod creation;
+pub mod creation_recovery;
 pub mod operations;
-pub mod recovery;
-pub mod refresh;
-pub mod strays;
+pub mod orphaned_intents;
+pub mod reconciliation;
 
 use crate::{dojo, store};
 

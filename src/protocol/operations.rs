@@ -11,16 +11,16 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::{Error, refresh};
+use super::{Error, reconciliation};
 use crate::{
     dojo::{self, Account, Operate, PaymentIntent},
     payment_link::{
-        Capture, Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId,
+        Capture, Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId, RecoveryLimits,
+        SettlementWindow,
         operation::{
             Action, Objection, OperationStatus, Others, Seen, Step, Weighed, after_refusal,
             next_step, pause_before_repetition, permit,
         },
-        recovery::Patience,
         timeline::Cause,
     },
     store::{
@@ -105,12 +105,12 @@ pub enum Outcome {
 
 /// Does an operation, at most once for each idempotency key. An `Err` means that Dojo was not asked to do it.
 ///
-/// `patience`: as for [`refresh::look`].
+/// `window`: as for [`reconciliation::look`].
 pub async fn carry_out(
     pool: &PgPool,
     account: &Account,
     request: Request,
-    patience: Duration,
+    window: SettlementWindow,
 ) -> Result<Outcome, store::Error> {
     let cause = Cause::Request {
         client: request.client.clone(),
@@ -128,9 +128,9 @@ pub async fn carry_out(
     };
     let key = request.idempotency_key.as_ref();
     let begun = if is_refund(&request.action) {
-        begin_refund(pool, account, &draft, key, patience).await
+        begin_refund(pool, account, &draft, key, window).await
     } else {
-        begin(pool, account, &draft, key, patience).await
+        begin(pool, account, &draft, key, window).await
     };
     let begun = match begun {
         Ok(begun) => begun,
@@ -156,7 +156,7 @@ pub async fn carry_out(
         dojo_key: draft.dojo_key,
         cause: &cause,
         saved: *saved,
-        patience,
+        window,
     };
     Ok(asking.finish().await)
 }
@@ -167,13 +167,13 @@ async fn begin(
     account: &Account,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
-    patience: Duration,
+    window: SettlementWindow,
 ) -> Result<Begun, Error> {
     let rules = |action: &mut Action, link: &_, others: &_| {
         let weighed = Weighed {
             at: OffsetDateTime::now_utc(),
             read_since: None,
-            settle: patience,
+            window,
         };
         permit(action, link, others, weighed)
     };
@@ -185,7 +185,7 @@ async fn begin(
             return Ok(begun);
         }
         // "All that is left" is what Dojo has left, and what is held may be behind.
-        read_back(pool, account, draft.link_id, patience, draft.cause).await?;
+        read_back(pool, account, draft.link_id, window, draft.cause).await?;
     }
     let begun = store::operations::begin(pool, draft, key, rules).await?;
     if whole || !matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
@@ -193,7 +193,7 @@ async fn begin(
     }
     // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked. Meanwhile
     // another copy of this request may have been let through, and then this one is a repetition.
-    read_back(pool, account, draft.link_id, patience, draft.cause).await?;
+    read_back(pool, account, draft.link_id, window, draft.cause).await?;
     Ok(store::operations::begin(pool, draft, key, rules).await?)
 }
 
@@ -209,7 +209,7 @@ async fn begin_refund(
     account: &Account,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
-    patience: Duration,
+    window: SettlementWindow,
 ) -> Result<Begun, Error> {
     if let Some(key) = key
         && let Some(begun) = store::operations::known(pool, key).await?
@@ -219,13 +219,13 @@ async fn begin_refund(
     let mut begun = Begun::Objected(Objection::Unclear);
     for _ in 0..READS_FOR_A_REFUND {
         // Whether an answer was accepted that was asked for since then is seen under the link's lock.
-        let read = read_now(pool, account, draft.link_id, patience, draft.cause).await?;
+        let read = read_now(pool, account, draft.link_id, window, draft.cause).await?;
         let read_since = read.map(|read| read.since);
         let rules = |action: &mut Action, link: &PaymentLink, others: &Others| {
             let weighed = Weighed {
                 at: OffsetDateTime::now_utc(),
                 read_since,
-                settle: patience,
+                window,
             };
             permit(action, link, others, weighed)
         };
@@ -251,19 +251,19 @@ async fn read_now(
     pool: &PgPool,
     account: &Account,
     link_id: PaymentLinkId,
-    patience: Duration,
+    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Option<FreshRead>, Error> {
     const READS: usize = 3;
     let mut since = None;
     // What changes the link meanwhile, such as a webhook, makes the answer one of before it: another read sees both.
     for read in 0..=READS {
-        let Some(looked) = store::looks::find(pool, link_id).await? else {
+        let Some(snapshot) = store::reconciliation::find(pool, link_id).await? else {
             return Ok(None);
         };
-        let since = *since.get_or_insert(looked.now);
+        let since = *since.get_or_insert(snapshot.now);
         // Of many requests at once, the answer to one overtakes those to the others; it serves them all.
-        let is_fresh = looked
+        let is_fresh = snapshot
             .refunds_read_at
             .is_some_and(|read_at| read_at >= since);
         if read > 0 && is_fresh {
@@ -275,8 +275,8 @@ async fn read_now(
         if read == READS {
             break;
         }
-        let outcome = refresh::look(pool, account, &looked, patience, cause).await?;
-        if outcome == refresh::Outcome::Settled {
+        let outcome = reconciliation::look(pool, account, &snapshot, window, cause).await?;
+        if outcome == reconciliation::Outcome::Settled {
             return Ok(Some(FreshRead {
                 since,
                 settled: true,
@@ -356,10 +356,10 @@ async fn read_back(
     pool: &PgPool,
     account: &Account,
     link_id: PaymentLinkId,
-    patience: Duration,
+    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<bool, store::Error> {
-    match read_now(pool, account, link_id, patience, cause).await {
+    match read_now(pool, account, link_id, window, cause).await {
         Ok(read) => Ok(read.is_some_and(|read| read.settled)),
         Err(Error::Store(error)) => Err(error),
         Err(error) => {
@@ -379,7 +379,7 @@ struct Asking<'a> {
     dojo_key: Option<&'a str>,
     cause: &'a Cause,
     saved: Saved,
-    patience: Duration,
+    window: SettlementWindow,
 }
 
 impl Asking<'_> {
@@ -443,7 +443,7 @@ impl Asking<'_> {
             .when(store::Error::is_outage)
             .await?;
         count(&self.saved.action, "succeeded");
-        let read_back = read_back(pool, self.account, link_id, self.patience, self.cause).await?;
+        let read_back = read_back(pool, self.account, link_id, self.window, self.cause).await?;
         let link = store::links::find(pool, link_id).await?;
         let Some(link) = link else {
             return Ok(Outcome::NoSuchLink);
@@ -550,19 +550,19 @@ pub async fn resolve(
     pool: &PgPool,
     account: &Account,
     unsettled: &Unsettled,
-    patience: Patience,
+    limits: RecoveryLimits,
     lease: Duration,
 ) -> Result<(), Error> {
     let Unsettled {
         id, lease: held, ..
     } = *unsettled;
-    let in_time = unsettled.age() < patience.give_up;
+    let in_time = unsettled.age() < limits.give_up;
     let intent = account
         .client
         .payment_intent(&unsettled.payment_intent_id, Some(unsettled.link_id))
         .await?;
     let step = if let Some(intent) = &intent {
-        next_step(unsettled.lost(), seen(intent), patience)
+        next_step(unsettled.lost(), seen(intent), limits)
     } else {
         error!(
             operation_id = %id, payment_intent_id = unsettled.payment_intent_id,
@@ -583,22 +583,20 @@ pub async fn resolve(
             count(&unsettled.action, "found");
             return Ok(());
         }
-        let again =
-            (unsettled.lost().since_asked < patience.settle * 10).then_some(patience.settle * 2);
+        let again = limits.window.late_check(unsettled.lost().since_asked);
         return Ok(store::operations::give_back(pool, id, held, again).await?);
     }
     match step {
         Step::Succeeded(dojo_id) => succeeded(pool, unsettled, dojo_id.as_deref()).await,
         Step::Wait => {
-            let wait =
-                (patience.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(15));
+            let wait = limits.window.recheck_interval();
             Ok(store::operations::give_back(pool, id, held, Some(wait)).await?)
         }
-        Step::AskAgain => ask_again(pool, account, unsettled, patience, lease).await,
+        Step::AskAgain => ask_again(pool, account, unsettled, limits, lease).await,
         Step::Failed(why) => {
             // A capture that was asked for may come to light late. All others show in the intent's state.
-            let watch =
-                matches!(unsettled.action, Action::Capture(_)).then_some(patience.settle * 2);
+            let watch = matches!(unsettled.action, Action::Capture(_))
+                .then_some(limits.window.late_interval());
             failed(pool, unsettled, held, &not_done(why), Retry::Final, watch).await
         }
         Step::NeverAsked => {
@@ -699,7 +697,7 @@ async fn ask_again(
     pool: &PgPool,
     account: &Account,
     unsettled: &Unsettled,
-    patience: Patience,
+    limits: RecoveryLimits,
     lease: Duration,
 ) -> Result<(), Error> {
     let Unsettled { id, action, .. } = unsettled;
@@ -739,7 +737,7 @@ async fn ask_again(
         }
     };
     let step = intent.map_or(Step::Wait, |intent| {
-        after_refusal(unsettled.lost(), seen(&intent), patience)
+        after_refusal(unsettled.lost(), seen(&intent), limits)
     });
     match step {
         Step::Succeeded(dojo_id) => succeeded(pool, unsettled, dojo_id.as_deref()).await,

@@ -177,7 +177,7 @@ pub async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Begun>,
 
 /// What confirming a link came to.
 #[derive(Debug)]
-pub struct Confirmed {
+pub struct Adopted {
     /// The link as it is now.
     pub link: PaymentLink,
     /// Whether the link has another intent already, so that this one is to be canceled.
@@ -191,14 +191,14 @@ pub struct Confirmed {
 ///
 /// A link that is no longer pending stays as it is. If it has another intent, or came to nothing, this one is
 /// surplus, and marked to be canceled. An intent that belongs to another link, as its own or as surplus, is left alone:
-/// [`Error::IntentTaken`].
-pub async fn confirm(
+/// [`Error::IntentOfAnotherLink`].
+pub async fn adopt_intent(
     pool: &PgPool,
     id: PaymentLinkId,
     intent: &PaymentIntent,
     url: &str,
     cause: &Cause,
-) -> Result<Confirmed, Error> {
+) -> Result<Adopted, Error> {
     let cause = to_json(cause)?;
     let mut transaction = pool.begin().await?;
 
@@ -218,7 +218,7 @@ pub async fn confirm(
     .flatten();
     if let Some(owner) = owner.filter(|owner| *owner != id.uuid()) {
         // Neither this link's to hand out nor its to cancel. Dropping the transaction undoes the above.
-        return Err(Error::IntentTaken {
+        return Err(Error::IntentOfAnotherLink {
             payment_intent_id: intent.id.clone(),
             owner: PaymentLinkId::from_uuid(owner),
         });
@@ -272,7 +272,7 @@ pub async fn confirm(
                  (payment_link_id, kind, status_before, status_after, cause, detail)
              VALUES ($1, $2, 'Pending', $3, $4, $5)",
             id.uuid(),
-            Kind::Confirmed.as_str(),
+            Kind::Created.as_str(),
             status.as_str(),
             cause,
             json!({"paymentIntentId": intent.id, "reported": intent.status}),
@@ -308,7 +308,7 @@ pub async fn confirm(
         .await?;
     }
     transaction.commit().await?;
-    Ok(Confirmed {
+    Ok(Adopted {
         link,
         surplus,
         mismatch,
@@ -496,7 +496,7 @@ pub async fn unanswered(
              (payment_link_id, kind, status_before, status_after, cause, detail)
          SELECT id, $2, 'Pending', 'Pending', $3, $4 FROM given_back",
         id.uuid(),
-        Kind::Unanswered.as_str(),
+        Kind::ResponseLost.as_str(),
         to_json(cause)?,
         Value::from_iter([("reason", reason)]),
         lease
@@ -636,7 +636,7 @@ pub async fn ask_again(
         unsettled.id.uuid(),
         lease.as_secs_f64(),
         unsettled.lease.until,
-        Kind::AskedAgain.as_str(),
+        Kind::CreationRetried.as_str(),
         to_json(cause)?
     )
     .fetch_optional(pool)

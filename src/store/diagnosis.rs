@@ -62,7 +62,7 @@ impl Place {
     pub(super) fn diagnose(&self, error: &Error) -> Diagnosis {
         match error {
             Error::Database(Cause(error)) => self.explain("", error),
-            Error::Unreadable(_) | Error::IntentTaken { .. } => Diagnosis {
+            Error::Unreadable(_) | Error::IntentOfAnotherLink { .. } => Diagnosis {
                 problem: format!("{error}, {self}"),
                 remedy: "see whether another version of this program runs on it".to_owned(),
             },

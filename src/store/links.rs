@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::{Error, PgPool, from_json, word};
 use crate::payment_link::{
-    Capture, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status, reconcile::is_confirmed,
-    timeline,
+    Capture, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status,
+    reconciliation::is_confirmed, timeline,
 };
 
 /// A link as its row holds it.

@@ -28,7 +28,7 @@ pub(super) static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 const LOCK: Duration = Duration::from_secs(1);
 
 /// How long a migration is tried again while others hold the locks that it needs.
-const PATIENCE: Duration = Duration::from_secs(15);
+const LIMITS: Duration = Duration::from_secs(15);
 
 /// How long to leave the tables alone between two tries.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -126,7 +126,7 @@ async fn watch(pool: &PgPool, connection: &mut PgConnection) -> Result<(), Migra
 }
 
 async fn apply(connection: &mut PgConnection) -> Result<(), MigrateError> {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + LIMITS;
     loop {
         let migrated = match drop_invalid_indexes(connection).await {
             Ok(()) => MIGRATOR.run(&mut *connection).await,

@@ -8,13 +8,14 @@ pub mod condition;
 pub mod creation;
 pub mod deployment;
 mod diagnosis;
-pub mod intents;
+
 pub mod leases;
 pub mod links;
-pub mod looks;
 mod migration;
 pub mod operations;
+pub mod orphaned_intents;
 mod pool;
+pub mod reconciliation;
 pub mod webhooks;
 
 use std::str::FromStr;
@@ -36,7 +37,7 @@ pub enum Error {
     Database(#[source] Cause),
     /// A payment intent that Dojo answered for one link belongs to another one.
     #[error("payment intent {payment_intent_id} belongs to the link {owner} already")]
-    IntentTaken {
+    IntentOfAnotherLink {
         /// The intent.
         payment_intent_id: String,
         /// The link that has it, or for which it is to be canceled.
@@ -79,7 +80,7 @@ impl Error {
                 | sqlx::Error::PoolClosed
                 | sqlx::Error::WorkerCrashed,
             )) => true,
-            Self::Database(_) | Self::IntentTaken { .. } | Self::Unreadable(_) => false,
+            Self::Database(_) | Self::IntentOfAnotherLink { .. } | Self::Unreadable(_) => false,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
     to_json, word,
 };
 use crate::payment_link::{
-    Failure, OperationId, PaymentLink, PaymentLinkId,
+    Failure, OperationId, PaymentLink, PaymentLinkId, SettlementWindow,
     operation::{Action, Lost, Objection, Operation, OperationStatus, Others},
     refundable::{OurRefund, Refunds},
     timeline::{Cause, Kind},
@@ -426,7 +426,7 @@ pub async fn unanswered(
          FROM given_back JOIN link ON true",
         id.uuid(),
         lease,
-        Kind::OperationUnanswered.as_str(),
+        Kind::OperationResponseLost.as_str(),
         to_json(cause)?,
         id.to_string(),
         reason
@@ -657,14 +657,14 @@ impl Unsettled {
     }
 }
 
-/// Claims up to `limit` such operations that are due. Nobody else gets them until the lease is over. `settle`: how long
+/// Claims up to `limit` such operations that are due. Nobody else gets them until the lease is over. `window`: how long
 /// Dojo's answers may lag behind.
 pub async fn claim(
     pool: &PgPool,
     account: &str,
     lease: Duration,
     limit: i64,
-    settle: Duration,
+    window: SettlementWindow,
 ) -> Result<Vec<Unsettled>, Error> {
     let rows = sqlx::query!(
         r#"WITH claimed AS (
@@ -713,7 +713,7 @@ pub async fn claim(
         account,
         lease.as_secs_f64(),
         limit,
-        settle.as_secs_f64(),
+        window.length().as_secs_f64(),
     )
     .fetch_all(pool)
     .await?;

@@ -72,7 +72,7 @@ struct Distrust(Arc<Mutex<Option<Instant>>>);
 
 impl Distrust {
     fn all_until_now(&self, reason: &'static str) {
-        metrics::counter!("database_connections_distrusted_total", "reason" => reason).increment(1);
+        metrics::counter!("database_connections_discarded_total", "reason" => reason).increment(1);
         // It holds a time and nothing that could be half changed.
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }

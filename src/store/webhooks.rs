@@ -65,7 +65,7 @@ pub enum Recorded {
 ///
 /// Two things make it safe to run at any moment, any number of times. The event's key is unique, so only
 /// the first copy gets past `event`. And the intent's row is written first: a creation that is just
-/// learning which intent is its own writes that row too ([`super::creation::confirm`]), so one of the two
+/// learning which intent is its own writes that row too ([`super::creation::adopt_intent`]), so one of the two
 /// waits for the other. If the webhook is first, the creation finds it stored; if it is second, it finds
 /// the link on the row, because a conflicting insert sees the newest version of a row, not its snapshot's.
 pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Error> {

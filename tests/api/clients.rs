@@ -146,7 +146,7 @@ async fn a_creation_whose_answer_was_lost_is_not_made_again_under_a_new_key() {
     assert_eq!(link["id"], lost["paymentLinkId"]);
     assert_eq!(link["createdBy"], "orders");
     let timeline = app.timeline(&link["id"]).await;
-    assert_eq!(timeline[0]["cause"]["apiKey"], "orders");
+    assert_eq!(timeline[0]["cause"]["client"], "orders");
     assert_eq!(app.sandbox.live_intents_about("Order 1").await.len(), 1);
 
     // To another client the same idempotency key is another one.

@@ -77,7 +77,7 @@ async fn a_payment_is_confirmed_by_the_read_that_follows_its_webhook() {
     let read = refreshed(&app, &link).await;
     assert_eq!(state(&read), ("Captured", true, 1000));
     assert_eq!(app.link(id).await, read);
-    let told = app.told(id, "refreshed").await.pop().unwrap();
+    let told = app.told(id, "reconciled").await.pop().unwrap();
     let changed = &told["detail"]["changed"];
     assert_eq!(changed["confirmed"], json!({"from": false, "to": true}));
     assert_eq!(changed["capturedAmount"], json!({"from": 0, "to": 1000}));
@@ -189,7 +189,7 @@ async fn an_older_answer_that_disagrees_takes_the_confirmation_and_nothing_else(
     assert_eq!(state(&doubted), ("Captured", false, 1000));
     assert_eq!(doubted["payment"], paid["payment"]);
     assert_eq!(app.link(&link["id"]).await, doubted);
-    let told = app.told(&link["id"], "disputed").await;
+    let told = app.told(&link["id"], "conflictingResponse").await;
     assert_eq!(told.len(), 1);
     assert_eq!(
         told[0]["detail"],

@@ -92,12 +92,12 @@ async fn without_webhooks_a_look_finds_attempts_payment_refunds_and_the_end() {
     assert_eq!(link["refundedAmount"], 1000);
     assert_eq!(due_at(&app).await, None, "nothing can follow");
 
-    let changes = app.told(id, "refreshed").await;
+    let changes = app.told(id, "reconciled").await;
     assert_eq!(changes.len(), 4, "each change is told once: {changes:#?}");
     assert!(
         changes
             .iter()
-            .all(|entry| entry["cause"]["type"] == "refresh")
+            .all(|entry| entry["cause"]["type"] == "reconciliation")
     );
 }
 
@@ -153,7 +153,7 @@ async fn a_contradictory_webhook_is_settled_by_dojos_word() {
     claim(&app, &other, "evt_3", "Canceled").await;
     let link = app.link_with_status(&other["id"], "Captured").await;
     assert!(!link["payment"].is_null());
-    let last = app.told(&link["id"], "refreshed").await.pop().unwrap();
+    let last = app.told(&link["id"], "reconciled").await.pop().unwrap();
     assert_eq!(
         last["detail"]["changed"]["status"],
         json!({"from": "Canceled", "to": "Captured"})
@@ -179,10 +179,10 @@ async fn a_forged_payment_is_disputed_and_corrected_once_dojo_has_stood_by_its_w
         .collect();
     let expected = [
         ("requested", "Pending"),
-        ("confirmed", "Created"),
+        ("created", "Created"),
         ("webhook", "Captured"),
-        ("disputed", "Captured"),
-        ("refreshed", "Created"),
+        ("conflictingResponse", "Captured"),
+        ("reconciled", "Created"),
     ];
     let expected = expected.map(|(kind, status)| (kind.to_owned(), status.to_owned()));
     assert_eq!(told, expected, "told once, however often Dojo was asked");
@@ -201,7 +201,7 @@ async fn a_dojo_that_merely_lags_behind_its_own_webhook_is_waited_for() {
     let link = unheard_of(&app).await;
     claim(&app, &link, "evt_1", "Captured").await;
     eventually("Dojo's answer is behind", async || {
-        app.told(&link["id"], "disputed").await.pop()
+        app.told(&link["id"], "conflictingResponse").await.pop()
     })
     .await;
     assert_eq!(app.link(&link["id"]).await["status"], "Captured");
@@ -227,7 +227,10 @@ async fn a_status_word_that_nobody_knows_changes_nothing_and_is_kept() {
         .act(intent, "status", json!({"status": "Chargeback"}))
         .await;
     app.all_are_due().await;
-    let told = eventually("it is told", async || app.told(id, "refreshed").await.pop()).await;
+    let told = eventually("it is told", async || {
+        app.told(id, "reconciled").await.pop()
+    })
+    .await;
     assert_eq!(told["detail"]["changed"]["reported"]["to"], "Chargeback");
     assert_eq!(app.link(id).await["status"], "Created");
     app.logged("Chargeback").await;
@@ -263,7 +266,7 @@ async fn a_webhook_that_comes_while_dojo_is_being_asked_makes_it_be_asked_again(
         .act(intent, "status", json!({"status": "PartiallyRefunded"}))
         .await;
     eventually("its answer is known", async || {
-        let told = app.told(id, "refreshed").await.pop()?;
+        let told = app.told(id, "reconciled").await.pop()?;
         (told["detail"]["changed"]["reported"]["to"] == "PartiallyRefunded").then_some(())
     })
     .await;
@@ -324,7 +327,7 @@ async fn an_answer_that_was_overtaken_changes_nothing() {
     assert_eq!(quick["status"], "Captured");
     assert_eq!(slow["status"], "Captured");
     assert_eq!(app.link(id).await["payment"], quick["payment"]);
-    assert_eq!(app.told(id, "refreshed").await.len(), 1);
+    assert_eq!(app.told(id, "reconciled").await.len(), 1);
 }
 
 #[tokio::test]

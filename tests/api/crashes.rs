@@ -98,7 +98,7 @@ async fn killed_after_saving_a_request_that_dojo_never_worked_on_is_made_again()
     app.restart().await;
 
     let link = app.the_only_link_and_it_can_be_paid("a", &body).await;
-    assert_eq!(app.told(&link["id"], "askedAgain").await.len(), 1);
+    assert_eq!(app.told(&link["id"], "creationRetried").await.len(), 1);
     assert_eq!(app.sandbox.creations().await.len(), 2);
 }
 
@@ -176,7 +176,7 @@ async fn killed_after_dojo_answered_the_intent_is_found() {
     app.restart().await;
 
     let link = app.the_only_link_and_it_can_be_paid("a", &body).await;
-    assert_eq!(app.told(&link["id"], "confirmed").await.len(), 1);
+    assert_eq!(app.told(&link["id"], "created").await.len(), 1);
     assert_eq!(app.sandbox.creations().await.len(), 1);
 }
 
@@ -206,7 +206,7 @@ async fn killed_before_the_commit_none_of_it_stands_and_all_of_it_is_done_again(
     app.restart().await;
 
     let link = app.the_only_link("a", &body).await;
-    assert_eq!(app.told(&link["id"], "confirmed").await.len(), 1);
+    assert_eq!(app.told(&link["id"], "created").await.len(), 1);
     assert_eq!(app.sandbox.creations().await.len(), 1);
 }
 
@@ -327,5 +327,5 @@ async fn killed_while_it_looks_at_dojo_the_link_is_looked_at_by_the_next() {
     assert_eq!(held, "Created");
     app.restart().await;
     app.link_with_status(&link["id"], "Captured").await;
-    assert_eq!(app.told(&link["id"], "refreshed").await.len(), 1);
+    assert_eq!(app.told(&link["id"], "reconciled").await.len(), 1);
 }

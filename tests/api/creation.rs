@@ -45,11 +45,11 @@ async fn a_link_is_created_paid_and_read_as_paid() {
         changes,
         [
             ("requested", "Pending"),
-            ("confirmed", "Created"),
+            ("created", "Created"),
             ("webhook", "Captured")
         ]
     );
-    assert_eq!(timeline[0]["cause"]["apiKey"], "bootstrap");
+    assert_eq!(timeline[0]["cause"]["client"], "bootstrap");
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn dojo_unsure_is_504_with_the_links_id_whatever_got_lost() {
         let link = app.link(&problem["paymentLinkId"]).await;
         assert_eq!(link["status"], "Pending", "{kind}");
         let last = app.timeline(&link["id"]).await.pop().unwrap();
-        assert_eq!(last["type"], "unanswered", "{kind}");
+        assert_eq!(last["type"], "responseLost", "{kind}");
 
         // Nobody knows yet, so nothing is asked for again.
         let again = app.create_with_key("a", &ten_pounds("Order 1")).await;

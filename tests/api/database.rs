@@ -88,7 +88,7 @@ async fn everything_works(app: &TestApp, since: Instant) {
     }
 
     app.sandbox.drop_webhooks().await;
-    let stray = a_stray(app).await;
+    let orphan = a_stray(app).await;
     let lost = async {
         app.sandbox.next("create", "cutAfter", json!({})).await;
         app.try_to_create("lost", &ten_pounds("Lost"))
@@ -118,10 +118,10 @@ async fn everything_works(app: &TestApp, since: Instant) {
             .expect(200);
     };
     tokio::join!(lost, looked_at);
-    eventually_within(left(), "the stray is traced", async || {
+    eventually_within(left(), "the orphan is traced", async || {
         let due = "SELECT due_at IS NULL FROM payment_intents WHERE id = $1";
         let traced: bool = sqlx::query_scalar(due)
-            .bind(&stray)
+            .bind(&orphan)
             .fetch_one(&app.pool)
             .await
             .unwrap();
@@ -131,7 +131,7 @@ async fn everything_works(app: &TestApp, since: Instant) {
     println!("everything works after {:?}", since.elapsed());
 }
 
-/// An intent of somebody else's with a webhook about it: a stray to be traced.
+/// An intent of somebody else's with a webhook about it: a orphan to be traced.
 async fn a_stray(app: &TestApp) -> String {
     let body = json!({"amount": pounds(500), "reference": "Not ours"});
     let intent = app
@@ -360,13 +360,13 @@ async fn a_migration_that_waits_for_a_long_transaction_does_not_hold_up_webhooks
 
     app.blocked("ALTER TABLE payment_links").await;
     let mut kept = 0;
-    let mut pace = tokio::time::interval(Duration::from_millis(50));
+    let mut throttle = tokio::time::interval(Duration::from_millis(50));
     while migrating.try_wait().unwrap().is_none() {
         let event = json!({"id": format!("evt_{kept}"), "event": "payment_intent.status_updated",
             "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Created"}});
         app.deliver(&event.to_string()).await.expect(204);
         kept += 1;
-        pace.tick().await;
+        throttle.tick().await;
     }
     assert!(kept > 20, "{kept} webhooks while it waited");
     let output = migrating.wait_with_output().await.unwrap();

@@ -70,13 +70,13 @@ async fn no_retry_after_ends_a_job_or_a_request() {
         app.create(&ten_pounds("Order 2")).await.expect(504);
         app.sandbox.next("create", "status", fault).await;
         eventually("the background was told to wait", async || {
-            let busy = r#"jobs_total{job="recovery",outcome="busy"}"#;
+            let busy = r#"jobs_total{job="creation_recovery",outcome="busy"}"#;
             (app.metric(busy).await >= 1.0).then_some(())
         })
         .await;
-        let before = progress(&app, "recovery").await;
+        let before = progress(&app, "creation_recovery").await;
         eventually("the job goes on", async || {
-            (progress(&app, "recovery").await > before).then_some(())
+            (progress(&app, "creation_recovery").await > before).then_some(())
         })
         .await;
         assert!(!app.service.log().contains("a panic"), "{retry_after}");
@@ -102,7 +102,13 @@ async fn a_retry_after_that_says_nothing_is_none() {
 #[tokio::test]
 async fn an_idle_job_shows_that_it_is_alive() {
     let app = TestApp::quick(&[("POLL_INTERVAL", "1h")]).await;
-    for job in ["recovery", "refresh", "strays", "operations", "backlog"] {
+    for job in [
+        "creation_recovery",
+        "reconciliation",
+        "orphaned_intents",
+        "operation_recovery",
+        "backlog",
+    ] {
         let first = eventually("it has begun", async || {
             Some(progress(&app, job).await).filter(|at| *at > 0.0)
         })

@@ -48,7 +48,7 @@ async fn a_refresh_searches_a_few_pages_and_the_background_the_rest() {
         .next("create", "status", json!({"status": 500}))
         .await;
     let link = app.the_only_link("a", &ten_pounds("Order 1")).await;
-    assert_eq!(app.told(&link["id"], "askedAgain").await.len(), 1);
+    assert_eq!(app.told(&link["id"], "creationRetried").await.len(), 1);
     let due = async || -> f64 {
         sqlx::query_scalar("SELECT extract(epoch FROM due_at)::float8 FROM payment_links")
             .fetch_one(&app.pool)

@@ -264,7 +264,7 @@ async fn a_receipt_whose_answer_was_lost_is_not_sent_twice() {
         app.told_of_operations(&link).await,
         [
             "operationRequested",
-            "operationUnanswered",
+            "operationResponseLost",
             "operationUnconfirmed"
         ]
     );
@@ -423,7 +423,7 @@ async fn while_dojo_does_not_answer_it_is_asked_now_and_then_and_told_of_once() 
     }
     assert_eq!(
         app.told_of_operations(&link).await,
-        ["operationRequested", "operationUnanswered"]
+        ["operationRequested", "operationResponseLost"]
     );
     // The gauge shows it although nothing is due at the moment.
     eventually("the backlog shows it", async || {
@@ -605,7 +605,7 @@ async fn a_capture_that_arrives_after_it_was_given_up_is_told_of() {
         app.told_of_operations(&link).await,
         [
             "operationRequested",
-            "operationUnanswered",
+            "operationResponseLost",
             "operationFailed",
             "operationSucceeded"
         ]

@@ -90,7 +90,7 @@ async fn a_search_that_mixes_intents_up_changes_nothing() {
     assert!(!app.sandbox.requests("search").await.is_empty());
     for link in &links {
         assert_eq!(
-            app.told(&link["id"], "refreshed").await,
+            app.told(&link["id"], "reconciled").await,
             Vec::<Value>::new()
         );
     }
@@ -110,7 +110,7 @@ async fn a_creation_answered_with_another_links_intent_is_lost_and_found() {
     app.sandbox.next("create", "otherIntent", theirs).await;
     let second = app.create_with_key("b", &ten_pounds("Order 2")).await;
     let second = second.problem(504, "outcome-unknown")["paymentLinkId"].clone();
-    let told = app.told(&second, "unanswered").await;
+    let told = app.told(&second, "responseLost").await;
     let reason = text(&told[0]["detail"]["reason"]);
     assert!(reason.contains("the intent of another link"), "{reason}");
 
@@ -140,8 +140,8 @@ async fn an_intent_that_belongs_to_another_link_is_reported_as_that() {
         assert!(errors[0].contains(part), "{part}: {}", errors[0]);
     }
     assert!(!app.service.log().contains("the database did not answer"));
-    assert!((app.metric("intents_taken_total").await - 1.0).abs() < f64::EPSILON);
-    let told = app.told(second, "unanswered").await;
+    assert!((app.metric("intents_of_other_links_total").await - 1.0).abs() < f64::EPSILON);
+    let told = app.told(second, "responseLost").await;
     assert!(
         text(&told[0]["detail"]["reason"]).contains("belongs to"),
         "{told:#?}"
@@ -178,7 +178,7 @@ async fn a_lost_creation_whose_intent_another_link_has_is_left_to_a_person() {
     app.sandbox.search_lags(0.0).await;
     let errors = app.logged("belongs to another one").await;
     assert!(errors[0].contains(text(&first)) && errors[0].contains(text(&second["id"])));
-    let outcome = r#"jobs_total{job="recovery",outcome="intent_taken"}"#;
+    let outcome = r#"jobs_total{job="creation_recovery",outcome="intent_of_another_link"}"#;
     eventually("the metric tells why", async || {
         (app.metric(outcome).await >= 1.0).then_some(())
     })
@@ -190,7 +190,7 @@ async fn a_lost_creation_whose_intent_another_link_has_is_left_to_a_person() {
 
 #[tokio::test]
 async fn a_recovered_creation_with_another_amount_is_reported() {
-    // The stray is looked at after five seconds; until then nothing is to be created again.
+    // The orphan is looked at after five seconds; until then nothing is to be created again.
     let settings = [("RECOVERY_SETTLE", "20s")];
     for_each_case(&["search", "webhook"], &settings, async |app, found_by| {
         app.sandbox.drop_webhooks().await;

@@ -57,7 +57,7 @@ async fn an_authorized_payment_is_captured_as_a_whole() {
     for kind in ["operationRequested", "operationSucceeded"] {
         let entry = timeline.iter().find(|entry| entry["type"] == kind).unwrap();
         assert_eq!(entry["cause"]["type"], "request");
-        assert_eq!(entry["cause"]["apiKey"], "bootstrap");
+        assert_eq!(entry["cause"]["client"], "bootstrap");
         assert_eq!(entry["detail"]["operationId"], operation["id"]);
     }
 

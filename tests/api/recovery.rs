@@ -56,11 +56,11 @@ async fn a_lost_answer_is_made_good_and_every_repetition_gets_the_one_outcome() 
         let link = app.the_only_link("a", &body).await;
         assert_eq!(link["id"], id, "{kind}");
         assert_eq!(link["status"], "Created", "{kind}");
-        let asked_again = app.told(&id, "askedAgain").await.len();
+        let asked_again = app.told(&id, "creationRetried").await.len();
         assert_eq!(asked_again, usize::from(!*done), "{kind}");
         let calls = app.sandbox.creations().await;
         assert_eq!(calls.len(), 1 + asked_again, "{kind}");
-        assert_eq!(app.told(&id, "confirmed").await.len(), 1, "{kind}");
+        assert_eq!(app.told(&id, "created").await.len(), 1, "{kind}");
         let settle =
             calls.last().map(received_at) >= calls.first().map(|first| received_at(first) + SETTLE);
         assert!(
@@ -248,8 +248,8 @@ async fn what_recovery_loses_again_is_looked_for_again() {
     app.sandbox.next("create", "cutAfter", json!({})).await;
     let link = app.the_only_link("a", &body).await;
     assert_eq!(link["id"], id);
-    assert_eq!(app.told(&id, "unanswered").await.len(), 2);
-    assert_eq!(app.told(&id, "askedAgain").await.len(), 1);
+    assert_eq!(app.told(&id, "responseLost").await.len(), 2);
+    assert_eq!(app.told(&id, "creationRetried").await.len(), 1);
     assert_eq!(app.sandbox.intents().await.len(), 1);
 }
 
@@ -371,7 +371,7 @@ async fn a_search_that_fails_keeps_no_payment_from_being_told() {
     let body = ten_pounds("Order 1");
     let id = lose(&app, "a", &body, "cutBefore", json!({})).await;
     let link = settled(&app, &id).await;
-    assert_eq!(app.told(&id, "askedAgain").await.len(), 1);
+    assert_eq!(app.told(&id, "creationRetried").await.len(), 1);
 
     let fault = json!({"operation": "search", "kind": "status", "status": 500, "share": 1.0});
     app.sandbox.control("faults", fault).await;

@@ -180,9 +180,9 @@ async fn replicas_that_are_killed_under_load_lose_nothing_and_do_nothing_twice()
     let calls = by(&calls, |call| &call["body"]["metadata"]["paymentLinkId"]);
     for (id, calls) in calls {
         let id = json!(id);
-        let asked_again = app.told(&id, "askedAgain").await.len();
+        let asked_again = app.told(&id, "creationRetried").await.len();
         assert!(calls.len() <= 1 + asked_again, "{id}: {calls:#?}");
-        let confirmed = app.told(&id, "confirmed").await.len();
+        let confirmed = app.told(&id, "created").await.len();
         let failed = app.told(&id, "failed").await.len();
         assert_eq!(confirmed + failed, 1, "{id}");
     }

@@ -257,7 +257,7 @@ async fn webhooks_that_come_before_the_create_call_returns_are_applied_when_it_d
         .collect();
     let expected = [
         ("requested", "Pending"),
-        ("confirmed", "Created"),
+        ("created", "Created"),
         ("webhook", "Created"),
         ("webhook", "Captured"),
     ];

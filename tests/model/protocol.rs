@@ -15,8 +15,8 @@ use stateright::{Model, Property};
 use crate::{
     rules::Rules,
     state::{
-        Asked, Budget, Disputed, Due, Finding, Intent, Key, Pace, Process, Row, Seen, State, Told,
-        Wire,
+        Asked, Budget, Disputed, Due, Finding, Intent, Key, Process, Row, Seen, State, Throttle,
+        Told, Wire,
     },
 };
 
@@ -142,7 +142,7 @@ pub(crate) enum Action {
     LookAhead {
         worker: usize,
     },
-    /// A worker asks Dojo about an intent that is a stray or one too many.
+    /// A worker asks Dojo about an intent that is a orphan or one too many.
     Trace {
         worker: usize,
         intent: usize,
@@ -229,7 +229,7 @@ impl Protocol {
             if at.before.is_some() {
                 return Some(Action::CopiesCatchUp { intent });
             }
-            if matches!(at.row, Row::Stray | Row::Surplus) {
+            if matches!(at.row, Row::OrphanedIntent | Row::Surplus) {
                 return Some(Action::Trace {
                     worker: 1,
                     intent,
@@ -346,9 +346,9 @@ impl Model for Protocol {
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let budget = state.budget;
         for (process, at) in state.processes.iter().enumerate() {
-            let pace = match at {
+            let throttle = match at {
                 Process::Idle => continue,
-                Process::Creating { wire, pace, .. } => {
+                Process::Creating { wire, throttle, .. } => {
                     let asked_by = process;
                     if *wire == Wire::Out {
                         if state.intents.len() < self.world.intents {
@@ -364,26 +364,26 @@ impl Model for Protocol {
                     if matches!(wire, Wire::Out | Wire::Done(_)) {
                         actions.push(Action::AnswerIsLost { asked_by });
                     }
-                    *pace
+                    *throttle
                 }
-                Process::GivingBack { pace }
-                | Process::AskingAgain { pace, .. }
-                | Process::GivingUp { pace, .. }
-                | Process::Adopting { pace, .. } => {
+                Process::GivingBack { throttle }
+                | Process::AskingAgain { throttle, .. }
+                | Process::GivingUp { throttle, .. }
+                | Process::Adopting { throttle, .. } => {
                     actions.push(Action::Proceed { process });
-                    *pace
+                    *throttle
                 }
                 Process::Looking { .. } | Process::Tracing { .. } | Process::Settling { .. } => {
                     actions.push(Action::Proceed { process });
                     // These hold nothing that could be used against others, so all that a late one could do
                     // one in time may do as well.
-                    Pace::Late
+                    Throttle::Late
                 }
             };
             if budget.crashes > 0 {
                 actions.push(Action::Crash { process });
             }
-            if budget.stalls > 0 && pace != Pace::Late {
+            if budget.stalls > 0 && throttle != Throttle::Late {
                 actions.push(Action::Stall { process });
             }
         }
@@ -423,7 +423,7 @@ impl Model for Protocol {
             }
             for (intent, at) in state.intents.iter().enumerate() {
                 // By any number of workers at once: what a lease here would prevent does no harm.
-                if matches!(at.row, Row::Stray | Row::Surplus) {
+                if matches!(at.row, Row::OrphanedIntent | Row::Surplus) {
                     for missing in [false, true] {
                         if !missing || (self.world.reads_lag && !at.visible) {
                             actions.push(Action::Trace {
@@ -466,11 +466,11 @@ impl Model for Protocol {
         }
 
         let pace_of = |process: &Process| match process {
-            Process::Creating { pace, .. }
-            | Process::GivingBack { pace }
-            | Process::AskingAgain { pace, .. }
-            | Process::GivingUp { pace, .. }
-            | Process::Adopting { pace, .. } => Some(*pace),
+            Process::Creating { throttle, .. }
+            | Process::GivingBack { throttle }
+            | Process::AskingAgain { throttle, .. }
+            | Process::GivingUp { throttle, .. }
+            | Process::Adopting { throttle, .. } => Some(*throttle),
             _ => None,
         };
         if state.pending() {
@@ -479,7 +479,7 @@ impl Model for Protocol {
                 && state
                     .processes
                     .iter()
-                    .all(|process| matches!(pace_of(process), None | Some(Pace::Late)))
+                    .all(|process| matches!(pace_of(process), None | Some(Throttle::Late)))
             {
                 actions.push(Action::LeaseRunsOut);
             }
@@ -487,7 +487,7 @@ impl Model for Protocol {
                 matches!(
                     process,
                     Process::Creating {
-                        pace: Pace::InTime,
+                        throttle: Throttle::InTime,
                         ..
                     }
                 )
@@ -508,9 +508,9 @@ impl Model for Protocol {
         let mut next = state.clone();
         match action {
             Action::DojoCreates { asked_by } => {
-                if let Process::Creating { wire, pace, .. } = &mut next.processes[asked_by] {
+                if let Process::Creating { wire, throttle, .. } = &mut next.processes[asked_by] {
                     *wire = Wire::Done(next.intents.len());
-                    next.intents.push(Intent::new(*pace == Pace::Late));
+                    next.intents.push(Intent::new(*throttle == Throttle::Late));
                 }
             }
             Action::DojoCreatesForNobody { late } => {
@@ -548,13 +548,13 @@ impl Model for Protocol {
             }
             Action::Stall { process } => {
                 next.budget.stalls -= 1;
-                if let Process::Creating { pace, .. }
-                | Process::GivingBack { pace }
-                | Process::AskingAgain { pace, .. }
-                | Process::GivingUp { pace, .. }
-                | Process::Adopting { pace, .. } = &mut next.processes[process]
+                if let Process::Creating { throttle, .. }
+                | Process::GivingBack { throttle }
+                | Process::AskingAgain { throttle, .. }
+                | Process::GivingUp { throttle, .. }
+                | Process::Adopting { throttle, .. } = &mut next.processes[process]
                 {
-                    *pace = Pace::Late;
+                    *throttle = Throttle::Late;
                 }
             }
             Action::Recover { worker, lagging } => {
@@ -745,23 +745,26 @@ impl Protocol {
                 }
             },
             Process::GivingBack { .. } => next.give_back(),
-            Process::AskingAgain { unchanged, pace } => {
+            Process::AskingAgain {
+                unchanged,
+                throttle,
+            } => {
                 if next.ask_again(unchanged) {
                     next.processes[process] = Process::Creating {
                         wire: Wire::Out,
-                        pace,
+                        throttle,
                     };
                 }
             }
             Process::GivingUp { .. } => {
                 next.fail(false);
             }
-            Process::Adopting { mut rest, pace } => {
+            Process::Adopting { mut rest, throttle } => {
                 if let Some(seen) = rest.pop() {
                     next.confirm(self, seen);
                 }
                 if !rest.is_empty() {
-                    next.processes[process] = Process::Adopting { rest, pace };
+                    next.processes[process] = Process::Adopting { rest, throttle };
                 }
             }
             Process::Looking {
@@ -800,7 +803,7 @@ impl Protocol {
         }
     }
 
-    /// `protocol::strays::look`, once Dojo has answered.
+    /// `protocol::orphaned_intents::look`, once Dojo has answered.
     fn trace(
         &self,
         next: &mut State,
@@ -845,11 +848,11 @@ impl State {
         let was = std::mem::replace(&mut self.processes[process], Process::Idle);
         if let Process::Creating {
             wire: Wire::Out,
-            pace,
+            throttle,
             ..
         } = was
         {
-            if pace == Pace::Late {
+            if throttle == Throttle::Late {
                 self.abandoned.late += 1;
             } else {
                 self.abandoned.in_time += 1;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use dojo_payment_links::payment_link::{
-    Status, Verdict,
-    reconcile::{self, Dispute, Held, Reading},
-    recovery::{self, Found, Patience, Step},
+    RecoveryLimits, SettlementWindow, Status, Verdict,
+    creation_recovery::{self, Found, Step},
+    reconciliation::{self, Conflict, Held, Reading},
 };
 use time::OffsetDateTime;
 
@@ -19,13 +19,14 @@ pub(crate) struct Rules {
     /// What a webhook means.
     pub(crate) judge: fn(Status, Option<Status>) -> Verdict,
     /// How an answer is weighed.
-    pub(crate) reconcile: fn(Held, Option<Status>, Option<OffsetDateTime>, Duration) -> Reading,
+    pub(crate) reconcile:
+        fn(Held, Option<Status>, Option<OffsetDateTime>, SettlementWindow) -> Reading,
     /// When to look again.
     pub(crate) next_look: fn(Status, bool, Duration, Option<Duration>) -> Option<Duration>,
     /// Whether Dojo's own answers agree with the link's status.
     pub(crate) is_confirmed: fn(Status, Option<Status>, Option<&str>) -> bool,
     /// What to do about a lost creation.
-    pub(crate) next_step: fn(&[Found], Option<Duration>, Duration, bool, Patience) -> Step,
+    pub(crate) next_step: fn(&[Found], Option<Duration>, Duration, bool, RecoveryLimits) -> Step,
     /// A lost answer leaves the link pending.
     pub(crate) lost_is_unknown: bool,
     /// A second intent is marked, and canceled.
@@ -44,10 +45,10 @@ impl Rules {
     /// What the service does.
     pub(crate) const REAL: Self = Self {
         judge: Status::judge,
-        reconcile: reconcile::reconcile,
-        next_look: reconcile::next_look,
-        is_confirmed: reconcile::is_confirmed,
-        next_step: recovery::next_step,
+        reconcile: reconciliation::reconcile,
+        next_look: reconciliation::next_look,
+        is_confirmed: reconciliation::is_confirmed,
+        next_step: creation_recovery::next_step,
         lost_is_unknown: true,
         surplus_is_canceled: true,
         first_intent_stays: true,
@@ -67,7 +68,7 @@ pub(crate) fn reconcile_blindly(
     held: Held,
     answered: Option<Status>,
     _: Option<OffsetDateTime>,
-    _: Duration,
+    _: SettlementWindow,
 ) -> Reading {
     Reading::Accepted(answered.unwrap_or(held.status))
 }
@@ -77,9 +78,9 @@ pub(crate) fn reconcile_never(
     _: Held,
     _: Option<Status>,
     _: Option<OffsetDateTime>,
-    _: Duration,
+    _: SettlementWindow,
 ) -> Reading {
-    Reading::Disputed(Dispute::Behind)
+    Reading::Conflicting(Conflict::Behind)
 }
 
 /// Broken: a signed webhook is believed whatever Dojo answers, as long as it could be true.
@@ -87,12 +88,12 @@ pub(crate) fn reconcile_for_webhooks(
     held: Held,
     answered: Option<Status>,
     answered_at: Option<OffsetDateTime>,
-    patience: Duration,
+    window: SettlementWindow,
 ) -> Reading {
     if answered.is_some_and(|answered| answered.leads_to(held.status)) {
-        Reading::Disputed(Dispute::Behind)
+        Reading::Conflicting(Conflict::Behind)
     } else {
-        reconcile::reconcile(held, answered, answered_at, patience)
+        reconciliation::reconcile(held, answered, answered_at, window)
     }
 }
 
@@ -101,12 +102,12 @@ pub(crate) fn reconcile_by_time(
     held: Held,
     answered: Option<Status>,
     answered_at: Option<OffsetDateTime>,
-    patience: Duration,
+    window: SettlementWindow,
 ) -> Reading {
     if answered_at < held.dojo_updated_at {
-        Reading::Disputed(Dispute::Older)
+        Reading::Conflicting(Conflict::Older)
     } else {
-        reconcile::reconcile(held, answered, answered_at, patience)
+        reconciliation::reconcile(held, answered, answered_at, window)
     }
 }
 
@@ -125,9 +126,9 @@ pub(crate) fn never_wait(
     since_asked: Option<Duration>,
     age: Duration,
     expired: bool,
-    patience: Patience,
+    limits: RecoveryLimits,
 ) -> Step {
-    match recovery::next_step(found, since_asked, age, expired, patience) {
+    match creation_recovery::next_step(found, since_asked, age, expired, limits) {
         Step::Wait => Step::CreateAgain,
         step => step,
     }

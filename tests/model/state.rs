@@ -6,17 +6,17 @@
 use std::time::Duration;
 
 use dojo_payment_links::payment_link::{
-    Status, Verdict,
-    reconcile::{Dispute, Held, Reading},
-    recovery::{Found, Patience, Step},
+    RecoveryLimits, SettlementWindow, Status, Verdict,
+    creation_recovery::{Found, Step},
+    reconciliation::{Conflict, Held, Reading},
 };
 use time::OffsetDateTime;
 
 use crate::{protocol::Protocol, rules::Rules};
 
 /// How long things take. The model knows only whether such a time is over.
-pub(crate) const PATIENCE: Patience = Patience {
-    settle: Duration::from_mins(2),
+pub(crate) const LIMITS: RecoveryLimits = RecoveryLimits {
+    window: SettlementWindow::new(Duration::from_mins(2)),
     give_up: Duration::from_hours(24),
 };
 
@@ -49,7 +49,7 @@ pub(crate) struct Link {
     /// `leased_until` lies in the future.
     pub(crate) leased: bool,
     pub(crate) asked: Asked,
-    /// The link is older than [`Patience::give_up`].
+    /// The link is older than [`RecoveryLimits::give_up`].
     pub(crate) old: bool,
     /// `dojo_updated_at`.
     pub(crate) version: Option<u8>,
@@ -65,7 +65,7 @@ pub(crate) struct Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Asked {
     Never,
-    /// Less than [`Patience::settle`] ago, or still to come.
+    /// Less than [`RecoveryLimits::window`] ago, or still to come.
     Lately,
     /// Longer ago than that.
     LongAgo,
@@ -139,7 +139,7 @@ pub(crate) struct Intent {
 pub(crate) enum Row {
     Missing,
     /// A webhook named it, and no link claimed it. To be traced.
-    Stray,
+    OrphanedIntent,
     /// It was settled without a link.
     Forgotten,
     /// It is the link's.
@@ -195,19 +195,19 @@ pub(crate) enum Process {
     /// A worker waits for work; the handler is done, or dead.
     Idle,
     /// Waits for Dojo to answer a request to create.
-    Creating { wire: Wire, pace: Pace },
+    Creating { wire: Wire, throttle: Throttle },
     /// Is about to give the link back.
-    GivingBack { pace: Pace },
+    GivingBack { throttle: Throttle },
     /// Is about to write that it will ask again.
     AskingAgain {
-        pace: Pace,
+        throttle: Throttle,
         /// `asked_until` is what this process read.
         unchanged: bool,
     },
     /// Is about to give the link up.
-    GivingUp { pace: Pace },
+    GivingUp { throttle: Throttle },
     /// Is about to give the link these intents, the last one first.
-    Adopting { rest: Vec<Seen>, pace: Pace },
+    Adopting { rest: Vec<Seen>, throttle: Throttle },
     /// Has an answer about the link's intent, and is about to write it.
     Looking {
         finding: Finding,
@@ -216,7 +216,7 @@ pub(crate) enum Process {
         /// `revision` is what this process read.
         unchanged: bool,
     },
-    /// Has an answer about an intent that may be a stray, or one too many.
+    /// Has an answer about an intent that may be a orphan, or one too many.
     Tracing {
         intent: usize,
         seen: Option<Status>,
@@ -262,7 +262,7 @@ pub(crate) enum Wire {
 
 /// Whether a process keeps the time it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Pace {
+pub(crate) enum Throttle {
     /// It holds its lease.
     InTime,
     /// It would hold its lease, had nobody else cut it short.
@@ -339,7 +339,7 @@ impl State {
             processes: [
                 Process::Creating {
                     wire: Wire::Out,
-                    pace: Pace::InTime,
+                    throttle: Throttle::InTime,
                 },
                 Process::Idle,
                 Process::Idle,
@@ -378,7 +378,7 @@ impl State {
         }
     }
 
-    /// `protocol::recovery::recover` up to its decision: a claim, a search, and the rule.
+    /// `protocol::creation_recovery::recover` up to its decision: a claim, a search, and the rule.
     pub(crate) fn decide(&self, rules: &Rules, lagging: bool) -> Process {
         let seen: Vec<_> = (0..self.intents.len())
             .filter(|intent| self.intents[*intent].visible)
@@ -397,31 +397,31 @@ impl State {
         let since_asked = match self.link.asked {
             Asked::Never => None,
             Asked::Lately => Some(Duration::ZERO),
-            Asked::LongAgo => Some(PATIENCE.settle),
+            Asked::LongAgo => Some(LIMITS.window.length()),
         };
         let age = if self.link.old {
-            PATIENCE.give_up
+            LIMITS.give_up
         } else {
             Duration::ZERO
         };
-        let pace = Pace::InTime;
-        match (rules.next_step)(&found, since_asked, age, false, PATIENCE) {
+        let throttle = Throttle::InTime;
+        match (rules.next_step)(&found, since_asked, age, false, LIMITS) {
             Step::Adopt(best) => {
                 let mut rest = seen;
                 let best = rest.remove(best);
                 rest.push(best);
-                Process::Adopting { rest, pace }
+                Process::Adopting { rest, throttle }
             }
-            Step::Wait => Process::GivingBack { pace },
+            Step::Wait => Process::GivingBack { throttle },
             Step::CreateAgain => Process::AskingAgain {
-                pace,
+                throttle,
                 unchanged: true,
             },
-            Step::GiveUp => Process::GivingUp { pace },
+            Step::GiveUp => Process::GivingUp { throttle },
         }
     }
 
-    /// `protocol::refresh::look` up to its decision: what is held, what Dojo answers, and the rule.
+    /// `protocol::reconciliation::look` up to its decision: what is held, what Dojo answers, and the rule.
     pub(crate) fn weigh(&self, rules: &Rules, seen: Seen) -> Process {
         let held = Held {
             status: self.link.status,
@@ -429,20 +429,20 @@ impl State {
             disputed_for: match self.link.disputed {
                 Disputed::No => None,
                 Disputed::Lately => Some(Duration::ZERO),
-                Disputed::ForLong => Some(PATIENCE.settle),
+                Disputed::ForLong => Some(LIMITS.window.length()),
             },
         };
         let reading = (rules.reconcile)(
             held,
             Some(seen.status),
             Some(updated_at(seen.version)),
-            PATIENCE.settle,
+            LIMITS.window,
         );
         Process::Looking {
             finding: match reading {
                 Reading::Accepted(status) => Finding::Accepted(status),
-                Reading::Disputed(Dispute::Older) => Finding::Older(seen.status),
-                Reading::Disputed(Dispute::Behind) => Finding::Behind(seen.status),
+                Reading::Conflicting(Conflict::Older) => Finding::Older(seen.status),
+                Reading::Conflicting(Conflict::Behind) => Finding::Behind(seen.status),
             },
             version: seen.version,
             due: self.link.due,
@@ -478,7 +478,7 @@ impl State {
             }
         } else if model.rules.surplus_is_canceled {
             let row = &mut self.intents[intent].row;
-            if matches!(row, Row::Missing | Row::Stray | Row::Forgotten) {
+            if matches!(row, Row::Missing | Row::OrphanedIntent | Row::Forgotten) {
                 *row = Row::Surplus;
                 self.intents[intent].early.clear();
             }
@@ -531,7 +531,7 @@ impl State {
         may
     }
 
-    /// `store::looks::apply`.
+    /// `store::reconciliation::apply`.
     pub(crate) fn apply(&mut self, rules: &Rules, status: Status, version: u8, due: Due) {
         if status != self.link.status {
             self.moved(status);
@@ -550,7 +550,7 @@ impl State {
         }
     }
 
-    /// `store::looks::dispute`.
+    /// `store::reconciliation::dispute`.
     pub(crate) fn dispute(&mut self, answered: Status) {
         self.link.unsettled = Some(answered);
         if self.link.disputed == Disputed::No {
@@ -564,10 +564,10 @@ impl State {
         let at = &mut self.intents[intent];
         match at.row {
             Row::Missing => {
-                at.row = Row::Stray;
+                at.row = Row::OrphanedIntent;
                 at.early.push(reported);
             }
-            Row::Stray | Row::Forgotten => at.early.push(reported),
+            Row::OrphanedIntent | Row::Forgotten => at.early.push(reported),
             Row::Surplus | Row::Settled => {}
             Row::Adopted => {
                 if self.link.intent == Some(intent) {
@@ -616,8 +616,8 @@ impl State {
         for process in &mut self.processes {
             match process {
                 Process::AskingAgain { unchanged, .. } => *unchanged = false,
-                Process::Creating { pace, .. } if over && *pace == Pace::InTime => {
-                    *pace = Pace::CutShort;
+                Process::Creating { throttle, .. } if over && *throttle == Throttle::InTime => {
+                    *throttle = Throttle::CutShort;
                 }
                 _ => {}
             }

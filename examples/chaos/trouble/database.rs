@@ -106,7 +106,7 @@ async fn serves_again(stage: &Stage, replica: &Replica) -> Result {
         let answer = replica.get(stage, "/v1/payment-links?limit=1").await;
         served = match answer {
             Some(StatusCode::OK) => served + 1,
-            // The key or the pace is the callers' affair; either way the database was asked.
+            // The key or the throttle is the callers' affair; either way the database was asked.
             Some(StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) => served,
             _ => 0,
         };

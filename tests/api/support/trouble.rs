@@ -154,7 +154,7 @@ impl TestApp {
                 Err(intents)
             }
         };
-        if self.told(&link["id"], "askedAgain").await.is_empty() {
+        if self.told(&link["id"], "creationRetried").await.is_empty() {
             if let Err(intents) = alone().await {
                 panic!("Dojo was asked once and has {intents:#?}");
             }

@@ -5,17 +5,17 @@ use std::{collections::HashMap, future::ready, time::Duration};
 
 use tracing::{error, info, warn};
 
-use super::{Error, confirm::report_mismatch, recovery};
+use super::{Error, adoption::report_mismatch, creation_recovery};
 use crate::{
     dojo::{Account, PaymentIntent, Window},
     payment_link::{
-        PaymentLink, PaymentLinkId, Status,
-        reconcile::{Reading, next_look, pause_in_dispute, reconcile},
+        PaymentLink, PaymentLinkId, SettlementWindow, Status,
+        reconciliation::{Reading, next_look, pause_in_conflict, reconcile},
         timeline::Cause,
     },
     store::{
         self, PgPool,
-        looks::{Applied, Looked},
+        reconciliation::{Applied, LinkSnapshot},
     },
     telemetry::causes,
 };
@@ -40,11 +40,11 @@ pub async fn refresh(
     pool: &PgPool,
     account: &Account,
     id: PaymentLinkId,
-    patience: Duration,
+    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Option<PaymentLink>, Error> {
-    let answered = match store::looks::find(pool, id).await? {
-        Some(looked) => ask(pool, account, &looked, patience, cause).await?.1,
+    let answered = match store::reconciliation::find(pool, id).await? {
+        Some(snapshot) => ask(pool, account, &snapshot, window, cause).await?.1,
         None => None,
     };
     let link = store::links::find(pool, id).await?;
@@ -56,15 +56,15 @@ pub async fn refresh(
 
 /// Asks Dojo about one link and writes what it answers; then searches for a second intent, if there may be one.
 ///
-/// `patience`: how long an answer in dispute has to stand before it is believed.
+/// `window`: how long an answer in dispute has to stand before it is believed.
 pub async fn look(
     pool: &PgPool,
     account: &Account,
-    looked: &Looked,
-    patience: Duration,
+    snapshot: &LinkSnapshot,
+    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Outcome, Error> {
-    let (outcome, _) = ask(pool, account, looked, patience, cause).await?;
+    let (outcome, _) = ask(pool, account, snapshot, window, cause).await?;
     Ok(outcome)
 }
 
@@ -72,28 +72,29 @@ pub async fn look(
 async fn ask(
     pool: &PgPool,
     account: &Account,
-    looked: &Looked,
-    patience: Duration,
+    snapshot: &LinkSnapshot,
+    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<(Outcome, Option<Status>), Error> {
-    let answered = read_intent(pool, account, looked, patience, cause).await?;
+    let answered = read_intent(pool, account, snapshot, window, cause).await?;
     // After what was found is written: a search that fails must not keep a payment from being told. The next look
     // searches again.
-    if looked.asked_again {
+    if snapshot.asked_again {
         let is_callers = matches!(cause, Cause::Request { .. });
         let pages = if is_callers {
             CALLERS_PAGES
         } else {
-            recovery::PAGES
+            creation_recovery::PAGES
         };
-        let links = vec![looked.clone()];
-        if let Err(error) = recovery::find_surplus(pool, account, links, pages, || ready(())).await
+        let links = vec![snapshot.clone()];
+        if let Err(error) =
+            creation_recovery::find_surplus(pool, account, links, pages, || ready(())).await
         {
-            let link_id = looked.link.id;
+            let link_id = snapshot.link.id;
             warn!(%link_id, error = %causes(&error), "not searched for a second intent to the end");
             if is_callers {
                 // The background reads the rest, however often callers ask.
-                store::looks::keep_due(pool, looked).await?;
+                store::reconciliation::keep_due(pool, snapshot).await?;
             }
         }
     }
@@ -104,68 +105,71 @@ async fn ask(
 pub async fn read(
     pool: &PgPool,
     account: &Account,
-    looked: &Looked,
-    patience: Duration,
+    snapshot: &LinkSnapshot,
+    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Outcome, Error> {
-    let (outcome, _) = read_intent(pool, account, looked, patience, cause).await?;
+    let (outcome, _) = read_intent(pool, account, snapshot, window, cause).await?;
     Ok(outcome)
 }
 
 async fn read_intent(
     pool: &PgPool,
     account: &Account,
-    looked: &Looked,
-    patience: Duration,
+    snapshot: &LinkSnapshot,
+    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<(Outcome, Option<Status>), Error> {
     let Some(intent) = account
         .client
-        .payment_intent(&looked.payment_intent_id, Some(looked.link.id))
+        .payment_intent(&snapshot.payment_intent_id, Some(snapshot.link.id))
         .await?
     else {
         error!(
-            link_id = %looked.link.id, payment_intent_id = looked.payment_intent_id,
+            link_id = %snapshot.link.id, payment_intent_id = snapshot.payment_intent_id,
             "Dojo does not know the intent of a link; is the account's API key that of another one?"
         );
         metrics::counter!("intents_missing_total").increment(1);
-        store::looks::look_again(pool, looked.link.id, Duration::from_mins(5)).await?;
+        store::reconciliation::look_again(pool, snapshot.link.id, Duration::from_mins(5)).await?;
         return Ok((Outcome::Again, None));
     };
-    let outcome = take(pool, looked, &intent, patience, cause).await?;
+    let outcome = take(pool, snapshot, &intent, window, cause).await?;
     Ok((outcome, intent.known_status()))
 }
 
 /// Weighs an answer by the rules and writes what follows.
 async fn take(
     pool: &PgPool,
-    looked: &Looked,
+    snapshot: &LinkSnapshot,
     intent: &PaymentIntent,
-    patience: Duration,
+    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Outcome, Error> {
-    let link = &looked.link;
+    let link = &snapshot.link;
     let reading = reconcile(
-        looked.held,
+        snapshot.held,
         intent.known_status(),
         intent.updated_at,
-        patience,
+        window,
     );
     let status = match reading {
         Reading::Accepted(status) => status,
-        Reading::Disputed(dispute) => {
+        Reading::Conflicting(dispute) => {
             warn!(
                 link_id = %link.id, held = link.status.as_str(), answered = intent.status, reason = dispute.name(),
                 "Dojo's answer disagrees with what is known; it counts if it stands"
             );
-            metrics::counter!("disputes_total", "reason" => dispute.name()).increment(1);
-            let wait = pause_in_dispute(looked.held.disputed_for, patience);
-            store::looks::dispute(pool, looked, dispute, &intent.status, wait, cause).await?;
+            metrics::counter!("conflicting_responses_total", "reason" => dispute.name())
+                .increment(1);
+            let wait = pause_in_conflict(snapshot.held.disputed_for, window);
+            store::reconciliation::dispute(pool, snapshot, dispute, &intent.status, wait, cause)
+                .await?;
             return Ok(Outcome::Again);
         }
     };
-    let next = next(looked, intent, status, patience);
-    let applied = store::looks::apply(pool, looked, intent, status, next, patience, cause).await?;
+    let next = next(snapshot, intent, status, window);
+    let applied =
+        store::reconciliation::apply(pool, snapshot, intent, status, next, window, cause).await?;
     let Some(Applied { changed, mismatch }) = applied else {
         return Ok(Outcome::Again);
     };
@@ -185,31 +189,31 @@ async fn take(
 }
 
 fn next(
-    looked: &Looked,
+    snapshot: &LinkSnapshot,
     intent: &PaymentIntent,
     status: Status,
-    patience: Duration,
+    window: SettlementWindow,
 ) -> Option<Duration> {
-    let now = looked.now;
+    let now = snapshot.now;
     let since = |at| Duration::try_from(now - at).unwrap_or_default();
-    let link = &looked.link;
+    let link = &snapshot.link;
     let age = match status {
         Status::Captured | Status::Refunded if link.status == status => since(link.updated_at),
         Status::Captured | Status::Refunded => Duration::ZERO,
         _ => since(link.created_at),
     };
-    let money_left = looked.refunded_amount(intent) < looked.captured_amount(intent);
+    let money_left = snapshot.refunded_amount(intent) < snapshot.captured_amount(intent);
     let expire_at = intent.expire_at.or(link.terms.expire_at);
     // An expiry that is past tells no time to look any more, and one of a paid link none at all.
     let left = expire_at
         .filter(|_| status == Status::Created)
         .and_then(|at| Duration::try_from(at - now).ok());
     // A second intent may come to light when the link itself is at its end.
-    let in_doubt = looked.asked_again
-        && looked
-            .asked_until
-            .is_some_and(|asked_until| since(asked_until) < patience * 10);
-    next_look(status, money_left, age, left).or_else(|| in_doubt.then_some(patience * 2))
+    let late = || {
+        let asked_until = snapshot.asked_until.filter(|_| snapshot.asked_again)?;
+        window.late_check(since(asked_until))
+    };
+    next_look(status, money_left, age, left).or_else(late)
 }
 
 /// How many links a page of search has to stand for to be worth its call.
@@ -222,13 +226,13 @@ const LINKS_A_PAGE: usize = 10;
 pub async fn sweep(
     pool: &PgPool,
     account: &Account,
-    all: Vec<Looked>,
-    patience: Duration,
-) -> Result<Vec<Looked>, Error> {
+    all: Vec<LinkSnapshot>,
+    settlement: SettlementWindow,
+) -> Result<Vec<LinkSnapshot>, Error> {
     let pages = all.len() / LINKS_A_PAGE;
     let (Some(first), Some(last)) = (
-        all.iter().map(|looked| looked.link.created_at).min(),
-        all.iter().map(|looked| looked.link.created_at).max(),
+        all.iter().map(|snapshot| snapshot.link.created_at).min(),
+        all.iter().map(|snapshot| snapshot.link.created_at).max(),
     ) else {
         return Ok(all);
     };
@@ -242,39 +246,39 @@ pub async fn sweep(
     };
     let mut wanted: HashMap<_, _> = all
         .into_iter()
-        .map(|looked| (looked.payment_intent_id.clone(), looked))
+        .map(|snapshot| (snapshot.payment_intent_id.clone(), snapshot))
         .collect();
     let mut found = Vec::new();
     account
         .client
         .search(window, pages, |intent| {
-            if let Some(looked) = wanted.remove(&intent.id) {
-                found.push((looked, intent));
+            if let Some(snapshot) = wanted.remove(&intent.id) {
+                found.push((snapshot, intent));
             }
         })
         .await?;
     let mut left: Vec<_> = wanted.into_values().collect();
-    for (mut looked, intent) in found {
+    for (mut snapshot, intent) in found {
         let reading = reconcile(
-            looked.held,
+            snapshot.held,
             intent.known_status(),
             intent.updated_at,
-            patience,
+            settlement,
         );
         // What a webhook has just made due may have reached the intent and not the search.
-        let quiet = looked
+        let quiet = snapshot
             .link
             .synced_at
-            .is_some_and(|synced_at| synced_at >= looked.link.updated_at);
+            .is_some_and(|synced_at| synced_at >= snapshot.link.updated_at);
         // Search may lag for longer than a dispute lasts.
-        let disputed = looked.held.disputed_for.is_some();
-        let stranger = intent.is_of_another_link(looked.link.id);
-        let plain = quiet && !looked.asked_again && !disputed && !stranger;
+        let disputed = snapshot.held.disputed_for.is_some();
+        let stranger = intent.is_of_another_link(snapshot.link.id);
+        let plain = quiet && !snapshot.asked_again && !disputed && !stranger;
         if plain && matches!(reading, Reading::Accepted(_)) {
-            looked.from_search = true;
-            take(pool, &looked, &intent, patience, &Cause::Refresh).await?;
+            snapshot.from_search = true;
+            take(pool, &snapshot, &intent, settlement, &Cause::Reconciliation).await?;
         } else {
-            left.push(looked);
+            left.push(snapshot);
         }
     }
     Ok(left)

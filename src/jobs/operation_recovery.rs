@@ -7,10 +7,10 @@ use crate::{
 };
 
 /// Finds out what became of operations whose answer was lost.
-pub(super) struct Operations(pub(super) Jobs);
+pub(super) struct OperationRecovery(pub(super) Jobs);
 
-impl Job for Operations {
-    const NAME: &'static str = "operations";
+impl Job for OperationRecovery {
+    const NAME: &'static str = "operation_recovery";
 
     type Item = Unsettled;
 
@@ -26,15 +26,15 @@ impl Job for Operations {
             ..
         } = &self.0;
         let lease = account.client.operation_lease();
-        let settle = settings.recovery_settle;
-        store::operations::claim(pool, &account.name, lease, limit, settle).await
+        let window = settings.window();
+        store::operations::claim(pool, &account.name, lease, limit, window).await
     }
 
     async fn work(&self, unsettled: &Unsettled) -> Result<(), protocol::Error> {
         let Jobs { pool, account, .. } = &self.0;
         let lease = account.client.operation_lease();
-        let patience = self.0.patience();
-        let work = protocol::operations::resolve(pool, account, unsettled, patience, lease);
+        let limits = self.0.limits();
+        let work = protocol::operations::resolve(pool, account, unsettled, limits, lease);
         self.0.held(lease, work).await
     }
 

@@ -13,17 +13,17 @@ use super::{
 use crate::{
     payment_link::timeline::Cause,
     protocol,
-    store::{self, leases::Lease, looks::Looked},
+    store::{self, leases::Lease, reconciliation::LinkSnapshot},
 };
 
 /// Looks at links that are due: after each webhook, and on a schedule for webhooks that never came.
-pub(super) struct Refresh {
+pub(super) struct Reconciliation {
     jobs: Jobs,
     /// The links of this round that may have a second intent at Dojo.
-    doubtful: Mutex<Vec<Looked>>,
+    doubtful: Mutex<Vec<LinkSnapshot>>,
 }
 
-impl Refresh {
+impl Reconciliation {
     pub(super) fn new(jobs: Jobs) -> Self {
         Self {
             jobs,
@@ -31,20 +31,20 @@ impl Refresh {
         }
     }
 
-    fn doubtful(&self) -> std::sync::MutexGuard<'_, Vec<Looked>> {
+    fn doubtful(&self) -> std::sync::MutexGuard<'_, Vec<LinkSnapshot>> {
         // Nothing that holds it can leave it half changed.
         self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Job for Refresh {
-    const NAME: &'static str = "refresh";
+impl Job for Reconciliation {
+    const NAME: &'static str = "reconciliation";
     const SHARED: &'static str = "sweep";
 
-    type Item = (Looked, Lease);
+    type Item = (LinkSnapshot, Lease);
 
-    fn id((looked, _): &Self::Item) -> impl Display + Send {
-        looked.link.id
+    fn id((snapshot, _): &Self::Item) -> impl Display + Send {
+        snapshot.link.id
     }
 
     async fn claim(&self, limit: i64) -> Result<Vec<Self::Item>, store::Error> {
@@ -54,7 +54,7 @@ impl Job for Refresh {
             lease,
             ..
         } = &self.jobs;
-        store::looks::claim(pool, &account.name, *lease, limit).await
+        store::reconciliation::claim(pool, &account.name, *lease, limit).await
     }
 
     /// Settles in few calls what can be.
@@ -68,20 +68,23 @@ impl Job for Refresh {
         } = &self.jobs;
         let leases: HashMap<_, _> = claimed
             .iter()
-            .map(|(looked, lease)| (looked.link.id, *lease))
+            .map(|(snapshot, lease)| (snapshot.link.id, *lease))
             .collect();
-        let due = claimed.iter().map(|(looked, _)| looked.clone()).collect();
+        let due = claimed
+            .iter()
+            .map(|(snapshot, _)| snapshot.clone())
+            .collect();
         self.jobs.turn(progress).await;
-        let sweep = protocol::refresh::sweep(pool, account, due, settings.recovery_settle);
+        let sweep = protocol::reconciliation::sweep(pool, account, due, settings.window());
         let left = tokio::time::timeout(*lease, sweep)
             .await
             .unwrap_or(Err(protocol::Error::TimedOut));
         match left {
             Ok(left) => Prepared::from(
                 left.into_iter()
-                    .filter_map(|looked| {
-                        let lease = *leases.get(&looked.link.id)?;
-                        Some((looked, lease))
+                    .filter_map(|snapshot| {
+                        let lease = *leases.get(&snapshot.link.id)?;
+                        Some((snapshot, lease))
                     })
                     .collect::<Vec<_>>(),
             ),
@@ -94,21 +97,22 @@ impl Job for Refresh {
         }
     }
 
-    async fn work(&self, (looked, lease): &Self::Item) -> Result<(), protocol::Error> {
+    async fn work(&self, (snapshot, lease): &Self::Item) -> Result<(), protocol::Error> {
         let Jobs {
             pool,
             account,
             settings,
             ..
         } = &self.jobs;
-        let Some(lease) = self.jobs.hold(looked.link.id, *lease).await? else {
+        let Some(lease) = self.jobs.hold(snapshot.link.id, *lease).await? else {
             return Ok(());
         };
-        let patience = settings.recovery_settle;
-        let work = protocol::refresh::read(pool, account, looked, patience, &Cause::Refresh);
+        let window = settings.window();
+        let work =
+            protocol::reconciliation::read(pool, account, snapshot, window, &Cause::Reconciliation);
         self.jobs.held(lease.left(), work).await?;
-        if looked.asked_again {
-            self.doubtful().push(looked.clone());
+        if snapshot.asked_again {
+            self.doubtful().push(snapshot.clone());
         }
         Ok(())
     }
@@ -125,11 +129,11 @@ impl Job for Refresh {
         } = &self.jobs;
         let doubtful = std::mem::take(&mut *self.doubtful());
         let turn = || self.jobs.turn(progress);
-        let search = protocol::recovery::find_surplus(
+        let search = protocol::creation_recovery::find_surplus(
             pool,
             account,
             doubtful,
-            protocol::recovery::PAGES,
+            protocol::creation_recovery::PAGES,
             turn,
         );
         tokio::select! {
@@ -143,10 +147,10 @@ impl Job for Refresh {
 
     async fn release(
         &self,
-        (looked, _): &Self::Item,
+        (snapshot, _): &Self::Item,
         _error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        store::looks::look_again(&self.jobs.pool, looked.link.id, wait).await
+        store::reconciliation::look_again(&self.jobs.pool, snapshot.link.id, wait).await
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::Status;
+use super::{RecoveryLimits, Status};
 
 /// An intent at Dojo that names the link in its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,16 +15,6 @@ pub struct Found {
     pub status: Option<Status>,
     /// When it was created.
     pub created_at: Option<OffsetDateTime>,
-}
-
-/// How long to wait before what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Patience {
-    /// How long after the last try an intent may still come to light: search may lag behind, and the request
-    /// itself may still be on its way.
-    pub settle: Duration,
-    /// How long after the link was asked for nobody waits for it any more.
-    pub give_up: Duration,
 }
 
 /// What to do next about a pending link.
@@ -51,7 +41,7 @@ pub fn next_step(
     since_asked: Option<Duration>,
     age: Duration,
     expired: bool,
-    patience: Patience,
+    limits: RecoveryLimits,
 ) -> Step {
     let best = found
         .iter()
@@ -60,9 +50,9 @@ pub fn next_step(
     if let Some((index, _)) = best {
         return Step::Adopt(index);
     }
-    if since_asked.is_some_and(|since| since < patience.settle) {
+    if since_asked.is_some_and(|since| !limits.window.is_over(since)) {
         Step::Wait
-    } else if expired || age >= patience.give_up {
+    } else if expired || age >= limits.give_up {
         Step::GiveUp
     } else {
         Step::CreateAgain
@@ -83,10 +73,10 @@ mod tests {
     use proptest::prelude::*;
     use time::macros::datetime;
 
-    use super::*;
+    use super::{super::SettlementWindow, *};
 
-    const PATIENCE: Patience = Patience {
-        settle: Duration::from_mins(2),
+    const LIMITS: RecoveryLimits = RecoveryLimits {
+        window: SettlementWindow::new(Duration::from_mins(2)),
         give_up: Duration::from_hours(24),
     };
 
@@ -100,7 +90,7 @@ mod tests {
 
     fn after(since_asked: u64, age: u64) -> Step {
         let since_asked = Some(Duration::from_secs(since_asked));
-        next_step(&[], since_asked, Duration::from_secs(age), false, PATIENCE)
+        next_step(&[], since_asked, Duration::from_secs(age), false, LIMITS)
     }
 
     #[test]
@@ -113,7 +103,7 @@ mod tests {
         );
         assert_eq!(after(120, 120), Step::CreateAgain);
         assert_eq!(after(120, 86_400), Step::GiveUp);
-        let never_asked = next_step(&[], None, Duration::ZERO, false, PATIENCE);
+        let never_asked = next_step(&[], None, Duration::ZERO, false, LIMITS);
         assert_eq!(never_asked, Step::CreateAgain);
     }
 
@@ -121,7 +111,7 @@ mod tests {
     fn a_link_that_has_expired_is_not_created_any_more() {
         let since = Some(Duration::from_mins(3));
         assert_eq!(
-            next_step(&[], since, Duration::from_mins(3), true, PATIENCE),
+            next_step(&[], since, Duration::from_mins(3), true, LIMITS),
             Step::GiveUp
         );
     }
@@ -134,15 +124,15 @@ mod tests {
             found("pi_c", Status::Captured),
         ];
         assert_eq!(
-            next_step(&all, None, Duration::ZERO, false, PATIENCE),
+            next_step(&all, None, Duration::ZERO, false, LIMITS),
             Step::Adopt(2)
         );
         assert_eq!(
-            next_step(&all[..2], None, Duration::ZERO, false, PATIENCE),
+            next_step(&all[..2], None, Duration::ZERO, false, LIMITS),
             Step::Adopt(1)
         );
         assert_eq!(
-            next_step(&all[..1], None, Duration::ZERO, false, PATIENCE),
+            next_step(&all[..1], None, Duration::ZERO, false, LIMITS),
             Step::Adopt(0)
         );
     }
@@ -156,7 +146,7 @@ mod tests {
             let all: Vec<_> = statuses.iter().enumerate()
                 .map(|(n, status)| found(&format!("pi_{n}"), *status)).collect();
             let reversed: Vec<_> = all.iter().rev().cloned().collect();
-            let choice = |all: &[Found]| match next_step(all, None, Duration::ZERO, false, PATIENCE) {
+            let choice = |all: &[Found]| match next_step(all, None, Duration::ZERO, false, LIMITS) {
                 Step::Adopt(index) => all[index].id.clone(),
                 other => panic!("{other:?}"),
             };

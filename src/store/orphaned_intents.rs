@@ -12,7 +12,7 @@ use crate::payment_link::{
 
 /// An intent that has to be asked about, claimed.
 #[derive(Debug, Clone)]
-pub struct Stray {
+pub struct OrphanedIntent {
     /// Dojo's id for it.
     pub id: String,
     /// The link that it is one too many for. `None`: it is not known whose it is.
@@ -27,7 +27,7 @@ pub async fn claim(
     account: &str,
     lease: Duration,
     limit: i64,
-) -> Result<Vec<Stray>, Error> {
+) -> Result<Vec<OrphanedIntent>, Error> {
     let rows = sqlx::query!(
         r#"UPDATE payment_intents SET leased_until = now() + make_interval(secs => $2)
          WHERE id IN (
@@ -46,7 +46,7 @@ pub async fn claim(
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Stray {
+        .map(|row| OrphanedIntent {
             id: row.id,
             surplus_of: row.surplus_of.map(PaymentLinkId::from_uuid),
             recent: row.recent,

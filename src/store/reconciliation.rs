@@ -15,8 +15,8 @@ use super::{
 use crate::{
     dojo::PaymentIntent,
     payment_link::{
-        Capture, PaymentLink, PaymentLinkId, ReportedAmount, Status,
-        reconcile::{Dispute, Held, is_confirmed},
+        Capture, PaymentLink, PaymentLinkId, ReportedAmount, SettlementWindow, Status,
+        reconciliation::{Conflict, Held, is_confirmed},
         refundable::Refunds,
         timeline::{Cause, Kind},
     },
@@ -24,7 +24,7 @@ use crate::{
 
 /// A link that is looked at, as it was when the look began.
 #[derive(Debug, Clone)]
-pub struct Looked {
+pub struct LinkSnapshot {
     /// The link.
     pub link: PaymentLink,
     /// Its intent at Dojo.
@@ -54,7 +54,7 @@ pub struct Looked {
     due_at: Option<OffsetDateTime>,
 }
 
-impl Looked {
+impl LinkSnapshot {
     /// How much this answer says was taken from the customer, in minor units.
     #[must_use]
     pub fn captured_amount(&self, intent: &PaymentIntent) -> i64 {
@@ -81,7 +81,7 @@ pub async fn claim(
     account: &str,
     lease: Duration,
     limit: i64,
-) -> Result<Vec<(Looked, Lease)>, Error> {
+) -> Result<Vec<(LinkSnapshot, Lease)>, Error> {
     let since = Instant::now();
     let claimed = sqlx::query!(
         r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
@@ -105,17 +105,20 @@ pub async fn claim(
     };
     let lease = Lease::new(first.until, lease, since);
     let ids: Vec<_> = claimed.iter().map(|row| row.id).collect();
-    let links = looked(pool, &ids).await?;
-    Ok(links.into_iter().map(|looked| (looked, lease)).collect())
+    let links = snapshot(pool, &ids).await?;
+    Ok(links
+        .into_iter()
+        .map(|snapshot| (snapshot, lease))
+        .collect())
 }
 
 /// The link with this id, to be looked at whether it is due or not. `None` if there is no such link, or no intent
 /// to look at.
-pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<Looked>, Error> {
-    Ok(looked(pool, &[id.uuid()]).await?.pop())
+pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<LinkSnapshot>, Error> {
+    Ok(snapshot(pool, &[id.uuid()]).await?.pop())
 }
 
-async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error> {
+async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>, Error> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -126,12 +129,12 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
                   refunds_read_at, refunds_elsewhere,
                   extract(epoch FROM now() - disputed_since)::float8 AS disputed_for, now() AS "now!",
                   EXISTS (SELECT FROM payment_link_events
-                          WHERE payment_link_id = payment_links.id AND kind = $2) AS "asked_again!",
+                          WHERE payment_link_id = payment_links.id AND kind = ANY($2)) AS "asked_again!",
                   (SELECT amount FROM operations WHERE payment_link_id = payment_links.id
                           AND kind = 'amount' AND status = 'Pending') AS amount_to_be
            FROM payment_links WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id"#,
         ids,
-        Kind::AskedAgain.as_str()
+        &Kind::CREATION_RETRIED as &[&str]
     )
     .fetch_all(pool)
     .await?;
@@ -159,7 +162,7 @@ async fn looked(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<Looked>, Error>
         else {
             continue;
         };
-        all.push(Looked {
+        all.push(LinkSnapshot {
             payment_intent_id: link.payment_intent_id.clone().unwrap_or_default(),
             held: Held {
                 status: link.status,
@@ -200,33 +203,33 @@ pub struct Applied {
 }
 
 /// Writes what Dojo answered, and when to look again (`None`: never). `None` if the link has changed since the
-/// look began: nothing is written then, and the link is due at once. `settle`: how long Dojo's answers may lag behind.
+/// look began: nothing is written then, and the link is due at once. `window`: how long Dojo's answers may lag behind.
 pub async fn apply(
     pool: &PgPool,
-    looked: &Looked,
+    snapshot: &LinkSnapshot,
     intent: &PaymentIntent,
     status: Status,
     next: Option<Duration>,
-    settle: Duration,
+    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Option<Applied>, Error> {
-    let link = &looked.link;
+    let link = &snapshot.link;
     // In another currency it would be read as an amount of this one.
     let ours = |amount: &ReportedAmount| amount.in_currency(link.amount.currency_code);
     let total = intent.total_amount.as_ref().and_then(ours);
     let tips = intent.tips_amount.as_ref().and_then(ours);
-    let refunded = looked.refunded_amount(intent);
-    let read_at = (!looked.from_search).then_some(looked.now);
+    let refunded = snapshot.refunded_amount(intent);
+    let read_at = (!snapshot.from_search).then_some(snapshot.now);
     let refunds = Refunds {
         // After Dojo's answer: whatever refund of ours it includes is among them.
         ours: refunds_of(pool, link.id).await?,
-        elsewhere: looked.refunds_elsewhere,
+        elsewhere: snapshot.refunds_elsewhere,
         read_at,
     };
     let payment = intent.payment().or_else(|| link.payment.clone());
     let attempts = intent.attempts();
     let captures = intent.captures.as_ref().unwrap_or(&link.captures);
-    let collected = looked.captured_amount(intent);
+    let collected = snapshot.captured_amount(intent);
     let known = intent.known_status();
     let unknown = known.is_none().then_some(intent.status.as_str());
     let confirmed = is_confirmed(status, known, unknown);
@@ -235,7 +238,7 @@ pub async fn apply(
         .as_ref()
         .filter(|amount| ours(amount) != Some(link.amount.value))
         // Asked for, if not known to be done yet.
-        .filter(|amount| looked.amount_to_be.is_none() || ours(amount) != looked.amount_to_be);
+        .filter(|amount| snapshot.amount_to_be.is_none() || ours(amount) != snapshot.amount_to_be);
     let new_mismatch = mismatch.is_some() && mismatch != link.reported_amount.as_ref();
     let mismatch = mismatch.map(to_json).transpose()?;
 
@@ -249,7 +252,7 @@ pub async fn apply(
     note("confirmed", json!(link.confirmed), json!(confirmed));
     // Of a word that is known, the status tells.
     if unknown.is_some() {
-        note("reported", json!(looked.latest), json!(unknown));
+        note("reported", json!(snapshot.latest), json!(unknown));
     }
     note(
         "totalAmount",
@@ -323,7 +326,7 @@ pub async fn apply(
          )
          SELECT id FROM written",
         link.id.uuid(),
-        looked.revision,
+        snapshot.revision,
         status.as_str(),
         total,
         tips,
@@ -335,10 +338,10 @@ pub async fn apply(
         intent.updated_at,
         known.map(Status::as_str),
         !changed.is_empty(),
-        looked.due_at,
+        snapshot.due_at,
         next.map(|next| next.as_secs_f64()),
         to_json(cause)?,
-        Kind::Refreshed.as_str(),
+        Kind::Reconciled.as_str(),
         link.status.as_str(),
         json!(changed),
         new_mismatch,
@@ -347,7 +350,7 @@ pub async fn apply(
         differs,
         to_json(captures)?,
         unknown,
-        refunds.elsewhere_by(refunded, settle),
+        refunds.elsewhere_by(refunded, window),
         read_at,
     )
     .fetch_optional(pool)
@@ -367,8 +370,8 @@ pub async fn apply(
 /// link has changed since the look began: it is due at once then.
 pub async fn dispute(
     pool: &PgPool,
-    looked: &Looked,
-    dispute: Dispute,
+    snapshot: &LinkSnapshot,
+    dispute: Conflict,
     reported: &str,
     wait: Duration,
     cause: &Cause,
@@ -389,11 +392,11 @@ pub async fn dispute(
              FROM before WHERE disputed_since IS NULL OR unsettled_status IS DISTINCT FROM $7
          )
          SELECT id FROM before",
-        looked.link.id.uuid(),
-        looked.revision,
+        snapshot.link.id.uuid(),
+        snapshot.revision,
         wait.as_secs_f64(),
-        Kind::Disputed.as_str(),
-        looked.link.status.as_str(),
+        Kind::ConflictingResponse.as_str(),
+        snapshot.link.status.as_str(),
         to_json(cause)?,
         reported,
         dispute.name()
@@ -401,7 +404,7 @@ pub async fn dispute(
     .fetch_optional(pool)
     .await?;
     if noted.is_none() {
-        look_again(pool, looked.link.id, Duration::ZERO).await?;
+        look_again(pool, snapshot.link.id, Duration::ZERO).await?;
     }
     Ok(())
 }
@@ -423,12 +426,12 @@ pub async fn look_again(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Res
 }
 
 /// Has the link looked at again no later than it would have been without this look.
-pub async fn keep_due(pool: &PgPool, looked: &Looked) -> Result<(), Error> {
+pub async fn keep_due(pool: &PgPool, snapshot: &LinkSnapshot) -> Result<(), Error> {
     sqlx::query!(
         // `least` passes over nulls.
         "UPDATE payment_links SET due_at = least(due_at, $2) WHERE id = $1",
-        looked.link.id.uuid(),
-        looked.due_at
+        snapshot.link.id.uuid(),
+        snapshot.due_at
     )
     .execute(pool)
     .await?;

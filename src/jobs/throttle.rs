@@ -12,7 +12,7 @@ use crate::dojo;
 
 /// Keeps the background gentle on Dojo: so many calls a second, and none at all for a while when Dojo is in
 /// trouble.
-pub(super) struct Pace {
+pub(super) struct Throttle {
     turns: tokio::sync::Mutex<Interval>,
     trouble: Mutex<Trouble>,
 }
@@ -32,7 +32,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How long a pause is at most that Dojo asked for.
 const LONGEST_WISH: Duration = Duration::from_mins(5);
 
-impl Pace {
+impl Throttle {
     /// At most `rate` calls a second.
     pub(super) fn new(rate: u32) -> Self {
         let mut turns = tokio::time::interval(Duration::from_secs(1) / rate.max(1));
@@ -141,54 +141,54 @@ mod tests {
     }
 
     /// Failures of this many different pieces of work.
-    fn fail(pace: &Pace, pieces: u32) -> Duration {
-        let pauses = (0..pieces).map(|piece| pace.went_wrong(&lost(), &piece.to_string()));
+    fn fail(throttle: &Throttle, pieces: u32) -> Duration {
+        let pauses = (0..pieces).map(|piece| throttle.went_wrong(&lost(), &piece.to_string()));
         pauses.last().unwrap_or_default()
     }
 
     #[tokio::test]
     async fn it_pauses_when_calls_keep_failing_longer_and_longer_and_resumes() {
-        let pace = Pace::new(10);
-        fail(&pace, TOLERATED);
-        assert_eq!(pace.pause(), None);
-        assert_eq!(pace.batch(50), 50);
-        let first = pace.went_wrong(&lost(), "the last straw");
-        assert!(pace.pause().is_some());
-        assert_eq!(pace.batch(50), 1);
+        let throttle = Throttle::new(10);
+        fail(&throttle, TOLERATED);
+        assert_eq!(throttle.pause(), None);
+        assert_eq!(throttle.batch(50), 50);
+        let first = throttle.went_wrong(&lost(), "the last straw");
+        assert!(throttle.pause().is_some());
+        assert_eq!(throttle.batch(50), 1);
         let mut last = first;
         for _ in 0..20 {
             // The pause is over, and Dojo is in trouble still, whatever it is asked.
-            pace.trouble().paused_until = None;
-            last = pace.went_wrong(&lost(), "the last straw");
+            throttle.trouble().paused_until = None;
+            last = throttle.went_wrong(&lost(), "the last straw");
         }
         assert!(last > first && last <= LONGEST_PAUSE.mul_f64(1.25));
-        pace.went_well();
-        assert_eq!(pace.pause(), None);
-        assert_eq!(pace.batch(50), 50);
+        throttle.went_well();
+        assert_eq!(throttle.pause(), None);
+        assert_eq!(throttle.batch(50), 50);
     }
 
     #[tokio::test]
     async fn many_failures_at_once_are_one_bad_moment() {
-        let pace = Pace::new(10);
-        let pause = fail(&pace, 50);
+        let throttle = Throttle::new(10);
+        let pause = fail(&throttle, 50);
         assert!(pause < Duration::from_secs(2), "{pause:?}");
     }
 
     #[tokio::test]
     async fn one_piece_of_work_that_keeps_failing_is_no_trouble_of_the_account() {
-        let pace = Pace::new(10);
+        let throttle = Throttle::new(10);
         for _ in 0..50 {
-            pace.went_wrong(&lost(), "the same");
-            assert_eq!(pace.pause(), None);
+            throttle.went_wrong(&lost(), "the same");
+            assert_eq!(throttle.pause(), None);
         }
     }
 
     #[tokio::test]
     async fn it_waits_as_long_as_dojo_asks_within_reason() {
-        let pace = Pace::new(10);
-        assert!(pace.went_wrong(&busy(30), "a") >= Duration::from_secs(30));
-        assert!(pace.pause().is_some());
-        let longest = pace.went_wrong(&busy(u64::MAX), "b");
+        let throttle = Throttle::new(10);
+        assert!(throttle.went_wrong(&busy(30), "a") >= Duration::from_secs(30));
+        assert!(throttle.pause().is_some());
+        let longest = throttle.went_wrong(&busy(u64::MAX), "b");
         assert!(longest <= LONGEST_WISH.mul_f64(1.25));
     }
 }

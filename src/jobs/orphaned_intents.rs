@@ -5,58 +5,58 @@ use tracing::info;
 use super::{Jobs, job::Job};
 use crate::{
     protocol,
-    store::{self, intents::Stray},
+    store::{self, orphaned_intents::OrphanedIntent},
 };
 
 /// Traces orphaned intents, which no link claimed, and cancels those that are one too many.
-pub(super) struct Strays(pub(super) Jobs);
+pub(super) struct OrphanedIntents(pub(super) Jobs);
 
-impl Job for Strays {
-    const NAME: &'static str = "strays";
+impl Job for OrphanedIntents {
+    const NAME: &'static str = "orphaned_intents";
 
-    type Item = Stray;
+    type Item = OrphanedIntent;
 
-    fn id(stray: &Stray) -> impl Display + Send {
-        stray.id.clone()
+    fn id(orphan: &OrphanedIntent) -> impl Display + Send {
+        orphan.id.clone()
     }
 
-    async fn claim(&self, limit: i64) -> Result<Vec<Stray>, store::Error> {
+    async fn claim(&self, limit: i64) -> Result<Vec<OrphanedIntent>, store::Error> {
         let Jobs {
             pool,
             account,
             lease,
             ..
         } = &self.0;
-        store::intents::claim(pool, &account.name, *lease, limit).await
+        store::orphaned_intents::claim(pool, &account.name, *lease, limit).await
     }
 
-    async fn work(&self, stray: &Stray) -> Result<(), protocol::Error> {
+    async fn work(&self, orphan: &OrphanedIntent) -> Result<(), protocol::Error> {
         let Jobs {
             pool,
             account,
             lease,
             ..
         } = &self.0;
-        let work = protocol::strays::look(pool, account, stray);
+        let work = protocol::orphaned_intents::look(pool, account, orphan);
         self.0.held(*lease, work).await
     }
 
     async fn release(
         &self,
-        stray: &Stray,
+        orphan: &OrphanedIntent,
         error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
         let pool = &self.0.pool;
         let rejected = matches!(error, Some(protocol::Error::Rejected(_)));
-        if rejected && !stray.recent && stray.surplus_of.is_none() {
+        if rejected && !orphan.recent && orphan.surplus_of.is_none() {
             // One of ours could be read with our own key.
             info!(
-                payment_intent_id = stray.id,
+                payment_intent_id = orphan.id,
                 "an orphaned intent that Dojo does not show is given up"
             );
-            return store::intents::settle(pool, &stray.id).await;
+            return store::orphaned_intents::settle(pool, &orphan.id).await;
         }
-        store::intents::ask_later(pool, &stray.id, wait).await
+        store::orphaned_intents::ask_later(pool, &orphan.id, wait).await
     }
 }

@@ -8,21 +8,21 @@ use tracing::{error, warn};
 use crate::{
     dojo::{Account, PaymentIntent},
     payment_link::{PaymentLink, PaymentLinkId, timeline::Cause},
-    store::{self, PgPool, creation::Confirmed},
+    store::{self, PgPool, creation::Adopted},
 };
 
 /// Gives a link the intent that Dojo has for it, if it waits for one; any other intent of the link is surplus, and is
 /// canceled later. Reports a surplus intent, one over another amount than was asked for, and one that is another link's.
-pub(super) async fn confirm(
+pub(super) async fn adopt_intent(
     pool: &PgPool,
     account: &Account,
     link_id: PaymentLinkId,
     intent: &PaymentIntent,
     cause: &Cause,
-) -> Result<Confirmed, store::Error> {
+) -> Result<Adopted, store::Error> {
     let url = account.checkout_page(&intent.id);
     // What Dojo answered is in this process's memory alone, so a moment's outage must not lose it.
-    let confirmed = (|| store::creation::confirm(pool, link_id, intent, &url, cause))
+    let confirmed = (|| store::creation::adopt_intent(pool, link_id, intent, &url, cause))
         .retry(
             ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(100))
@@ -31,12 +31,12 @@ pub(super) async fn confirm(
         .when(store::Error::is_outage)
         .await
         .inspect_err(|error| {
-            if let store::Error::IntentTaken { owner, .. } = error {
+            if let store::Error::IntentOfAnotherLink { owner, .. } = error {
                 error!(
                     %link_id, payment_intent_id = intent.id, %owner,
                     "Dojo answered an intent for this link that belongs to another one"
                 );
-                metrics::counter!("intents_taken_total").increment(1);
+                metrics::counter!("intents_of_other_links_total").increment(1);
             }
         })?;
     if confirmed.surplus {

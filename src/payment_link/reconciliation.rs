@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use super::Status;
+use super::{SettlementWindow, Status};
 
 /// What is held about a link that is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,19 +23,19 @@ pub enum Reading {
     /// It is the truth now, with this status.
     Accepted(Status),
     /// Nothing changes yet. Dojo is asked again, and believed if it stands by its answer.
-    Disputed(Dispute),
+    Conflicting(Conflict),
 }
 
 /// Why an answer of Dojo's is not accepted at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dispute {
+pub enum Conflict {
     /// It is older, by Dojo's own `updatedAt`, than one that was accepted before.
     Older,
     /// Its status comes before one that a webhook reported.
     Behind,
 }
 
-impl Dispute {
+impl Conflict {
     /// The reason's name in the timeline, in logs and in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -49,7 +49,7 @@ impl Dispute {
 /// Weighs Dojo's answer to our own question.
 ///
 /// The answer beats any webhook, because it was asked for with our own key. Two kinds of answers may come from a copy
-/// of Dojo's data that lags, so they have to stand for as long as `patience` before they are accepted: one that is
+/// of Dojo's data that lags, so they have to stand for as long as the settlement window before they are accepted: one that is
 /// older by Dojo's own `updatedAt` than an answer that was accepted, and one whose status comes before what a signed
 /// webhook reported (`Created` where the webhook said `Captured`). An answer that still stands after that is right, and
 /// what it disagrees with was not: the webhook was forged, or the earlier `updatedAt` came from a clock that ran ahead.
@@ -61,7 +61,7 @@ pub fn reconcile(
     held: Held,
     answered: Option<Status>,
     answered_at: Option<OffsetDateTime>,
-    patience: Duration,
+    window: SettlementWindow,
 ) -> Reading {
     let answered = answered.unwrap_or(held.status);
     let is_older = match (answered_at, held.dojo_updated_at) {
@@ -69,31 +69,31 @@ pub fn reconcile(
         _ => false,
     };
     let dispute = if is_older {
-        Dispute::Older
+        Conflict::Older
     } else if answered.leads_to(held.status) {
-        Dispute::Behind
+        Conflict::Behind
     } else {
         return Reading::Accepted(answered);
     };
     // What is held was known before the dispute began, so by now every copy has caught up with it.
     if held
         .disputed_for
-        .is_some_and(|disputed_for| disputed_for >= patience)
+        .is_some_and(|disputed_for| window.is_over(disputed_for))
     {
         Reading::Accepted(answered)
     } else {
-        Reading::Disputed(dispute)
+        Reading::Conflicting(dispute)
     }
 }
 
 /// When to ask Dojo again about an answer in dispute: a few times early on, then less and less often, and once more
-/// when `patience` is over and the answer counts.
+/// when the `window` is over and the answer counts.
 #[must_use]
-pub fn pause_in_dispute(disputed_for: Option<Duration>, patience: Duration) -> Duration {
+pub fn pause_in_conflict(disputed_for: Option<Duration>, window: SettlementWindow) -> Duration {
     const SHORTEST: Duration = Duration::from_millis(500);
     let disputed_for = disputed_for.unwrap_or_default();
-    let first = (patience / 8).clamp(SHORTEST, Duration::from_secs(15));
-    let left = patience.saturating_sub(disputed_for).max(SHORTEST);
+    let first = (window.length() / 8).clamp(SHORTEST, Duration::from_secs(15));
+    let left = window.length().saturating_sub(disputed_for).max(SHORTEST);
     (disputed_for / 2).max(first).min(left)
 }
 
@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_mins(2);
+    const WINDOW: SettlementWindow = SettlementWindow::new(Duration::from_mins(2));
 
     fn held(status: Status) -> Held {
         Held {
@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn answer(held: Held, status: Status) -> Reading {
-        reconcile(held, Some(status), held.dojo_updated_at, PATIENCE)
+        reconcile(held, Some(status), held.dojo_updated_at, WINDOW)
     }
 
     #[test]
@@ -172,11 +172,11 @@ mod tests {
         let before = datetime!(2026-01-01 11:59:59.9999999 UTC);
         for status in Status::ALL {
             let mut held = held(Status::Created);
-            let reading = |held| reconcile(held, Some(status), Some(before), PATIENCE);
-            assert_eq!(reading(held), Reading::Disputed(Dispute::Older));
+            let reading = |held| reconcile(held, Some(status), Some(before), WINDOW);
+            assert_eq!(reading(held), Reading::Conflicting(Conflict::Older));
             held.disputed_for = Some(Duration::from_secs(119));
-            assert_eq!(reading(held), Reading::Disputed(Dispute::Older));
-            held.disputed_for = Some(PATIENCE);
+            assert_eq!(reading(held), Reading::Conflicting(Conflict::Older));
+            held.disputed_for = Some(WINDOW.length());
             assert_eq!(reading(held), Reading::Accepted(status));
         }
     }
@@ -184,11 +184,11 @@ mod tests {
     #[test]
     fn an_answer_that_is_behind_has_to_stand_for_a_while() {
         let mut held = held(Status::Captured);
-        let behind = Reading::Disputed(Dispute::Behind);
+        let behind = Reading::Conflicting(Conflict::Behind);
         assert_eq!(answer(held, Status::Created), behind);
         held.disputed_for = Some(Duration::from_secs(119));
         assert_eq!(answer(held, Status::Created), behind);
-        held.disputed_for = Some(PATIENCE);
+        held.disputed_for = Some(WINDOW.length());
         assert_eq!(
             answer(held, Status::Created),
             Reading::Accepted(Status::Created)
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn an_unknown_word_leaves_the_status() {
-        let reading = reconcile(held(Status::Captured), None, None, PATIENCE);
+        let reading = reconcile(held(Status::Captured), None, None, WINDOW);
         assert_eq!(reading, Reading::Accepted(Status::Captured));
     }
 
@@ -219,7 +219,7 @@ mod tests {
             dojo in prop::sample::select(Status::ALL.to_vec()),
         ) {
             let mut held = held(webhook);
-            held.disputed_for = Some(PATIENCE);
+            held.disputed_for = Some(WINDOW.length());
             prop_assert_eq!(answer(held, dojo), Reading::Accepted(dojo));
         }
 
@@ -234,15 +234,15 @@ mod tests {
         }
 
         #[test]
-        fn a_dispute_takes_few_questions_and_ends_soon_after_the_patience(seconds in 1..86_400_u64) {
-            let patience = Duration::from_secs(seconds);
+        fn a_dispute_takes_few_questions_and_ends_soon_after_the_window(seconds in 1..86_400_u64) {
+            let window = SettlementWindow::new(Duration::from_secs(seconds));
             let (mut asked, mut disputed_for) = (1, Duration::ZERO);
-            while disputed_for < patience {
-                disputed_for += pause_in_dispute(Some(disputed_for), patience);
+            while !window.is_over(disputed_for) {
+                disputed_for += pause_in_conflict(Some(disputed_for), window);
                 asked += 1;
             }
             prop_assert!(asked <= 32, "asked {asked} times");
-            prop_assert!(disputed_for <= patience + Duration::from_millis(500));
+            prop_assert!(disputed_for <= window.length() + Duration::from_millis(500));
         }
 
         #[test]

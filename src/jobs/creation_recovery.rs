@@ -8,16 +8,16 @@ use super::{
 use crate::{
     protocol::{
         self,
-        recovery::{Search, Searched},
+        creation_recovery::{Search, Searched},
     },
     store,
 };
 
 /// Sees lost creations through.
-pub(super) struct Recovery(pub(super) Jobs);
+pub(super) struct CreationRecovery(pub(super) Jobs);
 
-impl Job for Recovery {
-    const NAME: &'static str = "recovery";
+impl Job for CreationRecovery {
+    const NAME: &'static str = "creation_recovery";
     const SHARED: &'static str = "search";
 
     /// Nothing is found before it was searched for.
@@ -42,7 +42,7 @@ impl Job for Recovery {
         let Jobs {
             pool,
             account,
-            pace,
+            throttle,
             ..
         } = &self.0;
         let turn = || self.0.turn(progress);
@@ -52,7 +52,7 @@ impl Job for Recovery {
             unsearched,
             trouble,
         } = tokio::select! {
-            search = protocol::recovery::search_all(pool, account, links, turn) => search,
+            search = protocol::creation_recovery::search_all(pool, account, links, turn) => search,
             // A search may take minutes, and somebody else can do it.
             () = self.0.stop.cancelled() => return Prepared {
                 ready: Vec::new(),
@@ -61,7 +61,7 @@ impl Job for Recovery {
             },
         };
         if trouble.is_none() {
-            pace.went_well();
+            throttle.went_well();
         }
         Prepared {
             ready: searched,
@@ -86,7 +86,8 @@ impl Job for Recovery {
         };
         let mut item = item.clone();
         item.unsettled.lease = unsettled;
-        let work = protocol::recovery::recover(pool, account, &item, self.0.patience(), *lease);
+        let work =
+            protocol::creation_recovery::recover(pool, account, &item, self.0.limits(), *lease);
         self.0.held(unsettled.left(), work).await
     }
 

@@ -12,18 +12,18 @@ use std::{
 use time::OffsetDateTime;
 use tracing::{debug, info, warn};
 
-use super::{Error, confirm::confirm};
+use super::{Error, adoption::adopt_intent};
 use crate::{
     dojo::{Account, CreatePaymentIntent, PaymentIntent, Window},
     payment_link::{
-        Failure, FailureKind, PaymentLinkId,
-        recovery::{Found, Patience, Step, next_step},
+        Failure, FailureKind, PaymentLinkId, RecoveryLimits,
+        creation_recovery::{Found, Step, next_step},
         timeline::Cause,
     },
     store::{
         self, PgPool,
         creation::{Retry, Unsettled},
-        looks::Looked,
+        reconciliation::LinkSnapshot,
     },
 };
 
@@ -212,7 +212,7 @@ pub async fn recover(
     pool: &PgPool,
     account: &Account,
     Searched { unsettled, found }: &Searched,
-    patience: Patience,
+    limits: RecoveryLimits,
     lease: Duration,
 ) -> Result<(), Error> {
     let Unsettled { id, new, now, .. } = unsettled;
@@ -227,10 +227,10 @@ pub async fn recover(
             adopt(pool, account, *id, intent).await?;
         }
         // It may come to light late; after so many times of what it should need at most, there is none.
-        let in_doubt = unsettled
+        let late = unsettled
             .asked_until
-            .is_some_and(|asked_until| since(asked_until) < patience.settle * 10);
-        let again = in_doubt.then_some(patience.settle * 2);
+            .and_then(|asked_until| limits.window.late_check(since(asked_until)));
+        let again = late;
         return Ok(store::creation::give_back(pool, *id, unsettled.lease.until, again).await?);
     }
     let candidates: Vec<Found> = found.iter().map(PaymentIntent::found).collect();
@@ -239,7 +239,7 @@ pub async fn recover(
         unsettled.asked_until.map(since),
         age,
         expired,
-        patience,
+        limits,
     ) {
         Step::Adopt(best) => {
             info!(link_id = %id, payment_intent_id = candidates[best].id, "a lost creation was found");
@@ -255,11 +255,10 @@ pub async fn recover(
             }
         }
         Step::Wait => {
-            let wait =
-                (patience.settle / 10).clamp(Duration::from_millis(500), Duration::from_secs(15));
+            let wait = limits.window.recheck_interval();
             store::creation::give_back(pool, *id, unsettled.lease.until, Some(wait)).await?;
         }
-        Step::CreateAgain => create_again(pool, account, unsettled, patience, lease).await?,
+        Step::CreateAgain => create_again(pool, account, unsettled, limits, lease).await?,
         Step::GiveUp => {
             let failure = Failure {
                 reason: FailureKind::NotCreated,
@@ -279,7 +278,7 @@ pub async fn recover(
                 unsettled.lease.until,
                 &failure,
                 Retry::Final,
-                Some(patience.settle),
+                Some(limits.window.length()),
                 &Cause::Recovery,
             )
             .await?;
@@ -297,22 +296,22 @@ pub async fn recover(
 pub async fn find_surplus<F: Future<Output = ()> + Send>(
     pool: &PgPool,
     account: &Account,
-    links: Vec<Looked>,
+    links: Vec<LinkSnapshot>,
     pages_at_most: usize,
     turn: impl Fn() -> F + Send + Sync,
 ) -> Result<(), Error> {
-    for group in groups(links, |looked| looked.link.created_at) {
-        let windows = group.iter().map(|looked| {
-            let created_at = looked.link.created_at;
-            let asked_until = looked.asked_until.unwrap_or(created_at);
-            window(created_at, asked_until, looked.now)
+    for group in groups(links, |snapshot| snapshot.link.created_at) {
+        let windows = group.iter().map(|snapshot| {
+            let created_at = snapshot.link.created_at;
+            let asked_until = snapshot.asked_until.unwrap_or(created_at);
+            window(created_at, asked_until, snapshot.now)
         });
         let Some(window) = windows.reduce(Window::with) else {
             continue;
         };
         let own: HashMap<_, _> = group
             .iter()
-            .map(|looked| (looked.link.id, &looked.payment_intent_id))
+            .map(|snapshot| (snapshot.link.id, &snapshot.payment_intent_id))
             .collect();
         let (mut after, mut pages) = (None, 0);
         loop {
@@ -351,7 +350,7 @@ async fn adopt(
     id: PaymentLinkId,
     intent: &PaymentIntent,
 ) -> Result<(), store::Error> {
-    confirm(pool, account, id, intent, &Cause::Recovery).await?;
+    adopt_intent(pool, account, id, intent, &Cause::Recovery).await?;
     Ok(())
 }
 
@@ -359,7 +358,7 @@ async fn create_again(
     pool: &PgPool,
     account: &Account,
     unsettled: &Unsettled,
-    patience: Patience,
+    limits: RecoveryLimits,
     lease: Duration,
 ) -> Result<(), Error> {
     let id = unsettled.id;
@@ -391,7 +390,7 @@ async fn create_again(
                         lease,
                         &failure,
                         Retry::Final,
-                        Some(patience.settle),
+                        Some(limits.window.length()),
                         &Cause::Recovery,
                     )
                     .await?;
