@@ -22,6 +22,7 @@ use super::{Error, PaymentIntent};
 use crate::{
     config::{ConfigError, DojoSettings},
     payment_link::{Money, NewPaymentLink, PaymentLinkId, operation::Action},
+    telemetry,
 };
 
 /// Calls Dojo's API with one account's key.
@@ -103,11 +104,14 @@ impl Client {
         // Dojo expects the key itself after `Basic`, not encoded as in RFC 7617.
         let mut authorization = HeaderValue::try_from(format!("Basic {}", key.expose_secret()))
             .map_err(|_| {
-                ConfigError::new("DOJO_API_KEY", "holds a character that no header may carry")
+                ConfigError::new(
+                    "DOJO_API_KEY",
+                    "contains a character that is not allowed in an HTTP header",
+                )
             })?;
         authorization.set_sensitive(true);
         let version = HeaderValue::try_from(&settings.api_version).map_err(|_| {
-            ConfigError::new("DOJO_API_VERSION", "is not a date such as 2026-02-27")
+            ConfigError::new("DOJO_API_VERSION", "must be a date such as 2026-02-27")
         })?;
         let http = reqwest::Client::builder()
             .default_headers(HeaderMap::from_iter([
@@ -129,7 +133,10 @@ impl Client {
             // Dojo can't notice that.
             .retry(retry::never())
             .build()
-            .map_err(|error| ConfigError::with_source("DOJO_API_URL", "cannot be called", error))?;
+            .map_err(|error| {
+                let text = format!("can't be called: {}", telemetry::causes(&error));
+                ConfigError::new("DOJO_API_URL", text)
+            })?;
         Ok(Self {
             http,
             base: settings.api_url.clone(),
@@ -445,7 +452,9 @@ impl Client {
                 retry_after: retry_after(&response),
             }),
             // A gateway that gave up waiting sends 408. Dojo may have done the work nevertheless.
-            StatusCode::REQUEST_TIMEOUT => Err(Error::response_lost(format!("status {status}"), None)),
+            StatusCode::REQUEST_TIMEOUT => {
+                Err(Error::response_lost(format!("status {status}"), None))
+            }
             status if status.is_client_error() => Err(Error::Rejected {
                 status,
                 problem: response.json().await.unwrap_or_default(),
