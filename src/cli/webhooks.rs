@@ -63,18 +63,24 @@ enum Command {
 
 impl Webhooks {
     pub(super) async fn run(&self) -> Result {
-        let accounts = Accounts::from_settings(&self.dojo)?;
+        let mut error = ConfigError::default();
+        let accounts = error.keep(Accounts::from_settings(&self.dojo));
+        let url = match &self.command {
+            Command::Register { public_url, .. } => error.keep(public_url.required()),
+            _ => None,
+        };
+        let (Some(accounts), true) = (accounts, error.is_empty()) else {
+            return Err(error.into());
+        };
         let outcome = match &self.command {
             Command::List { account, json } => {
                 return list(&accounts, account.as_deref(), *json).await;
             }
             Command::Register {
-                account,
-                public_url,
-                replace,
+                account, replace, ..
             } => {
                 let account = choose(&accounts, account.as_deref())?;
-                let url = public_url.required()?;
+                let url = url.ok_or("the public URL is missing")?;
                 subscriptions::register(account, &url, &self.dojo.api_url, *replace).await?
             }
             Command::RotateSecret {

@@ -10,6 +10,7 @@ use super::{
 
 /// The settings of the database.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Database")]
 pub struct DatabaseSettings {
     /// The URL of the Postgres database: `postgres://user:password@host:5432/name`. Required.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]

@@ -16,6 +16,7 @@ const WEBHOOK_SECRETS: &str = "DOJO_WEBHOOK_SECRETS";
 
 /// The settings of Dojo and of the accounts there.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Dojo")]
 pub struct DojoSettings {
     /// Dojo's API key for the account `default`: `sk_sandbox_…`, or `sk_prod_…` for real money. Required, unless
     /// `DOJO_ACCOUNTS_FILE` configures an account.

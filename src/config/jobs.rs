@@ -7,6 +7,7 @@ use crate::payment_link::SettlementWindow;
 
 /// The settings of the background jobs.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Background jobs")]
 pub struct JobSettings {
     /// Whether this replica runs background jobs: recovering creations and operations whose response was lost, and
     /// reconciling links with Dojo. At least one replica must run them.

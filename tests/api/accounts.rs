@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{api_keys, refused, told},
+    commands::{api_keys, error_of as refused, output_of as told},
     support::{
         Answer, DOJO_KEY, LEEDS_KEY, QUICK, TestApp, TestSandbox, WEBHOOK_SECRET, YORK_KEY,
         eventually, eventually_within, new_database, program, send, stable_address, ten_pounds,
