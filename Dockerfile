@@ -1,11 +1,12 @@
-# The service, and with `--target sandbox` the stand-in for Dojo: docker build -t dojo-payment-links .
+# Builds the service: docker build -t dojo-payment-links .
+# Builds the sandbox: docker build -t dojo-sandbox --target sandbox .
 
 FROM rust:1.95-slim-trixie AS build
 WORKDIR /src
 ENV SQLX_OFFLINE=true
 
-# The dependencies alone, with nothing of ours: this layer lasts until the manifests or the lock change.
-# The clean-up makes Cargo compile our own crates below, whose files may be older than these empty ones.
+# Build only the dependencies, so that this layer is cached until a manifest or the lock file changes.
+# The cleanup makes Cargo compile our own crates below, even if their files are older than these placeholders.
 COPY Cargo.toml Cargo.lock ./
 COPY sandbox/Cargo.toml sandbox/
 RUN mkdir src sandbox/src \
@@ -19,7 +20,7 @@ RUN cargo build --release --locked --workspace --bins
 
 FROM gcr.io/distroless/cc-debian13:nonroot AS sandbox
 LABEL org.opencontainers.image.title="dojo-sandbox" \
-      org.opencontainers.image.description="A stand-in for Dojo: its payment API, checkout page and signed webhooks" \
+      org.opencontainers.image.description="A sandbox for Dojo: its payment API, checkout page and signed webhooks" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /src/target/release/dojo-sandbox /usr/local/bin/
 USER 65532:65532
@@ -32,7 +33,7 @@ ENTRYPOINT ["dojo-sandbox"]
 
 FROM gcr.io/distroless/cc-debian13:nonroot AS service
 LABEL org.opencontainers.image.title="dojo-payment-links" \
-      org.opencontainers.image.description="A REST service around Dojo's payment links" \
+      org.opencontainers.image.description="A REST service for Dojo's payment links" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /src/target/release/dojo-payment-links /usr/local/bin/
 USER 65532:65532

@@ -1,5 +1,5 @@
-//! The whole thing on one machine: a private Postgres, the sandbox in Dojo's place, the service, and a payment
-//! link to pay. Run it with `script/demo`, which builds and installs what it needs.
+//! The complete system on one machine: a private Postgres, the sandbox in place of Dojo, the service, and a payment link to
+//! pay. Run it with `script/demo`, which installs and builds what it needs.
 
 #![allow(unreachable_pub, reason = "it shares a file with the tests")]
 
@@ -34,10 +34,10 @@ const WEBHOOK_SECRET: &str = "whs_demo_0123456789";
 const SERVICE_PORT: u16 = 8080;
 const SANDBOX_PORT: u16 = 9400;
 
-/// Starts everything, makes a payment link, waits until you have paid it, and shows its state change.
+/// Start everything, create a payment link, wait until you have paid it, and show how its state changes.
 #[derive(Parser)]
 struct Options {
-    /// Don't wait for you to pay: pay with a test card, and stop.
+    /// Pay with a test card instead of waiting for you, and stop.
     #[arg(long)]
     pay: bool,
 }
@@ -51,20 +51,20 @@ fn main() -> Result {
     let runtime = Runtime::new()?;
     let outcome = runtime.block_on(async {
         let stopped = stop_signal()?;
-        // Dropping the demo's future drops what it started, which ends all of it.
+        // Dropping the demo's future stops everything that it started.
         tokio::select! {
             result = demo(&options, &logs) => result,
             () = stopped => Ok(Outcome::Stopped),
         }
     });
-    // If Postgres was still starting, this waits for it, and then stops it.
+    // If Postgres is still starting, this waits until it has started and then stops it.
     drop(runtime);
-    let last_words = match outcome? {
-        Outcome::Paid => "\nPaid. Everything is stopped again.",
-        Outcome::Stopped => "\n    Stopped; nothing is left running.",
+    let message = match outcome? {
+        Outcome::Paid => "\nPaid. Everything is stopped.",
+        Outcome::Stopped => "\n    Everything is stopped.",
     };
-    // There may be nobody left to read it: the terminal may have been closed.
-    let _ = writeln!(std::io::stdout(), "{last_words}");
+    // This fails if the terminal has been closed.
+    let _ = writeln!(std::io::stdout(), "{message}");
     Ok(())
 }
 
@@ -74,7 +74,7 @@ enum Outcome {
     Stopped,
 }
 
-/// Completes when the demo is told to stop: by Ctrl-C, by `kill`, or by closing its terminal.
+/// Completes on SIGINT (Ctrl-C), SIGTERM (`kill`) or SIGHUP (the terminal is closed).
 fn stop_signal() -> Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -105,8 +105,8 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     let service_url = format!("http://localhost:{service_port}");
     let sandbox_url = format!("http://localhost:{sandbox_port}");
 
-    step("Starting the sandbox, which stands in for Dojo");
-    tell_if_other(SANDBOX_PORT, sandbox_port);
+    step("Starting the sandbox, which takes Dojo's place");
+    mention_other_port(SANDBOX_PORT, sandbox_port);
     programs.start(
         "dojo-sandbox",
         &[],
@@ -124,7 +124,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     println!("    {sandbox_url}");
 
     step("Starting the service");
-    tell_if_other(SERVICE_PORT, service_port);
+    mention_other_port(SERVICE_PORT, service_port);
     programs.start(
         "dojo-payment-links",
         &["serve"],
@@ -139,9 +139,9 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
         ],
     )?;
     ready(&format!("{service_url}/readyz")).await?;
-    println!("    {service_url}, its documentation at {service_url}/docs");
+    println!("    {service_url} (API documentation: {service_url}/docs)");
 
-    step("Asking the service for a link over 24.50 GBP");
+    step("Requesting a link for 24.50 GBP from the service");
     let request = json!({
         "amount": {"value": 2450, "currencyCode": "GBP"},
         "reference": "Order 236",
@@ -168,7 +168,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     println!("    {id} is {}", text(&link["status"]));
 
     if options.pay {
-        step("Paying it with the test card that succeeds");
+        step("Paying with a test card that succeeds");
         let pay = format!("{sandbox_url}/_sandbox/payment-intents/{intent}/pay");
         api.http
             .post(pay)
@@ -177,10 +177,10 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
             .await?
             .error_for_status()?;
     } else {
-        step("Open the link in a browser and pay it");
+        step("Open the link in a browser and pay");
         println!("    {}", text(&link["url"]));
         println!("    Card 5200 0000 0000 1005, expiry 12/29, CVV 020, any name");
-        println!("    (Ctrl-C ends everything)");
+        println!("    (Press Ctrl-C to stop everything)");
     }
 
     let webhook = webhook_of_payment(&postgres.url("postgres"), intent).await?;
@@ -191,7 +191,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     );
     println!("    {webhook}");
 
-    step("The service says what became of it");
+    step("The service reports the payment");
     let path = format!("/{id}");
     println!(
         "    curl {}{path} -H 'Authorization: Bearer {API_KEY}'",
@@ -199,7 +199,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     );
     let paid = loop {
         let now = api.call(Method::GET, &path, None).await?;
-        // The webhook moves the status at once. It is confirmed when Dojo, asked with our own key, says the same.
+        // The webhook changes the status at once. `confirmed` is set once Dojo's response to our API key agrees.
         if now["status"] != link["status"] && now["confirmed"] == true {
             break now;
         }
@@ -234,7 +234,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     }
 
     if !options.pay {
-        step("Everything keeps running for you to try; Ctrl-C ends it");
+        step("Everything keeps running for you to try. Press Ctrl-C to stop it");
         println!("    Logs: {}", programs.logs.display());
         std::future::pending::<()>().await;
     }
@@ -258,16 +258,16 @@ impl Api {
         }
         let response = request.send().await?;
         let status = response.status();
-        let answer: Value = response.json().await?;
+        let body: Value = response.json().await?;
         if status.is_success() {
-            Ok(answer)
+            Ok(body)
         } else {
-            Err(answer.to_string().into())
+            Err(body.to_string().into())
         }
     }
 }
 
-/// Waits until the service has stored the webhook that tells of the payment; its body, as it came.
+/// Waits until the service has stored the webhook about the payment. Returns its body.
 async fn webhook_of_payment(database_url: &str, intent: &str) -> Result<String> {
     let mut database = PgConnection::connect(database_url).await?;
     loop {
@@ -285,14 +285,14 @@ async fn webhook_of_payment(database_url: &str, intent: &str) -> Result<String> 
     }
 }
 
-/// The sandbox and the service. They end when this is dropped, and also when the demo is killed.
+/// The sandbox and the service. They stop when this is dropped, and also when the demo is killed.
 struct Programs {
     logs: PathBuf,
     keepers: Vec<Child>,
 }
 
-/// Runs a program for as long as its own standard input is open, which the demo holds the other end of: when
-/// the demo ends, by whatever means, the input closes. Removes the program's log then, unless told to keep it.
+/// Runs a program for as long as the keeper's own standard input is open. The demo has the other end of it, so the input
+/// closes when the demo ends for any reason. Then the keeper stops the program and removes its log, unless told to keep it.
 const KEEPER: &str = r#"
 log=$1
 shift
@@ -315,13 +315,13 @@ impl Programs {
         }
     }
 
-    /// Starts one of our programs, which stand beside this one's folder.
+    /// Starts one of our programs, which are in the parent of the demo's own folder.
     fn start(&mut self, name: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Result {
         let folder = std::env::current_exe()?;
         let folder = folder
             .ancestors()
             .nth(2)
-            .ok_or("the demo runs from its build folder")?;
+            .ok_or("the demo must run from its build folder")?;
         let program = folder.join(name);
         if !program.exists() {
             return Err(format!("{name} is not built; run script/demo, which builds it").into());
@@ -335,14 +335,14 @@ impl Programs {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // A signal to the demo's group, such as Ctrl-C, is for the demo to act on.
+            // Only the demo itself reacts to a signal to its process group, such as Ctrl-C.
             .process_group(0)
             .spawn()?;
         self.keepers.push(keeper);
         Ok(())
     }
 
-    /// Leaves the logs where they are when the programs end.
+    /// Keeps the logs when the programs stop.
     fn keep_logs(&mut self) {
         for input in self.keepers.iter_mut().flat_map(|keeper| &mut keeper.stdin) {
             let _ = writeln!(input, "keep");
@@ -359,36 +359,36 @@ impl Drop for Programs {
     }
 }
 
-/// Waits until this address answers, 30 seconds at most.
+/// Waits up to 30 seconds for a successful response from this URL.
 async fn ready(url: &str) -> Result {
     let http = Client::builder()
         .timeout(Duration::from_secs(2))
         .no_proxy()
         .build()?;
-    let answers = async {
+    let responds = async {
         while !http
             .get(url)
             .send()
             .await
-            .is_ok_and(|answer| answer.status().is_success())
+            .is_ok_and(|response| response.status().is_success())
         {
             pause().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), answers)
+    tokio::time::timeout(Duration::from_secs(30), responds)
         .await
-        .map_err(|_| format!("{url} does not answer").into())
+        .map_err(|_| format!("{url} does not respond").into())
 }
 
-/// This port if it is free, another one if not.
-fn port(wish: u16) -> u16 {
-    TcpListener::bind(("127.0.0.1", wish)).map_or_else(|_| free_port(), |_| wish)
+/// This port if it is free, otherwise another one.
+fn port(wanted: u16) -> u16 {
+    TcpListener::bind(("127.0.0.1", wanted)).map_or_else(|_| free_port(), |_| wanted)
 }
 
-/// Says so where a port is not the one that the documentation names.
-fn tell_if_other(wish: u16, port: u16) {
-    if port != wish {
-        println!("    Port {wish} is in use; it takes {port} instead.");
+/// Prints a note if a port is not the one in the documentation.
+fn mention_other_port(wanted: u16, port: u16) {
+    if port != wanted {
+        println!("    Port {wanted} is in use. Using {port} instead.");
     }
 }
 

@@ -1,23 +1,23 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside this file: each `need_…` puts one thing on this machine, unless it is there.
-# Knows Debian, Ubuntu and a Mac with Homebrew; anywhere else it says what to install by hand.
+# Sourced by the scripts in this folder. Each `need_…` function installs one tool, unless it is installed already.
+# Supports Debian, Ubuntu and macOS with Homebrew. On other systems it prints what to install.
 
-# Pinned, so that a check gives the same answer everywhere. sqlx-cli goes with the `sqlx` of Cargo.toml.
+# Pinned, so that checks give the same result everywhere. Keep sqlx-cli in line with `sqlx` in Cargo.toml.
 CARGO_DENY_VERSION=0.20.2
 SQLX_CLI_VERSION=0.9.0
 SCHEMATHESIS_VERSION=4.32.5
-HYPOTHESIS_VERSION=6.170.15 # makes the requests that schemathesis sends
+HYPOTHESIS_VERSION=6.170.15 # generates the requests that schemathesis sends
 
-# The queries' types come from `.sqlx/`; without this a DATABASE_URL lying around would be asked instead.
+# Take the types of queries from `.sqlx/`, even if DATABASE_URL happens to be set.
 export SQLX_OFFLINE=true
-# Root by `su` has no sbin on the PATH, and runuser is there.
+# After `su`, root's PATH lacks sbin, which contains runuser.
 PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin"
 
 step() { printf '\n==> %s\n' "$*"; }
 die() { printf '%s: %s\n' "$0" "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Prints the comment that a script opens with.
+# Prints the comment at the top of the calling script.
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "script/${0##*/}"; }
 
 # wrong_usage WHY
@@ -27,22 +27,22 @@ wrong_usage() {
     exit 2
 }
 
-# no_arguments "$@": for a script that takes none but --help.
+# no_arguments "$@": for a script whose only option is --help.
 no_arguments() {
     case ${1-} in -h | --help) usage; exit ;; esac
     [ $# -eq 0 ] || wrong_usage "unknown argument: $1"
 }
 
-# build ARGUMENT…: `cargo build`, which names hundreds of crates the first time, on one line that counts them.
+# build ARGUMENT…: runs `cargo build` and shows one line with a counter, instead of a line for each of hundreds of crates.
 build() {
-    step "Building (the first time takes some minutes)"
+    step "Building (takes several minutes the first time)"
     local line count=0 start=$SECONDS terminal=
     if [ -t 1 ]; then terminal=yes; fi
     cargo build "$@" 2>&1 | while IFS= read -r line; do
         case $line in
             *" Downloading "* | *" Downloaded "* | *" Updating "* | *" Locking "* | *" Finished "*) continue ;;
             *" Compiling "*) ;;
-            *) # a warning, an error, another cargo that has to end first
+            *) # a warning, an error, or waiting for another cargo process
                 if [ -n "$terminal" ]; then printf '\r\033[K'; fi
                 printf '%s\n' "$line"
                 continue
@@ -65,11 +65,11 @@ as_root() {
     elif have sudo; then
         sudo "$@"
     else
-        die "not root, and no sudo, to run: $*"
+        die "run this as root, or install sudo: $*"
     fi
 }
 
-# The package lists are refreshed only when they turn out to be missing or too old.
+# Refreshes the package lists only if the first attempt fails, because they may be missing or too old.
 apt_install() {
     local log
     log=$(mktemp)
@@ -77,7 +77,7 @@ apt_install() {
         apt-get -qq -o DPkg::Lock::Timeout=300 install --no-install-recommends "$@"
     "$@" >"$log" 2>&1 </dev/null ||
         { as_root apt-get -qq update && "$@"; } >"$log" 2>&1 </dev/null ||
-        { cat "$log" >&2; die "apt-get could not install it"; }
+        { cat "$log" >&2; die "apt-get failed"; }
     rm -f "$log"
 }
 
@@ -85,7 +85,7 @@ apt_install() {
 install_package() {
     if have apt-get; then
         echo "Installing $1 (apt: $2)"
-        as_root true # asks for the password, or gives up, before the output goes to a log
+        as_root true # asks for the password before the output goes to a log
         # shellcheck disable=SC2086 # a list
         apt_install $2
     elif have brew; then
@@ -93,21 +93,21 @@ install_package() {
         # shellcheck disable=SC2086 # a list
         brew install --quiet $3
     else
-        die "$1 is missing, and there is neither apt-get nor Homebrew to install it with"
+        die "$1 is missing. Install it by hand, because there is neither apt-get nor Homebrew"
     fi
 }
 
 need_rust() {
-    have cargo || die "Rust is missing: https://rustup.rs"
-    # ring and the Rust tools compile some C.
-    have cc || [ "$(uname)" != Darwin ] || die "a C compiler is missing: run xcode-select --install"
+    have cargo || die "Rust is missing. Install it from https://rustup.rs"
+    # ring and some of the tools compile C.
+    have cc || [ "$(uname)" != Darwin ] || die "a C compiler is missing. Run xcode-select --install"
     have cc || install_package "a C compiler" "gcc libc6-dev" ""
 }
 
 # need_component CARGO_COMMAND COMPONENT
 need_component() {
     cargo "$1" --version >/dev/null 2>&1 && return
-    have rustup || die "cargo $1 is missing: install the $2 that belongs to your Rust"
+    have rustup || die "cargo $1 is missing. Install $2 for your version of Rust"
     echo "Installing $2 (rustup)"
     rustup --quiet component add "$2"
 }
@@ -117,8 +117,8 @@ need_cargo_tool() {
     local crate=$1 version=$2 command=$3
     shift 3
     case " $(cargo "$command" --version 2>/dev/null) " in *" $version "*) return ;; esac
-    echo "Installing $crate $version (cargo; takes a minute or two)"
-    # Unoptimized: it is fast enough, and built in a third of the time.
+    echo "Installing $crate $version (cargo; takes one to two minutes)"
+    # Without optimization it is fast enough, and builds in a third of the time.
     CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --debug --locked "$@" "$crate@$version"
 }
 
@@ -128,12 +128,12 @@ need_sqlx_cli() {
     need_cargo_tool sqlx-cli "$SQLX_CLI_VERSION" sqlx --no-default-features --features postgres,rustls
 }
 
-# Sets SCHEMATHESIS. It has a Python environment of its own, so that nothing of it is anywhere else.
+# Sets SCHEMATHESIS. It is installed in its own Python environment under target.
 need_schemathesis() {
     local home=$PWD/target/schemathesis-$SCHEMATHESIS_VERSION-$HYPOTHESIS_VERSION
     export SCHEMATHESIS=$home/bin/schemathesis
     "$SCHEMATHESIS" --version >/dev/null 2>&1 && return
-    # Debian splits venv off Python; a Mac's own Python is too old.
+    # On Debian, venv is a separate package. The Python that comes with macOS is too old.
     local usable='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
     python3 -c "$usable" 2>/dev/null || install_package Python python3-venv python
     python3 -c "$usable" || die "schemathesis needs Python 3.11 or newer, with venv"
@@ -148,7 +148,7 @@ need_shellcheck() { have shellcheck || install_package ShellCheck shellcheck she
 
 need_haproxy() { have haproxy || install_package HAProxy haproxy haproxy; }
 
-# Prints where the PostgreSQL server's programs are: Debian and Homebrew keep them off the PATH.
+# Prints the folder of the PostgreSQL server's programs, which Debian and Homebrew don't add to the PATH.
 postgres_bin() {
     local dir found=
     for dir in /usr/local/opt/postgresql*/bin /opt/homebrew/opt/postgresql*/bin /usr/lib/postgresql/*/bin \
@@ -164,7 +164,7 @@ need_postgres() {
         install_package PostgreSQL "" postgresql@17
         return
     fi
-    # We start private servers of our own; Debian's package would also set one up to run from boot.
+    # We start private servers. Keep Debian's package from creating one that starts at boot.
     local conf=/etc/postgresql-common/createcluster.d/no-main-cluster.conf
     as_root mkdir -p "${conf%/*}"
     echo "create_main_cluster = false" | as_root tee "$conf" >/dev/null
@@ -172,7 +172,7 @@ need_postgres() {
     as_root rm -f "$conf"
 }
 
-# first COMMAND… prints the first that exists.
+# first COMMAND…: prints the path of the first command that exists.
 first() {
     local command
     for command in "$@"; do
@@ -194,17 +194,17 @@ need_browser() {
     if [ "$(uname)" = Darwin ]; then
         install_package "Chrome and its driver" "" "--cask google-chrome chromedriver"
     elif grep -qs '^ID=ubuntu' /etc/os-release; then
-        # Ubuntu has Chromium as a snap only, which brings its driver.
+        # Ubuntu provides Chromium only as a snap, which includes the driver.
         have snap || install_package snapd snapd ""
         echo "Installing Chromium and its driver (snap: chromium)"
         as_root snap install chromium
     else
         install_package "Chromium and its driver" "chromium chromium-driver" ""
     fi
-    find_browser || die "Chromium and chromedriver were installed but are not found; set CHROMIUM and CHROMEDRIVER"
+    find_browser || die "Chromium and chromedriver are installed but can't be found. Set CHROMIUM and CHROMEDRIVER to their paths"
 }
 
-# PostgreSQL refuses to run as root; Debian's package brings a user for it.
+# PostgreSQL doesn't run as root. Debian's package creates the user postgres.
 as_postgres() {
     if [ "$(id -u)" -eq 0 ]; then
         (cd / && runuser -u postgres -- "$@")
@@ -213,10 +213,10 @@ as_postgres() {
     fi
 }
 
-# Starts a private PostgreSQL on a socket in a new folder, gone when the script ends; sets DATABASE_URL.
+# Starts a private PostgreSQL on a socket in a temporary folder, until the script ends. Sets DATABASE_URL.
 start_postgres() {
     pg_bin=$(postgres_bin)
-    pg_home=$(mktemp -d /tmp/dojo-pg.XXXXXX) # not TMPDIR: a Mac's is too long for a socket's path
+    pg_home=$(mktemp -d /tmp/dojo-pg.XXXXXX) # not TMPDIR, which is too long for the path of a socket on macOS
     trap stop_postgres EXIT
     if [ "$(id -u)" -eq 0 ]; then chown postgres "$pg_home"; fi
     {

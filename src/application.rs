@@ -1,4 +1,4 @@
-//! The service as a whole: put together once, run until it is told to stop.
+//! The service as a whole: built once, then run until it is told to stop.
 
 use std::{
     future::Future,
@@ -18,7 +18,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use crate::{
-    api::{self, AppState, auth},
+    api::{self, AppState},
+    api_key::{ApiKey, Scope},
     config::{ConfigError, ServeSettings},
     dojo::Accounts,
     jobs::Jobs,
@@ -27,9 +28,9 @@ use crate::{
     telemetry,
 };
 
-/// How long a client may take to send a request's head.
+/// How long a client may take to send the request line and headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How large a request's head may be, in bytes, and how many headers it may have.
+/// The maximum size of the request line and headers in bytes, and the maximum number of headers.
 const HEADER_BYTES: usize = 32 * 1024;
 const HEADERS: usize = 64;
 
@@ -47,84 +48,67 @@ pub struct Application {
 /// Why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A setting is missing or wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
+    #[error("can't listen on {address} (LISTEN_ADDR)")]
     Listen {
-        /// The address.
         address: SocketAddr,
-        /// Why not.
         source: io::Error,
     },
-    /// The database cannot be used.
     #[error(transparent)]
     Database(#[from] Diagnosis),
-    /// The metrics cannot be set up.
-    #[error("the metrics cannot be set up")]
+    #[error("the metrics can't be set up")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
 
 impl Application {
-    /// Checks the settings, brings the database up to date, and takes the address.
+    /// Validates the settings, migrates the database, and opens the port.
     pub async fn build(settings: &ServeSettings) -> Result<Self, StartError> {
-        let accounts = Accounts::from_settings(&settings.dojo)?;
+        let mut error = ConfigError::default();
+        let accounts = error.keep(Accounts::from_settings(&settings.dojo));
+        let pool = error.keep(PgPool::new(&settings.database));
+        let bootstrap_key = error.keep(settings.bootstrap_api_key());
+        let (Some(accounts), Some(pool), Some(bootstrap_key)) = (accounts, pool, bootstrap_key)
+        else {
+            return Err(error.into());
+        };
+
         let environment = accounts.environment();
-        telemetry::name_environment(environment);
-        let bootstrap_key = settings
-            .bootstrap_api_key()?
-            .as_ref()
-            .map(auth::bootstrap_key_hash)
-            .transpose()?;
+        telemetry::set_environment(environment.as_str());
         for account in accounts.iter() {
             if account.webhook_secrets.is_empty() {
                 warn!(
                     account = account.name,
-                    "the account has no webhook secrets: every webhook of it will be refused"
+                    "the account has no webhook secrets, so every webhook will be rejected"
                 );
             }
         }
-        let pool = PgPool::new(&settings.database)?;
         if settings.migrate_on_start {
             store::migrate(&pool).await?;
         }
-        // Where others migrate, the service starts without its database as well; it is not ready then.
+        // If another process migrates, the service also starts without its database. It isn't ready then.
         let claimed = match store::deployment::claim(&pool, environment).await {
             Err(error) if !settings.migrate_on_start && error.is_outage() => {
                 warn!(error = %pool.diagnose(&error), "the service is not ready");
                 None
             }
-            held => Some(held.map_err(|error| pool.diagnose(&error))?),
+            stored => Some(stored.map_err(|error| pool.diagnose(&error))?),
         };
-        let held = claimed.unwrap_or(environment);
-        if held != environment {
+        let stored = claimed.unwrap_or(environment);
+        if stored != environment {
             return Err(ConfigError::new(
                 settings.dojo.api_key_setting(),
                 format!(
-                    "is for {}, and the database holds links of {}; each needs one of its own",
+                    "configures {}, but the database contains {} links: use a separate database for each environment",
                     environment.as_str(),
-                    held.as_str()
+                    stored.as_str()
                 ),
             )
             .into());
         }
         warn_of_unconfigured_accounts(&pool, &accounts).await;
-        if let Some(hash) = bootstrap_key {
-            let scopes = auth::Scope::ALL.map(|scope| scope.as_str().to_owned());
-            let replaced = store::api_keys::replace(&pool, "bootstrap", &hash, &scopes).await;
-            let replaced = replaced.map_err(|error| pool.diagnose(&error))?;
-            replaced.map_err(|conflict| {
-                ConfigError::new(
-                    "BOOTSTRAP_API_KEY",
-                    match conflict {
-                        Conflict::OtherClient => "is the key of another client",
-                        Conflict::Revoked => {
-                            "is a key that was revoked or has expired, which is for good"
-                        }
-                    },
-                )
-            })?;
+        if let Some(key) = bootstrap_key {
+            save_bootstrap_key(&pool, &key).await?;
         }
 
         let tasks = TaskTracker::new();
@@ -170,8 +154,8 @@ impl Application {
         })
     }
 
-    /// Serves until `stop` resolves; then stops accepting, finishes what is in flight, and returns, all
-    /// within the shutdown timeout.
+    /// Serves requests until `stop` resolves. Then stops accepting connections, finishes the work in progress, and returns,
+    /// all within the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
         let handle = Handle::new();
         let stopping_since = Arc::new(OnceLock::new());
@@ -181,14 +165,15 @@ impl Application {
             async move {
                 stop.await;
                 let _ = since.set(Instant::now());
-                info!("stopping: what is in flight is finished");
+                info!("stopping: finishing the work in progress");
                 stop_jobs.cancel();
                 handle.graceful_shutdown(Some(limit));
             }
         });
         let upkeep = tokio::spawn(upkeep(self.state.clone()));
 
-        // HTTP/1 alone: with both, a connection that sends nothing waits for ever to be told apart.
+        // HTTP/1 only: with HTTP/2 enabled too, a connection that sends nothing would wait forever for its version to be
+        // detected.
         let mut server = axum_server::from_tcp(self.listener)?
             .handle(handle)
             .http1_only();
@@ -201,12 +186,15 @@ impl Application {
             .max_headers(HEADERS);
         let result = server.serve(self.router.into_make_service()).await;
 
-        // Work whose caller is gone may still be waiting for Dojo. All of the leave-taking shares one limit.
+        // Work whose caller has disconnected may still be waiting for Dojo. The whole shutdown shares one limit.
         let deadline =
             stopping_since.get().copied().unwrap_or_else(Instant::now) + self.shutdown_timeout;
         self.tasks.close();
         if timeout_at(deadline, self.tasks.wait()).await.is_err() {
-            warn!(tasks = self.tasks.len(), "stopped before all work was done");
+            warn!(
+                tasks = self.tasks.len(),
+                "stopped before all work was finished"
+            );
         }
         let _ = timeout_at(deadline, self.pool.close()).await;
         stopper.abort();
@@ -217,8 +205,22 @@ impl Application {
     }
 }
 
-/// Says what the database is for as soon as it can be said: before that no link can be saved, and `/readyz`, which
-/// writes nothing, does not say that the service is ready.
+/// Stores the client `bootstrap` with this key, in place of any earlier key.
+async fn save_bootstrap_key(pool: &PgPool, key: &ApiKey) -> Result<(), StartError> {
+    let scopes = Scope::ALL.map(|scope| scope.as_str().to_owned());
+    let replaced = store::api_keys::replace(pool, "bootstrap", &key.hash(), &scopes).await;
+    let replaced = replaced.map_err(|error| pool.diagnose(&error))?;
+    replaced.map_err(|conflict| {
+        let text = match conflict {
+            Conflict::OtherClient => "is the key of another client: choose a new key",
+            Conflict::Revoked => "was revoked or has expired: choose a new key",
+        };
+        ConfigError::new("BOOTSTRAP_API_KEY", text).into()
+    })
+}
+
+/// Stores the environment in the database as soon as the database is reachable. Until then no link can be saved, and
+/// `/readyz`, which writes nothing, reports that the service isn't ready.
 async fn claim_later(pool: PgPool, environment: Environment, stop: CancellationToken) {
     while store::deployment::claim(&pool, environment).await.is_err() {
         tokio::select! {
@@ -228,7 +230,7 @@ async fn claim_later(pool: PgPool, environment: Environment, stop: CancellationT
     }
 }
 
-/// Tells of links that can still change and whose account is configured no longer: nothing works on them.
+/// Warns of links that can still change but whose account is no longer configured, because they aren't reconciled.
 async fn warn_of_unconfigured_accounts(pool: &PgPool, accounts: &Accounts) {
     let configured: Vec<_> = accounts
         .iter()
@@ -240,23 +242,23 @@ async fn warn_of_unconfigured_accounts(pool: &PgPool, accounts: &Accounts) {
                 warn!(
                     account,
                     links,
-                    "the account is configured no longer; its links are not kept in step with Dojo"
+                    "the account is no longer configured, so its links are not reconciled with Dojo"
                 );
             }
         }
-        // It is only a warning, and what else needs the database says that it is not there.
-        Err(error) => debug!(error = %telemetry::causes(&error), "no accounts were compared"),
+        // It is only a warning. If the database is unreachable, other parts report that.
+        Err(error) => debug!(error = %telemetry::causes(&error), "could not compare accounts"),
     }
 }
 
-/// Takes the address at once, so that a wrong one stops the start.
+/// Binds the address at once, so that a wrong one prevents the start.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-/// Folds what was measured, which would grow without end where nobody scrapes it, and sees to what requests leave behind.
+/// Compacts the metrics, which would otherwise grow without limit if nobody scrapes them, and cleans up after requests.
 async fn upkeep(state: AppState) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
     loop {
@@ -266,7 +268,7 @@ async fn upkeep(state: AppState) {
     }
 }
 
-/// Resolves when the process is told to stop: SIGTERM from an orchestrator, Ctrl-C from a person.
+/// Resolves on SIGTERM or SIGINT (Ctrl-C).
 pub async fn stop_signal() {
     let interrupted = tokio::signal::ctrl_c();
     #[cfg(unix)]

@@ -1,10 +1,10 @@
-//! A REST service around Dojo's payment links.
+//! A REST service for Dojo's payment links.
 //!
-//! Internal services ask for a link; this service creates the payment intent at Dojo, keeps it in Postgres,
-//! and hands back an address for the customer. Dojo's signed webhooks move the link along, and everyone
-//! reads the truth from the API.
+//! Other services request a link. This service creates the payment intent at Dojo exactly once, stores it in Postgres and
+//! returns the URL of the checkout page for the customer. Dojo's signed webhooks and reconciliation keep the link's state
+//! in line with Dojo.
 //!
-//! A request walks in one direction:
+//! A request passes through the modules in one direction:
 //!
 //! ```text
 //! caller → api → protocol → dojo (out) / store (Postgres)
@@ -12,20 +12,24 @@
 //!              payment_link (the rules)
 //! ```
 //!
-//! | room | holds | knows nothing of |
+//! | module | contains | must not use |
 //! | --- | --- | --- |
-//! | [`payment_link`] | what a link is and how its state moves; pure | axum, sqlx, reqwest |
-//! | [`dojo`] | Dojo's wire: client, errors, webhook signature and event | axum, sqlx |
-//! | [`store`] | all SQL, a function per question | axum, reqwest |
-//! | [`protocol`] | the exactly-once dealings between `store` and `dojo` | HTTP |
-//! | [`jobs`] | background loops: recovery, refresh, orphaned_intents | HTTP |
-//! | [`api`] | routes, authentication, problems, the OpenAPI document and its pages | SQL |
-//! | [`config`] | settings, parsed and checked once | everything else |
-//! | [`telemetry`] | logs and metrics | the domain |
-//! | [`golive`] | what proves a deployment, and sets up Dojo's webhooks | HTTP routes, SQL |
-//! | [`application`] | puts all of it together | |
+//! | [`payment_link`] | what a link is and how its state changes, without I/O | axum, sqlx, reqwest, other modules |
+//! | [`api_key`] | the form, hash and scopes of our clients' API keys | other modules |
+//! | [`config`] | settings, parsed and validated once | modules other than the two above |
+//! | [`dojo`] | Dojo's wire format: client, errors, webhook signature and event | axum, sqlx |
+//! | [`store`] | all SQL, one function per question | axum, reqwest |
+//! | [`protocol`] | the steps between `store` and `dojo` that make everything happen exactly once | axum, SQL |
+//! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents | axum, SQL |
+//! | [`api`] | routes, authentication, problem details, the OpenAPI document and its pages | SQL |
+//! | [`golive`] | the commands `check` and `webhooks` | axum, sqlx, [`api`] |
+//! | [`telemetry`] | logs and metrics | modules other than [`config`] |
+//! | [`application`] | builds and runs the service from all of these | |
+//!
+//! The command line is in the executable, `src/cli/`.
 
 pub mod api;
+pub mod api_key;
 pub mod application;
 pub mod config;
 pub mod dojo;

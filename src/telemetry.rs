@@ -20,22 +20,19 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::{
-    config::{ConfigError, LogFormat, LogSettings},
-    payment_link::Environment,
-};
+use crate::config::{LogFormat, LogSettings};
 
-/// Whether the process moves real money, once its settings tell.
-static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+/// The environment to add to log lines, once it is known.
+static ENVIRONMENT: OnceLock<&'static str> = OnceLock::new();
 
-/// Has every line of the log name the environment from here on. It is one for the whole process, whichever task or crate
-/// a line comes from, so no span could carry it to all of them.
-pub fn name_environment(environment: Environment) {
-    // A second call could only say the same.
+/// Adds the environment to every log line from here on. A span couldn't do that: log lines come from any task and any
+/// crate, and the environment applies to all of them.
+pub fn set_environment(environment: &'static str) {
+    // A process has only one environment, so a second call would set the same one.
     let _ = ENVIRONMENT.set(environment);
 }
 
-/// Lines of the log, each with the environment in front.
+/// Formats log lines with the environment in front.
 struct WithEnvironment<F>(F);
 
 impl<S, N> FormatEvent<S, N> for WithEnvironment<Format<Json>>
@@ -56,11 +53,7 @@ where
         self.0
             .format_event(context, Writer::new(&mut line), event)?;
         let rest = line.strip_prefix('{').unwrap_or(&line);
-        write!(
-            writer,
-            "{{\"environment\":\"{}\",{rest}",
-            environment.as_str()
-        )
+        write!(writer, "{{\"environment\":\"{environment}\",{rest}")
     }
 }
 
@@ -76,16 +69,15 @@ where
         event: &Event<'_>,
     ) -> std::fmt::Result {
         if let Some(environment) = ENVIRONMENT.get() {
-            write!(writer, "{} ", environment.as_str())?;
+            write!(writer, "{environment} ")?;
         }
         self.0.format_event(context, writer, event)
     }
 }
 
-/// Sends the log to standard error. Standard output belongs to what a command answers.
-pub fn init_logs(settings: &LogSettings) -> Result<(), ConfigError> {
-    let filter = EnvFilter::try_new(&settings.log_filter)
-        .map_err(|error| ConfigError::with_source("LOG_FILTER", "is no filter", error))?;
+/// Starts logging to standard error. Standard output is for the results of commands.
+pub fn init_logs(settings: &LogSettings) {
+    let filter = EnvFilter::new(&settings.log_filter);
     let format = settings
         .log_format
         .unwrap_or(if io::stderr().is_terminal() {
@@ -116,15 +108,14 @@ pub fn init_logs(settings: &LogSettings) -> Result<(), ConfigError> {
             )
             .init(),
     }
-    // A panic is told like everything else, in one line and in the request's span.
+    // Log a panic like everything else: in one line, and within the request's span.
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string);
         tracing::error!(panic = panic.payload_as_str(), at, "a panic");
     }));
-    Ok(())
 }
 
-/// Writes an error and what caused it in one line. What a cause only repeats is left out.
+/// Formats an error and its causes in one line. A cause that the text before already ends with is left out.
 #[must_use]
 pub fn causes(error: &dyn Error) -> impl Display + use<> {
     let mut text = error.to_string();
@@ -140,7 +131,7 @@ pub fn causes(error: &dyn Error) -> impl Display + use<> {
     text
 }
 
-/// Starts to count and time; the handle writes what was counted as Prometheus text.
+/// Installs the metrics recorder. The handle renders the metrics as Prometheus text.
 pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
     const SECONDS: [f64; 11] = [
         0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0,
@@ -151,11 +142,11 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         .install_recorder()?;
     metrics::describe_counter!(
         "http_requests_total",
-        "Requests answered, by method, route and status"
+        "HTTP requests, by method, route and status"
     );
     metrics::describe_histogram!(
         "http_request_duration_seconds",
-        "How long they took, by route"
+        "Duration of HTTP requests, by route"
     );
     metrics::describe_counter!(
         "dojo_requests_total",
@@ -163,61 +154,58 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
     );
     metrics::describe_histogram!(
         "dojo_request_duration_seconds",
-        "How long they took, by operation"
+        "Duration of calls to Dojo, by operation"
     );
     metrics::describe_counter!(
         "payment_links_total",
-        "Links asked for, by what became of the creation"
+        "Links requested, by outcome of the creation"
     );
     metrics::describe_counter!(
         "operations_total",
-        "Operations on payments, by kind and what became of them"
+        "Operations on payments, by operation and outcome"
     );
     metrics::describe_gauge!(
         "backlog_operations",
-        "Operations whose outcome is to be found out, by account"
+        "Lost operations that are due for recovery, by account"
     );
-    metrics::describe_counter!("recoveries_total", "Lost creations, by what became of them");
+    metrics::describe_counter!("recoveries_total", "Lost creations, by outcome");
     metrics::describe_counter!(
         "jobs_total",
-        "Pieces of background work, by job and outcome"
+        "Items processed by background jobs, by job and outcome"
     );
     metrics::describe_counter!(
         "job_restarts_total",
-        "Background jobs started again, by job and cause"
+        "Restarts of background jobs, by job and cause"
     );
     metrics::describe_gauge!(
         "job_last_progress_timestamp_seconds",
-        "When each background job last made progress, by account and job"
+        "When a background job last made progress, by account and job"
     );
     metrics::describe_counter!(
         "conflicting_responses_total",
-        "Answers of Dojo's that were behind what a webhook told"
+        "Responses from Dojo that contradict what is stored, by reason"
     );
     metrics::describe_counter!(
         "amount_mismatches_total",
-        "Links for which Dojo reports another amount"
+        "Links for which Dojo reports a different amount"
     );
     metrics::describe_counter!(
         "intents_missing_total",
-        "Looks at intents that Dojo does not know"
+        "Reconciliations of links whose intent Dojo doesn't have"
     );
-    metrics::describe_counter!(
-        "surplus_paid_total",
-        "Second intents of a link that somebody paid"
-    );
+    metrics::describe_counter!("surplus_paid_total", "Surplus intents that somebody paid");
     metrics::describe_gauge!(
         "backlog_links",
-        "Links that wait for the background, by account and state"
+        "Links waiting for a background job, by account and state"
     );
     metrics::describe_gauge!(
         "backlog_lag_seconds",
-        "How long the oldest of them has been due, by account"
+        "How long the oldest of these links has been due, by account"
     );
     metrics::describe_counter!(
         "database_connections_discarded_total",
-        "Times that every open connection to the database was given up, by reason"
+        "Times that all open connections to the database were discarded, by reason"
     );
-    metrics::describe_counter!("webhooks_total", "Webhooks received, by what they meant");
+    metrics::describe_counter!("webhooks_total", "Webhooks received, by verdict");
     Ok(handle)
 }

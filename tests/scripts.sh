@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The scripts as a person at a terminal uses them. script/test runs this.
-# Usage: tests/scripts.sh [arguments] [prepare] [demo], of which each is a group of tests.
+# Tests of the scripts, used as from a terminal. script/test runs this.
+# Usage: tests/scripts.sh [arguments] [prepare] [demo]   (groups of tests; default: all)
 # shellcheck disable=SC2317,SC2329 # some functions are called by name
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Each job is a process group of its own, as in a terminal.
+# Each job gets its own process group, as in a terminal.
 set -m
 
 dir=$(mktemp -d)
@@ -23,7 +23,7 @@ fail() {
     exit 1
 }
 
-# eventually SECONDS WHAT COMMAND…: waits until the command succeeds.
+# eventually SECONDS WHAT COMMAND…: waits until the command succeeds, or fails after SECONDS.
 eventually() {
     local limit=$((SECONDS + $1)) what=$2
     shift 2
@@ -33,7 +33,7 @@ eventually() {
     done
 }
 
-# Help is printed, and a wrong argument refused, on a machine where nothing could be built.
+# The scripts print help and reject wrong arguments even on a machine where nothing can be built.
 test_arguments() {
     local script option status wrong
     bare() { env CARGO_HOME=/nowhere PATH=/usr/bin:/bin "$@"; }
@@ -41,32 +41,32 @@ test_arguments() {
         for option in --help -h; do
             bare "$script" "$option" >"$dir/out" 2>"$dir/err" || fail "$script $option" "$dir/err"
             head -n 1 "$dir/out" | grep -q "^Usage: $script" || fail "$script $option prints no help" "$dir/out"
-            [ ! -s "$dir/err" ] || fail "$script $option complains" "$dir/err"
+            [ ! -s "$dir/err" ] || fail "$script $option prints an error" "$dir/err"
             ! grep -Eq '^#|^set ' "$dir/out" || fail "$script $option prints its source" "$dir/out"
         done
         status=0
         bare "$script" --wrong >"$dir/out" 2>"$dir/err" || status=$?
-        [ $status -eq 2 ] || fail "$script takes --wrong, and ends with $status" "$dir/err"
-        grep -q 'unknown argument: --wrong' "$dir/err" || fail "$script does not say what is wrong" "$dir/err"
+        [ $status -eq 2 ] || fail "$script --wrong exits with $status" "$dir/err"
+        grep -q 'unknown argument: --wrong' "$dir/err" || fail "$script does not name the wrong argument" "$dir/err"
     done
     for wrong in "script/chaos --seconds" "script/demo --pay now"; do
         status=0
         # shellcheck disable=SC2086 # a command and its arguments
         bare $wrong >/dev/null 2>&1 || status=$?
-        [ $status -eq 2 ] || fail "$wrong ends with $status"
+        [ $status -eq 2 ] || fail "$wrong exits with $status"
     done
     echo "ok: help and wrong arguments"
 }
 
-# Ctrl-C leaves .sqlx as it was.
+# Ctrl-C leaves .sqlx unchanged.
 test_prepare() {
     out=$dir/prepare
     cp -R .sqlx "$dir/before"
     rm -rf target/sqlx-new
     script/prepare >"$out" 2>&1 &
     jobs+=($!)
-    asks() { [ -d target/sqlx-new ] || ! diff -rq .sqlx "$dir/before" >/dev/null; }
-    eventually 300 "prepare asks for the queries" asks
+    has_begun() { [ -d target/sqlx-new ] || ! diff -rq .sqlx "$dir/before" >/dev/null; }
+    eventually 300 "prepare describes the queries" has_begun
     kill -INT -- "-$!"
     if wait $!; then fail "an interrupted prepare succeeds" "$out"; fi
     diff -rq .sqlx "$dir/before" || {
@@ -79,7 +79,7 @@ test_prepare() {
     echo "ok: an interrupted prepare"
 }
 
-# Sets `demo`, `out`, and what belongs to it: `processes`, and `folders`.
+# Starts a demo. Sets `demo` (its process id), `out`, `processes` and `folders`.
 start_demo() {
     local port
     out=$dir/demo-$1
@@ -87,7 +87,7 @@ start_demo() {
     demo=$!
     jobs+=("$demo")
     eventually 300 "the demo asks for a payment" grep -q 'Open the link' "$out"
-    # Postgres detaches itself from who started it; its port tells which one it is.
+    # Postgres detaches itself from its parent process. Its port identifies it.
     port=$(sed -n 's|.*postgres://postgres@127.0.0.1:\([0-9]*\)/.*|\1|p' "$out")
     [ -n "$port" ] || fail "the demo does not say where Postgres is" "$out"
     ps -A -o pid= -o ppid= -o args= >"$dir/ps"
@@ -104,9 +104,9 @@ start_demo() {
         }' "$dir/ps")
     folders="${TMPDIR:-/tmp}/dojo-payment-links-demo-$demo
 $(sed -n "s|.* -D \\(/tmp/dojo-pg[.][^/]*\\)/data -p $port\\( .*\\)\\{0,1\\}\$|\\1|p" "$dir/ps")"
-    [ "$(wc -l <<<"$folders")" -eq 2 ] || fail "not one Postgres, but: $folders" "$dir/ps"
-    # The demo; Postgres, the service and the sandbox; what keeps each; Postgres has processes of its own.
-    [ "$(wc -l <<<"$processes")" -gt 7 ] || fail "where is the rest: $processes" "$dir/ps"
+    [ "$(wc -l <<<"$folders")" -eq 2 ] || fail "expected one Postgres, found: $folders" "$dir/ps"
+    # The demo; Postgres, the service and the sandbox; a keeper for each; Postgres's child processes.
+    [ "$(wc -l <<<"$processes")" -gt 7 ] || fail "processes are missing: $processes" "$dir/ps"
 }
 
 # nothing_left HOW PROCESSES FOLDERS
@@ -119,25 +119,25 @@ nothing_left() {
     }
     local limit=$((SECONDS + 20))
     until gone "$2" "$3"; do
-        [ $SECONDS -lt $limit ] || fail "$1 leaves this behind: $left" "$out"
+        [ $SECONDS -lt $limit ] || fail "after $1, this is left: $left" "$out"
         sleep 0.1
     done
-    echo "ok: a demo that ends by $1"
+    echo "ok: a demo ended by $1"
 }
 
-# However it ends, nothing is left: no process, no folder.
+# No process and no folder is left, however the demo ends.
 test_demo() {
     script/demo --pay >"$dir/pay" 2>&1 || fail "script/demo --pay" "$dir/pay"
-    grep -q 'Paid. Everything is stopped again.' "$dir/pay" || fail "it is not paid" "$dir/pay"
-    [ "$(wc -l <"$dir/pay")" -lt 100 ] || fail "who could follow this?" "$dir/pay"
+    grep -q 'Paid. Everything is stopped.' "$dir/pay" || fail "the link was not paid" "$dir/pay"
+    [ "$(wc -l <"$dir/pay")" -lt 100 ] || fail "the output is too long" "$dir/pay"
     echo "ok: script/demo --pay"
 
     local first first_processes first_folders
     start_demo hangup
     first=$demo first_processes=$processes first_folders=$folders
     start_demo terminate
-    grep -q 'is in use; it takes [0-9]* instead' "$out" || fail "it does not say that its ports differ" "$out"
-    # A closed terminal tells all of the foreground's processes.
+    grep -q 'is in use. Using [0-9]* instead' "$out" || fail "the demo does not mention its ports" "$out"
+    # Closing a terminal signals the whole foreground process group.
     kill -HUP -- "-$first"
     kill -TERM "$demo"
     nothing_left "a closed terminal" "$first_processes" "$first_folders"

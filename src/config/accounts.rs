@@ -1,8 +1,8 @@
-//! The file that names Dojo accounts, `DOJO_ACCOUNTS_FILE`.
+//! The accounts file, `DOJO_ACCOUNTS_FILE`.
 //!
-//! Whoever gets it wrong is told all of its faults at once, each with its entry and field. The fields are taken out by
-//! hand: an error of serde's about a wrong type quotes the value, and the whole text of an error of the parser's
-//! quotes the line.
+//! All of its faults are reported at once, each with its account and field, and without any value from the file, because
+//! that could be a secret. So the fields are read by hand instead of with serde, whose errors quote the value. The TOML
+//! parser's own errors quote the line, so only their message is used.
 
 use std::path::Path;
 
@@ -10,36 +10,49 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::{Table, Value};
 use url::Url;
 
-use super::{AccountSettings, ConfigError, DojoApiKey, account_name, web_address, webhook_secrets};
+use super::{
+    ConfigError, DojoApiKey,
+    value::{account_name, secrets, web_url},
+};
 use crate::payment_link::Environment;
 
-/// The setting that names the file.
 pub(super) const SETTING: &str = "DOJO_ACCOUNTS_FILE";
 
-/// Reads the accounts of this file. `default` is the account that the environment describes by itself, if it does;
-/// `checkout_url` is for those that name none.
+/// A Dojo account as configured.
+#[derive(Debug, Clone)]
+pub struct AccountSettings {
+    pub name: String,
+    pub api_key: DojoApiKey,
+    pub webhook_secrets: Vec<SecretString>,
+    /// The base URL of the account's checkout pages.
+    pub checkout_url: Url,
+}
+
+/// Reads the accounts in this file. `default` is the account of `DOJO_API_KEY`, if that is set. `checkout_url` applies to
+/// accounts that don't set their own.
 pub(super) fn read(
     file: &Path,
     checkout_url: &Url,
     default: Option<&AccountSettings>,
 ) -> Result<Vec<AccountSettings>, ConfigError> {
+    let path = file.display();
     let text = std::fs::read_to_string(file).map_err(|error| {
-        ConfigError::with_source(
+        ConfigError::new(
             SETTING,
-            format!("cannot be read from {}", file.display()),
-            error,
+            format!("names a file that can't be read, {path}: {error}"),
         )
     })?;
     let folder = file.parent().unwrap_or(Path::new(""));
     parse(&text, folder, checkout_url, default).map_err(|faults| {
-        ConfigError::new(
-            SETTING,
-            format!("{}: {}", file.display(), faults.join("; ")),
-        )
+        let mut error = ConfigError::default();
+        for fault in faults {
+            error.add(SETTING, format!("{path}: {fault}"));
+        }
+        error
     })
 }
 
-/// The accounts of a file in `folder` with this text, or all that is wrong with it.
+/// Parses the text of an accounts file in `folder`. On error, returns all faults.
 fn parse(
     text: &str,
     folder: &Path,
@@ -54,28 +67,28 @@ fn parse(
         None => Table::new(),
         Some(Value::Table(entries)) => entries,
         Some(_) => {
-            faults.push("accounts is no table: write [accounts.NAME]".to_owned());
+            faults.push("accounts must be a table: write [accounts.NAME]".to_owned());
             Table::new()
         }
     };
     for name in top.keys() {
         faults.push(format!(
-            "{name:?} is not known: there are only [accounts.NAME]"
+            "{name:?} is unknown: the file may contain only [accounts.NAME]"
         ));
     }
     let mut accounts = Vec::new();
     for (name, fields) in entries {
-        if let Err(problem) = account_name(&name) {
-            faults.push(format!("the account's name {name:?} {problem}"));
+        if let Err(expected) = account_name(&name) {
+            faults.push(format!("the account name {name:?} {expected}"));
         }
         if default.is_some_and(|default| default.name == name) {
             faults.push(format!(
-                "[accounts.{name}] is the account of DOJO_API_KEY already: leave one out"
+                "[accounts.{name}] is configured by DOJO_API_KEY already: remove one of them"
             ));
         }
         let Value::Table(fields) = fields else {
             faults.push(format!(
-                "accounts.{name} is no table: write [accounts.{name}]"
+                "accounts.{name} must be a table: write [accounts.{name}]"
             ));
             continue;
         };
@@ -95,7 +108,7 @@ fn parse(
     }
 }
 
-/// Where the text is no TOML and why, without the line itself.
+/// Where and why the text is not valid TOML, without the line itself.
 fn syntax_fault(text: &str, error: &toml::de::Error) -> String {
     let before = error
         .span()
@@ -106,7 +119,7 @@ fn syntax_fault(text: &str, error: &toml::de::Error) -> String {
     format!("line {line}, column {column}: {}", error.message())
 }
 
-/// What two accounts must not have in common, or must.
+/// Finds accounts that have the same key, or different environments.
 fn contradictions(
     accounts: &[AccountSettings],
     default: Option<&AccountSettings>,
@@ -120,7 +133,7 @@ fn contradictions(
                 && other.api_key.secret.expose_secret() == account.api_key.secret.expose_secret()
         }) {
             faults.push(format!(
-                "[accounts.{name}] api_key is that of {} as well",
+                "[accounts.{name}] api_key is also the key of account {}",
                 same.name
             ));
         }
@@ -128,8 +141,8 @@ fn contradictions(
             others.find(|other| other.api_key.environment != account.api_key.environment)
         {
             faults.push(format!(
-                "[accounts.{name}] environment is {}, and that of {} is {}; each needs a service and a database \
-                 of its own",
+                "[accounts.{name}] environment is {}, but account {} is {}: run a separate service with its own \
+                 database for each environment",
                 account.api_key.environment.as_str(),
                 other.name,
                 other.api_key.environment.as_str(),
@@ -138,17 +151,17 @@ fn contradictions(
     }
 }
 
-/// One `[accounts.NAME]`. Fields are taken out of it one by one; what is left is not known.
+/// One `[accounts.NAME]`. Known fields are taken out one by one, and any that remain are unknown.
 struct Entry<'a> {
     name: &'a str,
-    /// What file names in it are relative to.
+    /// File names in the entry are relative to this folder.
     folder: &'a Path,
     fields: Table,
     faults: &'a mut Vec<String>,
 }
 
 impl Entry<'_> {
-    /// The account, as far as it can be held against the others, whatever else of it has a fault.
+    /// Returns the account if it can be compared with the others, even if other fields have faults.
     fn account(mut self, checkout_url: &Url) -> Option<AccountSettings> {
         let environment = self.environment();
         let api_key = self.api_key();
@@ -158,7 +171,7 @@ impl Entry<'_> {
             self.fault(
                 "environment",
                 &format!(
-                    "is {}, and api_key is one of {}",
+                    "is {}, but api_key is a {} key",
                     environment.as_str(),
                     api_key.environment.as_str()
                 ),
@@ -166,12 +179,12 @@ impl Entry<'_> {
         }
         let webhook_secrets = self.webhook_secrets();
         let own = self.text("checkout_url").and_then(|text| {
-            web_address(&text)
-                .map_err(|problem| self.fault("checkout_url", &format!("is wrong: {problem}")))
+            web_url(&text)
+                .map_err(|expected| self.fault("checkout_url", &expected.to_string()))
                 .ok()
         });
         for field in std::mem::take(&mut self.fields).keys() {
-            self.fault(&format!("{field:?}"), "is no field of an account");
+            self.fault(&format!("{field:?}"), "is not a field of an account");
         }
         Some(AccountSettings {
             name: self.name.to_owned(),
@@ -184,11 +197,11 @@ impl Entry<'_> {
     fn environment(&mut self) -> Option<Environment> {
         const FIELD: &str = "environment";
         if !self.fields.contains_key(FIELD) {
-            self.fault(FIELD, "is missing: sandbox or production");
+            self.fault(FIELD, "is missing: set it to sandbox or production");
         }
         let word = self.text(FIELD)?;
         word.parse()
-            .map_err(|_| self.fault(FIELD, "is neither sandbox nor production"))
+            .map_err(|_| self.fault(FIELD, "must be sandbox or production"))
             .ok()
     }
 
@@ -196,7 +209,7 @@ impl Entry<'_> {
         const FIELD: &str = "api_key";
         const FILE: &str = "api_key_file";
         if !self.one_of(FIELD, FILE) {
-            self.fault(FIELD, "is missing: sk_sandbox_… or sk_prod_…");
+            self.fault(FIELD, "is missing: set it to sk_sandbox_… or sk_prod_…");
         }
         let secret = match self.text(FIELD) {
             Some(key) => key.into(),
@@ -212,13 +225,13 @@ impl Entry<'_> {
         const FILE: &str = "webhook_secrets_file";
         self.one_of(FIELD, FILE);
         if let Some(text) = self.secret_file(FILE) {
-            return webhook_secrets(&text);
+            return secrets(&text);
         }
         let secrets = match self.fields.remove(FIELD) {
             None => return Vec::new(),
             Some(Value::Array(secrets)) => secrets,
             Some(_) => {
-                self.fault(FIELD, "is no list: write [\"…\"]");
+                self.fault(FIELD, "must be a list: write [\"…\"]");
                 return Vec::new();
             }
         };
@@ -231,45 +244,51 @@ impl Entry<'_> {
             .map(SecretString::from)
             .collect();
         if secrets.len() < all {
-            self.fault(FIELD, "holds something that is no text, or empty");
+            self.fault(FIELD, "contains an item that is empty or not a string");
         }
         secrets
     }
 
-    /// Whether a secret is given in one of its two forms. Both are a fault.
+    /// Whether a secret is given in one of its two forms. Giving both is a fault.
     fn one_of(&mut self, field: &str, file: &str) -> bool {
         let given = [field, file].map(|name| self.fields.contains_key(name));
         if given == [true, true] {
-            self.fault(field, &format!("and {file} are both there: leave one out"));
+            self.fault(
+                field,
+                &format!("and {file} are both set: remove one of them"),
+            );
         }
         given.contains(&true)
     }
 
-    /// The text of the file that this field names, without the white space around it.
+    /// The trimmed text of the file that this field names.
     fn secret_file(&mut self, field: &str) -> Option<SecretString> {
         let path = self.folder.join(self.text(field)?);
         match std::fs::read_to_string(&path) {
             Ok(text) if text.trim().is_empty() => {
-                self.fault(field, &format!("is an empty file, {}", path.display()));
+                self.fault(field, &format!("names an empty file, {}", path.display()));
                 None
             }
             Ok(text) => Some(text.trim().into()),
             Err(error) => {
                 self.fault(
                     field,
-                    &format!("cannot be read from {}: {error}", path.display()),
+                    &format!(
+                        "names a file that can't be read, {}: {error}",
+                        path.display()
+                    ),
                 );
                 None
             }
         }
     }
 
-    /// A field's text, without the white space around it.
+    /// A field's trimmed text.
     fn text(&mut self, field: &str) -> Option<String> {
         let value = self.fields.remove(field)?;
         let text = value.as_str().map(str::trim).unwrap_or_default();
         if text.is_empty() {
-            self.fault(field, "is no text, or empty");
+            self.fault(field, "must be a non-empty string");
             return None;
         }
         Some(text.to_owned())
@@ -304,9 +323,9 @@ mod tests {
     }
 
     #[test]
-    fn accounts_come_in_order_of_name_and_inherit_the_checkout_page() {
+    fn accounts_are_sorted_by_name_and_inherit_the_checkout_url() {
         let accounts = read(RIGHT).unwrap();
-        let told: Vec<_> = accounts
+        let summary: Vec<_> = accounts
             .iter()
             .map(|account| {
                 (
@@ -317,7 +336,7 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            told,
+            summary,
             [
                 ("leeds", 2, "https://pay.dojo.tech/checkout"),
                 ("york", 0, "https://pay.example/checkout")
@@ -326,14 +345,14 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_told_at_once() {
+    fn all_faults_are_reported_at_once() {
         let faults =
             read("color = 1\n[accounts.leeds]\napi_key = 1\nkey = 2\n[accounts.York]").unwrap_err();
         assert_eq!(
             faults,
             [
-                "\"color\" is not known: there are only [accounts.NAME]",
-                "the account's name \"York\" is not 1 to 60 lower-case letters, digits, - and _",
+                "\"color\" is unknown: the file may contain only [accounts.NAME]",
+                "the account name \"York\" must be 1 to 60 characters: lower-case letters, digits, - and _",
                 "[accounts.York] environment is missing: sandbox or production",
                 "[accounts.York] api_key is missing: sk_sandbox_… or sk_prod_…",
                 "[accounts.leeds] environment is missing: sandbox or production",
@@ -344,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn another_fault_hides_no_contradiction() {
+    fn contradictions_are_reported_along_with_other_faults() {
         let url = Url::parse("https://pay.dojo.tech/checkout").unwrap();
         let default = AccountSettings {
             name: "default".to_owned(),
@@ -356,10 +375,10 @@ mod tests {
                     api_key = \"sk_sandbox_hush\"\ncheckout_url = \"nowhere\"";
         let faults = parse(file, Path::new("/nowhere"), &url, Some(&default)).unwrap_err();
         for words in [
-            "[accounts.default] is the account of DOJO_API_KEY already",
+            "[accounts.default] is configured by DOJO_API_KEY already",
             "[accounts.default] api_key is missing",
-            "[accounts.leeds] checkout_url is wrong",
-            "[accounts.leeds] environment is sandbox, and that of default is production",
+            "[accounts.leeds] checkout_url must be an http or https URL",
+            "[accounts.leeds] environment is sandbox, but account default is production",
         ] {
             assert!(
                 faults.iter().any(|fault| fault.starts_with(words)),
@@ -369,15 +388,15 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_of_the_syntax_is_told_by_its_place() {
+    fn syntax_errors_are_reported_with_line_and_column() {
         let faults = read("[accounts.leeds]\napi_key = sk_sandbox_hush").unwrap_err();
         assert!(faults[0].starts_with("line 2, column 11: "), "{faults:?}");
     }
 
     proptest! {
-        /// Whatever slip of the finger: a character too many, or too few, or another one.
+        /// After any typo: characters missing, added or replaced.
         #[test]
-        fn no_fault_shows_a_secret(at in 0..RIGHT.len(), cut in 0..3_usize, slip in "[ -~\n]{0,2}") {
+        fn faults_contain_no_secret(at in 0..RIGHT.len(), cut in 0..3_usize, slip in "[ -~\n]{0,2}") {
             let mut text = RIGHT.to_owned();
             text.replace_range(at..(at + cut).min(RIGHT.len()), &slip);
             if let Err(faults) = read(&text) {

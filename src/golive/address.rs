@@ -2,9 +2,8 @@ use url::{Host, Url};
 
 use crate::payment_link::NewPaymentLink;
 
-/// The path on which this service receives an account's webhooks.
-#[must_use]
-pub fn path(account: &str) -> String {
+/// The path at which this service receives an account's webhooks.
+fn path(account: &str) -> String {
     if account == NewPaymentLink::DEFAULT_ACCOUNT {
         "/webhooks/dojo".to_owned()
     } else {
@@ -12,14 +11,14 @@ pub fn path(account: &str) -> String {
     }
 }
 
-/// Where Dojo has to send an account's webhooks, if the world reaches this service at `public_url`.
+/// The URL to which Dojo must send an account's webhooks. `public_url` is this service's public base URL.
 #[must_use]
 pub fn webhook_address(public_url: &Url, account: &str) -> String {
     let base = public_url.as_str().trim_end_matches('/');
     format!("{base}{}", path(account))
 }
 
-/// Whether two addresses are the same but for how they are written.
+/// Whether two URLs are equal, apart from differences in spelling.
 pub(super) fn is_same(one: &str, other: &str) -> bool {
     match (Url::parse(one), Url::parse(other)) {
         (Ok(one), Ok(other)) => {
@@ -29,14 +28,14 @@ pub(super) fn is_same(one: &str, other: &str) -> bool {
     }
 }
 
-/// Why Dojo cannot send anything to an address, if it cannot. A stand-in for Dojo on this machine, which is itself
-/// called without TLS, can send anywhere.
-pub(super) fn objection(public_url: &Url, dojo: &Url) -> Option<&'static str> {
-    if dojo.scheme() != "https" {
+/// Why Dojo can't send webhooks to a URL, or `None` if it can. A sandbox on this machine, whose API is called without TLS,
+/// can send them anywhere.
+pub(super) fn objection(public_url: &Url, api: &Url) -> Option<&'static str> {
+    if api.scheme() != "https" {
         return None;
     }
     if public_url.scheme() != "https" {
-        return Some("is not https, and Dojo sends nowhere else");
+        return Some("is not https, but Dojo sends webhooks only to https URLs");
     }
     let is_private = match public_url.host() {
         Some(Host::Domain(name)) => name == "localhost" || !name.contains('.'),
@@ -51,7 +50,7 @@ pub(super) fn objection(public_url: &Url, dojo: &Url) -> Option<&'static str> {
         }
         None => true,
     };
-    is_private.then_some("is not a public address, and Dojo could not reach it")
+    is_private.then_some("is not a public address, so Dojo can't reach it")
 }
 
 #[cfg(test)]
@@ -63,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_follows_the_base() {
+    fn the_path_is_appended_to_the_base_url() {
         for (base, account, address) in [
             (
                 "https://pay.example.com",
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_the_same_however_it_is_written() {
+    fn urls_are_compared_regardless_of_spelling() {
         assert!(is_same(
             "https://Pay.example.com:443/webhooks/dojo/",
             "https://pay.example.com/webhooks/dojo"
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn dojo_itself_sends_to_public_https_only() {
+    fn dojo_sends_only_to_public_https_urls() {
         let dojo = url("https://api.dojo.tech");
         assert_eq!(objection(&url("https://pay.example.com"), &dojo), None);
         for wrong in [

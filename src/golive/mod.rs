@@ -1,5 +1,5 @@
-//! What an operator does before the first payment, and when a secret changes: proves a deployment, sets up what Dojo
-//! sends, rotates what it is signed with.
+//! What an operator does before the first payment and when a secret changes: check a deployment, set up Dojo's webhooks,
+//! and rotate the secrets that they are signed with.
 
 mod address;
 pub mod check;
@@ -15,67 +15,64 @@ use crate::{
         self,
         Account,
         Secret,
-        // Without `STATUS_UPDATED` no webhook tells of a payment.
+        // `STATUS_UPDATED` is the only event that reports payments.
         webhook::{INTENT_EVENTS as EVENTS, STATUS_UPDATED},
     },
     payment_link::NewPaymentLink,
     telemetry,
 };
 
-pub use address::{path, webhook_address};
+pub use address::webhook_address;
 
-/// Why a command did nothing, or not all.
+/// Why a command failed, perhaps halfway.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Dojo did not do it, or its answer was lost. The words hold all of the causes, so that there is no source to tell
-    /// them again.
-    #[error("account {account}: {what}: {reason}{}", .mend.as_ref().map(|mend| format!(" → {mend}")).unwrap_or_default())]
+    /// A call to Dojo failed. `reason` contains all causes, so there is no source that would repeat them.
+    #[error("account {account}: {failed}: {reason}{}", .fix.as_ref().map(|fix| format!(" → {fix}")).unwrap_or_default())]
     Dojo {
-        /// Whose key it was asked with.
         account: String,
-        /// What it was asked for.
-        what: &'static str,
-        /// What came instead.
+        /// What failed, as a sentence.
+        failed: &'static str,
         reason: String,
-        /// What to do about it, where that is not what Dojo says.
-        mend: Option<String>,
+        /// How to fix it. `None` if Dojo's reasons are all that is known.
+        fix: Option<String>,
     },
-    /// Something stands against it; the words say what, and what to do.
+    /// The command can't be carried out. The text says why, and what to do.
     #[error("{0}")]
-    Refused(String),
+    NotPossible(String),
 }
 
 impl Error {
-    fn asking(account: &Account, what: &'static str) -> impl FnOnce(dojo::Error) -> Self {
+    fn calling(account: &Account, failed: &'static str) -> impl FnOnce(dojo::Error) -> Self {
         move |error| Self::Dojo {
             account: account.name.clone(),
-            what,
+            failed,
             reason: reason(&error),
-            mend: mend(account, &error),
+            fix: fix(account, &error),
         }
     }
 }
 
-/// What a command did: words for the operator, and the text of the secrets to configure, which nothing else shows.
+/// What a command did.
 #[derive(Debug, Default)]
-pub struct Done {
-    /// What was done, and what is to do now.
-    pub words: Vec<String>,
-    /// What to configure.
+pub struct Outcome {
+    /// What was done and what to do next, for the operator.
+    pub messages: Vec<String>,
+    /// The secrets to configure, separated by commas. They appear in no message.
     pub secrets: Option<SecretString>,
 }
 
-impl Done {
-    fn say(&mut self, words: impl fmt::Display) {
-        self.words.push(words.to_string());
+impl Outcome {
+    fn say(&mut self, message: impl fmt::Display) {
+        self.messages.push(message.to_string());
     }
 }
 
-/// Dojo's error with its causes, and Dojo's own reasons where it gave some.
+/// The error with its causes, and with Dojo's own reasons if it gave any.
 fn reason(error: &dojo::Error) -> String {
     let causes = telemetry::causes(error);
     match error {
-        dojo::Error::Refused { problem, .. } => {
+        dojo::Error::Rejected { problem, .. } => {
             let faults: Vec<_> = problem
                 .errors
                 .iter()
@@ -91,22 +88,22 @@ fn reason(error: &dojo::Error) -> String {
     }
 }
 
-/// What to do about a call to Dojo that failed. `None` where Dojo's own reasons are all there is to say.
-fn mend(account: &Account, error: &dojo::Error) -> Option<String> {
+/// How to fix a failed call to Dojo. `None` if Dojo's own reasons are all that is known.
+fn fix(account: &Account, error: &dojo::Error) -> Option<String> {
     match error {
-        dojo::Error::KeyRefused { .. } => Some(format!(
-            "make a key in Dojo's developer portal, or have this one allowed to do it, and set it as {}",
+        dojo::Error::KeyRejected { .. } => Some(format!(
+            "create a key in Dojo's developer portal, or give this one the permission, and set it as {}",
             key_setting(account)
         )),
-        dojo::Error::NotReached(_) | dojo::Error::Unanswered { .. } => Some(
-            "see that Dojo can be reached from here, and that DOJO_API_URL is right".to_owned(),
-        ),
+        dojo::Error::Unreachable(_) | dojo::Error::ResponseLost { .. } => {
+            Some("check the connection from this machine to Dojo, and DOJO_API_URL".to_owned())
+        }
         dojo::Error::Busy { .. } => Some("wait a minute".to_owned()),
-        dojo::Error::Refused { .. } => None,
+        dojo::Error::Rejected { .. } => None,
     }
 }
 
-/// Whether the settings hold this secret. `None` where Dojo does not show its text.
+/// Whether the settings contain this secret. `None` if Dojo doesn't show its value.
 fn is_known(account: &Account, secret: &Secret) -> Option<bool> {
     let value = secret.value.as_ref()?.expose_secret();
     Some(
@@ -117,7 +114,7 @@ fn is_known(account: &Account, secret: &Secret) -> Option<bool> {
     )
 }
 
-/// Where an account's webhook secrets are configured.
+/// The setting that contains an account's webhook secrets, for messages.
 fn secrets_setting(account: &Account) -> String {
     let file = format!(
         "webhook_secrets of [accounts.{}] in DOJO_ACCOUNTS_FILE",
@@ -130,21 +127,21 @@ fn secrets_setting(account: &Account) -> String {
     }
 }
 
-/// How several webhook secrets of an account are written where they are configured.
+/// How to write several webhook secrets of an account in the settings.
 fn several_secrets(account: &Account) -> String {
     let entry = format!(
-        "in DOJO_ACCOUNTS_FILE under [accounts.{}] as webhook_secrets = [\"…\", \"…\"], or with a line each in the file \
-         that its webhook_secrets_file names",
+        "in DOJO_ACCOUNTS_FILE under [accounts.{}] as webhook_secrets = [\"…\", \"…\"], or on separate lines of its \
+         webhook_secrets_file",
         account.name
     );
     if account.name == NewPaymentLink::DEFAULT_ACCOUNT {
-        format!("as it is in DOJO_WEBHOOK_SECRETS; or {entry}")
+        format!("unchanged in DOJO_WEBHOOK_SECRETS, or {entry}")
     } else {
         entry
     }
 }
 
-/// Where an account's key to Dojo is configured.
+/// The setting that contains an account's API key for Dojo, for messages.
 fn key_setting(account: &Account) -> String {
     let entry = format!(
         "api_key of [accounts.{}] in DOJO_ACCOUNTS_FILE",
@@ -157,12 +154,12 @@ fn key_setting(account: &Account) -> String {
     }
 }
 
-/// ` --account NAME`, for a command about this account.
+/// The flag ` --account NAME` of a suggested command.
 fn account_flag(account: &Account) -> String {
     format!(" --account {}", account.name)
 }
 
-/// Joins names for a sentence.
+/// Joins names with commas.
 fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
     let names: Vec<_> = names
         .into_iter()

@@ -1,50 +1,50 @@
-//! Changes what webhooks are signed with, so that there is no moment in which a genuine one is refused.
+//! Rotates the secret that webhooks are signed with, without rejecting a single genuine webhook.
 //!
-//! The order is what protects: the new secret is made and does not sign; every replica learns it beside the old one;
-//! only then it signs; only then the old one is deleted. A replica goes on accepting the old one for as long as its
-//! settings hold it, for a webhook may have been signed before and be on its way, or be tried again.
+//! The order of the steps makes this safe. First a new secret is created, which Dojo doesn't sign with yet. Then every
+//! replica gets it in addition to the old one. Only then is the new secret activated, and only after that the old one is
+//! deleted at Dojo. Replicas accept the old secret for as long as it is in their settings, because a webhook that was
+//! signed with it may still be in transit or be sent again.
 //!
-//! | cut short after | what stands | run again |
+//! | interrupted after | state | when run again |
 //! | --- | --- | --- |
-//! | making the new secret | the old one signs | the first step finds the new one and shows it again |
-//! | activating it | the new one signs, and every replica knows it | the second step deletes the old one |
-//! | deleting the old one | the new one signs | there is nothing to do |
+//! | creating the new secret | Dojo signs with the old one | the first step finds the new one and prints it again |
+//! | activating it | Dojo signs with the new one, which every replica has | the second step deletes the old one |
+//! | deleting the old one | Dojo signs with the new one | nothing is left to do |
 //!
-//! Dojo's documents do not say whether a new secret signs from the start, nor whether two can sign at the same time.
-//! In the example of its OpenAPI file the new one does not, and the old one goes on. The first step looks: should the
-//! new one sign in the old one's place, it puts the old one back at once.
+//! Dojo doesn't document whether a new secret is active from the start, nor whether two can be active at the same time.
+//! In the example in its OpenAPI file the new one is inactive and the old one stays active. The first step checks: if the
+//! new secret is active, it activates the old one again at once.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Done, Error, account_flag, is_known, listed, secrets_setting, several_secrets,
-    subscriptions::feeding,
+    Error, Outcome, account_flag, is_known, listed, secrets_setting, several_secrets, subscriptions,
 };
 use crate::dojo::{Account, Secret, Subscription};
 
-/// The flag that ends a rotation.
+/// The flag that starts the second step.
 const FLAG: &str = "--every-replica-knows";
 
-/// What the first step of a rotation finds.
+/// The state of a rotation, by the subscription's secrets. The values are ids of secrets.
 #[derive(Debug, PartialEq, Eq)]
-enum Found<'a> {
-    /// No rotation is under way.
-    Settled,
-    /// A secret that does not sign yet, of a rotation that was begun.
+enum State<'a> {
+    /// No rotation is in progress.
+    None,
+    /// A rotation was begun: this secret is new and not active yet.
     Begun(&'a str),
-    /// Secrets beside the one that signs, and none of them is newer for certain: a rotation was not ended.
-    NotEnded {
-        signs: Vec<&'a str>,
-        left: Vec<&'a str>,
+    /// A rotation was not finished: there are inactive secrets, but none is certainly newer than the active ones.
+    Unfinished {
+        active: Vec<&'a str>,
+        inactive: Vec<&'a str>,
     },
-    /// Nothing signs.
+    /// No secret is active.
     Unsigned,
 }
 
-fn find(secrets: &[Secret], is_known: impl Fn(&Secret) -> bool) -> Found<'_> {
+fn state(secrets: &[Secret], is_known: impl Fn(&Secret) -> bool) -> State<'_> {
     let (active, inactive): (Vec<_>, Vec<_>) = secrets.iter().partition(|secret| secret.is_active);
     if active.is_empty() {
-        return Found::Unsigned;
+        return State::Unsigned;
     }
     let newest_active = active
         .iter()
@@ -56,65 +56,69 @@ fn find(secrets: &[Secret], is_known: impl Fn(&Secret) -> bool) -> Found<'_> {
         .filter(|secret| newest_active.is_some() && secret.created_at > newest_active)
         .max_by_key(|secret| (is_known(secret), secret.created_at));
     match begun {
-        Some(secret) => Found::Begun(&secret.id),
-        None if inactive.is_empty() => Found::Settled,
-        None => Found::NotEnded {
-            signs: active.iter().map(|secret| secret.id.as_str()).collect(),
-            left: inactive.iter().map(|secret| secret.id.as_str()).collect(),
+        Some(secret) => State::Begun(&secret.id),
+        None if inactive.is_empty() => State::None,
+        None => State::Unfinished {
+            active: active.iter().map(|secret| secret.id.as_str()).collect(),
+            inactive: inactive.iter().map(|secret| secret.id.as_str()).collect(),
         },
     }
 }
 
-/// The first step: makes a secret that does not sign yet, or finds the one of a rotation that was begun, and shows what
-/// to configure: all that the settings hold, and it.
-pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Done, Error> {
-    const FAILED: &str = "Dojo makes no new secret; run it again when the reason is gone";
+/// The first step: creates a secret that is not active yet, or finds that of a rotation that was begun. Returns the
+/// secrets to configure: those in the settings, and the new one.
+pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Outcome, Error> {
+    const FAILED: &str =
+        "Dojo did not create a secret; run the command again once the cause is fixed";
     let client = &account.client;
     let Subscription {
         id: subscription,
         url,
         ..
-    } = feeding(account, subscription).await?;
+    } = subscriptions::subscription(account, subscription).await?;
     let before = read(account, &subscription).await?;
-    let mut done = Done::default();
-    done.say(format!(
-        "This is about {subscription}, which sends to {url}."
+    let mut outcome = Outcome::default();
+    outcome.say(format!(
+        "Rotating the secret of {subscription}, which sends webhooks to {url}."
     ));
-    let (secrets, new) = match find(&before, |secret| is_known(account, secret) == Some(true)) {
-        Found::Begun(new) => {
-            done.say(format!("{new} was made before and does not sign yet."));
+    let (secrets, new) = match state(&before, |secret| is_known(account, secret) == Some(true)) {
+        State::Begun(new) => {
+            outcome.say(format!(
+                "{new} was created by an earlier run and is not active yet."
+            ));
             let new = new.to_owned();
             (before, new)
         }
-        Found::Unsigned => {
-            return Err(Error::Refused(format!(
-                "no secret of {subscription} signs; run webhooks register{} first",
+        State::Unsigned => {
+            return Err(Error::NotPossible(format!(
+                "{subscription} has no active secret; run webhooks register{} first",
                 account_flag(account)
             )));
         }
-        Found::NotEnded { signs, left } => {
-            return Err(Error::Refused(format!(
-                "a rotation was not ended: beside {}, which signs, there is {}, which is not known to be newer. If every \
-                 replica knows the one that signs, end it with {}",
-                listed(&signs),
-                listed(&left),
-                command(account, &subscription, signs[0])
+        State::Unfinished { active, inactive } => {
+            return Err(Error::NotPossible(format!(
+                "an earlier rotation is not finished: {} is active, and {} is inactive but not known to be newer. If every \
+                 replica has the active secret in its settings, finish the rotation with {}",
+                listed(&active),
+                listed(&inactive),
+                command(account, &subscription, active[0])
             )));
         }
-        Found::Settled => {
+        State::None => {
             let made = client
                 .generate_secret(&subscription)
                 .await
-                .map_err(Error::asking(account, FAILED))?;
+                .map_err(Error::calling(account, FAILED))?;
             let is_new = |secret: &&Secret| before.iter().all(|old| old.id != secret.id);
             let Some(new) = made.iter().find(is_new).map(|secret| secret.id.clone()) else {
-                return Err(Error::Refused(
-                    "Dojo says that it made a secret, and shows no new one; run it again"
+                return Err(Error::NotPossible(
+                    "Dojo reports that it created a secret, but lists no new one; run the command again"
                         .to_owned(),
                 ));
             };
-            let after = put_back(account, &subscription, &before, &new, &mut done).await?;
-            done.say(format!("{new} is made and does not sign yet."));
+            let after =
+                keep_old_active(account, &subscription, &before, &new, &mut outcome).await?;
+            outcome.say(format!("Created {new}, which is not active yet."));
             (after, new)
         }
     };
@@ -133,83 +137,90 @@ pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Done
             (_, Some(value)) => {
                 values.push(value.expose_secret());
                 if secret.id != new {
-                    done.say(format!(
-                        "Take care: {} signs now, and the settings here do not hold it, so what it signs is refused.",
+                    outcome.say(format!(
+                        "Warning: {} is active but not in these settings, so webhooks that are signed with it are rejected.",
                         secret.id
                     ));
                 }
             }
             (_, None) => {
-                return Err(Error::Refused(format!(
-                    "Dojo does not show the text of {}. Take it from Dojo's developer portal, give it to every replica, \
-                     and activate it there.",
+                return Err(Error::NotPossible(format!(
+                    "Dojo does not show the value of {}. Copy it from Dojo's developer portal into the settings of every \
+                     replica, then activate it in the portal.",
                     secret.id
                 )));
             }
         }
     }
-    done.say(format!(
-        "Configure all secrets that stand on standard output, separated by commas there, on every replica: {}. Restart \
-         the replicas one by one. When every one runs with it, and not before:\n  {}",
+    outcome.say(format!(
+        "Set the secrets on standard output, which are separated by commas, on every replica: {}. Restart the replicas \
+         one by one. Only after every replica runs with them, run:\n  {}",
         several_secrets(account),
         command(account, &subscription, &new)
     ));
-    done.secrets = Some(SecretString::from(values.join(",")));
-    Ok(done)
+    outcome.secrets = Some(SecretString::from(values.join(",")));
+    Ok(outcome)
 }
 
-/// Should Dojo let a new secret sign at once, nobody knows it yet: has the old ones sign again. Answers the secrets as
-/// they are then.
-async fn put_back(
+/// If Dojo activated the new secret at once, no replica has it yet. Activates the old ones again in that case. Returns the
+/// secrets as they are then.
+async fn keep_old_active(
     account: &Account,
     subscription: &str,
     before: &[Secret],
     new: &str,
-    done: &mut Done,
+    outcome: &mut Outcome,
 ) -> Result<Vec<Secret>, Error> {
-    const FAILED: &str = "Dojo lets the new secret sign at once, and does not put the old one back";
+    const FAILED: &str =
+        "Dojo activated the new secret at once, and failed to activate the old one again";
     let after = read(account, subscription).await?;
-    let signs = |secrets: &[Secret], id: &str| {
+    let is_active = |secrets: &[Secret], id: &str| {
         secrets
             .iter()
             .any(|secret| secret.id == id && secret.is_active)
     };
-    if !signs(&after, new) {
+    if !is_active(&after, new) {
         return Ok(after);
     }
     for old in before.iter().filter(|secret| secret.is_active) {
-        if !signs(&after, &old.id) {
+        if !is_active(&after, &old.id) {
             account
                 .client
                 .activate_secret(subscription, &old.id)
                 .await
-                .map_err(Error::asking(account, FAILED))?;
+                .map_err(Error::calling(account, FAILED))?;
         }
     }
     let after = read(account, subscription).await?;
-    if signs(&after, new) {
-        done.say(format!(
-            "Take care: Dojo says that {new} signs already. Configure it now: what only it signs is refused until then, \
-             and Dojo sends that again for a while."
+    if is_active(&after, new) {
+        outcome.say(format!(
+            "Warning: Dojo reports that {new} is already active. Set it now. Until then, webhooks that are signed only \
+             with it are rejected. Dojo sends them again for a while."
         ));
     } else {
-        done.say(format!(
-            "Dojo let {new} sign at once; it was put back. What was signed in that moment is refused, and Dojo sends it \
-             again."
+        outcome.say(format!(
+            "Dojo activated {new} at once, so the old secret was activated again. Webhooks that were signed in between are \
+             rejected, and Dojo sends them again."
         ));
     }
     Ok(after)
 }
 
-/// The second step, when every replica knows the secret `new`: has it sign, and deletes every other at Dojo. Does
-/// nothing unless at least the settings here hold it. Run again, it does what is left.
-pub async fn end(account: &Account, subscription: Option<&str>, new: &str) -> Result<Done, Error> {
-    const AGAIN: &str = "Dojo did not do it, or its answer was lost; run it again";
+/// The second step, for when every replica has the secret `new` in its settings: activates it, and deletes every other
+/// secret at Dojo. Does nothing unless at least the settings of this command contain it. Can be run again after an
+/// interruption.
+pub async fn end(
+    account: &Account,
+    subscription: Option<&str>,
+    new: &str,
+) -> Result<Outcome, Error> {
+    const AGAIN: &str =
+        "Dojo did not carry out the change, or its response was lost; run the command again";
     let client = &account.client;
-    let subscription = feeding(account, subscription).await?.id;
+    let subscription = subscriptions::subscription(account, subscription).await?.id;
     let before = read(account, &subscription).await?;
     let Some(secret) = before.iter().find(|secret| secret.id == new) else {
-        return Err(Error::Refused(format!(
+        return Err(Error::NotPossible(format!(
             "{subscription} has no secret {new}; it has {}",
             listed(before.iter().map(|secret| &secret.id))
         )));
@@ -217,55 +228,55 @@ pub async fn end(account: &Account, subscription: Option<&str>, new: &str) -> Re
     match is_known(account, secret) {
         Some(true) => {}
         Some(false) => {
-            return Err(Error::Refused(format!(
-                "nothing was changed: not even the settings here hold {new}. What it signs would be refused. Configure \
-                 what webhooks rotate-secret{} shows, on every replica",
+            return Err(Error::NotPossible(format!(
+                "nothing was changed: not even the settings of this command contain {new}, so webhooks that are signed with \
+                 it would be rejected. Set the secrets that webhooks rotate-secret{} prints on every replica",
                 account_flag(account)
             )));
         }
         None => {
-            return Err(Error::Refused(format!(
-                "nothing was changed: Dojo does not show the text of {new}, so nothing proves that the settings hold \
-                 it. Activate it in Dojo's developer portal, if they do"
+            return Err(Error::NotPossible(format!(
+                "nothing was changed: Dojo does not show the value of {new}, so the command can't tell whether it is in the \
+                 settings. If it is, activate it in Dojo's developer portal"
             )));
         }
     }
 
-    let mut done = Done::default();
+    let mut outcome = Outcome::default();
     if secret.is_active {
-        done.say(format!("{new} signs already."));
+        outcome.say(format!("{new} is already active."));
     } else {
         client
             .activate_secret(&subscription, new)
             .await
-            .map_err(Error::asking(account, AGAIN))?;
-        done.say(format!("{new} signs from now on."));
+            .map_err(Error::calling(account, AGAIN))?;
+        outcome.say(format!("Activated {new}."));
     }
-    // Deleting comes last, and only where the new one is seen to sign: without any, webhooks would come unsigned.
+    // Delete last, and only once Dojo shows the new secret as active. Without an active secret, webhooks would be unsigned.
     let others: Vec<_> = before.iter().filter(|other| other.id != new).collect();
-    sees_signing(account, &subscription, new).await?;
+    require_active(account, &subscription, new).await?;
     for other in &others {
         client
             .delete_secret(&subscription, &other.id)
             .await
-            .map_err(Error::asking(account, AGAIN))?;
-        done.say(format!("{} is deleted at Dojo.", other.id));
+            .map_err(Error::calling(account, AGAIN))?;
+        outcome.say(format!("Deleted {} at Dojo.", other.id));
     }
     if !others.is_empty() {
-        sees_signing(account, &subscription, new).await?;
+        require_active(account, &subscription, new).await?;
     }
     if account.webhook_secrets.len() > 1 {
-        done.say(format!(
-            "Leave the old secret in the settings for now: a webhook that was signed with it may still be tried again. \
-             Dojo tells no limit; a day is a careful choice. Then leave {new} alone in {}, and see that \
-             webhooks_total{{verdict=\"refused\"}} stays where it is.",
+        outcome.say(format!(
+            "Keep the old secret in the settings for now, because Dojo may still retry webhooks that were signed with it. \
+             Dojo documents no limit; a day is a safe choice. Then remove every secret but the new one ({new}) from {}, \
+             restart the replicas, and make sure that webhooks_total{{verdict=\"refused\"}} doesn't rise.",
             secrets_setting(account)
         ));
     }
-    Ok(done)
+    Ok(outcome)
 }
 
-async fn sees_signing(account: &Account, subscription: &str, new: &str) -> Result<(), Error> {
+async fn require_active(account: &Account, subscription: &str, new: &str) -> Result<(), Error> {
     let secrets = read(account, subscription).await?;
     if secrets
         .iter()
@@ -273,8 +284,8 @@ async fn sees_signing(account: &Account, subscription: &str, new: &str) -> Resul
     {
         Ok(())
     } else {
-        Err(Error::Refused(format!(
-            "Dojo said that {new} signs, and does not show it as active; look with webhooks list, and run it again"
+        Err(Error::NotPossible(format!(
+            "Dojo reported success, but does not list {new} as active; check with webhooks list, and run the command again"
         )))
     }
 }
@@ -284,7 +295,7 @@ async fn read(account: &Account, subscription: &str) -> Result<Vec<Secret>, Erro
         .client
         .secrets(subscription)
         .await
-        .map_err(Error::asking(account, "Dojo does not list the secrets"))
+        .map_err(Error::calling(account, "Dojo did not list the secrets"))
 }
 
 fn command(account: &Account, subscription: &str, new: &str) -> String {
@@ -300,7 +311,7 @@ mod tests {
 
     use super::*;
 
-    /// A secret that was made so many days in.
+    /// A secret that was created on this day.
     fn secret(id: &str, day: Option<i64>, is_active: bool) -> Secret {
         Secret {
             id: id.to_owned(),
@@ -310,29 +321,29 @@ mod tests {
         }
     }
 
-    fn found<'a>(secrets: &'a [Secret], known: &[&str]) -> Found<'a> {
-        find(secrets, |secret| known.contains(&secret.id.as_str()))
+    fn state_of<'a>(secrets: &'a [Secret], known: &[&str]) -> State<'a> {
+        state(secrets, |secret| known.contains(&secret.id.as_str()))
     }
 
     #[test]
-    fn each_interruption_is_recognised() {
+    fn each_interruption_is_recognized() {
         let old = secret("old", Some(1), true);
-        assert_eq!(found(std::slice::from_ref(&old), &["old"]), Found::Settled);
+        assert_eq!(state_of(std::slice::from_ref(&old), &["old"]), State::None);
         let made = [old, secret("new", Some(2), false)];
-        assert_eq!(found(&made, &["old"]), Found::Begun("new"));
+        assert_eq!(state_of(&made, &["old"]), State::Begun("new"));
         let activated = [secret("old", Some(1), false), secret("new", Some(2), true)];
-        let not_ended = Found::NotEnded {
-            signs: vec!["new"],
-            left: vec!["old"],
+        let unfinished = State::Unfinished {
+            active: vec!["new"],
+            inactive: vec!["old"],
         };
-        assert_eq!(found(&activated, &["old", "new"]), not_ended);
-        assert_eq!(found(&activated[1..], &["old", "new"]), Found::Settled);
-        assert_eq!(found(&[], &[]), Found::Unsigned);
-        assert_eq!(found(&activated[..1], &[]), Found::Unsigned);
+        assert_eq!(state_of(&activated, &["old", "new"]), unfinished);
+        assert_eq!(state_of(&activated[1..], &["old", "new"]), State::None);
+        assert_eq!(state_of(&[], &[]), State::Unsigned);
+        assert_eq!(state_of(&activated[..1], &[]), State::Unsigned);
     }
 
     #[test]
-    fn what_is_not_newer_for_certain_is_never_taken_for_the_new_one() {
+    fn a_secret_that_may_be_older_is_never_treated_as_the_new_one() {
         for (active, other) in [
             (Some(1), Some(1)),
             (None, Some(1)),
@@ -341,20 +352,23 @@ mod tests {
         ] {
             let secrets = [secret("a", active, true), secret("b", other, false)];
             assert!(
-                matches!(found(&secrets, &["a", "b"]), Found::NotEnded { .. }),
+                matches!(state_of(&secrets, &["a", "b"]), State::Unfinished { .. }),
                 "{active:?} {other:?}"
             );
         }
     }
 
     #[test]
-    fn of_several_new_ones_the_configured_one_counts_then_the_newest() {
+    fn of_several_new_secrets_a_configured_one_wins_then_the_newest() {
         let secrets = [
             secret("old", Some(1), true),
             secret("second", Some(2), false),
             secret("third", Some(3), false),
         ];
-        assert_eq!(found(&secrets, &["old"]), Found::Begun("third"));
-        assert_eq!(found(&secrets, &["old", "second"]), Found::Begun("second"));
+        assert_eq!(state_of(&secrets, &["old"]), State::Begun("third"));
+        assert_eq!(
+            state_of(&secrets, &["old", "second"]),
+            State::Begun("second")
+        );
     }
 }

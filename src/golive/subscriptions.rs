@@ -1,4 +1,4 @@
-//! What Dojo sends to this service: shown, and brought in line.
+//! Lists Dojo's webhook subscriptions, and sets up the one for this service.
 
 use std::{collections::BTreeSet, fmt, iter};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::{
-    Done, EVENTS, Error, STATUS_UPDATED, account_flag,
+    EVENTS, Error, Outcome, STATUS_UPDATED, account_flag,
     address::{is_same, objection},
     is_known, listed, secrets_setting, webhook_address,
 };
@@ -16,7 +16,7 @@ use crate::{
     payment_link::Environment,
 };
 
-/// An account's subscriptions, for people (`Display`) and for machines (`Serialize`).
+/// An account's subscriptions. `Display` writes them for people, `Serialize` for programs.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Overview {
@@ -34,22 +34,19 @@ struct Shown {
     secrets: Vec<ShownSecret>,
 }
 
-/// A secret without its text.
+/// A secret without its value.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ShownSecret {
     id: String,
     active: bool,
-    /// Null where Dojo does not show the text.
+    /// `None` if Dojo doesn't show the value.
     in_settings: Option<bool>,
 }
 
-/// Asks Dojo what it sends where.
+/// Reads an account's subscriptions from Dojo.
 pub async fn overview(account: &Account) -> Result<Overview, Error> {
-    let subscriptions = account.client.subscriptions().await.map_err(Error::asking(
-        account,
-        "Dojo does not list the subscriptions",
-    ))?;
+    let subscriptions = subscriptions(account).await?;
     let secret = |secret: &Secret| ShownSecret {
         id: secret.id.clone(),
         active: secret.is_active,
@@ -74,7 +71,7 @@ impl fmt::Display for Overview {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.account, self.environment.as_str())?;
         if self.subscriptions.is_empty() {
-            write!(f, "\n  no subscription: Dojo sends nothing")?;
+            write!(f, "\n  no subscription: Dojo sends no webhooks")?;
         }
         for subscription in &self.subscriptions {
             write!(f, "\n  {}  {}", subscription.id, subscription.url)?;
@@ -84,7 +81,7 @@ impl fmt::Display for Overview {
                 let known = match secret.in_settings {
                     Some(true) => "in the settings",
                     Some(false) => "not in the settings",
-                    None => "not shown by Dojo, so perhaps in the settings",
+                    None => "not shown by Dojo, so it may or may not be in the settings",
                 };
                 write!(f, "\n    secret   {}  {state}, {known}", secret.id)?;
             }
@@ -93,15 +90,15 @@ impl fmt::Display for Overview {
     }
 }
 
-/// Which of the events that matter an account offers, and which not.
+/// The events that this service needs: those that the account offers, and those that it doesn't.
 pub(super) fn wanted(offered: &[String]) -> (Vec<&'static str>, Vec<&'static str>) {
     EVENTS
         .into_iter()
         .partition(|event| offered.iter().any(|offered| offered == event))
 }
 
-/// One change at Dojo. Changes are made in the order in which they stand: an event has one subscription at most, so it
-/// is taken from one before it is given to another.
+/// A change to the subscriptions. Changes are made in order: an account has at most one subscription per event, so an event
+/// must be removed from one subscription before it can be added to another.
 #[derive(Debug, PartialEq, Eq)]
 enum Change<'a> {
     Delete(&'a str),
@@ -113,35 +110,35 @@ enum Change<'a> {
     Create(Vec<&'a str>),
 }
 
-/// What has to change so that the wanted events are sent to `url`, and nothing but them by the subscription that is
-/// this service's.
+/// The changes that make Dojo send the wanted events to `url`, and only these events from this service's subscription.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan<'a> {
-    /// Ids of the subscriptions that send wanted events to another address.
+    /// Ids of the subscriptions that send wanted events to another URL.
     elsewhere: Vec<&'a str>,
     changes: Vec<Change<'a>>,
 }
 
 fn plan<'a>(subscriptions: &'a [Subscription], url: &'a str, wanted: &[&'a str]) -> Plan<'a> {
     let has = |subscription: &Subscription, event: &str| {
-        subscription.events.iter().any(|held| held == event)
+        subscription.events.iter().any(|other| other == event)
     };
     let count = |subscription: &Subscription| {
-        let held = wanted.iter().filter(|event| has(subscription, event));
-        held.count()
+        let sent = wanted.iter().filter(|event| has(subscription, event));
+        sent.count()
     };
     let is_ours = |subscription: &&Subscription| is_same(&subscription.url, url);
     let elsewhere: Vec<_> = subscriptions
         .iter()
         .filter(|subscription| !is_ours(subscription) && count(subscription) > 0)
         .collect();
-    // Of several with the most events, the first that Dojo lists.
+    // If several have the most events, take the first that Dojo lists.
     let ours = subscriptions
         .iter()
         .filter(is_ours)
         .rev()
         .max_by_key(|subscription| count(subscription));
-    // One that holds nothing else is moved as a whole, and its secret with it. No event is without a receiver then.
+    // A subscription that sends nothing but wanted events is moved as a whole and keeps its secret. That way there is a
+    // receiver for every event at any time.
     let moved = elsewhere
         .iter()
         .copied()
@@ -171,7 +168,7 @@ fn plan<'a>(subscriptions: &'a [Subscription], url: &'a str, wanted: &[&'a str])
     match ours.or(moved) {
         None => changes.push(Change::Create(wanted.to_vec())),
         Some(main) => {
-            let others_hold = |event: &str| {
+            let others_send = |event: &str| {
                 subscriptions
                     .iter()
                     .filter(is_ours)
@@ -180,10 +177,10 @@ fn plan<'a>(subscriptions: &'a [Subscription], url: &'a str, wanted: &[&'a str])
             let target: Vec<_> = wanted
                 .iter()
                 .copied()
-                .filter(|event| has(main, event) || !others_hold(event))
+                .filter(|event| has(main, event) || !others_send(event))
                 .collect();
-            let held: BTreeSet<_> = main.events.iter().map(String::as_str).collect();
-            let events = (held != target.iter().copied().collect()).then_some(target);
+            let current: BTreeSet<_> = main.events.iter().map(String::as_str).collect();
+            let events = (current != target.iter().copied().collect()).then_some(target);
             let url = (!is_same(&main.url, url)).then_some(url);
             if events.is_some() || url.is_some() {
                 changes.push(Change::Update {
@@ -203,29 +200,29 @@ fn plan<'a>(subscriptions: &'a [Subscription], url: &'a str, wanted: &[&'a str])
     }
 }
 
-/// Has Dojo send the events that matter to this service at `public_url`. Run again, it changes nothing. Where some of
-/// them go to another address, it changes nothing either, unless told to `replace` that.
+/// Makes Dojo send the events that this service needs to `public_url`. `api` is the base URL of Dojo's API.
 ///
-/// Cut short, it is run again: each step leaves less to do.
+/// Does nothing if that is already the case. Fails without changing anything if Dojo sends some of the events to another
+/// URL, unless `replace` is set. After an interruption it can be run again, because each step leaves less to do.
 pub async fn register(
     account: &Account,
     public_url: &Url,
-    dojo: &Url,
+    api: &Url,
     replace: bool,
-) -> Result<Done, Error> {
+) -> Result<Outcome, Error> {
     let client = &account.client;
-    if let Some(objection) = objection(public_url, dojo) {
-        return Err(Error::Refused(format!("{public_url} {objection}")));
+    if let Some(objection) = objection(public_url, api) {
+        return Err(Error::NotPossible(format!("{public_url} {objection}")));
     }
     let url = webhook_address(public_url, &account.name);
-    let offered = client.offered_events().await.map_err(Error::asking(
+    let offered = client.offered_events().await.map_err(Error::calling(
         account,
-        "Dojo does not list the events that the account offers",
+        "Dojo did not list the events that the account offers",
     ))?;
     let (wanted, missing) = wanted(&offered);
     if !wanted.contains(&STATUS_UPDATED) {
-        return Err(Error::Refused(format!(
-            "the account offers no {STATUS_UPDATED}, and nothing else tells of payments; ask Dojo for it"
+        return Err(Error::NotPossible(format!(
+            "the account does not offer {STATUS_UPDATED}, the only event that reports payments; ask Dojo to enable it"
         )));
     }
     let before = subscriptions(account).await?;
@@ -238,32 +235,33 @@ pub async fn register(
                 let (id, events) = (&subscription.id, listed(&subscription.events));
                 format!("  {id} sends {events} to {}", subscription.url)
             });
-        let words: Vec<_> = iter::once(
-            "nothing was changed: Dojo sends an event to one address only, and".to_owned(),
+        let lines: Vec<_> = iter::once(
+            "nothing was changed: Dojo sends each event to only one URL, and".to_owned(),
         )
         .chain(elsewhere)
         .chain(iter::once(format!(
-            "If nobody needs them there, run it again with --replace: it moves the events that matter to {url}"
+            "If no other system needs them there, run the command again with --replace, which moves the events that this \
+             service needs to {url}"
         )))
         .collect();
-        return Err(Error::Refused(words.join("\n")));
+        return Err(Error::NotPossible(lines.join("\n")));
     }
 
-    let mut done = Done::default();
+    let mut outcome = Outcome::default();
     for change in &plan.changes {
-        done.say(make(account, change, &url).await?);
+        outcome.say(make(account, change, &url).await?);
     }
     if plan.changes.is_empty() {
-        done.say(format!("{}: nothing to change", account.name));
+        outcome.say(format!("{}: nothing to change.", account.name));
     }
     if !missing.is_empty() {
-        done.say(format!(
-            "The account does not offer {}; the service does without.",
+        outcome.say(format!(
+            "The account does not offer {}. The service works without it.",
             listed(&missing)
         ));
     }
 
-    // What Dojo holds now, and not what it was asked for.
+    // Check what Dojo has now, not what was requested.
     let after = subscriptions(account).await?;
     let ours: Vec<_> = after
         .iter()
@@ -271,36 +269,36 @@ pub async fn register(
             is_same(&subscription.url, &url)
                 && wanted
                     .iter()
-                    .any(|event| subscription.events.iter().any(|held| held == event))
+                    .any(|event| subscription.events.iter().any(|other| other == event))
         })
         .collect();
     for event in &wanted {
-        let held =
-            |subscription: &&Subscription| subscription.events.iter().any(|held| held == event);
-        if !ours.iter().copied().any(|subscription| held(&subscription)) {
-            return Err(Error::Refused(format!(
-                "Dojo took the changes, and yet sends no {event} to {url}; run it again"
+        let sends =
+            |subscription: &&&Subscription| subscription.events.iter().any(|other| other == event);
+        if !ours.iter().any(|subscription| sends(&subscription)) {
+            return Err(Error::NotPossible(format!(
+                "Dojo accepted the changes, but does not send {event} to {url}; run the command again"
             )));
         }
     }
-    done.say(format!("Dojo sends {} to {url}", listed(&wanted)));
+    outcome.say(format!("Dojo sends {} to {url}.", listed(&wanted)));
 
     let mut unknown: Vec<String> = Vec::new();
     for subscription in ours {
-        for secret in signing(account, subscription).await? {
+        for secret in active_secrets(account, subscription).await? {
             match (is_known(account, &secret), &secret.value) {
-                (Some(true), _) => done.say(format!("The settings know its secret {}.", secret.id)),
+                (Some(true), _) => outcome.say(format!("The settings contain its secret {}.", secret.id)),
                 (_, Some(value)) => {
-                    done.say(format!(
-                        "The settings do not know its secret {}. It stands on standard output: add it to {} on \
-                         every replica, and restart them. Until then its webhooks are refused.",
+                    outcome.say(format!(
+                        "The settings do not contain its secret {}, which is on standard output. Add it to {} on every \
+                         replica, and restart them. Until then its webhooks are rejected.",
                         secret.id,
                         secrets_setting(account)
                     ));
                     unknown.push(value.expose_secret().to_owned());
                 }
-                (_, None) => done.say(format!(
-                    "Dojo does not show its secret {}. Take it from Dojo's developer portal, add it to {} on every \
+                (_, None) => outcome.say(format!(
+                    "Dojo does not show its secret {}. Copy it from Dojo's developer portal, add it to {} on every \
                      replica, and restart them.",
                     secret.id,
                     secrets_setting(account)
@@ -308,18 +306,19 @@ pub async fn register(
             }
         }
     }
-    done.secrets = (!unknown.is_empty()).then(|| SecretString::from(unknown.join(",")));
-    Ok(done)
+    outcome.secrets = (!unknown.is_empty()).then(|| SecretString::from(unknown.join(",")));
+    Ok(outcome)
 }
 
-/// Makes a change, and says it.
+/// Makes a change, and returns a message about it.
 async fn make(account: &Account, change: &Change<'_>, url: &str) -> Result<String, Error> {
-    const FAILED: &str = "Dojo did not take a change; run it again when the reason is gone";
-    let (client, failed) = (&account.client, Error::asking(account, FAILED));
+    const FAILED: &str =
+        "Dojo did not accept a change; run the command again once the cause is fixed";
+    let (client, failed) = (&account.client, Error::calling(account, FAILED));
     Ok(match change {
         Change::Delete(id) => {
             client.unsubscribe(id).await.map_err(failed)?;
-            format!("{id} is deleted: it sent nothing else")
+            format!("Deleted {id}, which sent nothing else.")
         }
         Change::Update {
             id,
@@ -331,44 +330,47 @@ async fn make(account: &Account, change: &Change<'_>, url: &str) -> Result<Strin
                 .await
                 .map_err(failed)?;
             match (events, new_url) {
-                (Some(events), Some(url)) => format!("{id} now sends {} to {url}", listed(events)),
-                (Some(events), None) => format!("{id} now sends {}", listed(events)),
-                (None, Some(url)) => format!("{id} now goes to {url}"),
-                (None, None) => format!("{id} stays as it is"),
+                (Some(events), Some(url)) => format!("{id} now sends {} to {url}.", listed(events)),
+                (Some(events), None) => format!("{id} now sends {}.", listed(events)),
+                (None, Some(url)) => format!("{id} now sends to {url}."),
+                (None, None) => format!("{id} is unchanged."),
             }
         }
         Change::Create(events) => {
             let description = format!("dojo-payment-links, account {}", account.name);
-            let made = client
+            let created = client
                 .subscribe(url, events, &description)
                 .await
                 .map_err(failed)?;
-            format!("{} is made", made.id)
+            format!("Created {}.", created.id)
         }
     })
 }
 
 async fn subscriptions(account: &Account) -> Result<Vec<Subscription>, Error> {
-    account.client.subscriptions().await.map_err(Error::asking(
+    account.client.subscriptions().await.map_err(Error::calling(
         account,
-        "Dojo does not list the subscriptions",
+        "Dojo did not list the subscriptions",
     ))
 }
 
-/// The secrets that sign what a subscription sends. Where there are none, what it sends would be refused by everyone,
-/// so one is made to sign.
-async fn signing(account: &Account, subscription: &Subscription) -> Result<Vec<Secret>, Error> {
-    const FAILED: &str = "Dojo gives the subscription no secret";
+/// The active secrets of a subscription. If there are none, creates or activates one, because the webhooks would otherwise
+/// be unsigned and rejected.
+async fn active_secrets(
+    account: &Account,
+    subscription: &Subscription,
+) -> Result<Vec<Secret>, Error> {
+    const FAILED: &str = "Dojo did not provide a secret for the subscription";
     let (client, id) = (&account.client, &subscription.id);
     let mut secrets = client
         .secrets(id)
         .await
-        .map_err(Error::asking(account, FAILED))?;
+        .map_err(Error::calling(account, FAILED))?;
     if secrets.is_empty() {
         secrets = client
             .generate_secret(id)
             .await
-            .map_err(Error::asking(account, FAILED))?;
+            .map_err(Error::calling(account, FAILED))?;
     }
     if !secrets.iter().any(|secret| secret.is_active) {
         let known = |secret: &&Secret| is_known(account, secret) == Some(true);
@@ -376,40 +378,43 @@ async fn signing(account: &Account, subscription: &Subscription) -> Result<Vec<S
             client
                 .activate_secret(id, &secret.id)
                 .await
-                .map_err(Error::asking(account, FAILED))?;
+                .map_err(Error::calling(account, FAILED))?;
         }
         secrets = client
             .secrets(id)
             .await
-            .map_err(Error::asking(account, FAILED))?;
+            .map_err(Error::calling(account, FAILED))?;
     }
     secrets.retain(|secret| secret.is_active);
     Ok(secrets)
 }
 
-/// The one subscription of an account that feeds this service, or the one that is named.
-pub(super) async fn feeding(account: &Account, named: Option<&str>) -> Result<Subscription, Error> {
+/// The only subscription of an account that sends events that this service needs, or the one with this id.
+pub(super) async fn subscription(
+    account: &Account,
+    id: Option<&str>,
+) -> Result<Subscription, Error> {
     let mut candidates = subscriptions(account).await?;
-    match named {
+    match id {
         Some(id) => candidates.retain(|subscription| subscription.id == id),
         None => candidates.retain(|subscription| {
             let events = &subscription.events;
             EVENTS
                 .iter()
-                .any(|event| events.iter().any(|held| held == event))
+                .any(|event| events.iter().any(|other| other == event))
         }),
     }
-    match (candidates.len(), named) {
+    match (candidates.len(), id) {
         (1, _) => Ok(candidates.remove(0)),
-        (0, Some(id)) => Err(Error::Refused(format!(
+        (0, Some(id)) => Err(Error::NotPossible(format!(
             "the account has no subscription {id}"
         ))),
-        (0, None) => Err(Error::Refused(format!(
-            "Dojo sends no event that matters here; run webhooks register{} first",
+        (0, None) => Err(Error::NotPossible(format!(
+            "Dojo sends no event that this service needs; run webhooks register{} first",
             account_flag(account)
         ))),
-        _ => Err(Error::Refused(format!(
-            "several subscriptions send events that matter here, each with secrets of its own: name one with \
+        _ => Err(Error::NotPossible(format!(
+            "several subscriptions send events that this service needs, each with its own secrets: choose one with \
              --subscription ({})",
             listed(candidates.iter().map(|subscription| &subscription.id))
         ))),
@@ -425,7 +430,7 @@ mod tests {
     const CREATED: &str = EVENTS[0];
     const RECEIPT: &str = EVENTS[2];
 
-    fn subscription(id: &str, url: &str, events: &[&str]) -> Subscription {
+    fn with_events(id: &str, url: &str, events: &[&str]) -> Subscription {
         Subscription {
             id: id.to_owned(),
             url: url.to_owned(),
@@ -434,7 +439,7 @@ mod tests {
         }
     }
 
-    /// Makes the changes as Dojo would, which refuses an event that another subscription has.
+    /// Makes the changes as Dojo would. Dojo rejects an event that another subscription has.
     fn make_all(subscriptions: &[Subscription], changes: &[Change<'_>]) -> Vec<Subscription> {
         let mut after = subscriptions.to_vec();
         for change in changes {
@@ -449,27 +454,27 @@ mod tests {
                         it.events = events.iter().map(|event| (*event).to_owned()).collect();
                     }
                 }
-                Change::Create(events) => after.push(subscription("ws_new", HERE, events)),
+                Change::Create(events) => after.push(with_events("ws_new", HERE, events)),
             }
             let all: Vec<_> = after.iter().flat_map(|it| &it.events).collect();
             let distinct: BTreeSet<_> = all.iter().collect();
-            assert_eq!(all.len(), distinct.len(), "{change:?} is refused");
+            assert_eq!(all.len(), distinct.len(), "{change:?} is rejected");
             assert!(after.iter().all(|it| !it.events.is_empty()), "{change:?}");
         }
         after
     }
 
     #[test]
-    fn whatever_is_there_ends_with_every_event_here_and_nothing_left_to_do() {
-        // Each event that matters, and one that does not, is nowhere, in one of two subscriptions here, or in one of
-        // two elsewhere.
+    fn from_any_state_every_event_ends_up_here_with_nothing_left_to_do() {
+        // Each needed event, and one that isn't needed, is in no subscription, in one of two for this service, or in one of
+        // two for another URL.
         let names = [CREATED, STATUS_UPDATED, RECEIPT, "order.created"];
         for world in 0..5_usize.pow(4) {
             let mut there = [
-                subscription("ws_0", HERE, &[]),
-                subscription("ws_1", HERE, &[]),
-                subscription("ws_2", THERE, &[]),
-                subscription("ws_3", "https://other.example.com", &[]),
+                with_events("ws_0", HERE, &[]),
+                with_events("ws_1", HERE, &[]),
+                with_events("ws_2", THERE, &[]),
+                with_events("ws_3", "https://other.example.com", &[]),
             ];
             for (n, name) in (0..).zip(names) {
                 if let Some(place) = (world / 5_usize.pow(n) % 5).checked_sub(1) {
@@ -491,7 +496,7 @@ mod tests {
             let again = plan(&after, HERE, &EVENTS);
             assert_eq!(again.elsewhere, Vec::<&str>::new());
             assert_eq!(again.changes, [], "{before:?} → {after:?}");
-            // Nobody else loses what is none of ours.
+            // No other system loses an event that this service doesn't need.
             after.retain(|it| it.url != HERE);
             let theirs = |all: &[Subscription]| {
                 all.iter().any(|it| {
@@ -500,7 +505,7 @@ mod tests {
             };
             assert_eq!(theirs(&before), theirs(&after), "{before:?} → {after:?}");
 
-            // Cut short after any step, a second run ends in the same place.
+            // After an interruption at any step, a second run ends in the same state.
             for steps in 0..first.changes.len() {
                 let halfway = make_all(&before, &first.changes[..steps]);
                 let rest = plan(&halfway, HERE, &EVENTS);
@@ -511,8 +516,8 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_that_sends_nothing_else_is_moved_with_its_secret() {
-        let there = [subscription("ws_1", THERE, &EVENTS)];
+    fn a_subscription_with_only_wanted_events_is_moved_with_its_secret() {
+        let there = [with_events("ws_1", THERE, &EVENTS)];
         let plan = plan(&there, HERE, &EVENTS);
         assert_eq!(plan.elsewhere, ["ws_1"]);
         assert_eq!(
@@ -526,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_offered_is_asked_for() {
+    fn only_offered_events_are_requested() {
         let (wanted, missing) = wanted(&["order.created".to_owned(), STATUS_UPDATED.to_owned()]);
         assert_eq!(wanted, [STATUS_UPDATED]);
         assert_eq!(missing, [CREATED, RECEIPT]);

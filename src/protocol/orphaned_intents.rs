@@ -64,7 +64,7 @@ async fn cancel(
         Some(Status::Created) => match account.client.cancel_payment_intent(&orphan.id).await {
             Ok(()) => Kind::SurplusCanceled,
             // Paid or canceled in this very moment: the next look tells.
-            Err(error @ dojo::Error::Refused { .. }) => {
+            Err(error @ dojo::Error::Rejected { .. }) => {
                 warn!(
                     payment_intent_id = orphan.id, error = %causes(&error),
                     "a second intent was not canceled yet"

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{api_keys, refused, told},
+    commands::{api_keys, error_of as refused, output_of as told},
     support::{
         Answer, DOJO_KEY, LEEDS_KEY, QUICK, TestApp, TestSandbox, WEBHOOK_SECRET, YORK_KEY,
         eventually, eventually_within, new_database, program, send, stable_address, ten_pounds,
@@ -488,7 +488,7 @@ async fn links_of_an_account_that_is_no_longer_configured_can_be_read() {
     let alone = site("leeds", LEEDS_KEY, &sites.leeds_secret);
     sites.restart_with(&alone).await;
     let app = &sites.app;
-    let told = app.logged("the account is configured no longer").await;
+    let told = app.logged("the account is no longer configured").await;
     assert!(told[0].contains(r#""account":"york""#), "{told:?}");
     assert!(told[0].contains(r#""links":1"#), "{told:?}");
 
@@ -529,7 +529,7 @@ async fn accounts_of_a_file_need_no_other_and_may_have_their_secrets_in_files() 
         ("DOJO_WEBHOOK_SECRETS", ""),
     ];
     let app = TestApp::with(&settings).await;
-    let told = app.logged("every webhook of it will be refused").await;
+    let told = app.logged("every webhook will be rejected").await;
     assert_eq!(told.len(), 1);
     assert!(told[0].contains(r#""account":"york""#), "{told:?}");
     app.create(&order("leeds")).await.expect(201);
@@ -592,7 +592,8 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
     };
     let missing = serve("/nowhere/accounts.toml", &[]);
     assert!(
-        missing.contains("DOJO_ACCOUNTS_FILE cannot be read from /nowhere/accounts.toml"),
+        missing
+            .contains("DOJO_ACCOUNTS_FILE names a file that can't be read, /nowhere/accounts.toml"),
         "{missing}"
     );
     let none = serve(&folder.write("none.toml", "# nobody\n"), &[]);
@@ -607,14 +608,14 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
             "[accounts.leeds]\napi_key = sk_sandbox_hush".to_owned(),
             "line 2, column 11",
         ),
-        ("accounts = \"hush\"".to_owned(), "accounts is no table"),
+        ("accounts = \"hush\"".to_owned(), "accounts must be a table"),
         (
             "accounts.leeds = \"sk_sandbox_hush\"".to_owned(),
-            "accounts.leeds is no table",
+            "accounts.leeds must be a table",
         ),
         (
             "[account.leeds]\napi_key = \"sk_sandbox_hush\"".to_owned(),
-            "\"account\" is not known",
+            "\"account\" is unknown",
         ),
         (
             "[accounts.leeds]\nenvironment = \"sandbox\"".to_owned(),
@@ -626,75 +627,75 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
         ),
         (
             format!("{leeds}key = \"hush\""),
-            "[accounts.leeds] \"key\" is no field",
+            "[accounts.leeds] \"key\" is not a field",
         ),
         (
             format!("{leeds}api_key_file = \"empty\""),
-            "[accounts.leeds] api_key and api_key_file are both there",
+            "[accounts.leeds] api_key and api_key_file are both set",
         ),
         (
             format!("{leeds}webhook_secrets = [\"hush\"]\nwebhook_secrets_file = \"empty\""),
-            "[accounts.leeds] webhook_secrets and webhook_secrets_file are both there",
+            "[accounts.leeds] webhook_secrets and webhook_secrets_file are both set",
         ),
         (
             format!("{leeds}webhook_secrets = \"hush\""),
-            "[accounts.leeds] webhook_secrets is no list",
+            "[accounts.leeds] webhook_secrets must be a list",
         ),
         (
             format!("{leeds}webhook_secrets = [\"hush\", 1]"),
-            "[accounts.leeds] webhook_secrets holds",
+            "[accounts.leeds] webhook_secrets contains",
         ),
         (
             format!("{leeds}webhook_secrets_file = \"nowhere\""),
-            "[accounts.leeds] webhook_secrets_file cannot be read",
+            "[accounts.leeds] webhook_secrets_file names a file that can't be read",
         ),
         (
             format!("{leeds}webhook_secrets_file = \"empty\""),
-            "[accounts.leeds] webhook_secrets_file is an empty file",
+            "[accounts.leeds] webhook_secrets_file names an empty file",
         ),
         (
             format!("{leeds}checkout_url = \"ftp://hush\""),
-            "[accounts.leeds] checkout_url is wrong",
+            "[accounts.leeds] checkout_url must be an http or https URL",
         ),
         (
             second("york", "sandbox", "pk_hush"),
-            "[accounts.york] api_key begins with neither",
+            "[accounts.york] api_key must begin with",
         ),
         (
             second("york", "sandbox", "sk_sandbox_hush\\nhush"),
-            "[accounts.york] api_key holds a character",
+            "[accounts.york] api_key contains a character",
         ),
         (
             second("york", "test", "sk_sandbox_hush2"),
-            "[accounts.york] environment is neither",
+            "[accounts.york] environment must be sandbox or production",
         ),
         (
             second("york", "production", "sk_sandbox_hush2"),
-            "[accounts.york] environment is production, and api_key is one of sandbox",
+            "[accounts.york] environment is production, but api_key is a sandbox key",
         ),
         (
             second("york", "production", "sk_prod_hush2"),
-            "[accounts.york] environment is production, and that of leeds is sandbox",
+            "[accounts.york] environment is production, but account leeds is sandbox",
         ),
         (
             second("york", "sandbox", "sk_sandbox_hush1"),
-            "[accounts.york] api_key is that of leeds as well",
+            "[accounts.york] api_key is also the key of account leeds",
         ),
         (
             second("York", "sandbox", "sk_sandbox_hush2"),
-            "name \"York\" is not",
+            "name \"York\" must be",
         ),
         (
             second("\"york/east\"", "sandbox", "sk_sandbox_hush2"),
-            "name \"york/east\" is not",
+            "name \"york/east\" must be",
         ),
         (
             second("\"\"", "sandbox", "sk_sandbox_hush2"),
-            "name \"\" is not",
+            "name \"\" must be",
         ),
         (
             second(&too_long, "sandbox", "sk_sandbox_hush2"),
-            "is not 1 to 60",
+            "must be 1 to 60",
         ),
     ] {
         wrong(&text, &[], fault);
@@ -703,20 +704,20 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
     wrong(
         leeds,
         &default,
-        "[accounts.leeds] api_key is that of default as well",
+        "[accounts.leeds] api_key is also the key of account default",
     );
     let twice = second("default", "sandbox", "sk_sandbox_hush2");
     let default = [("DOJO_API_KEY", "sk_sandbox_hush3")];
     wrong(
         &twice,
         &default,
-        "[accounts.default] is the account of DOJO_API_KEY already",
+        "[accounts.default] is configured by DOJO_API_KEY already",
     );
     let default = [("DOJO_API_KEY", "sk_prod_hush")];
     wrong(
         leeds,
         &default,
-        "[accounts.leeds] environment is sandbox, and that of default is production",
+        "[accounts.leeds] environment is sandbox, but account default is production",
     );
 
     // What is wrong with the environment's own account hides nothing of the file, nor the other way round.
@@ -728,8 +729,8 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
         ],
     );
     for words in [
-        "DOJO_API_KEY begins with neither",
-        "DOJO_WEBHOOK_SECRETS cannot be read from /nowhere",
+        "DOJO_API_KEY must begin with",
+        "DOJO_WEBHOOK_SECRETS_FILE names a file that can't be read, /nowhere",
         "[accounts.leeds] api_key is missing",
     ] {
         assert!(all.contains(words), "{words:?} is not in {all}");
@@ -738,7 +739,7 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
     let file = folder.write("right.toml", leeds);
     let secrets = serve(&file, &[("DOJO_WEBHOOK_SECRETS", "whs_hush")]);
     assert!(
-        secrets.contains("DOJO_WEBHOOK_SECRETS is set without DOJO_API_KEY"),
+        secrets.contains("DOJO_WEBHOOK_SECRETS is set, but DOJO_API_KEY is not"),
         "{secrets}"
     );
     let text = leeds
@@ -746,13 +747,15 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
         .replace("sk_production", "sk_prod");
     let file = folder.write("production.toml", &text);
     let clear = serve(&file, &[("DOJO_API_URL", "http://192.0.2.1")]);
-    assert!(clear.contains("DOJO_API_URL is not https"), "{clear}");
+    assert!(clear.contains("DOJO_API_URL must be https"), "{clear}");
 
     // What is wrong with another database is told of the setting that holds the keys.
     let app = TestApp::start().await;
     let other = serve(&file, &[("DATABASE_URL", &app.database_url)]);
     assert!(
-        other.contains("DOJO_ACCOUNTS_FILE is for production"),
+        other.contains(
+            "DOJO_ACCOUNTS_FILE configures production, but the database contains sandbox links"
+        ),
         "{other}"
     );
 }

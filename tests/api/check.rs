@@ -1,4 +1,4 @@
-//! `check`: each line fails when what it is about is wrong, and passes when it is right.
+//! `check`: each check passes on a working deployment and fails when its subject is wrong.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,12 @@ use sqlx::AssertSqlSafe;
 use crate::{
     accounts::{Folder, site},
     commands::revoke_api_key,
-    subscriptions::{Told, operate, subscriptions},
+    subscriptions::{Finished, operate, subscriptions},
     support::{DOJO_KEY, LEEDS_KEY, TestApp, WEBHOOK_SECRET, empty_database, text},
 };
 
-const LINES: [&str; 12] = [
+/// The names of all checks, in order.
+const CHECKS: [&str; 12] = [
     "settings",
     "database",
     "migrations",
@@ -28,19 +29,20 @@ const LINES: [&str; 12] = [
     "webhook-secrets",
 ];
 
-/// The report as JSON, after it was seen to be the same in words, with the right exit code and without a secret.
+/// Runs `check` and returns its JSON report by check. Also makes sure that the text report is equivalent, that the exit
+/// code is right, and that no secret is printed.
 async fn report(app: &TestApp, settings: &[(&str, &str)]) -> BTreeMap<String, Value> {
-    let machine = operate(app, &["check", "--json"], settings).await;
-    let people = operate(app, &["check"], settings).await;
-    let report: Value = serde_json::from_str(&machine.stdout).unwrap();
-    assert_eq!(report["ok"], machine.succeeded);
-    assert_eq!(people.succeeded, machine.succeeded);
+    let json = operate(app, &["check", "--json"], settings).await;
+    let plain = operate(app, &["check"], settings).await;
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report["ok"], json.succeeded);
+    assert_eq!(plain.succeeded, json.succeeded);
     let checks = report["checks"].as_array().unwrap();
     assert_eq!(
         report["ok"],
         checks.iter().all(|check| check["outcome"] == "passed")
     );
-    let mut lines = people.stdout.lines();
+    let mut lines = plain.stdout.lines();
     for check in checks {
         let line = lines.next().unwrap();
         let mark = if check["outcome"] == "passed" {
@@ -63,7 +65,7 @@ async fn report(app: &TestApp, settings: &[(&str, &str)]) -> BTreeMap<String, Va
         );
         assert_eq!(line.contains('→'), check["mend"].is_string(), "{line}");
     }
-    for Told { stdout, stderr, .. } in [&machine, &people] {
+    for Finished { stdout, stderr, .. } in [&json, &plain] {
         for secret in [DOJO_KEY, WEBHOOK_SECRET, "hush"] {
             assert!(
                 !stdout.contains(secret) && !stderr.contains(secret),
@@ -77,18 +79,18 @@ async fn report(app: &TestApp, settings: &[(&str, &str)]) -> BTreeMap<String, Va
         .collect()
 }
 
-/// The lines that did not pass, each with its outcome.
+/// The checks that did not pass, each with its outcome.
 fn not_passed(report: &BTreeMap<String, Value>) -> Vec<(&str, &str)> {
-    let mut lines: Vec<_> = report
+    let mut checks: Vec<_> = report
         .values()
         .filter(|check| check["outcome"] != "passed")
         .map(|check| (text(&check["name"]), text(&check["outcome"])))
         .collect();
-    lines.sort_by_key(|(name, _)| LINES.iter().position(|line| line == name));
-    lines
+    checks.sort_by_key(|(name, _)| CHECKS.iter().position(|check| check == name));
+    checks
 }
 
-/// Checks that this line alone fails and says this, or with others that are skipped for it.
+/// Asserts that only this check fails, that its text contains `words`, and that only `skipped` are skipped.
 #[track_caller]
 fn fails(report: &BTreeMap<String, Value>, name: &str, words: &str, skipped: &[&str]) {
     let expected: Vec<_> = std::iter::once((name, "failed"))
@@ -96,8 +98,8 @@ fn fails(report: &BTreeMap<String, Value>, name: &str, words: &str, skipped: &[&
         .collect();
     assert_eq!(not_passed(report), expected, "{report:#?}");
     let check = &report[name];
-    let said = format!("{} → {}", text(&check["detail"]), text(&check["mend"]));
-    assert!(said.contains(words), "{said}");
+    let line = format!("{} → {}", text(&check["detail"]), text(&check["mend"]));
+    assert!(line.contains(words), "{line}");
 }
 
 async fn execute(app: &TestApp, statement: &str) {
@@ -107,7 +109,7 @@ async fn execute(app: &TestApp, statement: &str) {
         .unwrap();
 }
 
-/// A statement about the whole database, whose name is put in place of `{}`; new connections obey it.
+/// Executes a statement that applies to new connections to the database. `{}` stands for the database's name.
 async fn alter_database(app: &TestApp, statement: &str) {
     let name = app.database_url.rsplit('/').next().unwrap();
     let name = name.split('?').next().unwrap();
@@ -115,33 +117,37 @@ async fn alter_database(app: &TestApp, statement: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_that_is_right_passes() {
+async fn a_working_deployment_passes() {
     let app = TestApp::start().await;
     let report = report(&app, &[]).await;
     assert_eq!(not_passed(&report), []);
-    assert_eq!(report.len(), LINES.len());
-    let said = |name: &str| text(&report[name]["detail"]).to_owned();
-    assert!(said("dojo").contains("sandbox"), "{report:#?}");
+    assert_eq!(report.len(), CHECKS.len());
+    let detail = |name: &str| text(&report[name]["detail"]).to_owned();
+    assert!(detail("dojo").contains("sandbox"), "{report:#?}");
     assert_eq!(
-        said("webhook-address"),
+        detail("webhook-address"),
         format!("{}/webhooks/dojo", app.service.url)
     );
     assert_eq!(report["dojo"]["account"], "default");
     assert_eq!(report["database"]["account"], Value::Null);
 
-    // It has changed nothing: not even a new database is claimed.
+    // It changes nothing: it doesn't even set the environment of a new database.
     let mut calls = app.sandbox.look("requests").await;
     let calls = calls.as_array_mut().unwrap();
-    // The test's own, which point the sandbox to the service, name no program.
+    // The test's own calls, which point the sandbox to the service, have no user agent.
     calls.retain(|call| call["headers"]["user-agent"].is_string());
-    assert_eq!(calls.len(), 6, "three calls, asked for twice: {calls:#?}");
+    assert_eq!(
+        calls.len(),
+        6,
+        "three calls in each of two runs: {calls:#?}"
+    );
     for call in calls {
         let is_search = call["path"] == "/payment-intents/search";
         assert!(is_search || call["method"] == "GET", "{call}");
     }
     execute(&app, "DELETE FROM deployment").await;
     let report = self::report(&app, &[]).await;
-    assert!(text(&report["environment"]["detail"]).contains("not settled yet"));
+    assert!(text(&report["environment"]["detail"]).contains("not set yet"));
     let claims: i64 = sqlx::query_scalar("SELECT count(*) FROM deployment")
         .fetch_one(&app.pool)
         .await
@@ -150,13 +156,13 @@ async fn a_deployment_that_is_right_passes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_that_are_wrong_are_named_and_the_rest_is_asked_all_the_same() {
+async fn wrong_settings_are_named_and_the_other_checks_still_run() {
     let app = TestApp::start().await;
-    let dojo = &LINES[7..];
+    let dojo = &CHECKS[7..];
     for (settings, words, skipped) in [
         (
             &[("DOJO_API_KEY", "pk_hush")][..],
-            "DOJO_API_KEY begins with neither",
+            "DOJO_API_KEY must begin with",
             dojo,
         ),
         (&[("DOJO_API_KEY", "")], "DOJO_API_KEY is required", dojo),
@@ -173,18 +179,18 @@ async fn settings_that_are_wrong_are_named_and_the_rest_is_asked_all_the_same() 
         (
             &[("DATABASE_URL", "mysql://root:hush@localhost/x")],
             "DATABASE_URL",
-            &LINES[1..7],
+            &CHECKS[1..7],
         ),
-        // What cannot even be read leaves nothing to ask.
-        (&[("LISTEN_ADDR", "nowhere")], "LISTEN_ADDR", &LINES[1..]),
+        // A value that can't be parsed leaves nothing to check.
+        (&[("LISTEN_ADDR", "nowhere")], "LISTEN_ADDR", &CHECKS[1..]),
         (
             &[("DOJO_TIMEOUT", "10 parsecs")],
-            "DOJO_TIMEOUT is wrong: unknown time unit",
-            &LINES[1..],
+            "DOJO_TIMEOUT must be a duration such as ",
+            &CHECKS[1..],
         ),
     ] {
         let report = report(&app, settings).await;
-        // Without accounts nobody knows which environment the database has to be for.
+        // Without accounts, the environment is unknown.
         let mut skipped = skipped.to_vec();
         if skipped == dojo {
             skipped.insert(0, "environment");
@@ -198,10 +204,10 @@ async fn settings_that_are_wrong_are_named_and_the_rest_is_asked_all_the_same() 
         ("BOOTSTRAP_API_KEY", "dpl_hush"),
     ];
     let report = report(&app, &wrong).await;
-    let said = text(&report["settings"]["detail"]);
+    let detail = text(&report["settings"]["detail"]);
     assert!(
-        said.contains("DOJO_API_KEY") && said.contains("BOOTSTRAP_API_KEY"),
-        "{said}"
+        detail.contains("DOJO_API_KEY") && detail.contains("BOOTSTRAP_API_KEY"),
+        "{detail}"
     );
     let wrong = [
         ("DOJO_TIMEOUT", "10 parsecs"),
@@ -212,21 +218,26 @@ async fn settings_that_are_wrong_are_named_and_the_rest_is_asked_all_the_same() 
         ("LOG_FILTER", "=,="),
     ];
     let report = self::report(&app, &wrong).await;
-    let said = text(&report["settings"]["detail"]);
+    let detail = text(&report["settings"]["detail"]);
     for (name, _) in wrong {
-        assert!(said.contains(&format!("{name} is ")), "{name}: {said}");
+        let words = format!("{name} must be ");
+        assert!(detail.contains(&words), "{name}: {detail}");
     }
-    // What was given as a flag is called so.
+    // A value that was given as a flag is reported by its flag.
     let flag = ["check", "--listen-addr=nowhere", "--run-jobs", "perhaps"];
-    let told = operate(&app, &flag, &wrong[..2]).await;
+    let finished = operate(&app, &flag, &wrong[..2]).await;
     for name in ["--listen-addr", "--run-jobs", "DOJO_TIMEOUT"] {
-        let words = format!("{name} is ");
-        assert!(told.stdout.contains(&words), "{name}: {}", told.stdout);
+        let words = format!("{name} must be ");
+        assert!(
+            finished.stdout.contains(&words),
+            "{name}: {}",
+            finished.stdout
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_webhook_secret_nothing_is_ready() {
+async fn a_missing_webhook_secret_fails() {
     let app = TestApp::start().await;
     let report = report(&app, &[("DOJO_WEBHOOK_SECRETS", "")]).await;
     assert_eq!(
@@ -237,10 +248,10 @@ async fn without_a_webhook_secret_nothing_is_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_is_not_reached_or_not_migrated_fails() {
+async fn a_database_that_is_unreachable_or_not_migrated_fails() {
     let app = TestApp::start().await;
     let nowhere = [("DATABASE_URL", "postgres://dojo:hush@127.0.0.1:9/dojo")];
-    let after = &LINES[2..7];
+    let after = &CHECKS[2..7];
     fails(
         &report(&app, &nowhere).await,
         "database",
@@ -262,7 +273,7 @@ async fn a_database_that_is_not_reached_or_not_migrated_fails() {
             .fetch_one(&sqlx::PgPool::connect(&empty).await.unwrap())
             .await
             .unwrap();
-    assert_eq!(tables, 0, "it migrates nothing");
+    assert_eq!(tables, 0, "check doesn't migrate");
 
     execute(
         &app,
@@ -285,13 +296,13 @@ async fn a_database_that_is_not_reached_or_not_migrated_fails() {
     fails(
         &report(&app, &[]).await,
         "migrations",
-        "2 did not end, or differ",
+        "incomplete, or different from this version's: 2",
         &rest,
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_a_later_version_fails_the_check_but_not_a_replica_that_starts_again() {
+async fn a_database_of_a_later_version_fails_but_a_replica_can_start_on_it() {
     let app = TestApp::start().await;
     execute(
         &app,
@@ -302,10 +313,10 @@ async fn a_database_of_a_later_version_fails_the_check_but_not_a_replica_that_st
     fails(
         &report(&app, &[]).await,
         "migrations",
-        "999999 are of a later version",
+        "from a later version: 999999",
         &[],
     );
-    // As in the middle of an upgrade, when a replica of the version before crashes.
+    // This happens during an upgrade, when a replica of the previous version crashes.
     let settings = [("MIGRATE_ON_START", "true")];
     let again =
         crate::support::Service::start(&app.database_url, &app.sandbox.url, &settings).await;
@@ -315,7 +326,7 @@ async fn a_database_of_a_later_version_fails_the_check_but_not_a_replica_that_st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_only_reads_or_tells_another_time_fails() {
+async fn a_database_that_is_read_only_or_whose_clock_differs_fails() {
     let app = TestApp::start().await;
     alter_database(
         &app,
@@ -342,9 +353,9 @@ async fn a_database_that_only_reads_or_tells_another_time_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_the_other_environment_and_one_without_keys_fail() {
+async fn a_database_of_the_other_environment_or_without_api_keys_fails() {
     let app = TestApp::start().await;
-    // The address is one where nobody listens: nothing real can be asked for.
+    // Nobody listens at this address, so nothing real can be requested.
     let production = [
         ("DOJO_API_KEY", "sk_prod_hush"),
         ("DOJO_API_URL", "https://127.0.0.1:9"),
@@ -354,10 +365,10 @@ async fn a_database_of_the_other_environment_and_one_without_keys_fail() {
         not_passed(&found)[..2],
         [("environment", "failed"), ("dojo", "failed")]
     );
-    let said = text(&found["environment"]["detail"]);
+    let detail = text(&found["environment"]["detail"]);
     assert!(
-        said.contains("the key is for production, and the database for sandbox"),
-        "{said}"
+        detail.contains("the key is for production, but the database is for sandbox"),
+        "{detail}"
     );
 
     revoke_api_key(&app, "bootstrap");
@@ -365,14 +376,14 @@ async fn a_database_of_the_other_environment_and_one_without_keys_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dojo_that_refuses_the_key_or_is_not_there_fails() {
+async fn a_rejected_key_and_an_unreachable_dojo_fail() {
     let app = TestApp::start().await;
-    let after = &LINES[8..];
+    let after = &CHECKS[8..];
     let wrong = report(&app, &[("DOJO_API_KEY", "sk_sandbox_hush")]).await;
     fails(
         &wrong,
         "dojo",
-        "make a key in Dojo's developer portal",
+        "create a key in Dojo's developer portal",
         after,
     );
     let nowhere = report(&app, &[("DOJO_API_URL", "http://127.0.0.1:9")]).await;
@@ -387,12 +398,12 @@ async fn dojo_that_refuses_the_key_or_is_not_there_fails() {
     fails(
         &report(&app, &[]).await,
         "webhook-address",
-        "does not tell of its webhooks",
-        &LINES[10..],
+        "Dojo does not list its webhooks",
+        &CHECKS[10..],
     );
     app.sandbox.clear("faults").await;
 
-    // Slow, and still told in time.
+    // A slow Dojo doesn't exceed the time limit.
     app.sandbox
         .control(
             "faults",
@@ -408,7 +419,7 @@ async fn dojo_that_refuses_the_key_or_is_not_there_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_for_real_money_is_called_so() {
+async fn a_production_key_is_reported_as_real_money() {
     let sandbox = dojo_sandbox::Sandbox::start(dojo_sandbox::Settings {
         api_key: Some("sk_prod_hush".to_owned()),
         ..dojo_sandbox::Settings::default()
@@ -429,7 +440,7 @@ async fn a_key_for_real_money_is_called_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_not_dojos_fails() {
+async fn a_clock_that_differs_from_dojos_fails() {
     let app = TestApp::start().await;
     app.sandbox
         .control("clock", json!({"advanceSeconds": 20}))
@@ -442,13 +453,13 @@ async fn a_clock_that_is_not_dojos_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn webhooks_that_go_elsewhere_or_nowhere_fail() {
+async fn webhooks_to_another_url_or_to_none_fail() {
     let app = TestApp::start().await;
     let found = report(&app, &[("PUBLIC_URL", "")]).await;
     fails(
         &found,
         "webhook-address",
-        "give it with --url or PUBLIC_URL",
+        "set it with --url or PUBLIC_URL",
         &[],
     );
     assert!(text(&found["webhook-address"]["detail"]).contains(&app.service.url));
@@ -470,14 +481,14 @@ async fn webhooks_that_go_elsewhere_or_nowhere_fail() {
     fails(
         &nowhere,
         "webhook-address",
-        "Dojo sends nothing anywhere",
+        "Dojo sends no webhooks anywhere",
         &rest,
     );
     assert!(!text(&nowhere["webhook-address"]["mend"]).contains("--replace"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_event_fails_and_one_that_is_not_offered_is_said() {
+async fn a_missing_event_fails_and_one_that_is_not_offered_is_mentioned() {
     let app = TestApp::start().await;
     let id = subscriptions(&app).await[0]["id"].clone();
     let path = format!("/webhooks/{}", text(&id));
@@ -494,10 +505,10 @@ async fn a_missing_event_fails_and_one_that_is_not_offered_is_said() {
     app.sandbox.control("offered-events", fewer).await;
     let found = report(&app, &[]).await;
     assert_eq!(not_passed(&found), []);
-    let said = text(&found["webhook-events"]["detail"]);
+    let detail = text(&found["webhook-events"]["detail"]);
     assert!(
-        said.contains("does not offer payment_intent.send-receipt"),
-        "{said}"
+        detail.contains("does not offer payment_intent.send-receipt"),
+        "{detail}"
     );
 
     let none = json!({"events": ["payment_intent.created"]});
@@ -506,7 +517,7 @@ async fn a_missing_event_fails_and_one_that_is_not_offered_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_that_the_settings_do_not_hold_and_none_at_all_fail() {
+async fn an_active_secret_that_is_not_in_the_settings_and_unsigned_webhooks_fail() {
     let app = TestApp::start().await;
     let found = report(&app, &[("DOJO_WEBHOOK_SECRETS", "whs_another_hush")]).await;
     let subscription = subscriptions(&app).await.remove(0);
@@ -514,7 +525,7 @@ async fn a_secret_that_the_settings_do_not_hold_and_none_at_all_fail() {
     fails(
         &found,
         "webhook-secrets",
-        &format!("{secret} signs, and the settings do not"),
+        &format!("Dojo signs with {secret}, which is not in the settings"),
         &[],
     );
 
@@ -524,19 +535,19 @@ async fn a_secret_that_the_settings_do_not_hold_and_none_at_all_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_account_has_lines_of_its_own() {
+async fn each_account_has_its_own_checks() {
     let app = TestApp::start().await;
     let folder = Folder::new();
     let leeds = site("leeds", LEEDS_KEY, "whs_leeds_hush");
     let york = site("york", "sk_sandbox_revoked_hush", "whs_york_hush");
     let file = folder.write("accounts.toml", &(leeds + &york));
-    let told = operate(&app, &["check", "--json"], &[("DOJO_ACCOUNTS_FILE", &file)]).await;
+    let finished = operate(&app, &["check", "--json"], &[("DOJO_ACCOUNTS_FILE", &file)]).await;
     assert!(
-        !told.succeeded && !told.stdout.contains("hush"),
+        !finished.succeeded && !finished.stdout.contains("hush"),
         "{}",
-        told.stdout
+        finished.stdout
     );
-    let report: Value = serde_json::from_str(&told.stdout).unwrap();
+    let report: Value = serde_json::from_str(&finished.stdout).unwrap();
     let outcomes = |account: &str| {
         let checks = report["checks"].as_array().unwrap();
         let of_account = checks.iter().filter(|check| check["account"] == account);
@@ -546,10 +557,17 @@ async fn each_account_has_lines_of_its_own() {
     assert_eq!(outcomes("default"), "passed passed passed passed passed");
     assert_eq!(outcomes("leeds"), "passed passed failed skipped skipped");
     assert_eq!(outcomes("york"), "failed skipped skipped skipped skipped");
-    assert!(told.stdout.contains("--account leeds"), "{}", told.stdout);
+    assert!(
+        finished.stdout.contains("--account leeds"),
+        "{}",
+        finished.stdout
+    );
 
-    // With an address for all, each is looked for at its own door.
-    let told = operate(&app, &["check"], &[("DOJO_ACCOUNTS_FILE", &file)]).await;
-    let door = format!("nothing is sent to {}/webhooks/dojo/leeds", app.service.url);
-    assert!(told.stdout.contains(&door), "{}", told.stdout);
+    // Each account has its own webhook URL.
+    let finished = operate(&app, &["check"], &[("DOJO_ACCOUNTS_FILE", &file)]).await;
+    let words = format!(
+        "Dojo sends no webhooks to {}/webhooks/dojo/leeds",
+        app.service.url
+    );
+    assert!(finished.stdout.contains(&words), "{}", finished.stdout);
 }

@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator};
 use uuid::Uuid;
 
 use crate::{
-    commands::{api_keys, create_api_key, refused, revoke_api_key, told},
+    commands::{api_keys, create_api_key, error_of as refused, output_of as told, revoke_api_key},
     support::{
         API_KEY, Answer, Service, TestApp, empty_database, eventually, pounds, send, ten_pounds,
         text,
@@ -190,7 +190,7 @@ async fn keys_that_are_ending_never_end_later_because_of_another_rotation() {
     let first = told(make.args(args).args(["--accounts", "leeds"]));
     let (second, _) = rotate(&app, "leeds-orders", "1h");
     let (third, words) = rotate(&app, "leeds-orders", "2h");
-    assert_eq!(words.matches("works until").count(), 2, "{words}");
+    assert_eq!(words.matches("is valid until").count(), 2, "{words}");
     let ends: Vec<(i64, i64)> = sqlx::query_as(
         "SELECT round(extract(epoch FROM revoked_at - now()) / 3600)::bigint,
                 cardinality(accounts)::bigint
@@ -222,7 +222,12 @@ async fn keys_that_are_ending_never_end_later_because_of_another_rotation() {
     assert!(nobody.contains("api-keys create"), "{nobody}");
     let long = ["rotate", "--name", "leeds-orders", "--overlap", "32days"];
     let long = refused(api_keys(database).args(long));
-    assert!(long.contains("--overlap is more than 31days"), "{long}");
+    assert!(
+        long.contains(
+            "--overlap must be a duration such as 30m or 24h, from 0s to 31days, not \"32days\""
+        ),
+        "{long}"
+    );
     assert!(works(&app, &fourth).await);
 }
 

@@ -1,4 +1,4 @@
-//! The commands beside `serve`.
+//! The commands other than `serve`, and the settings of all commands.
 
 use std::process::{Command, Output};
 
@@ -8,9 +8,9 @@ fn run(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
-/// Standard output of a command that succeeds.
+/// Runs a command that succeeds. Returns its standard output.
 #[track_caller]
-pub fn told(command: &mut Command) -> String {
+pub fn output_of(command: &mut Command) -> String {
     let output = run(command);
     assert!(
         output.status.success(),
@@ -20,52 +20,52 @@ pub fn told(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Standard error of a command that fails.
+/// Runs a command that fails. Returns its standard error.
 #[track_caller]
-pub fn refused(command: &mut Command) -> String {
+pub fn error_of(command: &mut Command) -> String {
     let output = run(command);
     assert!(!output.status.success());
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// The command `api-keys`.
+/// The command `api-keys` on this database.
 pub fn api_keys(database_url: &str) -> Command {
     let mut command = program();
     command.arg("api-keys").env("DATABASE_URL", database_url);
     command
 }
 
-/// Makes an API key as an operator does.
+/// Creates an API key as an operator does.
 pub fn create_api_key(app: &TestApp, name: &str, scopes: &str) -> String {
     let args = ["create", "--name", name, "--scopes", scopes];
-    told(api_keys(&app.database_url).args(args))
+    output_of(api_keys(&app.database_url).args(args))
         .trim()
         .to_owned()
 }
 
-/// Revokes an API key as an operator does.
+/// Revokes a client's API keys as an operator does.
 pub fn revoke_api_key(app: &TestApp, name: &str) {
-    told(api_keys(&app.database_url).args(["revoke", "--name", name]));
+    output_of(api_keys(&app.database_url).args(["revoke", "--name", name]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn api_keys_are_made_listed_and_revoked_and_only_hashes_kept() {
+async fn api_keys_are_created_listed_and_revoked_and_only_hashes_are_stored() {
     let app = TestApp::start().await;
     let key = create_api_key(&app, "orders", "links:read,links:write");
     assert!(key.starts_with("dpl_") && key.len() == 68, "{key}");
 
     let database = &app.database_url;
     let again =
-        refused(api_keys(database).args(["create", "--name", "orders", "--scopes", "links:read"]));
+        error_of(api_keys(database).args(["create", "--name", "orders", "--scopes", "links:read"]));
     assert!(again.contains("already"), "{again}");
     let unknown =
-        refused(api_keys(database).args(["create", "--name", "x", "--scopes", "links:all"]));
+        error_of(api_keys(database).args(["create", "--name", "x", "--scopes", "links:all"]));
     assert!(unknown.contains("payments:manage"), "{unknown}");
     let nameless =
-        refused(api_keys(database).args(["create", "--name", " ", "--scopes", "links:read"]));
+        error_of(api_keys(database).args(["create", "--name", " ", "--scopes", "links:read"]));
     assert!(nameless.contains("name"), "{nameless}");
 
-    let listed = told(api_keys(database).arg("list"));
+    let listed = output_of(api_keys(database).arg("list"));
     assert!(
         listed.contains("orders\tlinks:read,links:write\t"),
         "{listed}"
@@ -78,14 +78,14 @@ async fn api_keys_are_made_listed_and_revoked_and_only_hashes_kept() {
     assert!(!dump.concat().contains(&key));
 
     revoke_api_key(&app, "orders");
-    assert!(told(api_keys(database).arg("list")).contains("revoked"));
-    let gone = refused(api_keys(database).args(["revoke", "--name", "orders"]));
-    assert!(gone.contains("no active key"), "{gone}");
+    assert!(output_of(api_keys(database).arg("list")).contains("revoked"));
+    let gone = error_of(api_keys(database).args(["revoke", "--name", "orders"]));
+    assert!(gone.contains("has no active key"), "{gone}");
     assert_ne!(create_api_key(&app, "orders", "links:read"), key);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bootstrap_key_that_was_revoked_or_is_another_ones_stops_the_start() {
+async fn a_bootstrap_key_that_was_revoked_or_belongs_to_another_client_prevents_the_start() {
     let app = TestApp::start().await;
     let serve = |key: &str| {
         let mut serve = program();
@@ -95,17 +95,17 @@ async fn a_bootstrap_key_that_was_revoked_or_is_another_ones_stops_the_start() {
             .env("DOJO_API_KEY", "sk_sandbox_1")
             .env("LISTEN_ADDR", "127.0.0.1:0")
             .env("BOOTSTRAP_API_KEY", key);
-        refused(&mut serve)
+        error_of(&mut serve)
     };
     let reader = create_api_key(&app, "reader", "links:read");
     assert!(serve(&reader).contains("BOOTSTRAP_API_KEY is the key of another client"));
     revoke_api_key(&app, "bootstrap");
-    assert!(serve(crate::support::API_KEY).contains("BOOTSTRAP_API_KEY is a key that was revoked"));
+    assert!(serve(crate::support::API_KEY).contains("BOOTSTRAP_API_KEY was revoked"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn test_money_and_real_money_never_share_a_database() {
-    // The address is one where nobody listens: nothing real can be asked for.
+async fn sandbox_and_production_links_never_share_a_database() {
+    // Nobody listens at this address, so nothing real can be requested.
     let serve = |database: &str, key: &str| {
         let mut serve = program();
         serve
@@ -118,10 +118,12 @@ async fn test_money_and_real_money_never_share_a_database() {
     };
     let app = TestApp::start().await;
     app.created().await;
-    let told = refused(&mut serve(&app.database_url, "sk_prod_1"));
+    let error = error_of(&mut serve(&app.database_url, "sk_prod_1"));
     assert!(
-        told.contains("DOJO_API_KEY is for production, and the database holds links of sandbox"),
-        "{told}"
+        error.contains(
+            "DOJO_API_KEY configures production, but the database contains sandbox links"
+        ),
+        "{error}"
     );
 
     let real = new_database().await;
@@ -131,14 +133,16 @@ async fn test_money_and_real_money_never_share_a_database() {
         &[("DOJO_API_KEY", "sk_prod_1")],
     )
     .await;
-    let told = refused(&mut serve(&real, "sk_sandbox_1"));
+    let error = error_of(&mut serve(&real, "sk_sandbox_1"));
     assert!(
-        told.contains("DOJO_API_KEY is for sandbox, and the database holds links of production"),
-        "{told}"
+        error.contains(
+            "DOJO_API_KEY configures sandbox, but the database contains production links"
+        ),
+        "{error}"
     );
     drop(service);
 
-    // Not even by hand.
+    // The database doesn't allow it by hand either.
     let moved = sqlx::query("UPDATE payment_links SET environment = 'production'");
     assert!(
         moved
@@ -151,7 +155,7 @@ async fn test_money_and_real_money_never_share_a_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn migrate_can_run_again_and_by_many_at_once() {
+async fn migrate_can_run_again_and_in_several_processes_at_once() {
     let database = empty_database().await;
     let runs: Vec<_> = (0..4)
         .map(|_| {
@@ -165,12 +169,12 @@ async fn migrate_can_run_again_and_by_many_at_once() {
     for mut run in runs {
         assert!(run.wait().unwrap().success());
     }
-    told(program().arg("migrate").env("DATABASE_URL", &database));
+    output_of(program().arg("migrate").env("DATABASE_URL", &database));
 }
 
 #[test]
 fn help_lists_every_setting_with_its_variable_and_default() {
-    let help = told(program().args(["serve", "--help"]));
+    let help = output_of(program().args(["serve", "--help"]));
     for setting in [
         "[env: LISTEN_ADDR=]",
         "[default: 0.0.0.0:8080]",
@@ -197,7 +201,7 @@ fn help_lists_every_setting_with_its_variable_and_default() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_setting_stops_the_start_and_is_named_without_its_value() {
+async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
     let database = new_database().await;
     let settings = [
         ("DATABASE_URL", database.as_str()),
@@ -225,32 +229,76 @@ async fn a_wrong_setting_stops_the_start_and_is_named_without_its_value() {
     ] {
         let mut serve = program();
         serve.arg("serve").envs(settings).env(name, value);
-        let told = refused(&mut serve);
+        let error = error_of(&mut serve);
         let base = name.trim_end_matches("_FILE");
         let flag = name.to_lowercase().replace('_', "-");
         assert!(
-            told.contains(base) || told.contains(&flag),
-            "{name}={value}: {told}"
+            error.contains(base) || error.contains(&flag),
+            "{name}={value}: {error}"
         );
         if matches!(name, "DOJO_API_KEY" | "DATABASE_URL" | "BOOTSTRAP_API_KEY")
             && !value.is_empty()
         {
-            assert!(!told.contains("hush"), "{told}");
+            assert!(!error.contains("hush"), "{error}");
         }
     }
 
     let mut serve = program();
     let wrong = [("DOJO_TIMEOUT", "10 parsecs"), ("RUN_JOBS", "perhaps")];
-    let told = refused(serve.arg("serve").envs(settings).envs(wrong));
-    assert!(
-        told.contains("DOJO_TIMEOUT is wrong: unknown")
-            && told.contains("RUN_JOBS is none of true, false"),
-        "{told}"
-    );
+    let error = error_of(serve.arg("serve").envs(settings).envs(wrong));
+    for words in [
+        "DOJO_TIMEOUT must be a duration such as ",
+        "not \"10 parsecs\"",
+        "RUN_JOBS must be true or false, not \"perhaps\"",
+    ] {
+        assert!(error.contains(words), "{words:?} is not in {error}");
+    }
+}
+
+#[test]
+fn everything_that_is_missing_or_wrong_is_named_at_once() {
+    let nothing = error_of(program().arg("serve"));
+    for setting in ["DATABASE_URL", "DOJO_API_KEY"] {
+        let words = format!("error: {setting} is required: set it to ");
+        assert!(nothing.contains(&words), "{words:?} is not in {nothing}");
+    }
+
+    let wrong = [
+        ("LOG_FORMAT", "jsn"),
+        ("RUN_JOBS", "yes"),
+        ("DOJO_API_URL", "api.dojo.tech"),
+        ("RECOVERY_SETTLE", "abc"),
+        ("BOOTSTRAP_API_KEY", "dpl_hush"),
+        // A secret in the wrong place.
+        ("DOJO_CHECKOUT_URL", "sk_prod_hush"),
+    ];
+    let error = error_of(program().arg("serve").envs(wrong));
+    for line in [
+        "error: LOG_FORMAT must be one of json, text, not \"jsn\"",
+        "error: RUN_JOBS must be true or false, not \"yes\"",
+        "error: DOJO_API_URL must be an http or https URL, not \"api.dojo.tech\"",
+        "error: DOJO_CHECKOUT_URL must be an http or https URL\n",
+        "error: RECOVERY_SETTLE must be a duration such as 500ms, 30s, 2m or 24h",
+        "error: BOOTSTRAP_API_KEY must be dpl_ and ",
+        "error: DATABASE_URL is required",
+        "error: DOJO_API_KEY is required",
+    ] {
+        assert!(error.contains(line), "{line:?} is not in {error}");
+    }
+    assert!(!error.contains("hush"), "{error}");
+}
+
+#[test]
+fn a_value_that_looks_like_a_command_or_flag_is_a_value() {
+    let arguments = ["create", "--name", "check", "--scopes", "check"];
+    let error = error_of(program().arg("api-keys").args(arguments));
+    let line =
+        "error: --scopes must be one of links:read, links:write, payments:manage, not \"check\"";
+    assert!(error.starts_with(line), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_file_setting_counts_as_none() {
+async fn an_empty_file_setting_counts_as_not_set() {
     let none = [
         ("DOJO_ACCOUNTS_FILE", ""),
         ("DATABASE_URL_FILE", ""),
@@ -262,8 +310,8 @@ async fn an_empty_file_setting_counts_as_none() {
 }
 
 #[test]
-fn a_flag_is_named_as_its_variable() {
-    let help = told(program().args(["serve", "--help"]));
+fn flags_and_variables_have_the_same_names() {
+    let help = output_of(program().args(["serve", "--help"]));
     let (mut flag, mut flags) = ("", 0);
     for line in help.lines().map(str::trim) {
         if let Some(rest) = line.strip_prefix("--") {
@@ -306,6 +354,6 @@ async fn secrets_can_come_from_files() {
         ("DOJO_API_KEY_FILE", &key),
         ("DATABASE_URL", "postgres://x"),
     ];
-    let told = refused(program().arg("serve").envs(both));
-    assert!(told.contains("DOJO_API_KEY_FILE"), "{told}");
+    let error = error_of(program().arg("serve").envs(both));
+    assert!(error.contains("DOJO_API_KEY_FILE"), "{error}");
 }

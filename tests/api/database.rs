@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::net::TcpListener;
 
 use crate::{
-    commands::{api_keys, refused, told},
+    commands::{api_keys, error_of as refused, output_of as told},
     support::{
         Answer, DOJO_KEY, Service, TestApp, WEBHOOK_SECRET, eventually, eventually_within,
         new_database, port_of, pounds, program, proxy::Proxy, send, ten_pounds, text, through,

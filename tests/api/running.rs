@@ -86,7 +86,9 @@ async fn a_database_that_is_migrated_later_is_claimed_before_the_service_is_read
     assert!(!real.status.success());
     let told = String::from_utf8(real.stderr).unwrap();
     assert!(
-        told.contains("DOJO_API_KEY is for production, and the database holds links of sandbox"),
+        told.contains(
+            "DOJO_API_KEY configures production, but the database contains sandbox links"
+        ),
         "{told}"
     );
 }

@@ -1,4 +1,4 @@
-//! `webhooks list` and `webhooks register`: what Dojo sends here, shown and brought in line.
+//! `webhooks list` and `webhooks register`.
 
 use std::process::Output;
 
@@ -12,14 +12,14 @@ const CREATED: &str = "payment_intent.created";
 const STATUS_UPDATED: &str = "payment_intent.status_updated";
 const RECEIPT: &str = "payment_intent.send-receipt";
 
-/// What a command answered.
-pub struct Told {
+/// The result of a command.
+pub struct Finished {
     pub succeeded: bool,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Told {
+impl Finished {
     fn of(output: Output) -> Self {
         Self {
             succeeded: output.status.success(),
@@ -28,24 +28,24 @@ impl Told {
         }
     }
 
-    /// Once the command succeeded.
+    /// Asserts that the command succeeded.
     #[track_caller]
-    pub fn done(self) -> Self {
+    pub fn success(self) -> Self {
         assert!(self.succeeded, "{}\n{}", self.stdout, self.stderr);
         self
     }
 
-    /// What it said against it, once the command failed, without a secret.
+    /// Asserts that the command failed and printed no secret. Returns its standard error.
     #[track_caller]
-    pub fn refused(self) -> String {
+    pub fn failure(self) -> String {
         assert!(!self.succeeded, "{}\n{}", self.stdout, self.stderr);
         assert_eq!(self.stdout, "");
         self.stderr
     }
 }
 
-/// Runs a command of the operator's, with the settings of the app's service and these on top.
-pub async fn operate(app: &TestApp, arguments: &[&str], settings: &[(&str, &str)]) -> Told {
+/// Runs a command as an operator does, with the settings of the app's service, overridden by `settings`.
+pub async fn operate(app: &TestApp, arguments: &[&str], settings: &[(&str, &str)]) -> Finished {
     let mut command = program();
     command
         .args(arguments)
@@ -56,7 +56,7 @@ pub async fn operate(app: &TestApp, arguments: &[&str], settings: &[(&str, &str)
         .env("PUBLIC_URL", &app.service.url)
         .envs(settings.iter().copied());
     let output = tokio::process::Command::from(command).output().await;
-    Told::of(output.unwrap())
+    Finished::of(output.unwrap())
 }
 
 /// All subscriptions, as Dojo has them.
@@ -68,8 +68,8 @@ pub async fn subscriptions(app: &TestApp) -> Vec<Value> {
     all.as_array().unwrap().clone()
 }
 
-/// Takes away the subscription that every test begins with.
-async fn without_any(app: &TestApp) {
+/// Deletes the subscription that exists at the start of every test.
+async fn delete_subscriptions(app: &TestApp) {
     for subscription in subscriptions(app).await {
         let path = format!("/webhooks/{}", text(&subscription["id"]));
         app.sandbox.api(Method::DELETE, &path, &Value::Null).await;
@@ -81,33 +81,33 @@ async fn subscribe(app: &TestApp, url: &str, events: &[&str]) -> Value {
     app.sandbox.api(Method::POST, "/webhooks", &body).await
 }
 
-async fn register(app: &TestApp, more: &[&str]) -> Told {
+async fn register(app: &TestApp, more: &[&str]) -> Finished {
     operate(app, &[&["webhooks", "register"], more].concat(), &[]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_registration_shows_its_secret_and_webhooks_come() {
+async fn the_first_registration_prints_the_secret_and_webhooks_arrive() {
     let app = TestApp::start().await;
-    without_any(&app).await;
-    let told = register(&app, &[]).await.done();
+    delete_subscriptions(&app).await;
+    let finished = register(&app, &[]).await.success();
     let all = subscriptions(&app).await;
     assert_eq!(all.len(), 1);
     assert_eq!(all[0]["url"], format!("{}/webhooks/dojo", app.service.url));
     assert_eq!(all[0]["events"], json!([CREATED, STATUS_UPDATED, RECEIPT]));
     let secret = text(&all[0]["secrets"][0]["value"]);
-    assert_eq!(told.stdout, format!("{secret}\n"));
-    assert!(!told.stderr.contains(secret), "{}", told.stderr);
+    assert_eq!(finished.stdout, format!("{secret}\n"));
+    assert!(!finished.stderr.contains(secret), "{}", finished.stderr);
     assert!(
-        told.stderr.contains("DOJO_WEBHOOK_SECRETS"),
+        finished.stderr.contains("DOJO_WEBHOOK_SECRETS"),
         "{}",
-        told.stderr
+        finished.stderr
     );
 
-    // The operator configures it, and it is not shown again.
+    // Once the secret is in the settings, it isn't printed again.
     let settings = [("DOJO_WEBHOOK_SECRETS", secret)];
     let again = operate(&app, &["webhooks", "register"], &settings)
         .await
-        .done();
+        .success();
     assert_eq!(again.stdout, "");
     assert!(
         again.stderr.contains("nothing to change"),
@@ -118,25 +118,25 @@ async fn a_first_registration_shows_its_secret_and_webhooks_come() {
 
     let replica = Service::start(&app.database_url, &app.sandbox.url, &settings).await;
     let moved = [settings[0], ("PUBLIC_URL", &replica.url)];
-    let told = operate(&app, &["webhooks", "register", "--replace"], &moved)
+    let finished = operate(&app, &["webhooks", "register", "--replace"], &moved)
         .await
-        .done();
-    assert_eq!(told.stdout, "", "the secret has moved along");
+        .success();
+    assert_eq!(finished.stdout, "", "the subscription keeps its secret");
     let link = app.created().await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.link_with_status(&link["id"], "Captured").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registering_again_changes_nothing_at_dojo() {
+async fn registering_again_changes_nothing() {
     let app = TestApp::start().await;
     let before = subscriptions(&app).await;
     for _ in 0..2 {
-        let told = register(&app, &[]).await.done();
-        assert_eq!(told.stdout, "", "the settings hold the secret");
+        let finished = register(&app, &[]).await.success();
+        assert_eq!(finished.stdout, "", "the settings contain the secret");
         assert_eq!(subscriptions(&app).await, before);
     }
-    // The test's own calls, which point the sandbox to the service, name no program.
+    // The test's own calls, which point the sandbox to the service, have no user agent.
     let mut calls = app.sandbox.requests("webhooks").await;
     calls.retain(|call| call["headers"]["user-agent"].is_string());
     assert!(!calls.is_empty());
@@ -148,12 +148,12 @@ async fn registering_again_changes_nothing_at_dojo() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_subscription_with_other_events_is_brought_in_line() {
+async fn missing_events_are_added_to_the_subscription() {
     let app = TestApp::start().await;
-    without_any(&app).await;
+    delete_subscriptions(&app).await;
     let url = format!("{}/webhooks/dojo/", app.service.url);
     let ours = subscribe(&app, &url, &[CREATED]).await;
-    register(&app, &[]).await.done();
+    register(&app, &[]).await.success();
     let all = subscriptions(&app).await;
     assert_eq!(all.len(), 1);
     assert_eq!(all[0]["id"], ours["id"]);
@@ -162,94 +162,96 @@ async fn a_subscription_with_other_events_is_brought_in_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_account_that_offers_less_is_subscribed_to_what_it_offers() {
+async fn only_the_events_that_the_account_offers_are_subscribed() {
     let app = TestApp::start().await;
-    without_any(&app).await;
+    delete_subscriptions(&app).await;
     let offer = json!({"events": [CREATED, STATUS_UPDATED]});
     app.sandbox.control("offered-events", offer).await;
-    let told = register(&app, &[]).await.done();
+    let finished = register(&app, &[]).await.success();
     assert!(
-        told.stderr.contains(&format!("does not offer {RECEIPT}")),
+        finished
+            .stderr
+            .contains(&format!("does not offer {RECEIPT}")),
         "{}",
-        told.stderr
+        finished.stderr
     );
     let all = subscriptions(&app).await;
     assert_eq!(all[0]["events"], json!([CREATED, STATUS_UPDATED]));
 
-    // Nothing else tells of payments.
+    // No other event reports payments.
     app.sandbox
         .control("offered-events", json!({"events": [CREATED]}))
         .await;
-    let told = register(&app, &[]).await.refused();
-    assert!(told.contains(STATUS_UPDATED), "{told}");
+    let finished = register(&app, &[]).await.failure();
+    assert!(finished.contains(STATUS_UPDATED), "{finished}");
     assert_eq!(subscriptions(&app).await, all);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_goes_elsewhere_is_reported_and_moved_only_when_told() {
+async fn events_sent_to_another_url_are_moved_only_with_replace() {
     let app = TestApp::start().await;
-    without_any(&app).await;
+    delete_subscriptions(&app).await;
     let old = subscribe(&app, "http://127.0.0.1:9/old", &[CREATED, STATUS_UPDATED]).await;
-    let told = register(&app, &[]).await.refused();
+    let finished = register(&app, &[]).await.failure();
     for words in [
         text(&old["id"]),
         "http://127.0.0.1:9/old",
         "--replace",
         "nothing was changed",
     ] {
-        assert!(told.contains(words), "{told}");
+        assert!(finished.contains(words), "{finished}");
     }
     assert_eq!(subscriptions(&app).await, std::slice::from_ref(&old));
 
-    // Moved whole, with its secret, so that no event is without a receiver.
-    let told = register(&app, &["--replace"]).await.done();
+    // The subscription is moved as a whole and keeps its secret, so that there is a receiver at any time.
+    let finished = register(&app, &["--replace"]).await.success();
     let all = subscriptions(&app).await;
     assert_eq!(all.len(), 1);
     assert_eq!(all[0]["id"], old["id"]);
     assert_eq!(all[0]["url"], format!("{}/webhooks/dojo", app.service.url));
-    assert_eq!(told.stdout.trim(), text(&old["secrets"][0]["value"]));
-    register(&app, &[]).await.done();
+    assert_eq!(finished.stdout.trim(), text(&old["secrets"][0]["value"]));
+    register(&app, &[]).await.success();
     assert_eq!(subscriptions(&app).await, all);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_answer_is_told_and_the_next_run_finds_what_was_done() {
+async fn after_a_lost_response_the_next_run_continues() {
     let app = TestApp::start().await;
     let url = subscriptions(&app).await[0]["url"].clone();
-    without_any(&app).await;
+    delete_subscriptions(&app).await;
     subscribe(&app, text(&url), &["payment_intent.created"]).await;
     subscribe(&app, "http://127.0.0.1:9/", &[RECEIPT]).await;
     for (failures, kind) in ["cutAfter", "cutBefore"].into_iter().cycle().enumerate() {
-        assert!(failures < 30, "it never ends");
+        assert!(failures < 30, "it never succeeds");
         app.sandbox
             .control(
                 "faults",
                 json!({"operation": "webhooks", "kind": kind, "share": 0.3}),
             )
             .await;
-        let told = register(&app, &["--replace"]).await;
+        let finished = register(&app, &["--replace"]).await;
         app.sandbox.clear("faults").await;
-        if told.succeeded {
+        if finished.succeeded {
             break;
         }
-        assert!(told.stderr.contains("Dojo"), "{}", told.stderr);
+        assert!(finished.stderr.contains("Dojo"), "{}", finished.stderr);
     }
-    register(&app, &[]).await.done();
+    register(&app, &[]).await.success();
     let all = subscriptions(&app).await;
     assert_eq!(all.len(), 1);
     assert_eq!(all[0]["events"], json!([CREATED, STATUS_UPDATED, RECEIPT]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_list_shows_everything_but_a_secrets_text() {
+async fn the_list_shows_everything_except_the_secrets() {
     let app = TestApp::start().await;
     let id = subscriptions(&app).await[0]["id"].clone();
     let path = format!("/webhooks/{}/secrets", text(&id));
     let secrets = app.sandbox.api(Method::POST, &path, &Value::Null).await;
-    let told = operate(&app, &["webhooks", "list", "--json"], &[])
+    let finished = operate(&app, &["webhooks", "list", "--json"], &[])
         .await
-        .done();
-    let listed: Value = serde_json::from_str(&told.stdout).unwrap();
+        .success();
+    let listed: Value = serde_json::from_str(&finished.stdout).unwrap();
     let url = format!("{}/webhooks/dojo", app.service.url);
     assert_eq!(
         listed,
@@ -267,55 +269,64 @@ async fn the_list_shows_everything_but_a_secrets_text() {
             }],
         }])
     );
-    let told = operate(&app, &["webhooks", "list"], &[]).await.done();
+    let finished = operate(&app, &["webhooks", "list"], &[]).await.success();
     for words in [
         "active, in the settings",
         "inactive, not in the settings",
         &url,
         RECEIPT,
     ] {
-        assert!(told.stdout.contains(words), "{}", told.stdout);
+        assert!(finished.stdout.contains(words), "{}", finished.stdout);
     }
     for secret in secrets["secrets"].as_array().unwrap() {
         assert!(
-            !told.stdout.contains(text(&secret["value"])),
+            !finished.stdout.contains(text(&secret["value"])),
             "{}",
-            told.stdout
+            finished.stdout
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_public_url_that_cannot_be_is_refused() {
+async fn an_invalid_public_url_is_rejected() {
     let app = TestApp::start().await;
     for (url, words) in [
         ("", "is required"),
-        ("pay.example.com", "PUBLIC_URL is no web address"),
+        (
+            "pay.example.com",
+            "PUBLIC_URL must be an http or https URL, not \"pay.example.com\"",
+        ),
         (
             "https://pay.example.com/webhooks/dojo",
-            "leave out /webhooks/dojo",
+            "without /webhooks/dojo",
         ),
         ("https://pay.example.com/?a=b", "a query"),
-        ("https://user:hush@pay.example.com", "a user's name"),
+        ("https://user:hush@pay.example.com", "a user name"),
     ] {
         let settings = [("PUBLIC_URL", url)];
-        let told = operate(&app, &["webhooks", "register"], &settings)
+        let finished = operate(&app, &["webhooks", "register"], &settings)
             .await
-            .refused();
-        assert!(told.contains(words) && !told.contains("hush"), "{told}");
+            .failure();
+        assert!(
+            finished.contains(words) && !finished.contains("hush"),
+            "{finished}"
+        );
     }
     let flag = register(&app, &["--url", "pay.example.com"]).await;
-    let told = flag.refused();
-    assert!(told.contains("--url or PUBLIC_URL is no web"), "{told}");
-    let unknown = register(&app, &["--account", "leeds"]).await.refused();
+    let finished = flag.failure();
     assert!(
-        unknown.contains("no account \"leeds\"; there is default"),
+        finished.contains("--url or PUBLIC_URL must be an http"),
+        "{finished}"
+    );
+    let unknown = register(&app, &["--account", "leeds"]).await.failure();
+    assert!(
+        unknown.contains("there is no account \"leeds\". The configured accounts are: default"),
         "{unknown}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_dojo_says_against_it_is_told_once_with_the_account_and_the_mend() {
+async fn a_failed_call_is_reported_once_with_the_account_and_how_to_fix_it() {
     let app = TestApp::start().await;
     let folder = Folder::new();
     let file = folder.write(
@@ -329,8 +340,8 @@ async fn what_dojo_says_against_it_is_told_once_with_the_account_and_the_mend() 
             &[accounts][..],
             &[
                 "account leeds: ",
-                "Dojo refused this service's API key",
-                "→ make a key",
+                "Dojo rejected this service's API key",
+                "→ create a key",
                 "set it as api_key of [accounts.leeds]",
             ][..],
         ),
@@ -339,31 +350,35 @@ async fn what_dojo_says_against_it_is_told_once_with_the_account_and_the_mend() 
             &[("DOJO_API_URL", "http://127.0.0.1:9")],
             &[
                 "account default: ",
-                "Dojo was not reached",
-                "→ see that Dojo",
+                "Dojo is unreachable",
+                "→ check the connection from this machine to Dojo",
                 "DOJO_API_URL",
             ],
         ),
     ] {
-        let told = operate(&app, &[&["webhooks"], arguments].concat(), settings).await;
-        let told = told.refused();
+        let finished = operate(&app, &[&["webhooks"], arguments].concat(), settings).await;
+        let finished = finished.failure();
         for words in words {
-            assert_eq!(told.matches(words).count(), 1, "{words:?} in {told}");
+            assert_eq!(
+                finished.matches(words).count(),
+                1,
+                "{words:?} in {finished}"
+            );
         }
-        assert!(!told.contains("hush"), "{told}");
+        assert!(!finished.contains("hush"), "{finished}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_account_is_registered_at_its_own_door() {
+async fn each_account_is_registered_at_its_own_url() {
     let app = TestApp::start().await;
     let folder = Folder::new();
     let of_leeds = async || {
-        let answer = app
+        let response = app
             .sandbox
             .api_as(LEEDS_KEY, Method::GET, "/webhooks", &Value::Null)
             .await;
-        answer.json().as_array().unwrap().clone()
+        response.json().as_array().unwrap().clone()
     };
     let configure =
         |secrets: &str| folder.write("accounts.toml", &site("leeds", LEEDS_KEY, secrets));
@@ -373,20 +388,22 @@ async fn each_account_is_registered_at_its_own_door() {
         operate(&app, &[&["webhooks"], arguments].concat(), &settings).await
     };
 
-    let told = run(&["register"]).await.refused();
+    let finished = run(&["register"]).await.failure();
     assert!(
-        told.contains("name one with --account: default, leeds"),
-        "{told}"
+        finished.contains("choose an account with --account: default, leeds"),
+        "{finished}"
     );
     let others = subscriptions(&app).await;
-    let told = run(&["register", "--account", "leeds"]).await.done();
+    let finished = run(&["register", "--account", "leeds"]).await.success();
     let all = of_leeds().await;
     let secret = text(&all[0]["secrets"][0]["value"]).to_owned();
-    assert_eq!(told.stdout.trim(), secret);
+    assert_eq!(finished.stdout.trim(), secret);
     assert!(
-        told.stderr.contains("webhook_secrets of [accounts.leeds]"),
+        finished
+            .stderr
+            .contains("webhook_secrets of [accounts.leeds]"),
         "{}",
-        told.stderr
+        finished.stderr
     );
     assert_eq!(
         all[0]["url"],
@@ -394,10 +411,12 @@ async fn each_account_is_registered_at_its_own_door() {
     );
     assert_eq!(subscriptions(&app).await, others);
 
-    // Its secret changes alone.
+    // Only this account's secret is rotated.
     configure(&secret);
-    let told = run(&["rotate-secret", "--account", "leeds"]).await.done();
-    let configured = told.stdout.trim().replace(',', "\", \"");
+    let finished = run(&["rotate-secret", "--account", "leeds"])
+        .await
+        .success();
+    let configured = finished.stdout.trim().replace(',', "\", \"");
     configure(&configured);
     let new = of_leeds().await[0]["secrets"][1]["id"].clone();
     let end = [
@@ -407,24 +426,24 @@ async fn each_account_is_registered_at_its_own_door() {
         "--every-replica-knows",
         text(&new),
     ];
-    run(&end).await.done();
+    run(&end).await.success();
     let left = of_leeds().await[0]["secrets"].clone();
     assert_eq!(left.as_array().unwrap().len(), 1);
     assert_eq!((&left[0]["id"], &left[0]["isActive"]), (&new, &json!(true)));
     assert_eq!(subscriptions(&app).await, others);
 
-    let told = run(&["list"]).await.done();
+    let finished = run(&["list"]).await.success();
     for words in [
         "default (sandbox)",
         "leeds (sandbox)",
         "/webhooks/dojo/leeds",
     ] {
-        assert!(told.stdout.contains(words), "{}", told.stdout);
+        assert!(finished.stdout.contains(words), "{}", finished.stdout);
     }
-    let told = run(&["list", "--account", "leeds"]).await.done();
+    let finished = run(&["list", "--account", "leeds"]).await.success();
     assert!(
-        !told.stdout.contains("default (sandbox)"),
+        !finished.stdout.contains("default (sandbox)"),
         "{}",
-        told.stdout
+        finished.stdout
     );
 }

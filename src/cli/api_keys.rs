@@ -1,0 +1,160 @@
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use dojo_payment_links::{
+    api_key::{ApiKey, Scope},
+    config::{DatabaseSettings, Expected, account_name, overlap},
+    store::{self, PgPool},
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Result, on_database};
+
+/// Create, list, rotate and revoke the API keys of the service's clients.
+#[derive(Debug, Args)]
+pub(super) struct ApiKeys {
+    #[command(flatten)]
+    pub(super) database: DatabaseSettings,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Create the API key of a new client, and print it.
+    ///
+    /// The key is printed only this once; the database stores its hash. Also creates a new key for a client whose keys were
+    /// revoked.
+    Create {
+        /// The client's name, which is shown on everything that it does.
+        #[arg(long)]
+        name: String,
+        /// What the key permits, separated by commas: links:read, links:write, payments:manage.
+        #[arg(long, value_delimiter = ',', required = true, value_parser = scope)]
+        scopes: Vec<Scope>,
+        /// The names of the accounts that the key may use, separated by commas. Default: all accounts, including future
+        /// ones.
+        #[arg(long, value_delimiter = ',', value_name = "NAMES", value_parser = account_name)]
+        accounts: Option<Vec<String>>,
+    },
+    /// List all API keys: client, scopes, accounts, date of creation, and state (active, expiring or revoked).
+    List,
+    /// Replace a client's API key by a new one with the same scopes and accounts, and print it.
+    ///
+    /// Idempotency keys belong to the client, so a request that is retried under the new key is still the same request.
+    Rotate {
+        /// The client's name.
+        #[arg(long)]
+        name: String,
+        /// How long the current key stays valid, from 0s to 31days. Keys that were replaced earlier end no later than this.
+        #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = overlap)]
+        overlap: Duration,
+    },
+    /// Revoke all of a client's keys at once. This can't be undone.
+    Revoke {
+        /// The client's name.
+        #[arg(long)]
+        name: String,
+    },
+}
+
+fn scope(text: &str) -> std::result::Result<Scope, Expected> {
+    text.parse().map_err(|_| {
+        let scopes = Scope::ALL.map(Scope::as_str).join(", ");
+        Expected::new(format!("one of {scopes}"))
+    })
+}
+
+impl ApiKeys {
+    pub(super) async fn run(self) -> Result {
+        on_database(&self.database, async |pool| match self.command {
+            Command::Create {
+                name,
+                scopes,
+                accounts,
+            } => create(pool, &name, &scopes, accounts.as_deref()).await,
+            Command::List => list(pool).await,
+            Command::Rotate { name, overlap } => rotate(pool, &name, overlap).await,
+            Command::Revoke { name } => revoke(pool, &name).await,
+        })
+        .await
+    }
+}
+
+async fn create(
+    pool: &PgPool,
+    name: &str,
+    scopes: &[Scope],
+    accounts: Option<&[String]>,
+) -> Result {
+    let name = name.trim();
+    if !(1..=60).contains(&name.chars().count()) {
+        return Err("--name must be 1 to 60 characters".into());
+    }
+    let key = ApiKey::generate();
+    let scopes: Vec<_> = scopes.iter().map(ToString::to_string).collect();
+    if !store::api_keys::create(pool, name, &key.hash(), &scopes, accounts).await? {
+        return Err(format!(
+            "client {name:?} already has an active key. Use api-keys rotate to replace it"
+        )
+        .into());
+    }
+    println!("{}", key.expose());
+    Ok(())
+}
+
+async fn list(pool: &PgPool) -> Result {
+    for key in store::api_keys::list(pool).await? {
+        let state = match key.revoked_at {
+            None => "active".to_owned(),
+            Some(at) if key.revoked => format!("revoked {}", at.date()),
+            Some(at) => format!("expires {}", to_the_second(at)?),
+        };
+        println!(
+            "{}\t{}\t{}\t{}\t{state}",
+            key.client,
+            key.scopes.join(","),
+            key.accounts
+                .map_or_else(|| "all accounts".to_owned(), |names| names.join(",")),
+            key.created_at.date()
+        );
+    }
+    Ok(())
+}
+
+async fn rotate(pool: &PgPool, name: &str, overlap: Duration) -> Result {
+    let name = name.trim();
+    let key = ApiKey::generate();
+    let Some(ending) = store::api_keys::rotate(pool, name, &key.hash(), overlap).await? else {
+        return Err(format!(
+            "client {name:?} has no active key. Use api-keys create to create one"
+        )
+        .into());
+    };
+    // Standard output is for the key alone, so that it can be redirected to where it is stored.
+    if ending.is_empty() {
+        eprintln!("The client's earlier keys are rejected from now on.");
+    }
+    for at in ending {
+        eprintln!(
+            "An earlier key of the client is valid until {}.",
+            to_the_second(at)?
+        );
+    }
+    println!("{}", key.expose());
+    Ok(())
+}
+
+async fn revoke(pool: &PgPool, name: &str) -> Result {
+    if store::api_keys::revoke(pool, name.trim()).await? {
+        Ok(())
+    } else {
+        Err(format!("client {name:?} has no active key").into())
+    }
+}
+
+/// Rounds down, so that nobody expects the key to be valid for longer than it is.
+fn to_the_second(at: OffsetDateTime) -> Result<String> {
+    Ok(at.truncate_to_second().format(&Rfc3339)?)
+}

@@ -1,0 +1,72 @@
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+use dojo_payment_links::{
+    config::{ConfigError, PublicUrl, ServeSettings},
+    golive::check::{self, Report},
+};
+
+use super::{Result, serve};
+
+/// Check a deployment before it takes money: settings, database, Dojo, webhooks and clocks.
+///
+/// Changes nothing. Prints one line per check, with what to do if it failed. Exits with 1 unless every check passes. Run it
+/// with the settings of `serve` and, to check the webhooks, the public URL of the service.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    settings: ServeSettings,
+
+    #[command(flatten)]
+    public_url: PublicUrl,
+
+    /// Print JSON: `ok`, and `checks` with `name`, `account`, `outcome` (passed, failed or skipped), `detail` and `mend`
+    /// (how to fix it).
+    #[arg(long)]
+    json: bool,
+}
+
+/// The format of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+impl Check {
+    pub(super) async fn run(&self) -> Result<ExitCode> {
+        let report = check::run(&self.settings, &self.public_url).await;
+        let format = if self.json {
+            Format::Json
+        } else {
+            Format::Text
+        };
+        print(&report, format)
+    }
+
+    pub(super) fn validate(&self, error: &mut ConfigError) {
+        serve::validate(&self.settings, error);
+        error.keep(self.public_url.get());
+    }
+}
+
+/// Prints the report if the settings can't be parsed.
+pub(super) fn settings_are_wrong(error: &ConfigError, format: Format) -> ExitCode {
+    print(&Report::of_wrong_settings(error), format).unwrap_or(ExitCode::FAILURE)
+}
+
+fn print(report: &Report, format: Format) -> Result<ExitCode> {
+    let mut stdout = io::stdout().lock();
+    match format {
+        Format::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(report)?)?,
+        Format::Text => writeln!(stdout, "{report}")?,
+    }
+    Ok(if report.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

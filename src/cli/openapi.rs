@@ -1,0 +1,13 @@
+use clap::Args;
+use dojo_payment_links::api::openapi;
+
+/// Print the API's OpenAPI document.
+#[derive(Debug, Args)]
+pub(super) struct Openapi {}
+
+impl Openapi {
+    pub(super) fn run(&self) {
+        let _ = self;
+        print!("{}", openapi::to_yaml(&openapi::document()));
+    }
+}

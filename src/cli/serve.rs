@@ -1,0 +1,38 @@
+use clap::Args;
+use dojo_payment_links::{
+    application::{Application, StartError, stop_signal},
+    config::{ConfigError, ServeSettings},
+    dojo::Accounts,
+    store::PgPool,
+};
+
+use super::Result;
+
+/// Run the service.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: ServeSettings,
+}
+
+impl Serve {
+    pub(super) async fn run(&self) -> Result {
+        let application = match Application::build(&self.settings).await {
+            Ok(application) => application,
+            Err(StartError::Config(error)) => return Err(error.into()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(application.run(stop_signal()).await?)
+    }
+
+    pub(super) fn validate(&self, error: &mut ConfigError) {
+        validate(&self.settings, error);
+    }
+}
+
+/// Adds everything that is wrong with the settings of `serve`.
+pub(super) fn validate(settings: &ServeSettings, error: &mut ConfigError) {
+    error.keep(Accounts::from_settings(&settings.dojo));
+    error.keep(PgPool::new(&settings.database));
+    error.keep(settings.bootstrap_api_key());
+}

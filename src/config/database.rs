@@ -1,0 +1,67 @@
+use std::{path::PathBuf, time::Duration};
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{
+    ConfigError,
+    value::{duration, number, path, secret},
+};
+
+/// The settings of the database.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Database")]
+pub struct DatabaseSettings {
+    /// The URL of the Postgres database: `postgres://user:password@host:5432/name`. Required.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<SecretString>,
+
+    /// A file that contains `DATABASE_URL`.
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE", value_parser = path())]
+    database_url_file: Option<PathBuf>,
+
+    /// The maximum number of connections to the database. The sum over all replicas must stay below Postgres's
+    /// `max_connections`.
+    #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 10, value_name = "N",
+          value_parser = number(1..=1000_u32))]
+    pub database_max_connections: u32,
+
+    /// How long a request waits for a free connection before it gets 503.
+    #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "5s", value_name = "DURATION",
+          value_parser = duration)]
+    pub database_acquire_timeout: Duration,
+
+    /// How long a statement may run before Postgres cancels it. If there is no response two seconds after that, the
+    /// connection is closed. Waiting for a lock is limited to three seconds.
+    #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_name = "DURATION",
+          value_parser = duration)]
+    pub database_statement_timeout: Duration,
+}
+
+impl DatabaseSettings {
+    /// The setting that the URL comes from, for messages.
+    #[must_use]
+    pub fn url_setting(&self) -> &'static str {
+        let url = self.database_url.as_ref();
+        if url.is_some_and(|url| !url.expose_secret().trim().is_empty()) {
+            "DATABASE_URL"
+        } else {
+            "DATABASE_URL_FILE"
+        }
+    }
+
+    pub fn url(&self) -> Result<SecretString, ConfigError> {
+        const SETTING: &str = "DATABASE_URL";
+        secret(
+            SETTING,
+            self.database_url.as_ref(),
+            self.database_url_file.as_ref(),
+        )?
+        .ok_or_else(|| {
+            ConfigError::new(
+                SETTING,
+                "is required: set it to postgres://user:password@host:5432/name",
+            )
+        })
+    }
+}

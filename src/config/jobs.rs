@@ -1,0 +1,63 @@
+use std::time::Duration;
+
+use clap::Args;
+
+use super::value::{duration, number};
+use crate::payment_link::SettlementWindow;
+
+/// The settings of the background jobs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Background jobs")]
+pub struct JobSettings {
+    /// Whether this replica runs background jobs: recovering creations and operations whose response was lost, and
+    /// reconciling links with Dojo. At least one replica must run them.
+    #[arg(long, env = "RUN_JOBS", default_value_t = true, value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub run_jobs: bool,
+
+    /// The settlement window: how long after a call to Dojo was sent it may still take effect, and how far Dojo's search
+    /// may lag behind. After a lost response, the service waits this long before it concludes that nothing happened and
+    /// creates the intent, or requests the amount or tip, again. A capture counts as not done if Dojo doesn't show it after
+    /// this time. A response from Dojo that is behind a webhook is accepted only if Dojo still gives it after this time.
+    /// Dojo documents no limits. Too long delays links. Too short risks a second intent, which must then be canceled; raise
+    /// it if `recoveries_total{outcome="surplus"}` rises.
+    #[arg(long, env = "RECOVERY_SETTLE", default_value = "2m", value_name = "DURATION", value_parser = duration)]
+    pub recovery_settle: Duration,
+
+    /// How long after the request a lost creation or operation may be sent to Dojo again. After this time the service gives
+    /// up, because nobody expects the link or operation any longer.
+    #[arg(long, env = "RECOVERY_GIVE_UP", default_value = "24h", value_name = "DURATION", value_parser = duration)]
+    pub recovery_give_up: Duration,
+
+    /// How often the background jobs check the database for work.
+    #[arg(long, env = "POLL_INTERVAL", default_value = "1s", value_name = "DURATION", value_parser = duration)]
+    pub poll_interval: Duration,
+
+    /// The maximum number of links or operations that a background job claims at a time.
+    #[arg(id = "background-batch", long, env = "BACKGROUND_BATCH", default_value_t = 100, value_name = "N",
+          value_parser = number(1..=1000_i64))]
+    pub batch: i64,
+
+    /// The maximum number of concurrent calls to Dojo of each background job, per account.
+    #[arg(id = "background-concurrency", long, env = "BACKGROUND_CONCURRENCY", default_value_t = 4, value_name = "N",
+          value_parser = number(1..=100_u16))]
+    concurrency: u16,
+
+    /// The maximum number of links and operations that the background jobs start to process per second, per account. Most
+    /// take one call to Dojo. Lower it if Dojo limits the calls.
+    #[arg(long, env = "BACKGROUND_RATE", default_value_t = 20, value_name = "N",
+          value_parser = number(1..=1000_u32))]
+    pub background_rate: u32,
+}
+
+impl JobSettings {
+    #[must_use]
+    pub fn window(&self) -> SettlementWindow {
+        SettlementWindow::new(self.recovery_settle)
+    }
+
+    /// The maximum number of concurrent calls to Dojo of each job.
+    #[must_use]
+    pub fn concurrency(&self) -> i64 {
+        self.concurrency.into()
+    }
+}

@@ -1,0 +1,22 @@
+//! The settings. Each is a flag with an environment variable of the same name, and is parsed and validated once, at the
+//! start. [`ConfigError`] names everything that is wrong at once, and never contains a secret.
+
+mod accounts;
+mod database;
+mod dojo;
+mod error;
+mod jobs;
+mod log;
+mod public_url;
+mod server;
+mod value;
+
+pub use accounts::AccountSettings;
+pub use database::DatabaseSettings;
+pub use dojo::{ConfiguredAccounts, DojoApiKey, DojoSettings};
+pub use error::{ConfigError, Expected, Problem};
+pub use jobs::JobSettings;
+pub use log::{LogFormat, LogSettings};
+pub use public_url::PublicUrl;
+pub use server::ServeSettings;
+pub use value::{account_name, listen_address, overlap};

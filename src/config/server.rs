@@ -1,0 +1,86 @@
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{
+    ConfigError, DatabaseSettings, DojoSettings, JobSettings,
+    value::{duration, listen_address, number, path, secret},
+};
+use crate::api_key::ApiKey;
+
+/// The settings of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeSettings {
+    /// The IP address and port to listen on. Port 0 takes a free port, which the log shows.
+    #[arg(long, env = "LISTEN_ADDR", default_value = "0.0.0.0:8080", value_name = "ADDRESS",
+          value_parser = listen_address)]
+    pub listen_addr: SocketAddr,
+
+    /// The time limit of a request. A request that takes longer gets 503. Work at Dojo that has begun continues in the
+    /// background.
+    #[arg(long, env = "REQUEST_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = duration)]
+    pub request_timeout: Duration,
+
+    /// The maximum number of creations, operations and reconciliations that requests may have in progress on this replica.
+    /// More get 503 before anything is saved, so that a slow Dojo can't exhaust the memory.
+    #[arg(long, env = "MAX_CREATIONS", default_value_t = 256, value_name = "N", value_parser = number(1..=u16::MAX))]
+    pub max_creations: u16,
+
+    /// The maximum number of requests per second from each client to this replica. Bursts of up to as many requests are
+    /// allowed. More get 429.
+    #[arg(long, env = "CLIENT_RATE", default_value_t = 200, value_name = "N",
+          value_parser = number(1..=1_000_000_u32))]
+    pub client_rate: u32,
+
+    /// How long requests in progress may take to finish after SIGTERM. Set the orchestrator's grace period to a longer
+    /// time.
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "25s", value_name = "DURATION", value_parser = duration)]
+    pub shutdown_timeout: Duration,
+
+    /// Whether to run `migrate` before serving. Many replicas may start and migrate at the same time. With `false`, the
+    /// service starts even if the database is unreachable, and becomes ready once the database is reachable and migrated.
+    #[arg(long, env = "MIGRATE_ON_START", default_value_t = true, value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub migrate_on_start: bool,
+
+    /// An API key that is created at the start for the client `bootstrap`, with all scopes: `dpl_` and at least 32
+    /// characters. A new value replaces the previous one, which is rejected from then on. Meant for compose files and
+    /// demos. Use `api-keys create` for real clients.
+    #[arg(
+        long,
+        env = "BOOTSTRAP_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    bootstrap_api_key: Option<SecretString>,
+
+    /// A file that contains `BOOTSTRAP_API_KEY`.
+    #[arg(long, env = "BOOTSTRAP_API_KEY_FILE", value_name = "FILE", value_parser = path())]
+    bootstrap_api_key_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    #[command(flatten)]
+    pub dojo: DojoSettings,
+
+    #[command(flatten)]
+    pub jobs: JobSettings,
+}
+
+impl ServeSettings {
+    /// The API key to create at the start, if any.
+    pub fn bootstrap_api_key(&self) -> Result<Option<ApiKey>, ConfigError> {
+        const SETTING: &str = "BOOTSTRAP_API_KEY";
+        let key = secret(
+            SETTING,
+            self.bootstrap_api_key.as_ref(),
+            self.bootstrap_api_key_file.as_ref(),
+        )?;
+        key.map(|key| {
+            ApiKey::parse(key.expose_secret())
+                .ok_or_else(|| ConfigError::new(SETTING, format!("must be {}", ApiKey::FORM)))
+        })
+        .transpose()
+    }
+}

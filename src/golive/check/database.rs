@@ -1,0 +1,177 @@
+use time::OffsetDateTime;
+
+use super::{
+    LIMIT, compare_clocks,
+    report::{Checks, Name},
+};
+use crate::{
+    golive::listed,
+    payment_link::Environment,
+    store::{
+        self, Diagnosis, PgPool,
+        condition::{Migrations, OLDEST_POSTGRES},
+    },
+};
+
+/// Checks the database. `environment` is that of the configured accounts, if they are known.
+pub(super) async fn check(pool: &PgPool, environment: Option<Environment>) -> Checks {
+    let mut checks = Checks::new();
+    match tokio::time::timeout(LIMIT, check_all(pool, environment, &mut checks)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => {
+            checks.fail(
+                failure.check,
+                failure.diagnosis.problem,
+                failure.diagnosis.remedy,
+            );
+            checks.skip_rest(&Name::DATABASE, "the database does not respond");
+        }
+        Err(_) => checks.skip_rest(&Name::DATABASE, "the database takes too long"),
+    }
+    checks
+}
+
+/// An error of the database, and the check in which it occurred.
+struct Failure {
+    check: Name,
+    diagnosis: Diagnosis,
+}
+
+async fn check_all(
+    pool: &PgPool,
+    environment: Option<Environment>,
+    checks: &mut Checks,
+) -> Result<(), Failure> {
+    let during = |check| {
+        move |error| Failure {
+            check,
+            diagnosis: pool.diagnose(&error),
+        }
+    };
+
+    pool.probe().await.map_err(|diagnosis| Failure {
+        check: Name::Database,
+        diagnosis,
+    })?;
+
+    let server = store::condition::server(pool)
+        .await
+        .map_err(during(Name::Database))?;
+    let here = OffsetDateTime::now_utc();
+    let version = format!("Postgres {}", server.version);
+    if server.version < OLDEST_POSTGRES {
+        checks.fail(
+            Name::Database,
+            version,
+            format!("upgrade to Postgres {OLDEST_POSTGRES} or later"),
+        );
+    } else {
+        checks.pass(Name::Database, version);
+    }
+
+    let found = store::condition::migrations(pool)
+        .await
+        .map_err(during(Name::Migrations))?;
+    check_migrations(&found, checks);
+
+    if server.reads_only {
+        checks.fail(
+            Name::Writable,
+            "the server is read-only, as a standby is",
+            "point DATABASE_URL to the primary",
+        );
+    } else {
+        checks.pass(Name::Writable, "yes");
+    }
+
+    if found.pending.is_empty() && found.broken.is_empty() {
+        let stored = store::deployment::held(pool)
+            .await
+            .map_err(during(Name::Environment))?;
+        check_environment(stored, environment, checks);
+        match store::api_keys::count_active_clients(pool)
+            .await
+            .map_err(during(Name::ApiKeys))?
+        {
+            0 => checks.fail(
+                Name::ApiKeys,
+                "no client has an active key, so nobody can call the service",
+                "run dojo-payment-links api-keys create --name orders --scopes links:read,links:write",
+            ),
+            count => checks.pass(
+                Name::ApiKeys,
+                format!("clients with an active key: {count}"),
+            ),
+        }
+    } else {
+        checks.skip_rest(
+            &[Name::Environment, Name::ApiKeys],
+            "the database is not migrated",
+        );
+    }
+    let difference = (server.now - here).unsigned_abs();
+    compare_clocks(Name::DatabaseClock, difference, checks);
+    Ok(())
+}
+
+fn check_migrations(found: &Migrations, checks: &mut Checks) {
+    let numbers = |versions: &[i64]| listed(versions.iter().map(ToString::to_string));
+    if !found.broken.is_empty() {
+        checks.fail(
+            Name::Migrations,
+            format!(
+                "incomplete, or different from this version's: {}",
+                numbers(&found.broken)
+            ),
+            "this is another program's database, or it was changed by hand: restore it",
+        );
+    } else if !found.pending.is_empty() {
+        checks.fail(
+            Name::Migrations,
+            format!("pending: {}", numbers(&found.pending)),
+            "run dojo-payment-links migrate",
+        );
+    } else if !found.unknown.is_empty() {
+        checks.fail(
+            Name::Migrations,
+            format!("from a later version: {}", numbers(&found.unknown)),
+            "deploy the later version. This one can run beside it only during an upgrade",
+        );
+    } else {
+        checks.pass(
+            Name::Migrations,
+            format!("all applied, up to {}", found.newest),
+        );
+    }
+}
+
+/// Compares the environment that is stored in the database with that of the accounts.
+fn check_environment(
+    stored: Option<Environment>,
+    configured: Option<Environment>,
+    checks: &mut Checks,
+) {
+    let name = Name::Environment;
+    match (stored, configured) {
+        (_, None) => checks.skip(name, "the settings do not configure the Dojo accounts"),
+        (None, Some(configured)) => checks.pass(
+            name,
+            format!(
+                "not set yet: the first start sets it to {}",
+                configured.as_str()
+            ),
+        ),
+        (Some(stored), Some(configured)) if stored == configured => {
+            checks.pass(name, format!("the database is for {}", stored.as_str()));
+        }
+        (Some(stored), Some(configured)) => checks.fail(
+            name,
+            format!(
+                "the key is for {}, but the database is for {}",
+                configured.as_str(),
+                stored.as_str()
+            ),
+            "use a separate database for each environment",
+        ),
+    }
+}

@@ -1,0 +1,135 @@
+//! Checks a deployment before it takes money: settings, database, Dojo, webhooks and clocks. Changes nothing. A failed
+//! check doesn't prevent the checks that don't depend on it, and everything has a time limit.
+
+mod database;
+mod dojo;
+mod report;
+
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use url::Url;
+
+use super::{listed, secrets_setting};
+use crate::{
+    config::{ConfigError, PublicUrl, ServeSettings},
+    dojo::Accounts,
+    store::PgPool,
+};
+use report::{Checks, Name};
+
+pub use report::Report;
+
+/// The time limit for all checks of the database, and for those of one account.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How far two clocks may differ. Deadlines depend on Dojo's clock and the database's, timestamps in the log on this
+/// machine's.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
+
+/// The public base URL of this service, as far as the settings say.
+#[derive(Debug, Clone, Copy)]
+enum PublicAddress<'a> {
+    Given(&'a Url),
+    NotGiven,
+    /// It is set, but is not usable. The check of the settings reports that.
+    Wrong,
+}
+
+impl Report {
+    /// The report if the settings can't be parsed, so that nothing else can be checked.
+    #[must_use]
+    pub fn of_wrong_settings(error: &ConfigError) -> Self {
+        let mut checks = Checks::new();
+        checks.fail(Name::Settings, error, "correct the settings");
+        for name in Name::DATABASE.into_iter().chain(Name::ACCOUNT) {
+            checks.skip(name, "the settings are wrong");
+        }
+        Self::new(checks.into_list())
+    }
+}
+
+/// Runs all checks.
+pub async fn run(settings: &ServeSettings, public_url: &PublicUrl) -> Report {
+    let mut error = ConfigError::default();
+    let accounts = error.keep(Accounts::from_settings(&settings.dojo));
+    let pool = error.keep(PgPool::new(&settings.database));
+    error.keep(settings.bootstrap_api_key());
+    let url = error.keep(public_url.get());
+    let address = match &url {
+        Some(Some(url)) => PublicAddress::Given(url),
+        Some(None) => PublicAddress::NotGiven,
+        None => PublicAddress::Wrong,
+    };
+    for account in accounts.iter().flat_map(Accounts::iter) {
+        if account.webhook_secrets.is_empty() {
+            error.add(
+                secrets_setting(account),
+                format!(
+                    "is required: without it, every webhook of account {} is rejected (webhooks register prints it)",
+                    account.name
+                ),
+            );
+        }
+    }
+    let mut checks = Checks::new();
+    if error.is_empty() {
+        let names = accounts
+            .iter()
+            .flat_map(Accounts::iter)
+            .map(|account| &account.name);
+        checks.pass(
+            Name::Settings,
+            format!("complete; accounts: {}", listed(names)),
+        );
+    } else {
+        checks.fail(
+            Name::Settings,
+            error,
+            "correct the settings; serve --help explains them",
+        );
+    }
+
+    let environment = accounts.as_ref().map(Accounts::environment);
+    let of_database = async {
+        if let Some(pool) = &pool {
+            return database::check(pool, environment).await;
+        }
+        let mut checks = Checks::new();
+        checks.skip_rest(
+            &Name::DATABASE,
+            "the settings do not say where the database is",
+        );
+        checks
+    };
+    let of_accounts = async {
+        if let Some(accounts) = &accounts {
+            let each = accounts
+                .iter()
+                .map(|account| dojo::check(account, &settings.dojo.api_url, address));
+            return join_all(each).await;
+        }
+        let mut checks = Checks::new();
+        checks.skip_rest(
+            &Name::ACCOUNT,
+            "the settings do not configure the Dojo accounts",
+        );
+        vec![checks]
+    };
+    let (of_database, of_accounts) = join(of_database, of_accounts).await;
+    let all = [checks, of_database].into_iter().chain(of_accounts);
+    Report::new(all.flat_map(Checks::into_list).collect())
+}
+
+/// Checks the difference between another clock and this machine's.
+fn compare_clocks(name: Name, difference: Duration, checks: &mut Checks) {
+    let detail = format!(
+        "{:.1} s away from this machine's clock",
+        difference.as_secs_f64()
+    );
+    if difference > CLOCK_TOLERANCE {
+        checks.fail(name, detail, "synchronize both clocks with NTP");
+    } else {
+        checks.pass(name, detail);
+    }
+}

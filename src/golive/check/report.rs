@@ -1,0 +1,221 @@
+use std::fmt;
+
+use serde::Serialize;
+
+/// The result of all checks. `Display` writes it for people, one line per check, and `Serialize` for programs.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether every check passed.
+    ok: bool,
+    checks: Vec<Check>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Check {
+    name: Name,
+    /// The Dojo account that the check is about.
+    account: Option<String>,
+    outcome: Outcome,
+    /// What was found. Never contains a secret.
+    detail: String,
+    /// How to fix a failure.
+    #[serde(rename = "mend")]
+    fix: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Passed,
+    Failed,
+    /// Not checked, because an earlier check failed.
+    Skipped,
+}
+
+/// The name of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Name {
+    Settings,
+    Database,
+    Migrations,
+    Writable,
+    Environment,
+    ApiKeys,
+    DatabaseClock,
+    Dojo,
+    DojoClock,
+    WebhookAddress,
+    WebhookEvents,
+    WebhookSecrets,
+}
+
+impl Name {
+    /// The checks of the database, in order. Later checks depend on earlier ones.
+    pub(super) const DATABASE: [Self; 6] = [
+        Self::Database,
+        Self::Migrations,
+        Self::Writable,
+        Self::Environment,
+        Self::ApiKeys,
+        Self::DatabaseClock,
+    ];
+
+    /// The checks of each account, in order.
+    pub(super) const ACCOUNT: [Self; 5] = [
+        Self::Dojo,
+        Self::DojoClock,
+        Self::WebhookAddress,
+        Self::WebhookEvents,
+        Self::WebhookSecrets,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Settings => "settings",
+            Self::Database => "database",
+            Self::Migrations => "migrations",
+            Self::Writable => "writable",
+            Self::Environment => "environment",
+            Self::ApiKeys => "api-keys",
+            Self::DatabaseClock => "database-clock",
+            Self::Dojo => "dojo",
+            Self::DojoClock => "dojo-clock",
+            Self::WebhookAddress => "webhook-address",
+            Self::WebhookEvents => "webhook-events",
+            Self::WebhookSecrets => "webhook-secrets",
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(checks: Vec<Check>) -> Self {
+        Self {
+            ok: checks.iter().all(|check| check.outcome == Outcome::Passed),
+            checks,
+        }
+    }
+
+    /// Whether every check passed.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.ok
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for check in &self.checks {
+            let (mark, why) = match check.outcome {
+                Outcome::Passed => ('✔', ""),
+                Outcome::Failed => ('✘', ""),
+                Outcome::Skipped => ('✘', "skipped, because "),
+            };
+            let name = match &check.account {
+                Some(account) => format!("{} ({account})", check.name.as_str()),
+                None => check.name.as_str().to_owned(),
+            };
+            write!(f, "{mark} {name:27} {why}{}", check.detail)?;
+            if let Some(fix) = &check.fix {
+                write!(f, " → {fix}")?;
+            }
+            writeln!(f)?;
+        }
+        let count = |outcome| {
+            self.checks
+                .iter()
+                .filter(|check| check.outcome == outcome)
+                .count()
+        };
+        write!(
+            f,
+            "{} passed, {} failed, {} skipped",
+            count(Outcome::Passed),
+            count(Outcome::Failed),
+            count(Outcome::Skipped)
+        )
+    }
+}
+
+/// Collects the results of checks, in order.
+pub(super) struct Checks {
+    account: Option<String>,
+    list: Vec<Check>,
+}
+
+impl Checks {
+    /// For checks that aren't about one account.
+    pub(super) fn new() -> Self {
+        Self {
+            account: None,
+            list: Vec::new(),
+        }
+    }
+
+    pub(super) fn of_account(account: &str) -> Self {
+        Self {
+            account: Some(account.to_owned()),
+            ..Self::new()
+        }
+    }
+
+    pub(super) fn pass(&mut self, name: Name, detail: impl fmt::Display) {
+        self.add(name, Outcome::Passed, &detail, None);
+    }
+
+    pub(super) fn fail(&mut self, name: Name, detail: impl fmt::Display, fix: impl fmt::Display) {
+        self.add(name, Outcome::Failed, &detail, Some(fix.to_string()));
+    }
+
+    pub(super) fn skip(&mut self, name: Name, because: &str) {
+        self.add(name, Outcome::Skipped, &because, None);
+    }
+
+    /// Skips those of the checks that have no result yet.
+    pub(super) fn skip_rest(&mut self, names: &[Name], because: &str) {
+        for name in names {
+            if !self.list.iter().any(|check| check.name == *name) {
+                self.skip(*name, because);
+            }
+        }
+    }
+
+    pub(super) fn into_list(self) -> Vec<Check> {
+        self.list
+    }
+
+    fn add(
+        &mut self,
+        name: Name,
+        outcome: Outcome,
+        detail: &dyn fmt::Display,
+        fix: Option<String>,
+    ) {
+        // An error may have several lines, but a check has only one.
+        let detail = detail.to_string();
+        let words: Vec<_> = detail.split_whitespace().collect();
+        self.list.push(Check {
+            name,
+            account: self.account.clone(),
+            outcome,
+            detail: words.join(" "),
+            fix,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_same_in_text_and_json() {
+        for name in [Name::Settings]
+            .into_iter()
+            .chain(Name::DATABASE)
+            .chain(Name::ACCOUNT)
+        {
+            assert_eq!(serde_json::json!(name), name.as_str());
+        }
+    }
+}
