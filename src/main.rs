@@ -15,8 +15,8 @@ use clap::{
 };
 use dojo_payment_links::{
     api::{
+        self,
         auth::{self, Scope},
-        openapi,
     },
     application::{Application, stop_signal},
     config::{
@@ -341,7 +341,7 @@ async fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Healthcheck(settings) => healthcheck(settings.listen_addr).await,
         Command::Openapi => {
-            print!("{}", openapi::to_yaml(&openapi::document()));
+            print!("{}", api::document_yaml());
             Ok(())
         }
     };
