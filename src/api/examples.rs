@@ -257,7 +257,8 @@ pub(super) fn complete(document: &mut Value) {
         for (method, call) in members(item) {
             let kind = Call::of(method, path);
             let (_, last) = path.rsplit_once('/').unwrap_or_default();
-            for parameter in call["parameters"].as_array_mut().into_iter().flatten() {
+            let parameters = call.get_mut("parameters").and_then(Value::as_array_mut);
+            for parameter in parameters.into_iter().flatten() {
                 if parameter["name"] == "Idempotency-Key" {
                     // A key is for one request, so each operation's example has its own.
                     parameter["example"] = match kind {

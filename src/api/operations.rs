@@ -138,8 +138,8 @@ async fn refund(request: OperationRequest) -> Result<Response, Error> {
 
 /// Reverses a payment.
 ///
-/// Reverses the whole authorization of a payment. A payment with the capture mode `Auto` can be reversed only on the day it was
-/// made.
+/// Undoes the whole payment: an authorization that is not captured yet, or, on the day it was made, a payment with the capture
+/// mode `Auto`.
 #[utoipa::path(
     post,
     path = "/v1/payment-links/{id}/reversal",

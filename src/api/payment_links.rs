@@ -54,8 +54,8 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 
 /// Creates a payment link.
 ///
-/// Send an `Idempotency-Key`, and use a new one for each link you need. If you get no response, or one with the status 409,
-/// 503 or 504, send the same request again with the same key: however often you send it, one link is created.
+/// Send an `Idempotency-Key`, and use a new one for each link you need. If you get no response, a 503 or 504, or a 409 with
+/// `Retry-After`, send the same request again with the same key: however often you send it, only one link is created.
 #[utoipa::path(
     post, path = "/v1/payment-links", tag = "Payment links",
     params(OptionalKey),
@@ -332,7 +332,7 @@ async fn events(
 /// Usually you don't need this call: webhooks and background jobs keep links up to date. Use it when you need Dojo's current
 /// state immediately. `confirmed` is `true` only if Dojo reported this `status` in this call. It is `false` if Dojo's response
 /// conflicts with what is stored: it's older than an earlier response, or doesn't yet show a payment that a webhook reported.
-/// Then call again, or wait: if Dojo keeps reporting the same state, the link takes it over within minutes. A link whose
+/// Then call again, or wait: if Dojo keeps reporting the same state, the link adopts it within minutes. A link whose
 /// creation is still in progress is returned unchanged.
 #[utoipa::path(
     post, path = "/v1/payment-links/{id}/refresh", tag = "Payment links",
