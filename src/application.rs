@@ -129,6 +129,7 @@ impl Application {
                 .spawn(&tasks);
             }
         }
+        let document = api::document();
         let state = AppState::new(
             pool.clone(),
             accounts,
@@ -136,8 +137,9 @@ impl Application {
             metrics,
             wake,
             settings,
+            &document,
         );
-        let router = api::router(state.clone());
+        let router = api::router(state.clone(), &document);
 
         let address = settings.listen_addr;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;

@@ -1,4 +1,4 @@
-//! API keys: which client calls, and what it may do.
+//! API keys: which client sent a request.
 
 use std::marker::PhantomData;
 
@@ -9,82 +9,66 @@ use axum::{
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::{AppState, Error, observe::Sender};
-use crate::{api_key::ApiKey, store};
+use super::{error::Error, observe::Sender, scope::RequiredScope, state::AppState};
+use crate::{
+    api_key::ApiKey,
+    payment_link::{PaymentLink, PaymentLinkId},
+    store,
+};
 
-pub(crate) use crate::api_key::Scope;
-
-/// Who sent a request, once it is known that the key is active and has the scope `S`. A handler that takes one is
-/// open to nobody else, and says so where it is declared.
+/// The client that sent a request, authenticated by an active API key with the scope `S`. A handler that takes one is open
+/// to nobody else.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller<S> {
-    /// The client's id, whichever of its keys came with the request.
+    /// The same for all of the client's keys.
     pub(crate) client_id: Uuid,
     /// The client's name.
     pub(crate) client: String,
-    /// The accounts that the key is limited to. `None`: it is open to all.
+    /// The accounts that the key is limited to, if it is limited.
     accounts: Option<Vec<String>>,
     scope: PhantomData<S>,
 }
 
 impl<S> Caller<S> {
-    /// Whether the key is open to this account, and so to its links. What it may not see is, to it, not there.
+    /// Whether the key has access to this account and its links. To the caller, everything else does not exist.
     pub(crate) fn may_see(&self, account: &str) -> bool {
         self.accounts
             .as_ref()
             .is_none_or(|open| open.iter().any(|name| name == account))
     }
 
-    /// The accounts that the key is limited to. `None`: it is open to all.
+    /// The accounts that the key is limited to, if it is limited.
     pub(crate) fn accounts(&self) -> Option<&[String]> {
         self.accounts.as_deref()
     }
+
+    /// The link with this id, if the key has access to its account.
+    pub(crate) async fn find_link(
+        &self,
+        state: &AppState,
+        id: PaymentLinkId,
+    ) -> Result<PaymentLink, Error> {
+        store::links::find(&state.pool, id)
+            .await?
+            .filter(|link| self.may_see(&link.account))
+            .ok_or(Error::NoSuchLink)
+    }
 }
 
-/// A scope as a type.
-pub(crate) trait Needed {
-    /// The scope.
-    const SCOPE: Scope;
-}
-
-/// [`Scope::LinksRead`].
-#[derive(Debug, Clone)]
-pub(crate) struct LinksRead;
-
-impl Needed for LinksRead {
-    const SCOPE: Scope = Scope::LinksRead;
-}
-
-/// [`Scope::LinksWrite`].
-#[derive(Debug, Clone)]
-pub(crate) struct LinksWrite;
-
-impl Needed for LinksWrite {
-    const SCOPE: Scope = Scope::LinksWrite;
-}
-
-/// [`Scope::PaymentsManage`].
-#[derive(Debug, Clone)]
-pub(crate) struct PaymentsManage;
-
-impl Needed for PaymentsManage {
-    const SCOPE: Scope = Scope::PaymentsManage;
-}
-
-impl<S: Needed> FromRequestParts<AppState> for Caller<S> {
+impl<S: RequiredScope> FromRequestParts<AppState> for Caller<S> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
-        // What cannot be a key is turned away before it costs a connection to the database.
+        // Reject what can't be a key before it costs a database connection.
         let key = bearer(&parts.headers)
             .and_then(ApiKey::parse)
             .ok_or(Error::Unauthenticated)?;
-        // LinkSnapshot up by hash: whatever the comparison's time tells is about a hash that nobody can choose.
+        // The lookup compares hashes, so its timing reveals nothing useful: nobody can choose the hash.
         let key = store::api_keys::identify(&state.pool, &key.hash())
             .await?
             .ok_or(Error::Unauthenticated)?;
         if let Some(sender) = parts.extensions.get::<Sender>() {
-            sender.is_known();
+            sender.authenticated();
         }
         let span = tracing::Span::current();
         span.record("client", &key.client);
@@ -95,7 +79,7 @@ impl<S: Needed> FromRequestParts<AppState> for Caller<S> {
             .rates
             .check(key.client_id)
             .map_err(Error::RateLimited)?;
-        if !key.scopes.iter().any(|held| held == S::SCOPE.as_str()) {
+        if !key.scopes.iter().any(|scope| scope == S::SCOPE.as_str()) {
             return Err(Error::Forbidden(S::SCOPE));
         }
         Ok(Self {
@@ -107,7 +91,7 @@ impl<S: Needed> FromRequestParts<AppState> for Caller<S> {
     }
 }
 
-/// The token of an `Authorization: Bearer` header; the scheme in any case (RFC 9110).
+/// The token of an `Authorization: Bearer` header. The scheme is case-insensitive (RFC 9110).
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers
         .get(header::AUTHORIZATION)?

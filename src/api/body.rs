@@ -1,4 +1,6 @@
-//! Request bodies: read, checked against their schema, and turned into their type.
+//! Request bodies: read them, check them against their schema, and parse them.
+
+use std::collections::HashMap;
 
 use axum::{
     body::Bytes,
@@ -8,14 +10,15 @@ use axum::{
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::Error;
+use super::error::Error;
 use crate::payment_link::Fault;
 
-/// How large the body of a request may be, in bytes. A link with hundreds of item lines takes a tenth.
+/// The maximum size of a request's body in bytes. A link with hundreds of item lines needs a tenth of it.
 pub(crate) const LIMIT: usize = 256 * 1024;
 
-/// A body as it came, no larger than [`LIMIT`].
+/// The bytes of a body, at most [`LIMIT`].
 pub(crate) struct Raw(pub(crate) Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Raw {
@@ -37,28 +40,38 @@ fn too_large(rejection: &BytesRejection) -> Error {
     }
 }
 
-/// Checks bodies of one type against its schema in the OpenAPI document, so that what is documented is what
-/// is enforced.
-pub(crate) struct Schema {
-    validator: Validator,
+/// The names of the schemas that the routes of an OpenAPI document declare as their request bodies.
+pub(super) fn request_bodies(document: &Value) -> impl Iterator<Item = &str> {
+    let paths = document["paths"].as_object().into_iter().flatten();
+    let routes = paths.flat_map(|(_, path)| path.as_object().into_iter().flatten());
+    routes.filter_map(|(_, route)| {
+        let body = &route["requestBody"]["content"]["application/json"];
+        body["schema"]["$ref"].as_str()?.rsplit('/').next()
+    })
 }
 
-impl Schema {
-    /// The schema called `name` in the OpenAPI document.
-    pub(crate) fn new(openapi: &Value, name: &str) -> Result<Self, ValidationError<'static>> {
-        let schema = json!({
-            "$ref": format!("#/components/schemas/{name}"),
-            "components": openapi["components"],
+/// The schemas of the OpenAPI document's request bodies, by name. The service enforces exactly what it documents.
+pub(super) struct RequestSchemas(HashMap<String, Validator>);
+
+impl RequestSchemas {
+    pub(super) fn of(document: &Value) -> Self {
+        let schemas = request_bodies(document).map(|name| {
+            let schema = json!({
+                "$ref": format!("#/components/schemas/{name}"),
+                "components": document["components"],
+            });
+            let validator = jsonschema::draft202012::options()
+                .should_validate_formats(true)
+                .build(&schema)
+                .expect("the document is generated, and a test builds it");
+            (name.to_owned(), validator)
         });
-        let validator = jsonschema::draft202012::options()
-            .should_validate_formats(true)
-            .build(&schema)?;
-        Ok(Self { validator })
+        Self(schemas.collect())
     }
 
-    /// Reads a body. If it fits the schema: what it says, and what `rules` find wrong with it. If not: every fault
-    /// at once, those of the schema and of the rules.
-    pub(crate) fn parse<T: DeserializeOwned>(
+    /// Parses a body of the type `T`. If it matches the type's schema, returns it with the faults that `rules` finds.
+    /// If not, the error contains every fault, those of the schema and those of the rules.
+    pub(super) fn parse<T: ToSchema + DeserializeOwned>(
         &self,
         headers: &HeaderMap,
         body: &[u8],
@@ -67,35 +80,39 @@ impl Schema {
         if !is_json(headers) {
             return Err(Error::NotJson);
         }
-        // The parser's own words tell a place and a kind of fault, and quote nothing.
+        // The parser's message contains the position and the kind of error, and nothing of the body.
         let mut value: Value = serde_json::from_slice(body)
             .map_err(|error| Error::MalformedJson(error.to_string()))?;
         whole_numbers(&mut value);
         let mut faults = Vec::new();
-        for error in self.validator.iter_errors(&value).take(MOST_FAULTS) {
+        let validator = self
+            .0
+            .get(T::name().as_ref())
+            .expect("a route that reads this type declares it as its request body");
+        for error in validator.iter_errors(&value).take(MAX_FAULTS) {
             explain(&error, &mut faults);
         }
         nul_characters(&value, "", &mut faults);
         let broken = rules(&value);
         if faults.is_empty() {
-            // What a schema lets through and a type does not would be a gap between the two.
+            // This fails only if the schema allows something that the type doesn't.
             let parsed = serde_json::from_value(value)
                 .map_err(|_| Error::Invalid(vec![Fault::new("", "has the wrong form")]))?;
             return Ok((parsed, broken));
         }
         faults.extend(broken);
-        // One fault a place is what a caller can mend; `null` where a word has to be is two to a schema.
+        // One fault per place is enough to fix it. A schema reports two for a `null` where a string must be.
         faults.sort_by(|a, b| a.pointer.cmp(&b.pointer));
         faults.dedup_by(|a, b| a.pointer == b.pointer);
-        faults.truncate(MOST_FAULTS);
+        faults.truncate(MAX_FAULTS);
         Err(Error::Invalid(faults))
     }
 }
 
-/// How many faults are told at once. A body with more is not one that somebody mends by reading them.
-const MOST_FAULTS: usize = 100;
+/// How many faults a response lists at most. Nobody fixes a body with more by reading them.
+const MAX_FAULTS: usize = 100;
 
-/// Writes `1.0` as `1`: both are the same integer to a schema, and not to a type.
+/// Replaces `1.0` by `1`: a schema treats both as the same integer, and serde doesn't.
 fn whole_numbers(value: &mut Value) {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match value {
@@ -125,8 +142,8 @@ fn is_json(headers: &HeaderMap) -> bool {
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
-/// Says what is wrong in words for callers, and without the value: what customers typed stays out of
-/// answers that may be logged.
+/// Describes an error to the caller without repeating the value: callers may log responses, and what customers typed
+/// must not end up in logs.
 fn explain(error: &ValidationError<'_>, faults: &mut Vec<Fault>) {
     use ValidationErrorKind as Kind;
 
@@ -142,11 +159,11 @@ fn explain(error: &ValidationError<'_>, faults: &mut Vec<Fault>) {
             faults.extend(
                 unexpected
                     .iter()
-                    .map(|name| Fault::new(below(name), "is no field of this request")),
+                    .map(|name| Fault::new(below(name), "is not a known field")),
             );
             return;
         }
-        // An optional object is "null or the object": the object's faults are what the caller wants.
+        // The schema of an optional object is "null or the object". Only the faults of the object help the caller.
         Kind::OneOfNotValid { context } | Kind::AnyOf { context } => {
             let closest = context
                 .iter()
@@ -173,13 +190,11 @@ fn explain(error: &ValidationError<'_>, faults: &mut Vec<Fault>) {
         Kind::Minimum { limit } => format!("must be at least {limit}"),
         Kind::Maximum { limit } => format!("must be at most {limit}"),
         Kind::Format { format } => match format.as_str() {
-            "date-time" => {
-                "must be a time as in RFC 3339, for example 2026-01-31T12:00:00Z".to_owned()
-            }
+            "date-time" => "must be an RFC 3339 time, for example 2026-01-31T12:00:00Z".to_owned(),
             "uri" => "must be an absolute URI".to_owned(),
             other => format!("must be a valid {other}"),
         },
-        other => format!("breaks the rule {:?} of the schema", other.keyword()),
+        other => format!("violates the schema's {:?} rule", other.keyword()),
     };
     faults.push(Fault::new(at, detail));
 }
@@ -219,7 +234,7 @@ fn words(options: &Value) -> String {
     words.join(", ")
 }
 
-/// Postgres cannot hold the NUL character in text, and nobody's reference has one.
+/// Postgres can't store the NUL character in text, and no legitimate value contains one.
 fn nul_characters(value: &Value, at: &str, faults: &mut Vec<Fault>) {
     match value {
         Value::String(text) if text.contains('\0') => {
@@ -235,7 +250,7 @@ fn nul_characters(value: &Value, at: &str, faults: &mut Vec<Fault>) {
                 if name.contains('\0') {
                     faults.push(Fault::new(
                         at,
-                        "must not have a field with the NUL character in its name",
+                        "must not contain a field with the NUL character in its name",
                     ));
                 }
                 nul_characters(

@@ -1,58 +1,68 @@
-use std::time::Duration;
+//! Everything that can go wrong with a request, and the response to it.
+
+use std::{convert::Infallible, time::Duration};
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use tracing::error;
 
-use super::{IDEMPOTENT_REPLAYED, auth::Scope, problem::Problem};
+use super::{
+    idempotency::IDEMPOTENT_REPLAYED,
+    problem::{Problem, Subject},
+    problem_type::ProblemType,
+};
 use crate::{
+    api_key::Scope,
     dojo,
-    payment_link::{Failure, FailureKind, Fault, OperationId, PaymentLinkId},
+    payment_link::{Failure, FailureKind, Fault, PaymentLinkId},
     protocol, store,
     telemetry::causes,
 };
 
-/// Every way in which a request can fail, each with its answer. `?` carries all of them.
+/// Why a request failed. The message becomes the problem's `detail`; [`Error::response`] decides everything else.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("there is nothing at this address")]
+    #[error("there is nothing at this path")]
     NotFound,
-    #[error("there is no such link, or it is not open to this API key")]
+    #[error("there is no such payment link, or the API key has no access to its account")]
     NoSuchLink,
-    #[error("the API key is missing, wrong, expired or revoked: Authorization: Bearer dpl_…")]
+    #[error("the API key is missing, wrong, expired or revoked: send Authorization: Bearer dpl_…")]
     Unauthenticated,
-    #[error("the API key lacks the scope {}", .0.as_str())]
+    #[error("the API key lacks the scope {0}")]
     Forbidden(Scope),
-    #[error("the client sends more requests a second than it may; nothing was done")]
+    #[error("the client exceeded its rate limit; nothing was done")]
     RateLimited(Duration),
-    #[error("the body has to be application/json")]
+    #[error("the content type must be application/json")]
     NotJson,
-    #[error("the body is no JSON: {0}")]
+    #[error("the body is not valid JSON: {0}")]
     MalformedJson(String),
-    #[error("the request has {} {}", .0.len(), if .0.len() == 1 { "fault" } else { "faults" })]
+    #[error("the request has {} {}", .0.len(), if .0.len() == 1 { "error" } else { "errors" })]
     Invalid(Vec<Fault>),
     #[error("the body is larger than {0} bytes")]
     BodyTooLarge(usize),
-    #[error("the body did not arrive whole")]
+    #[error("the body was cut off")]
     BodyIncomplete,
     #[error(
-        "this Idempotency-Key came with another request before; use a new key for a new request"
+        "this Idempotency-Key was already used for a different request; use a new key for a new request"
     )]
     IdempotencyKeyReused,
-    #[error("a request with this Idempotency-Key is being worked on; repeat it for its outcome")]
-    Running(Subject),
-    #[error("Dojo's answer was lost, so it is not known yet whether {}", match .0 {
+    #[error(
+        "an earlier request with this Idempotency-Key is still in progress; send it again to get its outcome"
+    )]
+    RequestInProgress(Subject),
+    #[error("Dojo's response was lost or is late, so it is not known yet whether {}", match .0 {
         Subject::Link(_) => {
-            "the link exists: repeat the request with the same Idempotency-Key, or read the link; do not ask for another one"
+            "the link was created: send the request again with the same Idempotency-Key, or read the link; do not \
+             request another link"
         }
         Subject::Operation { .. } => {
-            "it was done: repeat the request with the same Idempotency-Key, or read the link's operations; do not ask for \
-             it with another key"
+            "the operation took effect: send the request again with the same Idempotency-Key, or read the link's \
+             operations; do not retry with another key"
         }
     })]
-    DojoUnsure(Subject),
+    OutcomeUnknown(Subject),
     #[error("{}", dojo_failed(subject, failure))]
     DojoFailed {
         subject: Subject,
@@ -63,48 +73,37 @@ pub(crate) enum Error {
     #[error("{0}")]
     NotPossible(String),
     #[error(
-        "another operation on this payment is being worked on; its outcome has to be known first"
+        "another operation on this payment is in progress, and its outcome must be known first; nothing was done"
     )]
-    OperationRunning,
+    OperationInProgress,
     #[error(
-        "it is not clear yet whether that much is left to refund: other refunds of this payment are under way, or Dojo's \
-         responses about it contradict each other; nothing was done"
+        "it is not clear yet whether enough is left to refund, because other refunds of this payment are in progress or \
+         Dojo's responses about it contradict each other; nothing was done"
     )]
     RefundableUnclear,
     #[error(
-        "Dojo's answer was lost, and nothing at Dojo tells whether it was done: look at the payment in Dojo's portal"
+        "Dojo's response was lost, and nothing at Dojo shows whether the operation took effect: check the payment in \
+         Dojo's portal"
     )]
     Unconfirmed(Subject),
-    #[error("the webhook could not be kept; send it again")]
-    NotKept(#[source] store::Error),
-    #[error("too many calls to Dojo are under way; nothing was done")]
+    #[error("the webhook could not be stored; send it again")]
+    WebhookNotStored(#[source] store::Error),
+    #[error("too many calls to Dojo are in progress; nothing was done")]
     Overloaded,
-    #[error("the signature is missing or not that of this body")]
+    #[error("the signature is missing or does not match the body")]
     BadSignature,
-    #[error("{}", if .0.is_outage() {
-        "the service cannot reach its database; repeat the request, with the same Idempotency-Key if it has one"
-    } else {
-        "the service has a fault"
-    })]
-    Store(#[from] store::Error),
-    #[error("Dojo was not reached, or its answer was lost; nothing has changed")]
-    DojoSilent(#[source] protocol::Error),
-    #[error("Dojo refused this service's own key")]
-    DojoRefusesUs(#[source] dojo::Error),
-    #[error("the link's account is configured no longer, so Dojo cannot be asked about it")]
+    #[error(
+        "the service cannot reach its database; send the request again, with the same Idempotency-Key if it has one"
+    )]
+    DatabaseUnavailable(#[source] store::Error),
+    #[error("an internal error occurred")]
+    Internal(#[source] store::Error),
+    #[error("Dojo could not be reached, or its response was lost; nothing has changed")]
+    DojoNotReached(#[source] protocol::Error),
+    #[error("Dojo rejected this service's API key")]
+    DojoKeyRejected(#[source] dojo::Error),
+    #[error("the link's account is no longer configured, so the service cannot call Dojo for it")]
     AccountNotConfigured(PaymentLinkId),
-}
-
-/// What a request came to, or may have come to.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Subject {
-    /// A link.
-    Link(PaymentLinkId),
-    /// An operation on a link.
-    Operation {
-        id: OperationId,
-        link_id: PaymentLinkId,
-    },
 }
 
 fn dojo_failed(subject: &Subject, failure: &Failure) -> String {
@@ -114,16 +113,32 @@ fn dojo_failed(subject: &Subject, failure: &Failure) -> String {
     };
     let detail = &failure.detail;
     match failure.reason {
-        FailureKind::Refused => format!("Dojo refused the request: {detail}"),
-        FailureKind::KeyRefused => format!("Dojo refused this service's own key; {nothing}"),
+        FailureKind::Refused => format!("Dojo rejected the request: {detail}"),
+        FailureKind::KeyRefused => format!("Dojo rejected this service's API key; {nothing}"),
         FailureKind::Misrouted => {
-            format!("what answered at Dojo's address is not its API; {nothing}")
+            format!("the server at Dojo's address is not Dojo's API; {nothing}")
         }
         FailureKind::NotCreated | FailureKind::NotDone => format!("{nothing}: {detail}"),
         FailureKind::NotReached => {
             format!(
-                "Dojo could not be reached; {nothing}: repeat the request with the same Idempotency-Key"
+                "Dojo could not be reached; {nothing}: send the request again with the same Idempotency-Key"
             )
+        }
+    }
+}
+
+impl From<Infallible> for Error {
+    fn from(error: Infallible) -> Self {
+        match error {}
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        if error.is_outage() {
+            Self::DatabaseUnavailable(error)
+        } else {
+            Self::Internal(error)
         }
     }
 }
@@ -131,164 +146,180 @@ fn dojo_failed(subject: &Subject, failure: &Failure) -> String {
 impl From<protocol::Error> for Error {
     fn from(error: protocol::Error) -> Self {
         match error {
-            protocol::Error::Store(error) => Self::Store(error),
+            protocol::Error::Store(error) => error.into(),
             protocol::Error::Dojo(error @ dojo::Error::KeyRejected { .. }) => {
-                Self::DojoRefusesUs(error)
+                Self::DojoKeyRejected(error)
             }
-            error => Self::DojoSilent(error),
+            error => Self::DojoNotReached(error),
         }
     }
 }
 
+/// What the caller gets.
+struct ErrorResponse {
+    problem: Problem,
+    retry_after: Option<Duration>,
+    /// The value of `WWW-Authenticate`.
+    challenge: Option<&'static str>,
+    replayed: bool,
+    /// Whether the error, with its causes, belongs in the log.
+    log: bool,
+}
+
+impl ErrorResponse {
+    fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    fn challenge(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
+
+    fn logged(mut self) -> Self {
+        self.log = true;
+        self
+    }
+
+    fn about(mut self, subject: Subject) -> Self {
+        self.problem = self.problem.about(subject);
+        self
+    }
+
+    fn errors(mut self, errors: &[Fault]) -> Self {
+        self.problem = self.problem.with_errors(errors);
+        self
+    }
+
+    fn status(mut self, status: u16) -> Self {
+        self.problem = self.problem.with_status(status);
+        self
+    }
+}
+
 impl Error {
-    fn status(&self) -> StatusCode {
-        match self {
-            Self::NotFound | Self::NoSuchLink => StatusCode::NOT_FOUND,
-            Self::Unauthenticated | Self::BadSignature => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
-            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::MalformedJson(_) | Self::BodyIncomplete => StatusCode::BAD_REQUEST,
-            Self::Invalid(_) | Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::BodyTooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Running(_)
-            | Self::NotPossible(_)
-            | Self::OperationRunning
-            | Self::RefundableUnclear
-            | Self::Unconfirmed(_) => StatusCode::CONFLICT,
-            Self::DojoUnsure(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::DojoFailed {
-                failure, subject, ..
-            } => match failure.reason {
-                // A refusal that names no field is about the state that the payment is in.
-                FailureKind::Refused
-                    if matches!(subject, Subject::Operation { .. })
-                        && failure.errors.is_empty() =>
-                {
-                    StatusCode::CONFLICT
-                }
-                FailureKind::Refused => StatusCode::UNPROCESSABLE_ENTITY,
-                FailureKind::KeyRefused | FailureKind::Misrouted => StatusCode::BAD_GATEWAY,
-                FailureKind::NotReached => StatusCode::SERVICE_UNAVAILABLE,
-                FailureKind::NotCreated | FailureKind::NotDone => StatusCode::CONFLICT,
-            },
-            Self::DojoRefusesUs(_) => StatusCode::BAD_GATEWAY,
-            Self::DojoSilent(_)
-            | Self::Overloaded
-            | Self::NotKept(_)
-            | Self::AccountNotConfigured(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Store(error) if error.is_outage() => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
+    fn response(&self) -> ErrorResponse {
+        use ProblemType as Type;
 
-    /// What a program can tell the failures apart by; see [`Problem::kind`].
-    fn slug(&self) -> &'static str {
-        match self {
-            Self::NotFound | Self::NoSuchLink => "not-found",
-            Self::Unauthenticated => "unauthenticated",
-            Self::Forbidden(_) => "forbidden",
-            Self::RateLimited(_) => "rate-limited",
-            Self::NotJson => "unsupported-media-type",
-            Self::MalformedJson(_) => "malformed-json",
-            Self::Invalid(_) => "invalid-request",
-            Self::BodyTooLarge(_) => "body-too-large",
-            Self::BodyIncomplete => "body-incomplete",
-            Self::IdempotencyKeyReused => "idempotency-key-reused",
-            Self::Running(_) => "request-in-progress",
-            Self::DojoUnsure(_) => "outcome-unknown",
-            Self::DojoFailed { failure, .. } => match failure.reason {
-                FailureKind::Refused => "refused-by-dojo",
-                FailureKind::KeyRefused => "dojo-key-refused",
-                FailureKind::Misrouted => "dojo-misrouted",
-                FailureKind::NotReached => "dojo-not-reached",
-                FailureKind::NotCreated => "not-created",
-                FailureKind::NotDone => "not-done",
-            },
-            Self::NotPossible(_) => "not-possible",
-            Self::OperationRunning => "operation-in-progress",
-            Self::RefundableUnclear => "refundable-amount-unclear",
-            Self::Unconfirmed(_) => "outcome-unconfirmed",
-            Self::BadSignature => "bad-signature",
-            Self::Overloaded => "overloaded",
-            Self::NotKept(error) if error.is_outage() => "database-unavailable",
-            Self::NotKept(_) => "not-kept",
-            Self::DojoSilent(_) => "dojo-not-reached",
-            Self::DojoRefusesUs(_) => "dojo-key-refused",
-            Self::AccountNotConfigured(_) => "account-not-configured",
-            Self::Store(error) if error.is_outage() => "database-unavailable",
-            Self::Store(_) => "internal-error",
-        }
-    }
+        const SOON: Duration = Duration::from_secs(1);
+        const LATER: Duration = Duration::from_secs(5);
 
-    /// How long to wait before another try, where trying again makes sense.
-    fn retry_after(&self) -> Option<Duration> {
+        let of = |kind| ErrorResponse {
+            problem: Problem::new(kind, self.to_string()),
+            retry_after: None,
+            challenge: None,
+            replayed: false,
+            log: false,
+        };
         match self {
-            Self::RateLimited(wait) => Some(*wait),
-            Self::Running(_)
-            | Self::OperationRunning
-            | Self::RefundableUnclear
-            | Self::Overloaded
-            | Self::NotKept(_) => Some(Duration::from_secs(1)),
-            Self::Store(error) if error.is_outage() => Some(Duration::from_secs(1)),
-            Self::DojoSilent(protocol::Error::Dojo(error)) => {
-                Some(error.retry_after().unwrap_or(Duration::from_secs(5)))
+            Self::NotFound | Self::NoSuchLink => of(Type::NotFound),
+            // RFC 9110 requires a challenge with every 401. RFC 6750 defines the one for a token that lacks a scope.
+            Self::Unauthenticated => of(Type::Unauthenticated).challenge("Bearer"),
+            Self::Forbidden(_) => {
+                of(Type::Forbidden).challenge("Bearer error=\"insufficient_scope\"")
             }
-            Self::DojoUnsure(_) | Self::DojoSilent(_) => Some(Duration::from_secs(5)),
+            Self::BadSignature => of(Type::BadSignature).challenge("Dojo-Signature"),
+            Self::RateLimited(wait) => of(Type::RateLimited).retry_after(*wait),
+            Self::NotJson => of(Type::UnsupportedMediaType),
+            Self::MalformedJson(_) => of(Type::MalformedJson),
+            Self::Invalid(faults) => of(Type::InvalidRequest).errors(faults),
+            Self::BodyTooLarge(_) => of(Type::BodyTooLarge),
+            Self::BodyIncomplete => of(Type::BodyIncomplete),
+            Self::IdempotencyKeyReused => of(Type::IdempotencyKeyReused),
+            Self::RequestInProgress(subject) => of(Type::RequestInProgress)
+                .about(*subject)
+                .retry_after(SOON),
+            Self::OutcomeUnknown(subject) => {
+                of(Type::OutcomeUnknown).about(*subject).retry_after(LATER)
+            }
             Self::DojoFailed {
+                subject,
                 failure,
                 retry_after,
-                ..
-            } if failure.reason == FailureKind::NotReached => {
-                Some(retry_after.unwrap_or(Duration::from_secs(5)))
+                replayed,
+            } => {
+                let response = match failure.reason {
+                    // A rejection that names no member is about the state of the payment.
+                    FailureKind::Refused
+                        if matches!(subject, Subject::Operation { .. })
+                            && failure.errors.is_empty() =>
+                    {
+                        of(Type::RefusedByDojo).status(409)
+                    }
+                    FailureKind::Refused => of(Type::RefusedByDojo),
+                    FailureKind::KeyRefused => of(Type::DojoKeyRefused),
+                    FailureKind::Misrouted => of(Type::DojoMisrouted),
+                    FailureKind::NotReached => {
+                        of(Type::DojoNotReached).retry_after(retry_after.unwrap_or(LATER))
+                    }
+                    FailureKind::NotCreated => of(Type::NotCreated),
+                    FailureKind::NotDone => of(Type::NotDone),
+                };
+                let response = response.about(*subject).errors(&failure.errors);
+                ErrorResponse {
+                    replayed: *replayed,
+                    ..response
+                }
             }
-            _ => None,
+            Self::NotPossible(_) => of(Type::NotPossible),
+            Self::OperationInProgress => of(Type::OperationInProgress).retry_after(SOON),
+            Self::RefundableUnclear => of(Type::RefundableAmountUnclear).retry_after(SOON),
+            Self::Unconfirmed(subject) => of(Type::OutcomeUnconfirmed).about(*subject),
+            Self::WebhookNotStored(error) => {
+                let kind = if error.is_outage() {
+                    Type::DatabaseUnavailable
+                } else {
+                    Type::NotKept
+                };
+                of(kind).retry_after(SOON).logged()
+            }
+            Self::Overloaded => of(Type::Overloaded).retry_after(SOON),
+            Self::DatabaseUnavailable(_) => {
+                of(Type::DatabaseUnavailable).retry_after(SOON).logged()
+            }
+            Self::Internal(_) => of(Type::InternalError).logged(),
+            Self::DojoNotReached(error) => {
+                let wait = match error {
+                    protocol::Error::Dojo(error) => error.retry_after(),
+                    _ => None,
+                };
+                of(Type::DojoNotReached).retry_after(wait.unwrap_or(LATER))
+            }
+            Self::DojoKeyRejected(_) => of(Type::DojoKeyRefused).logged(),
+            Self::AccountNotConfigured(id) => {
+                of(Type::AccountNotConfigured).about(Subject::Link(*id))
+            }
         }
     }
 
-    /// What is told of it in the answer's body.
+    /// The body of the response.
     pub(super) fn problem(&self) -> Problem {
-        let mut problem = Problem::new(self.status(), self.slug(), self.to_string());
-        match self {
-            Self::Invalid(faults) => problem.errors.clone_from(faults),
-            Self::Running(subject) | Self::DojoUnsure(subject) | Self::Unconfirmed(subject) => {
-                problem.about(*subject);
-            }
-            Self::AccountNotConfigured(id) => problem.about(Subject::Link(*id)),
-            Self::DojoFailed {
-                subject, failure, ..
-            } => {
-                problem.about(*subject);
-                problem.errors.clone_from(&failure.errors);
-            }
-            _ => {}
-        }
-        problem
+        self.response().problem
     }
 }
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        if let Self::Store(_) | Self::NotKept(_) | Self::DojoRefusesUs(_) = &self {
+        let ErrorResponse {
+            problem,
+            retry_after,
+            challenge,
+            replayed,
+            log,
+        } = self.response();
+        if log {
             error!(error = %causes(&self), "a request failed");
         }
-        // RFC 9110 has every 401 name a way to do better, RFC 6750 what a bearer token lacks.
-        let challenge = match &self {
-            Self::Unauthenticated => Some("Bearer"),
-            Self::Forbidden(_) => Some("Bearer error=\"insufficient_scope\""),
-            Self::BadSignature => Some("Dojo-Signature"),
-            _ => None,
-        };
-
-        let mut response = self.problem().into_response();
+        let mut response = problem.into_response();
         let headers = response.headers_mut();
-        if let Some(wait) = self.retry_after() {
+        if let Some(wait) = retry_after {
             headers.insert(
                 header::RETRY_AFTER,
                 HeaderValue::from(wait.as_secs().max(1)),
             );
         }
-        if let Self::DojoFailed { replayed: true, .. } = self {
+        if replayed {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
         if let Some(challenge) = challenge {

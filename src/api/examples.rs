@@ -1,7 +1,7 @@
-//! Examples for the OpenAPI document: a link on its way, what is told of it, and a problem of every type.
+//! Examples for the OpenAPI document: a link in several states, its timeline, and a problem of every type.
 //!
-//! What one call alone shows stands in its attributes. Here is what several share, and what depends on the call where its
-//! answers are declared once for many. Problems are made by the code that answers them, so that they look as they are sent.
+//! An example that only one route needs is in that route's attributes. This file contains the examples that several routes
+//! share. The examples of problems are created by the code that creates the real ones, so they look the same.
 
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{
-    auth::Scope,
-    error::{Error, Subject},
-    problem::{KINDS, Problem},
+    error::Error,
+    problem::{NO_DATABASE, Problem, Subject},
+    problem_type::ProblemType,
 };
 use crate::{
+    api_key::Scope,
     payment_link::{Failure, FailureKind, Fault, PaymentLinkId},
     store,
 };
@@ -23,7 +24,7 @@ const OPERATION_ID: &str = "op_01m81mzv2jf8x9qk4s7wd3h6rb";
 const INTENT_ID: &str = "pi_CggWPWfehUWgVNnDdsdLMQ";
 const REQUEST_ID: &str = "01a20e1c-d61f-7542-999a-274a6af083e1";
 
-/// A link that waits for its customer.
+/// A link that has not been paid yet.
 pub(super) fn link() -> Value {
     json!({
         "id": LINK_ID,
@@ -53,7 +54,7 @@ pub(super) fn link() -> Value {
     })
 }
 
-/// The same, paid.
+/// The same link, paid.
 pub(super) fn paid_link() -> Value {
     with(
         link(),
@@ -75,7 +76,7 @@ pub(super) fn paid_link() -> Value {
     )
 }
 
-/// The link after the operation of this name, which is the last part of its path.
+/// The link after this operation, given by the last part of its path.
 fn link_after(operation: &str) -> Option<Value> {
     let manual = json!({"captureMode": "Manual", "autoExpireAction": "Release"});
     let changed = |changes| with(with(link(), manual.clone()), changes);
@@ -115,7 +116,7 @@ fn link_after(operation: &str) -> Option<Value> {
     Some(link)
 }
 
-/// A page with one link in it, of more.
+/// The first page of several, with one link.
 pub(super) fn links() -> Value {
     json!({"data": [paid_link()], "after": "641d1f2a4c9e0-01a20e1c7b50f3d689d49f3a2b57c8d1"})
 }
@@ -175,7 +176,7 @@ pub(super) fn operations() -> Value {
     })
 }
 
-/// An event of Dojo's, as its webhooks carry it.
+/// An event from Dojo.
 pub(super) fn webhook() -> Value {
     json!({
         "id": "evt_mB_-r9agomU0OZSzxSg6Wh",
@@ -186,7 +187,7 @@ pub(super) fn webhook() -> Value {
     })
 }
 
-/// What a call does, as far as its problems differ by that.
+/// The kinds of routes whose problems differ.
 #[derive(Clone, Copy, PartialEq)]
 enum Call {
     Reads,
@@ -218,9 +219,7 @@ impl Call {
         match self {
             Self::Reads | Self::Creates => Subject::Link(link_id()),
             Self::Operates => Subject::Operation {
-                id: OPERATION_ID
-                    .parse()
-                    .expect("a constant, which a test reads"),
+                id: OPERATION_ID.parse().expect("a constant that a test parses"),
                 link_id: link_id(),
             },
         }
@@ -236,7 +235,7 @@ impl Call {
 
     fn fault(self) -> Fault {
         match self {
-            Self::Reads => Fault::new("limit", "must be 1 to 100, once"),
+            Self::Reads => Fault::new("limit", "must be given once and be 1 to 100"),
             Self::Creates | Self::Operates => Fault::new("/amount/value", "must be at least 1"),
         }
     }
@@ -250,24 +249,26 @@ impl Call {
     }
 }
 
-/// Completes the document: a key for each operation and the link after it, and under the name of each type of problem
-/// its example. Those are kept once, under `components`.
+/// Adds to the document: an `Idempotency-Key` for each route that takes one, the link after each operation, and an example of
+/// each type of problem. Examples of problems are shared, under `components`.
 pub(super) fn complete(document: &mut Value) {
     let mut shared = serde_json::Map::new();
     for (path, item) in members(&mut document["paths"]) {
         for (method, call) in members(item) {
             let kind = Call::of(method, path);
             let (_, last) = path.rsplit_once('/').unwrap_or_default();
-            if kind == Call::Operates {
-                for parameter in call["parameters"].as_array_mut().into_iter().flatten() {
-                    // A key is for one request: the same on another operation would be refused.
-                    if parameter["name"] == "Idempotency-Key" {
-                        parameter["example"] = json!(format!("order-236-{last}"));
-                    }
+            let parameters = call.get_mut("parameters").and_then(Value::as_array_mut);
+            for parameter in parameters.into_iter().flatten() {
+                if parameter["name"] == "Idempotency-Key" {
+                    // A key is for one request, so each operation's example has its own.
+                    parameter["example"] = match kind {
+                        Call::Operates => json!(format!("order-236-{last}")),
+                        Call::Creates | Call::Reads => json!("order-236"),
+                    };
                 }
             }
-            for (status, answer) in members(&mut call["responses"]) {
-                let (Ok(status), Some(content)) = (status.parse(), answer.get_mut("content"))
+            for (status, response) in members(&mut call["responses"]) {
+                let (Ok(status), Some(content)) = (status.parse(), response.get_mut("content"))
                 else {
                     continue;
                 };
@@ -289,7 +290,7 @@ pub(super) fn complete(document: &mut Value) {
     document["components"]["examples"] = Value::Object(shared);
 }
 
-/// Has the example of a problem refer to a shared one, which is made if it is not there yet.
+/// Replaces the example of a problem by a reference to a shared one, and adds that if it doesn't exist yet.
 fn share(
     shared: &mut serde_json::Map<String, Value>,
     slug: &str,
@@ -297,15 +298,12 @@ fn share(
     call: Call,
     example: &mut Value,
 ) {
-    let Some((_, statuses, what_to_do)) = KINDS.iter().find(|kind| kind.0 == slug) else {
-        return;
-    };
-    let Some(value) = problem(slug, status, call) else {
-        return;
-    };
-    let value = json!({"description": what_to_do, "value": value});
+    let kind = ProblemType::from_slug(slug).unwrap_or_else(|| {
+        panic!("a route documents the problem type {slug}, which does not exist")
+    });
+    let value = json!({"description": kind.advice(), "value": problem(kind, status, call)});
     let mut name = slug.to_owned();
-    if statuses.contains(',') {
+    if kind.statuses().len() > 1 {
         name = format!("{slug}-{status}");
     }
     if shared.get(&name).is_some_and(|other| *other != value) {
@@ -315,32 +313,30 @@ fn share(
     shared.insert(name, value);
 }
 
-/// The problem of this type, once for each status that it comes with.
-pub(super) fn problems(slug: &str) -> Vec<Value> {
-    let statuses = KINDS
-        .iter()
-        .find(|kind| kind.0 == slug)
-        .map_or("", |kind| kind.1);
-    let call = match slug {
-        "not-found" | "timed-out" => Call::Reads,
-        "operation-in-progress"
-        | "refundable-amount-unclear"
-        | "not-possible"
-        | "not-done"
-        | "outcome-unconfirmed" => Call::Operates,
+/// Examples of this type, one for each of its statuses.
+pub(super) fn problems(kind: ProblemType) -> Vec<Value> {
+    let call = match kind {
+        ProblemType::NotFound | ProblemType::TimedOut => Call::Reads,
+        ProblemType::OperationInProgress
+        | ProblemType::RefundableAmountUnclear
+        | ProblemType::NotPossible
+        | ProblemType::NotDone
+        | ProblemType::OutcomeUnconfirmed => Call::Operates,
         _ => Call::Creates,
     };
-    let statuses = statuses.split(", ").map(|status| match status {
-        "409" if slug == "refused-by-dojo" => (409, Call::Operates),
-        status => (status.parse().unwrap_or(400), call),
+    let statuses = match kind.statuses() {
+        [] => &[400],
+        statuses => statuses,
+    };
+    let examples = statuses.iter().map(|&status| match (kind, status) {
+        (ProblemType::RefusedByDojo, 409) => problem(kind, status, Call::Operates),
+        _ => problem(kind, status, call),
     });
-    statuses
-        .filter_map(|(status, call)| problem(slug, status, call))
-        .collect()
+    examples.collect()
 }
 
-/// A problem as this call answers it.
-fn problem(slug: &str, status: u16, call: Call) -> Option<Value> {
+/// A problem of this type as the route returns it.
+fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
     let failed = |reason, detail: &str, errors| Error::DojoFailed {
         subject: call.subject(),
         failure: Failure {
@@ -352,41 +348,45 @@ fn problem(slug: &str, status: u16, call: Call) -> Option<Value> {
         retry_after: None,
         replayed: false,
     };
-    let error = match slug {
-        "malformed-json" => {
+    // Its message isn't part of any problem.
+    let store_error = store::Error::Unreadable(String::new());
+    let error = match kind {
+        ProblemType::MalformedJson => {
             Error::MalformedJson("expected `,` or `}` at line 3 column 2".to_owned())
         }
-        "body-incomplete" => Error::BodyIncomplete,
-        "unauthenticated" => Error::Unauthenticated,
-        "bad-signature" => Error::BadSignature,
-        "forbidden" => Error::Forbidden(call.scope()),
-        "not-found" => Error::NoSuchLink,
-        "request-in-progress" => Error::Running(call.subject()),
-        "operation-in-progress" => Error::OperationRunning,
-        "refundable-amount-unclear" => Error::RefundableUnclear,
-        "rate-limited" => Error::RateLimited(Duration::from_secs(1)),
-        "not-possible" => Error::NotPossible("only 3.50 GBP is left to refund".to_owned()),
-        "not-created" => failed(
+        ProblemType::BodyIncomplete => Error::BodyIncomplete,
+        ProblemType::Unauthenticated => Error::Unauthenticated,
+        ProblemType::BadSignature => Error::BadSignature,
+        ProblemType::Forbidden => Error::Forbidden(call.scope()),
+        ProblemType::NotFound => Error::NoSuchLink,
+        ProblemType::RequestInProgress => Error::RequestInProgress(call.subject()),
+        ProblemType::OperationInProgress => Error::OperationInProgress,
+        ProblemType::RefundableAmountUnclear => Error::RefundableUnclear,
+        ProblemType::RateLimited => Error::RateLimited(Duration::from_secs(1)),
+        ProblemType::NotPossible => {
+            Error::NotPossible("only 3.50 GBP is left to refund".to_owned())
+        }
+        ProblemType::NotCreated => failed(
             FailureKind::NotCreated,
-            "Dojo could not be brought to create it in time",
+            "Dojo did not create it in time",
             vec![],
         ),
-        "not-done" => failed(
+        ProblemType::NotDone => failed(
             FailureKind::NotDone,
-            "Dojo's answer was lost, and it was not done",
+            "Dojo's response was lost, and the operation did not take effect",
             vec![],
         ),
-        "outcome-unconfirmed" => Error::Unconfirmed(call.subject()),
-        "body-too-large" => Error::BodyTooLarge(super::body::LIMIT),
-        "unsupported-media-type" => Error::NotJson,
-        "invalid-request" => Error::Invalid(vec![call.fault()]),
-        "idempotency-key-reused" => Error::IdempotencyKeyReused,
-        "refused-by-dojo" if status == 409 => failed(
+        ProblemType::OutcomeUnconfirmed => Error::Unconfirmed(call.subject()),
+        ProblemType::BodyTooLarge => Error::BodyTooLarge(super::body::LIMIT),
+        ProblemType::UnsupportedMediaType => Error::NotJson,
+        ProblemType::InvalidRequest => Error::Invalid(vec![call.fault()]),
+        ProblemType::IdempotencyKeyReused => Error::IdempotencyKeyReused,
+        ProblemType::RefusedByDojo if status == 409 => failed(
             FailureKind::Refused,
             "The payment has been settled already",
             vec![],
         ),
-        "refused-by-dojo" => failed(
+        ProblemType::RefusedByDojo => failed(
             FailureKind::Refused,
             "One or more validation errors occurred.",
             vec![Fault::new(
@@ -394,49 +394,45 @@ fn problem(slug: &str, status: u16, call: Call) -> Option<Value> {
                 "exceeds the limit of the account",
             )],
         ),
-        "internal-error" => Error::Store(store::Error::Unreadable(String::new())),
-        "dojo-key-refused" => failed(FailureKind::KeyRefused, "", vec![]),
-        "dojo-misrouted" => failed(FailureKind::Misrouted, "", vec![]),
-        "dojo-not-reached" => failed(FailureKind::NotReached, "", vec![]),
-        "database-unavailable" => Error::Store(store::Error::from(sqlx::Error::PoolTimedOut)),
-        "not-kept" => Error::NotKept(store::Error::Unreadable(String::new())),
-        "overloaded" => Error::Overloaded,
-        "account-not-configured" => Error::AccountNotConfigured(link_id()),
-        "outcome-unknown" => Error::DojoUnsure(call.subject()),
-        _ => return made_elsewhere(slug, status),
+        ProblemType::InternalError => Error::Internal(store_error),
+        ProblemType::DojoKeyRefused => failed(FailureKind::KeyRefused, "", vec![]),
+        ProblemType::DojoMisrouted => failed(FailureKind::Misrouted, "", vec![]),
+        ProblemType::DojoNotReached => failed(FailureKind::NotReached, "", vec![]),
+        ProblemType::DatabaseUnavailable => Error::DatabaseUnavailable(store_error),
+        ProblemType::NotKept => Error::WebhookNotStored(store_error),
+        ProblemType::Overloaded => Error::Overloaded,
+        ProblemType::AccountNotConfigured => Error::AccountNotConfigured(link_id()),
+        ProblemType::OutcomeUnknown => Error::OutcomeUnknown(call.subject()),
+        ProblemType::NotReady => {
+            let problem = Problem::new(kind, NO_DATABASE);
+            return complete_problem(problem, "/readyz".to_owned());
+        }
+        // The framework creates these responses.
+        ProblemType::MethodNotAllowed | ProblemType::TimedOut | ProblemType::Other => {
+            let status = StatusCode::from_u16(status).expect("a status of the table");
+            let problem = Problem::of_status(status);
+            return complete_problem(problem, "/v1/payment-links".to_owned());
+        }
     };
-    let instance = match slug {
-        "bad-signature" | "not-kept" => "/webhooks/dojo".to_owned(),
+    let instance = match kind {
+        ProblemType::BadSignature | ProblemType::NotKept => "/webhooks/dojo".to_owned(),
         _ => call.path(),
     };
-    written(error.problem(), instance)
+    complete_problem(error.problem(), instance)
 }
 
-/// A problem that no [`Error`] makes: of the router, of a time limit, of `/readyz`.
-fn made_elsewhere(slug: &str, status: u16) -> Option<Value> {
-    let status = StatusCode::from_u16(status).ok()?;
-    let (problem, instance) = match slug {
-        "not-ready" => (
-            Problem::new(status, slug, super::service::NO_DATABASE),
-            "/readyz",
-        ),
-        _ => (Problem::of_status(status), "/v1/payment-links"),
-    };
-    written(problem, instance.to_owned())
-}
-
-fn written(problem: Problem, instance: String) -> Option<Value> {
+fn complete_problem(problem: Problem, instance: String) -> Value {
     let request_id = REQUEST_ID.to_owned();
-    serde_json::to_value(Problem {
+    let problem = Problem {
         instance,
         request_id,
         ..problem
-    })
-    .ok()
+    };
+    serde_json::to_value(problem).expect("plain structs become JSON")
 }
 
 fn link_id() -> PaymentLinkId {
-    LINK_ID.parse().expect("a constant, which a test reads")
+    LINK_ID.parse().expect("a constant that a test parses")
 }
 
 fn pounds(value: i64) -> Value {
@@ -453,4 +449,25 @@ fn with(mut object: Value, changes: Value) -> Value {
 
 fn members(object: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
     object.as_object_mut().into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::problem_type::PREFIX;
+
+    #[test]
+    fn every_problem_type_has_an_example_for_each_of_its_statuses() {
+        for kind in ProblemType::ALL {
+            let examples = problems(*kind);
+            for example in &examples {
+                assert_eq!(example["type"], format!("{PREFIX}{}", kind.slug()));
+            }
+            let statuses = examples.iter().map(|example| example["status"].as_u64());
+            let expected = kind.statuses().iter().map(|status| Some((*status).into()));
+            if *kind != ProblemType::Other {
+                assert!(statuses.eq(expected), "{kind:?}");
+            }
+        }
+    }
 }

@@ -1,12 +1,38 @@
-//! The `Idempotency-Key` header: what it is, and what makes two requests the same.
+//! The `Idempotency-Key` header, and what makes two requests the same.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use utoipa::IntoParams;
 
 use crate::payment_link::Fault;
 
-/// The `Idempotency-Key`. The IETF draft has it in quotes, most clients send it bare; both mean the same.
+/// Set on a response that repeats the outcome of an earlier request with the same `Idempotency-Key`.
+pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The header, for the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `idempotency_key` reads")]
+pub(super) struct OptionalKey {
+    /// Makes retries safe: however often you send the request with the same key, it takes effect once. 1 to 255 printable
+    /// ASCII characters.
+    #[param(rename = "Idempotency-Key", nullable = false)]
+    key: Option<String>,
+}
+
+/// The same header where it is required.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `idempotency_key` reads")]
+pub(super) struct RequiredKey {
+    /// Makes retries safe: however often you send the request with the same key, it takes effect once. 1 to 255 printable
+    /// ASCII characters.
+    #[param(rename = "Idempotency-Key")]
+    key: String,
+}
+
+/// Reads the `Idempotency-Key`. The IETF draft puts it in quotes, most clients don't. Both mean the same key.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fault> {
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else {
@@ -23,16 +49,16 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Fau
     } else {
         Err(Fault::new(
             "Idempotency-Key",
-            "must be 1 to 255 printable ASCII characters other than a quote, once",
+            "must be given once, with 1 to 255 printable ASCII characters other than a double quote",
         ))
     }
 }
 
-/// What tells a repetition from another request: the hash of what was understood, so that white space and
-/// the order of fields do not matter. It has to stay the same from version to version, for keys are kept.
-pub(super) fn fingerprint(path: &str, asked: &impl Serialize) -> [u8; 32] {
-    // `Value` keeps its fields sorted.
-    let body = serde_json::to_value(asked).expect("a struct of plain values becomes JSON");
+/// Distinguishes a repetition from a different request that reuses the key: a hash of the path and the parsed body, so that
+/// white space and the order of fields don't matter. It must stay the same in every version, because keys are stored.
+pub(super) fn fingerprint(path: &str, content: &impl Serialize) -> [u8; 32] {
+    // `Value` sorts its fields.
+    let body = serde_json::to_value(content).expect("a struct of plain values becomes JSON");
     Sha256::new()
         .chain_update(format!("POST {path}\n"))
         .chain_update(body.to_string())
@@ -48,7 +74,7 @@ mod tests {
     use crate::payment_link::NewPaymentLink;
 
     #[test]
-    fn a_fingerprint_stays_what_it_was() {
+    fn the_fingerprint_is_the_same_in_every_version() {
         let new = serde_json::json!({
             "reference": "Order 1", "amount": {"value": 1000, "currencyCode": "GBP"}, "metadata": {"b": "2", "a": "1"},
         });
@@ -64,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idempotency_key_means_the_same_with_and_without_quotes() {
+    fn quotes_around_an_idempotency_key_make_no_difference() {
         let key = |value: &str| {
             let headers = HeaderMap::from_iter([(
                 HeaderName::from_static("idempotency-key"),

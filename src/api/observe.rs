@@ -1,4 +1,4 @@
-//! What is told of each request: an id, a span in the log, a count and a time.
+//! Observes each request: gives it an id, logs it, counts it and times it.
 
 use std::{
     sync::{
@@ -17,10 +17,9 @@ use axum::{
 use tracing::{Instrument, debug, info, info_span};
 use uuid::Uuid;
 
-use super::refusals::{Refusals, Refused};
+use super::anonymous::{Anonymous, AnonymousRequests};
 
-/// The methods that are counted by name. Methods are free text to HTTP: a label for each that somebody makes up
-/// would never end.
+/// The methods that are counted by name. HTTP allows any text as a method, and the number of labels must be limited.
 const METHODS: [Method; 5] = [
     Method::GET,
     Method::HEAD,
@@ -29,11 +28,11 @@ const METHODS: [Method; 5] = [
     Method::DELETE,
 ];
 
-/// Carries the request's id, both ways.
+/// The request's id, in requests and responses.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of a request: the caller's own, or a new one. It stands in the log, in the answer, in problems and
-/// in timelines, and goes to Dojo.
+/// The id of a request: the caller's own, or a new one. It is in the log, the response, problems and timelines, and is sent
+/// to Dojo.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestId(pub(crate) String);
 
@@ -46,8 +45,8 @@ impl RequestId {
             .map_or_else(String::new, |id| id.0.clone())
     }
 
-    /// The caller's id if it can be passed on as it is: short, and without white space or line breaks that
-    /// would upset a log.
+    /// The id from the caller, if it can be used as it is: short, and without white space or line breaks that would break
+    /// log lines.
     fn given(request: &Request) -> Option<String> {
         let id = request.headers().get(&REQUEST_ID)?.to_str().ok()?;
         let fits = (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
@@ -67,13 +66,12 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     }
 }
 
-/// Whether a request's sender has proved who it is, by an API key or a signature.
+/// Whether the sender of a request is authenticated, by an API key or a signature.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sender(Arc<AtomicBool>);
 
 impl Sender {
-    /// Notes that it has.
-    pub(crate) fn is_known(&self) {
+    pub(crate) fn authenticated(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
@@ -86,13 +84,13 @@ impl<S: Sync> FromRequestParts<S> for Sender {
     }
 }
 
-/// Gives the request its id, and tells of it when it is answered. The log names the route and not the
-/// address: queries hold references, and references may name people.
+/// Gives the request its id, and logs and counts it once it has a response. The log contains the route and not the URL:
+/// queries contain references, and references may contain names of people.
 ///
-/// A request whose sender proves nothing has a line only at the level `debug`, or if it is the first of its kind for a
-/// while: anybody could fill the log otherwise.
+/// A request from an unknown sender is logged at the level `debug`, unless it is the first of its kind for a while.
+/// Otherwise anybody could fill the log.
 pub(crate) async fn observe(
-    State(refusals): State<Arc<Refusals>>,
+    State(anonymous): State<Arc<AnonymousRequests>>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -116,22 +114,22 @@ pub(crate) async fn observe(
     let status = response.status().as_u16();
     let elapsed = start.elapsed();
     let milliseconds = elapsed.as_secs_f64() * 1000.0;
-    let is_told = match route.as_str() {
-        // Probes and scrapes come every few seconds and say nothing new.
+    let is_logged = match route.as_str() {
+        // Probes and scrapes come every few seconds.
         "/healthz" | "/readyz" | "/metrics" => false,
         _ if sender.0.load(Ordering::Relaxed) => true,
-        // A webhook that is refused is told of by account.
+        // The handler logs rejected webhooks, by account.
         route if route.starts_with("/webhooks/") && status == 401 => false,
         route => {
             let route = route.to_owned();
-            refusals.is_first(Refused::Request { route, status }, Instant::now())
+            anonymous.is_first(Anonymous::Request { route, status }, Instant::now())
         }
     };
     span.in_scope(|| {
-        if is_told {
-            info!(status, milliseconds, "answered");
+        if is_logged {
+            info!(status, milliseconds, "request completed");
         } else {
-            debug!(status, milliseconds, "answered");
+            debug!(status, milliseconds, "request completed");
         }
     });
     let method = if METHODS.contains(&method) {

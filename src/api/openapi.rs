@@ -1,14 +1,16 @@
-//! The OpenAPI document, made from the handlers and types that it describes.
+//! The OpenAPI document, generated from the handlers and types that it describes.
 
 use serde_json::{Value, json};
 use utoipa::{
-    Modify, OpenApi,
+    Modify, OpenApi, ToSchema,
     openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
 use super::{
-    documented, examples, operations,
-    problem::{self, Problem},
+    body::request_bodies,
+    examples,
+    problem::Problem,
+    problem_type::{PREFIX, ProblemType},
 };
 use crate::payment_link::NewPaymentLink;
 
@@ -16,17 +18,17 @@ use crate::payment_link::NewPaymentLink;
 #[openapi(
     info(
         title = "Dojo payment links",
-        description = "Makes payment links at Dojo and tells what became of them.\n\n\
-            Money is in minor units (1000 is 10.00 GBP), times are RFC 3339 in UTC. Every error is \
-            `application/problem+json` (RFC 9457) and names each fault of a request at once. Every answer \
-            carries `x-request-id`.\n\n\
-            Hand over goods only when a link is `Captured` **and** `confirmed` is `true`. A webhook moves `status` at \
-            once; `confirmed` says whether Dojo's own answer to this service's key agrees. Amounts, captures and \
-            payment details come only from Dojo's answers.",
+        description = "Creates payment links at Dojo and keeps track of their payments.\n\n\
+            Amounts are in minor units (1000 is 10.00 GBP). Times are RFC 3339 in UTC. Error responses are \
+            `application/problem+json` (RFC 9457) and list everything that is wrong with a request at once. Every \
+            response includes `x-request-id`.\n\n\
+            Hand over goods only when a link is `Captured` **and** `confirmed` is `true`. A webhook changes `status` \
+            immediately; `confirmed` says whether Dojo, called with this service's own API key, reports the same \
+            status. Amounts, captures and payment details always come from Dojo's responses, never from webhooks.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
-        (name = "Payment links", description = "Ask for a link, and read what became of it."),
+        (name = "Payment links", description = "Create payment links, and read their state and history."),
         (name = "Operations", description = "Capture, refund, reverse and cancel payments."),
         (name = "Webhooks", description = "Dojo sends its webhooks here."),
         (name = "Service", description = "Probes, metrics, and this document."),
@@ -44,7 +46,7 @@ impl Modify for ApiKeyScheme {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
-                "An API key, `dpl_…`, made by `dojo-payment-links api-keys create`.",
+                "An API key, `dpl_…`, created with `dojo-payment-links api-keys create`.",
             ))
             .build();
         openapi
@@ -54,29 +56,26 @@ impl Modify for ApiKeyScheme {
     }
 }
 
-/// The document's head, without any route.
+/// The document without any route.
 pub(super) fn header() -> utoipa::openapi::OpenApi {
     Header::openapi()
 }
 
-/// The whole document.
-#[expect(
-    clippy::missing_panics_doc,
-    reason = "plain structs become JSON, and JSON is YAML"
-)]
-#[must_use]
-pub fn document() -> Value {
-    let document = documented().into_openapi();
+/// Completes a document that has its routes: with the description of problem types, strict request schemas, and examples.
+pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
     let mut document = serde_json::to_value(document).expect("plain structs become JSON");
+    let bodies: Vec<_> = request_bodies(&document).map(str::to_owned).collect();
     let schemas = &mut document["components"]["schemas"];
     merge_all_of(schemas);
-    schemas["Problem"]["properties"]["type"]["description"] = json!(problem::description());
-    close(schemas, NewPaymentLink::SCHEMA_NAME);
-    for name in operations::BODIES {
-        close(schemas, name);
+    schemas["Problem"]["properties"]["type"]["description"] = json!(format!(
+        "The type of problem: `{PREFIX}` followed by one of the types below. New types may be added.\n\n{}",
+        ProblemType::table()
+    ));
+    for name in bodies {
+        close(schemas, &name);
     }
     examples::complete(&mut document);
-    // Whom each tag is for. Not part of OpenAPI, but known to many renderers.
+    // Not part of OpenAPI, but many renderers know it.
     document["x-tagGroups"] = json!([
         {"name": "For callers", "tags": ["Payment links", "Operations"]},
         {"name": "For Dojo and for operators", "tags": ["Webhooks", "Service"]},
@@ -84,8 +83,8 @@ pub fn document() -> Value {
     document
 }
 
-/// Has a request's schema, and all that it refers to, refuse unknown fields. The types themselves do not: they also
-/// read what a newer version has stored.
+/// Makes a request's schema, and all schemas that it refers to, reject unknown fields. The Rust types don't reject them,
+/// because they also read what a newer version has stored.
 fn close(schemas: &mut Value, name: &str) {
     let schema = &mut schemas[name];
     if schema["type"] != "object" || schema.get("additionalProperties").is_some() {
@@ -115,12 +114,12 @@ fn references(schema: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Makes one object of the request, which is composed of two: only a whole can refuse unknown fields, and
-/// `unevaluatedProperties`, the keyword for composed schemas, would also refuse each field of a part that
+/// Merges the schema of [`NewPaymentLink`], which is composed of two, into one object. Only a single object can reject
+/// unknown fields: `unevaluatedProperties`, the keyword for composed schemas, would also reject each field of a part that
 /// has any fault.
 fn merge_all_of(schemas: &mut Value) {
     let terms = schemas["Terms"].clone();
-    let request = &mut schemas[NewPaymentLink::SCHEMA_NAME];
+    let request = &mut schemas[NewPaymentLink::name().as_ref()];
     let mut whole = request["allOf"]
         .as_array_mut()
         .and_then(Vec::pop)
@@ -138,12 +137,8 @@ fn merge_all_of(schemas: &mut Value) {
     *request = whole;
 }
 
-/// The document as YAML, as it is committed in `openapi.yaml`.
-#[expect(
-    clippy::missing_panics_doc,
-    reason = "plain structs become JSON, and JSON is YAML"
-)]
+/// The document as YAML, as it is in `openapi.yaml`.
 #[must_use]
-pub fn to_yaml(document: &Value) -> String {
+pub(super) fn to_yaml(document: &Value) -> String {
     yaml_serde::to_string(document).expect("JSON is YAML")
 }

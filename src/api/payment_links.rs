@@ -1,11 +1,11 @@
-//! Payment links: ask for one, read one, list them, read a timeline.
+//! Payment links: create one, read one, list them, read a timeline, reconcile now.
 
 use std::fmt;
 
 use axum::{
     Json,
     extract::{FromRequestParts, Path, RawQuery, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
@@ -15,15 +15,17 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
-    AppState, Error, IDEMPOTENT_REPLAYED,
-    auth::{Caller, LinksRead, LinksWrite},
-    body::Raw,
-    error::Subject,
+    auth::Caller,
+    error::Error,
     examples,
-    idempotency::{fingerprint, idempotency_key},
+    idempotency::{IDEMPOTENT_REPLAYED, OptionalKey},
     observe::RequestId,
-    problem::{FaultyQuery, Guarded, NoSuchLink, Problem},
-    query::{Page, Query, to_i64},
+    problem::{Problem, Subject},
+    query::{Page, PageParameters, Query, to_i64},
+    responses::{BadBody, Guarded, InvalidQuery, NoSuchLink},
+    scope::{LinksRead, LinksWrite},
+    state::AppState,
+    write_request::{Key, WriteRequest},
 };
 use crate::{
     payment_link::{
@@ -36,10 +38,11 @@ use crate::{
     },
     store::{
         self,
-        creation::IdempotencyKey,
         links::{Filter, Place},
     },
 };
+
+const PATH: &str = "/v1/payment-links";
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -49,62 +52,51 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(refresh))
 }
 
-/// Makes a payment link.
+/// Creates a payment link.
 ///
-/// Send an `Idempotency-Key` of your own, new for each link that you want, and repeat the request with it
-/// whenever you got no answer or one of 409, 503 or 504: however often it is sent, there is one link.
+/// Send an `Idempotency-Key`, and use a new one for each link you need. If you get no response, a 503 or 504, or a 409 with
+/// `Retry-After`, send the same request again with the same key: however often you send it, only one link is created.
 #[utoipa::path(
     post, path = "/v1/payment-links", tag = "Payment links",
-    params(("Idempotency-Key" = Option<String>, Header,
-            description = "Makes repetitions of the request one. 1 to 255 printable ASCII characters.", example = "order-236")),
+    params(OptionalKey),
     request_body(content = NewPaymentLink, example = json!({"amount": {"value": 2450, "currencyCode": "GBP"}, "reference": "Order 236"})),
     responses(
-        (status = 201, description = "The link.", body = PaymentLink, headers(
-            ("Location" = String, description = "The link's address."),
-            ("Idempotent-Replayed" = Option<String>, description = "`true` if this is what an earlier request with the same key made."),
+        (status = 201, description = "The payment link.", body = PaymentLink, headers(
+            ("Location" = String, description = "The path of the payment link."),
+            ("Idempotent-Replayed" = Option<String>, description = "`true` if this response repeats that of an earlier request with the same key."),
         ), example = json!(examples::link())),
-        (status = 400, description = "The body is no JSON.", body = Problem, content_type = "application/problem+json", examples(("malformed-json" = ()), ("body-incomplete" = ()))),
+        BadBody,
         Guarded,
-        (status = 409, description = "A request with this key is being worked on, or its outcome is not known yet. Repeat it after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("request-in-progress" = ()), ("not-created" = ()))),
-        (status = 413, description = "The body is larger than 256 KiB.", body = Problem, content_type = "application/problem+json", examples(("body-too-large" = ()))),
-        (status = 415, description = "The body is not `application/json`.", body = Problem, content_type = "application/problem+json", examples(("unsupported-media-type" = ()))),
-        (status = 422, description = "The request has faults, or Dojo refused it (`errors` names each), or the key belongs to another request.", body = Problem, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("refused-by-dojo" = ()))),
-        (status = 502, description = "Dojo refused this service's own key. Nothing was created.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-refused" = ()), ("dojo-misrouted" = ()))),
-        (status = 503, description = "The database or Dojo was not reached, or too much is under way. Nothing is lost: send it again after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("overloaded" = ()), ("timed-out" = ()))),
-        (status = 504, description = "Dojo's answer was lost: whether there is a link is not known yet. `paymentLinkId` names the one that it would be.", body = Problem, content_type = "application/problem+json", examples(("outcome-unknown" = ()))),
+        (status = 409, description = "An earlier request with this key is still in progress: retry after `Retry-After`. Or nothing was created (`not-created`).", body = Problem, content_type = "application/problem+json", examples(("request-in-progress" = ()), ("not-created" = ()))),
+        (status = 422, description = "The request is invalid or Dojo rejected it (`errors` lists the reasons), or the key was already used for a different request.", body = Problem, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("refused-by-dojo" = ()))),
+        (status = 502, description = "Dojo rejected this service's API key, or the server at the configured address is not Dojo's API. Nothing was created.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-refused" = ()), ("dojo-misrouted" = ()))),
+        (status = 503, description = "The database or Dojo could not be reached, or too many requests are in progress. Retry after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("overloaded" = ()), ("timed-out" = ()))),
+        (status = 504, description = "Dojo's response was lost, so it is not known yet whether the link was created. `paymentLinkId` is the id it has if it was.", body = Problem, content_type = "application/problem+json", examples(("outcome-unknown" = ()))),
     )
 )]
-async fn create(
-    State(state): State<AppState>,
-    caller: Caller<LinksWrite>,
-    RequestId(request_id): RequestId,
-    headers: HeaderMap,
-    Raw(body): Raw,
-) -> Result<Response, Error> {
-    let (key, key_fault) = match idempotency_key(&headers) {
-        Ok(key) => (key, None),
-        Err(fault) => (None, Some(fault)),
-    };
-    let (new, broken): (NewPaymentLink, _) =
-        state.new_payment_link.parse(&headers, &body, |body| {
-            let mut faults = broken_rules(body, OffsetDateTime::now_utc());
-            faults.extend(key_fault);
-            faults.extend(account_fault(&state, &caller, body));
-            faults
-        })?;
-    let idempotency_key = key.map(|key| IdempotencyKey {
-        client_id: caller.client_id,
-        key,
-        request_hash: fingerprint("/v1/payment-links", &new),
-    });
-    if !broken.is_empty() {
-        // What was right when it was first asked for may be late by now: a repetition gets the outcome of then. Not one
-        // about an account that the client's new key is not open to any more.
-        let earlier = match &idempotency_key {
-            Some(key) if caller.may_see(&new.account) => creation::replay(&state.pool, key).await?,
+async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
+    let (new, faults): (NewPaymentLink, _) = request.parse(Key::Optional, |body| {
+        let mut faults = broken_rules(body, OffsetDateTime::now_utc());
+        faults.extend(account_fault(&request.state, &request.caller, body));
+        faults
+    })?;
+    let key = request.idempotency_key(PATH, &new);
+    let WriteRequest {
+        state,
+        caller,
+        request_id,
+        ..
+    } = request;
+    if !faults.is_empty() {
+        // A request that was valid at first may be invalid by now, for example because `expireAt` has passed. A repetition
+        // still gets the original outcome, unless the client's new API key has no access to the account.
+        let earlier = match &key {
+            Ok(Some(key)) if caller.may_see(&new.account) => {
+                creation::replay(&state.pool, key).await?
+            }
             _ => None,
         };
-        return earlier.map_or(Err(Error::Invalid(broken)), answer);
+        return earlier.map_or(Err(Error::Invalid(faults)), respond);
     }
     let id = PaymentLinkId::new();
     let request = creation::Request {
@@ -112,33 +104,33 @@ async fn create(
         new,
         client: caller.client,
         request_id,
-        idempotency_key,
+        idempotency_key: key?,
     };
     let work = Box::pin({
         let state = state.clone();
         async move {
-            // It is configured: the request would have had a fault otherwise.
+            // The account is configured; otherwise the request would have had a fault.
             let account = state.account(&request.new.account);
             let account = account.ok_or(Error::AccountNotConfigured(id))?;
             Ok(creation::create(&state.pool, account, request).await?)
         }
     });
-    answer(state.see_through(Subject::Link(id), work).await?)
+    respond(state.run_to_completion(Subject::Link(id), work).await?)
 }
 
-/// What is wrong with the account that a request names, or means where it names none.
+/// What is wrong with the account of a request, which is `default` if the request names none.
 fn account_fault<S>(state: &AppState, caller: &Caller<S>, body: &Value) -> Option<Fault> {
     let (name, unknown) = match body.get("account") {
-        // What is no text is a fault by the schema.
-        Some(name) => (name.as_str()?, "is no account of this service"),
+        // If it isn't a string, the schema reports it.
+        Some(name) => (name.as_str()?, "is not an account of this service"),
         None => (
             NewPaymentLink::DEFAULT_ACCOUNT,
-            "is needed, for this service has no account default",
+            "is required, because this service has no account default",
         ),
     };
-    // First what the key may see: it is not told which other accounts there are.
+    // Check access first: a key with limited access must not learn which other accounts exist.
     let detail = if !caller.may_see(name) {
-        "is not open to this API key"
+        "is not accessible with this API key"
     } else if state.accounts.get(name).is_none() {
         unknown
     } else {
@@ -147,8 +139,7 @@ fn account_fault<S>(state: &AppState, caller: &Caller<S>, body: &Value) -> Optio
     Some(Fault::new("/account", detail))
 }
 
-/// How an outcome is told.
-fn answer(outcome: Outcome) -> Result<Response, Error> {
+fn respond(outcome: Outcome) -> Result<Response, Error> {
     match outcome {
         Outcome::Created(link) => Ok(created(link.id, Json(link), false)),
         Outcome::Replayed { link_id, body } => {
@@ -166,8 +157,8 @@ fn answer(outcome: Outcome) -> Result<Response, Error> {
             retry_after,
             replayed,
         }),
-        Outcome::Unknown { link_id } => Err(Error::DojoUnsure(Subject::Link(link_id))),
-        Outcome::Running { link_id } => Err(Error::Running(Subject::Link(link_id))),
+        Outcome::Unknown { link_id } => Err(Error::OutcomeUnknown(Subject::Link(link_id))),
+        Outcome::Running { link_id } => Err(Error::RequestInProgress(Subject::Link(link_id))),
         Outcome::KeyReused => Err(Error::IdempotencyKeyReused),
     }
 }
@@ -175,7 +166,7 @@ fn answer(outcome: Outcome) -> Result<Response, Error> {
 fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Response {
     let mut response = (
         StatusCode::CREATED,
-        [(header::LOCATION, format!("/v1/payment-links/{id}"))],
+        [(header::LOCATION, format!("{PATH}/{id}"))],
         body,
     )
         .into_response();
@@ -187,12 +178,12 @@ fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Respon
     response
 }
 
-/// Reads a payment link.
+/// Retrieves a payment link.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}", tag = "Payment links",
-    params(("id" = String, Path, description = "The link's id, `plink_…`.", example = "plink_01m81mqpmrf8384nj77tj0t0e4")),
+    params(LinkId),
     responses(
-        (status = 200, description = "The link.", body = PaymentLink, example = json!(examples::paid_link())),
+        (status = 200, description = "The payment link.", body = PaymentLink, example = json!(examples::paid_link())),
         Guarded,
         NoSuchLink,
     )
@@ -200,13 +191,19 @@ fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Respon
 async fn get(
     State(state): State<AppState>,
     caller: Caller<LinksRead>,
-    LinkId(id): LinkId,
+    LinkId { id }: LinkId,
 ) -> Result<Json<PaymentLink>, Error> {
-    state.find_link(&caller, id).await.map(Json)
+    caller.find_link(&state, id).await.map(Json)
 }
 
-/// The id in a path. What is no id of a link is the id of no link.
-pub(super) struct LinkId(pub(super) PaymentLinkId);
+/// The id in a path. If it isn't a valid id, there is no such link.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct LinkId {
+    /// The id of the payment link, `plink_…`.
+    #[param(value_type = String, example = "plink_01m81mqpmrf8384nj77tj0t0e4")]
+    pub(super) id: PaymentLinkId,
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for LinkId {
     type Rejection = Error;
@@ -215,53 +212,45 @@ impl<S: Send + Sync> FromRequestParts<S> for LinkId {
         let Path(id) = Path::<String>::from_request_parts(parts, state)
             .await
             .map_err(|_| Error::NotFound)?;
-        id.parse().map(Self).map_err(|_| Error::NoSuchLink)
+        let id = id.parse().map_err(|_| Error::NoSuchLink)?;
+        Ok(Self { id })
     }
 }
 
-/// What to list.
-#[derive(Debug, Default, IntoParams)]
+/// The filters of the list, for the OpenAPI document.
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-#[expect(
-    dead_code,
-    reason = "describes the query to the document; `ListQuery` reads it"
-)]
-struct ListParameters {
-    /// Links of this account.
+#[expect(dead_code, reason = "describes what `list` reads")]
+struct Filters {
+    /// Only links of this account.
     #[param(min_length = 1, max_length = 60)]
     account: Option<String>,
-    /// Links with this status.
+    /// Only links with this status.
     #[param(inline, example = "Captured")]
     status: Option<Status>,
-    /// Links with this reference.
+    /// Only links with this reference.
     #[param(min_length = 1, max_length = 60)]
     reference: Option<String>,
-    /// The link of this payment intent.
+    /// Only the link with this payment intent at Dojo.
     #[param(rename = "paymentIntentId")]
     payment_intent_id: Option<String>,
-    /// Links asked for at this time or later.
+    /// Only links created at or after this time.
     #[param(rename = "createdAfter")]
     created_after: Option<OffsetDateTime>,
-    /// Links asked for before this time.
+    /// Only links created before this time.
     #[param(rename = "createdBefore")]
     created_before: Option<OffsetDateTime>,
-    /// How many at most.
-    #[param(minimum = 1, maximum = 100, default = 50)]
-    limit: Option<i64>,
-    /// Where to go on: the `after` of the page before.
-    after: Option<String>,
 }
 
 /// Lists payment links, newest first.
 ///
-/// A page ends at a place in time (a keyset cursor), so links that are made meanwhile neither shift nor
-/// repeat anything.
+/// Pages don't shift while you read them: links created in the meantime neither repeat nor hide an item.
 #[utoipa::path(
-    get, path = "/v1/payment-links", tag = "Payment links", params(ListParameters),
+    get, path = "/v1/payment-links", tag = "Payment links", params(Filters, PageParameters),
     responses(
-        (status = 200, description = "A page of links.", body = Page<PaymentLink>, example = json!(examples::links())),
+        (status = 200, description = "A page of payment links.", body = Page<PaymentLink>, example = json!(examples::links())),
         Guarded,
-        FaultyQuery,
+        InvalidQuery,
     )
 )]
 async fn list(
@@ -280,11 +269,11 @@ async fn list(
         ),
         reference: query.take("reference", "1 to 60 characters", one_to_sixty),
         payment_intent_id: query.take("paymentIntentId", "an id", |text| Some(text.to_owned())),
-        created_after: query.take("createdAfter", "a time as in RFC 3339", parse_time),
-        created_before: query.take("createdBefore", "a time as in RFC 3339", parse_time),
+        created_after: query.take("createdAfter", "an RFC 3339 time", parse_time),
+        created_before: query.take("createdBefore", "an RFC 3339 time", parse_time),
     };
     let limit = query.limit();
-    let after = query.take("after", "the after of a page before", |text| {
+    let after = query.take("after", "the after of an earlier page", |text| {
         text.parse::<Cursor>().ok()
     });
     query.finish()?;
@@ -305,88 +294,84 @@ async fn list(
     })))
 }
 
-/// Lists what happened to a payment link, oldest first.
+/// Lists the timeline of a payment link, oldest entry first.
 ///
-/// Each change is listed once, with its cause.
+/// Each entry is a change, or an attempt at one, with its cause.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}/events", tag = "Payment links",
-    params(
-        ("id" = String, Path, description = "The link's id, `plink_…`.", example = "plink_01m81mqpmrf8384nj77tj0t0e4"),
-        ("limit" = Option<i64>, Query, description = "How many at most. Default: 50.", minimum = 1, maximum = 100),
-        ("after" = Option<String>, Query, description = "Where to go on: the `after` of the page before."),
-    ),
+    params(LinkId, PageParameters),
     responses(
         (status = 200, description = "A page of the timeline.", body = Page<timeline::Entry>, example = json!(examples::timeline())),
         Guarded,
         NoSuchLink,
-        FaultyQuery,
+        InvalidQuery,
     )
 )]
 async fn events(
     State(state): State<AppState>,
     caller: Caller<LinksRead>,
-    LinkId(id): LinkId,
+    LinkId { id }: LinkId,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page<timeline::Entry>>, Error> {
     let mut query = Query::new(query.as_deref());
     let limit = query.limit();
-    let after = query.take("after", "the after of a page before", |text| {
+    let after = query.take("after", "the after of an earlier page", |text| {
         text.parse().ok().filter(|after| *after >= 0)
     });
     query.finish()?;
 
-    state.find_link(&caller, id).await?;
+    caller.find_link(&state, id).await?;
     let entries = store::links::timeline(&state.pool, id, after.unwrap_or(0), to_i64(limit) + 1)
         .await?
         .ok_or(Error::NoSuchLink)?;
     Ok(Json(Page::new(entries, limit, |last| last.id.clone())))
 }
 
-/// Asks Dojo about a payment link now, and returns the link.
+/// Reconciles a payment link with Dojo now, and returns it.
 ///
-/// There is no need to: webhooks and a schedule keep links in step. It is for the moment when somebody wants to
-/// be sure. `confirmed` is `true` only if Dojo reported this `status` in this very call. It is `false` where Dojo's
-/// answer disagrees with what is known and is not accepted yet (an answer that is older than an earlier one, or that
-/// does not show a payment yet that a webhook reported): ask again, or wait; Dojo's standing answer wins within minutes. A link
-/// whose creation is not settled yet is returned as it is.
+/// Usually you don't need this call: webhooks and background jobs keep links up to date. Use it when you need Dojo's current
+/// state immediately. `confirmed` is `true` only if Dojo reported this `status` in this call. It is `false` if Dojo's response
+/// conflicts with what is stored: it's older than an earlier response, or doesn't yet show a payment that a webhook reported.
+/// Then call again, or wait: if Dojo keeps reporting the same state, the link adopts it within minutes. A link whose
+/// creation is still in progress is returned unchanged.
 #[utoipa::path(
     post, path = "/v1/payment-links/{id}/refresh", tag = "Payment links",
-    params(("id" = String, Path, description = "The link's id, `plink_…`.", example = "plink_01m81mqpmrf8384nj77tj0t0e4")),
+    params(LinkId),
     responses(
-        (status = 200, description = "The link.", body = PaymentLink, example = json!(examples::paid_link())),
+        (status = 200, description = "The payment link.", body = PaymentLink, example = json!(examples::paid_link())),
         Guarded,
         NoSuchLink,
-        (status = 502, description = "Dojo refused this service's own key.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-refused" = ()))),
-        (status = 503, description = "The database or Dojo was not reached. Send it again after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("timed-out" = ()), ("account-not-configured" = ()))),
+        (status = 502, description = "Dojo rejected this service's API key.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-refused" = ()))),
+        (status = 503, description = "The database or Dojo could not be reached. Retry after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("timed-out" = ()), ("account-not-configured" = ()))),
     )
 )]
 async fn refresh(
     State(state): State<AppState>,
     caller: Caller<LinksRead>,
     RequestId(request_id): RequestId,
-    LinkId(id): LinkId,
+    LinkId { id }: LinkId,
 ) -> Result<Json<PaymentLink>, Error> {
-    let link = state.find_link(&caller, id).await?;
+    let link = caller.find_link(&state, id).await?;
     let account = state.account_of(&link)?;
     let cause = timeline::Cause::Request {
         client: caller.client,
         request_id,
     };
-    let _place = state.place()?;
+    let _permit = state.reserve_call()?;
     let link =
         protocol::reconciliation::refresh(&state.pool, account, id, state.window, &cause).await?;
     link.map(Json).ok_or(Error::NoSuchLink)
 }
 
-/// A text that is neither empty nor longer than a reference or an account's name may be.
+/// A value that a reference or an account's name can have.
 fn one_to_sixty(text: &str) -> Option<String> {
     (1..=60)
         .contains(&text.chars().count())
         .then(|| text.to_owned())
 }
 
-/// A [`Place`] in the list, as callers carry it from page to page: microseconds since 1970 and the link's
-/// UUID, in hex. Callers need not look inside.
+/// A [`Place`] in the list as it is sent to callers, who pass it back unread: microseconds since 1970 and the link's UUID,
+/// in hex.
 #[derive(Debug, PartialEq, Eq)]
 struct Cursor(Place);
 
@@ -419,7 +404,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_leads_back_to_its_place(seconds in 0..4_000_000_000_i64, micro in 0..1_000_000_u32, id: u128) {
+        fn a_cursor_parses_back_to_its_place(seconds in 0..4_000_000_000_i64, micro in 0..1_000_000_u32, id: u128) {
             let created_at = OffsetDateTime::from_unix_timestamp(seconds).unwrap()
                 .replace_microsecond(micro).unwrap();
             let cursor = Cursor(Place { created_at, id: Uuid::from_u128(id) });
@@ -427,7 +412,7 @@ mod tests {
         }
 
         #[test]
-        fn no_cursor_makes_it_panic(text in "\\PC*") {
+        fn parsing_a_cursor_never_panics(text in "\\PC*") {
             let _ = text.parse::<Cursor>();
         }
     }

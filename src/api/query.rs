@@ -1,26 +1,38 @@
-//! Lists: what a query asks for, and a page of what there is.
+//! Lists: the query of a request, and one page of results.
 
 use std::borrow::Cow;
 
 use serde::Serialize;
 use url::form_urlencoded;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::Error;
+use super::error::Error;
 use crate::payment_link::Fault;
+
+/// The parameters of every list, for the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `Query` reads")]
+pub(super) struct PageParameters {
+    /// The maximum number of items to return. Defaults to 50.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<i64>,
+    /// Where to continue: the `after` of the previous page.
+    after: Option<String>,
+}
 
 /// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Page<T> {
-    /// The entries.
+    /// The items of this page.
     data: Vec<T>,
-    /// What to send as `after` for the next page. `null` where this is the last one.
+    /// The `after` to send to get the next page. `null` on the last page.
     after: Option<String>,
 }
 
 impl<T> Page<T> {
-    /// A page of `limit` entries out of one more than that, if there are so many.
+    /// A page of `limit` items. To know whether another page follows, `data` must contain one more if there is one.
     pub(super) fn new(mut data: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Self {
         let more = data.len() > limit;
         data.truncate(limit);
@@ -29,7 +41,7 @@ impl<T> Page<T> {
     }
 }
 
-/// A query, read name by name; collects what is wrong with it, so that all of it can be told at once.
+/// A query, read parameter by parameter. Collects everything that is wrong with it, so that one response can list it all.
 pub(super) struct Query<'a> {
     pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     faults: Vec<Fault>,
@@ -43,8 +55,8 @@ impl<'a> Query<'a> {
         }
     }
 
-    /// The parameter `name`, if it is there. Where `parse` does not understand it, or it is there twice,
-    /// the fault is that it must be `expected`, once.
+    /// Reads the parameter `name`, if it is there. It is a fault if `parse` returns `None` or the parameter is repeated.
+    /// `expected` describes a valid value.
     pub(super) fn take<T>(
         &mut self,
         name: &str,
@@ -63,8 +75,10 @@ impl<'a> Query<'a> {
             }
             _ => {}
         }
-        self.faults
-            .push(Fault::new(name, format!("must be {expected}, once")));
+        self.faults.push(Fault::new(
+            name,
+            format!("must be given once and be {expected}"),
+        ));
         None
     }
 
@@ -75,12 +89,12 @@ impl<'a> Query<'a> {
         .unwrap_or(50)
     }
 
-    /// What is left is not known here.
+    /// Fails if there were faults. Every parameter that was not read is one.
     pub(super) fn finish(mut self) -> Result<(), Error> {
         self.faults.extend(
             self.pairs
                 .iter()
-                .map(|(name, _)| Fault::new(name.as_ref(), "is no parameter of this request")),
+                .map(|(name, _)| Fault::new(name.as_ref(), "is not a known parameter")),
         );
         if self.faults.is_empty() {
             Ok(())
@@ -100,7 +114,7 @@ mod tests {
     use crate::payment_link::Status;
 
     #[test]
-    fn a_query_tells_all_its_faults() {
+    fn a_query_reports_all_its_faults() {
         let mut query = Query::new(Some("limit=0&status=Paid&color=red&status=Created"));
         assert_eq!(query.limit(), 50);
         assert_eq!(

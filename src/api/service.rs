@@ -1,19 +1,16 @@
-//! Whether the service is alive and ready, and its metrics.
+//! Probes, metrics, and the OpenAPI document.
 
 use std::time::Duration;
 
-use axum::{
-    extract::State,
-    http::{StatusCode, header},
-    response::IntoResponse,
-};
+use axum::{extract::State, http::header, response::IntoResponse};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{AppState, problem::Problem};
+use super::{
+    problem::{NO_DATABASE, Problem},
+    problem_type::ProblemType,
+    state::AppState,
+};
 use crate::store::condition::{Readiness, readiness};
-
-/// Why the service is not ready when it has no database to work with.
-pub(super) const NO_DATABASE: &str = "the database cannot be reached, or was never migrated";
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -23,22 +20,24 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(openapi_yaml))
 }
 
-/// Is the process alive?
+/// Checks whether the process is alive.
 #[utoipa::path(get, path = "/healthz", tag = "Service", security(()), responses(
-    (status = 200, description = "It is.", body = String, content_type = "text/plain", example = json!("ok")),
+    (status = 200, description = "The process is alive.", body = String, content_type = "text/plain", example = json!("ok")),
 ))]
 async fn healthz() -> &'static str {
     "ok"
 }
 
-/// Can it do its work: is the database reachable, migrated, and can it be written to?
+/// Checks whether the service is ready.
+///
+/// It is ready if the database is reachable, migrated and writable, and belongs to the service's environment.
 #[utoipa::path(get, path = "/readyz", tag = "Service", security(()), responses(
-    (status = 200, description = "It can.", body = String, content_type = "text/plain", example = json!("ready")),
-    (status = 503, description = "It cannot; `detail` says why.", body = Problem,
+    (status = 200, description = "The service is ready.", body = String, content_type = "text/plain", example = json!("ready")),
+    (status = 503, description = "The service is not ready. `detail` says why.", body = Problem,
      content_type = "application/problem+json", examples(("not-ready" = ()))),
 ))]
 async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> {
-    // Shorter than any probe waits, so that the reason is told and not a time-out.
+    // Shorter than the timeout of any probe, so that the probe gets the reason.
     let ready = tokio::time::timeout(
         Duration::from_secs(2),
         readiness(&state.pool, state.accounts.environment()),
@@ -46,25 +45,23 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
     .await;
     let reason = match ready {
         Ok(Ok(Readiness::Ready)) => return Ok("ready"),
-        Ok(Ok(Readiness::ReadsOnly)) => "the database only reads, as a standby does",
-        Ok(Ok(Readiness::NotMigrated)) => "the database lacks migrations of this version",
+        Ok(Ok(Readiness::ReadsOnly)) => "the database is read-only, like a standby",
+        Ok(Ok(Readiness::NotMigrated)) => "the database lacks migrations that this version needs",
         Ok(Ok(Readiness::NotClaimed)) => {
-            "the database is not settled yet to be for test money or for real money"
+            "it is not settled yet whether the database is for test money or for real money"
         }
-        Ok(Ok(Readiness::OtherEnvironment)) => "the database holds links of the other environment",
+        Ok(Ok(Readiness::OtherEnvironment)) => {
+            "the database contains links of the other environment"
+        }
         Ok(Err(_)) | Err(_) => NO_DATABASE,
     };
-    Err(Problem::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "not-ready",
-        reason,
-    ))
+    Err(Problem::new(ProblemType::NotReady, reason))
 }
 
-/// Metrics, as Prometheus text.
+/// Returns the metrics in Prometheus's text format.
 #[utoipa::path(get, path = "/metrics", tag = "Service", security(()), responses(
     (status = 200, description = "The metrics.", body = String, content_type = "text/plain",
-     example = json!("# HELP webhooks_total Webhooks received, by what they meant\n# TYPE webhooks_total counter\nwebhooks_total{verdict=\"applied\"} 6\n")),
+     example = json!("# HELP webhooks_total Webhooks received, by verdict\n# TYPE webhooks_total counter\nwebhooks_total{verdict=\"applied\"} 6\n")),
 ))]
 async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     let text = [(
@@ -74,9 +71,9 @@ async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     (text, state.metrics.render())
 }
 
-/// This document.
+/// Returns this document.
 #[utoipa::path(get, path = "/openapi.yaml", tag = "Service", security(()), responses(
-    (status = 200, description = "The document.", body = Object, content_type = "application/yaml"),
+    (status = 200, description = "The OpenAPI document.", body = Object, content_type = "application/yaml"),
 ))]
 async fn openapi_yaml(State(state): State<AppState>) -> impl IntoResponse {
     (

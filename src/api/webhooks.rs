@@ -1,4 +1,4 @@
-//! Dojo's webhooks.
+//! The endpoints that receive Dojo's webhooks.
 
 use std::{sync::LazyLock, time::Instant};
 
@@ -13,7 +13,8 @@ use utoipa::IntoResponses;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    AppState, Error, body::Raw, examples, observe::Sender, problem::Problem, refusals::Refused,
+    anonymous::Anonymous, body::Raw, error::Error, examples, observe::Sender, problem::Problem,
+    state::AppState,
 };
 use crate::{
     dojo::{
@@ -33,33 +34,33 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(receive_for))
 }
 
-/// What Dojo is answered, for the document.
+/// The responses to Dojo, for the OpenAPI document.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes what `keep` and `Error` make")]
+#[expect(dead_code, reason = "describes the responses of `keep` and of `Error`")]
 enum Received {
-    /// Kept.
+    /// The event is stored.
     #[response(status = 204)]
-    Kept,
-    /// The signature is missing or wrong, or there is no such account. Nothing was kept.
+    Stored,
+    /// The signature is missing or wrong, or there is no such account. Nothing was stored.
     #[response(status = 401, content_type = "application/problem+json", examples(("bad-signature" = ())))]
     NotGenuine(Problem),
-    /// Larger than 256 KiB.
+    /// The body is larger than 256 KiB.
     #[response(status = 413, content_type = "application/problem+json", examples(("body-too-large" = ())))]
     TooLarge(Problem),
-    /// Not kept: send it again.
+    /// The event could not be stored. Send it again.
     #[response(status = 503, content_type = "application/problem+json", examples(("database-unavailable" = ()), ("not-kept" = ()), ("timed-out" = ())))]
-    NotKept(Problem),
+    NotStored(Problem),
 }
 
-/// Receives a webhook of Dojo's for the account `default`.
+/// Receives a webhook from Dojo for the account `default`.
 ///
-/// Answered only when it is committed: Dojo sends it again otherwise. Whether an event is new or a copy,
-/// about a link or about nothing that is known here, of a kind that is understood or not, the answer is the
-/// same: it is kept.
+/// The service responds only after the event is committed to the database; otherwise Dojo sends it again. It stores every event
+/// with a valid signature and responds in the same way to all of them, whether or not the event is new, belongs to a known link,
+/// or has a known type.
 #[utoipa::path(
     post, path = "/webhooks/dojo", tag = "Webhooks", security(()),
-    params(("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body.", example = "sha256=14-C5-95-42-1E-D1-B4-80-3E-B2-B0-EB-7F-5D-70-FF-A1-0C-5F-6B-2D-98-13-44-E7-81-39-C0-5A-F2-66-1B")),
-    request_body(content = Object, content_type = "application/json", description = "The event, signed as it is.", example = json!(examples::webhook())),
+    params(("dojo-signature" = String, Header, description = "`sha256=` followed by the HMAC-SHA256 of the body.", example = "sha256=14-C5-95-42-1E-D1-B4-80-3E-B2-B0-EB-7F-5D-70-FF-A1-0C-5F-6B-2D-98-13-44-E7-81-39-C0-5A-F2-66-1B")),
+    request_body(content = Object, content_type = "application/json", description = "The event. The signature covers its exact bytes.", example = json!(examples::webhook())),
     responses(Received)
 )]
 async fn receive(
@@ -69,21 +70,21 @@ async fn receive(
     Raw(body): Raw,
 ) -> Result<StatusCode, Error> {
     let account = genuine(&state, NewPaymentLink::DEFAULT_ACCOUNT, &headers, &body)?;
-    sender.is_known();
+    sender.authenticated();
     keep(&state, account, &body).await
 }
 
-/// Receives a webhook of Dojo's for this account.
+/// Receives a webhook from Dojo for an account.
 ///
-/// The secrets of the account count, and no other's. Answered as `/webhooks/dojo` is. An account that does not exist has
-/// no secrets, so whatever is sent there has the wrong signature.
+/// The signature must have been made with one of this account's secrets. Apart from that, the call works like
+/// `/webhooks/dojo`. An account that doesn't exist has no secrets, so no signature is valid for it.
 #[utoipa::path(
     post, path = "/webhooks/dojo/{account}", tag = "Webhooks", security(()),
     params(
         ("account" = String, Path, description = "The account's name in this service.", example = "leeds"),
-        ("dojo-signature" = String, Header, description = "`sha256=` and the HMAC-SHA256 of the body.", example = "sha256=14-C5-95-42-1E-D1-B4-80-3E-B2-B0-EB-7F-5D-70-FF-A1-0C-5F-6B-2D-98-13-44-E7-81-39-C0-5A-F2-66-1B"),
+        ("dojo-signature" = String, Header, description = "`sha256=` followed by the HMAC-SHA256 of the body.", example = "sha256=14-C5-95-42-1E-D1-B4-80-3E-B2-B0-EB-7F-5D-70-FF-A1-0C-5F-6B-2D-98-13-44-E7-81-39-C0-5A-F2-66-1B"),
     ),
-    request_body(content = Object, content_type = "application/json", description = "The event, signed as it is.", example = json!(examples::webhook())),
+    request_body(content = Object, content_type = "application/json", description = "The event. The signature covers its exact bytes.", example = json!(examples::webhook())),
     responses(Received)
 )]
 async fn receive_for(
@@ -94,7 +95,7 @@ async fn receive_for(
     Raw(body): Raw,
 ) -> Result<StatusCode, Error> {
     let account = genuine(&state, &account, &headers, &body)?;
-    sender.is_known();
+    sender.authenticated();
     keep(&state, account, &body).await
 }
 
@@ -105,8 +106,8 @@ fn genuine<'a>(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<&'a Account, Error> {
-    /// Takes the place of secrets where there are none, so that the response takes no less time and does not tell which
-    /// accounts exist. Whatever it may have signed is refused.
+    /// Used if there are no secrets, so that the response takes as long as otherwise and doesn't reveal which accounts exist.
+    /// A webhook signed with it is rejected as well.
     static NO_SECRET: LazyLock<[SecretString; 1]> =
         LazyLock::new(|| [SecretString::from("no webhook is signed with this")]);
 
@@ -123,18 +124,18 @@ fn genuine<'a>(
         return Ok(account);
     }
     count("refused");
-    let refused = Refused::Webhook(account.map(|account| account.name.clone()));
-    if state.refusals.is_first(refused, Instant::now()) {
+    let kind = Anonymous::Webhook(account.map(|account| account.name.clone()));
+    if state.anonymous.is_first(kind, Instant::now()) {
         if account.is_some() {
-            warn!("a webhook without a valid signature was refused");
+            warn!("a webhook without a valid signature was rejected");
         } else {
-            warn!("a webhook for an unknown account was refused");
+            warn!("a webhook for an unknown account was rejected");
         }
     }
     Err(Error::BadSignature)
 }
 
-/// Keeps a webhook that Dojo signed for this account.
+/// Stores a webhook that Dojo signed for this account.
 async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<StatusCode, Error> {
     let (dedup_key, event) = match Event::parse(body) {
         Ok(event) => (
@@ -150,7 +151,7 @@ async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<Status
             let reason = error.reason();
             warn!(
                 reason,
-                "a genuine webhook was not understood; it is kept in webhook_events"
+                "a webhook with a valid signature was not understood; it is stored in webhook_events"
             );
             (
                 format!("sha256:{:x}", Hex(&Sha256::digest(body))),
@@ -169,7 +170,7 @@ async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<Status
         },
     )
     .await
-    .map_err(Error::NotKept)?;
+    .map_err(Error::WebhookNotStored)?;
 
     match &recorded {
         Recorded::Duplicate => count("duplicate"),
@@ -188,10 +189,10 @@ async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<Status
             %link_id, event_id = dedup_key, verdict, before = before.as_str(), after = after.as_str(),
             "webhook"
         ),
-        Recorded::Duplicate => info!(event_id = dedup_key, "webhook came again"),
+        Recorded::Duplicate => info!(event_id = dedup_key, "webhook received again"),
         Recorded::Kept => info!(
             event_id = dedup_key,
-            "webhook kept, about no link of ours yet"
+            "webhook stored; it is not about a known link yet"
         ),
     }
     Ok(StatusCode::NO_CONTENT)

@@ -1,5 +1,5 @@
 use clap::Args;
-use dojo_payment_links::api::openapi;
+use dojo_payment_links::api;
 
 /// Print the API's OpenAPI document.
 #[derive(Debug, Args)]
@@ -8,6 +8,6 @@ pub(super) struct Openapi {}
 impl Openapi {
     pub(super) fn run(&self) {
         let _ = self;
-        print!("{}", openapi::to_yaml(&openapi::document()));
+        print!("{}", api::document_yaml());
     }
 }

@@ -47,9 +47,6 @@ impl NewPaymentLink {
     /// The metadata entry that names the link at Dojo, so that an intent whose creation was never
     /// answered can be found again. Callers cannot set it.
     pub const ID_METADATA_KEY: &str = "paymentLinkId";
-
-    /// The name of this type's schema in the OpenAPI document.
-    pub const SCHEMA_NAME: &str = "NewPaymentLink";
 }
 
 /// The terms of a payment: what it is for, how it is collected, what the checkout page shows.

@@ -1,4 +1,4 @@
-//! Several Dojo accounts: each has its own key, its own door for webhooks, its own background, and callers of its own.
+//! Several Dojo accounts: each has its own API key, webhook endpoint and background jobs, and can have its own callers.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
     },
 };
 
-/// What york's customers pay on.
+/// The checkout pages of york.
 const YORK_PAGES: &str = "https://pay.york.example/checkout";
 
-/// A folder of the test's own, gone when the test is over.
+/// A temporary folder, deleted at the end of the test.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -28,7 +28,7 @@ impl Folder {
         Self(path)
     }
 
-    /// Writes a file and tells where it is.
+    /// Writes a file and returns its path.
     pub fn write(&self, name: &str, text: &str) -> String {
         let path = self.0.join(name);
         fs::write(&path, text).unwrap();
@@ -42,7 +42,7 @@ impl Drop for Folder {
     }
 }
 
-/// A service with the account `default` and two more, each with webhooks of its own.
+/// A service with the account `default` and two more, each with its own webhooks.
 struct Sites {
     app: TestApp,
     folder: Folder,
@@ -74,21 +74,20 @@ impl Sites {
         }
     }
 
-    /// Ends the service, and starts it with these accounts beside `default`.
+    /// Restarts the service with these accounts in addition to `default`.
     async fn restart_with(&mut self, accounts: &str) {
         self.app.service.kill().await;
         self.folder.write("accounts.toml", accounts);
         self.app.restart().await;
     }
 
-    /// A link of this account.
     async fn link_of(&self, account: &str) -> Value {
-        let answer = self.app.create(&order(account)).await.expect(201).json();
-        assert_eq!(answer["account"], account);
-        answer
+        let link = self.app.create(&order(account)).await.expect(201).json();
+        assert_eq!(link["account"], account);
+        link
     }
 
-    /// A key that is open to these accounts alone.
+    /// An API key that is limited to these accounts.
     fn limited_key(&self, accounts: &str) -> String {
         let args = [
             "create",
@@ -103,16 +102,16 @@ impl Sites {
             .to_owned()
     }
 
-    /// Delivers a webhook to this door, signed with this secret.
-    async fn deliver(&self, door: &str, body: &Value, secret: &str) -> Answer {
+    /// Delivers a webhook to this endpoint, signed with this secret.
+    async fn deliver(&self, endpoint: &str, body: &Value, secret: &str) -> Answer {
         let body = body.to_string();
         let signature = signature::sign(secret, body.as_bytes());
-        let request = self.app.anonymous(Method::POST, door);
+        let request = self.app.anonymous(Method::POST, endpoint);
         send(request.header("dojo-signature", signature).body(body)).await
     }
 }
 
-/// Subscribes this account's door, as the merchant does in Dojo's portal; returns the secret.
+/// Subscribes this account's endpoint, like the merchant in Dojo's portal. Returns the secret.
 async fn subscribe(sandbox: &TestSandbox, key: &str, address: &str, account: &str) -> String {
     let subscription = json!({
         "events": ["payment_intent.created", "payment_intent.status_updated"],
@@ -142,7 +141,6 @@ fn order(account: &str) -> Value {
     body
 }
 
-/// A request with this API key.
 async fn call(app: &TestApp, key: &str, method: Method, path: &str) -> Answer {
     send(app.anonymous(method, path).bearer_auth(key)).await
 }
@@ -152,10 +150,10 @@ async fn create_as(app: &TestApp, key: &str, body: &Value) -> Answer {
     send(request.bearer_auth(key).json(body)).await
 }
 
-/// The fault of a request whose only fault is its account.
+/// The fault of a request whose account is its only fault.
 #[track_caller]
-fn account_fault(answer: Answer) -> String {
-    let problem = answer.problem(422, "invalid-request");
+fn account_fault(response: Answer) -> String {
+    let problem = response.problem(422, "invalid-request");
     let errors = problem["errors"].as_array().unwrap();
     assert_eq!(errors.len(), 1, "{problem}");
     assert_eq!(errors[0]["pointer"], "/account");
@@ -163,7 +161,7 @@ fn account_fault(answer: Answer) -> String {
 }
 
 #[tokio::test]
-async fn a_link_is_made_with_its_accounts_key_and_moved_by_its_accounts_webhooks() {
+async fn each_account_uses_its_own_api_key_and_webhooks() {
     let sites = Sites::start(&[("RUN_JOBS", "false")]).await;
     let app = &sites.app;
     let keys = [
@@ -194,7 +192,7 @@ async fn a_link_is_made_with_its_accounts_key_and_moved_by_its_accounts_webhooks
 }
 
 #[tokio::test]
-async fn a_door_opens_to_its_own_accounts_secrets_alone() {
+async fn an_endpoint_accepts_only_the_secrets_of_its_account() {
     let sites = Sites::start(&[("RUN_JOBS", "false")]).await;
     let app = &sites.app;
     app.sandbox.drop_webhooks().await;
@@ -204,47 +202,47 @@ async fn a_door_opens_to_its_own_accounts_secrets_alone() {
             "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Captured"}})
     };
     let secrets = [WEBHOOK_SECRET, &sites.leeds_secret, &sites.york_secret];
-    for (door, own) in [
+    for (endpoint, own) in [
         ("/webhooks/dojo", 0),
         ("/webhooks/dojo/default", 0),
         ("/webhooks/dojo/leeds", 1),
         ("/webhooks/dojo/york", 2),
     ] {
         for secret in secrets.iter().filter(|secret| **secret != secrets[own]) {
-            let answer = sites.deliver(door, &event("evt_forged"), secret).await;
-            answer.problem(401, "bad-signature");
+            let response = sites.deliver(endpoint, &event("evt_forged"), secret).await;
+            response.problem(401, "bad-signature");
         }
     }
     for secret in secrets {
-        let answer = sites
+        let response = sites
             .deliver("/webhooks/dojo/nobody", &event("evt_forged"), secret)
             .await;
-        answer.problem(401, "bad-signature");
+        response.problem(401, "bad-signature");
     }
     assert_eq!(app.stored_webhooks().await, 0);
 
-    // A genuine one of another account says nothing about a link that is not its own.
+    // A valid webhook of another account doesn't change the link.
     let event = event("evt_1");
     let york = sites.deliver("/webhooks/dojo/york", &event, &sites.york_secret);
     york.await.expect(204);
-    for door in ["/webhooks/dojo", "/webhooks/dojo/default"] {
-        let own = sites.deliver(door, &event, WEBHOOK_SECRET).await;
+    for endpoint in ["/webhooks/dojo", "/webhooks/dojo/default"] {
+        let own = sites.deliver(endpoint, &event, WEBHOOK_SECRET).await;
         own.expect(204);
     }
     assert_eq!(app.link(&link["id"]).await["status"], "Created");
-    assert_eq!(app.stored_webhooks().await, 2, "two doors, one account");
+    assert_eq!(app.stored_webhooks().await, 2, "two endpoints, one account");
     let leeds = sites.deliver("/webhooks/dojo/leeds", &event, &sites.leeds_secret);
     leeds.await.expect(204);
     assert_eq!(app.link(&link["id"]).await["status"], "Captured");
     let large = json!({"id": "x".repeat(256 * 1024)});
-    let answer = sites
+    let response = sites
         .deliver("/webhooks/dojo/leeds", &large, &sites.leeds_secret)
         .await;
-    answer.problem(413, "body-too-large");
+    response.problem(413, "body-too-large");
 }
 
 #[tokio::test]
-async fn a_webhook_of_another_account_takes_no_intent_away_from_its_own() {
+async fn a_webhook_of_another_account_does_not_claim_an_intent() {
     let sites = Sites::start(&[("RUN_JOBS", "false")]).await;
     let app = &sites.app;
     app.sandbox.drop_webhooks().await;
@@ -257,11 +255,11 @@ async fn a_webhook_of_another_account_takes_no_intent_away_from_its_own() {
     };
     let body = order("leeds");
     let foreign = async {
-        // Before leeds' own call has returned, so that york's is the first to name it.
+        // Before the response to leeds's call, so that york's webhook is the first to name the intent.
         let intent = app.sandbox.first_intent().await;
         let event = event("evt_1", &intent["id"]);
-        let door = sites.deliver("/webhooks/dojo/york", &event, &sites.york_secret);
-        door.await.expect(204);
+        let delivery = sites.deliver("/webhooks/dojo/york", &event, &sites.york_secret);
+        delivery.await.expect(204);
     };
     let (link, ()) = tokio::join!(app.create(&body), foreign);
     let link = link.expect(201).json();
@@ -273,11 +271,11 @@ async fn a_webhook_of_another_account_takes_no_intent_away_from_its_own() {
 }
 
 #[tokio::test]
-async fn an_account_that_is_not_there_or_not_open_is_a_fault() {
+async fn an_unknown_or_inaccessible_account_is_a_fault() {
     let sites = Sites::start(&[("RUN_JOBS", "false")]).await;
     let app = &sites.app;
     let unknown = app.create(&order("nobody")).await;
-    assert_eq!(account_fault(unknown), "is no account of this service");
+    assert_eq!(account_fault(unknown), "is not an account of this service");
     let leeds = sites.limited_key("leeds");
     for body in [
         order("york"),
@@ -285,10 +283,10 @@ async fn an_account_that_is_not_there_or_not_open_is_a_fault() {
         ten_pounds("Order 1"),
         order("nobody"),
     ] {
-        let closed = create_as(app, &leeds, &body).await;
+        let inaccessible = create_as(app, &leeds, &body).await;
         assert_eq!(
-            account_fault(closed),
-            "is not open to this API key",
+            account_fault(inaccessible),
+            "is not accessible with this API key",
             "{body}"
         );
     }
@@ -297,7 +295,7 @@ async fn an_account_that_is_not_there_or_not_open_is_a_fault() {
 }
 
 #[tokio::test]
-async fn a_limited_key_sees_its_own_accounts_and_nothing_of_the_others() {
+async fn a_limited_key_sees_only_the_links_of_its_accounts() {
     let sites = Sites::start(&[("RUN_JOBS", "false")]).await;
     let app = &sites.app;
     let key = sites.limited_key("leeds,york");
@@ -352,7 +350,7 @@ async fn a_limited_key_sees_its_own_accounts_and_nothing_of_the_others() {
     assert_eq!(
         all["data"].as_array().unwrap().len(),
         3,
-        "a key without limits sees all"
+        "an unlimited key sees all links"
     );
     let of_default = app.get("/v1/payment-links?account=default").await.json();
     assert_eq!(of_default["data"][0]["id"], default["id"]);
@@ -379,7 +377,7 @@ async fn a_limited_key_sees_its_own_accounts_and_nothing_of_the_others() {
 }
 
 #[tokio::test]
-async fn the_background_sees_to_every_account() {
+async fn background_jobs_run_for_every_account() {
     let sites = Sites::start(&[]).await;
     let app = &sites.app;
     app.sandbox.drop_webhooks().await;
@@ -389,7 +387,7 @@ async fn the_background_sees_to_every_account() {
         app.sandbox.pay(&link["paymentIntentId"]).await;
         links.push(link);
     }
-    // An answer that is lost is found with the account's own key.
+    // A lost creation is recovered with the account's own API key.
     app.sandbox.next("create", "cutAfter", json!({})).await;
     let lost = app.create_with_key("order-2", &order("leeds")).await;
     lost.problem(504, "outcome-unknown");
@@ -413,14 +411,14 @@ async fn the_background_sees_to_every_account() {
             )),
             "{metrics}"
         );
-        let told = app.logged("payment link brought up to Dojo's state").await;
+        let logged = app.logged("payment link brought up to Dojo's state").await;
         let own = format!(r#""account":"{account}""#);
-        assert!(told.iter().any(|line| line.contains(&own)), "{told:?}");
+        assert!(logged.iter().any(|line| line.contains(&own)), "{logged:?}");
     }
 }
 
 #[tokio::test]
-async fn an_account_whose_key_dojo_refuses_holds_up_no_other() {
+async fn an_account_with_a_rejected_key_does_not_delay_the_others() {
     let mut sites = Sites::start(&[]).await;
     sites.app.sandbox.drop_webhooks().await;
     let leeds = sites.link_of("leeds").await;
@@ -436,10 +434,10 @@ async fn an_account_whose_key_dojo_refuses_holds_up_no_other() {
     for link in of_york.iter().chain([&leeds]) {
         app.sandbox.pay(&link["paymentIntentId"]).await;
     }
-    // York's links are the first in the queue.
+    // York's links are due first.
     let due = "UPDATE payment_links SET due_at = now() - interval '1 hour' WHERE account = 'york'";
     sqlx::query(due).execute(&app.pool).await.unwrap();
-    eventually("york's background pauses for long", async || {
+    eventually("york's jobs pause for more than 5 seconds", async || {
         let log = app.service.log();
         let paused = |line: &str| {
             let event: Value = serde_json::from_str(line).ok()?;
@@ -454,11 +452,9 @@ async fn an_account_whose_key_dojo_refuses_holds_up_no_other() {
         .execute(&app.pool)
         .await
         .unwrap();
-    eventually_within(
-        Duration::from_secs(4),
-        "leeds does not wait for it",
-        async || (app.link(&leeds["id"]).await["status"] == "Captured").then_some(()),
-    )
+    eventually_within(Duration::from_secs(4), "leeds is not delayed", async || {
+        (app.link(&leeds["id"]).await["status"] == "Captured").then_some(())
+    })
     .await;
     for link in &of_york {
         assert_eq!(app.link(&link["id"]).await["status"], "Created");
@@ -468,8 +464,8 @@ async fn an_account_whose_key_dojo_refuses_holds_up_no_other() {
         .problem(502, "dojo-key-refused");
     let refresh = app.refresh(&of_york[0]["id"]).await;
     refresh.problem(502, "dojo-key-refused");
-    let told = app.logged("a request failed").await;
-    assert!(told[0].contains(r#""account":"york""#), "{told:?}");
+    let logged = app.logged("a request failed").await;
+    assert!(logged[0].contains(r#""account":"york""#), "{logged:?}");
     sites.link_of("leeds").await;
 
     sites.restart_with(&right).await;
@@ -480,7 +476,7 @@ async fn an_account_whose_key_dojo_refuses_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn links_of_an_account_that_is_no_longer_configured_can_be_read() {
+async fn links_of_an_unconfigured_account_can_still_be_read() {
     let mut sites = Sites::start(&[]).await;
     let body = order("york");
     let created = sites.app.create_with_key("order-1", &body).await;
@@ -488,9 +484,9 @@ async fn links_of_an_account_that_is_no_longer_configured_can_be_read() {
     let alone = site("leeds", LEEDS_KEY, &sites.leeds_secret);
     sites.restart_with(&alone).await;
     let app = &sites.app;
-    let told = app.logged("the account is no longer configured").await;
-    assert!(told[0].contains(r#""account":"york""#), "{told:?}");
-    assert!(told[0].contains(r#""links":1"#), "{told:?}");
+    let logged = app.logged("the account is no longer configured").await;
+    assert!(logged[0].contains(r#""account":"york""#), "{logged:?}");
+    assert!(logged[0].contains(r#""links":1"#), "{logged:?}");
 
     assert_eq!(app.link(&link["id"]).await["url"], link["url"]);
     assert!(!app.timeline(&link["id"]).await.is_empty());
@@ -504,16 +500,16 @@ async fn links_of_an_account_that_is_no_longer_configured_can_be_read() {
     let again = app.create_with_key("order-1", &body).await.expect(201);
     assert_eq!(again.header("idempotent-replayed"), "true");
     let another = app.create(&body).await;
-    assert_eq!(account_fault(another), "is no account of this service");
+    assert_eq!(account_fault(another), "is not an account of this service");
     let event = json!({"id": "evt_1", "event": "payment_intent.status_updated", "data": {}});
-    let door = sites
+    let delivery = sites
         .deliver("/webhooks/dojo/york", &event, &sites.york_secret)
         .await;
-    door.problem(401, "bad-signature");
+    delivery.problem(401, "bad-signature");
 }
 
 #[tokio::test]
-async fn accounts_of_a_file_need_no_other_and_may_have_their_secrets_in_files() {
+async fn a_file_can_configure_all_accounts_and_refer_to_secrets_in_files() {
     let folder = Folder::new();
     folder.write("leeds-key", &format!("{LEEDS_KEY}\n"));
     folder.write("leeds-secrets", "whs_old\nwhs_new, whs_newest\n");
@@ -529,9 +525,9 @@ async fn accounts_of_a_file_need_no_other_and_may_have_their_secrets_in_files() 
         ("DOJO_WEBHOOK_SECRETS", ""),
     ];
     let app = TestApp::with(&settings).await;
-    let told = app.logged("every webhook will be rejected").await;
-    assert_eq!(told.len(), 1);
-    assert!(told[0].contains(r#""account":"york""#), "{told:?}");
+    let logged = app.logged("every webhook will be rejected").await;
+    assert_eq!(logged.len(), 1);
+    assert!(logged[0].contains(r#""account":"york""#), "{logged:?}");
     app.create(&order("leeds")).await.expect(201);
     let none = account_fault(app.create(&ten_pounds("Order 1")).await);
     assert!(none.contains("no account default"), "{none}");
@@ -550,7 +546,7 @@ async fn accounts_of_a_file_need_no_other_and_may_have_their_secrets_in_files() 
 }
 
 #[tokio::test]
-async fn the_file_may_name_the_account_that_is_meant_by_none() {
+async fn the_file_can_configure_the_default_account() {
     let folder = Folder::new();
     let file = folder.write("accounts.toml", &site("default", DOJO_KEY, WEBHOOK_SECRET));
     let settings = [
@@ -566,7 +562,7 @@ async fn the_file_may_name_the_account_that_is_meant_by_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret() {
+async fn an_invalid_file_prevents_the_start_and_errors_contain_no_secret() {
     let folder = Folder::new();
     folder.write("empty", " \n");
     let leeds = "[accounts.leeds]\nenvironment = \"sandbox\"\napi_key = \"sk_sandbox_hush1\"\n";
@@ -578,17 +574,17 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
         serve
             .env("DOJO_ACCOUNTS_FILE", file)
             .envs(more.iter().copied());
-        let told = refused(&mut serve);
-        assert!(!told.contains("hush"), "{told}");
-        told
+        let message = refused(&mut serve);
+        assert!(!message.contains("hush"), "{message}");
+        message
     };
     let wrong = |text: &str, more: &[(&str, &str)], fault: &str| {
-        let told = serve(&folder.write("accounts.toml", text), more);
+        let message = serve(&folder.write("accounts.toml", text), more);
         assert!(
-            told.contains("DOJO_ACCOUNTS_FILE") && told.contains("accounts.toml"),
-            "{told}"
+            message.contains("DOJO_ACCOUNTS_FILE") && message.contains("accounts.toml"),
+            "{message}"
         );
-        assert!(told.contains(fault), "{fault:?} is not in {told}");
+        assert!(message.contains(fault), "{fault:?} is not in {message}");
     };
     let missing = serve("/nowhere/accounts.toml", &[]);
     assert!(
@@ -720,7 +716,7 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
         "[accounts.leeds] environment is sandbox, but account default is production",
     );
 
-    // What is wrong with the environment's own account hides nothing of the file, nor the other way round.
+    // Errors in the environment's account don't hide errors in the file, nor the other way round.
     let all = serve(
         &folder.write("accounts.toml", "[accounts.leeds]\n"),
         &[
@@ -749,7 +745,7 @@ async fn a_wrong_file_stops_the_start_and_is_named_by_entry_without_any_secret()
     let clear = serve(&file, &[("DOJO_API_URL", "http://192.0.2.1")]);
     assert!(clear.contains("DOJO_API_URL must be https"), "{clear}");
 
-    // What is wrong with another database is told of the setting that holds the keys.
+    // An error about another environment's database names the setting that contains the keys.
     let app = TestApp::start().await;
     let other = serve(&file, &[("DATABASE_URL", &app.database_url)]);
     assert!(

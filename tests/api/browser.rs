@@ -1,4 +1,4 @@
-//! A customer with a browser: opens the link, pays with each of Dojo's test cards, and the service knows.
+//! A customer opens the link in a browser and pays with each of Dojo's test cards.
 
 use std::{
     path::PathBuf,
@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, eventually, postgres::free_port, ten_pounds, text, within};
 
-/// A card, its security code.
+/// A card number and its security code.
 const SUCCEEDS: (&str, &str) = ("5200 0000 0000 1005", "020");
 const CHALLENGED: (&str, &str) = ("5200 0000 0000 1096", "020");
 const DECLINED: (&str, &str) = ("4456 5300 0000 1013", "341");
 
-/// Headless Chromium, and the driver that it is told what to do through.
+/// Headless Chromium and its driver.
 pub struct Browser {
     pub page: Client,
     driver: Child,
@@ -29,7 +29,7 @@ impl Browser {
         Self::at(url, json!({})).await
     }
 
-    /// With the screen of a phone.
+    /// Opens the page with the screen of a phone.
     async fn open_on_phone(url: &Value) -> Self {
         let screen = json!({"width": 390, "height": 844, "pixelRatio": 2.0});
         let options = json!({"mobileEmulation": {"deviceMetrics": screen}});
@@ -42,7 +42,7 @@ impl Browser {
         browser
     }
 
-    /// Starts it, with more of Chromium's options.
+    /// Starts the browser with additional options for Chromium.
     pub async fn start(mut options: Value) -> Self {
         let port = free_port();
         let driver = std::env::var_os("CHROMEDRIVER").unwrap_or_else(|| "chromedriver".into());
@@ -51,7 +51,7 @@ impl Browser {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("chromedriver is installed: script/test does that");
+            .expect("chromedriver is installed; script/test installs it");
         let profile = std::env::temp_dir().join(format!("dojo-browser-{port}-{}", driver.id()));
         options["args"] = json!([
             "--headless=new",
@@ -92,7 +92,7 @@ impl Browser {
         field.send_keys(what).await.unwrap();
     }
 
-    /// Fills in the card as a browser's own autofill would find the fields, and pays.
+    /// Fills in the card, finding the fields like a browser's autofill, and pays.
     async fn pay_with(&self, (number, code): (&str, &str)) {
         self.type_into("cc-number", number).await;
         self.type_into("cc-exp", "12/29").await;
@@ -101,7 +101,7 @@ impl Browser {
         self.click("pay").await;
     }
 
-    /// How many pixels high or wide something is.
+    /// The width or height of an element in pixels.
     async fn size(&self, dimension: &str, selector: &str) -> f64 {
         let script = format!(
             "return document.querySelector({selector:?}).getBoundingClientRect().{dimension}"
@@ -110,8 +110,7 @@ impl Browser {
         size.as_f64().unwrap()
     }
 
-    /// What stands in a field.
-    async fn shows(&self, autocomplete: &str) -> String {
+    async fn value_of(&self, autocomplete: &str) -> String {
         let field = format!("[autocomplete={autocomplete}]");
         let field = self.page.find(Locator::Css(&field)).await.unwrap();
         field.prop("value").await.unwrap().unwrap()
@@ -127,9 +126,9 @@ impl Browser {
             .unwrap();
     }
 
-    /// Waits until the page says this.
+    /// Waits until the page contains this text.
     pub async fn says(&self, words: &str) {
-        eventually(&format!("the page says {words:?}"), async || {
+        eventually(&format!("the page contains {words:?}"), async || {
             let body = self.page.find(Locator::Css("body")).await.ok()?;
             body.text().await.ok()?.contains(words).then_some(())
         })
@@ -146,14 +145,14 @@ impl Browser {
 }
 
 impl Drop for Browser {
-    /// For a test that failed before it closed the browser, which ends with its driver.
+    /// For tests that fail before they close the browser. It exits with its driver.
     fn drop(&mut self) {
         let _ = self.driver.kill();
     }
 }
 
 #[tokio::test]
-async fn the_card_that_succeeds() {
+async fn a_payment_succeeds() {
     let app = TestApp::start().await;
     let link = app.created().await;
     let browser = Browser::open(&link["url"]).await;
@@ -164,7 +163,7 @@ async fn the_card_that_succeeds() {
 
     browser.says("You can close this page").await;
 
-    // There is nothing left to pay, and the page says so to whoever opens the link again.
+    // When the link is opened again, there is nothing left to pay.
     browser.page.goto(text(&link["url"])).await.unwrap();
     browser.says("This has already been paid").await;
     assert!(browser.page.find(Locator::Id("pay")).await.is_err());
@@ -172,7 +171,7 @@ async fn the_card_that_succeeds() {
 }
 
 #[tokio::test]
-async fn the_card_that_is_challenged_then_goes_on_to_the_shop() {
+async fn a_challenged_card_pays_and_returns_to_the_shop() {
     let app = TestApp::start().await;
     let shop = format!("{}/healthz", app.service.url);
     let mut request = ten_pounds("Order 1");
@@ -185,7 +184,7 @@ async fn the_card_that_is_challenged_then_goes_on_to_the_shop() {
     browser.says("Confirm that it is you").await;
     browser.click("fail").await;
     browser.says("You did not approve this payment").await;
-    assert_eq!(browser.shows("cc-name").await, "Ann Example");
+    assert_eq!(browser.value_of("cc-name").await, "Ann Example");
 
     browser.pay_with(CHALLENGED).await;
     browser.says("Confirm that it is you").await;
@@ -198,7 +197,7 @@ async fn the_card_that_is_challenged_then_goes_on_to_the_shop() {
 }
 
 #[tokio::test]
-async fn the_page_writes_a_card_as_it_is_printed_and_keeps_it_after_a_mistake() {
+async fn the_page_formats_the_card_and_keeps_it_after_a_mistake() {
     let app = TestApp::start().await;
     let link = app.created().await;
     let browser = Browser::open(&link["url"]).await;
@@ -212,9 +211,9 @@ async fn the_page_writes_a_card_as_it_is_printed_and_keeps_it_after_a_mistake() 
         ("cc-exp", "929", "09/29"),
     ] {
         browser.type_into(field, typed).await;
-        assert_eq!(browser.shows(field).await, shown, "{typed}");
+        assert_eq!(browser.value_of(field).await, shown, "{typed}");
     }
-    // The caret stays where the customer types, and does not jump to the end.
+    // The caret stays where the customer types and doesn't jump to the end.
     let number = browser.page.find(Locator::Css("[autocomplete=cc-number]"));
     let number = number.await.unwrap();
     let (home, right, backspace) = ("\u{e011}", "\u{e014}".repeat(2), "\u{e003}");
@@ -223,16 +222,16 @@ async fn the_page_writes_a_card_as_it_is_printed_and_keeps_it_after_a_mistake() 
         .await
         .unwrap();
     number.send_keys("9").await.unwrap();
-    assert_eq!(browser.shows("cc-number").await, "5290 0000 0000 0100 5");
+    assert_eq!(browser.value_of("cc-number").await, "5290 0000 0000 0100 5");
     number.send_keys(backspace).await.unwrap();
 
     browser.type_into("cc-csc", "02").await;
     browser.type_into("cc-name", "Ann Example").await;
     browser.click("pay").await;
     browser.says("Enter the CVV: 3 digits on the back").await;
-    assert_eq!(browser.shows("cc-number").await, "5200 0000 0000 1005");
-    assert_eq!(browser.shows("cc-exp").await, "09/29");
-    assert_eq!(browser.shows("cc-csc").await, "");
+    assert_eq!(browser.value_of("cc-number").await, "5200 0000 0000 1005");
+    assert_eq!(browser.value_of("cc-exp").await, "09/29");
+    assert_eq!(browser.value_of("cc-csc").await, "");
 
     browser.type_into("cc-csc", "020").await;
     browser.click("pay").await;
@@ -241,7 +240,7 @@ async fn the_page_writes_a_card_as_it_is_printed_and_keeps_it_after_a_mistake() 
 }
 
 #[tokio::test]
-async fn the_page_on_a_phone() {
+async fn the_page_fits_on_a_phone() {
     let app = TestApp::start().await;
     let link = app.created().await;
     let browser = Browser::open_on_phone(&link["url"]).await;
@@ -249,7 +248,7 @@ async fn the_page_on_a_phone() {
     assert!(browser.size("width", ".secure span").await > 90.0);
     assert!(browser.size("width", "html").await <= 390.0);
 
-    // Faults that are told on two lines stand apart.
+    // There is space between error messages.
     browser.click("pay").await;
     browser.says("Please check your details").await;
     let gap = "const [one, two] = [...document.querySelectorAll('.alert li')].map(li => li.getBoundingClientRect());
@@ -260,14 +259,14 @@ async fn the_page_on_a_phone() {
     browser.pay_with(CHALLENGED).await;
     browser.says("3-D Secure").await;
     let name = browser.size("height", ".whole").await;
-    assert!(name < 30.0, "it takes two lines: {name}");
+    assert!(name < 30.0, "it takes two lines, {name} pixels high");
     browser.click("approve").await;
     browser.says("Payment successful").await;
     browser.close().await;
 }
 
 #[tokio::test]
-async fn the_card_that_is_declined_and_then_another() {
+async fn a_payment_succeeds_after_a_declined_card() {
     let app = TestApp::start().await;
     let link = app.created().await;
     let browser = Browser::open(&link["url"]).await;

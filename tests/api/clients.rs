@@ -1,4 +1,4 @@
-//! Clients keep their identity when their API keys change: what was asked for under one key is known under the next.
+//! Clients keep their identity when their API keys change: a request sent with one key can be repeated with the next.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::{
 
 const EVERYTHING: &str = "links:read,links:write,payments:manage";
 
-/// Gives a client a new key as an operator does; answers the key, and what the operator is told.
+/// Rotates a client's API key, like an operator. Returns the new key and the command's messages.
 fn rotate(app: &TestApp, name: &str, overlap: &str) -> (String, String) {
     let mut rotate = api_keys(&app.database_url);
     let output = rotate
@@ -28,19 +28,19 @@ fn rotate(app: &TestApp, name: &str, overlap: &str) -> (String, String) {
     let words = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{words}");
     let key = String::from_utf8(output.stdout).unwrap();
-    // Alone on standard output, so that it can be redirected to a file.
+    // Standard output contains only the key, so that it can be redirected to a file.
     let key = key.strip_suffix('\n').unwrap();
     assert!(key.starts_with("dpl_") && key.len() == 68, "{key}");
     assert!(!words.contains(key), "{words}");
     (key.to_owned(), words)
 }
 
-/// A request under this API key.
+/// A request with this API key.
 fn with(app: &TestApp, key: &str, method: Method, path: &str) -> RequestBuilder {
     app.anonymous(method, path).bearer_auth(key)
 }
 
-/// Asks for a link under this API key.
+/// Creates a link with this API key.
 async fn create(app: &TestApp, api_key: &str, idempotency_key: &str, body: &Value) -> Answer {
     let request = with(app, api_key, Method::POST, "/v1/payment-links");
     send(
@@ -53,11 +53,11 @@ async fn create(app: &TestApp, api_key: &str, idempotency_key: &str, body: &Valu
 
 /// Whether this API key is accepted.
 async fn works(app: &TestApp, api_key: &str) -> bool {
-    let answer = send(with(app, api_key, Method::GET, "/v1/payment-links?limit=1")).await;
-    if answer.status == 200 {
+    let response = send(with(app, api_key, Method::GET, "/v1/payment-links?limit=1")).await;
+    if response.status == 200 {
         return true;
     }
-    answer.problem(401, "unauthenticated");
+    response.problem(401, "unauthenticated");
     false
 }
 
@@ -66,7 +66,7 @@ fn hash(key: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refund_whose_answer_was_lost_is_not_made_again_under_a_new_key() {
+async fn a_lost_refund_is_not_repeated_with_a_new_api_key() {
     let app = TestApp::quick(&[]).await;
     let old = create_api_key(&app, "orders", EVERYTHING);
     let link = app.paid().await;
@@ -81,8 +81,8 @@ async fn a_refund_whose_answer_was_lost_is_not_made_again_under_a_new_key() {
     let (new, _) = rotate(&app, "orders", "24h");
     for key in [&new, &old] {
         let outcome = eventually("the outcome is known", async || {
-            let answer = refund(key).await;
-            (answer.status != 409).then_some(answer)
+            let response = refund(key).await;
+            (response.status != 409).then_some(response)
         })
         .await
         .expect(200);
@@ -96,7 +96,7 @@ async fn a_refund_whose_answer_was_lost_is_not_made_again_under_a_new_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dojo_gets_the_same_key_for_a_refund_whichever_key_the_client_has() {
+async fn dojo_gets_the_same_idempotency_key_whichever_api_key_the_client_uses() {
     let app = TestApp::start().await;
     let old = create_api_key(&app, "orders", EVERYTHING);
     let link = app.paid().await;
@@ -106,7 +106,7 @@ async fn dojo_gets_the_same_key_for_a_refund_whichever_key_the_client_has() {
         send(request.json(&json!({"amount": pounds(300)}))).await
     };
     refund(&old).await.expect(200);
-    // As a restore to before the refund leaves it: nothing here knows of it, and only Dojo can tell.
+    // Like after restoring a backup from before the refund: only Dojo knows about it.
     for forgotten in [
         "DELETE FROM idempotency_keys WHERE key = 'return-1'",
         "DELETE FROM operations",
@@ -123,11 +123,14 @@ async fn dojo_gets_the_same_key_for_a_refund_whichever_key_the_client_has() {
     assert_eq!(keys.len(), 2, "{calls:#?}");
     assert_eq!(keys[0], keys[1]);
     let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
-    assert_eq!(intent["refundedAmount"], 300, "Dojo knows the repetition");
+    assert_eq!(
+        intent["refundedAmount"], 300,
+        "Dojo recognizes the repetition"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_creation_whose_answer_was_lost_is_not_made_again_under_a_new_key() {
+async fn a_lost_creation_is_not_repeated_with_a_new_api_key() {
     let app = TestApp::quick(&[]).await;
     let body = ten_pounds("Order 1");
     let old = create_api_key(&app, "orders", EVERYTHING);
@@ -137,8 +140,8 @@ async fn a_creation_whose_answer_was_lost_is_not_made_again_under_a_new_key() {
 
     let (new, _) = rotate(&app, "orders", "0s");
     let link = eventually("the outcome is known", async || {
-        let answer = create(&app, &new, "order-1", &body).await;
-        (answer.status != 409).then_some(answer)
+        let response = create(&app, &new, "order-1", &body).await;
+        (response.status != 409).then_some(response)
     })
     .await
     .expect(201)
@@ -149,13 +152,13 @@ async fn a_creation_whose_answer_was_lost_is_not_made_again_under_a_new_key() {
     assert_eq!(timeline[0]["cause"]["client"], "orders");
     assert_eq!(app.sandbox.live_intents_about("Order 1").await.len(), 1);
 
-    // To another client the same idempotency key is another one.
+    // The same idempotency key of another client is a different key.
     let other = app.create_with_key("order-1", &body).await.expect(201);
     assert_ne!(other.json()["id"], link["id"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replaced_key_works_until_its_overlap_is_over() {
+async fn a_rotated_key_works_until_its_overlap_ends() {
     let app = TestApp::start().await;
     let first = create_api_key(&app, "orders", "links:read");
     let (second, words) = rotate(&app, "orders", "1500ms");
@@ -166,24 +169,24 @@ async fn a_replaced_key_works_until_its_overlap_is_over() {
     assert!(works(&app, &first).await && works(&app, &second).await);
     let expiring = told(api_keys(&app.database_url).arg("list"));
     assert!(expiring.contains("\texpires 20"), "{expiring}");
-    // Whoever still uses the old key can be seen in the log.
+    // The log shows that the client still uses the old key.
     let ending = app.logged("\"key_ends_at\":\"20").await;
     assert!(ending[0].contains(r#""client":"orders""#), "{ending:?}");
 
-    eventually("the overlap is over", async || {
+    eventually("the overlap ends", async || {
         (!works(&app, &first).await).then_some(())
     })
     .await;
     assert!(works(&app, &second).await);
 
-    // It keeps what the client may do.
+    // The new key has the client's scopes.
     let create = with(&app, &second, Method::POST, "/v1/payment-links");
-    let refused = send(create.json(&ten_pounds("Order 1"))).await;
-    refused.problem(403, "forbidden");
+    let rejected = send(create.json(&ten_pounds("Order 1"))).await;
+    rejected.problem(403, "forbidden");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_that_are_ending_never_end_later_because_of_another_rotation() {
+async fn another_rotation_never_extends_an_overlap() {
     let app = TestApp::start().await;
     let args = ["create", "--name", "leeds-orders", "--scopes", "links:read"];
     let mut make = api_keys(&app.database_url);
@@ -209,7 +212,7 @@ async fn keys_that_are_ending_never_end_later_because_of_another_rotation() {
         assert!(works(&app, key).await);
     }
 
-    // Without an overlap every earlier key ends, whatever was granted to it before.
+    // A rotation without overlap ends every earlier key, even those whose overlap has not ended.
     let (fourth, words) = rotate(&app, "leeds-orders", "0");
     assert!(words.contains("rejected from now on"), "{words}");
     for key in [first.trim(), &second, &third] {
@@ -232,7 +235,7 @@ async fn keys_that_are_ending_never_end_later_because_of_another_rotation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_whose_keys_were_revoked_is_the_same_client_with_its_next_key() {
+async fn a_client_with_revoked_keys_is_the_same_client_with_its_next_key() {
     let app = TestApp::start().await;
     let body = ten_pounds("Order 1");
     let first = create_api_key(&app, "orders", EVERYTHING);
@@ -252,7 +255,7 @@ async fn a_client_whose_keys_were_revoked_is_the_same_client_with_its_next_key()
     let gone = refused(api_keys(database).args(["rotate", "--name", "orders"]));
     assert!(gone.contains("no active key"), "{gone}");
 
-    // What it may do from then on is what the operator says now.
+    // The new key has the scopes that the operator chose this time.
     let third = create_api_key(&app, "orders", "links:write");
     assert!(!works(&app, &first).await && !works(&app, &second).await);
     let replayed = create(&app, &third, "order-1", &body).await.expect(201);
@@ -262,7 +265,7 @@ async fn a_client_whose_keys_were_revoked_is_the_same_client_with_its_next_key()
     let read = send(with(&app, &third, Method::GET, "/v1/payment-links")).await;
     read.problem(403, "forbidden");
 
-    // What its key is not open to, it does not see, not even as a repetition.
+    // The client doesn't see an account that its key has no access to, not even through a repetition.
     revoke_api_key(&app, "orders");
     let args = ["create", "--name", "orders", "--scopes", EVERYTHING];
     let fourth = told(api_keys(database).args(args).args(["--accounts", "leeds"]));
@@ -271,7 +274,7 @@ async fn a_client_whose_keys_were_revoked_is_the_same_client_with_its_next_key()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_bootstrap_key_is_still_the_same_client() {
+async fn a_new_bootstrap_key_belongs_to_the_same_client() {
     const NEW: &str = "dpl_another_0123456789abcdef0123456789abcdef";
     let app = TestApp::start().await;
     let body = ten_pounds("Order 1");
@@ -286,9 +289,9 @@ async fn another_bootstrap_key_is_still_the_same_client() {
     let replayed = send(request).await.expect(201);
     assert_eq!(replayed.header("idempotent-replayed"), "true");
     assert_eq!(replayed.text, link.text);
-    assert!(!works(&app, API_KEY).await, "it has been replaced");
+    assert!(!works(&app, API_KEY).await, "it was replaced");
 
-    // One that is given by command can become the setting's; one in its overlap stops no start.
+    // A rotated key can become the setting. A key in its overlap doesn't prevent the start.
     let (rotated, _) = rotate(&app, "bootstrap", "1h");
     for key in [rotated.as_str(), NEW] {
         let settings = [("BOOTSTRAP_API_KEY", key)];
@@ -297,7 +300,7 @@ async fn another_bootstrap_key_is_still_the_same_client() {
     }
 }
 
-/// The hash of [`known_request`], as every version computes it.
+/// The hash of [`known_request`]. Every version computes the same.
 const KNOWN_HASH: [u8; 32] = [
     0x0e, 0x32, 0x95, 0x0f, 0xcf, 0x4c, 0x55, 0x60, 0x61, 0x00, 0x39, 0x11, 0x4f, 0x29, 0x55, 0x63,
     0xc7, 0xd4, 0x92, 0x1a, 0x67, 0xe1, 0xdc, 0x56, 0xe6, 0xc0, 0x02, 0xc4, 0x3e, 0x6b, 0x54, 0x78,
@@ -308,7 +311,7 @@ fn known_request() -> Value {
            "metadata": {"b": "2", "a": "1"}})
 }
 
-/// A database as the version before clients has it.
+/// A database of the version before clients.
 async fn database_before_clients() -> (String, PgConnection) {
     let database = empty_database().await;
     let mut connection = PgConnection::connect(&database).await.unwrap();
@@ -318,7 +321,7 @@ async fn database_before_clients() -> (String, PgConnection) {
     (database, connection)
 }
 
-/// An API key as the version before clients stores it, made this many days ago.
+/// Inserts an API key like the version before clients, created this many days ago.
 async fn key_before_clients(
     connection: &mut PgConnection,
     name: &str,
@@ -343,7 +346,7 @@ async fn key_before_clients(
     id
 }
 
-/// A link that was made for [`known_request`] with this idempotency key, as the version before clients stores it.
+/// Inserts a link created for [`known_request`] with this idempotency key, like the version before clients.
 async fn link_before_clients(connection: &mut PgConnection, api_key: Uuid, key: &str, body: &str) {
     let link = Uuid::now_v7();
     sqlx::query(
@@ -372,7 +375,7 @@ async fn link_before_clients(connection: &mut PgConnection, api_key: Uuid, key: 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_version_before_clients_stored_keeps_its_meaning() {
+async fn data_of_the_version_before_clients_keeps_its_meaning() {
     let (database, mut connection) = database_before_clients().await;
     let before = &mut connection;
     sqlx::query("INSERT INTO deployment (environment) VALUES ('sandbox')")
@@ -410,17 +413,17 @@ async fn what_the_version_before_clients_stored_keeps_its_meaning() {
         ("c", "of the active one"),
         ("d", "of the active one alone"),
     ] {
-        let answer = create(&app, &active_key, key, &known_request()).await;
-        let answer = answer.expect(201);
-        assert_eq!(answer.text, body);
-        assert_eq!(answer.header("idempotent-replayed"), "true");
+        let response = create(&app, &active_key, key, &known_request()).await;
+        let response = response.expect(201);
+        assert_eq!(response.text, body);
+        assert_eq!(response.header("idempotent-replayed"), "true");
     }
     let next = create_api_key(&app, "gone", EVERYTHING);
-    let answer = create(&app, &next, "e", &known_request()).await;
-    assert_eq!(answer.expect(201).text, "of one that is gone");
+    let response = create(&app, &next, "e", &known_request()).await;
+    assert_eq!(response.expect(201).text, "of one that is gone");
     assert!(app.sandbox.creations().await.is_empty());
 
-    // Dojo's keys for refunds are made of these ids, so those of clients that are active stay what they were.
+    // The idempotency keys that Dojo gets for refunds are derived from these ids, so active clients keep theirs.
     let clients: Vec<(String, Uuid, bool)> = sqlx::query_as(
         "SELECT name, id, retired FROM clients WHERE name <> 'bootstrap' ORDER BY name, retired, created_at",
     )
@@ -438,20 +441,19 @@ async fn what_the_version_before_clients_stored_keeps_its_meaning() {
         ]
     );
     // Nothing is lost.
-    let kept: Vec<(String, String)> =
+    let stored: Vec<(String, String)> =
         sqlx::query_as("SELECT key, response_body FROM idempotency_keys ORDER BY 1, 2")
             .fetch_all(&app.pool)
             .await
             .unwrap();
-    assert_eq!(kept, rows);
+    assert_eq!(stored, rows);
 }
 
-/// The statements of the version before clients, which runs side by side with this one during an upgrade, and after one
-/// that was rolled back.
+/// The statements of the version before clients. It runs side by side with this one during an upgrade and after a rollback.
 struct Before(PgPool);
 
 impl Before {
-    /// What it takes for the identity of a caller with this key.
+    /// The identity of a caller with this key.
     async fn identity(&self, key: &str) -> Option<Uuid> {
         sqlx::query_scalar("SELECT id FROM api_keys WHERE key_hash = $1 AND revoked_at IS NULL")
             .bind(hash(key))
@@ -460,7 +462,7 @@ impl Before {
             .unwrap()
     }
 
-    /// `api-keys create`: whether it did.
+    /// `api-keys create`. Returns whether it created a key.
     async fn create(&self, name: &str, key: &str) -> bool {
         let inserted = sqlx::query(
             "INSERT INTO api_keys (id, name, key_hash, scopes, accounts) VALUES ($1, $2, $3, $4, $5)
@@ -511,7 +513,7 @@ impl Before {
         transaction.commit().await.unwrap();
     }
 
-    /// Claims an idempotency key for [`known_request`]: whether it is the first with it.
+    /// Claims an idempotency key for [`known_request`]. Returns whether this is the first request with it.
     async fn claim(&self, identity: Uuid, key: &str) -> bool {
         let claimed = sqlx::query(
             "INSERT INTO idempotency_keys AS known (api_key_id, key, request_hash) VALUES ($1, $2, $3)
@@ -530,13 +532,13 @@ impl Before {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_version_before_clients_and_this_one_agree_on_what_an_idempotency_key_refers_to() {
+async fn the_version_before_clients_agrees_about_idempotency_keys() {
     let app = TestApp::start().await;
     let before = Before(app.pool.clone());
     let key = |digit: &str| format!("dpl_{}", digit.repeat(64));
     let (first, second, third) = (key("1"), key("2"), key("3"));
 
-    // A client of the version before is one of this version.
+    // A client created by the previous version is a client of this version.
     assert!(before.create("orders", &first).await);
     let identity = before.identity(&first).await.unwrap();
     let link = create(&app, &first, "a", &known_request()).await;
@@ -544,11 +546,11 @@ async fn the_version_before_clients_and_this_one_agree_on_what_an_idempotency_ke
     assert_eq!(link.json()["createdBy"], "orders");
     assert!(!before.claim(identity, "a").await, "it is taken");
 
-    // A client has one current key to both, and nothing comes of trying to give it another.
+    // Both versions see one current key per client, and creating another one fails.
     assert!(!before.create("orders", &second).await);
     assert_eq!(before.identity(&first).await, Some(identity));
 
-    // After a rotation the new key is the same caller to the version before; the old key is none to it.
+    // After a rotation, the new key identifies the same caller in the previous version. The old key is unknown to it.
     let (rotated, _) = rotate(&app, "orders", "1h");
     assert_eq!(before.identity(&rotated).await, Some(identity));
     assert_eq!(before.identity(&first).await, None);
@@ -556,7 +558,7 @@ async fn the_version_before_clients_and_this_one_agree_on_what_an_idempotency_ke
     assert!(before.claim(identity, "b").await);
     assert!(!before.create("orders", &second).await);
 
-    // So is the key that it makes after one was revoked.
+    // So does a key that the previous version creates after revoking one.
     before.revoke("orders").await;
     assert!(before.create("orders", &third).await);
     assert_eq!(before.identity(&third).await, Some(identity));
@@ -565,7 +567,7 @@ async fn the_version_before_clients_and_this_one_agree_on_what_an_idempotency_ke
     let (fourth, _) = rotate(&app, "orders", "0");
     assert_eq!(before.identity(&fourth).await, Some(identity));
 
-    // And the bootstrap key that it starts with.
+    // And its bootstrap key.
     let bootstrap = before.identity(API_KEY).await.unwrap();
     app.create_with_key("a", &known_request()).await.expect(201);
     before.start(&key("5")).await;
@@ -573,7 +575,7 @@ async fn the_version_before_clients_and_this_one_agree_on_what_an_idempotency_ke
     assert!(!before.claim(bootstrap, "a").await, "it is taken");
     assert!(!works(&app, API_KEY).await);
 
-    // A key of no client leads to nothing.
+    // An idempotency key without a client is rejected.
     let nobody = sqlx::query(
         "INSERT INTO idempotency_keys (api_key_id, key, request_hash) VALUES (gen_random_uuid(), 'a', '')",
     );

@@ -285,7 +285,7 @@ async fn on_a_database_that_only_reads_it_is_not_ready_and_it_notices_when_that_
     reset(&mut connection, "SET default_transaction_read_only = on").await;
     eventually("it says why it is not ready", async || {
         let answer = app.get("/readyz").await;
-        (answer.status == 503 && answer.text.contains("only reads")).then_some(())
+        (answer.status == 503 && answer.text.contains("read-only")).then_some(())
     })
     .await;
     app.deliver(&event)

@@ -1,4 +1,4 @@
-//! The pages at `/docs`: all of the API is on them, they need nothing but themselves, and their commands work.
+//! The pages at `/docs`: they are complete, load nothing, and their commands work.
 
 use std::{collections::HashSet, process::Command};
 
@@ -14,10 +14,10 @@ use crate::{
 
 const PAGES: [&str; 2] = ["/docs", "/docs/problems"];
 
-/// The link that the examples are about.
+/// The id of the link in the examples.
 const EXAMPLE: &str = "plink_01m81mqpmrf8384nj77tj0t0e4";
 
-/// The values of an attribute.
+/// The values of an HTML attribute.
 fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
     let start = format!(" {name}=\"");
     let values = page.split(start.as_str()).skip(1);
@@ -25,7 +25,7 @@ fn attributes<'a>(page: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn every_operation_and_every_problem_has_its_place() {
+async fn the_pages_contain_every_route_schema_and_problem_type() {
     let app = TestApp::start().await;
     let page = app.get("/docs").await.expect(200).text;
     assert!(page.contains("<title>Dojo payment links API</title>"));
@@ -37,10 +37,10 @@ async fn every_operation_and_every_problem_has_its_place() {
     assert!(callers.contains("<h2 id=\"for-callers\">"));
     for (path, item) in document["paths"].as_object().unwrap() {
         for method in item.as_object().unwrap().keys() {
-            let words = format!("{method}{path}")
+            let anchor = format!("{method}{path}")
                 .replace(['{', '}'], "")
                 .replace(['/', '.'], "-");
-            let heading = format!("<h4 id=\"{words}\">");
+            let heading = format!("<h4 id=\"{anchor}\">");
             let part = if path.starts_with("/v1/") {
                 callers
             } else {
@@ -61,24 +61,24 @@ async fn every_operation_and_every_problem_has_its_place() {
     let problems = app.get("/docs/problems").await.expect(200).text;
     assert!(problems.contains("<title>Problems – Dojo payment links API</title>"));
     for slug in problem_types() {
-        let (_, told) = problems
+        let (_, article) = problems
             .split_once(&format!("<h2 id=\"{slug}\">"))
             .unwrap_or_else(|| panic!("{slug}"));
-        let told = told.split("</article>").next().unwrap();
+        let article = article.split("</article>").next().unwrap();
         assert!(
-            told.contains(&format!("dojo-payment-links:{slug}&#34;")),
-            "{told}"
+            article.contains(&format!("dojo-payment-links:{slug}&#34;")),
+            "{article}"
         );
     }
 }
 
 #[tokio::test]
-async fn the_pages_need_nothing_but_themselves() {
+async fn the_pages_are_self_contained_and_their_links_work() {
     let app = TestApp::start().await;
     let mut anchors = HashSet::new();
     let mut links = Vec::new();
     for path in PAGES {
-        // Without an API key, as a browser asks.
+        // Without an API key, like a browser.
         let page = send(app.anonymous(Method::GET, path)).await.expect(200);
         assert!(page.header("content-type").starts_with("text/html"));
         let policy = page.header("content-security-policy");
@@ -109,7 +109,7 @@ async fn the_pages_need_nothing_but_themselves() {
         {
             assert!(element.starts_with("a "), "{element}");
         }
-        // Markdown is rendered: what stands outside of code has none left.
+        // Markdown is rendered: none is left outside of code.
         let prose = page
             .split("<pre>")
             .map(|part| part.split("</pre>").last().unwrap());
@@ -121,10 +121,7 @@ async fn the_pages_need_nothing_but_themselves() {
         }
 
         for id in attributes(&page, "id") {
-            assert!(
-                anchors.insert(format!("{path}#{id}")),
-                "{id} is there twice"
-            );
+            assert!(anchors.insert(format!("{path}#{id}")), "{id} is not unique");
         }
         links.extend(attributes(&page, "href").into_iter().map(
             |link| match link.strip_prefix('#') {
@@ -134,7 +131,7 @@ async fn the_pages_need_nothing_but_themselves() {
         ));
     }
     for link in links.iter().filter(|link| link.contains('#')) {
-        assert!(anchors.contains(link), "{link} leads nowhere");
+        assert!(anchors.contains(link), "{link} has no target");
     }
     assert!(
         links
@@ -146,7 +143,7 @@ async fn the_pages_need_nothing_but_themselves() {
     assert_eq!(slash.header("location"), "/docs");
 }
 
-/// The commands of the page, as their shell understands them: a word for each argument.
+/// The arguments of each curl command on the page, as the shell parses them.
 fn commands(page: &str) -> Vec<Vec<String>> {
     let commands = page.split("<pre><code>curl ").skip(1);
     let commands = commands.map(|rest| rest.split("</code></pre>").next().unwrap());
@@ -172,7 +169,7 @@ fn commands(page: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Does what curl would, to another link than that of the examples.
+/// Sends the request that curl would send, for a link other than that of the examples.
 async fn run(app: &TestApp, command: &[String], id: &str) -> Answer {
     let mut method = None;
     let mut path = "";
@@ -184,7 +181,7 @@ async fn run(app: &TestApp, command: &[String], id: &str) -> Answer {
             "-X" => method = words.next(),
             "-H" => headers.extend(words.next().and_then(|header| header.split_once(": "))),
             "-d" => body = words.next(),
-            address => path = address,
+            url => path = url,
         }
     }
     let method = method.unwrap_or(if body.is_some() { "POST" } else { "GET" });
@@ -201,7 +198,7 @@ async fn run(app: &TestApp, command: &[String], id: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn every_command_for_callers_does_what_it_shows() {
+async fn every_command_for_callers_succeeds() {
     let app = TestApp::start().await;
     let page = app.get("/docs").await.expect(200).text;
     let (page, _) = page
@@ -210,19 +207,13 @@ async fn every_command_for_callers_does_what_it_shows() {
     let commands = commands(page);
     assert!(commands.len() > 12, "{commands:?}");
     for command in commands {
-        let address = command.iter().find(|word| word.starts_with("/v1")).unwrap();
-        let call = address
-            .split('?')
-            .next()
-            .unwrap()
-            .rsplit('/')
-            .next()
-            .unwrap();
+        let path = command.iter().find(|word| word.starts_with("/v1")).unwrap();
+        let call = path.split('?').next().unwrap().rsplit('/').next().unwrap();
         let mut body = match call {
             "amount" | "tips-amount" | "captures" => manual("Order 236"),
             _ => ten_pounds("Order 236"),
         };
-        // As much as that of the examples.
+        // The amount of the examples.
         body["amount"]["value"] = json!(2450);
         let link = app.create(&body).await;
         let link = link.expect(201).json();
@@ -235,13 +226,17 @@ async fn every_command_for_callers_does_what_it_shows() {
             app.sandbox.pay(&link["paymentIntentId"]).await;
             app.link_with_status(&link["id"], status).await;
         }
-        let answer = run(&app, &command, text(&link["id"])).await;
-        assert!(answer.status.is_success(), "{command:?}: {}", answer.text);
+        let response = run(&app, &command, text(&link["id"])).await;
+        assert!(
+            response.status.is_success(),
+            "{command:?}: {}",
+            response.text
+        );
     }
 }
 
 #[tokio::test]
-async fn the_examples_have_the_members_that_answers_have() {
+async fn examples_have_the_same_members_as_real_responses() {
     let names = |object: &Value| -> HashSet<String> {
         object.as_object().unwrap().keys().cloned().collect()
     };
@@ -263,9 +258,12 @@ async fn the_examples_have_the_members_that_answers_have() {
         .await
         .expect(200)
         .json();
-    let shown = example("/v1/payment-links/{id}/refunds", "post", "200");
-    assert_eq!(names(&shown), names(&refunded));
-    assert_eq!(names(&shown["payment"]), names(&refunded["payment"]));
+    let example_of_refund = example("/v1/payment-links/{id}/refunds", "post", "200");
+    assert_eq!(names(&example_of_refund), names(&refunded));
+    assert_eq!(
+        names(&example_of_refund["payment"]),
+        names(&refunded["payment"])
+    );
 
     for (part, entries) in [
         ("events", app.timeline(&link["id"]).await),
@@ -281,7 +279,7 @@ async fn the_examples_have_the_members_that_answers_have() {
 }
 
 #[tokio::test]
-async fn a_phone_without_javascript_shows_all_of_it() {
+async fn the_pages_work_on_a_phone_without_javascript() {
     let app = TestApp::start().await;
     let browser = Browser::start(json!({
         "mobileEmulation": {"deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2.0, "touch": true}},
@@ -298,8 +296,8 @@ async fn a_phone_without_javascript_shows_all_of_it() {
         page.goto(&format!("{}{path}", app.service.url))
             .await
             .unwrap();
-        // The driver's own script, which the setting does not concern. The widest that it gets is with all opened.
-        let seen = page
+        // The driver's scripts run in spite of the setting. The page is widest with all details open.
+        let result = page
             .execute(
                 "for (const details of document.querySelectorAll('details')) details.open = true;
                  const skip = getComputedStyle(document.querySelector('.skip'));
@@ -308,14 +306,14 @@ async fn a_phone_without_javascript_shows_all_of_it() {
             )
             .await
             .unwrap();
-        assert_eq!(seen, json!({"wide": 390, "styled": "absolute"}), "{path}");
+        assert_eq!(result, json!({"wide": 390, "styled": "absolute"}), "{path}");
     }
 
     page.goto(&format!("{}/docs", app.service.url))
         .await
         .unwrap();
-    // The driver's own click waits for scripts of the page's.
-    let seen = page
+    // The driver's own click would wait for scripts of the page.
+    let result = page
         .execute(
             "const contents = document.querySelector('.contents details');
              const call = contents.querySelector(\"a[href='#post-v1-payment-links-id-refunds']\");
@@ -328,14 +326,14 @@ async fn a_phone_without_javascript_shows_all_of_it() {
         )
         .await
         .unwrap();
-    assert_eq!(seen, json!([false, true]));
+    assert_eq!(result, json!([false, true]));
     let place = page.current_url().await.unwrap();
     assert_eq!(place.fragment(), Some("post-v1-payment-links-id-refunds"));
     browser.close().await;
 }
 
 #[tokio::test]
-async fn a_keyboard_reaches_the_content_first() {
+async fn the_keyboard_reaches_the_content_first() {
     let app = TestApp::start().await;
     let browser = Browser::start(json!({})).await;
     let page = &browser.page;
@@ -353,14 +351,14 @@ async fn a_keyboard_reaches_the_content_first() {
         .await
         .unwrap();
     assert_eq!(page.current_url().await.unwrap().fragment(), Some("main"));
-    // Where there is room, the contents are open at all times.
-    let seen = page
+    // On a wide screen, the contents are always visible.
+    let result = page
         .execute(
             "return document.querySelector(\".contents a[href='#post-v1-payment-links-id-refunds']\").checkVisibility()",
             vec![],
         )
         .await
         .unwrap();
-    assert_eq!(seen, true);
+    assert_eq!(result, true);
     browser.close().await;
 }

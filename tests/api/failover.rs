@@ -363,7 +363,7 @@ async fn a_service_that_reached_a_standby_finds_the_primary_without_a_restart() 
     .await;
     eventually("it says that it is on a standby", async || {
         let answer = app.get("/readyz").await;
-        (answer.status == 503 && answer.text.contains("only reads")).then_some(())
+        (answer.status == 503 && answer.text.contains("read-only")).then_some(())
     })
     .await;
     app.create(&ten_pounds("Order 2"))

@@ -217,10 +217,13 @@ async fn whoever_proves_nothing_cannot_fill_the_log() {
         let [first, sum] = lines(&[&route, &status])[..] else {
             panic!("not two lines: {log}");
         };
-        assert!(first.contains(r#""message":"answered""#), "{first}");
+        assert!(
+            first.contains(r#""message":"request completed""#),
+            "{first}"
+        );
         assert!(sum.contains(r#""more":49"#), "{sum}");
     }
-    let answered = r#""message":"answered""#;
+    let answered = r#""message":"request completed""#;
     assert_eq!(lines(&[answered, r#""status":401"#]).len(), 1, "{log}");
     assert_eq!(lines(&[answered, r#""client":"bootstrap""#]).len(), 3);
     assert_eq!(lines(&[answered, r#""status":204"#]).len(), 3);

@@ -1,4 +1,4 @@
-//! `openapi.yaml` is in step with the code, and its examples are right.
+//! `openapi.yaml` is up to date, and its examples are valid.
 
 use std::collections::HashSet;
 
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use crate::support::{TestApp, program};
 
 #[test]
-fn the_committed_document_is_that_of_the_code() {
-    let made = program().arg("openapi").output().unwrap();
-    assert!(made.status.success());
+fn the_committed_document_is_up_to_date() {
+    let printed = program().arg("openapi").output().unwrap();
+    assert!(printed.status.success());
     let committed = include_str!("../../openapi.yaml");
     assert!(
-        String::from_utf8(made.stdout).unwrap() == committed,
-        "openapi.yaml is behind the code: cargo run -- openapi > openapi.yaml"
+        String::from_utf8(printed.stdout).unwrap() == committed,
+        "openapi.yaml is out of date: run cargo run -- openapi > openapi.yaml"
     );
 }
 
@@ -24,12 +24,11 @@ async fn the_document_is_served() {
     assert_eq!(document.text, include_str!("../../openapi.yaml"));
 }
 
-/// The document.
 fn document() -> Value {
     yaml_serde::from_str(include_str!("../../openapi.yaml")).unwrap()
 }
 
-/// Every response with a body: what it is of, its status, media type, and body.
+/// Every response with a body: its name for messages, its status, its media type, and its body.
 fn bodies(document: &Value) -> Vec<(String, u16, &str, &Value)> {
     let mut bodies = Vec::new();
     for (path, item) in members(&document["paths"]) {
@@ -49,7 +48,7 @@ fn members(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
     object.as_object().into_iter().flatten()
 }
 
-/// The examples of a body, by name.
+/// The examples of a body with their names.
 fn examples<'a>(document: &'a Value, body: &'a Value) -> Vec<(&'a str, &'a Value)> {
     let named = members(&body["examples"]).map(|(name, example)| {
         let at = example["$ref"]
@@ -62,8 +61,8 @@ fn examples<'a>(document: &'a Value, body: &'a Value) -> Vec<(&'a str, &'a Value
     single.into_iter().chain(named).collect()
 }
 
-/// What is wrong with a value by a schema of the document.
-fn objections(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
+/// How a value violates a schema of the document.
+fn violations(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
     let schema = json!({"components": document["components"], "allOf": [schema]});
     let validator = jsonschema::options()
         .with_draft(jsonschema::Draft::Draft202012)
@@ -76,17 +75,20 @@ fn objections(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
 }
 
 #[test]
-fn every_example_is_as_its_schema_says() {
+fn every_example_matches_its_schema() {
     let document = document();
     let mut requests = 0;
     for (path, item) in members(&document["paths"]) {
         for (method, call) in members(item) {
             for (_, body) in members(&call["requestBody"]["content"]) {
                 let examples = examples(&document, body);
-                assert!(!examples.is_empty(), "{method} {path} shows no request");
+                assert!(
+                    !examples.is_empty(),
+                    "{method} {path} has no example of a request"
+                );
                 for (_, example) in examples {
-                    let objections = objections(&document, &body["schema"], example);
-                    assert!(objections.is_empty(), "{method} {path}: {objections:#?}");
+                    let violations = violations(&document, &body["schema"], example);
+                    assert!(violations.is_empty(), "{method} {path}: {violations:#?}");
                     requests += 1;
                 }
             }
@@ -95,18 +97,21 @@ fn every_example_is_as_its_schema_says() {
     assert!(requests > 6);
     for (of, status, media_type, body) in bodies(&document) {
         let examples = examples(&document, body);
-        // A link that is behind is no more than one as it was before.
-        let is_due = media_type.ends_with("json") && status != 202;
-        assert!(!is_due || !examples.is_empty(), "{of} shows no response");
+        // An outdated link after a 202 looks like any other link.
+        let needs_example = media_type.ends_with("json") && status != 202;
+        assert!(
+            !needs_example || !examples.is_empty(),
+            "{of} has no example of a response"
+        );
         for (name, example) in examples {
-            let objections = objections(&document, &body["schema"], example);
-            assert!(objections.is_empty(), "{of} {name}: {objections:#?}");
+            let violations = violations(&document, &body["schema"], example);
+            assert!(violations.is_empty(), "{of} {name}: {violations:#?}");
         }
     }
 }
 
 #[test]
-fn every_error_names_its_types_and_shows_each_with_its_own_status() {
+fn every_error_response_has_an_example_of_each_problem_type() {
     let document = document();
     let mut shown = HashSet::new();
     for (of, status, media_type, body) in bodies(&document) {
@@ -123,16 +128,16 @@ fn every_error_names_its_types_and_shows_each_with_its_own_status() {
             shown.insert(slug.to_owned());
         }
     }
-    // Examples of single members are what renderers make up problems from, of one type with the status of another.
+    // If members had examples of their own, renderers would combine them to problems that don't exist.
     for (name, member) in members(&document["components"]["schemas"]["Problem"]["properties"]) {
         assert!(member.get("example").is_none(), "{name}");
     }
-    // These come from before any operation.
+    // The router creates these, so no route documents them.
     shown.extend(["method-not-allowed", "error"].map(str::to_owned));
     assert_eq!(shown, problem_types().into_iter().collect());
 }
 
-/// The types of problems that `docs/problems.md` tells of.
+/// The problem types in `docs/problems.md`.
 pub fn problem_types() -> Vec<String> {
     let rows = include_str!("../../docs/problems.md").lines();
     let types = rows.filter_map(|row| row.strip_prefix("| `")?.split('`').next());

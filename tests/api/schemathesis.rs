@@ -1,5 +1,5 @@
-//! The API against its own document: schemathesis makes requests of all kinds from `openapi.yaml`, right ones and
-//! wrong ones, and checks every answer.
+//! Tests the API against its own document: schemathesis generates valid and invalid requests from `openapi.yaml` and checks every
+//! response.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
@@ -9,10 +9,10 @@ use tokio::process::Command;
 
 use crate::support::{API_KEY, TestApp, WEBHOOK_SECRET, ten_pounds, text, within};
 
-/// How many links there are in each state.
+/// The number of links in each state.
 const LINKS: usize = 10;
 
-/// Links in every state that Dojo knows, so that calls by id find something: their ids by their state.
+/// Creates links in every state, so that calls by id find some. Returns their ids by state.
 async fn links(app: &TestApp) -> BTreeMap<&'static str, Vec<String>> {
     let mut ids = BTreeMap::<_, Vec<_>>::new();
     for n in 0..LINKS {
@@ -56,13 +56,13 @@ async fn links(app: &TestApp) -> BTreeMap<&'static str, Vec<String>> {
     ids
 }
 
-/// How many requests were answered with which status.
-type Answers = BTreeMap<u16, u64>;
+/// The number of responses with each status.
+type Responses = BTreeMap<u16, u64>;
 
-/// What the service has answered so far, by method and route.
-async fn answers(app: &TestApp) -> BTreeMap<(String, String), Answers> {
+/// The responses of the service so far, by method and route.
+async fn responses(app: &TestApp) -> BTreeMap<(String, String), Responses> {
     let metrics = app.get("/metrics").await.expect(200).text;
-    let mut answers = BTreeMap::<_, Answers>::new();
+    let mut responses = BTreeMap::<_, Responses>::new();
     for line in metrics.lines() {
         let Some(rest) = line.strip_prefix("http_requests_total{") else {
             continue;
@@ -74,16 +74,16 @@ async fn answers(app: &TestApp) -> BTreeMap<(String, String), Answers> {
                 .find_map(|label| label.strip_prefix(name)?.strip_prefix('='));
             value.unwrap().trim_matches('"').to_owned()
         };
-        let statuses = answers
+        let statuses = responses
             .entry((label("method"), label("route")))
             .or_default();
         let count: u64 = count.parse().unwrap();
         statuses.insert(label("status").parse().unwrap(), count);
     }
-    answers
+    responses
 }
 
-/// The operations of the document: method and path.
+/// The method and path of every operation in the document.
 fn operations() -> Vec<(String, String)> {
     let document: Value = yaml_serde::from_str(include_str!("../../openapi.yaml")).unwrap();
     let mut operations = Vec::new();
@@ -95,11 +95,12 @@ fn operations() -> Vec<(String, String)> {
     operations
 }
 
-/// Runs schemathesis against the service; whether it found nothing.
+/// Runs schemathesis against the service. Returns whether it found no problems.
 async fn run(app: &TestApp, links: &Value) -> bool {
-    let program = std::env::var_os("SCHEMATHESIS").expect("SCHEMATHESIS names the program");
+    let program =
+        std::env::var_os("SCHEMATHESIS").expect("SCHEMATHESIS is the path of the program");
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    // Where it leaves things behind.
+    // It writes files to its working directory.
     let home = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("schemathesis");
     std::fs::create_dir_all(&home).unwrap();
     let run = Command::new(program)
@@ -117,40 +118,43 @@ async fn run(app: &TestApp, links: &Value) -> bool {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .status();
-    let ended = within(Duration::from_mins(5), "schemathesis ends", run).await;
+    let ended = within(Duration::from_mins(5), "schemathesis finishes", run).await;
     ended.unwrap().success()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs schemathesis: script/test installs it"]
-async fn every_answer_is_as_the_document_says() {
+async fn every_response_matches_the_document() {
     let app = TestApp::with(&[("RUN_JOBS", "true"), ("CLIENT_RATE", "10000")]).await;
     let links = links(&app).await;
-    let before = answers(&app).await;
+    let before = responses(&app).await;
     let found_nothing = run(&app, &json!(links)).await;
 
-    let mut after = answers(&app).await;
+    let mut after = responses(&app).await;
     for (operation, statuses) in &before {
         for (status, count) in statuses {
             *after.get_mut(operation).unwrap().get_mut(status).unwrap() -= count;
         }
     }
     println!("{:>6} {:>5}", "calls", "2xx");
-    let (mut all, mut well) = (0, 0);
-    let mut never_done = Vec::new();
+    let (mut all, mut successful) = (0, 0);
+    let mut never_successful = Vec::new();
     for (method, path) in operations() {
         let statuses = after.remove(&(method.clone(), path.clone()));
         let statuses = statuses.unwrap_or_default();
         let calls: u64 = statuses.values().sum();
-        let done: u64 = statuses.range(200..300).map(|(_, count)| count).sum();
-        (all, well) = (all + calls, well + done);
-        let share = done * 100 / calls.max(1);
+        let successes: u64 = statuses.range(200..300).map(|(_, count)| count).sum();
+        (all, successful) = (all + calls, successful + successes);
+        let share = successes * 100 / calls.max(1);
         println!("{calls:>6} {share:>4}% {method} {path} {statuses:?}");
-        if done == 0 {
-            never_done.push(format!("{method} {path}: {statuses:?}"));
+        if successes == 0 {
+            never_successful.push(format!("{method} {path}: {statuses:?}"));
         }
     }
-    println!("{all:>6} {:>4}% in all", well * 100 / all.max(1));
-    assert!(found_nothing, "what schemathesis found is told above");
-    assert!(never_done.is_empty(), "never done: {never_done:#?}");
+    println!("{all:>6} {:>4}% in total", successful * 100 / all.max(1));
+    assert!(found_nothing, "schemathesis found problems, see above");
+    assert!(
+        never_successful.is_empty(),
+        "never successful: {never_successful:#?}"
+    );
 }

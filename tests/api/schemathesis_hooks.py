@@ -1,4 +1,4 @@
-"""What a request needs that no schema can say, so that not all of them are refused for the same reason."""
+"""Adds what the schema can't express to the requests, so that not all of them are rejected for the same reason."""
 
 import datetime
 import hashlib
@@ -12,9 +12,9 @@ import schemathesis
 from requests.auth import AuthBase
 
 SECRET = os.environ["WEBHOOK_SECRET"].encode()
-# Ids by the state that a link was in at first.
+# The ids of the links by their initial state.
 LINKS = json.loads(os.environ["LINKS"])
-# The state that an operation needs, and which of those links are its own: what one ends, no other can use.
+# The state that an operation needs, and which half of those links it uses: one that ends a link must not share it.
 SUITED = {
     "amount": ("Created", 0),
     "cancel": ("Created", 1),
@@ -29,7 +29,7 @@ numbers = itertools.count()
 
 
 class Signature(AuthBase):
-    """Signs as Dojo does. It comes last, when the body is what is sent."""
+    """Signs like Dojo. It runs last, when the body is final."""
 
     def __call__(self, request):
         body = request.body or b""
@@ -48,7 +48,7 @@ def is_time(value):
 
 
 def affordable(money):
-    """The same where it is no amount; else a small one, in the currency of the links."""
+    """Replaces a valid amount by a small one in the currency of the links."""
     if not isinstance(money, dict) or money.get("currencyCode") not in ("GBP", "EUR"):
         return money
     value = money.get("value")
@@ -58,7 +58,7 @@ def affordable(money):
 
 
 def about_a_link(body):
-    """What is to be done to a link, so that it can be done."""
+    """Changes the body of an operation so that the operation is possible."""
     body = {name: affordable(value) for name, value in body.items()}
     emails = body.get("emails")
     if isinstance(emails, list) and 0 < len(emails) <= 20 and all(type(email) is str for email in emails):
@@ -67,10 +67,10 @@ def about_a_link(body):
 
 
 def a_link(path, number, given):
-    """One in the state that the operation needs; every third time the one that an answer named, or one in any."""
+    """Chooses a link in the state that the operation needs. Every third time, keeps the given one or chooses any."""
     state, half = SUITED.get(path.split("/")[-1], (None, 0))
     is_named = re.fullmatch("plink_[0-9a-z]{26}", str(given))
-    # Those are links that were just made, which few operations can do anything with.
+    # Given links were just created, and few operations are possible on those.
     if is_named and (number % 3 == 0 or state is None):
         return given
     links = LINKS[state][half::2] if state and number % 3 else sum(LINKS.values(), [])
@@ -79,14 +79,14 @@ def a_link(path, number, given):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    # Some requests are left as they are.
+    # Leave some requests unchanged.
     if not (number := next(numbers)) % 8:
         return
     headers, path = case.headers or {}, case.path_parameters or {}
-    # One that has none tests that there has to be one.
+    # A request without a signature tests that it's required.
     if "dojo-signature" in headers:
         kwargs["auth"] = Signature()
-    # A key is for one request.
+    # Every request needs its own key.
     if "Idempotency-Key" in headers:
         case.headers = headers.copy()
         case.headers["Idempotency-Key"] = f"key-{number}"

@@ -1,11 +1,11 @@
-//! Bad requests: each fault is named, all of them at once, and Dojo never hears of them.
+//! Invalid requests: one response lists every fault, and nothing is sent to Dojo.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{API_KEY, TestApp, send, ten_pounds, text};
 
-/// The pointers of a problem's faults, sorted.
+/// The sorted pointers of a problem's `errors`.
 fn pointers(problem: &Value) -> Vec<String> {
     let faults = problem["errors"].as_array().unwrap();
     let mut pointers: Vec<_> = faults
@@ -17,7 +17,7 @@ fn pointers(problem: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_fault_is_named_at_once() {
+async fn one_response_lists_every_fault() {
     let app = TestApp::start().await;
     let body = json!({
         "amount": {"value": 0, "currencyCode": "USD", "cents": 1},
@@ -72,7 +72,7 @@ async fn every_fault_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn every_documented_limit_is_one() {
+async fn every_documented_limit_is_enforced() {
     let app = TestApp::start().await;
     let long = |n: usize| json!("x".repeat(n + 1));
     let money = json!({"value": 1, "currencyCode": "GBP"});
@@ -170,11 +170,11 @@ async fn every_documented_limit_is_one() {
         let mut body = ten_pounds("Order 1");
         match pointer.rsplit_once('/') {
             Some((parent, name)) => body.pointer_mut(parent).unwrap()[name] = value.clone(),
-            None => unreachable!("pointers begin with a slash"),
+            None => unreachable!("pointers start with a slash"),
         }
-        let answer = app.create(&body).await;
-        assert_eq!(answer.status, 422, "{pointer} {value}: {}", answer.text);
-        let found = pointers(&answer.problem(422, "invalid-request"));
+        let response = app.create(&body).await;
+        assert_eq!(response.status, 422, "{pointer} {value}: {}", response.text);
+        let found = pointers(&response.problem(422, "invalid-request"));
         assert!(
             found.iter().all(|at| at.starts_with(pointer)),
             "{pointer}: {found:?}"
@@ -184,7 +184,7 @@ async fn every_documented_limit_is_one() {
 }
 
 #[tokio::test]
-async fn the_limits_themselves_are_allowed() {
+async fn values_at_the_limits_are_accepted() {
     let app = TestApp::start().await;
     let mut body = ten_pounds(&"é".repeat(60));
     body["description"] = json!("x".repeat(4096));
@@ -197,7 +197,7 @@ async fn the_limits_themselves_are_allowed() {
 }
 
 #[tokio::test]
-async fn there_is_an_end_to_faults() {
+async fn a_response_lists_at_most_100_faults() {
     let app = TestApp::start().await;
     let mut body = ten_pounds("Order 1");
     body["itemLines"] = json!(vec![0; 10_000]);
@@ -206,7 +206,7 @@ async fn there_is_an_end_to_faults() {
 }
 
 #[tokio::test]
-async fn a_whole_number_may_be_written_with_a_point() {
+async fn a_whole_number_may_have_a_decimal_point() {
     let app = TestApp::start().await;
     let mut body = ten_pounds("Order 1");
     body["amount"]["value"] = json!(1000.0);
@@ -217,16 +217,16 @@ async fn a_whole_number_may_be_written_with_a_point() {
 }
 
 #[tokio::test]
-async fn faults_never_quote_what_customers_typed() {
+async fn faults_do_not_repeat_the_invalid_value() {
     let app = TestApp::start().await;
     let mut body = ten_pounds("Order 1");
     body["customer"] = json!({"emailAddress": "a".repeat(250) + "@x.example"});
-    let answer = app.create(&body).await.expect(422);
-    assert!(!answer.text.contains("@x.example"));
+    let response = app.create(&body).await.expect(422);
+    assert!(!response.text.contains("@x.example"));
 }
 
 #[tokio::test]
-async fn what_is_no_json_is_400_and_what_is_not_called_json_415() {
+async fn invalid_json_is_400_and_another_content_type_is_415() {
     let app = TestApp::start().await;
     let post = |body: &'static str, kind: &'static str| {
         send(
@@ -262,7 +262,7 @@ async fn a_body_over_the_limit_is_413() {
 }
 
 #[tokio::test]
-async fn every_v1_call_needs_a_key_with_the_scope() {
+async fn every_v1_route_requires_an_api_key_with_the_scope() {
     let app = TestApp::start().await;
     let link = app.created().await;
     let path = format!("/v1/payment-links/{}", text(&link["id"]));
@@ -275,9 +275,9 @@ async fn every_v1_call_needs_a_key_with_the_scope() {
 
     for path in ["/v1/payment-links", &path, &format!("{path}/events")] {
         let request = || app.anonymous(Method::GET, path);
-        let answer = send(request()).await;
-        assert_eq!(answer.header("www-authenticate"), "Bearer");
-        answer.problem(401, "unauthenticated");
+        let response = send(request()).await;
+        assert_eq!(response.header("www-authenticate"), "Bearer");
+        response.problem(401, "unauthenticated");
         for wrong in ["dpl_wrong", "", &API_KEY[..API_KEY.len() - 1]] {
             send(request().bearer_auth(wrong))
                 .await
@@ -305,7 +305,7 @@ async fn every_v1_call_needs_a_key_with_the_scope() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_says_so() {
+async fn unknown_paths_and_ids_return_404() {
     let app = TestApp::start().await;
     for path in [
         "/",
@@ -320,7 +320,7 @@ async fn what_is_not_there_says_so() {
         let problem = app.get(path).await.problem(404, "not-found");
         assert_eq!(problem["instance"], path);
     }
-    let answer = send(app.request(Method::DELETE, "/v1/payment-links")).await;
-    assert!(answer.header("allow").contains("POST"));
-    answer.problem(405, "method-not-allowed");
+    let response = send(app.request(Method::DELETE, "/v1/payment-links")).await;
+    assert!(response.header("allow").contains("POST"));
+    response.problem(405, "method-not-allowed");
 }

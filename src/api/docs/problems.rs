@@ -1,4 +1,4 @@
-//! The page at `/docs/problems`: every type of problem under its own anchor, with what to do about it.
+//! The page at `/docs/problems`: every problem type under its own anchor, with what to do about it.
 
 use askama::Template;
 use serde_json::Value;
@@ -8,7 +8,10 @@ use super::{
     schema::{Schemas, plain},
     text::{Html, block},
 };
-use crate::api::{examples, problem};
+use crate::api::{
+    examples,
+    problem_type::{INTRODUCTION, ProblemType},
+};
 
 #[derive(Template)]
 #[template(path = "docs/problems.html")]
@@ -20,8 +23,8 @@ pub(super) struct Page {
 
 struct Type {
     slug: &'static str,
-    statuses: &'static str,
-    what_to_do: Html,
+    statuses: String,
+    advice: Html,
     examples: Vec<String>,
 }
 
@@ -31,14 +34,14 @@ impl Page {
         let schema = &document["components"]["schemas"]["Problem"];
         Self {
             title: plain(&document["info"]["title"]),
-            introduction: block(problem::INTRODUCTION, 1),
-            types: problem::KINDS
+            introduction: block(INTRODUCTION, 1),
+            types: ProblemType::ALL
                 .iter()
-                .map(|&(slug, statuses, what_to_do)| Type {
-                    slug,
-                    statuses,
-                    what_to_do: block(what_to_do, 2),
-                    examples: examples::problems(slug)
+                .map(|kind| Type {
+                    slug: kind.slug(),
+                    statuses: kind.statuses_text(),
+                    advice: block(kind.advice(), 2),
+                    examples: examples::problems(*kind)
                         .iter()
                         .map(|problem| sample::json(schemas, problem, schema))
                         .collect(),

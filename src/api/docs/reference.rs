@@ -1,4 +1,4 @@
-//! The page at `/docs`: every operation of the OpenAPI document, with a request to try and what it is answered.
+//! The page at `/docs`: every route of the OpenAPI document, with a request to try and its responses.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::{
     text::{Html, anchor, block, escape, schema_anchor},
 };
 
-/// The methods of a path, in the order in which they are shown.
+/// The methods of a path in display order.
 const METHODS: [&str; 7] = ["post", "get", "put", "patch", "delete", "head", "options"];
 
 /// The media type of problems (RFC 9457).
@@ -29,7 +29,7 @@ pub(super) struct Page {
     objects: Vec<Object>,
 }
 
-/// The calls of one kind of reader.
+/// The calls for one audience.
 struct Group {
     name: String,
     anchor: String,
@@ -54,21 +54,21 @@ struct Call {
     parameters: Vec<(&'static str, Vec<Member>)>,
     body: Option<Body>,
     curl: String,
-    /// Other bodies that it may be sent with.
+    /// Examples of other bodies.
     more: Vec<Example>,
-    answers: Vec<Answer>,
-    problems: Vec<Answer>,
+    responses: Vec<Response>,
+    problems: Vec<Response>,
 }
 
 struct Body {
     description: Html,
     kind: Html,
     required: bool,
-    /// The members, where they are not told elsewhere on the page.
+    /// The members, unless they are described elsewhere on the page.
     object: Option<Object>,
 }
 
-struct Answer {
+struct Response {
     status: String,
     reason: &'static str,
     description: Html,
@@ -95,25 +95,25 @@ impl Page {
         let mut reader = Reader {
             document,
             schemas,
-            told: BTreeSet::new(),
+            described: BTreeSet::new(),
         };
         let groups = reader.groups();
-        let told = reader.told;
-        let ways_in = document["components"]["securitySchemes"].as_object();
+        let described = reader.described;
+        let schemes = document["components"]["securitySchemes"].as_object();
         Self {
             title: plain(&info["title"]),
             version: plain(&info["version"]),
             description: block(description(info), 1),
-            authentication: ways_in
+            authentication: schemes
                 .into_iter()
-                .flat_map(|ways| ways.values())
+                .flat_map(|schemes| schemes.values())
                 .map(|scheme| block(description(scheme), 2))
-                .filter(|words| !words.is_empty())
+                .filter(|text| !text.is_empty())
                 .collect(),
             groups,
             objects: schemas
                 .all()
-                .filter(|(name, _)| !told.contains(name.as_str()))
+                .filter(|(name, _)| !described.contains(name.as_str()))
                 .map(|(name, schema)| object(schemas, name, schema))
                 .collect(),
         }
@@ -131,12 +131,12 @@ fn object(schemas: Schemas<'_>, name: &str, schema: &Value) -> Object {
 struct Reader<'a> {
     document: &'a Value,
     schemas: Schemas<'a>,
-    /// The schemas that are told where they are used.
-    told: BTreeSet<&'a str>,
+    /// The schemas that are described where they are used.
+    described: BTreeSet<&'a str>,
 }
 
 impl<'a> Reader<'a> {
-    /// All calls: by `x-tagGroups`, as other renderers know it, and by tag.
+    /// All calls, grouped by `x-tagGroups` and by tag.
     fn groups(&mut self) -> Vec<Group> {
         let document = self.document;
         let whole = json!([{"name": "Calls", "tags": list(&document["tags"]).map(|tag| &tag["name"]).collect::<Vec<_>>()}]);
@@ -213,12 +213,12 @@ impl<'a> Reader<'a> {
             headers,
             body: bodies.first().map(|example| example.text.clone()),
         };
-        let (problems, answers) = call["responses"]
+        let (problems, responses) = call["responses"]
             .as_object()
             .into_iter()
             .flatten()
-            .map(|(status, response)| self.answer(status, response, &filled))
-            .partition(|answer| answer.status.as_str() >= "400");
+            .map(|(status, response)| self.response(status, response, &filled))
+            .partition(|response| response.status.as_str() >= "400");
         Call {
             anchor: anchor(&format!("{method} {path}")),
             summary: heading(call["summary"].as_str().unwrap_or(path)),
@@ -240,7 +240,7 @@ impl<'a> Reader<'a> {
             body: self.body(&call["requestBody"]),
             curl: request.curl(),
             more: bodies.into_iter().skip(1).collect(),
-            answers,
+            responses,
             problems,
             // A line may break after each part of a long path.
             path: Html(escape(path).replace('/', "/<wbr>")),
@@ -248,7 +248,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What a call asks of its caller: each way to be let in, with the scopes that it needs.
+    /// The security requirements of a call: each alternative with its scopes.
     fn security(&self, call: &'a Value) -> Vec<&'a Value> {
         let required = call.get("security").unwrap_or(&self.document["security"]);
         list(required)
@@ -259,7 +259,7 @@ impl<'a> Reader<'a> {
     fn needs(&self, call: &'a Value) -> Html {
         let ways = self.security(call);
         if ways.is_empty() {
-            return Html("No API key needed.".to_owned());
+            return Html("Requires no API key.".to_owned());
         }
         let scopes = ways
             .iter()
@@ -270,9 +270,12 @@ impl<'a> Reader<'a> {
             .map(|scope| format!("<code>{}</code>", escape(&plain(scope))))
             .collect();
         Html(if scopes.is_empty() {
-            "Needs an API key.".to_owned()
+            "Requires an API key.".to_owned()
         } else {
-            format!("Needs an API key with the scope {}.", scopes.join(" and "))
+            format!(
+                "Requires an API key with the scope {}.",
+                scopes.join(" and ")
+            )
         })
     }
 
@@ -280,7 +283,7 @@ impl<'a> Reader<'a> {
         let (_, media) = first_content(body)?;
         let schema = &media["schema"];
         let name = self.schemas.name(schema);
-        let is_first = name.is_some_and(|name| self.told.insert(name));
+        let is_first = name.is_some_and(|name| self.described.insert(name));
         Some(Body {
             description: block(description(body), 5),
             kind: self.schemas.kind(schema),
@@ -291,13 +294,13 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn answer(&self, status: &str, response: &'a Value, path: &str) -> Answer {
+    fn response(&self, status: &str, response: &'a Value, path: &str) -> Response {
         let content = first_content(response);
         let reason = status
             .parse()
             .ok()
             .and_then(|status| StatusCode::from_u16(status).ok());
-        Answer {
+        Response {
             status: status.to_owned(),
             reason: reason
                 .and_then(|status| status.canonical_reason())
@@ -318,7 +321,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The examples of a body. One of a problem is shown as this path would answer it.
+    /// The examples of a body. If `path` is given, the example of a problem is shown with it.
     fn examples(&self, media: &'a Value, path: Option<&str>) -> Vec<Example> {
         let named = media["examples"].as_object().into_iter().flatten();
         let named = named.map(|(name, example)| {
@@ -350,7 +353,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What a request puts in for a parameter: its example. One without is left out.
+/// The value of a parameter in a sample request: its example, if it has one.
 fn sample_of(parameter: &Value) -> Option<String> {
     let example = parameter
         .get("example")

@@ -1,14 +1,14 @@
-//! Examples as a reader wants to see them: JSON in the order of its schema, and requests as curl commands.
+//! Formats examples: JSON in the order of its schema, and requests as curl commands.
 
 use serde_json::Value;
 use url::form_urlencoded;
 
 use super::schema::Schemas;
 
-/// What is short enough to stand in one line.
+/// The maximum length of an object or array on a single line.
 const LINE: usize = 60;
 
-/// JSON, indented, members in the order in which their schema names them.
+/// Indented JSON, with members in the order of the schema.
 pub(super) fn json(schemas: Schemas<'_>, value: &Value, schema: &Value) -> String {
     let mut out = String::new();
     write(&mut out, schemas, value, schema, 0);
@@ -20,7 +20,7 @@ fn write(out: &mut String, schemas: Schemas<'_>, value: &Value, schema: &Value, 
         Value::Object(members) => {
             let order = schemas.order(schema);
             let mut names: Vec<&str> = members.keys().map(String::as_str).collect();
-            // The sort is stable: what the schema does not name comes last, by name.
+            // The sort is stable: members that the schema doesn't name come last, by name.
             names.sort_by_key(|name| {
                 order
                     .iter()
@@ -74,7 +74,7 @@ fn write(out: &mut String, schemas: Schemas<'_>, value: &Value, schema: &Value, 
     out.push(close);
 }
 
-/// A request, to be written as a curl command. `$URL` and `$API_KEY` stand for what differs from reader to reader.
+/// A request, to be formatted as a curl command. It uses the variables `$URL` and `$API_KEY`.
 #[derive(Debug, Default)]
 pub(super) struct Request<'a> {
     pub(super) method: &'a str,
@@ -89,7 +89,7 @@ pub(super) struct Request<'a> {
 
 impl Request<'_> {
     pub(super) fn curl(&self) -> String {
-        // curl posts what has a body, and gets everything else.
+        // curl sends a POST if there is a body, and a GET otherwise.
         let implied = if self.body.is_some() { "POST" } else { "GET" };
         let method = match self.method {
             method if method == implied => String::new(),
@@ -113,7 +113,7 @@ impl Request<'_> {
     }
 }
 
-/// A word that a shell takes as it is.
+/// Quotes a word for the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_has_the_order_of_its_schema() {
+    fn json_is_in_the_order_of_its_schema() {
         let document = json!({"components": {"schemas": {
             "Money": {
                 "properties": {"currencyCode": {}, "value": {}},
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_reads_the_command_as_it_is_meant() {
+    fn a_shell_parses_the_command_correctly() {
         let request = Request {
             method: "POST",
             path: "/echo",
@@ -160,7 +160,7 @@ mod tests {
             headers: vec![("x-note", "it's $HOME".to_owned())],
             body: Some("{\"a\": \"it's `id`\"}".to_owned()),
         };
-        // The shell says what it would have run.
+        // The shell prints what it would have run.
         let script = format!("curl() {{ printf '%s\\n' \"$@\"; }}\n{}", request.curl());
         let shell = std::process::Command::new("sh")
             .args(["-euc", &script])

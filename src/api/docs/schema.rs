@@ -1,13 +1,12 @@
-//! Schemas of an OpenAPI document, told in words.
+//! Describes the schemas of an OpenAPI document in words.
 
 use serde_json::Value;
 
 use super::text::{Html, block, escape, inline, schema_anchor};
 
-/// Where there is nothing.
 static NOTHING: Value = Value::Null;
 
-/// The keywords that compose a schema of others.
+/// The keywords that compose a schema from others.
 const COMPOSED: [&str; 3] = ["allOf", "oneOf", "anyOf"];
 
 /// The named schemas of a document.
@@ -19,7 +18,6 @@ pub(super) struct Member {
     pub(super) name: String,
     pub(super) required: bool,
     pub(super) kind: Html,
-    /// Its limits.
     pub(super) limits: Html,
     pub(super) description: Html,
 }
@@ -28,16 +26,16 @@ pub(super) struct Member {
 #[derive(Default)]
 pub(super) struct Shape {
     pub(super) description: Html,
-    /// What it is, where it has neither members nor variants nor values.
+    /// The type, if there are no members, variants or values.
     pub(super) kind: Option<Html>,
     pub(super) values: Vec<String>,
     pub(super) members: Vec<Member>,
     pub(super) variants: Vec<Variant>,
 }
 
-/// One of several forms that a value can have.
+/// One of several alternatives.
 pub(super) struct Variant {
-    /// The member that tells it from the others, as JSON.
+    /// The member that distinguishes it from the others, as JSON.
     pub(super) mark: Option<String>,
     pub(super) shape: Shape,
 }
@@ -47,12 +45,11 @@ impl<'a> Schemas<'a> {
         Self(&document["components"]["schemas"])
     }
 
-    /// All of them, by name.
     pub(super) fn all(self) -> impl Iterator<Item = (&'a String, &'a Value)> {
         self.0.as_object().into_iter().flatten()
     }
 
-    /// The name of a schema that refers to a named one, or that repeats one word for word.
+    /// The name of a schema that refers to a named one, or that is identical to one.
     pub(super) fn name(self, schema: &Value) -> Option<&'a str> {
         let found = match schema["$ref"].as_str() {
             Some(at) => self
@@ -68,7 +65,7 @@ impl<'a> Schemas<'a> {
         named.map_or(schema, |name| &self.0[name])
     }
 
-    /// The schema and all that it is composed of. Its own parts come before those that it shares.
+    /// The schema and all parts that it is composed of, inline parts first.
     fn parts(self, schema: &'a Value) -> Vec<&'a Value> {
         let schema = self.resolved(schema);
         let mut parts: Vec<_> = COMPOSED
@@ -81,7 +78,7 @@ impl<'a> Schemas<'a> {
             .collect()
     }
 
-    /// The names of an object's members: those that are required, in the order in which it names them, and then the others.
+    /// The names of an object's members: the required ones in the schema's order, then the others.
     pub(super) fn order(self, schema: &'a Value) -> Vec<&'a str> {
         let parts = self.parts(schema);
         let required = parts
@@ -100,7 +97,6 @@ impl<'a> Schemas<'a> {
         names
     }
 
-    /// The schema of an object's member.
     pub(super) fn member(self, schema: &'a Value, name: &str) -> &'a Value {
         let parts = self.parts(schema);
         let found = parts
@@ -109,7 +105,6 @@ impl<'a> Schemas<'a> {
         found.unwrap_or(&NOTHING)
     }
 
-    /// The schema of an array's items.
     pub(super) fn items(self, schema: &'a Value) -> &'a Value {
         let parts = self.parts(schema);
         parts
@@ -118,7 +113,7 @@ impl<'a> Schemas<'a> {
             .unwrap_or(&NOTHING)
     }
 
-    /// What a value is, in a few words; named schemas are links.
+    /// The type of a value in a few words. Named schemas are links.
     pub(super) fn kind(self, schema: &'a Value) -> Html {
         if let Some(name) = self.name(schema) {
             let anchor = schema_anchor(name);
@@ -160,7 +155,7 @@ impl<'a> Schemas<'a> {
         })
     }
 
-    /// The limits of a value, in words.
+    /// The limits of a value in words.
     fn limits(self, schema: &'a Value) -> Html {
         let mut limits = Vec::new();
         let mut values: Vec<_> = list(&schema["enum"]).chain(schema.get("const")).collect();
@@ -199,7 +194,7 @@ impl<'a> Schemas<'a> {
         Html(limits.join("; "))
     }
 
-    /// A parameter or a header, whose schema and description stand side by side.
+    /// A parameter or a header, which has its description beside its schema.
     pub(super) fn parameter(self, name: &str, parameter: &'a Value) -> Member {
         let schema = &parameter["schema"];
         Member {
@@ -229,22 +224,22 @@ impl<'a> Schemas<'a> {
         names
             .map(|name| {
                 let member = &properties[name];
-                // The words about a member that is a named type or `null` stand beside the reference.
+                // If a member is a named type or `null`, its description is beside the reference.
                 let parts = COMPOSED.iter().flat_map(|keyword| list(&member[*keyword]));
-                let words = std::iter::once(member).chain(parts).map(description);
-                let words = words.into_iter().find(|words| !words.is_empty());
+                let texts = std::iter::once(member).chain(parts).map(description);
+                let text = texts.into_iter().find(|text| !text.is_empty());
                 Member {
                     name: name.to_owned(),
                     required: required.contains(&name),
                     kind: self.kind(member),
                     limits: self.limits(member),
-                    description: block(words.unwrap_or_default(), 4),
+                    description: block(text.unwrap_or_default(), 4),
                 }
             })
             .collect()
     }
 
-    /// What a schema allows, in full.
+    /// A schema in full.
     pub(super) fn shape(self, schema: &'a Value) -> Shape {
         self.shape_without(schema, None)
     }
@@ -264,7 +259,7 @@ impl<'a> Schemas<'a> {
             shape.members.append(&mut part.members);
             shape.variants.append(&mut part.variants);
         }
-        // What it needs comes first, whichever part says so.
+        // Required members come first.
         shape.members.sort_by_key(|member| !member.required);
         for keyword in ["oneOf", "anyOf"] {
             shape
@@ -282,14 +277,14 @@ impl<'a> Schemas<'a> {
             && shape.values.is_empty()
             && leave_out.is_none()
         {
-            // By its type and not by its name, under which it is told.
+            // The type and not the name, which is the heading.
             let kind = resolved["type"].as_str().unwrap_or("object");
             shape.kind = Some(Html(escape(kind)));
         }
         shape
     }
 
-    /// The member that has one value in this variant: its name and the value.
+    /// The name and value of the member that has only one value in this variant.
     fn mark(self, variant: &'a Value) -> Option<(&'a str, &'a Value)> {
         let properties = self.resolved(variant)["properties"].as_object()?;
         properties.iter().find_map(|(name, schema)| {
@@ -302,29 +297,28 @@ impl<'a> Schemas<'a> {
     }
 }
 
-/// The items of a list, or nothing.
+/// The items of a list, none if it isn't one.
 pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// What is said of something.
 pub(super) fn description(about: &Value) -> &str {
     about["description"].as_str().unwrap_or_default()
 }
 
-/// A summary without the full stop at its end, as it stands in a heading.
+/// A summary as a heading, without the full stop.
 pub(super) fn heading(summary: &str) -> Html {
     inline(summary.trim().trim_end_matches('.'))
 }
 
-/// A bound of a value, unless it is no more than that of its integer type.
+/// A bound of a value, unless it's only that of its integer type.
 fn bound(value: &Value) -> Option<String> {
     let number = value.as_i64()?;
     let is_of_type = [i64::from(i32::MIN), i64::from(i32::MAX)].contains(&number);
     (!is_of_type).then(|| number.to_string())
 }
 
-/// A value as it is written, without the quotes of a string.
+/// A value as JSON, but strings without quotes.
 pub(super) fn plain(value: &Value) -> String {
     value
         .as_str()
@@ -342,7 +336,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schemas_are_told_in_words() {
+    fn types_and_limits_are_described_in_words() {
         let document = json!({"components": {"schemas": {"Money": {"type": "object", "properties": {"value": {}}}}}});
         let schemas = Schemas::of(&document);
         let money = json!({"$ref": "#/components/schemas/Money"});
@@ -392,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn variants_are_told_apart_by_their_mark() {
+    fn variants_are_distinguished_by_their_mark() {
         let document = json!({"components": {"schemas": {"Action": {"oneOf": [
             {"description": "Stops.", "properties": {"type": {"enum": ["stop"]}}},
             {"description": "Goes.", "properties": {"type": {"const": "go"}, "speed": {"type": "integer"}}, "required": ["speed"]},

@@ -1,8 +1,11 @@
-//! Texts: Markdown, as descriptions in an OpenAPI document are written in, becomes HTML.
+//! Renders Markdown, the format of descriptions in an OpenAPI document, as HTML.
 
 use std::fmt;
 
 use pulldown_cmark::{BrokenLink, CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html};
+
+/// The style of every page. It's embedded in each page, so that a page is a single file.
+pub(super) const STYLE: &str = include_str!("../../../templates/docs/style.css");
 
 /// Text that is HTML already.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,7 +17,7 @@ impl fmt::Display for Html {
     }
 }
 
-/// Templates write it as it is.
+/// Templates don't escape it.
 impl askama::filters::HtmlSafe for Html {}
 
 impl Html {
@@ -23,7 +26,7 @@ impl Html {
     }
 }
 
-/// A text of paragraphs, lists and tables. Its headings are those below a heading of level `below`.
+/// Renders paragraphs, lists and tables. Headings become subheadings of a heading of level `below`.
 pub(super) fn block(markdown: &str, below: u8) -> Html {
     render(markdown, |event| {
         Some(match event {
@@ -39,7 +42,7 @@ pub(super) fn block(markdown: &str, below: u8) -> Html {
     })
 }
 
-/// A text that stands in a line, without a paragraph around it.
+/// Renders text within a line, without a paragraph around it.
 pub(super) fn inline(markdown: &str) -> Html {
     render(markdown, |event| {
         let is_frame = matches!(
@@ -50,7 +53,7 @@ pub(super) fn inline(markdown: &str) -> Html {
     })
 }
 
-/// Text as it is, made safe to stand in HTML.
+/// Escapes text for HTML.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -66,7 +69,7 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// A text's anchor: its words, in lower case, with hyphens between them.
+/// The anchor of a text: its words in lower case, joined by hyphens.
 pub(super) fn anchor(text: &str) -> String {
     let words: Vec<_> = text
         .split(|character: char| !character.is_ascii_alphanumeric())
@@ -76,13 +79,12 @@ pub(super) fn anchor(text: &str) -> String {
     words.join("-")
 }
 
-/// The anchor of a schema.
 pub(super) fn schema_anchor(name: &str) -> String {
     format!("schema-{name}")
 }
 
 fn render(markdown: &str, arrange: impl for<'a> Fn(Event<'a>) -> Option<Event<'a>>) -> Html {
-    // Descriptions come from doc comments, which refer to types as [`Type`].
+    // Descriptions come from doc comments, which link to types as [`Type`].
     let to_schema = |link: BrokenLink<'_>| {
         let name = link.reference.trim_matches('`').to_owned();
         let is_name = name.chars().all(char::is_alphanumeric);
@@ -93,7 +95,7 @@ fn render(markdown: &str, arrange: impl for<'a> Fn(Event<'a>) -> Option<Event<'a
     };
     let events =
         Parser::new_with_broken_link_callback(markdown, Options::ENABLE_TABLES, Some(to_schema));
-    // What looks like a tag is text: `<id>` in a description means what it says.
+    // `<id>` in a description is text, not a tag.
     let events = events.map(|event| match event {
         Event::Html(text) | Event::InlineHtml(text) => Event::Text(text),
         event => event,
@@ -113,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn markdown_becomes_html() {
+    fn markdown_is_rendered_as_html() {
         for (markdown, html) in [
             ("`a` *b*", "<p><code>a</code> <em>b</em></p>"),
             ("one\n\ntwo", "<p>one</p>\n<p>two</p>"),
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn anchors_are_words() {
+    fn anchors_consist_of_words() {
         assert_eq!(
             anchor("POST /v1/payment-links/{id}"),
             "post-v1-payment-links-id"

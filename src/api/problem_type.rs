@@ -1,0 +1,176 @@
+//! The types of problems: one table of everything that is fixed about each.
+//!
+//! The OpenAPI document, `docs/problems.md` and the page at `/docs/problems` are generated from it. To add a type, add a row
+//! here, map an [`Error`](super::error::Error) to it in `error.rs`, and give it an example in `examples.rs`. The compiler
+//! asks for the example.
+
+/// What every problem's `type` starts with.
+pub(super) const PREFIX: &str = "urn:problem-type:dojo-payment-links:";
+
+/// What applies to all problems, for `docs/problems.md` and the page at `/docs/problems`. In Markdown.
+pub(super) const INTRODUCTION: &str = "\
+Every response with a status of 400 or more is [`application/problem+json`](https://www.rfc-editor.org/rfc/rfc9457). Use `type` in
+your program: it's `urn:problem-type:dojo-payment-links:` followed by one of the types below. `detail` is for people, and its wording
+may change. New types may be added, so handle an unknown type by its status.
+
+In short: if you get no response, a 429, 503 or 504, or a 409 with `Retry-After`, send the same request again with the same
+`Idempotency-Key` (*the key* below). Retrying any other 4xx won't help.
+";
+
+macro_rules! problem_types {
+    ($($name:ident $slug:literal [$($status:literal),*] $advice:literal;)*) => {
+        /// The type of a problem, by which programs tell problems apart.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum ProblemType {
+            $($name,)*
+        }
+
+        impl ProblemType {
+            /// Every type, in the order of the documentation.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The end of the problem's `type`, after [`PREFIX`].
+            pub(crate) const fn slug(self) -> &'static str {
+                match self { $(Self::$name => $slug,)* }
+            }
+
+            /// The statuses that it comes with, the usual one first. None if it can come with any other status.
+            pub(crate) const fn statuses(self) -> &'static [u16] {
+                match self { $(Self::$name => &[$($status),*],)* }
+            }
+
+            /// What the caller should do about it. In Markdown.
+            pub(crate) const fn advice(self) -> &'static str {
+                match self { $(Self::$name => $advice,)* }
+            }
+        }
+    };
+}
+
+problem_types! {
+    MalformedJson "malformed-json" [400]
+        "The body is not valid JSON. Fix it and send it again.";
+    BodyIncomplete "body-incomplete" [400]
+        "The body was cut off on its way. Send the same request again.";
+    Unauthenticated "unauthenticated" [401]
+        "Send `Authorization: Bearer dpl_…` with an active API key.";
+    BadSignature "bad-signature" [401]
+        "For Dojo's webhooks: sign with one of the account's configured webhook secrets.";
+    Forbidden "forbidden" [403]
+        "Use an API key that has the scope named in `detail`.";
+    NotFound "not-found" [404]
+        "Check the path and the id. Links of accounts that the API key has no access to aren't found either.";
+    MethodNotAllowed "method-not-allowed" [405]
+        "Use one of the methods listed in the `Allow` header.";
+    RequestInProgress "request-in-progress" [409]
+        "An earlier request with the same key is still in progress. Send the same request again after `Retry-After`.";
+    OperationInProgress "operation-in-progress" [409]
+        "Nothing was done: the outcome of another operation on this payment is not known yet. Send the same request again \
+         after `Retry-After`.";
+    RefundableAmountUnclear "refundable-amount-unclear" [409]
+        "Nothing was done: until the outcome of other refunds is known, it's unclear whether enough is left to refund. Send the \
+         same request again after `Retry-After`.";
+    NotPossible "not-possible" [409]
+        "Nothing was done. `detail` says what the payment allows instead.";
+    NotCreated "not-created" [409]
+        "Nothing was created. If you still need the link, send the request with a new key.";
+    NotDone "not-done" [409]
+        "Nothing was done. If you still need the operation, send the request with a new key.";
+    OutcomeUnconfirmed "outcome-unconfirmed" [409]
+        "The outcome can't be determined automatically. Don't retry with a new key: an operator must check the payment in Dojo's \
+         portal and record the outcome.";
+    BodyTooLarge "body-too-large" [413]
+        "Send at most 256 KiB.";
+    UnsupportedMediaType "unsupported-media-type" [415]
+        "Send `Content-Type: application/json`.";
+    InvalidRequest "invalid-request" [422]
+        "`errors` lists everything that is wrong. Fix it and send the request again.";
+    IdempotencyKeyReused "idempotency-key-reused" [422]
+        "The key was already used for a different request. Use a new key.";
+    RefusedByDojo "refused-by-dojo" [422, 409]
+        "Dojo rejected the request, and nothing was done. `detail` and `errors` contain Dojo's reasons: fix them and use a new key. \
+         Status 409 means that the state of the payment doesn't allow the operation.";
+    RateLimited "rate-limited" [429]
+        "Nothing was done. Send the same request again after `Retry-After`, and send fewer requests per second.";
+    InternalError "internal-error" [500]
+        "Send the same request again later. Report the problem with its `requestId`.";
+    DojoKeyRefused "dojo-key-refused" [502]
+        "Nothing was done. For the operator: the account's Dojo API key is wrong or was revoked. Send the same request again \
+         once that is fixed.";
+    DojoMisrouted "dojo-misrouted" [502]
+        "Nothing was done. For the operator: the server at `DOJO_API_URL` is not Dojo's API. Send the same request again once \
+         that is fixed.";
+    DojoNotReached "dojo-not-reached" [503]
+        "Nothing was done. Send the same request again after `Retry-After`.";
+    DatabaseUnavailable "database-unavailable" [503]
+        "Send the same request again after `Retry-After`.";
+    NotKept "not-kept" [503]
+        "For Dojo's webhooks: the event could not be stored. Send it again.";
+    Overloaded "overloaded" [503]
+        "Nothing was done. Send the same request again after `Retry-After`.";
+    TimedOut "timed-out" [503]
+        "The request took too long. Send it again with the same key to get its outcome.";
+    AccountNotConfigured "account-not-configured" [503]
+        "For the operator: add the link's account to the settings again.";
+    NotReady "not-ready" [503]
+        "For operators, only from `/readyz`: `detail` says what is missing.";
+    OutcomeUnknown "outcome-unknown" [504]
+        "The request may have taken effect. Send the same request again after `Retry-After`, with the same key. Never use a new \
+         key.";
+    Other "error" []
+        "The request was rejected before it reached the API. The status says why.";
+}
+
+impl ProblemType {
+    /// The type with this slug.
+    pub(super) fn from_slug(slug: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.slug() == slug)
+    }
+
+    /// The statuses as they appear in the documentation.
+    pub(super) fn statuses_text(self) -> String {
+        let statuses: Vec<_> = self.statuses().iter().map(u16::to_string).collect();
+        if statuses.is_empty() {
+            "any other".to_owned()
+        } else {
+            statuses.join(", ")
+        }
+    }
+
+    /// Every type as a table in Markdown.
+    pub(super) fn table() -> String {
+        let rows = Self::ALL.iter().map(|kind| {
+            let (slug, statuses, advice) = (kind.slug(), kind.statuses_text(), kind.advice());
+            format!("| `{slug}` | {statuses} | {advice} |\n")
+        });
+        let rows: String = rows.collect();
+        format!("| type | status | what to do |\n| --- | --- | --- |\n{rows}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn slugs_are_unique() {
+        let slugs: HashSet<_> = ProblemType::ALL.iter().map(|kind| kind.slug()).collect();
+        assert_eq!(slugs.len(), ProblemType::ALL.len());
+    }
+
+    #[test]
+    fn the_document_about_problems_contains_the_generated_table() {
+        let page = include_str!("../../docs/problems.md");
+        assert!(
+            page.contains(INTRODUCTION),
+            "docs/problems.md must start like the page at /docs/problems, with\n{INTRODUCTION}"
+        );
+        let table = ProblemType::table();
+        assert!(
+            page.contains(&table),
+            "docs/problems.md is out of date; it must contain\n{table}"
+        );
+    }
+}

@@ -1,0 +1,137 @@
+//! What the handlers share.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::Value;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use super::{
+    anonymous::AnonymousRequests, body::RequestSchemas, error::Error, openapi, problem::Subject,
+    rates::Rates,
+};
+use crate::{
+    config::ServeSettings,
+    dojo::{Account, Accounts},
+    payment_link::{PaymentLink, SettlementWindow},
+    store::PgPool,
+};
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+/// The contents of [`AppState`].
+pub struct Shared {
+    pub pool: PgPool,
+    /// The Dojo accounts that take the money.
+    pub accounts: Accounts,
+    /// Work that continues after its caller has disconnected, and that a shutdown waits for.
+    pub tasks: TaskTracker,
+    pub metrics: PrometheusHandle,
+    /// Wakes the background jobs when something has just become due.
+    pub wake: Arc<Notify>,
+    pub window: SettlementWindow,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+    /// Limits the calls to Dojo that run at once for callers.
+    calls: Arc<Semaphore>,
+    pub(super) rates: Rates,
+    pub(super) anonymous: Arc<AnonymousRequests>,
+    pub(super) schemas: RequestSchemas,
+    /// The OpenAPI document as YAML.
+    pub(super) openapi: String,
+}
+
+impl std::ops::Deref for AppState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl AppState {
+    /// The state of a service that uses this database and these accounts. `document` is the OpenAPI document.
+    #[must_use]
+    pub fn new(
+        pool: PgPool,
+        accounts: Accounts,
+        tasks: TaskTracker,
+        metrics: PrometheusHandle,
+        wake: Arc<Notify>,
+        settings: &ServeSettings,
+        document: &Value,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            pool,
+            accounts,
+            tasks,
+            metrics,
+            wake,
+            window: settings.jobs.window(),
+            request_timeout: settings.request_timeout,
+            calls: Arc::new(Semaphore::new(settings.max_creations.into())),
+            rates: Rates::new(settings.client_rate),
+            anonymous: Arc::default(),
+            schemas: RequestSchemas::of(document),
+            openapi: openapi::to_yaml(document),
+        }))
+    }
+
+    /// The account with this name. The request's log lines carry it from here on.
+    pub(crate) fn account(&self, name: &str) -> Option<&Account> {
+        let account = self.accounts.get(name)?;
+        tracing::Span::current().record("account", &account.name);
+        Some(account)
+    }
+
+    /// The account that takes a link's money. It may no longer be configured.
+    pub(crate) fn account_of(&self, link: &PaymentLink) -> Result<&Account, Error> {
+        self.account(&link.account)
+            .ok_or(Error::AccountNotConfigured(link.id))
+    }
+
+    /// Forgets what is no longer needed and logs the counts that are due. Call it every few seconds.
+    pub fn upkeep(&self) {
+        self.rates.forget_idle();
+        self.anonymous.report(Instant::now());
+    }
+
+    /// Logs the remaining counts. Call it after the last request.
+    pub fn finish(&self) {
+        self.anonymous.report_all();
+    }
+
+    /// Reserves one of the calls to Dojo that may run at once for callers, until the permit is dropped.
+    pub(crate) fn reserve_call(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.calls)
+            .try_acquire_owned()
+            .map_err(|_| Error::Overloaded)
+    }
+
+    /// Runs work about `subject` in a task of its own. A caller that disconnects, or the time limit, must not interrupt it
+    /// between saving the request, calling Dojo, and saving the response.
+    pub(crate) async fn run_to_completion<T: Send + 'static>(
+        &self,
+        subject: Subject,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let permit = self.reserve_call()?;
+        let work = async move {
+            let _permit = permit;
+            work.await
+        };
+        let work = self.tasks.spawn(work.in_current_span());
+        match tokio::time::timeout(self.request_timeout, work).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(Error::OutcomeUnknown(subject)),
+        }
+    }
+}
