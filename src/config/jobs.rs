@@ -24,7 +24,7 @@ pub struct JobSettings {
     pub recovery_settle: Duration,
 
     /// How long after the request a lost creation or operation may be sent to Dojo again. After this time the service gives
-    /// up, because nobody expects the link or operation any longer.
+    /// up, because by then nobody expects the link or operation, and one that appears late would be a surprise.
     #[arg(long, env = "RECOVERY_GIVE_UP", default_value = "24h", value_name = "DURATION", value_parser = duration)]
     pub recovery_give_up: Duration,
 

@@ -29,7 +29,7 @@ const FLAG: &str = "--every-replica-knows";
 #[derive(Debug, PartialEq, Eq)]
 enum State<'a> {
     /// No rotation is in progress.
-    None,
+    NotBegun,
     /// A rotation was begun: this secret is new and not active yet.
     Begun(&'a str),
     /// A rotation was not finished: there are inactive secrets, but none is certainly newer than the active ones.
@@ -57,7 +57,7 @@ fn state(secrets: &[Secret], is_known: impl Fn(&Secret) -> bool) -> State<'_> {
         .max_by_key(|secret| (is_known(secret), secret.created_at));
     match begun {
         Some(secret) => State::Begun(&secret.id),
-        None if inactive.is_empty() => State::None,
+        None if inactive.is_empty() => State::NotBegun,
         None => State::Unfinished {
             active: active.iter().map(|secret| secret.id.as_str()).collect(),
             inactive: inactive.iter().map(|secret| secret.id.as_str()).collect(),
@@ -104,7 +104,7 @@ pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Outc
                 command(account, &subscription, active[0])
             )));
         }
-        State::None => {
+        State::NotBegun => {
             let made = client
                 .generate_secret(&subscription)
                 .await
@@ -328,7 +328,10 @@ mod tests {
     #[test]
     fn each_interruption_is_recognized() {
         let old = secret("old", Some(1), true);
-        assert_eq!(state_of(std::slice::from_ref(&old), &["old"]), State::None);
+        assert_eq!(
+            state_of(std::slice::from_ref(&old), &["old"]),
+            State::NotBegun
+        );
         let made = [old, secret("new", Some(2), false)];
         assert_eq!(state_of(&made, &["old"]), State::Begun("new"));
         let activated = [secret("old", Some(1), false), secret("new", Some(2), true)];
@@ -337,7 +340,7 @@ mod tests {
             inactive: vec!["old"],
         };
         assert_eq!(state_of(&activated, &["old", "new"]), unfinished);
-        assert_eq!(state_of(&activated[1..], &["old", "new"]), State::None);
+        assert_eq!(state_of(&activated[1..], &["old", "new"]), State::NotBegun);
         assert_eq!(state_of(&[], &[]), State::Unsigned);
         assert_eq!(state_of(&activated[..1], &[]), State::Unsigned);
     }

@@ -163,7 +163,7 @@ async fn a_rotated_key_works_until_its_overlap_ends() {
     let first = create_api_key(&app, "orders", "links:read");
     let (second, words) = rotate(&app, "orders", "1500ms");
     assert!(
-        words.contains("An earlier key of the client works until 20"),
+        words.contains("An earlier key of the client is valid until 20"),
         "{words}"
     );
     assert!(works(&app, &first).await && works(&app, &second).await);
