@@ -140,7 +140,7 @@ impl Place {
                 "the server has no connection left",
                 "raise its max_connections, or lower DATABASE_MAX_CONNECTIONS".to_owned(),
             ),
-            (Some("55P03"), _) => (
+            (Some("55P03" | "40P01"), _) => (
                 "a transaction of somebody else holds a lock",
                 "wait until it is over, or end it, and try again: pg_stat_activity shows the oldest by xact_start"
                     .to_owned(),
