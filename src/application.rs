@@ -10,6 +10,7 @@ use std::{
 
 use axum_server::Handle;
 use hyper_util::rt::TokioTimer;
+use time::format_description::well_known::Rfc3339;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -21,7 +22,7 @@ use crate::{
     api::{self, AppState, auth},
     config::{ConfigError, ServeSettings},
     dojo::Accounts,
-    jobs::Jobs,
+    jobs::{Heartbeat, Jobs, RESTART_PAUSE, supervise},
     payment_link::Environment,
     store::{self, Diagnosis, PgPool, api_keys::Conflict},
     telemetry,
@@ -50,13 +51,12 @@ pub enum StartError {
     /// A setting is missing or wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The address cannot be listened on.
-    #[error("cannot listen on {address}")]
+    /// The service cannot listen on the address.
+    #[error("LISTEN_ADDR {address} {}", cannot_listen(error))]
     Listen {
-        /// The address.
         address: SocketAddr,
-        /// Why not.
-        source: io::Error,
+        /// Why not. Not called `source`, because the message contains it.
+        error: io::Error,
     },
     /// The database cannot be used.
     #[error(transparent)]
@@ -85,7 +85,11 @@ impl Application {
                 );
             }
         }
-        let pool = PgPool::new(&settings.database)?;
+        let lease = accounts
+            .iter()
+            .map(|account| account.client.creation_lease())
+            .min();
+        let pool = PgPool::for_leases(&settings.database, lease.unwrap_or(Duration::MAX))?;
         if settings.migrate_on_start {
             store::migrate(&pool).await?;
         }
@@ -125,6 +129,7 @@ impl Application {
                     },
                 )
             })?;
+            warn_of_ending_bootstrap_key(&pool, &hash).await;
         }
 
         let tasks = TaskTracker::new();
@@ -156,7 +161,7 @@ impl Application {
         let router = api::router(state.clone());
 
         let address = settings.listen_addr;
-        let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
+        let listener = listen(address).map_err(|error| StartError::Listen { address, error })?;
         let address = listener.local_addr().unwrap_or(address);
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
@@ -186,7 +191,10 @@ impl Application {
                 handle.graceful_shutdown(Some(limit));
             }
         });
-        let upkeep = tokio::spawn(upkeep(self.state.clone()));
+        let upkeep = tokio::spawn(supervised_upkeep(
+            self.state.clone(),
+            self.stop_jobs.clone(),
+        ));
 
         // HTTP/1 alone: with both, a connection that sends nothing waits for ever to be told apart.
         let mut server = axum_server::from_tcp(self.listener)?
@@ -249,6 +257,37 @@ async fn warn_of_unconfigured_accounts(pool: &PgPool, accounts: &Accounts) {
     }
 }
 
+/// Warns if `BOOTSTRAP_API_KEY` is a key that has been rotated: once it has expired, the service doesn't start with it.
+async fn warn_of_ending_bootstrap_key(pool: &PgPool, hash: &[u8]) {
+    let key = store::api_keys::identify(pool, hash).await.ok().flatten();
+    let ends_at = key.and_then(|key| key.ends_at?.format(&Rfc3339).ok());
+    if let Some(ends_at) = ends_at {
+        warn!(
+            ends_at,
+            "the key in BOOTSTRAP_API_KEY has been rotated: replace it with the new one before it expires, \
+             or the service will not start any more"
+        );
+    }
+}
+
+/// Why the service cannot listen, and what to do.
+fn cannot_listen(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "is in use: stop what listens there or choose another address".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "is not an address of this machine: choose one of its own, or 0.0.0.0 for all"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "is not open to this user: choose a port above 1023, or grant the right to use it"
+                .to_owned()
+        }
+        _ => format!("cannot be listened on: {error}"),
+    }
+}
+
 /// Takes the address at once, so that a wrong one stops the start.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
@@ -256,11 +295,24 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-/// Folds what was measured, which would grow without end where nobody scrapes it, and sees to what requests leave behind.
-async fn upkeep(state: AppState) {
+/// Runs [`upkeep`] until `stop` is canceled.
+async fn supervised_upkeep(state: AppState, stop: CancellationToken) {
+    let heartbeat = Heartbeat::default();
+    let limit = Duration::from_mins(1);
+    let run = || upkeep(&state, &heartbeat, &stop);
+    supervise("upkeep", &heartbeat, limit, RESTART_PAUSE, &stop, run).await;
+}
+
+/// Compacts the metrics, which would grow without end if nobody scraped them, and reports what requests have left to be
+/// summed up.
+async fn upkeep(state: &AppState, heartbeat: &Heartbeat, stop: &CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
-    loop {
-        ticks.tick().await;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        heartbeat.beat();
         state.metrics.run_upkeep();
         state.upkeep();
     }

@@ -109,9 +109,10 @@ pub struct DatabaseSettings {
     #[arg(long, env = "DATABASE_ACQUIRE_TIMEOUT", default_value = "5s", value_parser = duration)]
     pub database_acquire_timeout: Duration,
 
-    /// How long one statement may take before Postgres ends it. A connection on which nothing is heard for two seconds
-    /// longer is closed. A statement waits at most three seconds for a lock.
-    #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_parser = duration)]
+    /// How long one statement may take before Postgres ends it. A connection that doesn't respond for two seconds longer
+    /// is closed. At most 20s: the service must notice dead connections in time to serve again within 30s. A statement
+    /// waits at most three seconds for a lock.
+    #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_parser = statement_timeout)]
     pub database_statement_timeout: Duration,
 }
 
@@ -637,6 +638,16 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration)
     } else {
         Err("not between 1ms and 31days".to_owned())
+    }
+}
+
+/// A time limit for statements. Dead connections are noticed that long after they died, plus two seconds.
+fn statement_timeout(text: &str) -> Result<Duration, String> {
+    let limit = duration(text)?;
+    if limit <= Duration::from_secs(20) {
+        Ok(limit)
+    } else {
+        Err("is more than 20s: after the loss of its connections the service must serve again within 30s".to_owned())
     }
 }
 

@@ -4,9 +4,8 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use tracing::error;
 
-use super::{IDEMPOTENT_REPLAYED, auth::Scope, problem::Problem};
+use super::{IDEMPOTENT_REPLAYED, auth::Scope, observe::FailureCause, problem::Problem};
 use crate::{
     dojo,
     payment_link::{Failure, FailureKind, Fault, OperationId, PaymentLinkId},
@@ -269,9 +268,6 @@ impl Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        if let Self::Store(_) | Self::NotKept(_) | Self::DojoRefusesUs(_) = &self {
-            error!(error = %causes(&self), "a request failed");
-        }
         // RFC 9110 has every 401 name a way to do better, RFC 6750 what a bearer token lacks.
         let challenge = match &self {
             Self::Unauthenticated => Some("Bearer"),
@@ -281,6 +277,10 @@ impl IntoResponse for Error {
         };
 
         let mut response = self.problem().into_response();
+        if let Self::Store(_) | Self::NotKept(_) | Self::DojoRefusesUs(_) = &self {
+            let failure = FailureCause(causes(&self).to_string());
+            response.extensions_mut().insert(failure);
+        }
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after() {
             headers.insert(

@@ -47,6 +47,9 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
     let reason = match ready {
         Ok(Ok(Readiness::Ready)) => return Ok("ready"),
         Ok(Ok(Readiness::ReadsOnly)) => "the database only reads, as a standby does",
+        Ok(Ok(Readiness::CommitsHang)) => {
+            "commits wait for a synchronous standby that does not respond"
+        }
         Ok(Ok(Readiness::NotMigrated)) => "the database lacks migrations of this version",
         Ok(Ok(Readiness::NotClaimed)) => {
             "the database is not settled yet to be for test money or for real money"

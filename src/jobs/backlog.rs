@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{Jobs, supervisor::Progress};
+use super::{Jobs, progress::Progress};
 use crate::store;
 
 /// Its name in logs and metrics.
@@ -28,8 +28,12 @@ impl Watch {
             ..
         } = &self.jobs;
         while !stop.is_cancelled() {
-            self.progress.mark();
-            if let Ok(backlog) = store::reconciliation::backlog(pool, &account.name).await {
+            let found = async {
+                let links = store::reconciliation::backlog(pool, &account.name).await?;
+                let operations = store::operations::backlog(pool, &account.name).await?;
+                Ok((links, operations))
+            };
+            if let Ok((backlog, operations)) = self.progress.queried(found.await) {
                 #[expect(
                     clippy::cast_precision_loss,
                     reason = "a gauge; no backlog has 2^52 links"
@@ -40,8 +44,6 @@ impl Watch {
                 }
                 metrics::gauge!("backlog_lag_seconds", "account" => account.name.clone())
                     .set(backlog.lag);
-            }
-            if let Ok(operations) = store::operations::backlog(pool, &account.name).await {
                 #[expect(clippy::cast_precision_loss, reason = "as above")]
                 metrics::gauge!("backlog_operations", "account" => account.name.clone())
                     .set(operations as f64);

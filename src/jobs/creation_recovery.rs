@@ -3,7 +3,7 @@ use std::{fmt::Display, time::Duration};
 use super::{
     Jobs,
     job::{Job, Prepared},
-    supervisor::Progress,
+    progress::Progress,
 };
 use crate::{
     protocol::{

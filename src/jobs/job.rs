@@ -15,7 +15,7 @@ use tokio::sync::{Notify, futures::Notified};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{supervisor::Progress, throttle::Throttle};
+use super::{progress::Progress, throttle::Throttle};
 use crate::{protocol, store, telemetry::causes};
 
 /// A kind of background work: how to claim what is due of it, and how to do a piece of it.
@@ -130,11 +130,7 @@ impl<J: Job> Runner<J> {
                 None => match self.round().await {
                     Ok(0) => self.poll_interval,
                     Ok(_) => continue,
-                    Err(error) => {
-                        // Readiness tells of it; here it would be told every second.
-                        debug!(error = %causes(&error), "the database did not answer");
-                        self.poll_interval
-                    }
+                    Err(_) => self.poll_interval,
                 },
             };
             self.rest(wait, woken).await;
@@ -163,12 +159,11 @@ impl<J: Job> Runner<J> {
         } else {
             self.throttle.batch(self.batch)
         };
-        let claimed = self.job.claim(most).await?;
+        let claimed = self.progress.queried(self.job.claim(most).await)?;
         let found = claimed.len();
         if found == 0 {
             return Ok(0);
         }
-        self.progress.mark();
         let prepared = AssertUnwindSafe(self.job.prepare(claimed.clone(), &self.progress))
             .catch_unwind()
             .await;
@@ -282,7 +277,7 @@ impl<J: Job> Runner<J> {
     }
 }
 
-fn count(job: &'static str, outcome: &'static str) {
+pub(super) fn count(job: &'static str, outcome: &'static str) {
     metrics::counter!("jobs_total", "job" => job, "outcome" => outcome).increment(1);
 }
 

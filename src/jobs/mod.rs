@@ -10,6 +10,7 @@ mod creation_recovery;
 mod job;
 mod operation_recovery;
 mod orphaned_intents;
+mod progress;
 mod reconciliation;
 mod supervisor;
 mod throttle;
@@ -31,11 +32,12 @@ use crate::{
     store::{self, PgPool, leases::Lease},
 };
 use job::{Job, Runner, Strikes};
-use supervisor::{Progress, supervise};
+use progress::Progress;
+pub use supervisor::{Heartbeat, supervise};
 use throttle::Throttle;
 
 /// How long to wait before a job that stopped is started again.
-const RESTART_PAUSE: Duration = Duration::from_secs(5);
+pub const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the jobs share.
 #[derive(Clone)]
@@ -142,7 +144,7 @@ impl Jobs {
         let stop = self.stop.clone();
         let span = info_span!("job", account = self.account.name);
         let supervised = async move {
-            supervise(job, &progress, limit, RESTART_PAUSE, &stop, run).await;
+            supervise(job, &progress.heartbeat, limit, RESTART_PAUSE, &stop, run).await;
         };
         tasks.spawn(supervised.instrument(span));
     }

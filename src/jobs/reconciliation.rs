@@ -8,7 +8,7 @@ use std::{
 use super::{
     Jobs,
     job::{Job, Prepared},
-    supervisor::Progress,
+    progress::Progress,
 };
 use crate::{
     payment_link::timeline::Cause,

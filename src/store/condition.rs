@@ -10,6 +10,9 @@ use crate::payment_link::Environment;
 /// The oldest Postgres that the service runs on.
 pub const OLDEST_POSTGRES: i32 = 15;
 
+/// How long a commit may wait for a synchronous standby before the service is no longer ready.
+const COMMIT_LIMIT: Duration = Duration::from_secs(3);
+
 /// A server that was reached.
 #[derive(Debug, Clone, Copy)]
 pub struct Server {
@@ -41,6 +44,8 @@ pub enum Readiness {
     Ready,
     /// It only reads: a standby, or a primary that was made to.
     ReadsOnly,
+    /// Commits hang: they wait for a synchronous standby that doesn't respond.
+    CommitsHang,
     /// It lacks migrations of this version.
     NotMigrated,
     /// Nobody has said yet which environment it is for.
@@ -56,6 +61,9 @@ pub async fn readiness(pool: &PgPool, environment: Environment) -> Result<Readin
         // The same address may lead to the new primary by now.
         pool.distrust("read_only");
         return Ok(Readiness::ReadsOnly);
+    }
+    if commits_hang(pool).await? {
+        return Ok(Readiness::CommitsHang);
     }
     let found = migrations(pool).await?;
     if !found.pending.is_empty() || !found.broken.is_empty() {
@@ -82,6 +90,23 @@ pub async fn server(pool: &PgPool) -> Result<Server, Error> {
         reads_only: told.reads_only,
         now: told.now,
     })
+}
+
+/// Whether a commit of this service has been waiting for a synchronous standby for longer than it should. Such a commit
+/// can't be canceled, so after the caller has got its 503 its session keeps showing that the standby is away.
+///
+/// Every user may see the sessions of its own name in `pg_stat_activity`.
+async fn commits_hang(pool: &PgPool) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+             SELECT FROM pg_stat_activity
+             WHERE usename = session_user AND wait_event = 'SyncRep'
+               AND state_change < now() - make_interval(secs => $1)
+           ) AS "hang!""#,
+        COMMIT_LIMIT.as_secs_f64()
+    )
+    .fetch_one(pool)
+    .await?)
 }
 
 /// Compares what was applied with what this version has.

@@ -61,6 +61,8 @@ pub struct PgPool {
     options: Arc<PgConnectOptions>,
     place: Arc<Place>,
     distrust: Distrust,
+    /// The settings of each session, as statements.
+    session: String,
     statement_timeout: Duration,
     acquire_timeout: Duration,
 }
@@ -86,6 +88,24 @@ impl Distrust {
 impl PgPool {
     /// A pool for this database.
     pub fn new(settings: &DatabaseSettings) -> Result<Self, ConfigError> {
+        Self::with_session(settings, IDLE_IN_TRANSACTION)
+    }
+
+    /// A pool for a service whose shortest lease is this long.
+    ///
+    /// A replica that freezes in the middle of a transaction has row locks, and they must be gone before its lease is:
+    /// whoever claims its work next would wait for them.
+    pub fn for_leases(
+        settings: &DatabaseSettings,
+        shortest: Duration,
+    ) -> Result<Self, ConfigError> {
+        Self::with_session(settings, IDLE_IN_TRANSACTION.min(shortest / 2))
+    }
+
+    fn with_session(
+        settings: &DatabaseSettings,
+        idle_in_transaction: Duration,
+    ) -> Result<Self, ConfigError> {
         const FORM: &str = "is not of the form postgres://user:password@host:port/name";
         let url = settings.url()?;
         let url = url.expose_secret();
@@ -100,7 +120,7 @@ impl PgPool {
             .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(1));
         let place = Place::new(&options, settings.url_setting());
         let distrust = Distrust::default();
-        let session = session(settings.database_statement_timeout);
+        let session = session(settings.database_statement_timeout, idle_in_transaction);
         let connections = PgPoolOptions::new()
             .max_connections(settings.database_max_connections)
             .acquire_timeout(settings.database_acquire_timeout)
@@ -125,12 +145,15 @@ impl PgPool {
                     })
                 }
             })
-            .after_connect(move |connection, _| {
+            .after_connect({
                 let session = session.clone();
-                Box::pin(async move {
-                    connection.execute(sqlx::AssertSqlSafe(session)).await?;
-                    Ok(())
-                })
+                move |connection, _| {
+                    let session = session.clone();
+                    Box::pin(async move {
+                        connection.execute(sqlx::AssertSqlSafe(session)).await?;
+                        Ok(())
+                    })
+                }
             })
             .connect_lazy_with(options.clone());
         Ok(Self {
@@ -138,6 +161,7 @@ impl PgPool {
             options: Arc::new(options),
             place: Arc::new(place),
             distrust,
+            session,
             statement_timeout: settings.database_statement_timeout,
             acquire_timeout: settings.database_acquire_timeout,
         })
@@ -178,7 +202,7 @@ impl PgPool {
 
     /// A connection outside the pool, with the session's settings and these on top.
     pub(super) async fn connect(&self, settings: &str) -> Result<PgConnection, Diagnosis> {
-        let session = session(self.statement_timeout) + settings;
+        let session = self.session.clone() + settings;
         let deadline = Instant::now() + self.acquire_timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -218,7 +242,7 @@ impl PgPool {
 }
 
 /// What each session is set to, as statements.
-fn session(statement_timeout: Duration) -> String {
+fn session(statement_timeout: Duration, idle_in_transaction: Duration) -> String {
     let lock = LOCK.min(statement_timeout);
     format!(
         "SET statement_timeout = {};
@@ -237,7 +261,8 @@ fn session(statement_timeout: Duration) -> String {
          WHERE current_setting('synchronous_commit') <> 'remote_apply';",
         statement_timeout.as_millis(),
         lock.as_millis(),
-        IDLE_IN_TRANSACTION.as_millis(),
+        // 0 would mean no limit.
+        idle_in_transaction.as_millis().max(1),
     )
 }
 

@@ -1,21 +1,22 @@
 //! The background holds on: no answer of Dojo's ends a job, no wake-up is lost, other programs' intents are in nobody's
 //! way, and much work at once is done in few calls.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf},
     sync::watch,
 };
 
 use crate::support::{
     QUICK, Service, TestApp, empty_database, eventually, eventually_within, for_each_case,
-    new_database, program, ten_pounds, text,
+    new_database, program, ten_pounds, text, within,
 };
 
 /// Another service on the same database, with a quick background and these settings on top.
@@ -117,6 +118,68 @@ async fn an_idle_job_shows_that_it_is_alive() {
             (progress(&app, job).await > first).then_some(())
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_claim_its_work_makes_no_progress_and_is_counted() {
+    let app = TestApp::quick(&[]).await;
+    let failed = async |job: &str| {
+        app.metric(&format!(r#"jobs_total{{job="{job}",outcome="database"}}"#))
+            .await
+    };
+    let rename = async |from: &str, to: &str| {
+        let rename = format!("ALTER TABLE operations RENAME COLUMN {from} TO {to}");
+        sqlx::query(AssertSqlSafe(rename))
+            .execute(&app.pool)
+            .await
+            .unwrap();
+    };
+    rename("due_at", "hidden").await;
+    let broken = ["operation_recovery", "backlog"];
+    for job in broken {
+        eventually("its queries fail", async || {
+            (failed(job).await >= 1.0).then_some(())
+        })
+        .await;
+    }
+    let before = join_all(broken.map(|job| progress(&app, job))).await;
+    let attempts = failed("operation_recovery").await;
+    eventually("it keeps trying", async || {
+        (failed("operation_recovery").await >= attempts + 5.0).then_some(())
+    })
+    .await;
+    for job in ["creation_recovery", "reconciliation", "orphaned_intents"] {
+        let earlier = progress(&app, job).await;
+        eventually("the other jobs make progress", async || {
+            (progress(&app, job).await > earlier).then_some(())
+        })
+        .await;
+        assert!(failed(job).await < 0.5, "{job}");
+    }
+    assert_eq!(
+        join_all(broken.map(|job| progress(&app, job))).await,
+        before
+    );
+    app.get("/readyz").await.expect(200);
+
+    rename("hidden", "due_at").await;
+    for (job, before) in broken.into_iter().zip(before) {
+        eventually("it makes progress again", async || {
+            (progress(&app, job).await > before).then_some(())
+        })
+        .await;
+        // Each failure was counted, and the log has one line for when it began and one for when it was over.
+        let job = format!(r#""job":"{job}""#);
+        let lines = async |words: &str| {
+            let lines = app.logged(words).await;
+            lines.iter().filter(|line| line.contains(&job)).count()
+        };
+        eventually("the log says that it is over", async || {
+            (lines("for work again").await == 1).then_some(())
+        })
+        .await;
+        assert_eq!(lines("can't query the database").await, 1);
     }
 }
 
@@ -417,6 +480,131 @@ async fn an_index_that_was_not_finished_is_built_again() {
     .await
     .unwrap();
     assert!(valid);
+}
+
+/// Makes the migration pending that builds an index beside running writes.
+async fn forget_the_index_migration(app: &TestApp) {
+    sqlx::query("DELETE FROM _sqlx_migrations WHERE version = 13")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+}
+
+/// The statement that an operator runs by hand before the upgrade.
+fn build_by_hand() -> AssertSqlSafe<&'static str> {
+    AssertSqlSafe(include_str!("../../migrations/0013_unsettled_links.sql"))
+}
+
+async fn index_is_valid(app: &TestApp) -> bool {
+    sqlx::query_scalar(
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('payment_links_unsettled')",
+    )
+    .fetch_one(&app.pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn an_index_that_was_built_by_hand_before_the_upgrade_is_kept() {
+    let app = TestApp::on(new_database().await, &[]).await;
+    forget_the_index_migration(&app).await;
+    let of_index = "SELECT 'payment_links_unsettled'::regclass::oid::bigint";
+    let before: i64 = sqlx::query_scalar(of_index)
+        .fetch_one(&app.pool)
+        .await
+        .unwrap();
+    let output = migrate(&app.database_url).await;
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{log}");
+    let after: i64 = sqlx::query_scalar(of_index)
+        .fetch_one(&app.pool)
+        .await
+        .unwrap();
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn an_index_build_waits_for_an_open_transaction_without_starting_over() {
+    let app = TestApp::on(new_database().await, &[]).await;
+    forget_the_index_migration(&app).await;
+    sqlx::query("DROP INDEX payment_links_unsettled")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    let open = app
+        .lock("UPDATE payment_links SET updated_at = now() WHERE false")
+        .await;
+    let migrating = async {
+        let output = migrate(&app.database_url).await;
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let waiting = async {
+        // Longer than a statement of a migration waits for a lock otherwise.
+        eventually("the build waits", async || {
+            sqlx::query_scalar::<_, i32>(
+                "SELECT pid FROM pg_stat_activity
+                 WHERE datname = current_database() AND query LIKE '%CREATE INDEX CONCURRENTLY%'
+                   AND wait_event_type = 'Lock' AND query_start < now() - interval '2 seconds'",
+            )
+            .fetch_optional(&app.pool)
+            .await
+            .unwrap()
+        })
+        .await;
+        drop(open);
+    };
+    let ((migrated, log), ()) = tokio::join!(migrating, waiting);
+    assert!(migrated, "{log}");
+    assert!(!log.contains("trying again"), "{log}");
+    assert!(index_is_valid(&app).await);
+}
+
+#[tokio::test]
+async fn an_index_that_is_being_built_by_hand_is_waited_for() {
+    let app = TestApp::on(new_database().await, &[]).await;
+    forget_the_index_migration(&app).await;
+    sqlx::query("DROP INDEX payment_links_unsettled")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    let open = app
+        .lock("UPDATE payment_links SET updated_at = now() WHERE false")
+        .await;
+    let building = async {
+        sqlx::raw_sql(build_by_hand())
+            .execute(&app.pool)
+            .await
+            .unwrap();
+    };
+    let migrating = async {
+        app.blocked("CREATE INDEX CONCURRENTLY").await;
+        let mut command = tokio::process::Command::from(program());
+        command
+            .arg("migrate")
+            .env("DATABASE_URL", &app.database_url)
+            .env("LOG_FORMAT", "json")
+            .stderr(Stdio::piped());
+        let mut migrating = command.spawn().unwrap();
+        let mut log = BufReader::new(migrating.stderr.take().unwrap()).lines();
+        let mut lines = Vec::new();
+        within(Duration::from_secs(60), "it says that it waits", async {
+            while let Some(line) = log.next_line().await.unwrap() {
+                lines.push(line);
+                if lines.last().unwrap().contains("is building this index") {
+                    return;
+                }
+            }
+            panic!("it ended: {lines:#?}");
+        })
+        .await;
+        drop(open);
+        assert!(migrating.wait().await.unwrap().success());
+    };
+    tokio::join!(building, migrating);
+    assert!(index_is_valid(&app).await);
 }
 
 /// Loses the answers to this many creations in this way, while no background runs.
