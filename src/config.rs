@@ -461,6 +461,10 @@ pub struct JobSettings {
     /// call to Dojo.
     #[arg(long, env = "BACKGROUND_RATE", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub background_rate: u32,
+
+    /// The longest `Retry-After` from Dojo that background work obeys. A longer one counts as this.
+    #[arg(long, env = "MAX_RETRY_AFTER", default_value = "5m", value_parser = duration)]
+    pub max_retry_after: Duration,
 }
 
 impl JobSettings {

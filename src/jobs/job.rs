@@ -387,7 +387,7 @@ mod tests {
                 shared,
                 stop: stop.clone(),
             },
-            throttle: Arc::new(Throttle::new(1000)),
+            throttle: Arc::new(Throttle::new(1000, Duration::from_mins(5))),
             progress: Arc::new(Progress::new("default", "panics")),
             wake: Arc::default(),
             stop,

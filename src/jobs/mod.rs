@@ -67,7 +67,10 @@ impl Jobs {
         Self {
             pool,
             lease: account.client.creation_lease(),
-            throttle: Arc::new(Throttle::new(settings.background_rate)),
+            throttle: Arc::new(Throttle::new(
+                settings.background_rate,
+                settings.max_retry_after,
+            )),
             account,
             settings,
             wake,

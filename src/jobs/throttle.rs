@@ -15,6 +15,8 @@ use crate::dojo;
 pub(super) struct Throttle {
     turns: tokio::sync::Mutex<Interval>,
     trouble: Mutex<Trouble>,
+    /// The longest pause that Dojo may ask for.
+    max_retry_after: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -29,17 +31,16 @@ struct Trouble {
 /// How many failures in a row are weather. More of them pause the background.
 const TOLERATED: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// How long a pause is at most that Dojo asked for.
-const LONGEST_WISH: Duration = Duration::from_mins(5);
 
 impl Throttle {
     /// At most `rate` calls a second.
-    pub(super) fn new(rate: u32) -> Self {
+    pub(super) fn new(rate: u32, max_retry_after: Duration) -> Self {
         let mut turns = tokio::time::interval(Duration::from_secs(1) / rate.max(1));
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             turns: tokio::sync::Mutex::new(turns),
             trouble: Mutex::default(),
+            max_retry_after,
         }
     }
 
@@ -100,7 +101,7 @@ impl Throttle {
         let pause = Duration::from_millis(500) * 2_u32.saturating_pow(beyond.min(10));
         // Replicas that failed together need not come back together; none comes before Dojo wished.
         let pause = pause.min(LONGEST_PAUSE).mul_f64(jitter(0.75));
-        let wished = wished.unwrap_or_default().min(LONGEST_WISH);
+        let wished = wished.unwrap_or_default().min(self.max_retry_after);
         let pause = pause.max(wished.mul_f64(jitter(1.0)));
         if trouble.paused_until.is_none_or(|until| until <= now) {
             warn!(
@@ -127,6 +128,8 @@ fn jitter(least: f64) -> f64 {
 mod tests {
     use super::*;
 
+    const MAX_RETRY_AFTER: Duration = Duration::from_mins(5);
+
     fn busy(seconds: u64) -> dojo::Error {
         dojo::Error::Busy {
             retry_after: Some(Duration::from_secs(seconds)),
@@ -148,7 +151,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_pauses_when_calls_keep_failing_longer_and_longer_and_resumes() {
-        let throttle = Throttle::new(10);
+        let throttle = Throttle::new(10, MAX_RETRY_AFTER);
         fail(&throttle, TOLERATED);
         assert_eq!(throttle.pause(), None);
         assert_eq!(throttle.batch(50), 50);
@@ -169,14 +172,14 @@ mod tests {
 
     #[tokio::test]
     async fn many_failures_at_once_are_one_bad_moment() {
-        let throttle = Throttle::new(10);
+        let throttle = Throttle::new(10, MAX_RETRY_AFTER);
         let pause = fail(&throttle, 50);
         assert!(pause < Duration::from_secs(2), "{pause:?}");
     }
 
     #[tokio::test]
     async fn one_piece_of_work_that_keeps_failing_is_no_trouble_of_the_account() {
-        let throttle = Throttle::new(10);
+        let throttle = Throttle::new(10, MAX_RETRY_AFTER);
         for _ in 0..50 {
             throttle.went_wrong(&lost(), "the same");
             assert_eq!(throttle.pause(), None);
@@ -185,10 +188,10 @@ mod tests {
 
     #[tokio::test]
     async fn it_waits_as_long_as_dojo_asks_within_reason() {
-        let throttle = Throttle::new(10);
+        let throttle = Throttle::new(10, MAX_RETRY_AFTER);
         assert!(throttle.went_wrong(&busy(30), "a") >= Duration::from_secs(30));
         assert!(throttle.pause().is_some());
         let longest = throttle.went_wrong(&busy(u64::MAX), "b");
-        assert!(longest <= LONGEST_WISH.mul_f64(1.25));
+        assert!(longest <= MAX_RETRY_AFTER.mul_f64(1.25));
     }
 }
