@@ -1,6 +1,6 @@
 //! API keys: which client calls, and what it may do.
 
-use std::{fmt, fmt::Write, marker::PhantomData, str::FromStr};
+use std::{fmt, marker::PhantomData, str::FromStr};
 
 use axum::{
     extract::FromRequestParts,
@@ -63,10 +63,7 @@ impl FromStr for Scope {
 #[must_use]
 pub fn new_key() -> (SecretString, Vec<u8>) {
     let random: [u8; 32] = rand::rng().random();
-    let mut key = String::from("dpl_");
-    for byte in random {
-        let _ = write!(key, "{byte:02x}");
-    }
+    let key = format!("dpl_{}", hex::encode(random));
     let hash = hash(&key);
     (key.into(), hash)
 }
