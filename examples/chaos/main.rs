@@ -5,13 +5,11 @@
 //! The seed decides who does what and what goes wrong in which order. Processes, timers and the network run as they
 //! please, so the same seed gives the same plan and not the same run: repeat a failure a few times.
 
-#![allow(unreachable_pub, reason = "it shares a file with the tests")]
+#![allow(unreachable_pub, reason = "a program of several files")]
 
 mod alone;
 mod operators;
 mod people;
-#[path = "../../tests/api/support/postgres.rs"]
-mod postgres;
 mod promise;
 mod stage;
 mod trouble;

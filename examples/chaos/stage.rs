@@ -18,6 +18,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use test_postgres::{Postgres, free_port};
 use tokio::{
     net::{TcpListener, TcpStream},
     process::{Child, Command},
@@ -25,11 +26,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{
-    postgres::{Postgres, free_port},
-    trouble::Trouble,
-    wire::Wire,
-};
+use crate::{trouble::Trouble, wire::Wire};
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
