@@ -9,7 +9,9 @@ ENV SQLX_OFFLINE=true
 # The cleanup makes Cargo compile our own crates below, even if their files are older than these placeholders.
 COPY Cargo.toml Cargo.lock ./
 COPY sandbox/Cargo.toml sandbox/
-RUN mkdir src sandbox/src \
+COPY test-postgres/Cargo.toml test-postgres/
+RUN mkdir src sandbox/src test-postgres/src \
+    && touch test-postgres/src/lib.rs \
     && echo 'fn main() {}' | tee src/main.rs > sandbox/src/main.rs \
     && cargo build --release --locked --workspace --bins \
     && cargo clean --release --package dojo-payment-links --package dojo-sandbox

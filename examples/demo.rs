@@ -1,11 +1,6 @@
 //! The complete system on one machine: a private Postgres, the sandbox in place of Dojo, the service, and a payment link to
 //! pay. Run it with `script/demo`, which installs and builds what it needs.
 
-#![allow(unreachable_pub, reason = "it shares a file with the tests")]
-
-#[path = "../tests/api/support/postgres.rs"]
-mod postgres;
-
 use std::{
     error::Error,
     io::Write,
@@ -18,10 +13,10 @@ use std::{
 
 use clap::Parser;
 use dojo_sandbox::signature;
-use postgres::{Postgres, free_port};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
+use test_postgres::{Postgres, free_port};
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},

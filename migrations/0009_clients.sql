@@ -5,7 +5,6 @@
 -- accepts a key only where `revoked_at` is null. So a client's current key, the only one that both versions accept, has
 -- the client's own id as its id: both versions then agree on what an idempotency key refers to, and on the key that
 -- goes to Dojo with a refund. Keys that have been replaced have ids that mean nothing.
-SET LOCAL lock_timeout = '5s';
 
 -- Both are locked before any row is rewritten, so that no statement of a running replica can end up in a deadlock with
 -- this one. API keys can still be looked up meanwhile; requests with an idempotency key wait.

@@ -1,6 +1,6 @@
 //! The API keys of this service's clients: form, hash and scopes.
 
-use std::{fmt, fmt::Write, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
@@ -65,11 +65,7 @@ impl ApiKey {
     #[must_use]
     pub fn generate() -> Self {
         let random: [u8; 32] = rand::rng().random();
-        let mut key = String::from("dpl_");
-        for byte in random {
-            let _ = write!(key, "{byte:02x}");
-        }
-        Self(key.into())
+        Self(format!("dpl_{}", hex::encode(random)).into())
     }
 
     /// Returns `None` if the text doesn't have the form of a key.

@@ -10,6 +10,7 @@ use std::{
 
 use axum_server::Handle;
 use hyper_util::rt::TokioTimer;
+use time::format_description::well_known::Rfc3339;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
@@ -22,7 +23,7 @@ use crate::{
     api_key::{ApiKey, Scope},
     config::{ConfigError, ServeSettings},
     dojo::Accounts,
-    jobs::Jobs,
+    jobs::{Heartbeat, Jobs, RESTART_PAUSE, supervise},
     payment_link::Environment,
     store::{self, Diagnosis, PgPool, api_keys::Conflict},
     telemetry,
@@ -50,10 +51,12 @@ pub struct Application {
 pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("can't listen on {address} (LISTEN_ADDR)")]
+    /// The service cannot listen on the address.
+    #[error("LISTEN_ADDR {address} {}", cannot_listen(error))]
     Listen {
         address: SocketAddr,
-        source: io::Error,
+        /// Why not. Not called `source`, because the message contains it.
+        error: io::Error,
     },
     #[error(transparent)]
     Database(#[from] Diagnosis),
@@ -66,7 +69,12 @@ impl Application {
     pub async fn build(settings: &ServeSettings) -> Result<Self, StartError> {
         let mut error = ConfigError::default();
         let accounts = error.keep(Accounts::from_settings(&settings.dojo));
-        let pool = error.keep(PgPool::new(&settings.database));
+        let leases = accounts.iter().flat_map(Accounts::iter);
+        let shortest_lease = leases.map(|account| account.client.creation_lease()).min();
+        let pool = error.keep(PgPool::for_leases(
+            &settings.database,
+            shortest_lease.unwrap_or(Duration::MAX),
+        ));
         let bootstrap_key = error.keep(settings.bootstrap_api_key());
         let (Some(accounts), Some(pool), Some(bootstrap_key)) = (accounts, pool, bootstrap_key)
         else {
@@ -109,6 +117,7 @@ impl Application {
         warn_of_unconfigured_accounts(&pool, &accounts).await;
         if let Some(key) = bootstrap_key {
             save_bootstrap_key(&pool, &key).await?;
+            warn_of_ending_bootstrap_key(&pool, &key).await;
         }
 
         let tasks = TaskTracker::new();
@@ -142,7 +151,7 @@ impl Application {
         let router = api::router(state.clone(), &document);
 
         let address = settings.listen_addr;
-        let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
+        let listener = listen(address).map_err(|error| StartError::Listen { address, error })?;
         let address = listener.local_addr().unwrap_or(address);
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
@@ -172,7 +181,10 @@ impl Application {
                 handle.graceful_shutdown(Some(limit));
             }
         });
-        let upkeep = tokio::spawn(upkeep(self.state.clone()));
+        let upkeep = tokio::spawn(supervised_upkeep(
+            self.state.clone(),
+            self.stop_jobs.clone(),
+        ));
 
         // HTTP/1 only: with HTTP/2 enabled too, a connection that sends nothing would wait forever for its version to be
         // detected.
@@ -253,6 +265,37 @@ async fn warn_of_unconfigured_accounts(pool: &PgPool, accounts: &Accounts) {
     }
 }
 
+/// Warns if `BOOTSTRAP_API_KEY` is a key that has been rotated: once it has expired, the service doesn't start with it.
+async fn warn_of_ending_bootstrap_key(pool: &PgPool, key: &ApiKey) {
+    let key = store::api_keys::identify(pool, &key.hash()).await.ok().flatten();
+    let ends_at = key.and_then(|key| key.ends_at?.format(&Rfc3339).ok());
+    if let Some(ends_at) = ends_at {
+        warn!(
+            ends_at,
+            "the key in BOOTSTRAP_API_KEY has been rotated: replace it with the new one before it expires, \
+             or the service will not start any more"
+        );
+    }
+}
+
+/// Why the service cannot listen, and what to do.
+fn cannot_listen(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "is in use: stop what listens there or choose another address".to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "is not an address of this machine: choose one of its own, or 0.0.0.0 for all"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "is not open to this user: choose a port above 1023, or grant the right to use it"
+                .to_owned()
+        }
+        _ => format!("cannot be listened on: {error}"),
+    }
+}
+
 /// Binds the address at once, so that a wrong one prevents the start.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
@@ -260,11 +303,24 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-/// Compacts the metrics, which would otherwise grow without limit if nobody scrapes them, and cleans up after requests.
-async fn upkeep(state: AppState) {
+/// Runs [`upkeep`] until `stop` is canceled.
+async fn supervised_upkeep(state: AppState, stop: CancellationToken) {
+    let heartbeat = Heartbeat::default();
+    let limit = Duration::from_mins(1);
+    let run = || upkeep(&state, &heartbeat, &stop);
+    supervise("upkeep", &heartbeat, limit, RESTART_PAUSE, &stop, run).await;
+}
+
+/// Compacts the metrics, which would grow without end if nobody scraped them, and reports what requests have left to be
+/// summed up.
+async fn upkeep(state: &AppState, heartbeat: &Heartbeat, stop: &CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
-    loop {
-        ticks.tick().await;
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        heartbeat.beat();
         state.metrics.run_upkeep();
         state.upkeep();
     }

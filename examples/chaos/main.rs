@@ -5,20 +5,18 @@
 //! The seed decides who does what and what goes wrong in which order. Processes, timers and the network run as they
 //! please, so the same seed gives the same plan and not the same run: repeat a failure a few times.
 
-#![allow(unreachable_pub, reason = "it shares a file with the tests")]
+#![allow(unreachable_pub, reason = "a program of several files")]
 
 mod alone;
 mod operators;
 mod people;
-#[path = "../../tests/api/support/postgres.rs"]
-mod postgres;
 mod promise;
 mod stage;
 mod trouble;
 mod verdict;
 mod wire;
 
-use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use futures_util::future::try_join_all;
@@ -35,6 +33,7 @@ use verdict::Findings;
 
 /// Runs the service under load while everything around it fails, then checks that it kept its promises.
 #[derive(Parser)]
+#[command(after_help = list_of_troubles())]
 struct Options {
     /// How long the trouble lasts; calm and the checks come after it.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -44,31 +43,54 @@ struct Options {
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 
-    /// What goes wrong in place of what does by default, separated by commas.
-    #[arg(long, value_name = "TROUBLES", value_delimiter = ',', conflicts_with_all = ["with", "all"])]
+    /// The only troubles that happen, separated by commas. Default: all of them.
+    #[arg(
+        long,
+        value_name = "TROUBLES",
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
     only: Vec<Trouble>,
 
-    /// What goes wrong besides what does by default.
-    #[arg(long, value_name = "TROUBLES", value_delimiter = ',')]
+    /// Troubles that happen besides those of `--only`.
+    #[arg(
+        long,
+        value_name = "TROUBLES",
+        value_delimiter = ',',
+        hide_possible_values = true,
+        requires = "only"
+    )]
     with: Vec<Trouble>,
 
-    /// What is left out.
-    #[arg(long, value_name = "TROUBLES", value_delimiter = ',')]
+    /// Troubles that don't happen.
+    #[arg(
+        long,
+        value_name = "TROUBLES",
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
     without: Vec<Trouble>,
+}
 
-    /// Everything there is goes wrong.
-    #[arg(long)]
-    all: bool,
+/// The end of `--help`: what each trouble does.
+fn list_of_troubles() -> String {
+    let mut list = String::from("Troubles:\n");
+    for trouble in Trouble::value_variants() {
+        let value = trouble.to_possible_value();
+        let help = value.as_ref().and_then(|value| value.get_help());
+        let help = help.map(ToString::to_string).unwrap_or_default();
+        let line = format!("  {:<20}{help}", trouble.name());
+        let in_script = include_str!("../../script/chaos").contains(&format!("# {line}\n"));
+        debug_assert!(in_script, "script/chaos --help has the same line: {line}");
+        let _ = writeln!(list, "{line}");
+    }
+    list
 }
 
 impl Options {
     fn troubles(&self) -> BTreeSet<Trouble> {
         let chosen = |trouble: &Trouble| {
-            if self.only.is_empty() {
-                self.all || trouble.is_default() || self.with.contains(trouble)
-            } else {
-                self.only.contains(trouble)
-            }
+            self.only.is_empty() || self.only.contains(trouble) || self.with.contains(trouble)
         };
         Trouble::value_variants()
             .iter()

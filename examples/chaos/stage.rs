@@ -18,6 +18,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
+use test_postgres::{Postgres, free_port};
 use tokio::{
     net::{TcpListener, TcpStream},
     process::{Child, Command},
@@ -25,11 +26,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{
-    postgres::{Postgres, free_port},
-    trouble::Trouble,
-    wire::Wire,
-};
+use crate::{trouble::Trouble, wire::Wire};
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -45,8 +42,8 @@ pub const SETTLE: Duration = Duration::from_secs(3);
 /// How long whoever works on something may hold it: three time limits of a call, and `LEASE_SLACK`.
 pub const LEASE: Duration = Duration::from_secs(6);
 
-/// How long the background leaves Dojo alone at most, however long `Retry-After` asks for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(380);
+/// The longest pause that a `Retry-After` from Dojo causes here (`MAX_RETRY_AFTER`). The service varies it by a quarter.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(8);
 
 /// Everything that runs. Dropping it ends all of it.
 pub struct Stage {
@@ -113,10 +110,10 @@ impl Stage {
         Ok(stage)
     }
 
-    /// This long, and where Dojo asks for absurdly long pauses, the most that the background grants it, besides.
+    /// This long, and longer if Dojo asks for absurdly long pauses.
     pub fn patience(&self, usual: Duration) -> Duration {
         if self.has(Trouble::Headers) {
-            usual + LONGEST_PAUSE
+            usual + MAX_RETRY_AFTER.mul_f64(1.25)
         } else {
             usual
         }
@@ -179,6 +176,7 @@ fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str,
         ("LISTEN_ADDR", format!("127.0.0.1:{port}")),
         ("DATABASE_URL", database_url(database_port)),
         ("DATABASE_ACQUIRE_TIMEOUT", "2s".to_owned()),
+        ("DATABASE_STATEMENT_TIMEOUT", "4s".to_owned()),
         ("DOJO_API_URL", dojo_url.to_owned()),
         ("DOJO_API_KEY", DOJO_API_KEY.to_owned()),
         ("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET.to_owned()),
@@ -187,6 +185,7 @@ fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str,
         ("RECOVERY_SETTLE", format!("{}s", SETTLE.as_secs())),
         ("POLL_INTERVAL", "100ms".to_owned()),
         ("BACKGROUND_RATE", "200".to_owned()),
+        ("MAX_RETRY_AFTER", format!("{}s", MAX_RETRY_AFTER.as_secs())),
         // All callers, readers and operators are one client.
         ("CLIENT_RATE", "100000".to_owned()),
         ("LOG_FORMAT", "json".to_owned()),

@@ -81,9 +81,6 @@ pub async fn look_at_all(pool: &PgPool) -> Result<OffsetDateTime> {
 struct Link {
     id: String,
     status: String,
-    payment_intent_id: Option<String>,
-    total_amount: Option<i64>,
-    refunded_amount: i64,
 }
 
 #[derive(FromRow)]
@@ -128,11 +125,9 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
     let pool = &stage.database.pool;
     let intents = stage.dojo.look("payment-intents").await?;
     let deliveries = stage.dojo.look("deliveries").await?;
-    let links: Vec<Link> = sqlx::query_as(
-        "SELECT id::text, status, payment_intent_id, total_amount, refunded_amount FROM payment_links",
-    )
-    .fetch_all(pool)
-    .await?;
+    let links: Vec<Link> = sqlx::query_as("SELECT id::text, status FROM payment_links")
+        .fetch_all(pool)
+        .await?;
     let timeline: Vec<Entry> = sqlx::query_as(
         "SELECT payment_link_id::text AS link, kind, status_before, status_after,
                 cause->>'eventId' AS event_id, detail->>'verdict' AS verdict, cause->>'type' AS cause
@@ -143,7 +138,7 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
 
     outcomes(books, &intents)?;
     keys(pool, books).await?;
-    agreement(&links, &intents)?;
+    agreement(&all_links(stage).await?, &intents)?;
     explained(&links, &timeline)?;
     operators::judge(books, &intents)?;
     let present = acknowledged(pool, &deliveries).await?;
@@ -248,11 +243,85 @@ async fn keys(pool: &PgPool, books: &Books) -> Result {
     Ok(())
 }
 
-/// Every link says what Dojo says of its intent, and every intent has a link that says so.
-fn agreement(links: &[Link], intents: &[Value]) -> Result {
-    let by_intent: BTreeMap<&str, &Link> = links
+/// Every link, as callers read it.
+async fn all_links(stage: &Stage) -> Result<Vec<Value>> {
+    let mut links = Vec::new();
+    let mut after = Value::Null;
+    loop {
+        let replica = &stage.replicas[links.len() / 100 % stage.replicas.len()];
+        let mut url = format!("{}/v1/payment-links?limit=100", replica.url);
+        if let Some(after) = after.as_str() {
+            url = format!("{url}&after={after}");
+        }
+        let request = stage.http.get(url).bearer_auth(stage.key());
+        let mut page: Value = request.send().await?.error_for_status()?.json().await?;
+        after = page["after"].take();
+        links.extend(page["data"].as_array().into_iter().flatten().cloned());
+        if after.is_null() {
+            return Ok(links);
+        }
+    }
+}
+
+/// What a link or an intent says about money: its status, amounts and captures.
+#[derive(Debug, PartialEq)]
+struct Figures<'a> {
+    status: &'a str,
+    total: Option<i64>,
+    captured: Option<i64>,
+    refunded: Option<i64>,
+    /// Id, amount and tip of each capture, sorted.
+    captures: Vec<(&'a str, i64, i64)>,
+}
+
+impl<'a> Figures<'a> {
+    fn of_link(link: &'a Value) -> Self {
+        Self {
+            status: text(&link["status"]),
+            total: link["totalAmount"]["value"].as_i64(),
+            captured: link["capturedAmount"].as_i64(),
+            refunded: link["refundedAmount"].as_i64(),
+            captures: captures(link),
+        }
+    }
+
+    fn of_intent(intent: &'a Value) -> Self {
+        let (status, captures) = (text(&intent["status"]), captures(intent));
+        let total = intent["totalAmount"]["value"].as_i64();
+        let captured = match status {
+            "Captured" | "Refunded" if captures.is_empty() => total,
+            "Captured" | "Refunded" => {
+                Some(captures.iter().map(|(_, amount, tip)| amount + tip).sum())
+            }
+            _ => Some(0),
+        };
+        Self {
+            status,
+            total,
+            captured,
+            refunded: intent["refundedAmount"].as_i64(),
+            captures,
+        }
+    }
+}
+
+fn captures(of: &Value) -> Vec<(&str, i64, i64)> {
+    let captures = of["captures"].as_array().into_iter().flatten();
+    let mut captures: Vec<_> = captures
+        .map(|capture| {
+            let number = |name: &str| capture[name].as_i64().unwrap_or_default();
+            (text(&capture["id"]), number("amount"), number("tipsAmount"))
+        })
+        .collect();
+    captures.sort_unstable();
+    captures
+}
+
+/// Every link says what Dojo says about its intent, and that Dojo confirmed it. Every intent has a link.
+fn agreement(links: &[Value], intents: &[Value]) -> Result {
+    let by_intent: BTreeMap<&str, &Value> = links
         .iter()
-        .filter_map(|link| Some((link.payment_intent_id.as_deref()?, link)))
+        .filter_map(|link| Some((link["paymentIntentId"].as_str()?, link)))
         .collect();
     for intent in intents {
         let id = text(&intent["id"]);
@@ -263,26 +332,21 @@ fn agreement(links: &[Link], intents: &[Value]) -> Result {
             }
             continue;
         };
-        let here = (
-            link.status.as_str(),
-            link.total_amount,
-            Some(link.refunded_amount),
-        );
-        let there = (
-            text(&intent["status"]),
-            intent["totalAmount"]["value"].as_i64(),
-            intent["refundedAmount"].as_i64(),
-        );
+        let (here, there) = (Figures::of_link(link), Figures::of_intent(intent));
         if here != there {
             let what = format!("is {here:?} here and {there:?} at Dojo ({id})");
-            return broken(Promise::Converges, &link.id, what);
+            return broken(Promise::Converges, text(&link["id"]), what);
+        }
+        if link["confirmed"] != true {
+            let what = format!("is {} here and at Dojo, and not confirmed", here.status);
+            return broken(Promise::Converges, text(&link["id"]), what);
         }
     }
     let known: BTreeSet<&str> = intents.iter().map(|intent| text(&intent["id"])).collect();
     match by_intent.iter().find(|(id, _)| !known.contains(*id)) {
         Some((id, link)) => broken(
             Promise::Converges,
-            &link.id,
+            text(&link["id"]),
             format!("has {id}, unknown to Dojo"),
         ),
         None => Ok(()),

@@ -6,10 +6,10 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use tracing::error;
 
 use super::{
     idempotency::IDEMPOTENT_REPLAYED,
+    observe::FailureCause,
     problem::{Problem, Subject},
     problem_type::ProblemType,
 };
@@ -308,10 +308,12 @@ impl IntoResponse for Error {
             replayed,
             log,
         } = self.response();
-        if log {
-            error!(error = %causes(&self), "a request failed");
-        }
+        let cause = log.then(|| FailureCause(causes(&self).to_string()));
         let mut response = problem.into_response();
+        if let Some(cause) = cause {
+            response.extensions_mut().insert(cause);
+        }
+
         let headers = response.headers_mut();
         if let Some(wait) = retry_after {
             headers.insert(

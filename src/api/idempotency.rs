@@ -80,11 +80,8 @@ mod tests {
         });
         let new: NewPaymentLink = serde_json::from_value(new).unwrap();
         let hash = fingerprint("/v1/payment-links", &new);
-        let hex = hash
-            .iter()
-            .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         assert_eq!(
-            hex,
+            hex::encode(hash),
             "0e32950fcf4c5560610039114f295563c7d4921a67e1dc56e6c002c43e6b5478"
         );
     }

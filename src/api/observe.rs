@@ -14,7 +14,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use tracing::{Instrument, debug, info, info_span};
+use tracing::{Instrument, debug, error, info, info_span};
 use uuid::Uuid;
 
 use super::anonymous::{Anonymous, AnonymousRequests};
@@ -66,6 +66,10 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     }
 }
 
+/// Why a request failed that the caller is not to blame for: an extension of its response. [`observe`] logs it.
+#[derive(Debug, Clone)]
+pub(super) struct FailureCause(pub(super) String);
+
 /// Whether the sender of a request is authenticated, by an API key or a signature.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sender(Arc<AtomicBool>);
@@ -112,6 +116,7 @@ pub(crate) async fn observe(
     let mut response = next.run(request).instrument(span.clone()).await;
 
     let status = response.status().as_u16();
+    let failure = response.extensions_mut().remove::<FailureCause>();
     let elapsed = start.elapsed();
     let milliseconds = elapsed.as_secs_f64() * 1000.0;
     let is_logged = match route.as_str() {
@@ -126,6 +131,11 @@ pub(crate) async fn observe(
         }
     };
     span.in_scope(|| {
+        match failure {
+            Some(FailureCause(error)) if is_logged => error!(error, "a request failed"),
+            Some(FailureCause(error)) => debug!(error, "a request failed"),
+            None => {}
+        }
         if is_logged {
             info!(status, milliseconds, "request completed");
         } else {

@@ -46,6 +46,9 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
     let reason = match ready {
         Ok(Ok(Readiness::Ready)) => return Ok("ready"),
         Ok(Ok(Readiness::ReadsOnly)) => "the database is read-only, like a standby",
+        Ok(Ok(Readiness::CommitsHang)) => {
+            "commits wait for a synchronous standby that does not respond"
+        }
         Ok(Ok(Readiness::NotMigrated)) => "the database lacks migrations that this version needs",
         Ok(Ok(Readiness::NotClaimed)) => {
             "it is not settled yet whether the database is for test money or for real money"

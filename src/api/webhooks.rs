@@ -154,7 +154,7 @@ async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<Status
                 "a webhook with a valid signature was not understood; it is stored in webhook_events"
             );
             (
-                format!("sha256:{:x}", Hex(&Sha256::digest(body))),
+                format!("sha256:{}", hex::encode(Sha256::digest(body))),
                 Err(reason),
             )
         }
@@ -200,13 +200,4 @@ async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<Status
 
 fn count(verdict: &str) {
     metrics::counter!("webhooks_total", "verdict" => verdict.to_owned()).increment(1);
-}
-
-/// Bytes, written in hex.
-struct Hex<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for Hex<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }

@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     ConfigError,
-    value::{duration, number, path, secret},
+    value::{duration, number, path, secret, statement_timeout},
 };
 
 /// The settings of the database.
@@ -32,9 +32,10 @@ pub struct DatabaseSettings {
     pub database_acquire_timeout: Duration,
 
     /// How long a statement may run before Postgres cancels it. If there is no response two seconds after that, the
-    /// connection is closed. Waiting for a lock is limited to three seconds.
+    /// connection is closed. At most 20s: the service must notice dead connections in time to serve again within 30s.
+    /// Waiting for a lock is limited to three seconds.
     #[arg(long, env = "DATABASE_STATEMENT_TIMEOUT", default_value = "10s", value_name = "DURATION",
-          value_parser = duration)]
+          value_parser = statement_timeout)]
     pub database_statement_timeout: Duration,
 }
 

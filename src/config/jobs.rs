@@ -47,6 +47,10 @@ pub struct JobSettings {
     #[arg(long, env = "BACKGROUND_RATE", default_value_t = 20, value_name = "N",
           value_parser = number(1..=1000_u32))]
     pub background_rate: u32,
+
+    /// The longest `Retry-After` from Dojo that background work obeys. A longer one counts as this.
+    #[arg(long, env = "MAX_RETRY_AFTER", default_value = "5m", value_name = "DURATION", value_parser = duration)]
+    pub max_retry_after: Duration,
 }
 
 impl JobSettings {

@@ -25,6 +25,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, Expected> {
         })
 }
 
+/// The time limit of a statement. A dead connection is noticed two seconds after it.
+pub(super) fn statement_timeout(text: &str) -> Result<Duration, Expected> {
+    duration(text)
+        .ok()
+        .filter(|limit| *limit <= Duration::from_secs(20))
+        .ok_or_else(|| Expected::new("a duration from 1ms to 20s, such as 10s"))
+}
+
 /// How long two API keys of a client work side by side. Unlike other durations it may be 0.
 pub fn overlap(text: &str) -> Result<Duration, Expected> {
     humantime::parse_duration(text)

@@ -1,18 +1,18 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{Jobs, supervisor::Progress};
+use super::{Jobs, progress::Progress};
 use crate::store;
 
-/// Its name in logs and metrics.
+/// The name in logs and metrics.
 pub(super) const NAME: &str = "backlog";
 
-/// Shows how far behind the background is.
-pub(super) struct Watch {
+/// Reports how much work is waiting, as metrics.
+pub(super) struct BacklogMetrics {
     jobs: Jobs,
     pub(super) progress: Arc<Progress>,
 }
 
-impl Watch {
+impl BacklogMetrics {
     pub(super) fn new(jobs: Jobs) -> Self {
         Self {
             progress: jobs.progress(NAME),
@@ -28,20 +28,22 @@ impl Watch {
             ..
         } = &self.jobs;
         while !stop.is_cancelled() {
-            self.progress.mark();
-            if let Ok(backlog) = store::reconciliation::backlog(pool, &account.name).await {
+            let found = async {
+                let links = store::reconciliation::backlog(pool, &account.name).await?;
+                let operations = store::operations::backlog(pool, &account.name).await?;
+                Ok((links, operations))
+            };
+            if let Ok((links, operations)) = self.progress.queried(found.await) {
                 #[expect(
                     clippy::cast_precision_loss,
                     reason = "a gauge; no backlog has 2^52 links"
                 )]
-                for (state, count) in [("unsettled", backlog.unsettled), ("due", backlog.due)] {
+                for (state, count) in [("unsettled", links.unsettled), ("due", links.due)] {
                     metrics::gauge!("backlog_links", "account" => account.name.clone(), "state" => state)
                         .set(count as f64);
                 }
                 metrics::gauge!("backlog_lag_seconds", "account" => account.name.clone())
-                    .set(backlog.lag);
-            }
-            if let Ok(operations) = store::operations::backlog(pool, &account.name).await {
+                    .set(links.lag);
                 #[expect(clippy::cast_precision_loss, reason = "as above")]
                 metrics::gauge!("backlog_operations", "account" => account.name.clone())
                     .set(operations as f64);

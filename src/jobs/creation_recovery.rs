@@ -3,7 +3,7 @@ use std::{fmt::Display, time::Duration};
 use super::{
     Jobs,
     job::{Job, Prepared},
-    supervisor::Progress,
+    progress::Progress,
 };
 use crate::{
     protocol::{
@@ -13,14 +13,13 @@ use crate::{
     store,
 };
 
-/// Sees lost creations through.
+/// Resolves lost creations: finds the intents that Dojo created, or creates them again.
 pub(super) struct CreationRecovery(pub(super) Jobs);
 
 impl Job for CreationRecovery {
     const NAME: &'static str = "creation_recovery";
-    const SHARED: &'static str = "search";
+    const SHARED_NAME: &'static str = "search";
 
-    /// Nothing is found before it was searched for.
     type Item = Searched;
 
     fn id(item: &Searched) -> impl Display + Send {
@@ -45,28 +44,28 @@ impl Job for CreationRecovery {
             throttle,
             ..
         } = &self.0;
-        let turn = || self.0.turn(progress);
+        let ready = || self.0.ready(progress);
         let links = claimed.iter().map(|item| item.unsettled.clone()).collect();
         let Search {
             searched,
             unsearched,
-            trouble,
+            trouble: error,
         } = tokio::select! {
-            search = protocol::creation_recovery::search_all(pool, account, links, turn) => search,
-            // A search may take minutes, and somebody else can do it.
+            search = protocol::creation_recovery::search_all(pool, account, links, ready) => search,
+            // A search may take minutes, and another replica can do it.
             () = self.0.stop.cancelled() => return Prepared {
                 ready: Vec::new(),
-                held_up: claimed,
-                trouble: None,
+                deferred: claimed,
+                error: None,
             },
         };
-        if trouble.is_none() {
-            throttle.went_well();
+        if error.is_none() {
+            throttle.succeeded();
         }
         Prepared {
             ready: searched,
-            held_up: unsearched.into_iter().map(Searched::from).collect(),
-            trouble,
+            deferred: unsearched.into_iter().map(Searched::from).collect(),
+            error,
         }
     }
 
@@ -81,14 +80,15 @@ impl Job for CreationRecovery {
             lease,
             ..
         } = &self.0;
-        let Some(unsettled) = self.0.hold(item.unsettled.id, item.unsettled.lease).await? else {
+        let (id, lost_creation_lease) = (item.unsettled.id, item.unsettled.lease);
+        let Some(renewed) = self.0.renewed(id, lost_creation_lease).await? else {
             return Ok(());
         };
         let mut item = item.clone();
-        item.unsettled.lease = unsettled;
+        item.unsettled.lease = renewed;
         let work =
             protocol::creation_recovery::recover(pool, account, &item, self.0.limits(), *lease);
-        self.0.held(unsettled.left(), work).await
+        self.0.within_lease(renewed.left(), work).await
     }
 
     async fn release(

@@ -15,31 +15,30 @@ use tokio::sync::{Notify, futures::Notified};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{supervisor::Progress, throttle::Throttle};
+use super::{progress::Progress, throttle::Throttle};
 use crate::{protocol, store, telemetry::causes};
 
-/// A kind of background work: how to claim what is due of it, and how to do a piece of it.
+/// A kind of background work: how to claim the items that are due, work on one, and release it.
 ///
-/// Doing a piece twice changes nothing.
+/// Working on an item twice changes nothing.
 pub(super) trait Job: Sync {
-    /// Its name in logs and metrics.
+    /// The name in logs and metrics.
     const NAME: &'static str;
-    /// The name of what it does for many pieces at once ([`Job::prepare`]).
-    const SHARED: &'static str = Self::NAME;
+    /// The name of the work that many items share ([`Job::prepare`]).
+    const SHARED_NAME: &'static str = Self::NAME;
 
-    /// A piece of work, claimed under a lease.
+    /// Work that was claimed under a lease.
     type Item: Clone + Send + Sync;
 
-    /// What identifies a piece of work.
     fn id(item: &Self::Item) -> impl Display + Send;
 
-    /// Claims up to `limit` pieces that are due, or fewer where more could not be done within their lease.
+    /// Claims up to `limit` items that are due, or fewer if more could not be worked on within their lease.
     fn claim(
         &self,
         limit: i64,
     ) -> impl Future<Output = Result<Vec<Self::Item>, store::Error>> + Send;
 
-    /// Does what can be done for all claimed pieces in few calls, and tells which are left to be done one by one.
+    /// Does what can be done for all claimed items in few calls. Returns the items that remain to be worked on one by one.
     fn prepare(
         &self,
         claimed: Vec<Self::Item>,
@@ -48,15 +47,15 @@ pub(super) trait Job: Sync {
         std::future::ready(Prepared::from(claimed))
     }
 
-    /// Whether a piece needs calls to Dojo, so that it has to wait while Dojo is left alone.
+    /// Whether working on the item needs calls to Dojo. Such an item waits while the background makes no calls.
     fn needs_dojo(_item: &Self::Item) -> bool {
         true
     }
 
-    /// Does a piece of work, for no longer than its lease.
+    /// Works on one item, for no longer than its lease.
     fn work(&self, item: &Self::Item) -> impl Future<Output = Result<(), protocol::Error>> + Send;
 
-    /// Does what is left to be done for all of a round's pieces together, once each has been done.
+    /// Does what remains to be done for all items of a round together, after each has been worked on.
     fn finish(
         &self,
         _progress: &Progress,
@@ -64,7 +63,7 @@ pub(super) trait Job: Sync {
         std::future::ready(Ok(()))
     }
 
-    /// Gives a piece back that was not done, to be claimed again after `wait`. `error` is `None` if it was not begun.
+    /// Releases an item whose work failed, to be claimed again after `wait`. `error` is `None` if its work didn't begin.
     fn release(
         &self,
         item: &Self::Item,
@@ -73,76 +72,72 @@ pub(super) trait Job: Sync {
     ) -> impl Future<Output = Result<(), store::Error>> + Send;
 }
 
-/// What is left of the claimed pieces after the work that they share.
+/// What remains of the claimed items after the work that they share.
 #[derive(Debug)]
 pub(super) struct Prepared<T> {
-    /// To be done one by one.
+    /// Items to be worked on one by one.
     pub(super) ready: Vec<T>,
-    /// Cannot be done now, because of `trouble` or because the job was told to stop.
-    pub(super) held_up: Vec<T>,
-    /// Why the shared work came to no end.
-    pub(super) trouble: Option<protocol::Error>,
+    /// Items to be released, because of `error` or because the job was told to stop.
+    pub(super) deferred: Vec<T>,
+    /// Why the shared work failed.
+    pub(super) error: Option<protocol::Error>,
 }
 
 impl<T> From<Vec<T>> for Prepared<T> {
     fn from(ready: Vec<T>) -> Self {
         Self {
             ready,
-            held_up: Vec::new(),
-            trouble: None,
+            deferred: Vec::new(),
+            error: None,
         }
     }
 }
 
-/// Runs a [`Job`]: claims, works, releases, again and again.
+/// Runs a [`Job`] in rounds: claim, work, release.
 ///
-/// A panic ends the piece of work that it happened in and nothing else.
+/// A panic ends only the work on the item in which it happened.
 pub(super) struct Runner<J> {
     pub(super) job: J,
     pub(super) throttle: Arc<Throttle>,
     pub(super) progress: Arc<Progress>,
-    /// Rung when something became due just now, so that it need not wait for the next poll.
+    /// Wakes the job when something has just become due, so that it doesn't wait for the next poll.
     pub(super) wake: Arc<Notify>,
     pub(super) stop: CancellationToken,
     pub(super) batch: i64,
     pub(super) concurrency: usize,
     pub(super) poll_interval: Duration,
-    pub(super) strikes: Strikes,
-    /// Whether the shared work panicked the last time. Pieces are claimed one by one then, so that the one it panics
-    /// over does not hold up the others.
-    pub(super) shaken: AtomicBool,
+    pub(super) backoff: Backoff,
+    /// Whether the shared work panicked in the last round. Items are then claimed one by one, so that the one that causes
+    /// the panic doesn't hold up the others.
+    pub(super) shared_work_panicked: AtomicBool,
 }
 
-/// How long an idle job waits at most before it shows that it is alive.
+/// How often an idle job shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 impl<J: Job> Runner<J> {
-    /// Rounds until told to stop: one after the other while there is work, else after a while or when the wake rings.
+    /// Runs rounds until told to stop: back to back while there is work, otherwise after a poll interval or a wake-up.
     pub(super) async fn run(&self) {
         while !self.stop.is_cancelled() {
-            // Before the claim: what becomes due while the claim is under way rings a wake that is heard.
+            // Registered before the claim, so that a wake-up during the claim isn't lost.
             let mut woken = std::pin::pin!(self.wake.notified());
             woken.as_mut().enable();
             self.progress.mark();
             let wait = match self.throttle.pause() {
-                // Dojo is in trouble; it is not asked at all for a while.
+                // Dojo is in trouble, so the background makes no calls for a while.
                 Some(pause) => pause,
                 None => match self.round().await {
                     Ok(0) => self.poll_interval,
                     Ok(_) => continue,
-                    Err(error) => {
-                        // Readiness tells of it; here it would be told every second.
-                        debug!(error = %causes(&error), "the database did not answer");
-                        self.poll_interval
-                    }
+                    Err(_) => self.poll_interval,
                 },
             };
-            self.rest(wait, woken).await;
+            self.idle(wait, woken).await;
         }
     }
 
-    /// Waits until there may be something to do.
-    async fn rest(&self, wait: Duration, mut woken: Pin<&mut Notified<'_>>) {
+    /// Waits until there may be work: for `wait`, or until a wake-up.
+    async fn idle(&self, wait: Duration, mut woken: Pin<&mut Notified<'_>>) {
         let mut left = wait;
         while !left.is_zero() {
             let step = left.min(HEARTBEAT);
@@ -156,47 +151,47 @@ impl<J: Job> Runner<J> {
         }
     }
 
-    /// Claims what is due and does it; tells how many pieces there were.
+    /// Claims the items that are due and works on them. Returns how many there were.
     async fn round(&self) -> Result<usize, store::Error> {
-        let most = if self.shaken.load(Ordering::Relaxed) {
+        let limit = if self.shared_work_panicked.load(Ordering::Relaxed) {
             1
         } else {
-            self.throttle.batch(self.batch)
+            self.throttle.batch_size(self.batch)
         };
-        let claimed = self.job.claim(most).await?;
+        let claimed = self.progress.queried(self.job.claim(limit).await)?;
         let found = claimed.len();
         if found == 0 {
             return Ok(0);
         }
-        self.progress.mark();
         let prepared = AssertUnwindSafe(self.job.prepare(claimed.clone(), &self.progress))
             .catch_unwind()
             .await;
-        self.shaken.store(prepared.is_err(), Ordering::Relaxed);
+        self.shared_work_panicked
+            .store(prepared.is_err(), Ordering::Relaxed);
         let prepared = prepared.unwrap_or_else(|_| Prepared {
             ready: Vec::new(),
-            held_up: claimed,
-            trouble: Some(protocol::Error::Panicked),
+            deferred: claimed,
+            error: Some(protocol::Error::Panicked),
         });
         self.progress.mark();
-        let wait = if let Some(error) = &prepared.trouble {
-            self.failed(J::SHARED, J::SHARED, error)
+        let wait = if let Some(error) = &prepared.error {
+            self.failed(J::SHARED_NAME, J::SHARED_NAME, error)
         } else {
-            self.strikes.forget(J::SHARED);
+            self.backoff.reset(J::SHARED_NAME);
             Duration::ZERO
         };
-        for item in &prepared.held_up {
-            let wait = match prepared.trouble {
-                Some(protocol::Error::Panicked) => {
-                    self.strikes.backoff(&J::id(item).to_string(), true)
-                }
+        for item in &prepared.deferred {
+            let wait = match prepared.error {
+                Some(protocol::Error::Panicked) => self
+                    .backoff
+                    .next_wait(&J::id(item).to_string(), Concerns::OneItem),
                 _ => wait,
             };
-            self.release(item, prepared.trouble.as_ref(), wait).await;
+            self.release(item, prepared.error.as_ref(), wait).await;
         }
         stream::iter(prepared.ready)
             .for_each_concurrent(self.concurrency, async |item| {
-                self.piece(item).await;
+                self.work_on(item).await;
                 self.progress.mark();
             })
             .await;
@@ -204,21 +199,21 @@ impl<J: Job> Runner<J> {
             .catch_unwind()
             .await;
         if let Err(error) = finished.unwrap_or(Err(protocol::Error::Panicked)) {
-            self.failed(J::SHARED, J::SHARED, &error);
+            self.failed(J::SHARED_NAME, J::SHARED_NAME, &error);
         }
         Ok(found)
     }
 
-    /// Does a piece of work and notes how it ended.
-    async fn piece(&self, item: J::Item) {
-        // Dojo may have got into trouble since the piece was claimed, or this replica been told to leave.
+    /// Works on one item and records how it went.
+    async fn work_on(&self, item: J::Item) {
+        // Since the item was claimed, Dojo may have got into trouble, or this replica may have been told to stop.
         let leaving = self.stop.is_cancelled().then_some(Duration::ZERO);
         let pause = self.throttle.pause().filter(|_| J::needs_dojo(&item));
         if let Some(wait) = leaving.or(pause) {
             self.release(&item, None, wait).await;
             return;
         }
-        self.throttle.turn().await;
+        self.throttle.ready().await;
         let result = AssertUnwindSafe(self.job.work(&item))
             .catch_unwind()
             .await
@@ -227,9 +222,9 @@ impl<J: Job> Runner<J> {
         match result {
             Ok(()) => {
                 count(J::NAME, "ok");
-                self.strikes.forget(&id);
+                self.backoff.reset(&id);
                 if J::needs_dojo(&item) {
-                    self.throttle.went_well();
+                    self.throttle.succeeded();
                 }
             }
             Err(error) => {
@@ -239,83 +234,93 @@ impl<J: Job> Runner<J> {
         }
     }
 
-    /// Gives a piece back. If that fails, its lease runs out and somebody takes it up all the same.
+    /// Releases an item. If that fails, the item is claimed again once its lease expires.
     async fn release(&self, item: &J::Item, error: Option<&protocol::Error>, wait: Duration) {
         let released = AssertUnwindSafe(self.job.release(item, error, wait))
             .catch_unwind()
             .await;
         if let Ok(Err(error)) = released {
-            debug!(job = J::NAME, error = %causes(&error), "a piece of work was not given back");
+            debug!(job = J::NAME, error = %causes(&error), "an item was not released");
         }
     }
 
-    /// Notes that something went wrong; tells how long to leave it alone.
+    /// Records a failure. Returns how long to wait before the next attempt.
     fn failed(&self, job: &'static str, id: &str, error: &protocol::Error) -> Duration {
-        let (outcome, own) = match error {
+        let (outcome, concerns) = match error {
             protocol::Error::Store(store::Error::IntentOfAnotherLink { .. }) => {
-                ("intent_of_another_link", true)
+                ("intent_of_another_link", Concerns::OneItem)
             }
-            protocol::Error::Store(_) => ("database", false),
-            protocol::Error::Dojo(error) => (error.name(), false),
-            protocol::Error::Rejected(error) => (error.name(), true),
-            protocol::Error::TooManyIntents => ("too_many_intents", true),
-            protocol::Error::TimedOut => ("timed_out", false),
-            protocol::Error::Panicked => ("panicked", true),
+            protocol::Error::Store(_) => ("database", Concerns::Everything),
+            protocol::Error::Dojo(error) => (error.name(), Concerns::Everything),
+            protocol::Error::Rejected(error) => (error.name(), Concerns::OneItem),
+            protocol::Error::TooManyIntents => ("too_many_intents", Concerns::OneItem),
+            protocol::Error::TimedOut => ("timed_out", Concerns::Everything),
+            protocol::Error::Panicked => ("panicked", Concerns::OneItem),
         };
         count(job, outcome);
-        let wait = self.strikes.backoff(id, own);
+        let wait = self.backoff.next_wait(id, concerns);
         if matches!(error, protocol::Error::Panicked) {
             // The panic hook has logged where and why.
             error!(
                 job,
                 item = id,
                 ?wait,
-                "a piece of work panicked; it is tried again later"
+                "background work panicked; trying again later"
             );
         } else {
-            warn!(job, item = id, ?wait, error = %causes(error), "to be tried again");
+            warn!(job, item = id, ?wait, error = %causes(error), "background work failed; trying again later");
         }
         match error {
-            protocol::Error::Dojo(error) => self.throttle.went_wrong(error, id).max(wait),
+            protocol::Error::Dojo(error) => self.throttle.failed(error, id).max(wait),
             _ => wait,
         }
     }
 }
 
-fn count(job: &'static str, outcome: &'static str) {
+pub(super) fn count(job: &'static str, outcome: &'static str) {
     metrics::counter!("jobs_total", "job" => job, "outcome" => outcome).increment(1);
 }
 
-/// How often in a row each piece of work has gone wrong, on this replica.
-#[derive(Debug, Default)]
-pub(super) struct Strikes(Mutex<HashMap<String, u32>>);
+/// What a failure is about.
+#[derive(Debug, Clone, Copy)]
+enum Concerns {
+    /// One item: the reason won't go away soon.
+    OneItem,
+    /// All work: the reason may be gone at any moment.
+    Everything,
+}
 
-impl Strikes {
-    const FIRST: Duration = Duration::from_secs(5);
-    /// What keeps going wrong may be over any moment, for it concerns everything.
-    const LONGEST: Duration = Duration::from_mins(1);
-    /// What concerns one piece alone is not over soon.
-    const LONGEST_OWN: Duration = Duration::from_mins(15);
-    /// Beyond this many, all are forgotten: they only save calls.
-    const MOST: usize = 10_000;
-
-    /// Counts a failure; tells how long to leave the piece alone. `own`: whether the reason lies in the piece itself.
-    fn backoff(&self, id: &str, own: bool) -> Duration {
-        let mut strikes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if strikes.len() >= Self::MOST && !strikes.contains_key(id) {
-            strikes.clear();
+impl Concerns {
+    fn longest_wait(self) -> Duration {
+        match self {
+            Self::OneItem => Duration::from_mins(15),
+            Self::Everything => Duration::from_mins(1),
         }
-        let before = strikes.entry(id.to_owned()).or_insert(0);
-        let wait = Self::FIRST * 2_u32.saturating_pow((*before).min(16));
+    }
+}
+
+/// How often in a row the work on each item has failed, on this replica, and how long to wait after that.
+#[derive(Debug, Default)]
+pub(super) struct Backoff(Mutex<HashMap<String, u32>>);
+
+impl Backoff {
+    const FIRST_WAIT: Duration = Duration::from_secs(5);
+    /// Beyond this many items, all are forgotten. That only costs calls.
+    const MAX_ITEMS: usize = 10_000;
+
+    /// Counts a failure. Returns how long to wait before the next attempt.
+    fn next_wait(&self, id: &str, concerns: Concerns) -> Duration {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.len() >= Self::MAX_ITEMS && !failures.contains_key(id) {
+            failures.clear();
+        }
+        let before = failures.entry(id.to_owned()).or_insert(0);
+        let wait = Self::FIRST_WAIT * 2_u32.saturating_pow((*before).min(16));
         *before = before.saturating_add(1);
-        wait.min(if own {
-            Self::LONGEST_OWN
-        } else {
-            Self::LONGEST
-        })
+        wait.min(concerns.longest_wait())
     }
 
-    fn forget(&self, id: &str) {
+    fn reset(&self, id: &str) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -327,7 +332,7 @@ impl Strikes {
 mod tests {
     use super::*;
 
-    /// Three pieces of work. Doing the piece `bad` panics; so does preparing it, if `shared`.
+    /// Three items. Working on the item `bad` panics. So does preparing it, if `shared`.
     struct Panics {
         due: Mutex<Vec<u32>>,
         done: Mutex<Vec<u32>>,
@@ -373,7 +378,7 @@ mod tests {
         ) -> Result<(), store::Error> {
             let mut released = self.released.lock().unwrap();
             released.push((*item, wait));
-            // It is due again after the wait; here twice, and at once.
+            // It would be due again after the wait. Here it is due at once, for a few rounds.
             if released.len() < 8 {
                 self.due.lock().unwrap().push(*item);
             }
@@ -392,24 +397,24 @@ mod tests {
                 shared,
                 stop: stop.clone(),
             },
-            throttle: Arc::new(Throttle::new(1000)),
+            throttle: Arc::new(Throttle::new(1000, Duration::from_mins(5))),
             progress: Arc::new(Progress::new("default", "panics")),
             wake: Arc::default(),
             stop,
             batch: 10,
             concurrency: 1,
             poll_interval: Duration::from_mins(1),
-            strikes: Strikes::default(),
-            shaken: AtomicBool::new(false),
+            backoff: Backoff::default(),
+            shared_work_panicked: AtomicBool::new(false),
         };
         tokio::time::timeout(Duration::from_secs(20), runner.run())
             .await
-            .expect("it goes on until it is told to stop");
+            .expect("it runs until it is told to stop");
         runner.job
     }
 
     #[tokio::test]
-    async fn a_piece_that_panics_backs_off_longer_and_longer_and_the_others_are_done() {
+    async fn an_item_that_panics_is_retried_less_and_less_often_and_the_others_are_done() {
         let job = run(false).await;
         assert_eq!(*job.done.lock().unwrap(), [1, 3]);
         let released = job.released.into_inner().unwrap();
@@ -422,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_is_shared_and_panics_over_one_piece_does_not_hold_up_the_others() {
+    async fn a_panic_in_shared_work_over_one_item_does_not_hold_up_the_others() {
         let job = run(true).await;
         let mut done = job.done.into_inner().unwrap();
         done.sort_unstable();
@@ -430,17 +435,17 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_one_piece_alone_is_left_alone_for_longer() {
-        let last = |own| {
-            let strikes = Strikes::default();
-            (0..100).map(|_| strikes.backoff("a", own)).last()
+    fn failures_that_concern_one_item_back_off_for_longer() {
+        let last = |concerns| {
+            let backoff = Backoff::default();
+            (0..100).map(|_| backoff.next_wait("a", concerns)).last()
         };
-        assert_eq!(last(false), Some(Strikes::LONGEST));
-        assert_eq!(last(true), Some(Strikes::LONGEST_OWN));
-        let strikes = Strikes::default();
-        let first = strikes.backoff("a", true);
-        strikes.backoff("a", true);
-        strikes.forget("a");
-        assert_eq!(strikes.backoff("a", true), first);
+        assert_eq!(last(Concerns::Everything), Some(Duration::from_mins(1)));
+        assert_eq!(last(Concerns::OneItem), Some(Duration::from_mins(15)));
+        let backoff = Backoff::default();
+        let first = backoff.next_wait("a", Concerns::OneItem);
+        backoff.next_wait("a", Concerns::OneItem);
+        backoff.reset("a");
+        assert_eq!(backoff.next_wait("a", Concerns::OneItem), first);
     }
 }

@@ -1,15 +1,15 @@
-//! The background: what sees lost creations and operations through, keeps links in step with Dojo, and traces orphaned
-//! intents.
+//! The background jobs: creation recovery, operation recovery, reconciliation and orphaned intents.
 //!
-//! Each job claims what is due in Postgres (`FOR UPDATE SKIP LOCKED`, with a lease), so any number of replicas
-//! share the work without a leader, and what a dead one held is free again when its lease is over. Doing a piece
-//! twice changes nothing.
+//! Each job claims the rows that are due in Postgres (`FOR UPDATE SKIP LOCKED`, under a lease). So any number of replicas
+//! share the work without a leader, and the work of a dead replica is claimed again when its leases expire. Doing the same
+//! work twice changes nothing.
 
 mod backlog;
 mod creation_recovery;
 mod job;
 mod operation_recovery;
 mod orphaned_intents;
+mod progress;
 mod reconciliation;
 mod supervisor;
 mod throttle;
@@ -30,30 +30,31 @@ use crate::{
     protocol,
     store::{self, PgPool, leases::Lease},
 };
-use job::{Job, Runner, Strikes};
-use supervisor::{Progress, supervise};
+use job::{Backoff, Job, Runner};
+use progress::Progress;
+pub use supervisor::{Heartbeat, supervise};
 use throttle::Throttle;
 
-/// How long to wait before a job that stopped is started again.
-const RESTART_PAUSE: Duration = Duration::from_secs(5);
+/// How long to wait before a job that stopped is restarted.
+pub const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
-/// What the jobs share.
+/// The jobs of one account, and what they share.
 #[derive(Clone)]
 pub struct Jobs {
     pool: PgPool,
     account: Account,
     settings: JobSettings,
-    /// Longer than asking Dojo once can take, with everything around it.
+    /// Longer than a call to Dojo, and what belongs to it, can take.
     lease: Duration,
     throttle: Arc<Throttle>,
-    /// Rung when something became due just now, so that it need not wait for the next poll.
+    /// Wakes the jobs when something has just become due, so that it doesn't wait for the next poll.
     wake: Arc<Notify>,
     stop: CancellationToken,
 }
 
 impl Jobs {
-    /// The jobs for this account. Each account has a throttle of its own, so that one whose key Dojo refuses holds up no
-    /// other.
+    /// The jobs for this account. Each account has a throttle of its own, so that an account whose key Dojo rejects doesn't
+    /// hold up the others.
     #[must_use]
     pub fn new(
         pool: PgPool,
@@ -65,7 +66,10 @@ impl Jobs {
         Self {
             pool,
             lease: account.client.creation_lease(),
-            throttle: Arc::new(Throttle::new(settings.background_rate)),
+            throttle: Arc::new(Throttle::new(
+                settings.background_rate,
+                settings.max_retry_after,
+            )),
             account,
             settings,
             wake,
@@ -73,7 +77,7 @@ impl Jobs {
         }
     }
 
-    /// Starts all of them; they end when they are told to stop.
+    /// Starts all jobs. They end when they are told to stop.
     pub fn spawn(self, tasks: &TaskTracker) {
         let batch = self.settings.batch;
         self.start(
@@ -86,7 +90,7 @@ impl Jobs {
             reconciliation::Reconciliation::new(self.clone()),
             batch,
         );
-        // These share no calls, so they claim no more than they work on at once: a lease must not run out in a queue.
+        // These share no calls, so they claim no more than they work on at once: no lease may expire in a queue.
         let few = batch.min(self.settings.concurrency());
         self.start(
             tasks,
@@ -94,19 +98,19 @@ impl Jobs {
             few,
         );
         self.start(tasks, orphaned_intents::OrphanedIntents(self.clone()), few);
-        let watch = Arc::new(backlog::Watch::new(self.clone()));
+        let backlog = Arc::new(backlog::BacklogMetrics::new(self.clone()));
         self.keep_running(
             tasks,
             backlog::NAME,
-            Arc::clone(&watch.progress),
+            Arc::clone(&backlog.progress),
             move || {
-                let watch = Arc::clone(&watch);
-                async move { watch.run().await }
+                let backlog = Arc::clone(&backlog);
+                async move { backlog.run().await }
             },
         );
     }
 
-    /// Starts a job that claims up to `batch` pieces at once.
+    /// Starts a job that claims up to `batch` items at once.
     fn start<J: Job + Send + 'static>(&self, tasks: &TaskTracker, job: J, batch: i64) {
         let runner = Arc::new(Runner {
             job,
@@ -117,8 +121,8 @@ impl Jobs {
             batch,
             concurrency: usize::try_from(self.settings.concurrency()).unwrap_or(1),
             poll_interval: self.settings.poll_interval,
-            strikes: Strikes::default(),
-            shaken: AtomicBool::new(false),
+            backoff: Backoff::default(),
+            shared_work_panicked: AtomicBool::new(false),
         });
         self.keep_running(tasks, J::NAME, Arc::clone(&runner.progress), move || {
             let runner = Arc::clone(&runner);
@@ -137,37 +141,41 @@ impl Jobs {
         progress: Arc<Progress>,
         run: impl Fn() -> F + Send + 'static,
     ) {
-        // The longest step is a piece of work, which ends with its lease; the rest is for the database.
+        // The longest step is the work on one item, which ends with its lease. The rest is for the database.
         let limit = self.account.client.operation_lease() * 2 + Duration::from_mins(1);
         let stop = self.stop.clone();
         let span = info_span!("job", account = self.account.name);
         let supervised = async move {
-            supervise(job, &progress, limit, RESTART_PAUSE, &stop, run).await;
+            supervise(job, &progress.heartbeat, limit, RESTART_PAUSE, &stop, run).await;
         };
         tasks.spawn(supervised.instrument(span));
     }
 
-    /// Waits until it is a call's turn, and shows that the job is alive.
-    async fn turn(&self, progress: &Progress) {
-        self.throttle.turn().await;
+    /// Waits until the throttle allows another call, and shows that the job is alive.
+    async fn ready(&self, progress: &Progress) {
+        self.throttle.ready().await;
         progress.mark();
     }
 
-    /// Makes sure that a claimed link is held for as long as a piece of work takes. `None`: it was given back meanwhile,
-    /// or somebody else holds it.
-    async fn hold(&self, id: PaymentLinkId, lease: Lease) -> Result<Option<Lease>, store::Error> {
+    /// Renews the lease on a claimed link unless it lasts for the work on one item. `None`: the link was released meanwhile,
+    /// or is leased to another replica.
+    async fn renewed(
+        &self,
+        id: PaymentLinkId,
+        lease: Lease,
+    ) -> Result<Option<Lease>, store::Error> {
         if lease.is_fresh() {
             return Ok(Some(lease));
         }
-        let (lease, held) = store::leases::renew(&self.pool, &lease, &[id]).await?;
-        Ok(held.contains(&id).then_some(lease))
+        let (lease, renewed) = store::leases::renew(&self.pool, &lease, &[id]).await?;
+        Ok(renewed.contains(&id).then_some(lease))
     }
 
-    /// Does a piece of work, for no longer than it is held: whoever takes it up after that must be alone with it.
+    /// Works on an item for no longer than its lease lasts: after that, another replica may work on it.
     ///
-    /// A refusal that is about this piece alone is told from one of the account's key: by asking whether Dojo takes the
-    /// key for something else.
-    async fn held<T>(
+    /// If Dojo rejects the work, this finds out whether that concerns the item or the account's key, by trying whether Dojo
+    /// accepts the key for another call.
+    async fn within_lease<T>(
         &self,
         lease: Duration,
         work: impl Future<Output = Result<T, protocol::Error>> + Send,
@@ -179,7 +187,7 @@ impl Jobs {
                 Err(protocol::Error::Rejected(error))
             }
             Err(protocol::Error::Dojo(error @ dojo::Error::KeyRejected { .. })) => {
-                self.throttle.turn().await;
+                self.throttle.ready().await;
                 Err(match self.account.client.probe().await {
                     Ok(_) => protocol::Error::Rejected(error),
                     Err(_) => protocol::Error::Dojo(error),

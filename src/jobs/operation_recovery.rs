@@ -6,7 +6,7 @@ use crate::{
     store::{self, operations::Unsettled},
 };
 
-/// Finds out what became of operations whose answer was lost.
+/// Resolves lost operations: finds out whether Dojo did them, and does them if it didn't.
 pub(super) struct OperationRecovery(pub(super) Jobs);
 
 impl Job for OperationRecovery {
@@ -35,7 +35,7 @@ impl Job for OperationRecovery {
         let lease = account.client.operation_lease();
         let limits = self.0.limits();
         let work = protocol::operations::resolve(pool, account, unsettled, limits, lease);
-        self.0.held(lease, work).await
+        self.0.within_lease(lease, work).await
     }
 
     async fn release(

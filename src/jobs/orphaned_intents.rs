@@ -8,7 +8,7 @@ use crate::{
     store::{self, orphaned_intents::OrphanedIntent},
 };
 
-/// Traces orphaned intents, which no link claimed, and cancels those that are one too many.
+/// Finds out which link an orphaned intent belongs to, and cancels surplus intents.
 pub(super) struct OrphanedIntents(pub(super) Jobs);
 
 impl Job for OrphanedIntents {
@@ -38,7 +38,7 @@ impl Job for OrphanedIntents {
             ..
         } = &self.0;
         let work = protocol::orphaned_intents::look(pool, account, orphan);
-        self.0.held(*lease, work).await
+        self.0.within_lease(*lease, work).await
     }
 
     async fn release(
@@ -50,10 +50,10 @@ impl Job for OrphanedIntents {
         let pool = &self.0.pool;
         let rejected = matches!(error, Some(protocol::Error::Rejected(_)));
         if rejected && !orphan.recent && orphan.surplus_of.is_none() {
-            // One of ours could be read with our own key.
+            // Our own intents can be read with our key.
             info!(
                 payment_intent_id = orphan.id,
-                "an orphaned intent that Dojo does not show is given up"
+                "giving up on an orphaned intent that Dojo does not show to this account"
             );
             return store::orphaned_intents::settle(pool, &orphan.id).await;
         }

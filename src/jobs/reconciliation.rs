@@ -8,7 +8,7 @@ use std::{
 use super::{
     Jobs,
     job::{Job, Prepared},
-    supervisor::Progress,
+    progress::Progress,
 };
 use crate::{
     payment_link::timeline::Cause,
@@ -16,30 +16,32 @@ use crate::{
     store::{self, leases::Lease, reconciliation::LinkSnapshot},
 };
 
-/// Looks at links that are due: after each webhook, and on a schedule for webhooks that never came.
+/// Reconciles links that are due: after each webhook, and on a schedule in case webhooks were lost.
 pub(super) struct Reconciliation {
     jobs: Jobs,
-    /// The links of this round that may have a second intent at Dojo.
-    doubtful: Mutex<Vec<LinkSnapshot>>,
+    /// The links of this round that may have a surplus intent at Dojo.
+    may_have_surplus: Mutex<Vec<LinkSnapshot>>,
 }
 
 impl Reconciliation {
     pub(super) fn new(jobs: Jobs) -> Self {
         Self {
             jobs,
-            doubtful: Mutex::default(),
+            may_have_surplus: Mutex::default(),
         }
     }
 
-    fn doubtful(&self) -> std::sync::MutexGuard<'_, Vec<LinkSnapshot>> {
-        // Nothing that holds it can leave it half changed.
-        self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    fn may_have_surplus(&self) -> std::sync::MutexGuard<'_, Vec<LinkSnapshot>> {
+        // No code that has the lock can leave the list half changed.
+        self.may_have_surplus
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Job for Reconciliation {
     const NAME: &'static str = "reconciliation";
-    const SHARED: &'static str = "sweep";
+    const SHARED_NAME: &'static str = "sweep";
 
     type Item = (LinkSnapshot, Lease);
 
@@ -57,7 +59,7 @@ impl Job for Reconciliation {
         store::reconciliation::claim(pool, &account.name, *lease, limit).await
     }
 
-    /// Settles in few calls what can be.
+    /// Reconciles as many links as possible in a few calls to Dojo's search.
     async fn prepare(&self, claimed: Vec<Self::Item>, progress: &Progress) -> Prepared<Self::Item> {
         let Jobs {
             pool,
@@ -74,7 +76,7 @@ impl Job for Reconciliation {
             .iter()
             .map(|(snapshot, _)| snapshot.clone())
             .collect();
-        self.jobs.turn(progress).await;
+        self.jobs.ready(progress).await;
         let sweep = protocol::reconciliation::sweep(pool, account, due, settings.window());
         let left = tokio::time::timeout(*lease, sweep)
             .await
@@ -88,11 +90,11 @@ impl Job for Reconciliation {
                     })
                     .collect::<Vec<_>>(),
             ),
-            // Those that it has settled hold no lease any more, and are left out when their turn comes.
+            // The links that it did reconcile have been released. Renewing their leases fails, so they are left out.
             Err(error) => Prepared {
                 ready: claimed,
-                held_up: Vec::new(),
-                trouble: Some(error),
+                deferred: Vec::new(),
+                error: Some(error),
             },
         }
     }
@@ -104,21 +106,21 @@ impl Job for Reconciliation {
             settings,
             ..
         } = &self.jobs;
-        let Some(lease) = self.jobs.hold(snapshot.link.id, *lease).await? else {
+        let Some(lease) = self.jobs.renewed(snapshot.link.id, *lease).await? else {
             return Ok(());
         };
         let window = settings.window();
         let work =
             protocol::reconciliation::read(pool, account, snapshot, window, &Cause::Reconciliation);
-        self.jobs.held(lease.left(), work).await?;
+        self.jobs.within_lease(lease.left(), work).await?;
         if snapshot.asked_again {
-            self.doubtful().push(snapshot.clone());
+            self.may_have_surplus().push(snapshot.clone());
         }
         Ok(())
     }
 
-    /// Searches for second intents: after what was read is written, so that a search that fails keeps no payment from
-    /// being told. The next look searches again.
+    /// Searches for surplus intents. This comes after the reads have been stored, so that a search that fails delays no
+    /// payment. The next reconciliation searches again.
     async fn finish(&self, progress: &Progress) -> Result<(), protocol::Error> {
         let Jobs {
             pool,
@@ -127,17 +129,17 @@ impl Job for Reconciliation {
             stop,
             ..
         } = &self.jobs;
-        let doubtful = std::mem::take(&mut *self.doubtful());
-        let turn = || self.jobs.turn(progress);
+        let links = std::mem::take(&mut *self.may_have_surplus());
+        let ready = || self.jobs.ready(progress);
         let search = protocol::creation_recovery::find_surplus(
             pool,
             account,
-            doubtful,
+            links,
             protocol::creation_recovery::PAGES,
-            turn,
+            ready,
         );
         tokio::select! {
-            // No longer than a piece of work: others are due meanwhile.
+            // No longer than the work on one link: others become due meanwhile.
             found = tokio::time::timeout(*lease, search) => {
                 found.unwrap_or(Err(protocol::Error::TimedOut))
             }

@@ -1,41 +1,36 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-/// When a job's loop last made progress: it began a round, finished a piece of work, or was idle and alive.
-pub(super) struct Progress {
-    last: Mutex<Instant>,
-    gauge: metrics::Gauge,
+/// When a loop last showed that it is alive. It says nothing about whether its work succeeds.
+pub struct Heartbeat(Mutex<Instant>);
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
 }
 
-impl Progress {
-    pub(super) fn new(account: &str, job: &'static str) -> Self {
-        Self {
-            last: Mutex::new(Instant::now()),
-            gauge: metrics::gauge!(
-                "job_last_progress_timestamp_seconds",
-                "account" => account.to_owned(), "job" => job
-            ),
-        }
+impl Heartbeat {
+    /// Shows that the loop is alive.
+    pub fn beat(&self) {
+        *self.last() = Instant::now();
     }
 
-    pub(super) fn mark(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        // A clock before 1970 is wrong anyway, and 0 shows that.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        self.gauge.set(now.unwrap_or_default().as_secs_f64());
+    fn last(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves once there has been no progress for this long.
-    async fn stalled(&self, limit: Duration) {
+    /// Resolves once there has been no heartbeat for this long.
+    async fn stopped(&self, limit: Duration) {
         loop {
-            let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = *self.last();
             match limit.checked_sub(last.elapsed()) {
                 Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
                 _ => return,
@@ -44,20 +39,20 @@ impl Progress {
     }
 }
 
-/// Keeps a job's loop running until it is told to stop: starts it again, after `pause`, if it panics, ends or hangs.
+/// Runs a loop until `stop` is canceled. Restarts it after `pause` if it panics, ends or hangs.
 ///
-/// `limit` is longer than a healthy loop can go without progress. A loop that hangs is dropped wherever it waits, which
-/// does to its work what a crash would: the leases run out, and somebody takes it up again.
-pub(super) async fn supervise<F: Future<Output = ()>>(
+/// `limit` is longer than a healthy loop goes without a heartbeat. A loop that hangs is dropped wherever it waits. To its
+/// work that is what a crash is: the leases expire, and the work is claimed again.
+pub async fn supervise<F: Future<Output = ()>>(
     job: &'static str,
-    progress: &Progress,
+    heartbeat: &Heartbeat,
     limit: Duration,
     pause: Duration,
     stop: &CancellationToken,
     run: impl Fn() -> F,
 ) {
     loop {
-        progress.mark();
+        heartbeat.beat();
         let cause = tokio::select! {
             result = AssertUnwindSafe(run()).catch_unwind() => match result {
                 Ok(()) if stop.is_cancelled() => return,
@@ -65,9 +60,9 @@ pub(super) async fn supervise<F: Future<Output = ()>>(
                 // The panic hook has logged where and why.
                 Err(_) => "panicked",
             },
-            () = progress.stalled(limit) => "hung",
+            () = heartbeat.stopped(limit) => "hung",
         };
-        error!(job, cause, "a background job stopped; it is started again");
+        error!(job, cause, "a background job stopped; restarting it");
         metrics::counter!("job_restarts_total", "job" => job, "cause" => cause).increment(1);
         tokio::select! {
             () = stop.cancelled() => return,
@@ -85,7 +80,7 @@ mod tests {
     /// Runs a job that goes wrong once in this way; the number of times that it was started.
     async fn started(limit: Duration, go_wrong: impl AsyncFn()) -> u32 {
         let (starts, stop) = (AtomicU32::new(0), CancellationToken::new());
-        let progress = Progress::new("default", "test");
+        let heartbeat = Heartbeat::default();
         let run = async || {
             if starts.fetch_add(1, Ordering::Relaxed) == 0 {
                 go_wrong().await;
@@ -95,7 +90,7 @@ mod tests {
         };
         tokio::time::timeout(
             Duration::from_mins(1),
-            supervise("test", &progress, limit, Duration::ZERO, &stop, run),
+            supervise("test", &heartbeat, limit, Duration::ZERO, &stop, run),
         )
         .await
         .expect("it is started again and then told to stop");

@@ -297,10 +297,7 @@ fn dojo_key(key: &IdempotencyKey) -> String {
         .chain_update(key.client_id.as_bytes())
         .chain_update(&key.key)
         .finalize();
-    hash.iter()
-        .flat_map(|byte| [byte >> 4, byte & 0xf])
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect()
+    hex::encode(hash)
 }
 
 /// What a request comes to that leads to no operation of its own.

@@ -1,4 +1,4 @@
-//! What state the database is in, for who is about to rely on it. Nothing here changes anything.
+//! The state of the database. Nothing here changes anything.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,52 +10,59 @@ use crate::payment_link::Environment;
 /// The oldest Postgres that the service runs on.
 pub const OLDEST_POSTGRES: i32 = 15;
 
-/// A server that was reached.
+/// How long a commit may wait for a synchronous standby before the service is no longer ready.
+const COMMIT_LIMIT: Duration = Duration::from_secs(3);
+
+/// The server, once it was reached.
 #[derive(Debug, Clone, Copy)]
 pub struct Server {
-    /// Its major version.
+    /// The major version.
     pub version: i32,
-    /// Whether it only reads, as a standby does.
+    /// Whether it is read-only, as a standby is.
     pub reads_only: bool,
-    /// Its clock.
+    /// The server's clock.
     pub now: OffsetDateTime,
 }
 
-/// How the schema stands to this version's migrations, by their numbers.
+/// How the schema compares with this version's migrations, by their numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Migrations {
-    /// Not there yet.
+    /// Not applied yet.
     pub pending: Vec<i64>,
-    /// Begun and not ended, or not the ones that this version knows by these numbers.
+    /// Begun and not finished, or different from this version's migrations of the same numbers.
     pub broken: Vec<i64>,
-    /// Of a later version.
+    /// From a later version.
     pub unknown: Vec<i64>,
-    /// The newest that this version has.
+    /// The newest of this version.
     pub newest: i64,
 }
 
 /// Whether requests can be served from the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// They can.
     Ready,
-    /// It only reads: a standby, or a primary that was made to.
+    /// The server is read-only: a standby, or a primary that was made read-only.
     ReadsOnly,
-    /// It lacks migrations of this version.
+    /// Commits hang: they wait for a synchronous standby that doesn't respond.
+    CommitsHang,
+    /// Migrations of this version are missing.
     NotMigrated,
-    /// Nobody has said yet which environment it is for.
+    /// The database hasn't been claimed for an environment yet.
     NotClaimed,
-    /// It is for the other environment.
+    /// The database is for the other environment.
     OtherEnvironment,
 }
 
-/// Whether a service of this environment can do its work on the database: writing included, which is found out without
+/// Whether a service of this environment can work with the database. That includes writing, which this finds out without
 /// writing anything.
 pub async fn readiness(pool: &PgPool, environment: Environment) -> Result<Readiness, Error> {
     if server(pool).await?.reads_only {
         // The same address may lead to the new primary by now.
-        pool.distrust("read_only");
+        pool.discard_connections("read_only");
         return Ok(Readiness::ReadsOnly);
+    }
+    if commits_hang(pool).await? {
+        return Ok(Readiness::CommitsHang);
     }
     let found = migrations(pool).await?;
     if !found.pending.is_empty() || !found.broken.is_empty() {
@@ -68,9 +75,8 @@ pub async fn readiness(pool: &PgPool, environment: Environment) -> Result<Readin
     })
 }
 
-/// Asks the server about itself.
 pub async fn server(pool: &PgPool) -> Result<Server, Error> {
-    let told = sqlx::query!(
+    let row = sqlx::query!(
         r#"SELECT current_setting('server_version_num')::integer / 10000 AS "version!",
              pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean AS "reads_only!",
              now() AS "now!""#
@@ -78,19 +84,36 @@ pub async fn server(pool: &PgPool) -> Result<Server, Error> {
     .fetch_one(pool)
     .await?;
     Ok(Server {
-        version: told.version,
-        reads_only: told.reads_only,
-        now: told.now,
+        version: row.version,
+        reads_only: row.reads_only,
+        now: row.now,
     })
 }
 
-/// Compares what was applied with what this version has.
+/// Whether a commit of this service has been waiting for a synchronous standby for longer than it should. Such a commit
+/// can't be canceled, so after the caller has got its 503 its session keeps showing that the standby is away.
+///
+/// Every user may see the sessions of its own name in `pg_stat_activity`.
+async fn commits_hang(pool: &PgPool) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+             SELECT FROM pg_stat_activity
+             WHERE usename = session_user AND wait_event = 'SyncRep'
+               AND state_change < now() - make_interval(secs => $1)
+           ) AS "hang!""#,
+        COMMIT_LIMIT.as_secs_f64()
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
+/// Compares the migrations that were applied with those of this version.
 pub async fn migrations(pool: &PgPool) -> Result<Migrations, Error> {
-    // The table is sqlx's own, and not there before the first migration.
-    let there: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+    // sqlx creates the table with the first migration.
+    let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
         .fetch_one(pool)
         .await?;
-    let applied: Vec<(i64, bool, Vec<u8>)> = if there {
+    let applied: Vec<(i64, bool, Vec<u8>)> = if exists {
         sqlx::query_as("SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version")
             .fetch_all(pool)
             .await?
@@ -115,7 +138,7 @@ pub async fn migrations(pool: &PgPool) -> Result<Migrations, Error> {
     Ok(found)
 }
 
-/// Whether nobody works on a session any more: Postgres has had nothing to do for it for this long, or it is gone.
+/// Whether a session has had nothing to do for this long, or is gone.
 pub(super) async fn is_idle(pool: &PgPool, id: i32, time: Duration) -> Result<bool, Error> {
     Ok(sqlx::query_scalar!(
         r#"SELECT NOT EXISTS (

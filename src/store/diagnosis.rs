@@ -1,5 +1,5 @@
-//! What to tell whoever runs a command when the database cannot be used: which database it is, what is wrong, and what
-//! to do about it. Never the password.
+//! What to tell an operator when the database cannot be used: which database it is, what is wrong, and what to do about it.
+//! Never the password.
 
 use std::{error, fmt};
 
@@ -17,13 +17,13 @@ pub struct Diagnosis {
     pub remedy: String,
 }
 
-/// Which database it is, and as whom it is used.
+/// Which database it is, and which user connects to it.
 #[derive(Debug)]
 pub(super) struct Place {
     server: String,
     database: String,
     user: String,
-    /// The setting that says so.
+    /// The setting that says this.
     setting: &'static str,
 }
 
@@ -51,20 +51,20 @@ impl Place {
                 Some(socket) => format!("{}, port {port}", socket.display()),
                 None => format!("{}:{port}", options.get_host()),
             },
-            // As Postgres has it.
+            // Postgres has the same default.
             database: options.get_database().unwrap_or(&user).to_owned(),
             user,
             setting,
         }
     }
 
-    /// What an error of one of the questions in `store` means.
+    /// What an error of a function in `store` means.
     pub(super) fn diagnose(&self, error: &Error) -> Diagnosis {
         match error {
             Error::Database(Cause(error)) => self.explain("", error),
             Error::Unreadable(_) | Error::IntentOfAnotherLink { .. } => Diagnosis {
                 problem: format!("{error}, {self}"),
-                remedy: "see whether another version of this program runs on it".to_owned(),
+                remedy: "find out whether another version of this program uses it".to_owned(),
             },
         }
     }
@@ -73,9 +73,9 @@ impl Place {
     pub(super) fn diagnose_migration(&self, error: &MigrateError) -> Diagnosis {
         let changed = |version| Diagnosis {
             problem: format!(
-                "migration {version} was applied to {self} and is not the one that this version knows"
+                "migration {version} was applied to {self} and differs from the one of this version"
             ),
-            remedy: "this is another program's database, or it was changed by hand: restore it"
+            remedy: "this is another program's database, or someone changed it by hand: restore it"
                 .to_owned(),
         };
         match error {
@@ -87,13 +87,13 @@ impl Place {
                 changed(*version)
             }
             error => Diagnosis {
-                problem: format!("the migrations fail on {self}: {error}"),
+                problem: format!("the migrations failed on {self}: {error}"),
                 remedy: "see the server's log".to_owned(),
             },
         }
     }
 
-    /// What an error of sqlx's means. `at` says where it came up.
+    /// What an error of sqlx means. `at` says where it occurred.
     fn explain(&self, at: &str, error: &sqlx::Error) -> Diagnosis {
         let setting = self.setting;
         let cause = reason(error);
@@ -108,41 +108,41 @@ impl Place {
             (Some(code), _) if code.starts_with("28") => (
                 "cannot log in",
                 format!(
-                    "correct the user in {setting}, or create it; see that the server's pg_hba.conf lets it in from \
+                    "correct the user in {setting}, or create it; check that the server's pg_hba.conf lets it in from \
                      this machine"
                 ),
             ),
             (Some("3D000"), _) => (
                 "there is no such database",
                 format!(
-                    "correct its name in {setting}, or create it: CREATE DATABASE \"{}\" OWNER \"{}\"",
+                    "correct the name in {setting}, or create the database: CREATE DATABASE \"{}\" OWNER \"{}\"",
                     self.database, self.user
                 ),
             ),
             (Some("42501"), _) => (
-                "the user lacks a right",
+                "the user lacks a privilege",
                 format!(
-                    "name the user in {setting} that owns the database and its tables, or make this one the owner: \
+                    "use the user in {setting} that owns the database and its tables, or make this one the owner: \
                      ALTER DATABASE \"{}\" OWNER TO \"{}\"",
                     self.database, self.user
                 ),
             ),
-            // A table, a column, a schema that is not there.
+            // A table, a column or a schema that does not exist.
             (Some("42P01" | "42703" | "3F000"), _) => (
                 "migrations are missing",
                 "run dojo-payment-links migrate".to_owned(),
             ),
             (Some("25006"), _) => (
-                "the server only reads, as a standby does",
+                "the server is read-only, as a standby is",
                 format!("point {setting} to the primary"),
             ),
             (Some("53300"), _) => (
                 "the server has no connection left",
                 "raise its max_connections, or lower DATABASE_MAX_CONNECTIONS".to_owned(),
             ),
-            (Some("55P03"), _) => (
-                "a transaction of somebody else holds a lock",
-                "wait until it is over, or end it, and try again: pg_stat_activity shows the oldest by xact_start"
+            (Some("55P03" | "40P01"), _) => (
+                "another transaction has a lock that is needed",
+                "wait until it ends, or end it, and try again: pg_stat_activity shows the oldest by xact_start"
                     .to_owned(),
             ),
             (Some("57P03"), _) => (
@@ -156,11 +156,11 @@ impl Place {
             ),
             (None, sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => (
                 "cannot connect",
-                format!("see that Postgres is up, and that host and port in {setting} are right"),
+                format!("check that Postgres is running, and the host and port in {setting}"),
             ),
             (None, _) => (
-                "the database does not answer as it should",
-                format!("see that {setting} leads to Postgres"),
+                "the response is not that of a database",
+                format!("check that {setting} leads to Postgres"),
             ),
         };
         Diagnosis {
@@ -170,7 +170,7 @@ impl Place {
     }
 }
 
-/// An error of sqlx's without what Postgres adds for its own developers: sqlx appends the line of Postgres's source.
+/// An error of sqlx without the line of Postgres's source code that sqlx appends to it.
 #[derive(Debug)]
 pub struct Cause(pub(super) sqlx::Error);
 

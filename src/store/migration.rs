@@ -13,30 +13,33 @@ use tracing::{info, warn};
 
 use super::{condition, diagnosis::Diagnosis, pool::PgPool};
 
-/// What a later version has added is left alone: a replica of the version before may start again while the others are
-/// replaced.
+/// Ignores migrations that a later version has added: during an upgrade, a replica of the previous version may still
+/// restart.
 pub(super) static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!();
     migrator.set_ignore_missing(true);
-    // `take_turns` does that.
+    // `take_turns` does the locking.
     migrator.set_locking(false);
     migrator
 });
 
-/// How long a migration waits for a lock. Whoever wants the table after it queues up behind it, webhooks too, which is
-/// why it is shorter than they are willing to wait.
-const LOCK: Duration = Duration::from_secs(1);
+/// How long a statement of a migration waits for a lock. Every statement that needs the table after it queues up behind
+/// it, webhooks included, so this must be shorter than they wait.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a migration is tried again while others hold the locks that it needs.
-const LIMITS: Duration = Duration::from_secs(15);
+/// How long a migration is retried while other transactions hold the locks that it needs.
+const RETRY_FOR: Duration = Duration::from_secs(15);
 
-/// How long to leave the tables alone between two tries.
-const PAUSE: Duration = Duration::from_secs(2);
+/// How long to leave the tables alone between two attempts.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long Postgres may take to respond to a statement that has nothing to wait for.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Brings the schema up to this version. Replicas that start together take turns.
 ///
-/// Runs on a connection of its own, without the time limit that statements have otherwise: an index may take long
-/// to build, and the other replicas wait for it. For a lock it waits a second at a time.
+/// Uses a connection of its own without a statement timeout: an index may take long to build, and the other replicas wait
+/// for it. A statement that takes a lock waits for it for one second at a time.
 pub async fn migrate(pool: &PgPool) -> Result<(), Diagnosis> {
     pool.probe().await?;
     let found = condition::migrations(pool).await;
@@ -44,104 +47,153 @@ pub async fn migrate(pool: &PgPool) -> Result<(), Diagnosis> {
     if found.pending.is_empty() && found.broken.is_empty() {
         return Ok(());
     }
-    // A session that is idle was frozen or cut off between two statements, and holds up the other replicas.
-    let settings = format!(
-        "SET statement_timeout = 0; SET idle_session_timeout = '1min'; SET lock_timeout = {}",
-        LOCK.as_millis()
-    );
-    let mut connection = pool.connect(&settings).await?;
+    // A replica that is frozen or cut off between two statements has an idle session, which must not hold up the others.
+    // Notices only say that what should be there is there.
+    let settings = "SET statement_timeout = 0; SET idle_session_timeout = '1min'; SET client_min_messages = warning";
+    let mut connection = pool.connect(settings).await?;
     let migrated = match take_turns(&mut connection).await {
-        Ok(()) => watch(pool, &mut connection).await,
+        Ok(()) => apply_while_active(pool, &mut connection).await,
         Err(error) => Err(error),
     };
     migrated.map_err(|error| pool.diagnose_migration(&error))?;
-    // It ends with the process otherwise.
-    let _ = timeout(LOCK, connection.close()).await;
+    // If this fails, the connection ends with the process.
+    let _ = timeout(LOCK_TIMEOUT, connection.close()).await;
     Ok(())
 }
 
-/// The advisory lock that replicas take turns with. A number that nobody else uses.
+/// The key of the advisory lock that serializes migrations. Any number that nothing else uses.
 const TURN: i64 = 0x646f_6a6f_6c69_6e6b;
 
 /// The indexes that migrations build with `CREATE INDEX CONCURRENTLY`. An attempt that was cut short leaves an invalid
-/// one behind, and the next attempt would fail because of it.
+/// index behind, and the next attempt would take it for a finished one.
 const BUILT_CONCURRENTLY: [&str; 1] = ["payment_links_unsettled"];
 
-/// Waits until no other replica migrates, for as long as that takes. The lock is the connection's, and ends with it.
+/// Waits until no other replica migrates, however long that takes. The lock ends with the connection.
 ///
-/// It is tried again and again, because a statement that waits for a lock holds a snapshot, and an index that is built
-/// concurrently waits for all snapshots: the two would wait for each other.
+/// Polls, because a statement that waits for a lock has a snapshot, and an index that is built concurrently waits for all
+/// snapshots: the two would wait for each other.
 async fn take_turns(connection: &mut PgConnection) -> Result<(), MigrateError> {
-    let mut told = false;
+    let mut logged = false;
     loop {
         let locked = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(TURN);
-        // Postgres answers at once: anything else is a connection that leads nowhere.
-        let locked = timeout(LOCK * 10, locked.fetch_one(&mut *connection)).await;
-        if locked.map_err(|_| silent())?? {
+        // Postgres responds at once, so a late response means that the connection is dead.
+        let locked = timeout(RESPONSE_LIMIT, locked.fetch_one(&mut *connection)).await;
+        if locked.map_err(|_| no_response())?? {
             return Ok(());
         }
-        if !told {
+        if !logged {
             info!("another replica migrates the database; waiting");
-            told = true;
+            logged = true;
         }
-        sleep(LOCK / 5).await;
+        sleep(LOCK_TIMEOUT / 5).await;
     }
 }
 
-/// Drops what an earlier attempt to build an index left behind. Whoever built it held the lock, so nobody builds it now.
+/// Drops the indexes that an earlier attempt left unfinished. Waits for those that an operator is building by hand.
 async fn drop_invalid_indexes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     for index in BUILT_CONCURRENTLY {
-        let invalid: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND NOT indisvalid)",
-        )
-        .bind(index)
-        .fetch_one(&mut *connection)
-        .await?;
-        if invalid {
-            let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
-            connection.execute(sqlx::AssertSqlSafe(drop)).await?;
+        let mut logged = false;
+        loop {
+            // A session that builds an index concurrently locks the table in this mode from beginning to end. Vacuum does
+            // as well, and then this waits a little for nothing.
+            let invalid: Option<bool> = sqlx::query_scalar(
+                "SELECT EXISTS (
+                     SELECT FROM pg_locks
+                     WHERE relation = indrelid AND mode = 'ShareUpdateExclusiveLock' AND granted
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                       AND pid <> pg_backend_pid()
+                 )
+                 FROM pg_index WHERE indexrelid = to_regclass($1) AND NOT indisvalid",
+            )
+            .bind(index)
+            .fetch_optional(&mut *connection)
+            .await?;
+            match invalid {
+                None => break,
+                Some(false) => {
+                    let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
+                    connection.execute(sqlx::AssertSqlSafe(drop)).await?;
+                }
+                Some(true) => {
+                    if !logged {
+                        info!(index, "someone is building this index; waiting");
+                        logged = true;
+                    }
+                    sleep(RETRY_PAUSE).await;
+                }
+            }
         }
     }
     Ok(())
 }
 
-/// Applies the migrations for as long as Postgres works on them, and no longer: the answer may have been lost.
-async fn watch(pool: &PgPool, connection: &mut PgConnection) -> Result<(), MigrateError> {
+/// Applies the migrations. Gives up when Postgres is no longer working on them although no response has come: it may have
+/// been lost.
+async fn apply_while_active(
+    pool: &PgPool,
+    connection: &mut PgConnection,
+) -> Result<(), MigrateError> {
     let id = sqlx::query_scalar("SELECT pg_backend_pid()");
-    let id = timeout(LOCK * 10, id.fetch_one(&mut *connection)).await;
-    let id: i32 = id.map_err(|_| silent())??;
+    let id = timeout(RESPONSE_LIMIT, id.fetch_one(&mut *connection)).await;
+    let id: i32 = id.map_err(|_| no_response())??;
     let mut applied = pin!(apply(connection));
     loop {
-        if let Ok(applied) = timeout(PAUSE * 5, applied.as_mut()).await {
+        if let Ok(applied) = timeout(RESPONSE_LIMIT, applied.as_mut()).await {
             return applied;
         }
-        // If this is not answered either, then neither is it known that the migrations are over.
-        if condition::is_idle(pool, id, PAUSE * 2)
+        // If this fails as well, it isn't known whether the migrations have ended.
+        if condition::is_idle(pool, id, RETRY_PAUSE * 2)
             .await
             .unwrap_or(false)
         {
-            return Err(silent());
+            return Err(no_response());
         }
+        info!(
+            "migrating takes a while; an index that is built beside running writes waits until every transaction \
+             that was open before has ended"
+        );
     }
 }
 
+/// Applies every pending migration, in order.
 async fn apply(connection: &mut PgConnection) -> Result<(), MigrateError> {
-    let give_up = Instant::now() + LIMITS;
+    for migration in MIGRATOR.iter().filter(|migration| migration.no_tx) {
+        apply_up_to(connection, migration.version - 1, LOCK_TIMEOUT).await?;
+        // An index that is built concurrently. Nothing queues up behind it, and it waits for old transactions twice, to
+        // which `lock_timeout` applies: with a limit, a database where some transaction is always open would build the
+        // index again and again.
+        apply_up_to(connection, migration.version, Duration::ZERO).await?;
+    }
+    apply_up_to(connection, i64::MAX, LOCK_TIMEOUT).await
+}
+
+/// Applies the pending migrations up to this version. Their statements wait this long for a lock; zero means no limit.
+async fn apply_up_to(
+    connection: &mut PgConnection,
+    version: i64,
+    lock_timeout: Duration,
+) -> Result<(), MigrateError> {
+    let give_up = Instant::now() + RETRY_FOR;
     loop {
-        let migrated = match drop_invalid_indexes(connection).await {
-            Ok(()) => MIGRATOR.run(&mut *connection).await,
-            Err(error) => Err(MigrateError::Execute(error)),
+        let attempt = async {
+            connection.execute("SET lock_timeout = 0").await?;
+            drop_invalid_indexes(connection).await?;
+            let set = format!("SET lock_timeout = {}", lock_timeout.as_millis());
+            connection.execute(sqlx::AssertSqlSafe(set)).await?;
+            MIGRATOR.run_to(version, &mut *connection).await
         };
-        match migrated {
-            Err(error) if is_locked_out(&error) && Instant::now() + PAUSE < give_up => {
-                warn!("a migration waits for the transactions of others to end; trying again");
-                sleep(PAUSE).await;
+        match attempt.await {
+            Err(error) if is_locked_out(&error) && Instant::now() + RETRY_PAUSE < give_up => {
+                warn!("a migration waits for other transactions to end; trying again");
+                sleep(RETRY_PAUSE).await;
             }
             migrated => return migrated,
         }
     }
 }
 
+/// Whether other transactions were in the way: of a lock (55P03), or in a deadlock that Postgres resolved by rolling back
+/// the migration (40P01).
 fn is_locked_out(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
         return false;
@@ -149,9 +201,22 @@ fn is_locked_out(error: &MigrateError) -> bool {
     error
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code)
-        .is_some_and(|code| code == "55P03")
+        .is_some_and(|code| code == "55P03" || code == "40P01")
 }
 
-fn silent() -> MigrateError {
+fn no_response() -> MigrateError {
     MigrateError::Execute(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_migration_waits_longer_for_a_lock_than_the_others() {
+        for migration in MIGRATOR.iter() {
+            let sets_its_own = migration.sql.as_str().contains("lock_timeout");
+            assert!(!sets_its_own, "migration {}", migration.version);
+        }
+    }
 }

@@ -1,10 +1,10 @@
-//! Connections to Postgres that keep nobody waiting forever.
+//! Connections to Postgres with a deadline for every wait.
 //!
-//! sqlx puts no limit on how long it waits for the server: not for a statement, and not for the check that it makes
-//! when a connection goes back to its pool. When a firewall or a proxy swallows what is sent on open connections, or
-//! the server freezes, each of them would be lost one after the other until none is left. TCP does not notice where
-//! the proxy acknowledges every byte, and sqlx gives no access to the socket's options anyway. So every wait has a
-//! deadline here, and a connection that misses it is closed and never used again.
+//! sqlx waits for the server without a limit, both for a statement and for the check that it makes when a connection
+//! returns to its pool. When a firewall or a proxy drops what is sent on open connections, or the server freezes, one
+//! connection after the other would hang until none is left. TCP doesn't notice if the proxy acknowledges every byte, and
+//! sqlx gives no access to the socket's options anyway. So a connection that misses a deadline here is closed and never
+//! used again.
 
 use std::{
     io,
@@ -36,48 +36,51 @@ use tracing::warn;
 use super::diagnosis::{Diagnosis, Place};
 use crate::config::{ConfigError, DatabaseSettings};
 
-/// How long a server that has nothing else to do may take to answer.
+/// How long Postgres may take to respond to a statement that does nothing.
 const PING: Duration = Duration::from_secs(1);
 
-/// How much longer than Postgres's own limit a statement is waited for, so that Postgres's error is seen where there
-/// is one.
+/// How much longer to wait for a statement than Postgres's own limit, so that Postgres's error arrives if there is one.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long a statement waits for a lock. Shorter than [`IDLE_IN_TRANSACTION`]: while a frozen replica holds a lock,
-/// those who wait for it give their connections back early and try again.
-const LOCK: Duration = Duration::from_secs(3);
+/// How long a statement waits for a lock. Shorter than [`IDLE_IN_TRANSACTION`]: while a frozen replica has a lock, requests
+/// that wait for it return their connections early and are tried again.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// After how long Postgres rolls back the transaction of a client that has gone quiet in the middle of it. No
-/// transaction here waits for anything but Postgres, so it is a replica that was frozen or cut off.
+/// How long a session may be idle in the middle of a transaction before Postgres ends it. No transaction here waits for
+/// anything except Postgres, so such a session belongs to a replica that was frozen or cut off.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// A pool of connections. Connects only when it is first used.
+/// A pool of connections, which connects only when it is first used.
 ///
-/// It is used as sqlx's own pool is: each statement that is run on `&PgPool` takes a connection for itself, and
-/// [`Self::begin`] begins a transaction.
+/// Use it like sqlx's own pool: each statement that runs on `&PgPool` takes a connection for itself, and [`Self::begin`]
+/// begins a transaction.
 #[derive(Debug, Clone)]
 pub struct PgPool {
     connections: sqlx::PgPool,
     options: Arc<PgConnectOptions>,
     place: Arc<Place>,
-    distrust: Distrust,
+    discarded: Discarded,
+    /// The settings of each session, as statements.
+    session: String,
     statement_timeout: Duration,
     acquire_timeout: Duration,
 }
 
-/// Until when connections were opened that are not to be used again: one of them turned out to lead nowhere, or to a
-/// server that only reads, and the others most likely lead there too.
+/// When all open connections were last discarded. Those that were opened before are not used again: one of them turned out
+/// to be dead, or to lead to a read-only server, and the others most likely are the same.
 #[derive(Debug, Clone, Default)]
-struct Distrust(Arc<Mutex<Option<Instant>>>);
+struct Discarded(Arc<Mutex<Option<Instant>>>);
 
-impl Distrust {
-    fn all_until_now(&self, reason: &'static str) {
+impl Discarded {
+    /// Discards every connection that is open now.
+    fn discard_all(&self, reason: &'static str) {
         metrics::counter!("database_connections_discarded_total", "reason" => reason).increment(1);
-        // It holds a time and nothing that could be half changed.
+        // A time can't be half changed.
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    fn covers(&self, age: Duration) -> bool {
+    /// Whether a connection that was opened this long ago has been discarded.
+    fn includes(&self, age: Duration) -> bool {
         let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| age >= until.elapsed())
     }
@@ -86,38 +89,56 @@ impl Distrust {
 impl PgPool {
     /// A pool for this database.
     pub fn new(settings: &DatabaseSettings) -> Result<Self, ConfigError> {
+        Self::with_session(settings, IDLE_IN_TRANSACTION)
+    }
+
+    /// A pool for a service whose shortest lease is this long.
+    ///
+    /// A replica that freezes in the middle of a transaction has row locks, and they must be gone before its lease is:
+    /// whoever claims its work next would wait for them.
+    pub fn for_leases(
+        settings: &DatabaseSettings,
+        shortest: Duration,
+    ) -> Result<Self, ConfigError> {
+        Self::with_session(settings, IDLE_IN_TRANSACTION.min(shortest / 2))
+    }
+
+    fn with_session(
+        settings: &DatabaseSettings,
+        idle_in_transaction: Duration,
+    ) -> Result<Self, ConfigError> {
         const FORM: &str = "is not of the form postgres://user:password@host:port/name";
         let url = settings.url()?;
         let url = url.expose_secret();
-        // Its parser takes any scheme.
+        // The parser accepts any scheme.
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(ConfigError::new("DATABASE_URL", FORM));
         }
         let options = PgConnectOptions::from_str(url)
-            // Its error may quote the address, and with it the password.
+            // The error may contain the address, and with it the password.
             .map_err(|_| ConfigError::new("DATABASE_URL", FORM))?
             .application_name(env!("CARGO_PKG_NAME"))
             .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(1));
         let place = Place::new(&options, settings.url_setting());
-        let distrust = Distrust::default();
-        let session = session(settings.database_statement_timeout);
+        let discarded = Discarded::default();
+        let session = session(settings.database_statement_timeout, idle_in_transaction);
         let connections = PgPoolOptions::new()
             .max_connections(settings.database_max_connections)
             .acquire_timeout(settings.database_acquire_timeout)
-            // A connection that was used a moment ago is taken to be alive: asking it first would double the round
-            // trips of every request.
+            // A connection that was used a moment ago counts as alive: testing it would double the round trips of every
+            // request.
             .test_before_acquire(false)
             .before_acquire({
-                let distrust = distrust.clone();
+                let discarded = discarded.clone();
                 move |connection, used| {
-                    let distrust = distrust.clone();
+                    let discarded = discarded.clone();
                     Box::pin(async move {
-                        if distrust.covers(used.age) {
+                        if discarded.includes(used.age) {
                             return Ok(false);
                         }
                         if used.idle_for > Duration::from_secs(1) {
                             timeout(PING, connection.ping()).await.unwrap_or_else(|_| {
-                                distrust.all_until_now("silent");
+                                discarded.discard_all("silent");
                                 Err(silent(PING))
                             })?;
                         }
@@ -125,19 +146,23 @@ impl PgPool {
                     })
                 }
             })
-            .after_connect(move |connection, _| {
+            .after_connect({
                 let session = session.clone();
-                Box::pin(async move {
-                    connection.execute(sqlx::AssertSqlSafe(session)).await?;
-                    Ok(())
-                })
+                move |connection, _| {
+                    let session = session.clone();
+                    Box::pin(async move {
+                        connection.execute(sqlx::AssertSqlSafe(session)).await?;
+                        Ok(())
+                    })
+                }
             })
             .connect_lazy_with(options.clone());
         Ok(Self {
             connections,
             options: Arc::new(options),
             place: Arc::new(place),
-            distrust,
+            discarded,
+            session,
             statement_timeout: settings.database_statement_timeout,
             acquire_timeout: settings.database_acquire_timeout,
         })
@@ -153,32 +178,32 @@ impl PgPool {
         Ok(transaction)
     }
 
-    /// Closes every connection, once each is given back.
+    /// Closes each connection as soon as it has been returned.
     pub async fn close(&self) {
         self.connections.close().await;
     }
 
-    /// What is wrong, where, and what to do about it, for whoever runs a command.
+    /// What is wrong, with which database, and what to do about it.
     #[must_use]
     pub fn diagnose(&self, error: &super::Error) -> Diagnosis {
         self.place.diagnose(error)
     }
 
-    /// What is wrong with the migrations, where, and what to do about it.
+    /// What is wrong with the migrations, on which database, and what to do about it.
     pub(super) fn diagnose_migration(&self, error: &MigrateError) -> Diagnosis {
         self.place.diagnose_migration(error)
     }
 
-    /// Connects once, so that a wrong address or password is told at the start and by its own name: the pool would
-    /// only say that it had no connection in time. Waits for a server that is just starting for as long as a
-    /// statement would wait for a connection.
+    /// Connects once, so that a wrong address or password is reported at the start and as what it is. The pool would only
+    /// report that no connection was free in time. Waits for a server that is starting for as long as a statement would
+    /// wait for a connection.
     pub async fn probe(&self) -> Result<(), Diagnosis> {
         self.connect("").await.map(drop)
     }
 
-    /// A connection outside the pool, with the session's settings and these on top.
+    /// A connection outside the pool, with the usual settings of a session and then these.
     pub(super) async fn connect(&self, settings: &str) -> Result<PgConnection, Diagnosis> {
-        let session = session(self.statement_timeout) + settings;
+        let session = self.session.clone() + settings;
         let deadline = Instant::now() + self.acquire_timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -202,47 +227,48 @@ impl PgPool {
         }
     }
 
-    /// Has every connection that is open now closed instead of being used again.
-    pub(super) fn distrust(&self, reason: &'static str) {
-        self.distrust.all_until_now(reason);
+    /// Discards every connection that is open now.
+    pub(super) fn discard_connections(&self, reason: &'static str) {
+        self.discarded.discard_all(reason);
     }
 
     async fn acquire(&self) -> Result<Connection, sqlx::Error> {
         Ok(Connection {
-            held: Some(Held(Some(self.connections.acquire().await?))),
+            pooled: Some(Pooled(Some(self.connections.acquire().await?))),
             busy: false,
-            distrust: self.distrust.clone(),
+            discarded: self.discarded.clone(),
             limit: self.statement_timeout + GRACE,
         })
     }
 }
 
-/// What each session is set to, as statements.
-fn session(statement_timeout: Duration) -> String {
-    let lock = LOCK.min(statement_timeout);
+/// The settings of each session, as statements.
+fn session(statement_timeout: Duration, idle_in_transaction: Duration) -> String {
+    let lock = LOCK_TIMEOUT.min(statement_timeout);
     format!(
         "SET statement_timeout = {};
          SET lock_timeout = {};
          SET idle_in_transaction_session_timeout = {};
-         -- A replica that is cut off, or too frozen to take in what it asked for.
+         -- For a replica that is cut off, or frozen and not reading its results.
          SET tcp_user_timeout = 10000;
          SET tcp_keepalives_idle = 10;
          SET tcp_keepalives_interval = 5;
          SET tcp_keepalives_count = 3;
-         -- What the statements are written for.
+         -- The statements rely on it.
          SET default_transaction_isolation = 'read committed';
-         -- What is acknowledged is on disk, here and on every synchronous standby, whatever is the server's, the
-         -- database's or the role's default. Only remote_apply promises more.
+         -- Whatever is acknowledged is on disk, here and on every synchronous standby, regardless of the defaults of
+         -- the server, the database and the role. Only remote_apply promises more.
          SELECT set_config('synchronous_commit', 'on', false)
          WHERE current_setting('synchronous_commit') <> 'remote_apply';",
         statement_timeout.as_millis(),
         lock.as_millis(),
-        IDLE_IN_TRANSACTION.as_millis(),
+        // 0 would mean no limit.
+        idle_in_transaction.as_millis().max(1),
     )
 }
 
-/// Whether a failure to connect may be over in a moment: nobody listens yet, or the server or a proxy in front of it
-/// is just starting, or full.
+/// Whether a failure to connect may be over in a moment: nothing listens yet, or the server or a proxy in front of it is
+/// starting, or has no connection left.
 fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) => true,
@@ -256,12 +282,12 @@ fn is_passing(error: &sqlx::Error) -> bool {
 fn silent(limit: Duration) -> sqlx::Error {
     io::Error::new(
         io::ErrorKind::TimedOut,
-        format!("no answer within {} s", limit.as_secs_f64()),
+        format!("no response within {} s", limit.as_secs_f64()),
     )
     .into()
 }
 
-/// Runs a statement on a connection of its own.
+/// Runs each statement on a connection of its own.
 impl<'p> Executor<'p> for &PgPool {
     type Database = Postgres;
 
@@ -274,7 +300,7 @@ impl<'p> Executor<'p> for &PgPool {
         E: 'q + Execute<'q, Postgres>,
     {
         let pool = self.clone();
-        one_by_one(async move { pool.acquire().await?.all(query).await })
+        as_stream(async move { pool.acquire().await?.all(query).await })
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(
@@ -310,15 +336,15 @@ impl<'p> Executor<'p> for &PgPool {
     }
 }
 
-/// A connection of the pool's, given back when it is dropped.
+/// A connection from the pool. Dropping it returns it.
 #[derive(Debug)]
 pub struct Connection {
-    /// `None` once it was closed.
-    held: Option<Held>,
-    /// Whether a statement was begun and is not over. Dropped like this, nobody waits for its end, and the connection
-    /// is closed.
+    /// `None` once it is closed.
+    pooled: Option<Pooled>,
+    /// Whether a statement has begun and not ended. If the connection is dropped then, nobody waits for the end of the
+    /// statement, and the connection is closed.
     busy: bool,
-    distrust: Distrust,
+    discarded: Discarded,
     limit: Duration,
 }
 
@@ -331,9 +357,9 @@ impl Connection {
         E: 'q + Execute<'q, Postgres>,
     {
         let limit = self.limit;
-        let rows = self.begin()?.fetch_many(query).try_collect();
+        let rows = self.start()?.fetch_many(query).try_collect();
         let outcome = timeout(limit, rows).await;
-        self.end(outcome)
+        self.finish(outcome)
     }
 
     async fn first<'q, E>(&mut self, query: E) -> Result<Option<PgRow>, sqlx::Error>
@@ -341,8 +367,8 @@ impl Connection {
         E: 'q + Execute<'q, Postgres>,
     {
         let limit = self.limit;
-        let outcome = timeout(limit, self.begin()?.fetch_optional(query)).await;
-        self.end(outcome)
+        let outcome = timeout(limit, self.start()?.fetch_optional(query)).await;
+        self.finish(outcome)
     }
 
     async fn prepare(
@@ -351,64 +377,65 @@ impl Connection {
         parameters: &[PgTypeInfo],
     ) -> Result<PgStatement, sqlx::Error> {
         let limit = self.limit;
-        let outcome = timeout(limit, self.begin()?.prepare_with(sql, parameters)).await;
-        self.end(outcome)
+        let outcome = timeout(limit, self.start()?.prepare_with(sql, parameters)).await;
+        self.finish(outcome)
     }
 
     async fn explain(&mut self, sql: SqlStr) -> Result<Describe<Postgres>, sqlx::Error> {
         let limit = self.limit;
-        let outcome = timeout(limit, self.begin()?.describe(sql)).await;
-        self.end(outcome)
+        let outcome = timeout(limit, self.start()?.describe(sql)).await;
+        self.finish(outcome)
     }
 
-    fn begin(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
-        let held = self.held.as_mut().and_then(|held| held.0.as_deref_mut());
-        let connection = held.ok_or_else(|| {
+    fn start(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        let pooled = self.pooled.as_mut();
+        let connection = pooled.and_then(|pooled| pooled.0.as_deref_mut());
+        let connection = connection.ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotConnected, "the connection was closed")
         })?;
         self.busy = true;
         Ok(connection)
     }
 
-    fn end<T>(
+    fn finish<T>(
         &mut self,
         outcome: Result<Result<T, sqlx::Error>, Elapsed>,
     ) -> Result<T, sqlx::Error> {
         let result = outcome.unwrap_or_else(|_| {
             warn!(
                 seconds = self.limit.as_secs_f64(),
-                "a connection to the database went silent; it is closed, and the others with it"
+                "a connection to the database went silent; closing it and all others"
             );
-            self.distrust.all_until_now("silent");
+            self.discarded.discard_all("silent");
             Err(silent(self.limit))
         });
         self.busy = false;
         match &result {
             Err(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)) => {
-                self.held = None;
+                self.pooled = None;
             }
-            // The server became a standby, or is one: whatever leads to the primary now, this connection does not.
+            // The server has become a standby, or always was one. A new connection may lead to the primary.
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("25006") => {
-                warn!("the database only reads; its connections are closed");
-                self.distrust.all_until_now("read_only");
-                self.held = None;
+                warn!("the database is read-only; closing all connections to it");
+                self.discarded.discard_all("read_only");
+                self.pooled = None;
             }
             _ => {}
         }
         result
     }
 
-    /// Gives the connection back, after running this on it.
-    fn give_back(&mut self, last: Option<&'static str>) {
-        let Some(held) = self.held.take().filter(|_| !self.busy) else {
+    /// Returns the connection to the pool, after running this statement on it.
+    fn return_to_pool(&mut self, last: Option<&'static str>) {
+        let Some(pooled) = self.pooled.take().filter(|_| !self.busy) else {
             return;
         };
-        let distrust = self.distrust.clone();
-        // Outside the runtime it is only closed.
+        let discarded = self.discarded.clone();
+        // Outside the runtime it is just closed.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
-                if timeout(PING, held.give_back(last)).await.is_err() {
-                    distrust.all_until_now("silent");
+                if timeout(PING, pooled.return_to_pool(last)).await.is_err() {
+                    discarded.discard_all("silent");
                 }
             });
         }
@@ -417,7 +444,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.give_back(None);
+        self.return_to_pool(None);
     }
 }
 
@@ -432,7 +459,7 @@ impl<'c> Executor<'c> for &'c mut Connection {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        one_by_one(self.all(query))
+        as_stream(self.all(query))
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(
@@ -465,9 +492,9 @@ impl<'c> Executor<'c> for &'c mut Connection {
     }
 }
 
-/// A statement's results as sqlx wants them. They are read whole, within one deadline; no statement here has more
-/// than fit into memory.
-fn one_by_one<'e, T: Send + 'e>(
+/// A statement's results in the form that sqlx expects. They are read as a whole, within one deadline. No statement here has
+/// more than fit into memory.
+fn as_stream<'e, T: Send + 'e>(
     results: impl Future<Output = Result<Vec<T>, sqlx::Error>> + Send + 'e,
 ) -> BoxStream<'e, Result<T, sqlx::Error>> {
     stream::once(results)
@@ -476,13 +503,13 @@ fn one_by_one<'e, T: Send + 'e>(
         .boxed()
 }
 
-/// A connection that was taken out of sqlx's pool. Dropping it closes it and frees its place; sqlx's own would ask
-/// the server first, for as long as that takes.
+/// A connection of sqlx's pool. Dropping it closes it and frees its place in the pool. Dropping sqlx's own would first test
+/// the connection, without a deadline.
 #[derive(Debug)]
-struct Held(Option<PoolConnection<Postgres>>);
+struct Pooled(Option<PoolConnection<Postgres>>);
 
-impl Held {
-    async fn give_back(mut self, last: Option<&'static str>) {
+impl Pooled {
+    async fn return_to_pool(mut self, last: Option<&'static str>) {
         let Some(connection) = self.0.as_deref_mut() else {
             return;
         };
@@ -501,13 +528,13 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Pooled {
     fn drop(&mut self) {
         drop(self.0.take().map(PoolConnection::detach));
     }
 }
 
-/// A transaction, rolled back when it is dropped before it is committed.
+/// A transaction. Dropping it rolls it back unless it has been committed.
 #[derive(Debug)]
 pub struct PgTransaction {
     connection: Connection,
@@ -515,7 +542,7 @@ pub struct PgTransaction {
 }
 
 impl PgTransaction {
-    /// Commits it. An `Err` proves nothing: it may be committed all the same.
+    /// Commits the transaction. After an `Err` it may or may not be committed.
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         self.connection.execute("COMMIT").await?;
         self.open = false;
@@ -540,7 +567,7 @@ impl DerefMut for PgTransaction {
 impl Drop for PgTransaction {
     fn drop(&mut self) {
         if self.open {
-            self.connection.give_back(Some("ROLLBACK"));
+            self.connection.return_to_pool(Some("ROLLBACK"));
         }
     }
 }

@@ -295,7 +295,11 @@ async fn a_new_bootstrap_key_belongs_to_the_same_client() {
     let (rotated, _) = rotate(&app, "bootstrap", "1h");
     for key in [rotated.as_str(), NEW] {
         let settings = [("BOOTSTRAP_API_KEY", key)];
-        Service::start(&app.database_url, &app.sandbox.url, &settings).await;
+        let service = Service::start(&app.database_url, &app.sandbox.url, &settings).await;
+        let warned = service
+            .log()
+            .contains("the key in BOOTSTRAP_API_KEY has been rotated");
+        assert_eq!(warned, key == NEW);
         assert!(works(&app, NEW).await && works(&app, &rotated).await);
     }
 }

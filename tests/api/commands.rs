@@ -218,6 +218,7 @@ async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
         ("DOJO_API_VERSION", "banana"),
         ("DOJO_TIMEOUT", "0s"),
         ("REQUEST_TIMEOUT", "60days"),
+        ("DATABASE_STATEMENT_TIMEOUT", "21s"),
         ("DOJO_TIMEOUT", "10 parsecs"),
         ("DATABASE_URL", ""),
         ("DATABASE_URL", "mysql://root:hush@localhost/x"),

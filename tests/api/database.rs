@@ -182,6 +182,7 @@ async fn connections_that_go_silent_while_busy_are_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_frozen_in_the_middle_of_a_transaction_holds_up_the_others_only_briefly() {
     let mut app = TestApp::quick(&[]).await;
+    let healthy = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
     // The answer's last statement waits for the key; the link's row is locked by then.
@@ -201,20 +202,8 @@ async fn a_replica_frozen_in_the_middle_of_a_transaction_holds_up_the_others_onl
     app.blocked("UPDATE idempotency_keys SET response_body")
         .await;
     app.service.freeze();
+    // The statement is done, and the transaction stays open: nobody is there to commit it.
     drop(lock);
-    eventually("its transaction is left open", async || {
-        sqlx::query_scalar::<_, i32>(
-            "SELECT pid FROM pg_stat_activity
-             WHERE datname = current_database() AND state = 'idle in transaction'
-               AND application_name = 'dojo-payment-links'",
-        )
-        .fetch_optional(&app.pool)
-        .await
-        .unwrap()
-    })
-    .await;
-
-    let healthy = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
     let frozen = std::mem::replace(&mut app.service, healthy);
     let intent = app.sandbox.first_intent().await;
     let event = json!({"id": "evt_1", "event": "payment_intent.status_updated",
@@ -384,6 +373,115 @@ async fn a_migration_that_waits_for_a_long_transaction_does_not_hold_up_webhooks
         "INSERT INTO deployment VALUES (DEFAULT, 'sandbox') ON CONFLICT DO NOTHING",
     )
     .await;
+    app.get("/readyz").await.expect(200);
+}
+
+/// The links' later migrations, and how to undo them.
+const LATER_MIGRATIONS: [(i64, &str); 2] = [
+    (10, "ALTER TABLE payment_links DROP COLUMN unsettled_status"),
+    (
+        11,
+        "ALTER TABLE payment_links DROP COLUMN refunds_elsewhere, DROP COLUMN refunds_read_at",
+    ),
+];
+
+/// A database without one of [`LATER_MIGRATIONS`], and two links in it. The first is one that migration 10 changes.
+async fn database_before(version: i64, undo: &str) -> (TestApp, PgConnection) {
+    let app = TestApp::start().await;
+    app.sandbox.drop_webhooks().await;
+    for order in ["Order 1", "Order 2"] {
+        app.create(&ten_pounds(order)).await.expect(201);
+    }
+    let mut connection = by_hand(&app).await;
+    execute(
+        &mut connection,
+        &format!(
+            "UPDATE payment_links SET status = 'Refunded', due_at = NULL WHERE reference = 'Order 1';
+             {undo}; DELETE FROM _sqlx_migrations WHERE version = {version}"
+        ),
+    )
+    .await;
+    (app, connection)
+}
+
+fn migrating(app: &TestApp) -> tokio::process::Child {
+    let mut command = program();
+    command
+        .arg("migrate")
+        .env("DATABASE_URL", &app.database_url);
+    tokio::process::Command::from(command)
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn later_migrations_that_wait_for_a_long_transaction_do_not_hold_up_writes() {
+    join_all(LATER_MIGRATIONS.map(async |(version, undo)| {
+        let (app, mut writer) = database_before(version, undo).await;
+        execute(&mut writer, "SET lock_timeout = '3s'").await;
+        let long = app
+            .lock("UPDATE payment_links SET updated_at = updated_at WHERE false")
+            .await;
+        let migrating = migrating(&app);
+        app.blocked("ALTER TABLE payment_links").await;
+        let began = Instant::now();
+        // Longer than any of them would wait, if they waited for as long as it takes.
+        while began.elapsed() < Duration::from_secs(5) {
+            // As webhooks do; it fails after three seconds.
+            let write = "UPDATE payment_links SET updated_at = now() WHERE reference = 'Order 2'";
+            execute(&mut writer, write).await;
+        }
+        drop(long);
+        let output = migrating.wait_with_output().await.unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "migration {version}: {log}");
+        assert!(log.contains("trying again"), "migration {version}: {log}");
+        app.get("/readyz").await.expect(200);
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_deadlocks_with_a_webhook_is_tried_again() {
+    let [(version, undo), _] = LATER_MIGRATIONS;
+    let (app, mut webhook) = database_before(version, undo).await;
+    let name = app.database_url.rsplit('/').next().unwrap();
+    execute(
+        &mut webhook,
+        &format!(
+            "UPDATE payment_links SET status = 'Refunded', due_at = NULL;
+             ALTER DATABASE {name} SET deadlock_timeout = '50ms';
+             SET deadlock_timeout = '1h'"
+        ),
+    )
+    .await;
+    let links: Vec<String> =
+        sqlx::query_scalar("SELECT reference FROM payment_links ORDER BY ctid")
+            .fetch_all(&app.pool)
+            .await
+            .unwrap();
+    let write = "UPDATE payment_links SET updated_at = now() WHERE";
+    execute(&mut webhook, &format!("BEGIN; {write} false")).await;
+    // The migration changes the first link and waits for the second. The webhook waits for the first. Once the second is
+    // free, the migration waits for the table, which the webhook has a lock on.
+    let second = format!(
+        "SELECT FROM payment_links WHERE reference = '{}' FOR UPDATE",
+        links[1]
+    );
+    let second = app.lock(&second).await;
+    let migrating = migrating(&app);
+    app.blocked("UPDATE payment_links SET due_at").await;
+    let write = format!("{write} reference = '{}'; COMMIT", links[0]);
+    let goes_on = async {
+        app.blocked(&write).await;
+        drop(second);
+    };
+    tokio::join!(execute(&mut webhook, &write), goes_on);
+    let output = migrating.wait_with_output().await.unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{log}");
     app.get("/readyz").await.expect(200);
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     io::Write,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::Ordering,
     time::{Duration, Instant},
@@ -11,6 +12,10 @@ use std::{
 use futures_util::future::join_all;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 
 use crate::{
     faults::{Acknowledged, load, nothing_is_lost},
@@ -29,18 +34,28 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct HaProxy {
     port: u16,
     keeper: Child,
-    config: std::path::PathBuf,
+    config: PathBuf,
+    /// Takes commands.
+    socket: PathBuf,
 }
 
 impl HaProxy {
     fn start(primary: u16, standby: u16) -> Self {
         let port = free_port();
         let local = |port: u16| format!("127.0.0.1:{port}");
+        // Not the temporary folder: a Mac's is too long for a socket's path.
+        let socket = PathBuf::from(format!(
+            "/tmp/dpl-haproxy-{}",
+            uuid::Uuid::now_v7().simple()
+        ));
         let config = include_str!("../../docs/haproxy.cfg")
             .replace("127.0.0.1:5432", &local(port))
             .replace("10.0.0.11:5432", &local(primary))
-            .replace("10.0.0.12:5432", &local(standby));
-        let path = std::env::temp_dir().join(format!("dpl-haproxy-{}.cfg", uuid::Uuid::now_v7()));
+            .replace("10.0.0.12:5432", &local(standby))
+            // Nobody is there.
+            .replace("10.0.0.13:5432", &local(free_port()))
+            .replace("/run/haproxy/admin.sock", socket.to_str().unwrap());
+        let path = socket.with_extension("cfg");
         std::fs::File::create(&path)
             .unwrap()
             .write_all(config.as_bytes())
@@ -62,7 +77,22 @@ impl HaProxy {
             port,
             keeper,
             config: path,
+            socket,
         }
+    }
+
+    /// Whether the checks of this server succeed.
+    async fn is_up(&self, server: &str) -> bool {
+        let mut socket = UnixStream::connect(&self.socket).await.unwrap();
+        let command = b"show servers state postgres\n";
+        socket.write_all(command).await.unwrap();
+        let mut states = String::new();
+        socket.read_to_string(&mut states).await.unwrap();
+        let of_server = states
+            .lines()
+            .find(|line| line.split(' ').nth(3) == Some(server));
+        // The sixth column is the state, and 2 means up.
+        of_server.unwrap().split(' ').nth(5) == Some("2")
     }
 }
 
@@ -71,6 +101,7 @@ impl Drop for HaProxy {
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
         let _ = std::fs::remove_file(&self.config);
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
@@ -199,7 +230,7 @@ async fn nothing_is_lost_when_the_primary_is(loss: Loss) {
         PgConnection::connect(&url).await.ok()
     })
     .await;
-    let app = TestApp::quick_on(url, &[]).await;
+    let app = TestApp::quick_on(url.clone(), &[]).await;
     let told = Acknowledged::default();
 
     let failover = async {
@@ -222,13 +253,16 @@ async fn nothing_is_lost_when_the_primary_is(loss: Loss) {
         };
         execute(&standby, "SELECT pg_promote()").await;
         let promoted = Instant::now();
-        let before = told.count();
-        eventually_within(
-            LIMIT,
-            "links and webhooks are acknowledged again",
-            async || (told.count() >= before + 8).then_some(()),
-        )
-        .await;
+        let more_is_acknowledged = async || {
+            let before = told.count();
+            eventually_within(
+                LIMIT,
+                "links and webhooks are acknowledged again",
+                async || (told.count() >= before + 8).then_some(()),
+            )
+            .await;
+        };
+        more_is_acknowledged().await;
         let left = LIMIT.saturating_sub(promoted.elapsed());
         eventually_within(left, "it is ready", async || {
             (app.get("/readyz").await.status == 200).then_some(())
@@ -238,11 +272,32 @@ async fn nothing_is_lost_when_the_primary_is(loss: Loss) {
             "it serves again {:?} after the promotion",
             promoted.elapsed()
         );
+        if let Some(frozen) = frozen {
+            // The old primary comes back and takes writes, because nobody has fenced it.
+            drop(frozen);
+            eventually("HAProxy finds the old primary up", async || {
+                haproxy.is_up("pg1").await.then_some(())
+            })
+            .await;
+            for _ in 0..5 {
+                let mut connection = PgConnection::connect(&url).await.unwrap();
+                let port: String = sqlx::query_scalar("SHOW port")
+                    .fetch_one(&mut connection)
+                    .await
+                    .unwrap();
+                assert_eq!(
+                    port,
+                    standby.port().to_string(),
+                    "the promoted server stays"
+                );
+            }
+            more_is_acknowledged().await;
+            app.get("/readyz").await.expect(200);
+        }
         told.enough.store(true, Ordering::Relaxed);
-        (primary, frozen)
+        primary
     };
-    let ((_primary, _frozen), _) =
-        tokio::join!(failover, join_all((0..4).map(|_| load(&app, &told))));
+    let (_primary, _) = tokio::join!(failover, join_all((0..4).map(|_| load(&app, &told))));
     let app = app.with_database(&standby.url("postgres"));
     nothing_is_lost(&app, &told).await;
 }
@@ -274,6 +329,95 @@ async fn wait_for_the_standby(primary: &PgPool) {
         .unwrap()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_not_ready_while_commits_wait_for_the_standby() {
+    // Whole, for the wires are cut when they are dropped.
+    let pair = Pair::start().await;
+    let Pair {
+        primary, standby, ..
+    } = &pair;
+    // A role of its own, which sees no more than the service may.
+    execute(
+        primary,
+        "CREATE ROLE service LOGIN; ALTER DATABASE postgres OWNER TO service;
+         ALTER SCHEMA public OWNER TO service",
+    )
+    .await;
+    let url = primary.url("postgres").replace("postgres@", "service@");
+    let app = TestApp::on(url, &[]).await;
+    app.get("/readyz").await.expect(200);
+    let receiver: i32 = sqlx::query_scalar("SELECT pid FROM pg_stat_wal_receiver")
+        .fetch_one(&pool(standby))
+        .await
+        .unwrap();
+    let receiver = Frozen(vec![receiver.to_string()]);
+    receiver.signal("-STOP");
+    let body = ten_pounds("Order 1");
+    let creating = app.create(&body);
+    let waiting = async {
+        eventually("it says why it is not ready", async || {
+            let response = app.get("/readyz").await;
+            let says_why = response.text.contains("wait for a synchronous standby");
+            (response.status == 503 && says_why).then_some(())
+        })
+        .await;
+        drop(receiver);
+        eventually("it is ready again", async || {
+            (app.get("/readyz").await.status == 200).then_some(())
+        })
+        .await;
+    };
+    tokio::join!(creating, waiting);
+    app.create(&body).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_without_its_standbys_acknowledges_nothing() {
+    // What docs/operations.md has whoever promotes do first, in case the old primary can't be fenced.
+    let pair = Pair::start().await;
+    let Pair {
+        primary, standby, ..
+    } = &pair;
+    execute(primary, "CREATE TABLE payments (id integer)").await;
+    execute(standby, "ALTER SYSTEM SET primary_conninfo = ''").await;
+    execute(standby, "SELECT pg_reload_conf()").await;
+    let on_standby = pool(standby);
+    eventually("the standby is detached", async || {
+        let receivers: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_stat_wal_receiver")
+            .fetch_one(&on_standby)
+            .await
+            .unwrap();
+        (receivers == 0).then_some(())
+    })
+    .await;
+    let on_primary = pool(primary);
+    let write = tokio::spawn({
+        let pool = on_primary.clone();
+        async move {
+            sqlx::query("INSERT INTO payments VALUES (1)")
+                .execute(&pool)
+                .await
+        }
+    });
+    eventually("the commit waits", async || {
+        sqlx::query_scalar::<_, i32>(
+            "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+        )
+        .fetch_optional(&on_primary)
+        .await
+        .unwrap()
+    })
+    .await;
+    execute(standby, "SELECT pg_promote()").await;
+    let there: i64 = sqlx::query_scalar("SELECT count(*) FROM payments")
+        .fetch_one(&on_standby)
+        .await
+        .unwrap();
+    assert_eq!(there, 0);
+    assert!(!write.is_finished(), "nobody was told that it is saved");
+    write.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -229,6 +229,23 @@ async fn whoever_proves_nothing_cannot_fill_the_log() {
     assert_eq!(lines(&[answered, r#""status":204"#]).len(), 3);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn made_up_keys_cannot_fill_the_log_while_the_database_is_away() {
+    let app = TestApp::start().await;
+    sqlx::query("ALTER TABLE api_keys RENAME TO hidden")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    for _ in 0..20 {
+        let nobody = app.anonymous(Method::GET, "/v1/payment-links");
+        let made_up = nobody.bearer_auth(format!("dpl_{}", "0".repeat(64)));
+        send(made_up).await.problem(503, "database-unavailable");
+    }
+    let failures = app.logged("a request failed").await;
+    assert_eq!(failures.len(), 1, "{failures:#?}");
+    assert!(failures[0].contains("api_keys"), "{}", failures[0]);
+}
+
 #[tokio::test]
 async fn nobody_may_store_what_the_api_answers() {
     let app = TestApp::start().await;

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use crate::support::{
-    QUICK, Service, TestApp, empty_database, eventually, new_database, postgres::Postgres, program,
-    send, ten_pounds, within,
+    DOJO_KEY, QUICK, Service, TestApp, empty_database, eventually, new_database,
+    postgres::Postgres, program, send, ten_pounds, within,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,6 +33,36 @@ fn is_alive(app: &TestApp) -> bool {
         .env("LISTEN_ADDR", address)
         .status();
     asked.unwrap().success()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_cannot_be_listened_on_is_named_with_what_to_do() {
+    let app = TestApp::start().await;
+    let taken = app.service.url.trim_start_matches("http://").to_owned();
+    for (address, problem) in [
+        (
+            taken.as_str(),
+            "is in use: stop what listens there or choose another address",
+        ),
+        (
+            "192.0.2.1:8080",
+            "is not an address of this machine: choose one of its own, or 0.0.0.0 for all",
+        ),
+    ] {
+        let output = program()
+            .arg("serve")
+            .env("DATABASE_URL", &app.database_url)
+            .env("DOJO_API_KEY", DOJO_KEY)
+            .env("LISTEN_ADDR", address)
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            log.contains(&format!("LISTEN_ADDR {address} {problem}")),
+            "{log}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -22,60 +22,39 @@ const READY_AGAIN: Duration = Duration::from_secs(20);
 /// A kind of trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Trouble {
-    /// Calls to Dojo fail before or after the work was done, or take too long
+    /// calls to Dojo fail before or after the work is done, or take too long
     Calls,
-    /// Dojo takes a call and never answers, and the connection stays open
+    /// Dojo accepts a call and never responds, and the connection stays open
     SilentCalls,
-    /// Dojo's answers carry headers that make no sense
+    /// Dojo's responses have absurd headers
     Headers,
-    /// One of Dojo's nodes answers with a clock that runs ahead
+    /// one of Dojo's nodes has a clock that runs ahead
     ClockAhead,
-    /// Dojo answers about another intent than it was asked for
+    /// Dojo responds with another intent than the one that was requested
     OtherIntents,
     /// Dojo's search lags behind
     Search,
-    /// Webhooks never come, come twice, late, or in another order
+    /// webhooks are lost, duplicated, delayed or reordered
     Webhooks,
-    /// Somebody who stole the secret signs webhooks that say that links are paid
+    /// webhooks signed with a stolen secret say that links are paid
     Forgeries,
-    /// Somebody issues partial refunds in Dojo's portal between ours
+    /// parts are refunded in Dojo's portal between the service's own refunds
     PortalRefunds,
-    /// Replicas are killed
+    /// replicas are killed
     Kills,
-    /// A replica is stopped for longer than a lease, and goes on
+    /// a replica is stopped for longer than a lease, and continues
     Freezes,
-    /// The database is stopped as by a power cut
+    /// the database is stopped as by a power cut
     Outages,
-    /// A replica's connections to the database go silent
+    /// a replica's connections to the database go silent
     SilentDatabase,
-    /// The database takes no writes for a while
+    /// the database accepts no writes for a while
     ReadOnlyDatabase,
-    /// The callers' API key is rotated, and the old one ends at once
+    /// the callers' API key is rotated, and the old one ends at once
     RotatedKeys,
 }
 
 impl Trouble {
-    /// What a run has unless it is told otherwise.
-    pub fn is_default(self) -> bool {
-        match self {
-            Self::Calls
-            | Self::SilentCalls
-            | Self::Search
-            | Self::Webhooks
-            | Self::Kills
-            | Self::Outages => true,
-            Self::Headers
-            | Self::ClockAhead
-            | Self::OtherIntents
-            | Self::Forgeries
-            | Self::PortalRefunds
-            | Self::Freezes
-            | Self::SilentDatabase
-            | Self::ReadOnlyDatabase
-            | Self::RotatedKeys => false,
-        }
-    }
-
     /// Its name on the command line.
     pub fn name(self) -> String {
         self.to_possible_value()

@@ -1,7 +1,6 @@
 //! What every test stands on: a Postgres database, a sandbox and a service of its own, all real.
 
 mod operations;
-pub mod postgres;
 pub mod proxy;
 mod service;
 mod trouble;
@@ -15,6 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOpti
 
 pub use operations::{manual, pounds};
 pub use service::{Service, program};
+pub use test_postgres as postgres;
 pub use trouble::{QUICK, SETTLE, for_each_case, received_at, stable_address};
 
 /// The API key that every test service starts with.

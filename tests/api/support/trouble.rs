@@ -1,10 +1,6 @@
 //! Trouble of every kind, and how to tell that it is over.
 
-use std::{
-    net::TcpListener,
-    sync::atomic::{AtomicU16, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -30,22 +26,9 @@ pub const QUICK: [(&str, &str); 6] = [
     ("BACKGROUND_RATE", "200"),
 ];
 
-/// An address that a program can come back to. The system hands out ports from 32768 upwards, so nobody gets
-/// this one by chance while nobody listens there.
+/// An address that a program can come back to after it was killed.
 pub fn stable_address() -> String {
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Several runs of the tests on one machine begin at different places.
-    let start = u16::try_from(std::process::id() * 61 % u32::from(COUNT)).unwrap_or(0);
-    (0..COUNT)
-        .map(|_| {
-            let n = NEXT.fetch_add(1, Ordering::Relaxed);
-            FIRST + (start + n % COUNT) % COUNT
-        })
-        .map(|port| format!("127.0.0.1:{port}"))
-        .find(|address| TcpListener::bind(address).is_ok())
-        .expect("there is a free port")
+    format!("127.0.0.1:{}", test_postgres::free_port())
 }
 
 /// Runs a test for each case, all at the same time, each with an app of its own. The apps are started before:

@@ -1,4 +1,6 @@
-//! A private Postgres server, gone when whoever started it is gone, however that ended.
+//! A private Postgres server for tests, chaos and the demo.
+//!
+//! The server ends with the process that started it, however that ends.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -11,8 +13,8 @@ use std::{
 
 /// A server of its own, in a new folder, on a free port.
 ///
-/// It runs under a small shell that lives as long as its standard input is open. When this process ends, by
-/// whatever means, the input closes, and the shell stops the server and removes the folder.
+/// It runs under a small shell that lives as long as its standard input is open. When this process ends, however it ends,
+/// the input closes, and the shell stops the server and removes the folder.
 pub struct Postgres {
     port: u16,
     keeper: Child,
@@ -20,7 +22,7 @@ pub struct Postgres {
     answers: BufReader<ChildStdout>,
 }
 
-/// Makes a cluster, then obeys: `start`, `stop` (at once, as a power cut does), and the end of the input.
+/// Creates a cluster, then obeys: `start`, `stop` (at once, as a power cut does), and the end of its input.
 const KEEPER: &str = r#"
 bin=$1 port=$2 primary=$3
 home=$(mktemp -d /tmp/dojo-pg.XXXXXX)
@@ -30,12 +32,12 @@ cluster() {
         listen_addresses = '127.0.0.1'
         unix_socket_directories = '$home'
         max_connections = 400
-        # Only the machine's own crash could lose anything, and the server with it.
+        # Only a crash of the machine could lose anything, and then the server is gone anyway.
         fsync = off
         full_page_writes = off
     " >>"$home/data/postgresql.conf"
 }
-# A copy of the server on that port, which keeps receiving what is written there.
+# A copy of the server on that port, which goes on receiving what is written there.
 standby() {
     "$bin/pg_basebackup" -D "$home/data" -d "host=127.0.0.1 port=$primary user=postgres" \
         --checkpoint=fast --write-recovery-conf --no-sync &&
@@ -56,12 +58,17 @@ rm -rf "$home"
 
 impl Postgres {
     /// Starts a server.
+    ///
+    /// # Panics
+    ///
+    /// If `PostgreSQL` is not installed or does not start. So do the other functions if the server does not obey.
+    #[must_use]
     pub fn start() -> Self {
         Self::make("")
     }
 
     /// Starts a standby of the server on this port.
-    #[allow(dead_code, reason = "the demo has no standby")]
+    #[must_use]
     pub fn standby_of(port: u16) -> Self {
         Self::make(&port.to_string())
     }
@@ -71,7 +78,7 @@ impl Postgres {
             bin_dir().expect("PostgreSQL's server programs are installed: script/test does that");
         let port = free_port();
         let mut shell = if is_root() {
-            // Postgres refuses to run as root; Debian's package brings a user for it.
+            // Postgres refuses to run as root. Debian's package creates a user for it.
             let mut command = Command::new("runuser");
             command.args(["-u", "postgres", "--", "sh", "-c", KEEPER, "keeper"]);
             command
@@ -104,8 +111,7 @@ impl Postgres {
         postgres
     }
 
-    /// Stops the server as a power cut does; what was committed stays.
-    #[allow(dead_code, reason = "the demo stops nothing")]
+    /// Stops the server as a power cut does. What was committed stays.
     pub fn stop(&mut self) {
         self.order("stop");
     }
@@ -115,24 +121,25 @@ impl Postgres {
         self.order("start");
     }
 
-    /// The port that it listens on.
-    #[allow(dead_code, reason = "the demo goes by addresses")]
+    /// The port that the server listens on.
+    #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The address of one of its databases.
+    /// The URL of one of its databases.
+    #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
     fn order(&mut self, order: &str) {
         let orders = self.orders.as_mut().expect("open until it is dropped");
-        writeln!(orders, "{order}").expect("the keeper listens");
+        writeln!(orders, "{order}").expect("the keeper reads");
         let mut answer = String::new();
         self.answers
             .read_line(&mut answer)
-            .expect("the keeper answers");
+            .expect("the keeper writes");
         assert_eq!(
             answer.trim(),
             "ok",
@@ -148,11 +155,16 @@ impl Drop for Postgres {
     }
 }
 
-/// A port that nobody uses. The system hands out ports from 32768 upwards, so nobody gets this one by chance before it
-/// is used.
+/// A port that nobody uses, and a different one each time. The system assigns ports from 32768 upwards, so no other program
+/// gets this one by chance.
+///
+/// # Panics
+///
+/// If there is none.
+#[must_use]
 pub fn free_port() -> u16 {
     const FIRST: u16 = 10_000;
-    const COUNT: u16 = 10_000;
+    const COUNT: u16 = 22_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Several programs on one machine begin at different places.
     let start = u16::try_from(std::process::id() * 61 % u32::from(COUNT)).unwrap_or(0);
@@ -162,7 +174,7 @@ pub fn free_port() -> u16 {
         .expect("there is a free port")
 }
 
-/// Where Postgres's server programs are: Debian and Homebrew keep them off the `PATH`.
+/// Where Postgres's server programs are. Debian and Homebrew keep them off the `PATH`.
 fn bin_dir() -> Option<PathBuf> {
     let from_path = std::env::var_os("PATH").unwrap_or_default();
     let mut found: Vec<_> = std::env::split_paths(&from_path).collect();
