@@ -12,7 +12,9 @@ use super::version::Version;
 use super::{JsonResult, no_such_intent, refused};
 use crate::account::Account;
 use crate::faults::Operation;
-use crate::intents::{CreateIntent, Intent, Origin, Status, check_creation};
+use crate::intents::{
+    CreateIntent, Intent, Origin, Status, check_auto_expire_action, check_creation,
+};
 use crate::world::World;
 
 /// `POST /payment-intents`. A header `idempotencyKey` has no effect: Dojo documents none here.
@@ -24,7 +26,13 @@ pub(super) async fn create(
 ) -> JsonResult {
     let now = world.clock.now();
     let shape = Shape::CreatePaymentIntent(version);
-    let request: CreateIntent = body::read_with(shape, &bytes, |body| check_creation(body, now))?;
+    let request: CreateIntent = body::read_with(shape, &bytes, |body| {
+        let mut errors = check_creation(body, now);
+        if version.requires_auto_expire_action() {
+            errors.extend(check_auto_expire_action(body));
+        }
+        errors
+    })?;
     let origin = Origin {
         account,
         public_url: &world.public_url,

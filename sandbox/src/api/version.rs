@@ -12,6 +12,7 @@ use time::format_description::FormatItem;
 use time::macros::{date, format_description};
 
 use super::body::lower_initials;
+use crate::clock::Timestamp;
 use crate::problem::Problem;
 
 const HEADER: &str = "version";
@@ -43,7 +44,8 @@ impl Version {
         Self::V2026_02_27,
     ];
 
-    /// The newest version up to the date that the call names.
+    /// The newest version up to the date in the call's `version` header. An earlier date means the first version:
+    /// one of Dojo's samples sends 2022-01-03.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let Some(named) = headers.get(HEADER) else {
             return Err(Problem::invalid_field(
@@ -58,14 +60,15 @@ impl Version {
             .ok_or_else(|| {
                 Problem::invalid_field(HEADER, "The version is not a date such as 2026-02-27.")
             })?;
-        BEGIN
+        Ok(BEGIN
             .iter()
             .find(|(begin, _)| *begin <= date)
-            .map(|(_, version)| *version)
-            .ok_or_else(|| {
-                let [.., (first, _)] = BEGIN;
-                Problem::invalid_field(HEADER, format!("The first version is {first}."))
-            })
+            .map_or(Self::V2022_04_07, |(_, version)| *version))
+    }
+
+    /// Whether manual capture requires `autoExpireAction`. Dojo's samples for the first version leave it out.
+    pub(super) fn requires_auto_expire_action(self) -> bool {
+        self > Self::V2022_04_07
     }
 
     /// Handles a call of this version.
@@ -126,6 +129,17 @@ fn upgrade(body: &mut Value) {
             members.insert(member.to_owned(), json!(word));
         }
     }
+    for member in ["expireAt", "autoExpireAt"] {
+        let utc = members
+            .get(member)
+            .and_then(Value::as_str)
+            .filter(|text| Timestamp::parse(text).is_none())
+            .map(|text| format!("{text}Z"))
+            .filter(|text| Timestamp::parse(text).is_some());
+        if let Some(utc) = utc {
+            members.insert(member.to_owned(), json!(utc));
+        }
+    }
     rename_in_lines(body, "caption", "name");
 }
 
@@ -167,7 +181,7 @@ mod tests {
             Version::of(&headers).ok()
         };
         for (date, version) in [
-            ("2022-04-06", None),
+            ("2022-01-03", Some(Version::V2022_04_07)),
             ("2022-04-07", Some(Version::V2022_04_07)),
             ("2022-07-04", Some(Version::V2022_04_07)),
             ("2024-02-05", Some(Version::V2024_02_05)),

@@ -172,12 +172,6 @@ pub(crate) fn check(body: &Value, now: Timestamp) -> FieldErrors {
             .push(message.to_owned());
     };
 
-    if body["captureMode"] == "Manual" && body["autoExpireAction"].is_null() {
-        fault(
-            "AutoExpireAction",
-            "The AutoExpireAction field is required when CaptureMode is Manual.",
-        );
-    }
     if let Some(text) = body["autoExpireIn"].as_str() {
         match parse_timespan(text) {
             None => fault("AutoExpireIn", "The value is not of the form dd.hh:MM:ss."),
@@ -228,6 +222,15 @@ pub(crate) fn check(body: &Value, now: Timestamp) -> FieldErrors {
     faults
 }
 
+/// Manual capture requires `autoExpireAction`, except in the first version.
+pub(crate) fn check_auto_expire_action(body: &Value) -> FieldErrors {
+    if body["captureMode"] != "Manual" || !body["autoExpireAction"].is_null() {
+        return FieldErrors::new();
+    }
+    let message = "The AutoExpireAction field is required when CaptureMode is Manual.";
+    FieldErrors::from([("AutoExpireAction".to_owned(), vec![message.to_owned()])])
+}
+
 /// Reads `dd.hh:MM:ss` or `hh:MM:ss`.
 fn parse_timespan(text: &str) -> Option<Duration> {
     let (days, clock) = match text.split_once('.') {
@@ -254,7 +257,7 @@ mod tests {
     use serde_json::{Value, json};
     use time::Duration;
 
-    use super::{check, parse_timespan};
+    use super::{check, check_auto_expire_action, parse_timespan};
     use crate::clock::Timestamp;
 
     fn faults(body: &Value) -> Vec<String> {
@@ -302,14 +305,11 @@ mod tests {
     }
 
     #[test]
-    fn manual_capture_needs_to_know_what_becomes_of_the_authorization() {
-        assert_eq!(
-            faults(&json!({"captureMode": "Manual"})),
-            ["AutoExpireAction"]
-        );
-        assert!(
-            faults(&json!({"captureMode": "Manual", "autoExpireAction": "Release"})).is_empty()
-        );
+    fn manual_capture_requires_an_auto_expire_action() {
+        let manual = json!({"captureMode": "Manual"});
+        assert!(check_auto_expire_action(&manual).contains_key("AutoExpireAction"));
+        let with_action = json!({"captureMode": "Manual", "autoExpireAction": "Release"});
+        assert!(check_auto_expire_action(&with_action).is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub(crate) use cards::{Card, Reaction, is_test_card};
-pub(crate) use create::{CreateIntent, Origin, check as check_creation};
+pub(crate) use create::{CreateIntent, Origin, check as check_creation, check_auto_expire_action};
 pub(crate) use rules::{Attempt, Refusal};
 
 use crate::account::Account;

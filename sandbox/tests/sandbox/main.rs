@@ -8,6 +8,7 @@ mod documents;
 mod faults;
 mod manage;
 mod payment_intents;
+mod samples;
 mod search;
 mod subscriptions;
 mod support;

@@ -123,7 +123,7 @@ async fn a_call_needs_the_key() {
 }
 
 #[tokio::test]
-async fn a_call_needs_a_documented_version() {
+async fn a_call_needs_a_version_that_is_a_date() {
     let rig = Rig::start().await;
     let call = async |version: Option<&str>| {
         let mut request = rig.request(Method::GET, "/payment-intents/pi_1");
@@ -135,7 +135,8 @@ async fn a_call_needs_a_documented_version() {
             .0
     };
     assert_eq!(call(None).await, 400);
-    assert_eq!(call(Some("2019-01-01")).await, 400);
+    assert_eq!(call(Some("latest")).await, 400);
+    assert_eq!(call(Some("2019-01-01")).await, 404);
     assert_eq!(call(Some("2025-09-10")).await, 404);
 }
 

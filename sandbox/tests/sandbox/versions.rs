@@ -24,7 +24,7 @@ async fn any_date_means_the_newest_version_up_to_it() {
     lines["itemLines"] = json!([{"caption": "Tea", "amountTotal": ten_pounds()["amount"]}]);
     // Captions were replaced by names in 2024-02-05.
     for (version, plain, with_captions) in [
-        ("2022-04-06", 400, 400),
+        ("2022-01-03", 200, 200),
         ("2022-04-07", 200, 200),
         ("2022-07-04", 200, 200),
         ("2024-02-04", 200, 200),
