@@ -7,8 +7,10 @@ ENV SQLX_OFFLINE=true
 # The dependencies alone, with nothing of ours: this layer lasts until the manifests or the lock change.
 # The clean-up makes Cargo compile our own crates below, whose files may be older than these empty ones.
 COPY Cargo.toml Cargo.lock ./
+COPY openapi-guard/Cargo.toml openapi-guard/
 COPY sandbox/Cargo.toml sandbox/
-RUN mkdir src sandbox/src \
+RUN mkdir src openapi-guard/src sandbox/src \
+    && touch openapi-guard/src/lib.rs \
     && echo 'fn main() {}' | tee src/main.rs > sandbox/src/main.rs \
     && cargo build --release --locked --workspace --bins \
     && cargo clean --release --package dojo-payment-links --package dojo-sandbox

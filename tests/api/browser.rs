@@ -166,7 +166,7 @@ async fn the_card_that_succeeds() {
 
     // There is nothing left to pay, and the page says so to whoever opens the link again.
     browser.page.goto(text(&link["url"])).await.unwrap();
-    browser.says("This has already been paid").await;
+    browser.says("This payment has already been made").await;
     assert!(browser.page.find(Locator::Id("pay")).await.is_err());
     browser.close().await;
 }
@@ -182,13 +182,13 @@ async fn the_card_that_is_challenged_then_goes_on_to_the_shop() {
     let link = app.create(&request).await.expect(201).json();
     let browser = Browser::open(&link["url"]).await;
     browser.pay_with(CHALLENGED).await;
-    browser.says("Confirm that it is you").await;
+    browser.says("Confirm it’s you").await;
     browser.click("fail").await;
     browser.says("You did not approve this payment").await;
     assert_eq!(browser.shows("cc-name").await, "Ann Example");
 
     browser.pay_with(CHALLENGED).await;
-    browser.says("Confirm that it is you").await;
+    browser.says("Confirm it’s you").await;
     assert_eq!(app.link(&link["id"]).await["status"], "Created");
     browser.click("approve").await;
     browser.says("ok").await;
@@ -229,7 +229,9 @@ async fn the_page_writes_a_card_as_it_is_printed_and_keeps_it_after_a_mistake() 
     browser.type_into("cc-csc", "02").await;
     browser.type_into("cc-name", "Ann Example").await;
     browser.click("pay").await;
-    browser.says("Enter the CVV: 3 digits on the back").await;
+    browser
+        .says("Enter the CVV, the 3 digits on the back of your card")
+        .await;
     assert_eq!(browser.shows("cc-number").await, "5200 0000 0000 1005");
     assert_eq!(browser.shows("cc-exp").await, "09/29");
     assert_eq!(browser.shows("cc-csc").await, "");

@@ -1,4 +1,4 @@
-//! The sandbox as its users meet it: over HTTP, as a whole.
+//! Tests of the whole sandbox over HTTP.
 
 mod accounts;
 mod checkout;

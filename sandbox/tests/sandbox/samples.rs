@@ -6,57 +6,45 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{KEY, Rig, answer, id, ten_pounds};
+use crate::support::{KEY, TestSandbox, id, ten_pounds};
 
-async fn call(rig: &Rig, version: &str, method: Method, path: &str, body: &Value) -> (u16, Value) {
-    let request = rig
-        .request(method, path)
-        .header("Authorization", format!("Basic {KEY}"))
-        .header("Version", version)
-        .header("IdempotencyKey", "656565gfyd65");
-    answer(if body.is_null() {
-        request
-    } else {
-        request.json(body)
-    })
-    .await
-}
-
-async fn post(rig: &Rig, version: &str, path: &str, body: Value) -> Value {
-    let (status, answer) = call(rig, version, Method::POST, path, &body).await;
-    assert_eq!(status, 200, "{version} {path}: {answer}");
-    answer
+async fn post(sandbox: &TestSandbox, version: &str, path: &str, body: Value) -> Value {
+    let (status, response) = sandbox
+        .call_as(KEY, version, Method::POST, path, &body)
+        .await;
+    assert_eq!(status, 200, "{version} {path}: {response}");
+    response
 }
 
 #[tokio::test]
 async fn the_getting_started_and_payment_links_samples_create_intents() {
-    let rig = Rig::start().await;
-    post(&rig, "2024-02-05", "/payment-intents", ten_pounds()).await;
+    let sandbox = TestSandbox::start().await;
+    post(&sandbox, "2024-02-05", "/payment-intents", ten_pounds()).await;
     let mut body = ten_pounds();
     body["paymentSource"] = json!("payment-links");
-    let intent = post(&rig, "2022-04-07", "/payment-intents/", body).await;
+    let intent = post(&sandbox, "2022-04-07", "/payment-intents/", body).await;
     assert_eq!(intent["paymentSource"], "payment-links");
 }
 
 #[tokio::test]
 async fn the_manual_capture_samples_leave_out_the_auto_expire_action() {
-    let rig = Rig::start().await;
+    let sandbox = TestSandbox::start().await;
     let mut body = ten_pounds();
     body["captureMode"] = json!("Manual");
     for version in ["2022-05-26", "2022-07-04"] {
         for path in ["/payment-intents", "/payment-intents/"] {
-            let intent = post(&rig, version, path, body.clone()).await;
+            let intent = post(&sandbox, version, path, body.clone()).await;
             assert_eq!(intent["captureMode"], "Manual");
-            assert_eq!(rig.pay(&id(&intent)).await["status"], "Authorized");
+            assert_eq!(sandbox.pay(&id(&intent)).await["status"], "Authorized");
         }
     }
     // The helper of the samples' tests writes it in lower case.
     body["captureMode"] = json!("manual");
-    let intent = post(&rig, "2024-01-15", "/payment-intents", body.clone()).await;
+    let intent = post(&sandbox, "2024-01-15", "/payment-intents", body.clone()).await;
     assert_eq!(intent["captureMode"], "Manual");
     // Later versions require it.
     body["captureMode"] = json!("Manual");
-    let (status, problem) = rig.post("/payment-intents", &body).await;
+    let (status, problem) = sandbox.post("/payment-intents", &body).await;
     assert_eq!(status, 400);
     assert!(
         problem["errors"]["AutoExpireAction"].is_array(),
@@ -66,25 +54,27 @@ async fn the_manual_capture_samples_leave_out_the_auto_expire_action() {
 
 #[tokio::test]
 async fn the_php_and_powershell_samples_send_a_time_without_an_offset() {
-    let rig = Rig::start().await;
+    let sandbox = TestSandbox::start().await;
     let mut body = ten_pounds();
     body["description"] = json!("Demo payment intent");
     body["captureMode"] = json!("Manual");
     body["autoExpireAction"] = json!("Release");
     // The samples say 2023, which has passed.
     body["autoExpireAt"] = json!("2923-12-01T00:00:00");
-    let intent = post(&rig, "2022-07-04", "/payment-intents", body.clone()).await;
+    let intent = post(&sandbox, "2022-07-04", "/payment-intents", body.clone()).await;
     assert_eq!(intent["autoExpireAt"], "2923-12-01T00:00:00.0000000Z");
 
     body["autoExpireAt"] = json!("2023-12-01T00:00:00");
-    let (status, problem) = call(&rig, "2022-07-04", Method::POST, "/payment-intents", &body).await;
+    let (status, problem) = sandbox
+        .call_as(KEY, "2022-07-04", Method::POST, "/payment-intents", &body)
+        .await;
     assert_eq!(status, 400);
     assert!(problem["errors"]["AutoExpireAt"].is_array(), "{problem}");
 }
 
 #[tokio::test]
 async fn the_configuration_samples_create_intents() {
-    let rig = Rig::start().await;
+    let sandbox = TestSandbox::start().await;
     let pounds = |value: u32| json!({"value": value, "currencyCode": "GBP"});
     let required = json!({"collectionRequired": true});
     for (version, members) in [
@@ -118,7 +108,7 @@ async fn the_configuration_samples_create_intents() {
         for (name, value) in members.as_object().expect("an object") {
             body[name] = value.clone();
         }
-        let intent = post(&rig, version, "/payment-intents", body.clone()).await;
+        let intent = post(&sandbox, version, "/payment-intents", body.clone()).await;
         for name in ["itemLines", "taxLines", "paymentMethods"] {
             if !body[name].is_null() {
                 assert_eq!(intent[name], body[name]);
@@ -129,7 +119,7 @@ async fn the_configuration_samples_create_intents() {
 
 #[tokio::test]
 async fn the_samples_manage_a_payment() {
-    let rig = Rig::start().await;
+    let sandbox = TestSandbox::start().await;
     let create = async |mode: &str| {
         let body = json!({
             "amount": {"value": 500, "currencyCode": "GBP"},
@@ -137,53 +127,61 @@ async fn the_samples_manage_a_payment() {
             "reference": "Order 245",
             "config": {"payment": {"customAmountAllowed": true, "tipsAllowed": true}},
         });
-        let intent = post(&rig, "2024-01-15", "/payment-intents", body).await;
+        let intent = post(&sandbox, "2024-01-15", "/payment-intents", body).await;
         format!("/payment-intents/{}", id(&intent))
     };
     let pounds = |value: u32| json!({"value": value, "currencyCode": "GBP"});
 
     let path = create("Auto").await;
     let amount = json!({"amount": pounds(1000)});
-    let changed = post(&rig, "2022-04-07", &format!("{path}/amount"), amount).await;
+    let changed = post(&sandbox, "2022-04-07", &format!("{path}/amount"), amount).await;
     assert_eq!(changed["amount"]["value"], 1000);
     // 2022-01-03 is before the first version.
     let tips = json!({"tipsAmount": pounds(200)});
-    let changed = post(&rig, "2022-01-03", &format!("{path}/tips-amount"), tips).await;
+    let changed = post(&sandbox, "2022-01-03", &format!("{path}/tips-amount"), tips).await;
     assert_eq!(
         (&changed["status"], &changed["tipsAmount"]["value"]),
         (&json!("Created"), &json!(200))
     );
-    let (status, canceled) = call(&rig, "2022-04-07", Method::DELETE, &path, &Value::Null).await;
+    let (status, canceled) = sandbox
+        .call_as(KEY, "2022-04-07", Method::DELETE, &path, &Value::Null)
+        .await;
     assert_eq!((status, &canceled["status"]), (200, &json!("Canceled")));
 
     let path = create("manual").await;
-    rig.pay(path.trim_start_matches("/payment-intents/")).await;
+    sandbox
+        .pay(path.trim_start_matches("/payment-intents/"))
+        .await;
     let captures = format!("{path}/captures");
-    let capture = post(&rig, "2022-04-07", &captures, json!({"amount": 500})).await;
+    let capture = post(&sandbox, "2022-04-07", &captures, json!({"amount": 500})).await;
     assert!(capture["captureId"].is_string(), "{capture}");
     let refund =
         json!({"amount": 500, "refundReason": "Demo refund", "notes": "Duplicate transaction"});
-    let refund = post(&rig, "2024-02-05", &format!("{path}/refunds"), refund).await;
+    let refund = post(&sandbox, "2024-02-05", &format!("{path}/refunds"), refund).await;
     assert!(refund["refundId"].is_string(), "{refund}");
 
     let path = create("manual").await;
-    rig.pay(path.trim_start_matches("/payment-intents/")).await;
+    sandbox
+        .pay(path.trim_start_matches("/payment-intents/"))
+        .await;
     let reversal = format!("{path}/reversal");
-    let reversal = post(&rig, "2024-01-15", &reversal, Value::Null).await;
+    let reversal = post(&sandbox, "2024-01-15", &reversal, Value::Null).await;
     assert!(reversal["reversalId"].is_string(), "{reversal}");
 }
 
 #[tokio::test]
 async fn the_webhook_samples_subscribe() {
-    let rig = Rig::start().await;
+    let sandbox = TestSandbox::start().await;
     let body = json!({
         "events": ["payment_intent.status_updated"],
         "url": "https://example.com/incoming-events",
     });
     for (version, path) in [("2022-04-07", "/webhooks"), ("2024-01-15", "/webhooks/")] {
-        let subscription = post(&rig, version, path, body.clone()).await;
+        let subscription = post(&sandbox, version, path, body.clone()).await;
         let path = format!("/webhooks/{}", id(&subscription));
-        let (status, _) = call(&rig, version, Method::DELETE, &path, &Value::Null).await;
+        let (status, _) = sandbox
+            .call_as(KEY, version, Method::DELETE, &path, &Value::Null)
+            .await;
         assert_eq!(status, 204);
     }
 }
@@ -191,7 +189,7 @@ async fn the_webhook_samples_subscribe() {
 /// The README names the statuses that Dojo's tests expect and the sandbox doesn't return.
 #[tokio::test]
 async fn the_php_clients_calls_about_unknown_ids_are_rejected() {
-    let rig = Rig::start().await;
+    let sandbox = TestSandbox::start().await;
     for version in ["2022-04-07", "2025-09-10"] {
         for (method, path, body, expected) in [
             (
@@ -226,7 +224,7 @@ async fn the_php_clients_calls_about_unknown_ids_are_rejected() {
                 404,
             ),
         ] {
-            let (status, problem) = call(&rig, version, method, path, &body).await;
+            let (status, problem) = sandbox.call_as(KEY, version, method, path, &body).await;
             assert_eq!(status, expected, "{version} {path}: {problem}");
         }
     }
