@@ -119,7 +119,7 @@ pub(super) fn sections(required_parts: RequiredParts) -> Vec<Section> {
     }
     sections.push(Section {
         title: "Card details",
-        note: Some("Visa, Mastercard, Maestro, American Express, Discover and Diners Club"),
+        note: Some("Visa, Mastercard, Maestro, Amex, Discover, Diners Club"),
         fields: vec![
             Field::text("card-number", "Card number", "cc-number").digits(23),
             Field {
@@ -129,7 +129,7 @@ pub(super) fn sections(required_parts: RequiredParts) -> Vec<Section> {
                     .half()
             },
             Field {
-                hint: Some("3 digits on the back of your card, or 4 digits on the front of an American Express card."),
+                hint: Some("3 digits on the back, or 4 on the front of Amex cards."),
                 ..Field::text("cvv", "CVV", "cc-csc").digits(4).half()
             },
             Field::text("name", "Name on card", "cc-name"),
