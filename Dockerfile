@@ -8,10 +8,11 @@ ENV SQLX_OFFLINE=true
 # Build only the dependencies, so that this layer is cached until a manifest or the lock file changes.
 # The cleanup makes Cargo compile our own crates below, even if their files are older than these placeholders.
 COPY Cargo.toml Cargo.lock ./
+COPY openapi-guard/Cargo.toml openapi-guard/
 COPY sandbox/Cargo.toml sandbox/
 COPY test-postgres/Cargo.toml test-postgres/
-RUN mkdir src sandbox/src test-postgres/src \
-    && touch test-postgres/src/lib.rs \
+RUN mkdir src openapi-guard/src sandbox/src test-postgres/src \
+    && touch openapi-guard/src/lib.rs test-postgres/src/lib.rs \
     && echo 'fn main() {}' | tee src/main.rs > sandbox/src/main.rs \
     && cargo build --release --locked --workspace --bins \
     && cargo clean --release --package dojo-payment-links --package dojo-sandbox

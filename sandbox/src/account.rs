@@ -1,19 +1,27 @@
-//! Whose something is. As at Dojo, each API key opens one account, which sees its own intents and subscriptions.
+//! Accounts. As at Dojo, each API key opens one account, which sees its own intents and subscriptions only.
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// An account, by an id of Dojo's form. It is made from the key, so nothing has to be remembered.
+/// An account's id, in the form of Dojo's. It is derived from the API key, so that no table of accounts is needed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Account(String);
 
 impl Account {
-    /// The account that this key opens.
     pub(crate) fn of_key(key: &str) -> Self {
-        let hash = Sha256::digest(key.as_bytes());
-        let digits = hash[..8]
-            .iter()
-            .fold(0, |digits, byte| digits << 8 | u64::from(*byte));
-        Self(format!("acc_sandbox_{digits:016x}"))
+        let digest: [u8; 32] = Sha256::digest(key.as_bytes()).into();
+        let number = digest.first_chunk().copied().map_or(0, u64::from_be_bytes);
+        Self(format!("acc_sandbox_{number:016x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Account;
+
+    #[test]
+    fn the_id_of_a_key_never_changes() {
+        let account = Account::of_key("sk_sandbox_tests");
+        assert_eq!(account, Account("acc_sandbox_f8e8c88d16d336ce".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! The sandbox's own clock: real time plus whatever it was told to skip.
+//! The sandbox's clock: real time plus an offset that tests can increase.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,26 +8,26 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime};
 
-/// A moment as Dojo writes it: UTC, always with seven fractional digits.
+/// A time in Dojo's format: UTC with seven fractional digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Timestamp(OffsetDateTime);
 
-/// The finest step that seven fractional digits can show.
+/// The smallest difference that seven fractional digits can show.
 const TICK: Duration = Duration::nanoseconds(100);
 
 const SEVEN_DIGITS: &[FormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
 
-const FOR_PEOPLE: &[FormatItem<'_>] =
+const HUMAN_READABLE: &[FormatItem<'_>] =
     format_description!("[day padding:none] [month repr:long] [year], [hour]:[minute] UTC");
 
-/// As in HTTP's `Date` header.
-const IN_HTTP: &[FormatItem<'_>] = format_description!(
+/// The format of HTTP's `Date` header.
+const HTTP_DATE: &[FormatItem<'_>] = format_description!(
     "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
 );
 
 impl Timestamp {
-    /// Reads RFC 3339, whatever its offset.
+    /// Reads RFC 3339 with any offset.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         parsed
@@ -35,7 +35,7 @@ impl Timestamp {
             .map(Self::truncated)
     }
 
-    /// Beyond the calendar's end there is only its end.
+    /// Saturates at the end of the calendar.
     pub(crate) fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
     }
@@ -45,21 +45,20 @@ impl Timestamp {
     }
 
     /// `22 November 2026, 12:24 UTC`
-    pub(crate) fn for_people(self) -> String {
-        // The calendar has no moment that this form cannot show.
+    pub(crate) fn human_readable(self) -> String {
         self.0
-            .format(FOR_PEOPLE)
+            .format(HUMAN_READABLE)
             .unwrap_or_else(|_| self.to_string())
     }
 
     /// `Sun, 22 Nov 2026 12:24:00 GMT`
-    pub(crate) fn in_http(self) -> Option<String> {
-        self.0.format(IN_HTTP).ok()
+    pub(crate) fn http_date(self) -> Option<String> {
+        self.0.format(HTTP_DATE).ok()
     }
 
-    fn truncated(moment: OffsetDateTime) -> Self {
-        let below = i64::from(moment.nanosecond() % 100);
-        Self(moment - Duration::nanoseconds(below))
+    fn truncated(time: OffsetDateTime) -> Self {
+        let below = i64::from(time.nanosecond() % 100);
+        Self(time - Duration::nanoseconds(below))
     }
 }
 
@@ -76,7 +75,7 @@ impl Serialize for Timestamp {
     }
 }
 
-/// Tells a time that is never told twice, so that two changes never bear the same moment.
+/// Never returns the same time twice, so that no two changes have the same time.
 #[derive(Debug, Default)]
 pub(crate) struct Clock(Mutex<Reading>);
 
@@ -98,7 +97,7 @@ impl Clock {
         now
     }
 
-    /// Moves the clock ahead of real time. It never goes back: events would then precede their cause.
+    /// Moves the clock forward. It can't move back, because events would then precede their cause.
     pub(crate) fn advance(&self, by: Duration) {
         let mut reading = self.reading();
         reading.offset = reading.offset.saturating_add(by);
@@ -120,26 +119,26 @@ mod tests {
     use time::Duration;
 
     #[test]
-    fn writes_seven_digits_even_when_they_are_zero() {
-        let moment = Timestamp::parse("2024-05-07T23:25:44Z").map(|m| m.to_string());
-        assert_eq!(moment.as_deref(), Some("2024-05-07T23:25:44.0000000Z"));
+    fn writes_seven_digits_even_if_they_are_zero() {
+        let time = Timestamp::parse("2024-05-07T23:25:44Z").map(|m| m.to_string());
+        assert_eq!(time.as_deref(), Some("2024-05-07T23:25:44.0000000Z"));
     }
 
     #[test]
     fn reads_any_offset_as_utc() {
-        let moment = Timestamp::parse("2024-05-07T23:25:44.12345678+02:00").map(|m| m.to_string());
-        assert_eq!(moment.as_deref(), Some("2024-05-07T21:25:44.1234567Z"));
+        let time = Timestamp::parse("2024-05-07T23:25:44.12345678+02:00").map(|m| m.to_string());
+        assert_eq!(time.as_deref(), Some("2024-05-07T21:25:44.1234567Z"));
     }
 
     #[test]
-    fn never_tells_the_same_time_twice() {
+    fn never_returns_the_same_time_twice() {
         let clock = Clock::default();
-        let moments: Vec<_> = (0..1000).map(|_| clock.now()).collect();
-        assert!(moments.windows(2).all(|pair| pair[0] < pair[1]));
+        let times: Vec<_> = (0..1000).map(|_| clock.now()).collect();
+        assert!(times.windows(2).all(|pair| pair[0] < pair[1]));
     }
 
     #[test]
-    fn runs_ahead_by_what_it_was_advanced() {
+    fn runs_ahead_after_it_is_advanced() {
         let clock = Clock::default();
         let before = clock.now();
         clock.advance(Duration::days(30));

@@ -1,4 +1,4 @@
-//! What goes wrong with API calls, on demand.
+//! Faults in API calls.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::chance;
 
-/// What an API call is about, in the words that faults and the request log use.
+/// The operation of an API call, as faults and the record of calls name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Operation {
@@ -27,7 +27,7 @@ pub(crate) enum Operation {
     Amount,
     Tips,
     Receipt,
-    /// For a fault: every call. For a call: none of the above.
+    /// In a fault: every call. In the record: none of the above.
     Any,
 }
 
@@ -52,37 +52,36 @@ impl Operation {
     }
 }
 
-/// A fault of API calls.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Fault {
     pub(crate) operation: Operation,
     pub(crate) kind: Kind,
-    /// The HTTP status that `status` and `statusAfter` answer.
+    /// The HTTP status of `status` and `statusAfter`.
     pub(crate) status: Option<u16>,
-    /// What the `Retry-After` header of that answer says.
+    /// The `Retry-After` header of the response.
     pub(crate) retry_after: Option<RetryAfter>,
-    /// Headers that the answer carries, in place of its own of the same name.
+    /// Headers to add to the response. They replace its own headers of the same name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) headers: BTreeMap<String, String>,
-    /// How far the clock of `clockSkew` runs ahead; behind, if negative.
+    /// How far ahead the clock of `clockSkew` is. If negative, it is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) skew_ms: Option<i64>,
-    /// Which intent `otherIntent` answers.
+    /// The intent that the response of `otherIntent` shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) intent_id: Option<String>,
-    /// What `fields` puts in place of fields of the answer.
+    /// Members that `fields` replaces in the response.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub(crate) fields: Map<String, Value>,
-    /// Strikes only calls that name this intent in their path.
+    /// Limits the fault to calls whose path contains this intent.
     pub(crate) payment_intent_id: Option<String>,
-    /// How long `latency` waits before the work, and any other kind before its answer or cut.
+    /// How long `latency` waits before the call takes effect, and any other kind before its response.
     pub(crate) latency_ms: Option<u64>,
     pub(crate) count: Option<u32>,
     pub(crate) share: Option<f64>,
 }
 
-/// Seconds, or the header's raw value: a date, or anything that no client should have to expect.
+/// Seconds, or the raw value of the header: a date, or something absurd.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum RetryAfter {
@@ -99,7 +98,7 @@ impl fmt::Display for RetryAfter {
     }
 }
 
-/// Headers that frame the message: a wrong one breaks the connection, for which there are faults of their own.
+/// Headers that faults can't set, because a wrong value breaks the connection. `cutBefore` and `cutAfter` do that.
 const FRAMING: [HeaderName; 3] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -109,75 +108,75 @@ const FRAMING: [HeaderName; 3] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Kind {
-    /// A delay, then the work and its answer.
+    /// The call takes effect after a delay.
     Latency,
-    /// The work, then a delay, then its answer.
+    /// The call takes effect, and its response is delayed.
     LatencyAfter,
-    /// A status in place of the work.
+    /// The response is an error, and the call has no effect.
     Status,
-    /// The work, then a status in place of its answer.
+    /// The call takes effect, but the response is an error.
     StatusAfter,
-    /// The connection closes without an answer and without the work.
+    /// The connection closes without a response, and the call has no effect.
     CutBefore,
-    /// The work, then the connection closes without an answer.
+    /// The call takes effect, and the connection closes without a response.
     CutAfter,
-    /// No answer and no work, and the connection stays open until the caller closes it.
+    /// The connection stays open without a response until the caller closes it, and the call has no effect.
     SilentBefore,
-    /// The work, then no answer, and the connection stays open until the caller closes it.
+    /// The call takes effect, and the connection stays open without a response until the caller closes it.
     SilentAfter,
-    /// The work and its answer, with other headers.
+    /// The call takes effect, and its response has other headers.
     Headers,
-    /// The work and its answer, from a node whose clock is wrong: `updatedAt` and `Date` are off.
+    /// The call takes effect, and its response comes from a node whose clock is wrong: `updatedAt` and `Date` are
+    /// moved.
     ClockSkew,
-    /// The work, but the answer shows another intent.
+    /// The call takes effect, but its response shows another intent.
     OtherIntent,
-    /// The work and its answer, with other values in some of its fields.
+    /// The call takes effect, but some members of its response have other values.
     Fields,
 }
 
 impl Kind {
-    /// Whether the call does what it came for.
-    pub(crate) fn works(self) -> bool {
+    pub(crate) fn takes_effect(self) -> bool {
         !matches!(self, Self::Status | Self::CutBefore | Self::SilentBefore)
     }
 
-    /// Whether the call is answered as it would be without the fault.
-    pub(crate) fn answers_itself(self) -> bool {
+    /// Whether the response is the same as without the fault.
+    pub(crate) fn keeps_response(self) -> bool {
         matches!(self, Self::Latency | Self::LatencyAfter)
     }
 }
 
 impl Fault {
-    /// The fault as asked for, or what is wrong with it.
-    pub(crate) fn checked(mut self) -> Result<Self, String> {
+    /// Validates the fault, and sets its default count.
+    pub(crate) fn validated(mut self) -> Result<Self, String> {
         chance::check(self.share)?;
         self.count = chance::count_or_once(self.count, self.share);
         if self.latency_ms.is_some_and(|latency| latency > 600_000) {
-            return Err("latencyMs is at most 600000.".to_owned());
+            return Err("latencyMs must be at most 600000.".to_owned());
         }
         match self.kind {
             Kind::Latency | Kind::LatencyAfter if self.latency_ms.is_none() => {
-                Err("A latency needs latencyMs.".to_owned())
+                Err("This kind of fault requires latencyMs.".to_owned())
             }
             Kind::Status | Kind::StatusAfter
                 if !self
                     .status
                     .is_some_and(|status| (400..=599).contains(&status)) =>
             {
-                Err("A status fault needs a status from 400 to 599.".to_owned())
+                Err("This kind of fault requires a status between 400 and 599.".to_owned())
             }
             Kind::Headers if self.headers.is_empty() => {
-                Err("A fault of headers needs headers.".to_owned())
+                Err("This kind of fault requires headers.".to_owned())
             }
-            Kind::Fields if self.fields.is_empty() => Err("Fields need fields.".to_owned()),
+            Kind::Fields if self.fields.is_empty() => Err("This kind of fault requires fields.".to_owned()),
             Kind::ClockSkew if self.skew_ms.is_none_or(|skew| skew == 0) => {
-                Err("A clockSkew needs skewMs, positive for a clock that runs ahead.".to_owned())
+                Err("This kind of fault requires skewMs, other than 0. It is positive for a clock that is ahead.".to_owned())
             }
             _ => self.header_map().map(|_| self),
         }
     }
 
-    /// What stands in the answer's header beside, or in place of, its own.
+    /// The headers to add to the response, including `Retry-After`.
     pub(crate) fn header_map(&self) -> Result<HeaderMap, String> {
         let retry_after = self
             .retry_after
@@ -189,9 +188,10 @@ impl Fault {
                 let header = HeaderName::try_from(&name)
                     .ok()
                     .filter(|header| !FRAMING.contains(header));
-                let header = header.ok_or_else(|| format!("{name:?} is not a header to set."))?;
+                let header =
+                    header.ok_or_else(|| format!("A fault can't set the header {name:?}."))?;
                 let value = HeaderValue::from_bytes(value.as_bytes())
-                    .map_err(|_| format!("No header can hold this value of {name}."))?;
+                    .map_err(|_| format!("The value of {name} is not valid in a header."))?;
                 Ok((header, value))
             })
             .collect()
@@ -202,7 +202,7 @@ impl Fault {
     }
 }
 
-/// The faults in force. A call meets at most one: the first, in the order they were set, that strikes.
+/// The active faults. At most one applies to a call: the first that matches, in the order in which they were added.
 #[derive(Debug)]
 pub(crate) struct Faults {
     faults: Vec<Fault>,
@@ -233,6 +233,7 @@ impl Faults {
         &self.faults
     }
 
+    /// The fault that applies to this call, if any.
     pub(crate) fn draw(&mut self, operation: Operation, path: &str) -> Option<Fault> {
         let rng = &mut self.rng;
         let fault = self
@@ -246,7 +247,7 @@ impl Faults {
                     .is_none_or(|id| path.split('/').any(|part| part == id))
             })
             .find_map(|fault| {
-                chance::strikes(&mut fault.count, fault.share, rng).then(|| fault.clone())
+                chance::applies(&mut fault.count, fault.share, rng).then(|| fault.clone())
             });
         self.faults.retain(|fault| fault.count != Some(0));
         fault
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_operations_apart() {
+    fn names_the_operation_of_a_call() {
         let of = |method, path| Operation::of(&method, path);
         assert_eq!(of(Method::POST, "/payment-intents"), Operation::Create);
         assert_eq!(
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn strikes_only_calls_about_the_intent_that_it_names() {
+    fn applies_only_to_calls_about_its_intent() {
         let mut faults = Faults::new();
         faults.add(Fault {
             payment_intent_id: Some("pi_1".to_owned()),
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn strikes_only_what_it_is_for_and_only_so_often() {
+    fn applies_only_to_its_operation_and_count_times() {
         let mut faults = Faults::new();
         faults.add(fault(Operation::Create, 1));
         faults.add(fault(Operation::Any, 1));

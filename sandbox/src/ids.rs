@@ -1,4 +1,4 @@
-//! Identifiers and secrets in the shapes that Dojo gives them.
+//! Random identifiers and secrets in the formats that Dojo uses.
 
 use rand::RngExt;
 
@@ -6,7 +6,7 @@ const BASE64_URL: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 const HEX: &[u8] = b"0123456789abcdef";
 
 /// `prefix` and 22 base64url characters, such as `pi_sandbox_G_FeegU8WESxtY_Nct8jqw`.
-pub(crate) fn tagged(prefix: &str) -> String {
+pub(crate) fn prefixed(prefix: &str) -> String {
     format!("{prefix}{}", base64_url(22))
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn hex(length: usize) -> String {
     pick(HEX, length)
 }
 
-/// A random UUID, the form of Dojo's transaction and refund ids.
+/// A random UUID: the format of Dojo's transaction and refund ids.
 pub(crate) fn uuid() -> String {
     let variant = pick(b"89ab", 1);
     format!(
@@ -33,7 +33,7 @@ pub(crate) fn uuid() -> String {
     )
 }
 
-/// Six random digits, the form of an authorization code.
+/// Six random digits: the format of an authorization code.
 pub(crate) fn auth_code() -> String {
     pick(b"0123456789", 6)
 }

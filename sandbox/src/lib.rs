@@ -1,5 +1,5 @@
-//! A stand-in for Dojo: its payment API, hosted checkout page and signed webhooks, for a demo, for
-//! tests, and for anyone who integrates.
+//! A stand-in for Dojo: its payment API, hosted checkout page and signed webhooks, for demos, for tests, and for
+//! anyone who integrates with Dojo.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -12,42 +12,40 @@
 //! # }
 //! ```
 //!
-//! The map:
-//!
-//! | room | holds |
+//! | module | contains |
 //! | --- | --- |
-//! | `intents` | the rules of a payment intent, pure: how it begins, is paid, captured, refunded, runs out |
-//! | `account` | whose each of them is, by the API key |
-//! | `ledger` | all intents, changed one at a time; what each change tells subscribers |
+//! | `intents` | a payment intent and its rules: creation, payment, management, expiry |
+//! | `account` | which API key an intent or a subscription belongs to |
+//! | `intent_store` | all intents, changed one at a time; the events that each change causes |
 //! | `webhooks` | subscriptions and their secrets, deliveries, retries, delivery faults |
 //! | `api` | Dojo's API over HTTP |
-//! | `checkout` | the page a customer pays on |
-//! | `control` | `/_sandbox`: what tests use to pay, to break things and to look inside |
-//! | `traffic`, `faults` | the record of API calls and what goes wrong with them |
-//! | `document` | Dojo's OpenAPI file, which calls are held to where it is at hand |
-//! | `server` | the HTTP loop, which can cut a connection or leave it silent |
+//! | `checkout` | the page where a customer pays |
+//! | `control` | `/_sandbox`: what tests use to pay, to inject faults and to see what happened |
+//! | `faults`, `requests`, `traffic` | faults in API calls, the record of calls, and the middleware that applies both |
+//! | `app_state` | everything above that the handlers share |
+//! | `server` | the HTTP loop, which can close a connection without a response or leave it silent |
 
 mod account;
 mod api;
+mod app_state;
 mod chance;
 mod checkout;
 mod clock;
 mod control;
-pub mod document;
 mod faults;
 mod ids;
+mod intent_store;
 mod intents;
-mod ledger;
 mod money;
 mod problem;
+mod requests;
 mod sandbox;
 mod server;
 mod settings;
 pub mod signature;
 mod traffic;
 mod webhooks;
-mod world;
 
+pub use requests::Exchange;
 pub use sandbox::Sandbox;
 pub use settings::Settings;
-pub use traffic::Exchange;

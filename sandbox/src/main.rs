@@ -1,6 +1,6 @@
-//! `dojo-sandbox`: the stand-in for Dojo as a program.
+//! The sandbox as a program.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,7 +29,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Ask the sandbox on the listen address whether it is well; exit 0 if so, 1 if not
+    /// Check the sandbox on the listen address; exit 0 if it is healthy, 1 if not
     Healthcheck {
         /// Address that the sandbox listens on
         #[arg(long, env = "SANDBOX_LISTEN_ADDR", default_value = "127.0.0.1:9400")]
@@ -60,14 +60,19 @@ async fn main() -> ExitCode {
 
 async fn run(settings: Settings, seed: Option<u64>) -> Result<(), Box<dyn std::error::Error>> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).init();
+    // https://no-color.org: any value but an empty one turns colors off.
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stdout().is_terminal() && !no_color)
+        .init();
 
     let mut terminate = signal(SignalKind::terminate())?;
     let sandbox = Sandbox::start(settings).await?;
     if let Some(seed) = seed {
         sandbox.seed(seed);
     }
-    tracing::info!(url = sandbox.url(), "the sandbox is listening");
+    tracing::info!(url = sandbox.url(), "listening");
 
     tokio::select! {
         _ = terminate.recv() => {}
@@ -78,7 +83,7 @@ async fn run(settings: Settings, seed: Option<u64>) -> Result<(), Box<dyn std::e
     Ok(())
 }
 
-/// The request is so small that it needs no client, nor the certificates that one would want.
+/// Writes the request by hand, because an HTTP client would need root certificates.
 fn healthcheck(listen_addr: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
     let addr = SocketAddr::new(reachable(listen_addr.ip()), listen_addr.port());
     let mut stream = TcpStream::connect_timeout(&addr, HEALTHCHECK_TIMEOUT)?;
@@ -93,11 +98,15 @@ fn healthcheck(listen_addr: SocketAddr) -> Result<(), Box<dyn std::error::Error>
     if status_line.starts_with("HTTP/1.1 200 ") {
         Ok(())
     } else {
-        Err(format!("the sandbox at {addr} answers {:?}", status_line.trim_end()).into())
+        Err(format!(
+            "the sandbox at {addr} responded with {:?}",
+            status_line.trim_end()
+        )
+        .into())
     }
 }
 
-/// One cannot call "any address", but a server that listens there hears this machine.
+/// The loopback address if the sandbox listens on all addresses, which can't be called.
 fn reachable(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// An amount in minor units: `{"value": 1000, "currencyCode": "GBP"}` is ten pounds.
+/// `{"value": 1000, "currencyCode": "GBP"}` is ten pounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Money {
@@ -20,14 +20,13 @@ pub(crate) enum Currency {
 }
 
 impl Money {
-    /// The same currency, another value.
     pub(crate) fn with_value(self, value: i64) -> Self {
         Self { value, ..self }
     }
 }
 
 impl std::fmt::Display for Money {
-    /// For people: `£1,234.50`.
+    /// `£1,234.50`
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let sign = if self.value < 0 { "-" } else { "" };
         let symbol = match self.currency_code {
@@ -60,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_as_people_write_it() {
+    fn displays_as_people_write_it() {
         assert_eq!(pounds(1), "£0.01");
         assert_eq!(pounds(1000), "£10.00");
         assert_eq!(pounds(123_456), "£1,234.56");

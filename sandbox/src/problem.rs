@@ -1,19 +1,19 @@
-//! Refusals, in the one shape that Dojo's API uses for them.
+//! Error responses in the format of Dojo's API.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::ids;
 
-/// What is wrong with a request, by field. Names are written as Dojo does, in .NET's manner:
+/// Messages about invalid fields, by field. Field names are in .NET's spelling, as Dojo writes them:
 /// `Amount.CurrencyCode`, `ItemLines[0].Name`.
 pub(crate) type FieldErrors = BTreeMap<String, Vec<String>>;
 
-/// An RFC 7807 problem that is itself the response.
+/// An RFC 7807 problem, which is also the HTTP response.
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
@@ -30,16 +30,16 @@ impl Problem {
         }
     }
 
-    /// Input that breaks documented limits, with every fault named.
+    /// Invalid input, with all errors at once.
     pub(crate) fn invalid(errors: FieldErrors) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,
-            detail: "See the errors property for what to put right.".to_owned(),
+            detail: "See the errors property for details.".to_owned(),
             errors,
         }
     }
 
-    /// Input with a single fault.
+    /// Invalid input with a single error.
     pub(crate) fn invalid_field(field: &str, message: impl Into<String>) -> Self {
         Self::invalid(FieldErrors::from([(
             field.to_owned(),
@@ -68,6 +68,9 @@ impl Problem {
     }
 }
 
+/// The result of a handler that returns JSON.
+pub(crate) type JsonResult = Result<Json<Value>, Problem>;
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = json!({
@@ -84,7 +87,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Where RFC 7231 and its companions define the status: what .NET services put in `type`.
+/// The section of RFC 7231, or of a related RFC, that defines the status: what .NET services put in `type`.
 fn rfc_section(status: StatusCode) -> &'static str {
     match status.as_u16() {
         400 => "https://tools.ietf.org/html/rfc7231#section-6.5.1",

@@ -13,107 +13,108 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::util::MapRequest;
 
+use crate::app_state::AppState;
+use crate::requests::{Exchange, Watcher};
 use crate::settings::Settings;
-use crate::traffic::{Exchange, Watcher};
-use crate::world::World;
 use crate::{api, checkout, control, server};
 
-/// How often the sandbox looks for intents whose time is up. Any call looks as well, so nobody ever
-/// meets one that should be gone; this is for the webhooks.
-const CATCH_UP_EVERY: Duration = Duration::from_millis(200);
+/// How often intents that are due expire. Every call expires them as well, so a caller never sees an intent that should
+/// have expired. This interval is for the webhooks.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A sandbox that is listening. Dropping it ends it at once; [`Sandbox::stop`] lets calls finish.
+/// A sandbox that is listening. Dropping it ends it at once. [`Sandbox::stop`] lets calls in progress finish.
 #[derive(Debug)]
 pub struct Sandbox {
     addr: SocketAddr,
     url: String,
-    world: Arc<World>,
+    state: Arc<AppState>,
     stop_listening: CancellationToken,
     server: JoinHandle<()>,
 }
 
 impl Sandbox {
-    /// Binds and serves; returns once it is listening.
+    /// Returns once the sandbox is listening.
     pub async fn start(settings: Settings) -> io::Result<Self> {
-        // Another part of the program may have chosen a provider already, and that one is as good.
+        // Fails if the program has already installed a provider, which works as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind(settings.listen_addr).await?;
         let addr = listener.local_addr()?;
         let url = format!("http://{}", reachable(addr));
-        let world = Arc::new(World::new(settings, &url).map_err(io::Error::other)?);
+        let state = Arc::new(AppState::new(settings, &url).map_err(io::Error::other)?);
 
-        let routes = api::routes(Arc::clone(&world))
-            .nest("/_sandbox", control::routes(Arc::clone(&world)))
-            .nest("/checkout", checkout::routes(Arc::clone(&world)));
-        // Around the routes: what stands in front of them has to happen before one is chosen.
-        let routes = Router::new().fallback_service(MapRequest::new(routes, without_slash_at_end));
+        let routes = api::routes(Arc::clone(&state))
+            .nest("/_sandbox", control::routes(Arc::clone(&state)))
+            .nest("/checkout", checkout::routes(Arc::clone(&state)));
+        // A layer of the router would only run after a route was chosen.
+        let routes =
+            Router::new().fallback_service(MapRequest::new(routes, without_trailing_slash));
         let stop_listening = CancellationToken::new();
         let server = tokio::spawn(server::serve(listener, routes, stop_listening.clone()));
-        world.tasks.spawn(keep_up(Arc::clone(&world)));
+        state.tasks.spawn(expire_due_intents(Arc::clone(&state)));
         Ok(Self {
             addr,
             url,
-            world,
+            state,
             stop_listening,
             server,
         })
     }
 
-    /// Where its API is: `http://127.0.0.1:PORT`.
+    /// The base URL of the API: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The address it listens on.
+    /// The address that the sandbox listens on.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Makes the draws of random faults repeatable.
+    /// Makes random faults repeatable.
     pub fn seed(&self, seed: u64) {
-        self.world.seed(seed);
+        self.state.seed(seed);
     }
 
-    /// Shows every API call to `watcher`, just before it is answered; the last one set counts.
+    /// Calls `watcher` with every API call, just before its response is sent. It replaces an earlier watcher.
     pub fn watch(&self, watcher: impl Fn(&Exchange) + Send + Sync + 'static) {
-        self.world.set_watcher(Watcher(Arc::new(watcher)));
+        self.state.set_watcher(Watcher(Arc::new(watcher)));
     }
 
-    /// Stops listening, lets calls under way finish, and drops deliveries that are still waiting.
+    /// Stops listening, lets calls in progress finish, and drops webhook deliveries that are still waiting.
     pub async fn stop(mut self) {
         self.stop_listening.cancel();
-        // An error means that the server's task is gone, which is what is wanted.
+        // An error means that the server's task has ended already.
         let _ = (&mut self.server).await;
-        self.world.shutdown.cancel();
-        self.world.tasks.close();
-        self.world.tasks.wait().await;
+        self.state.shutdown.cancel();
+        self.state.tasks.close();
+        self.state.tasks.wait().await;
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.stop_listening.cancel();
-        self.world.shutdown.cancel();
+        self.state.shutdown.cancel();
         self.server.abort();
     }
 }
 
-async fn keep_up(world: Arc<World>) {
-    let mut ticks = tokio::time::interval(CATCH_UP_EVERY);
-    while world
+async fn expire_due_intents(state: Arc<AppState>) {
+    let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
+    while state
         .shutdown
         .run_until_cancelled(ticks.tick())
         .await
         .is_some()
     {
-        world.with_ledger(|_| ());
+        state.with_intents(|_| ());
     }
 }
 
-/// Dojo takes `/payment-intents/` for `/payment-intents`.
-fn without_slash_at_end(mut request: Request) -> Request {
+/// Dojo treats `/payment-intents/` like `/payment-intents`.
+fn without_trailing_slash(mut request: Request) -> Request {
     let uri = request.uri();
     let path = uri.path().trim_end_matches('/');
     if path.is_empty() || path.len() == uri.path().len() {
@@ -123,14 +124,14 @@ fn without_slash_at_end(mut request: Request) -> Request {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    // A part of a good address is a good address.
+    // Removing slashes from a valid URI leaves a valid URI.
     if let Ok(shorter) = Uri::try_from(shorter) {
         *request.uri_mut() = shorter;
     }
     request
 }
 
-/// One cannot call "any address", but a server that listens there hears this machine.
+/// The loopback address if the sandbox listens on all addresses, which can't be called.
 fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

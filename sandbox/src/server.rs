@@ -1,5 +1,5 @@
-//! The HTTP server. Its own loop, and not axum's, because a fault may cut a connection or leave it
-//! silent: axum always answers.
+//! The HTTP server. It has its own loop, because a fault may close a connection or leave it silent. axum's loop always
+//! responds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,55 +17,55 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// Callers beyond this many wait until one is done.
-const MOST_CONNECTIONS: usize = 1024;
+/// Further callers wait until a connection closes.
+const MAX_CONNECTIONS: usize = 1024;
 
-/// How long a caller may take to send a request's head.
+/// How long a caller may take to send the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long calls under way may take to end when the sandbox stops.
+/// How long calls in progress may take to finish when the sandbox stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A response that is none: the connection closes without a word.
+/// Makes the server close the connection without a response.
 pub(crate) fn cut() -> Response {
-    broken(Broken::Cut)
+    no_response(NoResponse::Cut)
 }
 
-/// A response that never comes: the connection stays open, and nothing is said on it.
+/// Makes the server leave the connection open without ever responding.
 pub(crate) fn silence() -> Response {
-    broken(Broken::Silent)
+    no_response(NoResponse::Silent)
 }
 
-fn broken(how: Broken) -> Response {
+fn no_response(kind: NoResponse) -> Response {
     let mut response = Response::new(Body::empty());
-    response.extensions_mut().insert(how);
+    response.extensions_mut().insert(kind);
     response
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Broken {
+enum NoResponse {
     Cut,
     Silent,
 }
 
-impl fmt::Display for Broken {
+impl fmt::Display for NoResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cut => f.write_str("the connection is cut, as asked"),
-            Self::Silent => f.write_str("the connection stays silent, as asked"),
+            Self::Cut => f.write_str("a fault closed the connection"),
+            Self::Silent => f.write_str("a fault left the connection silent"),
         }
     }
 }
 
-impl std::error::Error for Broken {}
+impl std::error::Error for NoResponse {}
 
-/// Serves until told to stop, and then until calls under way are done.
+/// Serves until `stop` is canceled, and then until the calls in progress have finished.
 pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: CancellationToken) {
     let connections = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let connection_limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     while let Some(stream) = stop.run_until_cancelled(accept(&listener)).await {
-        let Some(Ok(seat)) = stop
-            .run_until_cancelled(Arc::clone(&room).acquire_owned())
+        let Some(Ok(permit)) = stop
+            .run_until_cancelled(Arc::clone(&connection_limit).acquire_owned())
             .await
         else {
             break;
@@ -80,15 +80,16 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: Cancellat
                     let (routes, stop) = (routes.clone(), stop.clone());
                     async move {
                         let Ok(response) = routes.oneshot(request.map(Body::new)).await;
-                        let Some(how) = response.extensions().get::<Broken>().copied() else {
+                        let Some(kind) = response.extensions().get::<NoResponse>().copied() else {
                             return Ok(response);
                         };
-                        if matches!(how, Broken::Silent) {
-                            // Until the caller closes the connection, which drops this, or the sandbox stops.
+                        if matches!(kind, NoResponse::Silent) {
+                            // Waits until the caller closes the connection, which drops this future, or until the
+                            // sandbox stops.
                             stop.cancelled().await;
                         }
-                        // An error here makes hyper drop the connection without an answer.
-                        Err(how)
+                        // An error makes hyper close the connection without a response.
+                        Err(kind)
                     }
                 }),
             );
@@ -97,7 +98,7 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: Cancellat
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(seat);
+            drop(permit);
         });
     }
     drop(listener);
@@ -105,21 +106,21 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: Cancellat
         .await
         .is_err()
     {
-        tracing::warn!("some calls did not end in time");
+        tracing::warn!("some calls didn't finish in time");
     }
 }
 
-/// Running out of file handles passes; the pause keeps the loop from spinning until it does.
+/// Retries after a pause if accepting fails, for example because there are no file descriptors left.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Small answers must not wait for company; failing that they are late, not lost.
+                // Without `TCP_NODELAY`, small responses are only late, so an error here doesn't matter.
                 let _ = stream.set_nodelay(true);
                 return stream;
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                tracing::warn!(%error, "can't accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

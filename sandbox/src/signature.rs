@@ -1,30 +1,21 @@
-//! The webhook signature, as Dojo writes it.
-
-use std::fmt::Write as _;
+//! The signature of a webhook.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// The value of the `dojo-signature` header for one webhook body.
+/// The value of the `dojo-signature` header for a webhook body.
 ///
-/// It is the HMAC-SHA256 of the raw bytes, keyed with the secret's UTF-8 bytes, and written the way
-/// .NET's `BitConverter` does: upper-case hex with a dash between bytes, behind `sha256=`.
+/// It is `sha256=` and the HMAC-SHA256 of the body's bytes, keyed with the secret's UTF-8 bytes. As Dojo does with
+/// .NET's `BitConverter`, it is written in upper-case hex with a dash between bytes.
 #[must_use]
 pub fn sign(secret: &str, body: &[u8]) -> String {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(secret.as_bytes()) else {
-        unreachable!("HMAC takes keys of any length");
+        unreachable!("HMAC accepts keys of any length");
     };
     mac.update(body);
-
-    let mut signature = String::from("sha256=");
-    for (position, byte) in mac.finalize().into_bytes().iter().enumerate() {
-        if position > 0 {
-            signature.push('-');
-        }
-        // Writing to a string cannot fail.
-        let _ = write!(signature, "{byte:02X}");
-    }
-    signature
+    let bytes = mac.finalize().into_bytes();
+    let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02X}")).collect();
+    format!("sha256={}", hex.join("-"))
 }
 
 #[cfg(test)]
@@ -34,7 +25,7 @@ mod tests {
     const BODY: &[u8] = br#"{"id":"evt_hnnHxIKR_Uy6bhZCusCltw","event":"payment_intent.created","accountId":"acc_test","createdAt":"2022-02-01T13:07:41.8667859Z","data":{"paymentIntentId":"pi_vpwd4ooAPEqyNAQe4z89WQ","paymentStatus":"Created","captureMode":"Auto"}}"#;
 
     #[test]
-    fn agrees_with_the_vectors_that_dojo_publishes() {
+    fn matches_the_signatures_that_dojo_publishes() {
         assert_eq!(
             sign("PDYkJQq6sESYHp_zJuTTBQ", BODY),
             "sha256=4B-49-F8-FE-25-A7-E6-7D-00-4F-A7-9C-F8-0B-63-00-C7-77-B4-F2-2D-E5-E1-22-84-FA-04-18-50-A1-76-FD"

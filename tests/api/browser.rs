@@ -165,7 +165,7 @@ async fn a_payment_succeeds() {
 
     // When the link is opened again, there is nothing left to pay.
     browser.page.goto(text(&link["url"])).await.unwrap();
-    browser.says("This has already been paid").await;
+    browser.says("This payment has already been made").await;
     assert!(browser.page.find(Locator::Id("pay")).await.is_err());
     browser.close().await;
 }
@@ -181,13 +181,13 @@ async fn a_challenged_card_pays_and_returns_to_the_shop() {
     let link = app.create(&request).await.expect(201).json();
     let browser = Browser::open(&link["url"]).await;
     browser.pay_with(CHALLENGED).await;
-    browser.says("Confirm that it is you").await;
+    browser.says("Confirm it’s you").await;
     browser.click("fail").await;
     browser.says("You did not approve this payment").await;
     assert_eq!(browser.value_of("cc-name").await, "Ann Example");
 
     browser.pay_with(CHALLENGED).await;
-    browser.says("Confirm that it is you").await;
+    browser.says("Confirm it’s you").await;
     assert_eq!(app.link(&link["id"]).await["status"], "Created");
     browser.click("approve").await;
     browser.says("ok").await;
@@ -228,7 +228,9 @@ async fn the_page_formats_the_card_and_keeps_it_after_a_mistake() {
     browser.type_into("cc-csc", "02").await;
     browser.type_into("cc-name", "Ann Example").await;
     browser.click("pay").await;
-    browser.says("Enter the CVV: 3 digits on the back").await;
+    browser
+        .says("Enter the CVV, the 3 digits on the back of your card")
+        .await;
     assert_eq!(browser.value_of("cc-number").await, "5200 0000 0000 1005");
     assert_eq!(browser.value_of("cc-exp").await, "09/29");
     assert_eq!(browser.value_of("cc-csc").await, "");

@@ -1,4 +1,4 @@
-//! Reading request bodies: every fault found and named, in the manner of Dojo's errors.
+//! Reading request bodies. All errors are reported at once, in the format of Dojo's API.
 
 use std::sync::LazyLock;
 
@@ -7,12 +7,13 @@ use jsonschema::{ValidationError, Validator};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::names::{field_name, lower_initials};
 use super::version::Version;
 use crate::problem::{FieldErrors, Problem};
 
-/// The request bodies that have a schema, by their name in `requests.schema.json`.
+/// The request bodies with a schema in `requests.schema.json`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Shape {
+pub(crate) enum BodySchema {
     CreatePaymentIntent(Version),
     Search,
     Capture,
@@ -24,7 +25,7 @@ pub(crate) enum Shape {
     SubscriptionUpdate,
 }
 
-impl Shape {
+impl BodySchema {
     fn validator(self) -> &'static Validator {
         static CREATE: LazyLock<[Validator; 4]> =
             LazyLock::new(|| Version::ALL.map(compile_creation));
@@ -51,16 +52,16 @@ impl Shape {
 }
 
 fn compile(name: &str) -> Validator {
-    compile_of(document(), name)
+    compile_from(schemas(), name)
 }
 
-/// Creation has members that came or went with a version.
+/// The members of a creation depend on the version.
 fn compile_creation(version: Version) -> Validator {
     const NAME: &str = "CreatePaymentIntent";
-    let mut schema = document();
-    let members = schema["$defs"][NAME]["properties"]
+    let mut schemas = schemas();
+    let members = schemas["$defs"][NAME]["properties"]
         .as_object_mut()
-        .expect("a request is described by its members");
+        .expect("the schema of a creation has properties");
     if version < Version::V2026_02_27 {
         members.remove("isNotOnlineCheckout");
     }
@@ -70,85 +71,57 @@ fn compile_creation(version: Version) -> Validator {
             json!({"$ref": "#/$defs/OptionalMoment"}),
         );
     }
-    compile_of(schema, NAME)
+    compile_from(schemas, NAME)
 }
 
-fn document() -> Value {
-    // The document is part of this program and every entry of it is compiled by a test.
+fn schemas() -> Value {
+    // The file is compiled into the program, and a test compiles each of its schemas.
     serde_json::from_str(include_str!("requests.schema.json"))
-        .expect("requests.schema.json is JSON")
+        .expect("requests.schema.json is valid JSON")
 }
 
-fn compile_of(mut schema: Value, name: &str) -> Validator {
-    schema["$ref"] = json!(format!("#/$defs/{name}"));
+fn compile_from(mut schemas: Value, name: &str) -> Validator {
+    schemas["$ref"] = json!(format!("#/$defs/{name}"));
     jsonschema::options()
         .should_validate_formats(true)
-        .build(&schema)
-        .expect("requests.schema.json is a JSON Schema")
+        .build(&schemas)
+        .expect("requests.schema.json is a valid JSON Schema")
 }
 
-/// Reads a body whose shape alone decides whether it is right.
-pub(crate) fn read<T: DeserializeOwned>(shape: Shape, bytes: &[u8]) -> Result<T, Problem> {
-    read_with(shape, bytes, |_| FieldErrors::new())
+/// Reads a body that its schema validates completely.
+pub(crate) fn read<T: DeserializeOwned>(schema: BodySchema, bytes: &[u8]) -> Result<T, Problem> {
+    read_with(schema, bytes, |_| FieldErrors::new())
 }
 
-/// Reads a body that must also keep rules that its shape cannot express. `rules` gets the body as it
-/// came, maybe misshapen, so that all faults are told at once.
+/// Reads a body with rules that its schema can't express. `rules` also receives bodies that the schema rejects, so that
+/// all errors are reported at once.
 pub(crate) fn read_with<T: DeserializeOwned>(
-    shape: Shape,
+    schema: BodySchema,
     bytes: &[u8],
     rules: impl FnOnce(&Value) -> FieldErrors,
 ) -> Result<T, Problem> {
-    let mut body: Value = serde_json::from_slice(bytes)
-        .map_err(|error| Problem::invalid_field("$", format!("The body is not JSON: {error}.")))?;
+    let mut body: Value = serde_json::from_slice(bytes).map_err(|error| {
+        Problem::invalid_field("$", format!("The body is not valid JSON: {error}."))
+    })?;
     lower_initials(&mut body);
 
-    let mut faults = FieldErrors::new();
-    for error in shape.validator().iter_errors(&body) {
+    let mut errors = FieldErrors::new();
+    for error in schema.validator().iter_errors(&body) {
         for (field, message) in explain(&error) {
-            faults.entry(field).or_default().push(message);
+            errors.entry(field).or_default().push(message);
         }
     }
     for (field, messages) in rules(&body) {
-        faults.entry(field).or_default().extend(messages);
+        errors.entry(field).or_default().extend(messages);
     }
-    if !faults.is_empty() {
-        return Err(Problem::invalid(faults));
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
     }
     serde_json::from_value(body)
-        .map_err(|error| Problem::invalid_field("$", format!("The body cannot be read: {error}.")))
+        .map_err(|error| Problem::invalid_field("$", format!("The body can't be read: {error}.")))
 }
 
-/// Dojo reads `AutoExpireIn` as `autoExpireIn`: its own example for manual capture is written so.
-pub(super) fn lower_initials(value: &mut Value) {
-    match value {
-        Value::Object(members) => {
-            *members = std::mem::take(members)
-                .into_iter()
-                .map(|(name, mut member)| {
-                    let name = lower_initial(&name);
-                    // The keys of metadata are the caller's own.
-                    if name != "metadata" {
-                        lower_initials(&mut member);
-                    }
-                    (name, member)
-                })
-                .collect();
-        }
-        Value::Array(items) => items.iter_mut().for_each(lower_initials),
-        _ => {}
-    }
-}
-
-fn lower_initial(name: &str) -> String {
-    let mut letters = name.chars();
-    letters
-        .next()
-        .map(|first| first.to_lowercase().chain(letters).collect())
-        .unwrap_or_default()
-}
-
-/// A fault as (field, message) pairs; the value itself is never repeated, it may be personal.
+/// The error as pairs of field and message. The message never contains the value, which may be personal data.
 fn explain(error: &ValidationError<'_>) -> Vec<(String, String)> {
     let place = error.instance_path().as_str();
     match error.kind() {
@@ -161,7 +134,7 @@ fn explain(error: &ValidationError<'_>) -> Vec<(String, String)> {
             .iter()
             .map(|name| {
                 let field = field_name(&format!("{place}/{name}"));
-                (field.clone(), format!("There is no field {field}."))
+                (field.clone(), format!("The field {field} does not exist."))
             })
             .collect(),
         _ => {
@@ -171,70 +144,27 @@ fn explain(error: &ValidationError<'_>) -> Vec<(String, String)> {
     }
 }
 
-/// `/itemLines/0/amountTotal` as .NET names it: `ItemLines[0].AmountTotal`.
-fn field_name(pointer: &str) -> String {
-    let mut name = String::new();
-    for part in pointer.split('/').filter(|part| !part.is_empty()) {
-        if part.bytes().all(|byte| byte.is_ascii_digit()) {
-            name.push('[');
-            name.push_str(part);
-            name.push(']');
-            continue;
-        }
-        if !name.is_empty() {
-            name.push('.');
-        }
-        let mut letters = part.chars();
-        name.extend(letters.next().into_iter().flat_map(char::to_uppercase));
-        name.extend(letters);
-    }
-    if name.is_empty() {
-        "$".to_owned()
-    } else {
-        name
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
-    use super::{Shape, Version, field_name, lower_initials};
+    use super::{BodySchema, Version};
 
     #[test]
-    fn every_shape_compiles() {
-        for shape in [
-            Shape::CreatePaymentIntent(Version::V2022_04_07),
-            Shape::CreatePaymentIntent(Version::V2026_02_27),
-            Shape::Search,
-            Shape::Capture,
-            Shape::Refund,
-            Shape::SetAmount,
-            Shape::SetTipsAmount,
-            Shape::SendReceipt,
-            Shape::Subscription,
-            Shape::SubscriptionUpdate,
+    fn every_schema_compiles() {
+        for schema in [
+            BodySchema::CreatePaymentIntent(Version::V2022_04_07),
+            BodySchema::CreatePaymentIntent(Version::V2026_02_27),
+            BodySchema::Search,
+            BodySchema::Capture,
+            BodySchema::Refund,
+            BodySchema::SetAmount,
+            BodySchema::SetTipsAmount,
+            BodySchema::SendReceipt,
+            BodySchema::Subscription,
+            BodySchema::SubscriptionUpdate,
         ] {
-            assert!(!shape.validator().is_valid(&Value::Null), "{shape:?}");
+            assert!(!schema.validator().is_valid(&Value::Null), "{schema:?}");
         }
-    }
-
-    #[test]
-    fn names_fields_as_dot_net_does() {
-        assert_eq!(
-            field_name("/itemLines/0/amountTotal"),
-            "ItemLines[0].AmountTotal"
-        );
-        assert_eq!(field_name(""), "$");
-    }
-
-    #[test]
-    fn reads_pascal_case_but_leaves_metadata_alone() {
-        let mut body = json!({"AutoExpireIn": "00:00:55", "Metadata": {"Site": "1"}});
-        lower_initials(&mut body);
-        assert_eq!(
-            body,
-            json!({"autoExpireIn": "00:00:55", "metadata": {"Site": "1"}})
-        );
     }
 }

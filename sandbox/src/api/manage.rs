@@ -1,4 +1,4 @@
-//! What a merchant does with a payment intent besides refunding it.
+//! What a merchant does with a payment, except for refunds.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::body::{self, Shape};
-use super::{JsonResult, no_such_intent, refused};
+use super::body::{self, BodySchema};
+use super::rejection::{rejected, unknown_intent};
+use crate::app_state::AppState;
 use crate::clock::Timestamp;
 use crate::faults::Operation;
 use crate::ids;
-use crate::intents::{Intent, ItemLine, Refusal, TaxLine};
-use crate::ledger::ChangeError;
+use crate::intent_store::ChangeError;
+use crate::intents::{Intent, ItemLine, Rejection, TaxLine};
 use crate::money::Money;
-use crate::problem::Problem;
+use crate::problem::{JsonResult, Problem};
 use crate::webhooks::Event;
-use crate::world::World;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -30,31 +30,34 @@ struct CaptureRequest {
 
 /// `POST /payment-intents/{id}/captures`
 pub(super) async fn capture(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> JsonResult {
     let CaptureRequest {
         amount,
         tips_amount,
-    } = body::read(Shape::Capture, &bytes)?;
-    let capture_id = world
-        .with_ledger(|ledger| {
-            ledger
+    } = body::read(BodySchema::Capture, &bytes)?;
+    let capture_id = state
+        .with_intents(|intents| {
+            intents
                 .change(&id, |intent, now| intent.capture(amount, tips_amount, now))
                 .map(|(capture_id, _)| capture_id)
         })
-        .map_err(refused(Operation::Capture))?;
+        .map_err(rejected(Operation::Capture))?;
     Ok(Json(
         json!({ "captureId": capture_id, "message": "The payment was captured." }),
     ))
 }
 
 /// `POST /payment-intents/{id}/reversal`
-pub(super) async fn reverse(State(world): State<Arc<World>>, Path(id): Path<String>) -> JsonResult {
-    world
-        .with_ledger(|ledger| ledger.change(&id, Intent::reverse).map(|_| ()))
-        .map_err(refused(Operation::Reversal))?;
+pub(super) async fn reverse(
+    State(state): State<Arc<AppState>>,
+    Path(id): Path<String>,
+) -> JsonResult {
+    state
+        .with_intents(|intents| intents.change(&id, Intent::reverse).map(|_| ()))
+        .map_err(rejected(Operation::Reversal))?;
     Ok(Json(
         json!({ "reversalId": ids::uuid(), "message": "The payment was reversed." }),
     ))
@@ -70,12 +73,12 @@ struct AmountRequest {
 
 /// `POST /payment-intents/{id}/amount`
 pub(super) async fn set_amount(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> JsonResult {
-    let request: AmountRequest = body::read(Shape::SetAmount, &bytes)?;
-    change(&world, Operation::Amount, &id, |intent, _| {
+    let request: AmountRequest = body::read(BodySchema::SetAmount, &bytes)?;
+    change(&state, Operation::Amount, &id, |intent, _| {
         intent.set_amount(request.amount, request.item_lines, request.tax_lines)
     })
 }
@@ -88,49 +91,51 @@ struct TipsRequest {
 
 /// `POST /payment-intents/{id}/tips-amount`
 pub(super) async fn set_tips(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> JsonResult {
-    let TipsRequest { tips_amount } = body::read(Shape::SetTipsAmount, &bytes)?;
-    change(&world, Operation::Tips, &id, |intent, _| {
+    let TipsRequest { tips_amount } = body::read(BodySchema::SetTipsAmount, &bytes)?;
+    change(&state, Operation::Tips, &id, |intent, _| {
         intent.set_tips(tips_amount)
     })
 }
 
-/// `POST /payment-intents/{id}/receipt`: nothing is sent but the event.
+/// `POST /payment-intents/{id}/receipt`: only publishes the event, and sends no email.
 pub(super) async fn send_receipt(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> Result<StatusCode, Problem> {
-    // The addresses are checked for their form; nobody is written to.
-    let _: Value = body::read(Shape::SendReceipt, &bytes)?;
-    let now = world.clock.now();
-    world.with_ledger(|ledger| {
-        let intent = ledger
+    // Only validates the addresses.
+    let _: Value = body::read(BodySchema::SendReceipt, &bytes)?;
+    let now = state.clock.now();
+    state.with_intents(|intents| {
+        let intent = intents
             .find(&id)
-            .ok_or_else(|| no_such_intent(Operation::Receipt))?;
+            .ok_or_else(|| unknown_intent(Operation::Receipt))?;
         intent
             .check_receipt()
-            .map_err(|refusal| Problem::bad_request(refusal.to_string()))?;
+            .map_err(|rejection| Problem::bad_request(rejection.to_string()))?;
         let event = Event::send_receipt(intent, now);
-        ledger.announce(event);
+        intents.announce(event);
         Ok(StatusCode::NO_CONTENT)
     })
 }
 
-/// Changes the intent and answers it whole.
+/// Changes the intent and returns it.
 fn change(
-    world: &World,
+    state: &AppState,
     operation: Operation,
     id: &str,
-    rule: impl FnOnce(&mut Intent, Timestamp) -> Result<(), Refusal>,
+    rule: impl FnOnce(&mut Intent, Timestamp) -> Result<(), Rejection>,
 ) -> JsonResult {
-    world
-        .with_ledger(|ledger| -> Result<_, ChangeError> {
-            ledger.change(id, rule).map(|((), intent)| intent.to_json())
+    state
+        .with_intents(|intents| -> Result<_, ChangeError> {
+            intents
+                .change(id, rule)
+                .map(|((), intent)| intent.to_json())
         })
         .map(Json)
-        .map_err(refused(operation))
+        .map_err(rejected(operation))
 }

@@ -1,4 +1,4 @@
-//! Refunds: the one operation that Dojo documents an idempotency key for.
+//! Refunds: the only operation for which Dojo documents an idempotency key.
 
 use std::sync::Arc;
 
@@ -8,65 +8,60 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::body::{self, Shape};
-use super::{JsonResult, no_such_intent, refused};
+use super::body::{self, BodySchema};
+use super::rejection::{rejected, unknown_intent, unknown_refund};
+use crate::app_state::AppState;
 use crate::faults::Operation;
 use crate::intents::{Intent, Refund, RefundRequest};
-use crate::problem::Problem;
-use crate::world::World;
+use crate::problem::{JsonResult, Problem};
 
 const KEY_HEADER: &str = "idempotencyKey";
-const LONGEST_KEY: usize = 100;
+const MAX_KEY_LENGTH: usize = 100;
 
-/// `POST /payment-intents/{id}/refunds`. The same key with the same body on the same intent is the
-/// same refund; with another body it is refused, with the only status documented for refusals.
+/// `POST /payment-intents/{id}/refunds`. Repeating a key with the same body returns the same refund. With another body,
+/// it returns 400, the only status that Dojo's OpenAPI file lists for rejected refunds.
 pub(super) async fn create(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     headers: HeaderMap,
     bytes: Bytes,
 ) -> JsonResult {
     let key = idempotency_key(&headers)?;
-    let request: RefundRequest = body::read(Shape::Refund, &bytes)?;
-    world.with_ledger(|ledger| {
-        let intent = ledger
+    let request: RefundRequest = body::read(BodySchema::Refund, &bytes)?;
+    state.with_intents(|intents| {
+        let intent = intents
             .find(&id)
-            .ok_or_else(|| no_such_intent(Operation::Refund))?;
+            .ok_or_else(|| unknown_intent(Operation::Refund))?;
         if let Some(refund) = intent
             .refunds
             .iter()
             .find(|refund| refund.idempotency_key == key)
         {
             return if refund.request == request {
-                Ok(shown(intent, refund))
+                Ok(refund_json(intent, refund))
             } else {
-                let message = "This key was used for another refund.";
+                let message = "This key was already used for another refund.";
                 Err(Problem::invalid_field(KEY_HEADER, message))
             };
         }
-        ledger
+        intents
             .change(&id, |intent, now| intent.refund(request, key, now))
-            .map(|(refund, intent)| shown(intent, &refund))
-            .map_err(refused(Operation::Refund))
+            .map(|(refund, intent)| refund_json(intent, &refund))
+            .map_err(rejected(Operation::Refund))
     })
 }
 
 /// `GET /payment-intents/refunds/{refundId}`
 pub(super) async fn fetch(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(refund_id): Path<String>,
 ) -> JsonResult {
-    world.with_ledger(|ledger| {
-        ledger
+    state.with_intents(|intents| {
+        intents
             .find_refund(&refund_id)
-            .map(|(intent, refund)| shown(intent, refund))
-            .ok_or_else(no_such_refund)
+            .map(|(intent, refund)| refund_json(intent, refund))
+            .ok_or_else(unknown_refund)
     })
-}
-
-/// Dojo's document lists 400 and no 404 for this.
-pub(super) fn no_such_refund() -> Problem {
-    Problem::bad_request("There is no refund with this id.")
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {
@@ -79,17 +74,17 @@ fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {
             KEY_HEADER,
             "The idempotencyKey header is required.",
         ))
-    } else if key.len() > LONGEST_KEY {
+    } else if key.len() > MAX_KEY_LENGTH {
         Err(Problem::invalid_field(
             KEY_HEADER,
-            "The value is longer than 100 characters.",
+            "The value must not be longer than 100 characters.",
         ))
     } else {
         Ok(key.to_owned())
     }
 }
 
-fn shown(intent: &Intent, refund: &Refund) -> Json<Value> {
+fn refund_json(intent: &Intent, refund: &Refund) -> Json<Value> {
     Json(json!({
         "paymentIntentId": intent.id,
         "refundId": refund.id,

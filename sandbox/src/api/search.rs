@@ -1,4 +1,4 @@
-//! Searching payment intents: newest first, by pages.
+//! Searching payment intents, newest first, in pages.
 
 use std::sync::Arc;
 
@@ -8,14 +8,13 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::JsonResult;
-use super::body::{self, Shape};
+use super::body::{self, BodySchema};
 use crate::account::Account;
+use crate::app_state::AppState;
 use crate::clock::Timestamp;
+use crate::intent_store::{IntentStore, Position};
 use crate::intents::Intent;
-use crate::ledger::{Ledger, Position};
-use crate::problem::{FieldErrors, Problem};
-use crate::world::World;
+use crate::problem::{FieldErrors, JsonResult, Problem};
 
 const DEFAULT_LIMIT: usize = 50;
 
@@ -37,16 +36,16 @@ struct Cursor {
 
 /// `POST /payment-intents/search`
 pub(super) async fn search(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Extension(account): Extension<Account>,
     bytes: Bytes,
 ) -> JsonResult {
-    let request: Search = body::read_with(Shape::Search, &bytes, check)?;
-    let lag = *world.search_lag();
-    let visible_until = world.clock.now().plus(-lag);
-    let wanted = Wanted {
+    let request: Search = body::read_with(BodySchema::Search, &bytes, check)?;
+    let lag = *state.search_lag();
+    let visible_until = state.clock.now().plus(-lag);
+    let filter = Filter {
         account,
-        // An empty list asks for nothing in particular.
+        // An empty list means any status.
         statuses: request.statuses.filter(|statuses| !statuses.is_empty()),
         from: request.start_date.as_deref().and_then(Timestamp::parse),
         to: request.end_date.as_deref().and_then(Timestamp::parse),
@@ -64,12 +63,12 @@ pub(super) async fn search(
         .as_deref()
         .map(|text| position("Cursor.After", text))
         .transpose()?;
-    Ok(Json(world.with_ledger(|ledger| {
-        page(ledger, &wanted, limit, before, after)
+    Ok(Json(state.with_intents(|intents| {
+        page(intents, &filter, limit, before, after)
     })))
 }
 
-struct Wanted {
+struct Filter {
     account: Account,
     statuses: Option<Vec<String>>,
     from: Option<Timestamp>,
@@ -77,14 +76,14 @@ struct Wanted {
     visible_until: Option<Timestamp>,
 }
 
-impl Wanted {
-    fn has(&self, intent: &Intent) -> bool {
-        let word = intent.status.word();
+impl Filter {
+    fn matches(&self, intent: &Intent) -> bool {
+        let intent_status = intent.status.as_str();
         intent.account == self.account
             && self
                 .statuses
                 .as_ref()
-                .is_none_or(|statuses| statuses.iter().any(|status| status == word))
+                .is_none_or(|statuses| statuses.iter().any(|status| status == intent_status))
             && self.from.is_none_or(|from| intent.created_at >= from)
             && self.to.is_none_or(|to| intent.created_at <= to)
             && self
@@ -93,18 +92,18 @@ impl Wanted {
     }
 }
 
-/// One page and the cursors to its neighbours, where there are any.
+/// One page, with cursors to the pages before and after it if there are any.
 fn page(
-    ledger: &Ledger,
-    wanted: &Wanted,
+    intents: &IntentStore,
+    filter: &Filter,
     limit: usize,
     before: Option<Position>,
     after: Option<Position>,
 ) -> Value {
-    let matching = |(_, intent): &(Position, &Intent)| wanted.has(intent);
+    let matching = |(_, intent): &(Position, &Intent)| filter.matches(intent);
     let found: Vec<(Position, &Intent)> = match (before, after) {
         (Some(before), _) => {
-            let mut found: Vec<_> = ledger
+            let mut found: Vec<_> = intents
                 .newer_than(before)
                 .filter(matching)
                 .take(limit)
@@ -112,20 +111,20 @@ fn page(
             found.reverse();
             found
         }
-        (None, Some(after)) => ledger
+        (None, Some(after)) => intents
             .older_than(after)
             .filter(matching)
             .take(limit)
             .collect(),
-        (None, None) => ledger.all().rev().filter(matching).take(limit).collect(),
+        (None, None) => intents.all().rev().filter(matching).take(limit).collect(),
     };
-    // An empty page lies just beyond the cursor that led to it.
+    // An empty page is directly before or after its cursor.
     let newest = found.first().map(|(position, _)| *position);
     let oldest = found.last().map(|(position, _)| *position);
     let newer = newest.or(after.map(|after| after.saturating_sub(1)));
     let older = oldest.or(before.map(|before| before.saturating_add(1)));
-    let newer_exist = newer.is_some_and(|p| ledger.newer_than(p).any(|entry| matching(&entry)));
-    let older_exist = older.is_some_and(|p| ledger.older_than(p).any(|entry| matching(&entry)));
+    let newer_exist = newer.is_some_and(|p| intents.newer_than(p).any(|entry| matching(&entry)));
+    let older_exist = older.is_some_and(|p| intents.older_than(p).any(|entry| matching(&entry)));
     json!({
         "data": found.iter().map(|(_, intent)| intent.to_json()).collect::<Vec<_>>(),
         "before": newer.filter(|_| newer_exist).map(cursor),
@@ -142,7 +141,7 @@ fn check(body: &Value) -> FieldErrors {
     FieldErrors::from([("Cursor".to_owned(), vec![message])])
 }
 
-/// Cursors mean nothing to callers, so they do not look like anything.
+/// Cursors are scrambled, so that callers can't rely on their content.
 const CURSOR_PREFIX: &str = "cur_";
 const SCRAMBLE: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -156,5 +155,5 @@ fn position(field: &str, cursor: &str) -> Result<Position, Problem> {
         .filter(|digits| digits.len() == 16)
         .and_then(|digits| u64::from_str_radix(digits, 16).ok())
         .map(|scrambled| scrambled ^ SCRAMBLE)
-        .ok_or_else(|| Problem::invalid_field(field, "The value is not a cursor."))
+        .ok_or_else(|| Problem::invalid_field(field, "The value is not a valid cursor."))
 }

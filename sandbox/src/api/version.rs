@@ -1,5 +1,5 @@
-//! The versions of Dojo's API. One set of rules serves all of them, in the newest form; what an older version writes
-//! differently is translated here, on the way in and on the way out.
+//! The versions of Dojo's API. The handlers implement the newest version. This module translates requests and responses
+//! of older versions.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -11,13 +11,14 @@ use time::Date;
 use time::format_description::FormatItem;
 use time::macros::{date, format_description};
 
-use super::body::lower_initials;
+use super::names::lower_initials;
+use crate::clock::Timestamp;
 use crate::problem::Problem;
 
 const HEADER: &str = "version";
 const YEAR_MONTH_DAY: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
 
-/// A version of Dojo's API, older ones first.
+/// Ordered by age, oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Version {
     V2022_04_07,
@@ -26,8 +27,8 @@ pub(super) enum Version {
     V2026_02_27,
 }
 
-/// When each version begins, newest first.
-const BEGIN: [(Date, Version); 4] = [
+/// The first date of each version, newest first.
+const FIRST_DATES: [(Date, Version); 4] = [
     (date!(2026 - 02 - 27), Version::V2026_02_27),
     (date!(2025 - 09 - 10), Version::V2025_09_10),
     (date!(2024 - 02 - 05), Version::V2024_02_05),
@@ -35,7 +36,7 @@ const BEGIN: [(Date, Version); 4] = [
 ];
 
 impl Version {
-    /// In the order in which they are numbered.
+    /// In declaration order.
     pub(super) const ALL: [Self; 4] = [
         Self::V2022_04_07,
         Self::V2024_02_05,
@@ -43,45 +44,47 @@ impl Version {
         Self::V2026_02_27,
     ];
 
-    /// The newest version up to the date that the call names.
+    /// The newest version up to the date in the call's `version` header. An earlier date means the first version:
+    /// one of Dojo's samples sends 2022-01-03.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Problem> {
-        let Some(named) = headers.get(HEADER) else {
+        let Some(value) = headers.get(HEADER) else {
             return Err(Problem::invalid_field(
                 HEADER,
                 "The version header is required.",
             ));
         };
-        let date = named
+        let date = value
             .to_str()
             .ok()
             .and_then(|text| Date::parse(text, YEAR_MONTH_DAY).ok())
             .ok_or_else(|| {
-                Problem::invalid_field(HEADER, "The version is not a date such as 2026-02-27.")
+                Problem::invalid_field(HEADER, "The version must be a date such as 2026-02-27.")
             })?;
-        BEGIN
+        Ok(FIRST_DATES
             .iter()
-            .find(|(begin, _)| *begin <= date)
-            .map(|(_, version)| *version)
-            .ok_or_else(|| {
-                let [.., (first, _)] = BEGIN;
-                Problem::invalid_field(HEADER, format!("The first version is {first}."))
-            })
+            .find(|(first, _)| *first <= date)
+            .map_or(Self::V2022_04_07, |(_, version)| *version))
     }
 
-    /// Handles a call of this version.
+    /// Whether manual capture requires `autoExpireAction`. Dojo's samples for the first version leave it out.
+    pub(super) fn requires_auto_expire_action(self) -> bool {
+        self > Self::V2022_04_07
+    }
+
+    /// Handles a call of this version, and translates its request and response.
     pub(super) async fn serve(self, mut request: Request, next: Next) -> Response {
         request.extensions_mut().insert(self);
         if self > Self::V2022_04_07 {
             return next.run(request).await;
         }
         let (mut parts, body) = request.into_parts();
-        let body = rewritten(&mut parts.headers, body, upgrade).await;
+        let body = rewrite(&mut parts.headers, body, upgrade).await;
         let response = next.run(Request::from_parts(parts, body)).await;
         if !response.status().is_success() {
             return response;
         }
         let (mut parts, body) = response.into_parts();
-        let body = rewritten(&mut parts.headers, body, |json| {
+        let body = rewrite(&mut parts.headers, body, |json| {
             match json.get_mut("data").and_then(Value::as_array_mut) {
                 Some(page) => page.iter_mut().for_each(downgrade),
                 None => downgrade(json),
@@ -92,23 +95,23 @@ impl Version {
     }
 }
 
-/// Rewrites a body, if it is JSON.
-async fn rewritten(headers: &mut HeaderMap, body: Body, rewrite: impl FnOnce(&mut Value)) -> Body {
-    // Bodies are in memory by now, and were limited when they came.
+/// Changes a body, if it is JSON.
+async fn rewrite(headers: &mut HeaderMap, body: Body, change: impl FnOnce(&mut Value)) -> Body {
+    // The body is in memory already, and its size was checked when it arrived.
     let bytes = axum::body::to_bytes(body, usize::MAX)
         .await
         .unwrap_or_default();
     let Ok(mut json) = serde_json::from_slice(&bytes) else {
         return Body::from(bytes);
     };
-    rewrite(&mut json);
-    // It was the length of the body as it came.
+    change(&mut json);
+    // It is the length of the original body.
     headers.remove(header::CONTENT_LENGTH);
     Body::from(json.to_string())
 }
 
-/// Writes a request's body of version 2022-04-07 as the newest one would. What cannot be read stays as it is, for the
-/// newest version's rules to refuse.
+/// Translates a request body of version 2022-04-07 into the newest version. Invalid values stay as they are, so that
+/// validation rejects them.
 fn upgrade(body: &mut Value) {
     lower_initials(body);
     let Some(members) = body.as_object_mut() else {
@@ -126,10 +129,22 @@ fn upgrade(body: &mut Value) {
             members.insert(member.to_owned(), json!(word));
         }
     }
+    for member in ["expireAt", "autoExpireAt"] {
+        let utc = members
+            .get(member)
+            .and_then(Value::as_str)
+            .filter(|text| Timestamp::parse(text).is_none())
+            .map(|text| format!("{text}Z"))
+            .filter(|text| Timestamp::parse(text).is_some());
+        if let Some(utc) = utc {
+            members.insert(member.to_owned(), json!(utc));
+        }
+    }
     rename_in_lines(body, "caption", "name");
 }
 
-/// Writes an intent as version 2022-04-07 does: lines have captions, and the card's details stand among the payment's.
+/// Translates an intent into version 2022-04-07: item lines have captions, and card details are directly in
+/// `paymentDetails`.
 fn downgrade(intent: &mut Value) {
     rename_in_lines(intent, "name", "caption");
     if let Some(details) = intent
@@ -167,7 +182,7 @@ mod tests {
             Version::of(&headers).ok()
         };
         for (date, version) in [
-            ("2022-04-06", None),
+            ("2022-01-03", Some(Version::V2022_04_07)),
             ("2022-04-07", Some(Version::V2022_04_07)),
             ("2022-07-04", Some(Version::V2022_04_07)),
             ("2024-02-05", Some(Version::V2024_02_05)),

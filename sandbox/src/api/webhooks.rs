@@ -6,169 +6,116 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::JsonResult;
-use super::body::{self, Shape};
+use super::body::{self, BodySchema};
 use crate::account::Account;
-use crate::problem::Problem;
-use crate::webhooks::{SubscribeError, Subscription};
-use crate::world::World;
+use crate::app_state::AppState;
+use crate::problem::{JsonResult, Problem};
+use crate::webhooks::{NewSubscription, Subscription, SubscriptionUpdate};
 
 type NoContent = Result<StatusCode, Problem>;
 
-#[derive(Debug, Deserialize)]
-struct Subscribe {
-    events: Vec<String>,
-    url: String,
-    description: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Update {
-    events: Option<Vec<String>>,
-    url: Option<String>,
-    description: Option<String>,
-}
-
 /// `GET /webhooks/events`
-pub(super) async fn events(State(world): State<Arc<World>>) -> Json<Value> {
-    let offered = world
-        .courier
-        .with_subscriptions(|all| all.offered().to_vec());
+pub(super) async fn events(State(state): State<Arc<AppState>>) -> Json<Value> {
+    let offered = state
+        .dispatcher
+        .with_subscriptions(|subscriptions| subscriptions.offered().to_vec());
     Json(json!([{ "model": "PaymentIntent", "events": offered }]))
 }
 
 /// `GET /webhooks`
 pub(super) async fn list(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Extension(account): Extension<Account>,
 ) -> Json<Value> {
-    Json(world.courier.with_subscriptions(|all| {
-        let own: Vec<_> = all.of(&account).collect();
+    Json(state.dispatcher.with_subscriptions(|subscriptions| {
+        let own: Vec<_> = subscriptions.of(&account).collect();
         json!(own)
     }))
 }
 
 /// `POST /webhooks`
 pub(super) async fn subscribe(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Extension(account): Extension<Account>,
     bytes: Bytes,
 ) -> JsonResult {
-    let Subscribe {
-        events,
-        url,
-        description,
-    } = body::read(Shape::Subscription, &bytes)?;
-    let now = world.clock.now();
-    world
-        .courier
-        .with_subscriptions(|all| {
-            all.subscribe(Some(account), events, url, description, None, now)
-                .map(shown)
-        })
-        .map_err(problem)
+    let new: NewSubscription = body::read(BodySchema::Subscription, &bytes)?;
+    let now = state.clock.now();
+    state.dispatcher.with_subscriptions(|subscriptions| {
+        let subscription = subscriptions.subscribe(Some(account), new, None, now)?;
+        Ok(Json(json!(subscription)))
+    })
 }
 
 /// `PATCH /webhooks/{id}`
 pub(super) async fn update(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     bytes: Bytes,
 ) -> JsonResult {
-    let Update {
-        events,
-        url,
-        description,
-    } = body::read(Shape::SubscriptionUpdate, &bytes)?;
-    let now = world.clock.now();
-    world
-        .courier
-        .with_subscriptions(|all| all.update(&id, events, url, description, now).map(shown))
-        .map_err(problem)
+    let update: SubscriptionUpdate = body::read(BodySchema::SubscriptionUpdate, &bytes)?;
+    let now = state.clock.now();
+    state.dispatcher.with_subscriptions(|subscriptions| {
+        Ok(Json(json!(subscriptions.update(&id, update, now)?)))
+    })
 }
 
 /// `DELETE /webhooks/{id}`
 pub(super) async fn unsubscribe(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
 ) -> NoContent {
-    no_content(world.courier.with_subscriptions(|all| all.remove(&id)))
+    state
+        .dispatcher
+        .with_subscriptions(|subscriptions| subscriptions.remove(&id))?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// `GET /webhooks/{id}/secrets`
-pub(super) async fn secrets(State(world): State<Arc<World>>, Path(id): Path<String>) -> JsonResult {
-    world
-        .courier
-        .with_subscriptions(|all| all.find(&id).map(shown_secrets))
-        .map_err(problem)
+pub(super) async fn secrets(
+    State(state): State<Arc<AppState>>,
+    Path(id): Path<String>,
+) -> JsonResult {
+    state
+        .dispatcher
+        .with_subscriptions(|subscriptions| Ok(secrets_json(subscriptions.find(&id)?)))
 }
 
 /// `POST /webhooks/{id}/secrets`
 pub(super) async fn generate_secret(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
 ) -> JsonResult {
-    let now = world.clock.now();
-    world
-        .courier
-        .with_subscriptions(|all| all.generate_secret(&id, now).map(shown_secrets))
-        .map_err(problem)
+    let now = state.clock.now();
+    state.dispatcher.with_subscriptions(|subscriptions| {
+        Ok(secrets_json(subscriptions.generate_secret(&id, now)?))
+    })
 }
 
 /// `PUT /webhooks/{id}/secrets/{secretId}/activate`
 pub(super) async fn activate_secret(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path((id, secret)): Path<(String, String)>,
 ) -> NoContent {
-    no_content(
-        world
-            .courier
-            .with_subscriptions(|all| all.activate_secret(&id, &secret)),
-    )
+    state
+        .dispatcher
+        .with_subscriptions(|subscriptions| subscriptions.activate_secret(&id, &secret))?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// `DELETE /webhooks/{id}/secrets/{secretId}`
 pub(super) async fn delete_secret(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path((id, secret)): Path<(String, String)>,
 ) -> NoContent {
-    no_content(
-        world
-            .courier
-            .with_subscriptions(|all| all.remove_secret(&id, &secret)),
-    )
+    state
+        .dispatcher
+        .with_subscriptions(|subscriptions| subscriptions.remove_secret(&id, &secret))?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
-fn shown(subscription: &Subscription) -> Json<Value> {
-    Json(json!(subscription))
-}
-
-fn shown_secrets(subscription: &Subscription) -> Json<Value> {
+fn secrets_json(subscription: &Subscription) -> Json<Value> {
     Json(json!({ "id": subscription.id, "secrets": subscription.secrets }))
-}
-
-fn no_content(result: Result<(), SubscribeError>) -> NoContent {
-    result.map(|()| StatusCode::NO_CONTENT).map_err(problem)
-}
-
-pub(super) fn no_such_subscription() -> Problem {
-    Problem::not_found("There is no such subscription or secret.")
-}
-
-fn problem(error: SubscribeError) -> Problem {
-    match error {
-        SubscribeError::UnknownEvent(name) => {
-            Problem::invalid_field("Events", format!("This account has no event {name}."))
-        }
-        SubscribeError::Taken(name) => Problem::conflict(format!(
-            "This account has a subscription to {name} already."
-        )),
-        SubscribeError::NotFound => no_such_subscription(),
-        SubscribeError::TooManySecrets => {
-            Problem::conflict("The subscription has as many secrets as it can hold.")
-        }
-    }
 }

@@ -1,6 +1,6 @@
-//! The countries an address can be in: those whose cards a UK shop mostly sees.
+//! The countries of an address: those of most cards that are used in UK shops.
 
-/// Code and name, the likeliest first and the rest by name.
+/// Code and name. The most likely ones come first, and the others are in alphabetical order.
 pub(super) const COUNTRIES: &[(&str, &str)] = &[
     ("GB", "United Kingdom"),
     ("IE", "Ireland"),

@@ -1,16 +1,14 @@
-//! The questions of the form, and the answers that are known before it is filled in.
+//! The fields of the form, and their initial values.
 
-use super::form::Asked;
+use super::form::RequiredParts;
 use crate::intents::Intent;
 
-/// A part of the form.
 pub(super) struct Section {
     pub(super) title: &'static str,
     pub(super) note: Option<&'static str>,
     pub(super) fields: Vec<Field>,
 }
 
-/// One question.
 pub(super) struct Field {
     pub(super) id: String,
     pub(super) label: &'static str,
@@ -70,7 +68,7 @@ impl Field {
         self.id.ends_with("-country")
     }
 
-    /// What assistive technology reads along with the label.
+    /// The ids for `aria-describedby`.
     pub(super) fn described_by(&self) -> Option<String> {
         let hint = self.hint.map(|_| format!("{}-hint", self.id));
         let error = self.error.map(|_| format!("{}-error", self.id));
@@ -79,16 +77,16 @@ impl Field {
     }
 }
 
-/// All parts of the form, the card last.
-pub(super) fn sections(asked: Asked) -> Vec<Section> {
+/// All sections of the form. The card is last.
+pub(super) fn sections(required_parts: RequiredParts) -> Vec<Section> {
     let mut sections = Vec::new();
-    if asked.email {
+    if required_parts.email {
         let email = Field {
             kind: "email",
             inputmode: "email",
             maxlength: 254,
             capitalize: false,
-            hint: Some("Your receipt goes here."),
+            hint: Some("We’ll send your receipt to this address."),
             ..Field::text("email", "Email address", "email")
         };
         sections.push(Section {
@@ -97,7 +95,7 @@ pub(super) fn sections(asked: Asked) -> Vec<Section> {
             fields: vec![email],
         });
     }
-    if asked.shipping {
+    if required_parts.shipping {
         let mut fields = vec![Field::text("shipping-name", "Full name", "shipping name")];
         fields.extend(address_fields("shipping"));
         let notes = Field::text("shipping-notes", "Delivery notes", "off").optional();
@@ -111,7 +109,7 @@ pub(super) fn sections(asked: Asked) -> Vec<Section> {
             fields,
         });
     }
-    if asked.billing {
+    if required_parts.billing {
         let fields = address_fields("billing");
         sections.push(Section {
             title: "Billing address",
@@ -131,7 +129,7 @@ pub(super) fn sections(asked: Asked) -> Vec<Section> {
                     .half()
             },
             Field {
-                hint: Some("3 digits on the back of the card, 4 on the front of Amex."),
+                hint: Some("3 digits on the back, or 4 on the front of Amex cards."),
                 ..Field::text("cvv", "CVV", "cc-csc").digits(4).half()
             },
             Field::text("name", "Name on card", "cc-name"),
@@ -160,8 +158,8 @@ fn address_fields(whose: &str) -> Vec<Field> {
     ]
 }
 
-/// What the intent already says for a field.
-pub(super) fn known(intent: &Intent, field: &str) -> String {
+/// The value of a field in the intent.
+pub(super) fn initial_value(intent: &Intent, field: &str) -> String {
     let shipping = intent.shipping_details.as_ref();
     if let Some((whose, part)) = field.split_once('-')
         && part != "name"

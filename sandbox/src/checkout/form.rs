@@ -1,4 +1,4 @@
-//! What the page asks for, and whether the answers will do.
+//! The submitted form and its validation.
 
 use std::collections::BTreeMap;
 
@@ -7,42 +7,42 @@ use time::{Date, Month};
 use super::countries::COUNTRIES;
 use crate::intents::{Address, Card, Collection, Config, Intent, ShippingDetails, is_test_card};
 
-/// What the customer typed. It has no `Debug`: there is a card in it.
-pub(super) struct Entered(BTreeMap<String, String>);
+/// What the customer submitted. It doesn't implement `Debug`, because it contains a card.
+pub(super) struct FormInput(BTreeMap<String, String>);
 
-impl Entered {
+impl FormInput {
     pub(super) fn new(pairs: Vec<(String, String)>) -> Self {
         Self(pairs.into_iter().collect())
     }
 
-    /// Only the name on the card, which is all that is left of a form once the bank has asked.
+    /// Only the name on the card. Nothing else of the form is stored during a challenge.
     pub(super) fn holder(name: String) -> Self {
         Self(BTreeMap::from([("name".to_owned(), name)]))
     }
 
     pub(super) fn get(&self, id: &str) -> &str {
-        self.answer(id).unwrap_or_default()
+        self.value(id).unwrap_or_default()
     }
 
-    /// What was typed into this field, if the form had it.
-    fn answer(&self, id: &str) -> Option<&str> {
+    /// The value of this field, if the form had the field.
+    fn value(&self, id: &str) -> Option<&str> {
         self.0.get(id).map(|value| value.trim())
     }
 
-    /// What to show again in this field, so that one mistake does not cost the whole form.
+    /// The value to fill in again, so that after a mistake the customer needn't fill in the whole form.
     ///
-    /// A page can only keep what its answer contains, and no answer may ever contain somebody's card: people do
-    /// type their own into a sandbox. So a card number is shown again only if it is one of the published test
-    /// cards, or no card's number at all: a slip to correct. The CVV never is.
-    pub(super) fn shown_again(&self, id: &str) -> Option<&str> {
-        let answer = self.answer(id)?;
+    /// No page may contain a real card number, and people do enter their own card into a sandbox. So a card number is
+    /// only filled in again if it is a published test card, or an invalid number that the customer can correct. The CVV
+    /// never is.
+    pub(super) fn refill(&self, id: &str) -> Option<&str> {
+        let value = self.value(id)?;
         match id {
             "cvv" => None,
             "card-number" => {
-                let number = digits_of(answer);
-                (is_test_card(&number) || !is_card_number(&number)).then_some(answer)
+                let number = digits_of(value);
+                (is_test_card(&number) || !is_card_number(&number)).then_some(value)
             }
-            _ => Some(answer),
+            _ => Some(value),
         }
     }
 
@@ -53,16 +53,16 @@ impl Entered {
     }
 }
 
-/// Which parts the page asks for besides the card, as `config.*.collectionRequired` says.
+/// The parts of the form besides the card, from `config.*.collectionRequired`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct RequiredParts {
     pub(super) email: bool,
     pub(super) billing: bool,
     pub(super) shipping: bool,
 }
 
-impl Asked {
-    pub(super) fn by(config: &Config) -> Self {
+impl RequiredParts {
+    pub(super) fn of(config: &Config) -> Self {
         Self {
             email: Collection::required(config.customer_email),
             billing: Collection::required(config.billing_address),
@@ -71,18 +71,17 @@ impl Asked {
     }
 }
 
-/// A form that can be acted on.
 #[derive(Debug)]
-pub(super) struct Filled {
+pub(super) struct ValidForm {
     pub(super) card: Card,
     email: Option<String>,
     billing: Option<Address>,
     shipping: Option<ShippingDetails>,
 }
 
-impl Filled {
-    /// Keeps with the intent what the customer told about themselves.
-    pub(super) fn note_on(&self, intent: &mut Intent) {
+impl ValidForm {
+    /// Stores the customer's details in the intent.
+    pub(super) fn store_in(&self, intent: &mut Intent) {
         if self.email.is_some() {
             intent
                 .customer
@@ -99,93 +98,101 @@ impl Filled {
     }
 }
 
-/// A field's id and what is wrong with its answer.
-pub(super) type Fault = (String, &'static str);
+/// A field's id and an error message.
+pub(super) type FieldError = (String, &'static str);
 
-/// Checks all answers, in the order in which the page asks.
-pub(super) fn check(entered: &Entered, asked: Asked, today: Date) -> Result<Filled, Vec<Fault>> {
-    let mut faults = Vec::new();
-    let email = asked.email.then(|| entered.get("email").to_owned());
+/// Validates all fields, in the order of the page.
+pub(super) fn check(
+    input: &FormInput,
+    required_parts: RequiredParts,
+    today: Date,
+) -> Result<ValidForm, Vec<FieldError>> {
+    let mut errors = Vec::new();
+    let email = required_parts.email.then(|| input.get("email").to_owned());
     if email.as_deref().is_some_and(|email| !is_email(email)) {
-        fault(
-            &mut faults,
+        add_error(
+            &mut errors,
             "email",
-            "Enter an email address, like name@example.com",
+            "Enter an email address, such as name@example.com",
         );
     }
-    let shipping = asked.shipping.then(|| {
-        if entered.get("shipping-name").is_empty() {
-            fault(
-                &mut faults,
+    let shipping = required_parts.shipping.then(|| {
+        if input.get("shipping-name").is_empty() {
+            add_error(
+                &mut errors,
                 "shipping-name",
-                "Enter the name of who receives the order",
+                "Enter the name of the person who will receive the order",
             );
         }
-        too_long(entered, &mut faults, "shipping-name", 100);
-        too_long(entered, &mut faults, "shipping-notes", 1024);
+        check_length(input, &mut errors, "shipping-name", 100);
+        check_length(input, &mut errors, "shipping-notes", 1024);
         ShippingDetails {
-            name: entered.optional("shipping-name"),
-            delivery_notes: entered.optional("shipping-notes"),
-            address: Some(address(entered, &mut faults, "shipping")),
+            name: input.optional("shipping-name"),
+            delivery_notes: input.optional("shipping-notes"),
+            address: Some(address(input, &mut errors, "shipping")),
         }
     });
-    let billing = asked
+    let billing = required_parts
         .billing
-        .then(|| address(entered, &mut faults, "billing"));
+        .then(|| address(input, &mut errors, "billing"));
 
-    let number = digits_of(entered.get("card-number"));
+    let number = digits_of(input.get("card-number"));
     if number.is_empty() {
-        fault(&mut faults, "card-number", "Enter the card number");
+        add_error(&mut errors, "card-number", "Enter your card number");
     } else if !is_card_number(&number) {
-        fault(
-            &mut faults,
+        add_error(
+            &mut errors,
             "card-number",
-            "Check the card number: it does not look right",
+            "Check that your card number is correct",
         );
     }
-    let expiry = expiry(entered.get("expiry"));
+    let expiry = expiry(input.get("expiry"));
     match expiry {
-        None => fault(&mut faults, "expiry", "Enter the expiry date as MM/YY"),
-        Some(end) if end < today => fault(&mut faults, "expiry", "This card has expired"),
+        None => add_error(
+            &mut errors,
+            "expiry",
+            "Enter the expiry date in the format MM/YY",
+        ),
+        Some(end) if end < today => add_error(&mut errors, "expiry", "This card has expired"),
         Some(_) => {}
     }
-    let cvv = entered.get("cvv");
+    let cvv = input.get("cvv");
     let cvv_digits = if is_amex(&number) { 4 } else { 3 };
     if cvv.len() != cvv_digits || !is_digits(cvv) {
         let message = if cvv_digits == 4 {
-            "Enter the CVV: 4 digits on the front"
+            "Enter the CVV, the 4 digits on the front of your card"
         } else {
-            "Enter the CVV: 3 digits on the back"
+            "Enter the CVV, the 3 digits on the back of your card"
         };
-        fault(&mut faults, "cvv", message);
+        add_error(&mut errors, "cvv", message);
     }
-    let holder = entered.get("name");
+    let holder = input.get("name");
     if holder.is_empty() {
-        fault(&mut faults, "name", "Enter the name on the card");
+        add_error(&mut errors, "name", "Enter the name on your card");
     }
-    too_long(entered, &mut faults, "name", 100);
+    check_length(input, &mut errors, "name", 100);
 
     match expiry {
-        Some(expiry) if faults.is_empty() => {
-            let card = Card::presented(&number, cvv, expiry.to_string(), holder.to_owned());
-            Ok(Filled {
+        Some(expiry) if errors.is_empty() => {
+            let card = Card::new(&number, cvv, expiry.to_string(), holder.to_owned());
+            Ok(ValidForm {
                 card,
                 email,
                 billing,
                 shipping,
             })
         }
-        _ => Err(faults),
+        _ => Err(errors),
     }
 }
 
-fn address(entered: &Entered, faults: &mut Vec<Fault>, whose: &str) -> Address {
+fn address(input: &FormInput, errors: &mut Vec<FieldError>, whose: &str) -> Address {
     let id = |part: &str| format!("{whose}-{part}");
-    let country = entered.get(&id("country"));
+    let country = input.get(&id("country"));
     if !COUNTRIES.iter().any(|(code, _)| *code == country) {
-        fault(faults, &id("country"), "Choose a country");
+        add_error(errors, &id("country"), "Select a country");
     }
-    // The list of faults above the form has to say which of the two addresses it means.
+    // The list of errors above the form must distinguish the two addresses.
     let missing = if whose == "billing" {
         [
             ("address1", "Enter the first line of the billing address"),
@@ -200,31 +207,31 @@ fn address(entered: &Entered, faults: &mut Vec<Fault>, whose: &str) -> Address {
         ]
     };
     for (part, message) in missing {
-        if entered.get(&id(part)).is_empty() {
-            fault(faults, &id(part), message);
+        if input.get(&id(part)).is_empty() {
+            add_error(errors, &id(part), message);
         }
     }
     for part in ["address1", "address2", "city"] {
-        too_long(entered, faults, &id(part), 100);
+        check_length(input, errors, &id(part), 100);
     }
-    too_long(entered, faults, &id("postcode"), 50);
+    check_length(input, errors, &id("postcode"), 50);
     Address {
-        address1: entered.optional(&id("address1")),
-        address2: entered.optional(&id("address2")),
-        city: entered.optional(&id("city")),
-        postcode: entered.optional(&id("postcode")),
+        address1: input.optional(&id("address1")),
+        address2: input.optional(&id("address2")),
+        city: input.optional(&id("city")),
+        postcode: input.optional(&id("postcode")),
         country_code: country.to_owned(),
         ..Address::default()
     }
 }
 
-fn fault(faults: &mut Vec<Fault>, id: &str, message: &'static str) {
-    faults.push((id.to_owned(), message));
+fn add_error(errors: &mut Vec<FieldError>, id: &str, message: &'static str) {
+    errors.push((id.to_owned(), message));
 }
 
-fn too_long(entered: &Entered, faults: &mut Vec<Fault>, id: &str, most: usize) {
-    if entered.get(id).chars().count() > most {
-        fault(faults, id, "Enter less: this is too long");
+fn check_length(input: &FormInput, errors: &mut Vec<FieldError>, id: &str, max: usize) {
+    if input.get(id).chars().count() > max {
+        add_error(errors, id, "This is too long. Enter fewer characters");
     }
 }
 
@@ -239,7 +246,7 @@ fn is_email(text: &str) -> bool {
         })
 }
 
-/// A card number without what people put between its groups.
+/// A card number without spaces and dashes.
 fn digits_of(number: &str) -> String {
     number.replace([' ', '-'], "")
 }
@@ -252,7 +259,7 @@ fn is_amex(number: &str) -> bool {
     number.starts_with("34") || number.starts_with("37")
 }
 
-/// The length that schemes allow, and the Luhn check digit.
+/// Checks the length and the Luhn check digit.
 fn is_card_number(number: &str) -> bool {
     if !(12..=19).contains(&number.len()) || !is_digits(number) {
         return false;
@@ -273,7 +280,7 @@ fn is_card_number(number: &str) -> bool {
     sum.is_multiple_of(10)
 }
 
-/// Reads `MM/YY`, `MM/YYYY` and the same with spaces or without the slash: the month's last day.
+/// Parses `MM/YY` or `MM/YYYY`, with or without spaces and the slash. Returns the last day of the month.
 fn expiry(text: &str) -> Option<Date> {
     let text: String = text
         .chars()
@@ -300,27 +307,31 @@ fn expiry(text: &str) -> Option<Date> {
 mod tests {
     use time::macros::date;
 
-    use super::{Asked, Entered, check, expiry, is_card_number, is_email};
-    use crate::intents::Reaction;
+    use super::{FormInput, RequiredParts, check, expiry, is_card_number, is_email};
+    use crate::intents::IssuerDecision;
 
-    const CARD_ONLY: Asked = Asked {
+    const CARD_ONLY: RequiredParts = RequiredParts {
         email: false,
         billing: false,
         shipping: false,
     };
 
-    fn faults(pairs: &[(&str, &str)], asked: Asked) -> Vec<String> {
+    fn errors(pairs: &[(&str, &str)], required_parts: RequiredParts) -> Vec<String> {
         let pairs = pairs
             .iter()
             .map(|(id, value)| ((*id).to_owned(), (*value).to_owned()));
-        match check(&Entered::new(pairs.collect()), asked, date!(2026 - 11 - 22)) {
+        match check(
+            &FormInput::new(pairs.collect()),
+            required_parts,
+            date!(2026 - 11 - 22),
+        ) {
             Ok(_) => Vec::new(),
-            Err(faults) => faults.into_iter().map(|(id, _)| id).collect(),
+            Err(errors) => errors.into_iter().map(|(id, _)| id).collect(),
         }
     }
 
     #[test]
-    fn a_test_card_passes_however_it_is_spaced() {
+    fn a_test_card_is_valid_with_any_spacing() {
         let pairs = [
             ("card-number", "5200 0000-0000 1096"),
             ("expiry", " 12 / 29 "),
@@ -328,27 +339,28 @@ mod tests {
             ("name", "A Customer"),
         ];
         let pairs = pairs.map(|(id, value)| (id.to_owned(), value.to_owned()));
-        let filled = check(
-            &Entered::new(pairs.to_vec()),
+        let form = check(
+            &FormInput::new(pairs.to_vec()),
             CARD_ONLY,
             date!(2026 - 11 - 22),
         );
-        let card = filled
-            .map(|filled| filled.card)
-            .map_err(|faults| faults.len());
-        let card = card.map(|card| (card.reaction, card.expiry_date));
-        assert_eq!(card, Ok((Reaction::Challenge, "2029-12-31".to_owned())));
+        let card = form.map(|form| form.card).map_err(|errors| errors.len());
+        let card = card.map(|card| (card.decision, card.expiry_date));
+        assert_eq!(
+            card,
+            Ok((IssuerDecision::Challenge, "2029-12-31".to_owned()))
+        );
     }
 
     #[test]
-    fn every_fault_is_told_in_the_order_of_the_page() {
-        let all = Asked {
+    fn all_errors_are_reported_in_the_order_of_the_page() {
+        let all = RequiredParts {
             email: true,
             billing: true,
             shipping: true,
         };
         assert_eq!(
-            faults(&[("email", "no"), ("billing-country", "GB")], all),
+            errors(&[("email", "no"), ("billing-country", "GB")], all),
             [
                 "email",
                 "shipping-name",
@@ -368,10 +380,10 @@ mod tests {
     }
 
     #[test]
-    fn a_card_is_good_until_the_end_of_its_month() {
+    fn a_card_is_valid_until_the_end_of_its_month() {
         let with = |expiry| {
             let number = ("card-number", "5200000000001005");
-            faults(
+            errors(
                 &[number, ("expiry", expiry), ("cvv", "020"), ("name", "A")],
                 CARD_ONLY,
             )
@@ -381,30 +393,30 @@ mod tests {
     }
 
     #[test]
-    fn a_card_that_may_be_somebodys_is_not_shown_again() {
-        let again = |id: &str, answer: &str| {
-            Entered::new(vec![(id.to_owned(), answer.to_owned())])
-                .shown_again(id)
+    fn a_card_that_may_be_real_is_not_filled_in_again() {
+        let refill = |id: &str, value: &str| {
+            FormInput::new(vec![(id.to_owned(), value.to_owned())])
+                .refill(id)
                 .map(str::to_owned)
         };
         for number in [
             "5200 0000 0000 1005", // a test card
-            "5200000000001006",    // with a slip
+            "5200000000001006",    // with a typo
             "5200 0000",
             "",
         ] {
-            assert_eq!(again("card-number", number).as_deref(), Some(number));
+            assert_eq!(refill("card-number", number).as_deref(), Some(number));
         }
         for number in ["4111 1111 1111 1111", "4111-1111-1111-1111"] {
-            assert_eq!(again("card-number", number), None);
+            assert_eq!(refill("card-number", number), None);
         }
-        assert_eq!(again("cvv", "020"), None);
-        assert_eq!(again("expiry", "12/29").as_deref(), Some("12/29"));
-        assert_eq!(Entered::new(Vec::new()).shown_again("name"), None);
+        assert_eq!(refill("cvv", "020"), None);
+        assert_eq!(refill("expiry", "12/29").as_deref(), Some("12/29"));
+        assert_eq!(FormInput::new(Vec::new()).refill("name"), None);
     }
 
     #[test]
-    fn reads_expiry_dates_as_people_type_them() {
+    fn parses_expiry_dates_as_people_type_them() {
         for text in ["12/29", "12/2029", "12 / 29", "1229", "12-29", "122029"] {
             assert_eq!(expiry(text), Some(date!(2029 - 12 - 31)), "{text}");
         }
@@ -416,13 +428,13 @@ mod tests {
     }
 
     #[test]
-    fn knows_a_card_number_and_an_address_when_it_sees_one() {
+    fn recognizes_card_numbers_and_email_addresses() {
         assert!(is_card_number("4456530000001013"));
         assert!(!is_card_number("4456530000001014"));
         assert!(!is_card_number("42"));
         assert!(is_email("a@b.co"));
-        for wrong in ["a", "a@b", "@b.co", "a@b..co", "a b@c.de", "a@b@c.de"] {
-            assert!(!is_email(wrong), "{wrong}");
+        for invalid in ["a", "a@b", "@b.co", "a@b..co", "a b@c.de", "a@b@c.de"] {
+            assert!(!is_email(invalid), "{invalid}");
         }
     }
 }

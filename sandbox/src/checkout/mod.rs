@@ -1,4 +1,4 @@
-//! The hosted checkout page: HTML from the server, complete without JavaScript.
+//! The hosted checkout page, rendered on the server. It works without JavaScript.
 
 mod countries;
 mod fields;
@@ -14,15 +14,17 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use self::form::{Asked, Entered};
+use self::form::{FormInput, RequiredParts};
 use self::page::{Alert, Shell};
-use crate::intents::{Attempt, Intent, Refusal, Status};
-use crate::world::World;
+use crate::app_state::AppState;
+use crate::clock::Timestamp;
+use crate::intent_store::ChangeError;
+use crate::intents::{Intent, PaymentOutcome, Rejection, Status};
 
-/// A form of addresses and a card is far smaller.
-const LARGEST_FORM: usize = 64 * 1024;
+/// Far more than the form needs.
+const MAX_FORM: usize = 64 * 1024;
 
-pub(crate) fn routes(world: Arc<World>) -> Router {
+pub(crate) fn routes(state: Arc<AppState>) -> Router {
     Router::new()
         .route("/{id}", get(show).post(pay))
         .route(
@@ -33,13 +35,13 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
         .route("/{id}/cancel", post(cancel))
         .route("/{id}/canceled", get(show_canceled))
         .fallback(async || unknown())
-        .layer(DefaultBodyLimit::max(LARGEST_FORM))
-        .with_state(world)
+        .layer(DefaultBodyLimit::max(MAX_FORM))
+        .with_state(state)
 }
 
-/// The page to pay on, for as long as there is something to pay.
-async fn show(State(world): State<Arc<World>>, Path(id): Path<String>) -> Response {
-    match find(&world, &id) {
+/// The payment form, if the intent can still be paid.
+async fn show(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Response {
+    match find(&state, &id) {
         Some(intent) if intent.status == Status::Created => {
             page::form(StatusCode::OK, &intent, None, None)
         }
@@ -48,71 +50,69 @@ async fn show(State(world): State<Arc<World>>, Path(id): Path<String>) -> Respon
     }
 }
 
-/// Presents the card. Whether the intent can still be paid is decided under the ledger's lock, so a
-/// form that is sent twice charges once, and the second answer shows that it is paid.
+/// Attempts the payment. Whether the intent can still be paid is checked under the lock of the intents, so a form that
+/// is submitted twice charges the card once, and the second response shows the paid intent.
 async fn pay(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Response {
-    let entered = Entered::new(pairs);
-    let Some(intent) = find(&world, &id) else {
+    let input = FormInput::new(pairs);
+    let Some(intent) = find(&state, &id) else {
         return unknown();
     };
     if intent.status != Status::Created {
         return leave(&intent);
     }
-    if let Ok(seen) = entered.get("amount").parse::<i64>()
+    if let Ok(seen) = input.get("amount").parse::<i64>()
         && seen != intent.total_amount.value
     {
         return page::form(
             StatusCode::CONFLICT,
             &intent,
-            Some(&entered),
+            Some(&input),
             Some(amount_changed()),
         );
     }
-    let today = world.clock.now().date();
-    let filled = match form::check(&entered, Asked::by(&intent.config), today) {
-        Ok(filled) => filled,
-        Err(faults) => {
+    let today = state.clock.now().date();
+    let form = match form::check(&input, RequiredParts::of(&intent.config), today) {
+        Ok(form) => form,
+        Err(errors) => {
             let alert = Alert {
                 title: "Please check your details",
                 text: None,
-                links: faults,
+                links: errors,
             };
             return page::form(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 &intent,
-                Some(&entered),
+                Some(&input),
                 Some(alert),
             );
         }
     };
     let amount = intent.total_amount;
-    let attempt = change(&world, &id, |intent, now| {
+    let attempt = change(&state, &id, |intent, now| {
         if intent.total_amount != amount {
-            return Err(Refusal::State(
-                "The amount changed in the meantime.".to_owned(),
-            ));
+            return Err(Rejection::State("The amount has changed.".to_owned()));
         }
-        filled.note_on(intent);
-        intent.present(filled.card, now)
+        form.store_in(intent);
+        intent.present(form.card, now)
     });
     let Some((attempt, intent)) = attempt else {
         return unknown();
     };
     let (status, alert) = match attempt {
-        Ok(Attempt::Declined) => (StatusCode::PAYMENT_REQUIRED, declined()),
+        Ok(PaymentOutcome::Declined) => (StatusCode::PAYMENT_REQUIRED, declined()),
         Err(_) if intent.status == Status::Created => (StatusCode::CONFLICT, amount_changed()),
-        attempt => return go_on(&intent, &attempt),
+        attempt => return next_page(&intent, &attempt),
     };
-    page::form(status, &intent, Some(&entered), Some(alert))
+    page::form(status, &intent, Some(&input), Some(alert))
 }
 
-/// The bank's page, while its question is open.
-async fn show_challenge(State(world): State<Arc<World>>, Path(id): Path<String>) -> Response {
-    let Some(intent) = find(&world, &id) else {
+/// The bank's page, while its challenge is in progress.
+async fn show_challenge(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Response {
+    let Some(intent) = find(&state, &id) else {
         return unknown();
     };
     match &intent.challenge {
@@ -123,37 +123,37 @@ async fn show_challenge(State(world): State<Arc<World>>, Path(id): Path<String>)
 }
 
 async fn answer_challenge(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Response {
-    let passed = Entered::new(pairs).get("answer") == "approve";
+    let passed = FormInput::new(pairs).get("answer") == "approve";
     let mut holder = String::new();
-    let attempt = change(&world, &id, |intent, now| {
+    let attempt = change(&state, &id, |intent, now| {
         if let Some(challenge) = &intent.challenge {
             holder.clone_from(&challenge.card.holder);
         }
-        intent.answer_challenge(passed, now)
+        intent.finish_challenge(passed, now)
     });
     let Some((attempt, intent)) = attempt else {
         return unknown();
     };
     match attempt {
-        Ok(Attempt::Declined) => page::form(
+        Ok(PaymentOutcome::Declined) => page::form(
             StatusCode::PAYMENT_REQUIRED,
             &intent,
-            // The card's number is gone: nothing keeps it while the bank asks.
-            Some(&Entered::holder(holder)),
+            // The card's number isn't stored during the challenge.
+            Some(&FormInput::holder(holder)),
             Some(not_approved()),
         ),
-        // No question was open: the answer came twice, or after another card was tried.
+        // No challenge is in progress: the form was submitted twice, or another card was used since.
         Err(_) if intent.status == Status::Created => see_other(&format!("/checkout/{id}")),
-        attempt => go_on(&intent, &attempt),
+        attempt => next_page(&intent, &attempt),
     }
 }
 
-async fn show_success(State(world): State<Arc<World>>, Path(id): Path<String>) -> Response {
-    match find(&world, &id) {
+async fn show_success(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Response {
+    match find(&state, &id) {
         Some(intent) if is_paid(&intent) => page::success(&intent),
         Some(intent) if intent.status == Status::Created => see_other(&format!("/checkout/{id}")),
         Some(intent) => closed(&intent),
@@ -161,22 +161,22 @@ async fn show_success(State(world): State<Arc<World>>, Path(id): Path<String>) -
     }
 }
 
-/// The customer turns away. The intent stays as it is: they may come back and pay by the same link.
-async fn cancel(State(world): State<Arc<World>>, Path(id): Path<String>) -> Response {
-    let Some(intent) = find(&world, &id) else {
+/// The intent stays `Created`, so the customer can come back and pay with the same link.
+async fn cancel(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Response {
+    let Some(intent) = find(&state, &id) else {
         return unknown();
     };
-    let target = intent.config.cancel_url.as_deref().and_then(web_target);
+    let target = intent.config.cancel_url.as_deref().and_then(safe_url);
     see_other(&target.unwrap_or_else(|| format!("/checkout/{id}/canceled")))
 }
 
-async fn show_canceled(State(world): State<Arc<World>>, Path(id): Path<String>) -> Response {
-    match find(&world, &id) {
+async fn show_canceled(State(state): State<Arc<AppState>>, Path(id): Path<String>) -> Response {
+    match find(&state, &id) {
         Some(intent) if intent.status == Status::Created => page::notice(
             StatusCode::OK,
             &Shell::of(&intent),
             "Payment not completed",
-            "You cancelled, and you have not been charged. You can still pay by the same link.",
+            "You cancelled this payment and have not been charged. You can still pay using the same link.",
             Some((format!("/checkout/{id}"), "Return to payment")),
         ),
         Some(intent) => closed(&intent),
@@ -184,11 +184,11 @@ async fn show_canceled(State(world): State<Arc<World>>, Path(id): Path<String>) 
     }
 }
 
-/// Where an attempt leads that does not end at the form.
-fn go_on(intent: &Intent, attempt: &Result<Attempt, Refusal>) -> Response {
+/// The next page after an attempt that doesn't lead back to the form.
+fn next_page(intent: &Intent, attempt: &Result<PaymentOutcome, Rejection>) -> Response {
     match attempt {
-        Ok(Attempt::Challenged) => see_other(&format!("/checkout/{}/challenge", intent.id)),
-        // Paid; or refused, because another tab, the merchant or the clock was quicker.
+        Ok(PaymentOutcome::Challenged) => see_other(&format!("/checkout/{}/challenge", intent.id)),
+        // Paid, or rejected because the intent was paid, canceled or expired in the meantime.
         _ => leave(intent),
     }
 }
@@ -197,18 +197,18 @@ fn declined() -> Alert {
     Alert {
         title: "Payment declined",
         text: Some(
-            "Your bank declined this card. You have not been charged. Check the details, or use another card.",
+            "Your bank declined this card. You have not been charged. Check your card details or try another card.",
         ),
         links: Vec::new(),
     }
 }
 
-/// The customer said no on the bank's page; the bank did not.
+/// It was the customer who didn't approve the payment, not the bank.
 fn not_approved() -> Alert {
     Alert {
         title: "Payment not approved",
         text: Some(
-            "You did not approve this payment, so you have not been charged. Try again, or use another card.",
+            "You did not approve this payment. You have not been charged. Try again or use another card.",
         ),
         links: Vec::new(),
     }
@@ -222,12 +222,12 @@ fn amount_changed() -> Alert {
     }
 }
 
-/// Sends a customer who is done on their way.
+/// The page for a customer who has nothing left to pay.
 fn leave(intent: &Intent) -> Response {
     if !is_paid(intent) {
         return closed(intent);
     }
-    let target = intent.config.redirect_url.as_deref().and_then(web_target);
+    let target = intent.config.redirect_url.as_deref().and_then(safe_url);
     see_other(&target.unwrap_or_else(|| format!("/checkout/{}/success", intent.id)))
 }
 
@@ -235,7 +235,7 @@ fn is_paid(intent: &Intent) -> bool {
     matches!(intent.status, Status::Authorized | Status::Captured)
 }
 
-/// A link that has nothing left to pay: reassuring where the payment was made, a way on where it was not.
+/// The page of a link that can no longer be paid.
 fn closed(intent: &Intent) -> Response {
     let (heading, text) = match intent.status {
         Status::Canceled if intent.expired => (
@@ -244,16 +244,16 @@ fn closed(intent: &Intent) -> Response {
         ),
         Status::Canceled => (
             "This payment was cancelled",
-            "You have not been charged. Ask the business for a new link if you still want to pay.",
+            "You have not been charged. If you still want to pay, ask the business for a new link.",
         ),
         Status::Authorized | Status::Captured => {
-            return page::settled(intent, "This has already been paid");
+            return page::settled(intent, "This payment has already been made");
         }
         Status::Refunded => return page::settled(intent, "This payment was refunded"),
         Status::Reversed => return page::settled(intent, "This payment was reversed"),
         _ => (
-            "This payment link has been used",
-            "There is nothing to pay here. Ask the business if you expected something else.",
+            "This payment link has already been used",
+            "There is nothing to pay. If you were expecting something else, contact the business.",
         ),
     };
     page::notice(StatusCode::GONE, &Shell::of(intent), heading, text, None)
@@ -263,36 +263,34 @@ fn unknown() -> Response {
     page::notice(
         StatusCode::NOT_FOUND,
         &Shell::nameless(),
-        "We cannot find this payment",
-        "Check that the whole link was copied, or ask the business for a new one.",
+        "We can’t find this payment",
+        "Check that you have the complete link, or ask the business for a new one.",
         None,
     )
 }
 
-fn find(world: &World, id: &str) -> Option<Intent> {
-    world.with_ledger(|ledger| ledger.find(id).cloned())
+fn find(state: &AppState, id: &str) -> Option<Intent> {
+    state.with_intents(|intents| intents.find(id).cloned())
 }
 
-/// Changes the intent, and tells how that went and how the intent is now.
+/// Changes the intent, and returns the outcome and the intent as it is now.
 fn change(
-    world: &World,
+    state: &AppState,
     id: &str,
-    rule: impl FnOnce(&mut Intent, crate::clock::Timestamp) -> Result<Attempt, Refusal>,
-) -> Option<(Result<Attempt, Refusal>, Intent)> {
-    use crate::ledger::ChangeError;
-
-    world.with_ledger(|ledger| {
-        let attempt = match ledger.change(id, rule) {
+    rule: impl FnOnce(&mut Intent, Timestamp) -> Result<PaymentOutcome, Rejection>,
+) -> Option<(Result<PaymentOutcome, Rejection>, Intent)> {
+    state.with_intents(|intents| {
+        let attempt = match intents.change(id, rule) {
             Ok((attempt, _)) => Ok(attempt),
-            Err(ChangeError::Refused(refusal)) => Err(refusal),
-            Err(ChangeError::NoSuchIntent) => return None,
+            Err(ChangeError::Rejected(rejection)) => Err(rejection),
+            Err(ChangeError::UnknownIntent) => return None,
         };
-        ledger.find(id).cloned().map(|intent| (attempt, intent))
+        intents.find(id).cloned().map(|intent| (attempt, intent))
     })
 }
 
-/// Where the merchant wants the customer, if that is somewhere a browser should go.
-fn web_target(url: &str) -> Option<String> {
+/// The merchant's URL, unless its scheme would be harmful in a redirect.
+fn safe_url(url: &str) -> Option<String> {
     let url = reqwest::Url::parse(url).ok()?;
     let harmful = matches!(
         url.scheme(),

@@ -1,18 +1,17 @@
-//! What the customer pays for, line by line.
+//! The lines of the order.
 
 use crate::intents::Intent;
 use crate::money::Money;
 
-/// One line of the order.
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) notes: Vec<String>,
     pub(super) amount: String,
-    /// Not an item, but something that comes on top.
+    /// Whether the line is a tax or an extra charge, and not an item.
     pub(super) extra: bool,
 }
 
-/// The items, then the taxes, then what comes on top.
+/// The items, then the taxes, then the extra charges.
 pub(super) fn lines(intent: &Intent) -> Vec<Line> {
     let mut lines = Vec::new();
     for item in &intent.item_lines {

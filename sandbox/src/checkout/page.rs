@@ -1,4 +1,4 @@
-//! The pages themselves, and the headers that keep them to themselves.
+//! The pages and their security headers.
 
 use askama::Template;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -6,19 +6,19 @@ use axum::response::{Html, IntoResponse, Response};
 
 use super::countries::COUNTRIES;
 use super::fields::{self, Section};
-use super::form::{Asked, Entered, Fault};
+use super::form::{FieldError, FormInput, RequiredParts};
 use super::order::{self, Line};
 use crate::ids;
 use crate::intents::{Card, Intent, Status};
 use crate::money::Money;
 
-/// What all pages share.
+/// What all pages have in common.
 pub(super) struct Shell {
     nonce: String,
     merchant: String,
     initial: String,
-    /// Where a form may lead besides this server: browsers check redirects that follow a form too.
-    leads_to: Vec<String>,
+    /// Origins that a form may redirect to. Browsers also check redirects against `form-action`.
+    redirect_origins: Vec<String>,
 }
 
 impl Shell {
@@ -28,7 +28,7 @@ impl Shell {
             nonce: ids::base64_url(22),
             merchant,
             initial,
-            leads_to: Vec::new(),
+            redirect_origins: Vec::new(),
         }
     }
 
@@ -41,7 +41,7 @@ impl Shell {
             .flat_map(char::to_uppercase)
             .collect();
         let urls = [&intent.config.redirect_url, &intent.config.cancel_url];
-        let leads_to = urls
+        let redirect_origins = urls
             .into_iter()
             .flatten()
             .filter_map(|url| origin(url))
@@ -50,7 +50,7 @@ impl Shell {
             nonce: ids::base64_url(22),
             merchant,
             initial,
-            leads_to,
+            redirect_origins,
         }
     }
 }
@@ -73,34 +73,33 @@ struct FormPage<'a> {
     alert: Option<Alert>,
 }
 
-/// The box above the form that says what went wrong.
+/// The message above the form.
 pub(super) struct Alert {
     pub(super) title: &'static str,
     pub(super) text: Option<&'static str>,
-    /// Field id and message.
-    pub(super) links: Vec<Fault>,
+    pub(super) links: Vec<FieldError>,
 }
 
-/// The page to pay on. With `entered`, it shows again what was typed, as far as it may.
+/// The payment form. With `input`, it is filled in again as far as that is allowed.
 pub(super) fn form(
     status: StatusCode,
     intent: &Intent,
-    entered: Option<&Entered>,
+    input: Option<&FormInput>,
     alert: Option<Alert>,
 ) -> Response {
-    let asked = Asked::by(&intent.config);
-    let faults = alert.as_ref().map_or(&[][..], |alert| &alert.links);
-    let mut sections = fields::sections(asked);
+    let required_parts = RequiredParts::of(&intent.config);
+    let errors = alert.as_ref().map_or(&[][..], |alert| &alert.links);
+    let mut sections = fields::sections(required_parts);
     for field in sections.iter_mut().flat_map(|section| &mut section.fields) {
-        field.value = entered
-            .and_then(|entered| entered.shown_again(&field.id))
-            .map_or_else(|| fields::known(intent, &field.id), str::to_owned);
-        field.error = faults
+        field.value = input
+            .and_then(|input| input.refill(&field.id))
+            .map_or_else(|| fields::initial_value(intent, &field.id), str::to_owned);
+        field.error = errors
             .iter()
             .find(|(id, _)| *id == field.id)
             .map(|(_, message)| *message);
         if field.id == "cvv" && field.error.is_some() {
-            // The error already says where the digits are.
+            // The error already says where to find the digits.
             field.hint = None;
         }
     }
@@ -114,7 +113,7 @@ pub(super) fn form(
         total_minor: intent.total_amount.value,
         show_total: details.show_total != Some(false),
         description: intent.description.as_deref(),
-        reference: shown_reference(intent),
+        reference: visible_reference(intent),
         lines: order::lines(intent),
         sections,
         countries: COUNTRIES,
@@ -124,8 +123,8 @@ pub(super) fn form(
     respond(status, &shell, &template)
 }
 
-/// The reference, unless the merchant hides it: it is how a customer knows what they pay for.
-fn shown_reference(intent: &Intent) -> Option<&str> {
+/// The reference, unless the merchant hides it.
+fn visible_reference(intent: &Intent) -> Option<&str> {
     let hidden = intent
         .config
         .details
@@ -143,7 +142,7 @@ struct ChallengePage<'a> {
     card: String,
 }
 
-/// The bank's page in the middle of a payment.
+/// The bank's 3-D Secure page.
 pub(super) fn challenge(intent: &Intent, card: &Card) -> Response {
     let shell = Shell::of(intent);
     let total = intent.total_amount;
@@ -151,13 +150,13 @@ pub(super) fn challenge(intent: &Intent, card: &Card) -> Response {
         shell: &shell,
         id: &intent.id,
         total,
-        card: named(card),
+        card: describe_card(card),
     };
     respond(StatusCode::OK, &shell, &template)
 }
 
 /// `Mastercard ending 1005`
-fn named(card: &Card) -> String {
+fn describe_card(card: &Card) -> String {
     let scheme = match card.scheme {
         "VISA" => "Visa",
         "MASTERCARD" => "Mastercard",
@@ -180,17 +179,17 @@ struct SuccessPage<'a> {
     date: String,
 }
 
-/// What a customer sees who paid, where the merchant has no page for it.
+/// The page after a payment, if the merchant has no page of its own.
 pub(super) fn success(intent: &Intent) -> Response {
     let shell = Shell::of(intent);
     let template = SuccessPage {
         shell: &shell,
         total: intent.total_amount,
-        reference: shown_reference(intent),
+        reference: visible_reference(intent),
         card: intent
             .transaction
             .as_ref()
-            .map(|transaction| named(&transaction.card)),
+            .map(|transaction| describe_card(&transaction.card)),
         date: paid_at(intent),
     };
     respond(StatusCode::OK, &shell, &template)
@@ -202,13 +201,13 @@ struct NoticePage<'a> {
     shell: &'a Shell,
     heading: &'a str,
     text: &'a str,
-    /// Whether all is well: a tick in place of an exclamation mark.
-    good: bool,
+    /// Shows a tick instead of an exclamation mark.
+    positive: bool,
     /// Target and label.
     link: Option<(String, &'a str)>,
 }
 
-/// A page that says one thing, with at most one way to go on.
+/// A page with a message and an optional link.
 pub(super) fn notice(
     status: StatusCode,
     shell: &Shell,
@@ -223,30 +222,30 @@ pub(super) fn notice(
             shell,
             heading,
             text,
-            good: false,
+            positive: false,
             link,
         },
     )
 }
 
-/// What a customer sees who opens the link of a payment that was made.
+/// The page of a link that has already been paid.
 pub(super) fn settled(intent: &Intent, heading: &str) -> Response {
     let shell = Shell::of(intent);
     let text = match intent.status {
         Status::Authorized | Status::Captured => format!(
-            "{} was paid to {} on {}. There is nothing more to pay. You can close this page.",
+            "{} was paid to {} on {}. There is nothing left to pay. You can close this page.",
             intent.total_amount,
             shell.merchant,
             paid_at(intent),
         ),
-        _ => "The money goes back to the card that paid. There is nothing more to pay. You can close this page."
+        _ => "The money is being returned to the card that was used. There is nothing left to pay. You can close this page."
             .to_owned(),
     };
     let page = NoticePage {
         shell: &shell,
         heading,
         text: &text,
-        good: true,
+        positive: true,
         link: None,
     };
     respond(StatusCode::OK, &shell, &page)
@@ -256,26 +255,26 @@ fn paid_at(intent: &Intent) -> String {
     intent
         .authorized_at
         .unwrap_or(intent.updated_at)
-        .for_people()
+        .human_readable()
 }
 
 fn respond(status: StatusCode, shell: &Shell, template: &impl Template) -> Response {
     let html = match template.render() {
         Ok(html) => Html(html),
         Err(error) => {
-            tracing::error!(%error, "a page cannot be rendered");
+            tracing::error!(%error, "failed to render a page");
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
     };
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src data:; \
-         form-action 'self' {leads_to}; base-uri 'none'; frame-ancestors 'none'",
+         form-action 'self' {redirect_origins}; base-uri 'none'; frame-ancestors 'none'",
         nonce = shell.nonce,
-        leads_to = shell.leads_to.join(" "),
+        redirect_origins = shell.redirect_origins.join(" "),
     );
     let mut response = (status, html).into_response();
     let headers = response.headers_mut();
-    // Origins are ASCII, so the policy always is a header; were it not, nothing at all is allowed.
+    // Origins are ASCII, so the policy is a valid header. If it weren't, the page may load nothing.
     let policy =
         HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
@@ -283,7 +282,7 @@ fn respond(status: StatusCode, shell: &Shell, template: &impl Template) -> Respo
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
-        // Whoever has the link can pay by it and see what for: other sites need not learn it.
+        // Anyone with the link can see the payment, so other sites mustn't learn it.
         (header::REFERRER_POLICY, "no-referrer"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
@@ -291,8 +290,7 @@ fn respond(status: StatusCode, shell: &Shell, template: &impl Template) -> Respo
     response
 }
 
-/// The origin of a URL as a policy names it; only the scheme where there is no host, as in an app's
-/// own links.
+/// The origin of a URL in a content security policy. For a URL without a host, such as an app's link, only the scheme.
 fn origin(url: &str) -> Option<String> {
     let url = reqwest::Url::parse(url).ok()?;
     match url.origin() {

@@ -1,70 +1,73 @@
-//! Setting what goes wrong.
+//! Faults in API calls and in webhook deliveries.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{JsonResult, read};
+use super::body::Body;
+use crate::app_state::AppState;
 use crate::faults::Fault;
-use crate::problem::Problem;
+use crate::problem::{JsonResult, Problem};
 use crate::webhooks::{RetryPolicy, WebhookFault};
-use crate::world::World;
 
 /// `GET /_sandbox/faults`
-pub(super) async fn list(State(world): State<Arc<World>>) -> Json<Value> {
-    Json(json!(world.faults().all()))
+pub(super) async fn list(State(state): State<Arc<AppState>>) -> Json<Value> {
+    Json(json!(state.faults().all()))
 }
 
 /// `POST /_sandbox/faults`
-pub(super) async fn add(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
-    let fault = read::<Fault>(&bytes)?
-        .checked()
-        .map_err(Problem::bad_request)?;
-    let shown = json!(fault);
-    world.faults().add(fault);
-    Ok(Json(shown))
+pub(super) async fn add(
+    State(state): State<Arc<AppState>>,
+    Body(fault): Body<Fault>,
+) -> JsonResult {
+    let fault = fault.validated().map_err(Problem::bad_request)?;
+    let json = json!(fault);
+    state.faults().add(fault);
+    Ok(Json(json))
 }
 
 /// `DELETE /_sandbox/faults`
-pub(super) async fn clear(State(world): State<Arc<World>>) -> StatusCode {
-    world.faults().clear();
+pub(super) async fn clear(State(state): State<Arc<AppState>>) -> StatusCode {
+    state.faults().clear();
     StatusCode::NO_CONTENT
 }
 
 /// `GET /_sandbox/webhook-faults`
-pub(super) async fn list_webhook(State(world): State<Arc<World>>) -> Json<Value> {
-    Json(json!(world.courier.faults()))
+pub(super) async fn list_webhook(State(state): State<Arc<AppState>>) -> Json<Value> {
+    Json(json!(state.dispatcher.faults()))
 }
 
 /// `POST /_sandbox/webhook-faults`
-pub(super) async fn add_webhook(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
-    let fault = read::<WebhookFault>(&bytes)?
-        .checked()
-        .map_err(Problem::bad_request)?;
-    let shown = json!(fault);
-    world.courier.add_fault(fault);
-    Ok(Json(shown))
+pub(super) async fn add_webhook(
+    State(state): State<Arc<AppState>>,
+    Body(fault): Body<WebhookFault>,
+) -> JsonResult {
+    let fault = fault.validated().map_err(Problem::bad_request)?;
+    let json = json!(fault);
+    state.dispatcher.add_fault(fault);
+    Ok(Json(json))
 }
 
 /// `DELETE /_sandbox/webhook-faults`
-pub(super) async fn clear_webhook(State(world): State<Arc<World>>) -> StatusCode {
-    world.courier.clear_faults();
+pub(super) async fn clear_webhook(State(state): State<Arc<AppState>>) -> StatusCode {
+    state.dispatcher.clear_faults();
     StatusCode::NO_CONTENT
 }
 
 /// `GET /_sandbox/webhook-retries`
-pub(super) async fn retries(State(world): State<Arc<World>>) -> Json<Value> {
-    Json(json!(world.courier.retry_policy()))
+pub(super) async fn retries(State(state): State<Arc<AppState>>) -> Json<Value> {
+    Json(json!(state.dispatcher.retry_policy()))
 }
 
-/// `POST /_sandbox/webhook-retries`: for deliveries from now on.
-pub(super) async fn set_retries(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
-    let policy: RetryPolicy = read(&bytes)?;
+/// `POST /_sandbox/webhook-retries`: affects new deliveries only.
+pub(super) async fn set_retries(
+    State(state): State<Arc<AppState>>,
+    Body(policy): Body<RetryPolicy>,
+) -> JsonResult {
     policy.check().map_err(Problem::bad_request)?;
-    world.courier.set_retry_policy(policy);
+    state.dispatcher.set_retry_policy(policy);
     Ok(Json(json!(policy)))
 }

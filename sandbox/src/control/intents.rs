@@ -1,31 +1,31 @@
-//! Playing the customer, and forcing what no customer could do.
+//! Acting as the customer or the merchant's staff, and setting states that Dojo would never reach.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{JsonResult, read, read_or_default};
+use super::body::Body;
 use crate::account::Account;
+use crate::app_state::AppState;
 use crate::clock::Timestamp;
 use crate::ids;
+use crate::intent_store::ChangeError;
 use crate::intents::{
-    Attempt, Card, CreateIntent, Intent, Origin, Reaction, RefundRequest, Refusal, Status,
+    Card, CreateIntent, CreationContext, Intent, IssuerDecision, PaymentOutcome, RefundRequest,
+    Rejection, Status,
 };
-use crate::ledger::ChangeError;
-use crate::problem::Problem;
-use crate::world::World;
+use crate::problem::{JsonResult, Problem};
 
-/// `GET /_sandbox/payment-intents`: all, the canceled included, oldest first.
-/// `?metadata.site=7` keeps those whose metadata says so.
+/// `GET /_sandbox/payment-intents`: all intents, including canceled ones, oldest first. `?metadata.site=7` filters by
+/// metadata.
 pub(super) async fn list(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Query(filters): Query<Vec<(String, String)>>,
 ) -> Json<Value> {
-    let fits = |intent: &Intent| {
+    let matches = |intent: &Intent| {
         filters
             .iter()
             .all(|(name, value)| match name.strip_prefix("metadata.") {
@@ -33,10 +33,10 @@ pub(super) async fn list(
                 None => true,
             })
     };
-    let found = world.with_ledger(|ledger| {
-        let intents = ledger.all().map(|(_, intent)| intent);
+    let found = state.with_intents(|intents| {
+        let intents = intents.all().map(|(_, intent)| intent);
         intents
-            .filter(|intent| fits(intent))
+            .filter(|intent| matches(intent))
             .map(Intent::to_json)
             .collect::<Vec<_>>()
     });
@@ -45,42 +45,43 @@ pub(super) async fn list(
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Add {
+pub(super) struct Add {
     count: usize,
-    /// Whose they are; the first key that the sandbox accepts unless given.
+    /// The account that owns the intents. Default: the first key that the sandbox accepts.
     api_key: Option<String>,
 }
 
-/// `POST /_sandbox/payment-intents`: many intents at once, as another program with the same key would have made them.
-pub(super) async fn add(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
-    const MOST: usize = 100_000;
-    let Add { count, api_key } = read(&bytes)?;
-    if count > MOST {
-        return Err(Problem::bad_request(format!("count is at most {MOST}.")));
+/// `POST /_sandbox/payment-intents`: creates many intents, as another program with the same key would.
+pub(super) async fn add(
+    State(state): State<Arc<AppState>>,
+    Body(Add { count, api_key }): Body<Add>,
+) -> JsonResult {
+    const MAX_COUNT: usize = 100_000;
+    if count > MAX_COUNT {
+        return Err(Problem::bad_request(format!(
+            "count must be at most {MAX_COUNT}."
+        )));
     }
-    let Some(key) = api_key.as_ref().or(world.api_keys.first()) else {
+    let Some(key) = api_key.as_ref().or(state.api_keys.first()) else {
         return Err(Problem::bad_request(
-            "apiKey is needed: the sandbox accepts any key.",
+            "apiKey is required, because this sandbox accepts any key.",
         ));
     };
     let account = Account::of_key(key);
     for number in 1..=count {
-        let request: CreateIntent = read(
-            json!({
-                "amount": {"value": 100, "currencyCode": "GBP"},
-                "reference": format!("Another program's {number}"),
-            })
-            .to_string()
-            .as_bytes(),
-        )?;
-        let origin = Origin {
+        let request: CreateIntent = serde_json::from_value(json!({
+            "amount": {"value": 100, "currencyCode": "GBP"},
+            "reference": format!("Another program's {number}"),
+        }))
+        .expect("a valid creation");
+        let context = CreationContext {
             account: account.clone(),
-            public_url: &world.public_url,
-            now: world.clock.now(),
+            public_url: &state.public_url,
+            now: state.clock.now(),
         };
-        let intent = Intent::create(request, origin);
-        world.with_ledger(|ledger| {
-            ledger.add(intent);
+        let intent = Intent::create(request, context);
+        state.with_intents(|intents| {
+            intents.add(intent);
         });
     }
     Ok(Json(json!({"count": count})))
@@ -88,80 +89,84 @@ pub(super) async fn add(State(world): State<Arc<World>>, bytes: Bytes) -> JsonRe
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Pay {
-    /// The number of a test card, spaces allowed; any other is declined.
+pub(super) struct Pay {
+    /// The number of a test card, with or without spaces. Any other card is declined.
     card: Option<String>,
 }
 
-/// `POST /_sandbox/payment-intents/{id}/pay`: presents a card, the one that succeeds unless told
-/// otherwise, and passes its challenge where there is one. An open challenge is passed as well.
+/// `POST /_sandbox/payment-intents/{id}/pay`: pays, by default with the card that succeeds. It passes the card's
+/// challenge, or one that is already in progress.
 pub(super) async fn pay(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
-    bytes: Bytes,
+    Body(Pay { card }): Body<Pay>,
 ) -> JsonResult {
-    let Pay { card } = read_or_default(&bytes)?;
-    change(&world, &id, |intent, now| {
+    change(&state, &id, |intent, now| {
         if card.is_none() && intent.challenge.is_some() {
-            return intent.answer_challenge(true, now).map(|_| ());
+            return intent.finish_challenge(true, now).map(|_| ());
         }
         let card = match &card {
             Some(number) => Card::test_card(&number.replace(' ', "")),
-            None => Card::that_will(Reaction::Approve),
+            None => Card::with_decision(IssuerDecision::Approve),
         };
-        if intent.present(card, now)? == Attempt::Challenged {
-            intent.answer_challenge(true, now)?;
+        if intent.present(card, now)? == PaymentOutcome::Challenged {
+            intent.finish_challenge(true, now)?;
         }
         Ok(())
     })
 }
 
-/// `POST /_sandbox/payment-intents/{id}/decline`: a declined attempt; the intent can still be paid.
-pub(super) async fn decline(State(world): State<Arc<World>>, Path(id): Path<String>) -> JsonResult {
-    change(&world, &id, |intent, now| {
-        intent
-            .present(Card::that_will(Reaction::Decline), now)
-            .map(|_| ())
-    })
-}
-
-/// `POST /_sandbox/payment-intents/{id}/challenge`: an attempt that waits for its 3-D Secure
-/// challenge. `pay` passes it.
-pub(super) async fn challenge(
-    State(world): State<Arc<World>>,
+/// `POST /_sandbox/payment-intents/{id}/decline`: makes a declined attempt. The intent can still be paid.
+pub(super) async fn decline(
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
 ) -> JsonResult {
-    change(&world, &id, |intent, now| {
+    change(&state, &id, |intent, now| {
         intent
-            .present(Card::that_will(Reaction::Challenge), now)
+            .present(Card::with_decision(IssuerDecision::Decline), now)
             .map(|_| ())
     })
 }
 
-/// `POST /_sandbox/payment-intents/{id}/expire`: its time is up now, whatever the clock says.
-pub(super) async fn expire(State(world): State<Arc<World>>, Path(id): Path<String>) -> JsonResult {
-    change(&world, &id, Intent::run_out)
+/// `POST /_sandbox/payment-intents/{id}/challenge`: makes an attempt that waits for its 3-D Secure challenge. `pay`
+/// passes it.
+pub(super) async fn challenge(
+    State(state): State<Arc<AppState>>,
+    Path(id): Path<String>,
+) -> JsonResult {
+    change(&state, &id, |intent, now| {
+        intent
+            .present(Card::with_decision(IssuerDecision::Challenge), now)
+            .map(|_| ())
+    })
+}
+
+/// `POST /_sandbox/payment-intents/{id}/expire`: expires the intent now.
+pub(super) async fn expire(
+    State(state): State<Arc<AppState>>,
+    Path(id): Path<String>,
+) -> JsonResult {
+    change(&state, &id, Intent::expire)
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PortalRefund {
-    /// Minor units; all that is left, unless given.
+pub(super) struct PortalRefund {
+    /// Minor units. Default: everything that is left.
     amount: Option<i64>,
 }
 
-/// `POST /_sandbox/payment-intents/{id}/refund`: a refund that a person issues in Dojo's portal, with the webhooks that
-/// any refund causes. No caller of the API knows its id or its key.
+/// `POST /_sandbox/payment-intents/{id}/refund`: a refund that a person issues in Dojo's portal, with the usual
+/// webhooks. No caller of the API knows its id or its idempotency key.
 pub(super) async fn refund(
-    State(world): State<Arc<World>>,
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
-    bytes: Bytes,
+    Body(PortalRefund { amount }): Body<PortalRefund>,
 ) -> JsonResult {
-    let PortalRefund { amount } = read_or_default(&bytes)?;
     if amount.is_some_and(|amount| amount < 1) {
-        return Err(Problem::bad_request("A refund is of at least 1."));
+        return Err(Problem::bad_request("amount must be at least 1."));
     }
-    change(&world, &id, |intent, now| {
+    change(&state, &id, |intent, now| {
         let amount = amount.unwrap_or_else(|| intent.left_to_refund());
         let request = RefundRequest {
             amount,
@@ -175,20 +180,18 @@ pub(super) async fn refund(
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ForceStatus {
+pub(super) struct SetStatus {
     status: String,
 }
 
-/// `POST /_sandbox/payment-intents/{id}/status`: any word, known or not, with the webhook that a
-/// change of status causes.
-pub(super) async fn force_status(
-    State(world): State<Arc<World>>,
+/// `POST /_sandbox/payment-intents/{id}/status`: sets any status, known or unknown, with the usual webhook.
+pub(super) async fn set_status(
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
-    bytes: Bytes,
+    Body(SetStatus { status }): Body<SetStatus>,
 ) -> JsonResult {
-    let ForceStatus { status } = read(&bytes)?;
-    change(&world, &id, |intent, now| {
-        intent.status = Status::from_word(&status);
+    change(&state, &id, |intent, now| {
+        intent.status = Status::parse(&status);
         intent.authorized_at = intent.authorized_at.or(Some(now));
         Ok(())
     })
@@ -196,36 +199,39 @@ pub(super) async fn force_status(
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ForceAmount {
+pub(super) struct SetAmount {
     /// Minor units.
     amount: i64,
 }
 
-/// `POST /_sandbox/payment-intents/{id}/amount`: another amount, in any state.
-pub(super) async fn force_amount(
-    State(world): State<Arc<World>>,
+/// `POST /_sandbox/payment-intents/{id}/amount`: sets any amount, whatever the status.
+pub(super) async fn set_amount(
+    State(state): State<Arc<AppState>>,
     Path(id): Path<String>,
-    bytes: Bytes,
+    Body(SetAmount { amount }): Body<SetAmount>,
 ) -> JsonResult {
-    let ForceAmount { amount } = read(&bytes)?;
-    change(&world, &id, |intent, _| {
+    change(&state, &id, |intent, _| {
         intent.force_amount(amount);
         Ok(())
     })
 }
 
 fn change(
-    world: &World,
+    state: &AppState,
     id: &str,
-    rule: impl FnOnce(&mut Intent, Timestamp) -> Result<(), Refusal>,
+    rule: impl FnOnce(&mut Intent, Timestamp) -> Result<(), Rejection>,
 ) -> JsonResult {
-    world
-        .with_ledger(|ledger| ledger.change(id, rule).map(|((), intent)| intent.to_json()))
+    state
+        .with_intents(|intents| {
+            intents
+                .change(id, rule)
+                .map(|((), intent)| intent.to_json())
+        })
         .map(Json)
         .map_err(|error| match error {
-            ChangeError::NoSuchIntent => {
+            ChangeError::UnknownIntent => {
                 Problem::not_found("There is no payment intent with this id.")
             }
-            ChangeError::Refused(refusal) => Problem::conflict(refusal.to_string()),
+            ChangeError::Rejected(rejection) => Problem::conflict(rejection.to_string()),
         })
 }

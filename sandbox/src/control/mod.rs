@@ -1,5 +1,7 @@
-//! `/_sandbox`: what a test or a demo uses to pay, to break things and to look inside. JSON, no key.
+//! The control API under `/_sandbox`: tests and demos use it to pay, to inject faults and to see what happened. It uses
+//! JSON and needs no key.
 
+mod body;
 mod faults;
 mod intents;
 mod records;
@@ -10,15 +12,12 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::app_state::AppState;
 use crate::problem::Problem;
-use crate::world::World;
 
-type JsonResult = Result<Json<Value>, Problem>;
-
-pub(crate) fn routes(world: Arc<World>) -> Router {
+pub(crate) fn routes(state: Arc<AppState>) -> Router {
     Router::new()
         .route("/health", get(async || Json(json!({ "status": "ok" }))))
         .route("/payment-intents", get(intents::list).post(intents::add))
@@ -27,8 +26,8 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
         .route("/payment-intents/{id}/challenge", post(intents::challenge))
         .route("/payment-intents/{id}/expire", post(intents::expire))
         .route("/payment-intents/{id}/refund", post(intents::refund))
-        .route("/payment-intents/{id}/status", post(intents::force_status))
-        .route("/payment-intents/{id}/amount", post(intents::force_amount))
+        .route("/payment-intents/{id}/status", post(intents::set_status))
+        .route("/payment-intents/{id}/amount", post(intents::set_amount))
         .route("/clock", get(time::clock).post(time::advance))
         .route(
             "/search-lag",
@@ -60,26 +59,12 @@ pub(crate) fn routes(world: Arc<World>) -> Router {
             "/requests",
             get(records::requests).delete(records::clear_requests),
         )
-        .fallback(async || Problem::not_found("The sandbox has no such control."))
+        .fallback(async || Problem::not_found("The control API has no such path."))
         .method_not_allowed_fallback(async || {
             Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "This control does not know this method.",
+                "This path does not support this method.",
             )
         })
-        .with_state(world)
-}
-
-/// Reads a body, whatever its content type says.
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| Problem::bad_request(error.to_string()))
-}
-
-/// Reads a body that may be left out.
-fn read_or_default<T: DeserializeOwned + Default>(bytes: &[u8]) -> Result<T, Problem> {
-    if bytes.is_empty() {
-        Ok(T::default())
-    } else {
-        read(bytes)
-    }
+        .with_state(state)
 }

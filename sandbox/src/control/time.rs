@@ -1,66 +1,69 @@
-//! The sandbox's clock, and how far search lags behind it.
+//! The sandbox's clock, and the delay after which intents appear in search.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::Duration;
 
-use super::{JsonResult, read};
-use crate::problem::Problem;
-use crate::world::World;
+use super::body::Body;
+use crate::app_state::AppState;
+use crate::problem::{JsonResult, Problem};
 
-/// A hundred years: more would leave the calendar.
-const FURTHEST: i64 = 100 * 366 * 86_400;
+/// A hundred years. The calendar ends later.
+const MAX_ADVANCE_SECONDS: i64 = 100 * 366 * 86_400;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Advance {
+pub(super) struct Advance {
     advance_seconds: i64,
 }
 
 /// `GET /_sandbox/clock`
-pub(super) async fn clock(State(world): State<Arc<World>>) -> Json<Value> {
-    Json(shown(&world))
+pub(super) async fn clock(State(state): State<Arc<AppState>>) -> Json<Value> {
+    Json(clock_json(&state))
 }
 
-/// `POST /_sandbox/clock`: what falls due in between has happened when this answers.
-pub(super) async fn advance(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
-    let Advance { advance_seconds } = read(&bytes)?;
-    if !(0..=FURTHEST).contains(&advance_seconds) {
+/// `POST /_sandbox/clock`: everything that falls due has happened by the time this responds.
+pub(super) async fn advance(
+    State(state): State<Arc<AppState>>,
+    Body(Advance { advance_seconds }): Body<Advance>,
+) -> JsonResult {
+    if !(0..=MAX_ADVANCE_SECONDS).contains(&advance_seconds) {
         return Err(Problem::bad_request(
-            "The clock only goes ahead, at most a hundred years.",
+            "advanceSeconds must be between 0 and a hundred years.",
         ));
     }
-    world.clock.advance(Duration::seconds(advance_seconds));
-    world.with_ledger(|_| ());
-    Ok(Json(shown(&world)))
+    state.clock.advance(Duration::seconds(advance_seconds));
+    state.with_intents(|_| ());
+    Ok(Json(clock_json(&state)))
 }
 
-fn shown(world: &World) -> Value {
-    json!({ "now": world.clock.now(), "advancedSeconds": world.clock.offset().whole_seconds() })
+fn clock_json(state: &AppState) -> Value {
+    json!({ "now": state.clock.now(), "advancedSeconds": state.clock.offset().whole_seconds() })
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Lag {
+pub(super) struct Lag {
     seconds: f64,
 }
 
 /// `GET /_sandbox/search-lag`
-pub(super) async fn search_lag(State(world): State<Arc<World>>) -> Json<Value> {
-    Json(json!({ "seconds": world.search_lag().as_seconds_f64() }))
+pub(super) async fn search_lag(State(state): State<Arc<AppState>>) -> Json<Value> {
+    Json(json!({ "seconds": state.search_lag().as_seconds_f64() }))
 }
 
-/// `POST /_sandbox/search-lag`: intents younger than this do not show in search.
-pub(super) async fn set_search_lag(State(world): State<Arc<World>>, bytes: Bytes) -> JsonResult {
-    let Lag { seconds } = read(&bytes)?;
+/// `POST /_sandbox/search-lag`: hides younger intents from search.
+pub(super) async fn set_search_lag(
+    State(state): State<Arc<AppState>>,
+    Body(Lag { seconds }): Body<Lag>,
+) -> JsonResult {
     if !(0.0..=86_400.0).contains(&seconds) {
-        return Err(Problem::bad_request("seconds is from 0 to 86400."));
+        return Err(Problem::bad_request("seconds must be between 0 and 86400."));
     }
-    *world.search_lag() = Duration::seconds_f64(seconds);
+    *state.search_lag() = Duration::seconds_f64(seconds);
     Ok(Json(json!({ "seconds": seconds })))
 }

@@ -1,50 +1,50 @@
-//! The test cards, and what is kept of any card: its mask.
+//! Test cards, and what the sandbox stores of a card.
 
-/// How the issuer answers a card.
+/// The issuer's response to a card.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reaction {
+pub(crate) enum IssuerDecision {
     Approve,
-    /// Approve, once the cardholder has passed a 3-D Secure challenge.
+    /// Approve after the cardholder has passed a 3-D Secure challenge.
     Challenge,
     Decline,
 }
 
-/// A card as far as it is kept: never the number, never the CVV.
+/// What is stored of a card: never the number, never the CVV.
 #[derive(Clone, Debug)]
 pub(crate) struct Card {
     pub(crate) masked: String,
     pub(crate) last4: String,
     pub(crate) scheme: &'static str,
-    /// `2029-12-31`: the last day of the month on the card, as Dojo's answers have it.
+    /// The last day of the card's expiry month, such as `2029-12-31`, as in Dojo's responses.
     pub(crate) expiry_date: String,
     pub(crate) holder: String,
-    pub(crate) reaction: Reaction,
+    pub(crate) decision: IssuerDecision,
 }
 
-/// Dojo's published test cards: number, CVV, reaction.
-const TEST_CARDS: [(&str, &str, Reaction); 3] = [
-    ("5200000000001005", "020", Reaction::Approve),
-    ("5200000000001096", "020", Reaction::Challenge),
-    ("4456530000001013", "341", Reaction::Decline),
+/// Dojo's published test cards: number, CVV and the issuer's decision.
+const TEST_CARDS: [(&str, &str, IssuerDecision); 3] = [
+    ("5200000000001005", "020", IssuerDecision::Approve),
+    ("5200000000001096", "020", IssuerDecision::Challenge),
+    ("4456530000001013", "341", IssuerDecision::Decline),
 ];
 
-/// Whether this is the number of a published test card, and so nobody's. `number` has digits only.
+/// Whether `number`, in digits only, belongs to a published test card, and so to no person.
 pub(crate) fn is_test_card(number: &str) -> bool {
     TEST_CARDS.iter().any(|card| card.0 == number)
 }
 
 impl Card {
-    /// Reads a card and forgets what must not be kept. `number` has digits only.
-    pub(crate) fn presented(number: &str, cvv: &str, expiry_date: String, holder: String) -> Self {
-        let reaction = TEST_CARDS
+    /// Keeps only what may be stored. `number` is in digits only.
+    pub(crate) fn new(number: &str, cvv: &str, expiry_date: String, holder: String) -> Self {
+        let decision = TEST_CARDS
             .iter()
             .find(|card| (card.0, card.1) == (number, cvv))
-            .map_or(Reaction::Decline, |card| card.2);
+            .map_or(IssuerDecision::Decline, |card| card.2);
         let last4 = number
             .get(number.len().saturating_sub(4)..)
             .unwrap_or_default()
             .to_owned();
-        // Eight leading digits may be kept of sixteen, six of anything shorter.
+        // Of 16 digits, the first 8 may be stored; of shorter numbers, the first 6.
         let shown = if number.len() >= 16 { 8 } else { 6 };
         let first = number.get(..shown).unwrap_or_default();
         Self {
@@ -53,17 +53,17 @@ impl Card {
             scheme: scheme(number),
             expiry_date,
             holder,
-            reaction,
+            decision,
         }
     }
 
-    /// One of the test cards with everything right, by its number; any other is declined.
+    /// A test card with the right CVV. Any other number is declined.
     pub(crate) fn test_card(number: &str) -> Self {
         let cvv = TEST_CARDS
             .iter()
             .find(|card| card.0 == number)
             .map_or("000", |card| card.1);
-        Self::presented(
+        Self::new(
             number,
             cvv,
             "2029-12-31".to_owned(),
@@ -71,17 +71,17 @@ impl Card {
         )
     }
 
-    /// The test card that the issuer answers in this way.
-    pub(crate) fn that_will(reaction: Reaction) -> Self {
+    /// The test card with this decision.
+    pub(crate) fn with_decision(decision: IssuerDecision) -> Self {
         let number = TEST_CARDS
             .iter()
-            .find(|card| card.2 == reaction)
+            .find(|card| card.2 == decision)
             .map_or("", |card| card.0);
         Self::test_card(number)
     }
 }
 
-/// The card scheme, by the ranges that the schemes publish.
+/// The card scheme, by the number ranges that the schemes publish.
 fn scheme(number: &str) -> &'static str {
     let prefix = |digits: usize| number.get(..digits).and_then(|p| p.parse::<u32>().ok());
     match (prefix(1), prefix(2), prefix(4)) {
@@ -97,27 +97,42 @@ fn scheme(number: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{Card, Reaction};
+    use super::{Card, IssuerDecision};
 
-    fn reaction(number: &str, cvv: &str) -> Reaction {
-        Card::presented(number, cvv, String::new(), String::new()).reaction
+    fn decision_of(number: &str, cvv: &str) -> IssuerDecision {
+        Card::new(number, cvv, String::new(), String::new()).decision
     }
 
     #[test]
-    fn test_cards_react_as_published() {
-        assert_eq!(reaction("5200000000001005", "020"), Reaction::Approve);
-        assert_eq!(reaction("5200000000001096", "020"), Reaction::Challenge);
-        assert_eq!(reaction("4456530000001013", "341"), Reaction::Decline);
+    fn test_cards_behave_as_published() {
+        assert_eq!(
+            decision_of("5200000000001005", "020"),
+            IssuerDecision::Approve
+        );
+        assert_eq!(
+            decision_of("5200000000001096", "020"),
+            IssuerDecision::Challenge
+        );
+        assert_eq!(
+            decision_of("4456530000001013", "341"),
+            IssuerDecision::Decline
+        );
     }
 
     #[test]
     fn a_wrong_cvv_or_any_other_card_is_declined() {
-        assert_eq!(reaction("5200000000001005", "021"), Reaction::Decline);
-        assert_eq!(reaction("4111111111111111", "123"), Reaction::Decline);
+        assert_eq!(
+            decision_of("5200000000001005", "021"),
+            IssuerDecision::Decline
+        );
+        assert_eq!(
+            decision_of("4111111111111111", "123"),
+            IssuerDecision::Decline
+        );
     }
 
     #[test]
-    fn only_the_mask_is_kept() {
+    fn only_the_masked_number_is_stored() {
         let card = Card::test_card("4456530000001013");
         assert_eq!(card.masked, "44565300****1013");
         assert_eq!(card.last4, "1013");

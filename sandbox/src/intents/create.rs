@@ -1,10 +1,10 @@
-//! How an intent begins.
+//! Creation.
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use time::Duration;
 
-use super::{
+use super::intent::{
     Address, AutoExpireAction, CaptureMode, Config, Customer, Intent, ItemLine, ShippingDetails,
     Status, TaxLine,
 };
@@ -14,10 +14,10 @@ use crate::ids;
 use crate::money::Money;
 use crate::problem::FieldErrors;
 
-/// How long an unpaid intent can be paid, unless `expireAt` says otherwise.
-const DEFAULT_LIFE: Duration = Duration::days(30);
+/// How long an intent can be paid, unless the request sets `expireAt`.
+const DEFAULT_LIFETIME: Duration = Duration::days(30);
 
-/// What `POST /payment-intents` asks for, once its shape has been checked.
+/// The body of `POST /payment-intents`, after validation.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CreateIntent {
@@ -51,22 +51,21 @@ pub(crate) struct CreateIntent {
     payment_source: Option<String>,
 }
 
-/// What the sandbox adds to a request to make an intent of it.
 #[derive(Debug)]
-pub(crate) struct Origin<'a> {
+pub(crate) struct CreationContext<'a> {
     pub(crate) account: Account,
     pub(crate) public_url: &'a str,
     pub(crate) now: Timestamp,
 }
 
 impl Intent {
-    /// A new intent, `Created` and waiting for its customer.
-    pub(crate) fn create(request: CreateIntent, origin: Origin<'_>) -> Self {
-        let id = ids::tagged("pi_sandbox_");
-        let now = origin.now;
+    /// A new intent with status `Created`.
+    pub(crate) fn create(request: CreateIntent, context: CreationContext<'_>) -> Self {
+        let id = ids::prefixed("pi_sandbox_");
+        let now = context.now;
         let expire_at = request.expire_at.as_deref().and_then(Timestamp::parse);
         let auto_expire_at = request.auto_expire_at.as_deref().and_then(Timestamp::parse);
-        // Without a remote token Dojo shows .NET's zero date.
+        // Without a remote token, Dojo returns .NET's zero date.
         let (secret, secret_expires) = if request.generate_remote_token {
             (
                 Some(ids::base64_url(152)),
@@ -76,9 +75,9 @@ impl Intent {
             (None, "0001-01-01T00:00:00Z".to_owned())
         };
         let mut intent = Self {
-            payment_link: format!("{}/checkout/{id}", origin.public_url),
+            payment_link: format!("{}/checkout/{id}", context.public_url),
             id,
-            account: origin.account,
+            account: context.account,
             capture_mode: request.capture_mode,
             card_holder_not_present: request.card_holder_not_present.unwrap_or(false),
             client_session_secret: secret,
@@ -117,7 +116,7 @@ impl Intent {
             auto_expire_action: request.auto_expire_action,
             auto_expire_in: request.auto_expire_in,
             auto_expire_at,
-            expire_at: expire_at.unwrap_or_else(|| now.plus(DEFAULT_LIFE)),
+            expire_at: expire_at.unwrap_or_else(|| now.plus(DEFAULT_LIFETIME)),
             metadata: request.metadata.unwrap_or_default(),
             order_details: request.order_details,
             setup_intent_id: request.setup_intent_id,
@@ -130,12 +129,12 @@ impl Intent {
             expired: false,
             transaction: None,
         };
-        intent.add_up();
+        intent.update_total();
         intent
     }
 
-    /// Sets the total: `amount` excludes tips, service charge and cashback.
-    pub(super) fn add_up(&mut self) {
+    /// Updates the total. `amount` excludes tips, service charge and cashback.
+    pub(super) fn update_total(&mut self) {
         let extras = [
             self.tips_amount,
             self.cashback_amount,
@@ -150,10 +149,10 @@ impl Intent {
         self.total_amount = self.amount.with_value(total);
     }
 
-    /// Sets another amount with no regard to any rule.
+    /// Sets the amount in minor units without applying any rule.
     pub(crate) fn force_amount(&mut self, minor_units: i64) {
         self.amount.value = minor_units;
-        self.add_up();
+        self.update_total();
     }
 
     /// `autoExpireIn` as a length of time.
@@ -162,27 +161,21 @@ impl Intent {
     }
 }
 
-/// The documented rules of creation that go beyond the shape of the body.
+/// Validates what the schema of the body can't express.
 pub(crate) fn check(body: &Value, now: Timestamp) -> FieldErrors {
-    let mut faults = FieldErrors::new();
-    let mut fault = |field: &str, message: &str| {
-        faults
+    let mut errors = FieldErrors::new();
+    let mut add_error = |field: &str, message: &str| {
+        errors
             .entry(field.to_owned())
             .or_default()
             .push(message.to_owned());
     };
 
-    if body["captureMode"] == "Manual" && body["autoExpireAction"].is_null() {
-        fault(
-            "AutoExpireAction",
-            "The AutoExpireAction field is required when CaptureMode is Manual.",
-        );
-    }
     if let Some(text) = body["autoExpireIn"].as_str() {
         match parse_timespan(text) {
-            None => fault("AutoExpireIn", "The value is not of the form dd.hh:MM:ss."),
+            None => add_error("AutoExpireIn", "The value must be in the form dd.hh:MM:ss."),
             Some(span) if span <= Duration::seconds(30) || span >= Duration::days(7) => {
-                fault(
+                add_error(
                     "AutoExpireIn",
                     "The value must be more than 30 seconds and less than 7 days.",
                 );
@@ -191,13 +184,13 @@ pub(crate) fn check(body: &Value, now: Timestamp) -> FieldErrors {
         }
     }
     for (member, field) in [("expireAt", "ExpireAt"), ("autoExpireAt", "AutoExpireAt")] {
-        // An unreadable moment is a fault of shape and told there.
+        // The schema reports a time that can't be parsed.
         if body[member]
             .as_str()
             .and_then(Timestamp::parse)
             .is_some_and(|end| end <= now)
         {
-            fault(field, "The value must be in the future.");
+            add_error(field, "The value must be in the future.");
         }
     }
 
@@ -213,19 +206,28 @@ pub(crate) fn check(body: &Value, now: Timestamp) -> FieldErrors {
             continue;
         }
         if extra["currencyCode"] != amount["currencyCode"] {
-            fault(
+            add_error(
                 &format!("{field}.CurrencyCode"),
-                "The value differs from the currency of Amount.",
+                "The currency must be the same as the currency of Amount.",
             );
         }
         total = total.zip(extra["value"].as_i64()).map(|(sum, value)| {
             sum.checked_add(value).unwrap_or_else(|| {
-                fault("Amount.Value", "The total is too large.");
+                add_error("Amount.Value", "The total is too large.");
                 sum
             })
         });
     }
-    faults
+    errors
+}
+
+/// Validates that a manual capture has an `autoExpireAction`. The first version of the API doesn't require it.
+pub(crate) fn check_auto_expire_action(body: &Value) -> FieldErrors {
+    if body["captureMode"] != "Manual" || !body["autoExpireAction"].is_null() {
+        return FieldErrors::new();
+    }
+    let message = "The AutoExpireAction field is required when CaptureMode is Manual.";
+    FieldErrors::from([("AutoExpireAction".to_owned(), vec![message.to_owned()])])
 }
 
 /// Reads `dd.hh:MM:ss` or `hh:MM:ss`.
@@ -254,23 +256,23 @@ mod tests {
     use serde_json::{Value, json};
     use time::Duration;
 
-    use super::{check, parse_timespan};
+    use super::{check, check_auto_expire_action, parse_timespan};
     use crate::clock::Timestamp;
 
-    fn faults(body: &Value) -> Vec<String> {
-        let now = Timestamp::parse("2026-03-01T12:00:00Z").expect("a moment");
+    fn invalid_fields(body: &Value) -> Vec<String> {
+        let now = Timestamp::parse("2026-03-01T12:00:00Z").expect("a time");
         check(body, now).into_keys().collect()
     }
 
     #[test]
-    fn reads_both_forms_of_a_timespan() {
+    fn parses_both_forms_of_a_timespan() {
         assert_eq!(parse_timespan("00:00:55"), Some(Duration::seconds(55)));
         assert_eq!(
             parse_timespan("6.23:59:59"),
             Some(Duration::seconds(7 * 86400 - 1))
         );
         assert_eq!(parse_timespan("02.01:00:00"), Some(Duration::hours(49)));
-        for wrong in [
+        for invalid in [
             "",
             "55",
             "00:55",
@@ -281,56 +283,53 @@ mod tests {
             "a.00:00:01",
             "1:2:3:4",
         ] {
-            assert_eq!(parse_timespan(wrong), None, "{wrong}");
+            assert_eq!(parse_timespan(invalid), None, "{invalid}");
         }
     }
 
     #[test]
-    fn an_authorization_lives_more_than_30_seconds_and_less_than_7_days() {
-        for (span, fine) in [
+    fn auto_expire_in_is_between_30_seconds_and_7_days() {
+        for (span, valid) in [
             ("00:00:30", false),
             ("00:00:31", true),
             ("6.23:59:59", true),
             ("7.00:00:00", false),
         ] {
             assert_eq!(
-                faults(&json!({"autoExpireIn": span})).is_empty(),
-                fine,
+                invalid_fields(&json!({"autoExpireIn": span})).is_empty(),
+                valid,
                 "{span}"
             );
         }
     }
 
     #[test]
-    fn manual_capture_needs_to_know_what_becomes_of_the_authorization() {
-        assert_eq!(
-            faults(&json!({"captureMode": "Manual"})),
-            ["AutoExpireAction"]
-        );
-        assert!(
-            faults(&json!({"captureMode": "Manual", "autoExpireAction": "Release"})).is_empty()
-        );
+    fn manual_capture_requires_an_auto_expire_action() {
+        let manual = json!({"captureMode": "Manual"});
+        assert!(check_auto_expire_action(&manual).contains_key("AutoExpireAction"));
+        let with_action = json!({"captureMode": "Manual", "autoExpireAction": "Release"});
+        assert!(check_auto_expire_action(&with_action).is_empty());
     }
 
     #[test]
-    fn an_intent_cannot_begin_expired() {
+    fn expire_at_must_be_in_the_future() {
         assert_eq!(
-            faults(&json!({"expireAt": "2026-03-01T11:59:59Z"})),
+            invalid_fields(&json!({"expireAt": "2026-03-01T11:59:59Z"})),
             ["ExpireAt"]
         );
-        assert!(faults(&json!({"expireAt": "2026-03-01T12:00:01Z"})).is_empty());
+        assert!(invalid_fields(&json!({"expireAt": "2026-03-01T12:00:01Z"})).is_empty());
     }
 
     #[test]
-    fn all_amounts_share_a_currency_and_fit_together() {
+    fn amounts_share_a_currency_and_their_sum_fits() {
         let pounds = |value: i64| json!({"value": value, "currencyCode": "GBP"});
         let euros = json!({"value": 1, "currencyCode": "EUR"});
         assert_eq!(
-            faults(&json!({"amount": pounds(100), "tipsAmount": euros})),
+            invalid_fields(&json!({"amount": pounds(100), "tipsAmount": euros})),
             ["TipsAmount.CurrencyCode"]
         );
         assert_eq!(
-            faults(&json!({"amount": pounds(i64::MAX), "tipsAmount": pounds(1)})),
+            invalid_fields(&json!({"amount": pounds(i64::MAX), "tipsAmount": pounds(1)})),
             ["Amount.Value"]
         );
     }

@@ -1,41 +1,43 @@
-//! How a merchant manages a payment: capture, refund, reversal, another amount, tips.
+//! What a merchant does with a payment: capture, refund, reversal, changes of the amount and the tip.
 
-use super::{
-    Capture, CaptureMode, Intent, ItemLine, Refund, RefundRequest, Refusal, Status, TaxLine,
+use super::intent::{
+    Capture, CaptureMode, Intent, ItemLine, Refund, RefundRequest, Status, TaxLine,
 };
+use super::payment::Rejection;
 use crate::clock::Timestamp;
 use crate::ids;
 use crate::money::Money;
 
-/// Far more refunds than anyone makes of one payment; it keeps an intent small.
-const MOST_REFUNDS: usize = 1_000;
+/// Limits the size of an intent.
+const MAX_REFUNDS: usize = 1_000;
 
 impl Intent {
-    /// Captures part or all of an authorization, and tells the capture's id.
+    /// Captures part or all of an authorization, and returns the capture's id.
     ///
-    /// Dojo does not document what the status reads after a part. Here the first capture makes the
-    /// intent `Captured`, because money has been taken and can be refunded; further captures are
-    /// allowed until the whole amount is taken, anything is refunded, or the authorization has run
-    /// out. `captures` tells how much was taken.
+    /// Dojo doesn't document the status after a partial capture. Here, the first capture makes the intent `Captured`,
+    /// because money has been taken and can be refunded. Further captures are allowed until the whole amount is
+    /// captured, anything is refunded, or the authorization has ended. `captures` shows how much was captured.
     pub(crate) fn capture(
         &mut self,
         amount: i64,
         tips: Option<i64>,
         now: Timestamp,
-    ) -> Result<String, Refusal> {
-        let open = match self.status {
+    ) -> Result<String, Rejection> {
+        let capturable = match self.status {
             Status::Authorized => true,
             Status::Captured => {
                 self.capture_mode == CaptureMode::Manual && self.refunded_amount == 0
             }
             _ => false,
         };
-        if !open || self.authorization_ends().is_some_and(|end| end <= now) {
-            return Err(self.refuses("be captured"));
+        if !capturable || self.authorization_ends().is_some_and(|end| end <= now) {
+            return Err(self.rejection("be captured"));
         }
         if amount > self.left_to_capture() {
             let left = self.left_to_capture();
-            return Err(Refusal::State(format!("There are {left} left to capture.")));
+            return Err(Rejection::State(format!(
+                "Only {left} can still be captured."
+            )));
         }
         self.add_captured_tips(tips.unwrap_or(0))?;
 
@@ -47,33 +49,35 @@ impl Intent {
             status: "Successful",
             created_at: now,
         });
-        self.settle(Status::Captured, "DEPOSITED", now);
+        self.finish(Status::Captured, "DEPOSITED", now);
         Ok(id)
     }
 
-    /// Gives money back. Dojo does not document the status after a part of it either: it stays
-    /// `Captured` here until all is returned, and `refundedAmount` is the truth.
+    /// Refunds part or all of the captured amount. Dojo doesn't document the status after a partial refund. Here, it
+    /// stays `Captured` until everything is refunded, and `refundedAmount` shows how much was.
     pub(crate) fn refund(
         &mut self,
         request: RefundRequest,
         idempotency_key: String,
         now: Timestamp,
-    ) -> Result<Refund, Refusal> {
+    ) -> Result<Refund, Rejection> {
         self.must_be(&Status::Captured, "be refunded")?;
         let left = self.left_to_refund();
         if request.amount > left {
-            return Err(Refusal::State(format!("There are {left} left to refund.")));
+            return Err(Rejection::State(format!(
+                "Only {left} can still be refunded."
+            )));
         }
-        if self.refunds.len() >= MOST_REFUNDS {
-            return Err(Refusal::State(
-                "There are too many refunds of this payment.".to_owned(),
+        if self.refunds.len() >= MAX_REFUNDS {
+            return Err(Rejection::State(
+                "The payment has too many refunds.".to_owned(),
             ));
         }
         self.refunded_amount += request.amount;
-        if self.refunded_amount == self.taken() {
-            self.settle(Status::Refunded, "REFUNDED", now);
+        if self.refunded_amount == self.captured_total() {
+            self.finish(Status::Refunded, "REFUNDED", now);
         } else {
-            self.record_own("Refunded", now);
+            self.record_event("Refunded", now);
         }
         let refund = Refund {
             id: ids::uuid(),
@@ -84,9 +88,9 @@ impl Intent {
         Ok(refund)
     }
 
-    /// Undoes a payment before it settles: an authorization at any time, an automatic capture on the
-    /// same calendar day (UTC).
-    pub(crate) fn reverse(&mut self, now: Timestamp) -> Result<(), Refusal> {
+    /// Reverses a payment before it is settled: an authorization at any time, an automatic capture on the same calendar
+    /// day (UTC).
+    pub(crate) fn reverse(&mut self, now: Timestamp) -> Result<(), Rejection> {
         match (self.capture_mode, &self.status) {
             (CaptureMode::Manual, Status::Authorized) => {}
             (CaptureMode::Auto, Status::Captured) if self.refunded_amount == 0 => {
@@ -94,29 +98,30 @@ impl Intent {
                     .authorized_at
                     .is_some_and(|paid| paid.date() != now.date())
                 {
-                    let reason = "A captured payment can only be reversed on the day it was made.";
-                    return Err(Refusal::State(reason.to_owned()));
+                    let reason =
+                        "A captured payment can only be reversed on the day of the payment.";
+                    return Err(Rejection::State(reason.to_owned()));
                 }
             }
-            _ => return Err(self.refuses("be reversed")),
+            _ => return Err(self.rejection("be reversed")),
         }
-        self.settle(Status::Reversed, "REVERSED", now);
+        self.finish(Status::Reversed, "REVERSED", now);
         Ok(())
     }
 
-    /// Changes the amount, where creation allowed it and nothing is captured.
+    /// Changes the amount, if the intent allows it and nothing is captured.
     pub(crate) fn set_amount(
         &mut self,
         amount: Money,
         item_lines: Option<Vec<ItemLine>>,
         tax_lines: Option<Vec<TaxLine>>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         if !self
             .config
             .payment
             .is_some_and(|payment| payment.custom_amount_allowed)
         {
-            return Err(Refusal::NotAllowed("customAmountAllowed"));
+            return Err(Rejection::NotAllowed("customAmountAllowed"));
         }
         self.must_be_uncaptured()?;
         self.must_be_own_currency(amount)?;
@@ -131,10 +136,10 @@ impl Intent {
         self.amount_changed()
     }
 
-    /// Changes the tip, where creation allowed it and nothing is captured.
-    pub(crate) fn set_tips(&mut self, tips: Money) -> Result<(), Refusal> {
+    /// Changes the tip, if the intent allows it and nothing is captured.
+    pub(crate) fn set_tips(&mut self, tips: Money) -> Result<(), Rejection> {
         if !self.tips_allowed() {
-            return Err(Refusal::NotAllowed("tipsAllowed"));
+            return Err(Rejection::NotAllowed("tipsAllowed"));
         }
         self.must_be_uncaptured()?;
         self.must_be_own_currency(tips)?;
@@ -142,28 +147,28 @@ impl Intent {
         self.amount_changed()
     }
 
-    /// Whether there is a payment to write a receipt for.
-    pub(crate) fn check_receipt(&self) -> Result<(), Refusal> {
+    /// Rejects a receipt for an intent without a payment.
+    pub(crate) fn check_receipt(&self) -> Result<(), Rejection> {
         match self.status {
-            Status::Created | Status::Canceled => Err(self.refuses("have a receipt")),
+            Status::Created | Status::Canceled => Err(self.rejection("have a receipt")),
             _ => Ok(()),
         }
     }
 
-    /// Minor units not captured yet, tips aside.
+    /// Minor units that aren't captured yet, without tips.
     pub(super) fn left_to_capture(&self) -> i64 {
         let tips = self.tips_amount.map_or(0, |tips| tips.value);
         let captured: i64 = self.captures.iter().map(|capture| capture.amount).sum();
         self.total_amount.value - tips - captured
     }
 
-    /// Minor units that were taken from the card and not given back.
+    /// Minor units that were captured and not refunded.
     pub(crate) fn left_to_refund(&self) -> i64 {
-        self.taken() - self.refunded_amount
+        self.captured_total() - self.refunded_amount
     }
 
-    /// Minor units that were taken from the card.
-    fn taken(&self) -> i64 {
+    /// Minor units that were captured.
+    fn captured_total(&self) -> i64 {
         if self.captures.is_empty() {
             return self.total_amount.value;
         }
@@ -173,8 +178,8 @@ impl Intent {
             .sum()
     }
 
-    /// More tips than were agreed are taken only where creation allowed tips.
-    fn add_captured_tips(&mut self, tips: i64) -> Result<(), Refusal> {
+    /// Captures a higher tip than agreed only if the intent allows tips.
+    fn add_captured_tips(&mut self, tips: i64) -> Result<(), Rejection> {
         let before: i64 = self
             .captures
             .iter()
@@ -186,14 +191,14 @@ impl Intent {
             return Ok(());
         }
         if !self.tips_allowed() {
-            return Err(Refusal::State(format!(
-                "There are {} left of the tip.",
+            return Err(Rejection::State(format!(
+                "Only {} of the tip can still be captured.",
                 agreed - before
             )));
         }
         self.tips_amount = Some(self.amount.with_value(captured));
         self.check_total()?;
-        self.add_up();
+        self.update_total();
         Ok(())
     }
 
@@ -203,32 +208,32 @@ impl Intent {
             .is_some_and(|payment| payment.tips_allowed)
     }
 
-    fn must_be_uncaptured(&self) -> Result<(), Refusal> {
+    fn must_be_uncaptured(&self) -> Result<(), Rejection> {
         match self.status {
             Status::Created | Status::Authorized => Ok(()),
-            _ => Err(self.refuses("change its amount")),
+            _ => Err(self.rejection("change its amount")),
         }
     }
 
-    fn must_be_own_currency(&self, money: Money) -> Result<(), Refusal> {
+    fn must_be_own_currency(&self, money: Money) -> Result<(), Rejection> {
         if money.currency_code == self.amount.currency_code {
             Ok(())
         } else {
-            Err(Refusal::State(
-                "The currency of a payment intent cannot change.".to_owned(),
+            Err(Rejection::State(
+                "The currency of a payment intent can't change.".to_owned(),
             ))
         }
     }
 
-    fn amount_changed(&mut self) -> Result<(), Refusal> {
+    fn amount_changed(&mut self) -> Result<(), Rejection> {
         self.check_total()?;
-        self.add_up();
-        // What a cardholder was about to approve is not what they would pay now.
+        self.update_total();
+        // The cardholder was about to approve another amount.
         self.challenge = None;
         Ok(())
     }
 
-    fn check_total(&self) -> Result<(), Refusal> {
+    fn check_total(&self) -> Result<(), Rejection> {
         let parts = [
             self.tips_amount,
             self.cashback_amount,
@@ -239,7 +244,7 @@ impl Intent {
             .flatten()
             .try_fold(self.amount.value, |sum, part| sum.checked_add(part.value))
             .map(|_| ())
-            .ok_or_else(|| Refusal::State("The total is too large.".to_owned()))
+            .ok_or_else(|| Rejection::State("The total is too large.".to_owned()))
     }
 }
 
@@ -252,7 +257,7 @@ mod tests {
 
     use crate::account::Account;
     use crate::clock::Timestamp;
-    use crate::intents::{Card, Intent, Origin, Reaction, RefundRequest, Status};
+    use crate::intents::{Card, CreationContext, Intent, IssuerDecision, RefundRequest, Status};
 
     fn intent(mode: &str, now: Timestamp) -> Intent {
         let request = serde_json::from_value(json!({
@@ -263,16 +268,16 @@ mod tests {
             "autoExpireAction": "Capture",
             "config": {"payment": {"customAmountAllowed": true, "tipsAllowed": true}},
         }));
-        let origin = Origin {
+        let context = CreationContext {
             account: Account::of_key("sk_sandbox_tests"),
             public_url: "http://localhost",
             now,
         };
-        Intent::create(request.expect("a request"), origin)
+        Intent::create(request.expect("a request"), context)
     }
 
-    /// Does anything that can be done; whether it is refused is the rules' affair.
-    fn do_anything(intent: &mut Intent, rng: &mut StdRng, now: Timestamp) {
+    /// Tries a random operation. The rules may reject it.
+    fn try_anything(intent: &mut Intent, rng: &mut StdRng, now: Timestamp) {
         let amount = rng.random_range(1..=700);
         let money = intent.amount.with_value(amount);
         let refund = RefundRequest {
@@ -283,13 +288,13 @@ mod tests {
         };
         let _ = match rng.random_range(0..10) {
             0 => intent
-                .present(Card::that_will(Reaction::Approve), now)
+                .present(Card::with_decision(IssuerDecision::Approve), now)
                 .map(|_| ()),
             1 => intent
-                .present(Card::that_will(Reaction::Challenge), now)
+                .present(Card::with_decision(IssuerDecision::Challenge), now)
                 .map(|_| ()),
             2 => intent
-                .answer_challenge(rng.random_bool(0.5), now)
+                .finish_challenge(rng.random_bool(0.5), now)
                 .map(|_| ()),
             3 if rng.random_bool(0.2) => intent.cancel(),
             4 | 5 => intent
@@ -299,7 +304,7 @@ mod tests {
             7 if rng.random_bool(0.2) => intent.reverse(now),
             8 => intent.set_amount(money, None, None),
             9 => intent.set_tips(money),
-            _ if rng.random_bool(0.1) => intent.run_out(now),
+            _ if rng.random_bool(0.1) => intent.expire(now),
             _ => Ok(()),
         };
     }
@@ -316,8 +321,8 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_tried_no_money_appears_or_vanishes() {
-        let start = Timestamp::parse("2026-03-01T12:00:00Z").expect("a moment");
+    fn no_sequence_of_operations_creates_or_loses_money() {
+        let start = Timestamp::parse("2026-03-01T12:00:00Z").expect("a time");
         let mut ends = std::collections::BTreeSet::new();
         for seed in 0..2_000 {
             let mut rng = StdRng::seed_from_u64(seed);
@@ -325,7 +330,7 @@ mod tests {
             let mut intent = intent(mode, start);
             for step in 0..40 {
                 let before = intent.clone();
-                do_anything(&mut intent, &mut rng, start.plus(Duration::hours(step)));
+                try_anything(&mut intent, &mut rng, start.plus(Duration::hours(step)));
                 assert!(
                     may_follow(&before.status, &intent.status),
                     "{before:?}\n{intent:?}"
@@ -335,23 +340,23 @@ mod tests {
                 let tips = intent.tips_amount.map_or(0, |tips| tips.value);
                 assert_eq!(total, intent.amount.value + tips, "{intent:?}");
                 assert!(intent.left_to_capture() >= 0, "{intent:?}");
-                assert!(intent.taken() <= total, "{intent:?}");
+                assert!(intent.captured_total() <= total, "{intent:?}");
                 let refunded: i64 = intent
                     .refunds
                     .iter()
                     .map(|refund| refund.request.amount)
                     .sum();
                 assert_eq!(intent.refunded_amount, refunded, "{intent:?}");
-                assert!(refunded <= intent.taken(), "{intent:?}");
-                let all_returned = refunded > 0 && refunded == intent.taken();
+                assert!(refunded <= intent.captured_total(), "{intent:?}");
+                let fully_refunded = refunded > 0 && refunded == intent.captured_total();
                 assert_eq!(
                     intent.status == Status::Refunded,
-                    all_returned,
+                    fully_refunded,
                     "{intent:?}"
                 );
             }
-            ends.insert(intent.status.word().to_owned());
+            ends.insert(intent.status.as_str().to_owned());
         }
-        assert_eq!(ends.len(), 6, "some status was never reached: {ends:?}");
+        assert_eq!(ends.len(), 6, "a status was never reached: {ends:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The record of everything sent, or not sent, to subscribers.
+//! The record of webhook deliveries.
 
 use std::collections::VecDeque;
 
@@ -9,24 +9,24 @@ use super::event::Event;
 use super::faults::Kind;
 use crate::clock::Timestamp;
 
-/// The oldest records are forgotten beyond this many.
-const MOST_DELIVERIES: usize = 100_000;
+/// Beyond this number, the oldest records are forgotten.
+const MAX_DELIVERIES: usize = 100_000;
 
-/// Redelivering again and again must not grow a record without end.
-const MOST_ATTEMPTS: usize = 100;
+/// Limits the size of a record that is redelivered many times.
+const MAX_ATTEMPTS: usize = 100;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum State {
     Pending,
     Delivered,
-    /// A fault kept it from being sent.
+    /// Not sent, because of a fault.
     Dropped,
-    /// Refused too often; nothing sends it any more.
+    /// Rejected too often. Only the control API sends it again.
     GaveUp,
 }
 
-/// One event on its way to one subscriber.
+/// The delivery of one event to one subscription.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Delivery {
@@ -43,7 +43,6 @@ pub(crate) struct Delivery {
     pub(crate) subscription_id: String,
 }
 
-/// One try, and how the receiver took it.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Attempt {
@@ -55,9 +54,9 @@ pub(crate) struct Attempt {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Outcome {
-    /// The receiver's HTTP status.
+    /// The HTTP status of the receiver's response.
     Status(u16),
-    /// Why there was none.
+    /// Why there was no response.
     Error(String),
 }
 
@@ -67,18 +66,23 @@ impl Outcome {
     }
 }
 
-/// Names a delivery for as long as the record keeps it.
-pub(crate) type Number = u64;
+/// Identifies a delivery while it is recorded.
+pub(crate) type DeliveryNumber = u64;
 
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
     records: VecDeque<Delivery>,
-    forgotten: Number,
+    forgotten: DeliveryNumber,
 }
 
 impl Deliveries {
-    pub(crate) fn add(&mut self, event: &Event, url: String, subscription_id: String) -> Number {
-        if self.records.len() >= MOST_DELIVERIES {
+    pub(crate) fn add(
+        &mut self,
+        event: &Event,
+        url: String,
+        subscription_id: String,
+    ) -> DeliveryNumber {
+        if self.records.len() >= MAX_DELIVERIES {
             self.records.pop_front();
             self.forgotten += 1;
         }
@@ -93,15 +97,15 @@ impl Deliveries {
             attempts: Vec::new(),
             subscription_id,
         });
-        self.forgotten + self.records.len() as Number - 1
+        self.forgotten + self.records.len() as DeliveryNumber - 1
     }
 
-    /// All that are remembered, oldest first.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (Number, &Delivery)> {
+    /// All recorded deliveries, oldest first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (DeliveryNumber, &Delivery)> {
         (self.forgotten..).zip(&self.records)
     }
 
-    pub(crate) fn update(&mut self, number: Number, change: impl FnOnce(&mut Delivery)) {
+    pub(crate) fn update(&mut self, number: DeliveryNumber, change: impl FnOnce(&mut Delivery)) {
         let index = number
             .checked_sub(self.forgotten)
             .and_then(|index| usize::try_from(index).ok());
@@ -112,16 +116,16 @@ impl Deliveries {
 }
 
 impl Delivery {
-    pub(crate) fn tried(&mut self, at: Timestamp, outcome: Outcome) {
+    pub(crate) fn record_attempt(&mut self, at: Timestamp, outcome: Outcome) {
         if outcome.is_success() {
             self.state = State::Delivered;
         }
-        if self.attempts.len() < MOST_ATTEMPTS {
+        if self.attempts.len() < MAX_ATTEMPTS {
             self.attempts.push(Attempt { at, outcome });
         }
     }
 
-    /// Ends a series of tries. Of two series for one delivery, one success is enough.
+    /// Called after the last attempt. A duplicated delivery that succeeded once stays delivered.
     pub(crate) fn give_up(&mut self) {
         if self.state == State::Pending {
             self.state = State::GaveUp;

@@ -1,4 +1,4 @@
-//! What subscribers are told: little, so that they come and ask.
+//! Events. As at Dojo, an event contains only the intent's id, status and capture mode.
 
 use serde::Serialize;
 
@@ -11,7 +11,7 @@ const CREATED: &str = "payment_intent.created";
 const STATUS_UPDATED: &str = "payment_intent.status_updated";
 const SEND_RECEIPT: &str = "payment_intent.send-receipt";
 
-/// The events that the account offers.
+/// The events that an account can subscribe to, unless the control API removes some.
 pub(crate) const EVENTS: [&str; 3] = [CREATED, STATUS_UPDATED, SEND_RECEIPT];
 
 /// One event, ready to be sent.
@@ -21,11 +21,11 @@ pub(crate) struct Event {
     pub(crate) name: String,
     pub(crate) payment_intent_id: String,
     pub(crate) account: Account,
-    /// The raw bytes to send: they are signed, so they are written once and kept.
+    /// The exact text to send. It is written only once, because its bytes are signed.
     pub(crate) body: String,
 }
 
-/// The form of an event on the wire, in the order in which Dojo writes it.
+/// The JSON of an event, with its members in Dojo's order.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Body<'a> {
@@ -46,24 +46,29 @@ struct Data<'a> {
 
 impl Event {
     pub(crate) fn created(intent: &Intent, now: Timestamp) -> Self {
-        Self::about(intent, CREATED, intent.status.word(), now)
+        Self::about(intent, CREATED, intent.status.as_str(), now)
     }
 
     pub(crate) fn status_updated(intent: &Intent, now: Timestamp) -> Self {
-        Self::about(intent, STATUS_UPDATED, intent.status.word(), now)
+        Self::about(intent, STATUS_UPDATED, intent.status.as_str(), now)
     }
 
     pub(crate) fn send_receipt(intent: &Intent, now: Timestamp) -> Self {
-        Self::about(intent, SEND_RECEIPT, intent.status.word(), now)
+        Self::about(intent, SEND_RECEIPT, intent.status.as_str(), now)
     }
 
-    /// An event that says what the caller likes, true or not.
-    pub(crate) fn claim(intent: &Intent, name: Option<&str>, status: &str, now: Timestamp) -> Self {
+    /// An event with any content, true or not.
+    pub(crate) fn forged(
+        intent: &Intent,
+        name: Option<&str>,
+        status: &str,
+        now: Timestamp,
+    ) -> Self {
         Self::about(intent, name.unwrap_or(STATUS_UPDATED), status, now)
     }
 
     fn about(intent: &Intent, name: &str, status: &str, now: Timestamp) -> Self {
-        let id = ids::tagged("evt_");
+        let id = ids::prefixed("evt_");
         let body = Body {
             id: &id,
             event: name,
@@ -75,8 +80,7 @@ impl Event {
                 capture_mode: intent.capture_mode,
             },
         };
-        // Strings only, and so always JSON.
-        let body = serde_json::to_string(&body).expect("an event is JSON");
+        let body = serde_json::to_string(&body).expect("an event can be serialized");
         Self {
             id,
             name: name.to_owned(),

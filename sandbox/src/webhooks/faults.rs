@@ -1,4 +1,4 @@
-//! What goes wrong between Dojo and the receiver, on demand.
+//! Faults in webhook deliveries.
 
 use std::time::Duration;
 
@@ -7,14 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::chance;
 
-/// A fault of webhook delivery.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct WebhookFault {
     pub(crate) kind: Kind,
-    /// Only deliveries of this event.
+    /// Limits the fault to this event.
     pub(crate) event: Option<String>,
-    /// How long `delay` waits, and how long `reorder` holds out for a successor.
+    /// How long `delay` waits, and how long `reorder` waits at most for the next delivery.
     pub(crate) delay_ms: Option<u64>,
     pub(crate) count: Option<u32>,
     pub(crate) share: Option<f64>,
@@ -27,20 +26,22 @@ pub(crate) enum Kind {
     Drop,
     /// Sent twice, at the same time.
     Double,
-    /// Sent later.
+    /// Sent after a delay.
     Delay,
     /// Sent after the next delivery to the same URL.
     Reorder,
 }
 
 impl WebhookFault {
-    /// The fault as asked for, or what is wrong with it.
-    pub(crate) fn checked(mut self) -> Result<Self, String> {
+    /// Validates the fault, and sets its default count.
+    pub(crate) fn validated(mut self) -> Result<Self, String> {
         chance::check(self.share)?;
         self.count = chance::count_or_once(self.count, self.share);
         match (self.kind, self.delay_ms) {
-            (Kind::Delay, None) => Err("A delay needs delayMs.".to_owned()),
-            (_, Some(delay)) if delay > 600_000 => Err("delayMs is at most 600000.".to_owned()),
+            (Kind::Delay, None) => Err("This kind of fault requires delayMs.".to_owned()),
+            (_, Some(delay)) if delay > 600_000 => {
+                Err("delayMs must be at most 600000.".to_owned())
+            }
             _ => Ok(self),
         }
     }
@@ -49,9 +50,9 @@ impl WebhookFault {
         Duration::from_millis(self.delay_ms.unwrap_or(2_000))
     }
 
-    /// Whether this delivery meets the fault; uses it up by one where it does.
-    pub(crate) fn strikes(&mut self, event: &str, rng: &mut StdRng) -> bool {
+    /// Whether the fault applies to this delivery. If it does, its count goes down by one.
+    pub(crate) fn applies(&mut self, event: &str, rng: &mut StdRng) -> bool {
         self.event.as_deref().is_none_or(|wanted| wanted == event)
-            && chance::strikes(&mut self.count, self.share, rng)
+            && chance::applies(&mut self.count, self.share, rng)
     }
 }

@@ -1,12 +1,14 @@
-//! Webhooks: who is subscribed, what they are told, and how it gets there.
+//! Webhooks: subscriptions, events and their delivery.
 
-mod courier;
 mod deliveries;
+mod dispatcher;
 mod event;
 mod faults;
 mod subscriptions;
 
-pub(crate) use courier::{Courier, RetryPolicy};
+pub(crate) use dispatcher::{Dispatcher, RetryPolicy};
 pub(crate) use event::{EVENTS, Event};
 pub(crate) use faults::WebhookFault;
-pub(crate) use subscriptions::{SubscribeError, Subscription};
+pub(crate) use subscriptions::{
+    NewSubscription, Subscription, SubscriptionError, SubscriptionUpdate,
+};

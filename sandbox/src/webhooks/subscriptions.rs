@@ -1,22 +1,22 @@
-//! Who wants to be told what, and the secrets that sign what they are told.
+//! Subscriptions, and the secrets that sign their webhooks.
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::event::EVENTS;
 use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::ids;
 
-/// Dojo documents a conflict for one secret too many, but not the number.
-const MOST_SECRETS: usize = 10;
+/// Dojo documents a conflict if there are too many secrets, but not the limit.
+const MAX_SECRETS: usize = 10;
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Subscription {
     pub(crate) id: String,
-    /// Whose it is. `None`: it is told of every account's.
+    /// `None`: the events of every account.
     #[serde(rename = "accountId")]
     pub(crate) account: Option<Account>,
     pub(crate) events: Vec<String>,
@@ -33,16 +33,32 @@ pub(crate) struct Secret {
     pub(crate) id: String,
     pub(crate) value: String,
     pub(crate) created_at: Timestamp,
-    /// Exactly one secret of a subscription signs: a delivery has room for one signature.
+    /// Only the active secret signs, because a delivery has only one signature.
     pub(crate) is_active: bool,
 }
 
+/// The body of `POST /webhooks`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct NewSubscription {
+    pub(crate) events: Vec<String>,
+    pub(crate) url: String,
+    pub(crate) description: Option<String>,
+}
+
+/// The body of `PATCH /webhooks/{id}`. Missing members stay as they are.
+#[derive(Debug, Deserialize)]
+pub(crate) struct SubscriptionUpdate {
+    events: Option<Vec<String>>,
+    url: Option<String>,
+    description: Option<String>,
+}
+
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum SubscribeError {
-    /// The account offers no such event.
+pub(crate) enum SubscriptionError {
     UnknownEvent(String),
-    /// Another subscription has this event already.
-    Taken(String),
+    /// Another subscription of the account has this event already.
+    AlreadySubscribed(String),
+    /// Of the subscription or the secret.
     NotFound,
     TooManySecrets,
 }
@@ -50,10 +66,10 @@ pub(crate) enum SubscribeError {
 #[derive(Debug)]
 pub(crate) struct Subscriptions {
     all: Vec<Subscription>,
-    /// The events that the account offers.
+    /// The events that accounts can subscribe to.
     offered: Vec<&'static str>,
-    /// Whether a new secret signs from the start, in place of the one that did.
-    new_secrets_sign: bool,
+    /// Whether a new secret becomes active at once.
+    activate_new_secrets: bool,
 }
 
 impl Default for Subscriptions {
@@ -61,84 +77,80 @@ impl Default for Subscriptions {
         Self {
             all: Vec::new(),
             offered: EVENTS.to_vec(),
-            new_secrets_sign: false,
+            activate_new_secrets: false,
         }
     }
 }
 
 impl Subscriptions {
-    /// Adds a subscription with one secret, a random one unless given, that signs from the start.
+    /// Adds a subscription with one active secret, which is random unless given.
     pub(crate) fn subscribe(
         &mut self,
         account: Option<Account>,
-        events: Vec<String>,
-        url: String,
-        description: Option<String>,
+        new: NewSubscription,
         secret: Option<String>,
         now: Timestamp,
-    ) -> Result<&Subscription, SubscribeError> {
-        self.check_events(&events, account.as_ref(), None)?;
+    ) -> Result<&Subscription, SubscriptionError> {
+        self.check_events(&new.events, account.as_ref(), None)?;
         let secret = Secret {
             is_active: true,
             ..Secret::new(secret, now)
         };
         self.all.push(Subscription {
-            id: ids::tagged("ws_"),
+            id: ids::prefixed("ws_"),
             account,
-            events: without_repeats(events),
-            url,
-            description,
+            events: without_repeats(new.events),
+            url: new.url,
+            description: new.description,
             secrets: vec![secret],
             created_at: now,
             updated_at: now,
         });
-        self.all.last().ok_or(SubscribeError::NotFound)
+        self.all.last().ok_or(SubscriptionError::NotFound)
     }
 
     pub(crate) fn update(
         &mut self,
         id: &str,
-        events: Option<Vec<String>>,
-        url: Option<String>,
-        description: Option<String>,
+        update: SubscriptionUpdate,
         now: Timestamp,
-    ) -> Result<&Subscription, SubscribeError> {
+    ) -> Result<&Subscription, SubscriptionError> {
         let account = self.find(id)?.account.clone();
-        if let Some(events) = &events {
+        if let Some(events) = &update.events {
             self.check_events(events, account.as_ref(), Some(id))?;
         }
         let subscription = self.find_mut(id)?;
-        if let Some(events) = events {
+        if let Some(events) = update.events {
             subscription.events = without_repeats(events);
         }
-        if let Some(url) = url {
+        if let Some(url) = update.url {
             subscription.url = url;
         }
-        if description.is_some() {
-            subscription.description = description;
+        if update.description.is_some() {
+            subscription.description = update.description;
         }
         subscription.updated_at = now;
         Ok(subscription)
     }
 
-    pub(crate) fn remove(&mut self, id: &str) -> Result<(), SubscribeError> {
+    pub(crate) fn remove(&mut self, id: &str) -> Result<(), SubscriptionError> {
         self.find(id)?;
         self.all.retain(|subscription| subscription.id != id);
         Ok(())
     }
 
-    /// The events that the account offers.
+    /// The events that accounts can subscribe to.
     pub(crate) fn offered(&self) -> &[&'static str] {
         &self.offered
     }
 
-    /// Has the account offer these alone. What is subscribed stays. `Err` names one that does not exist.
-    pub(crate) fn offer(&mut self, events: &[String]) -> Result<(), SubscribeError> {
+    /// Limits the events that accounts can subscribe to. Existing subscriptions stay.
+    pub(crate) fn offer(&mut self, events: &[String]) -> Result<(), SubscriptionError> {
         if let Some(unknown) = events
             .iter()
             .find(|event| !EVENTS.contains(&event.as_str()))
         {
-            return Err(SubscribeError::UnknownEvent(unknown.clone()));
+            return Err(SubscriptionError::UnknownEvent(unknown.clone()));
         }
         self.offered = EVENTS
             .into_iter()
@@ -147,47 +159,51 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Those that an account sees.
+    /// The subscriptions of an account.
     pub(crate) fn of(&self, account: &Account) -> impl Iterator<Item = &Subscription> {
         self.all
             .iter()
             .filter(|subscription| subscription.is_of(account))
     }
 
-    pub(crate) fn find(&self, id: &str) -> Result<&Subscription, SubscribeError> {
+    pub(crate) fn find(&self, id: &str) -> Result<&Subscription, SubscriptionError> {
         self.all
             .iter()
             .find(|subscription| subscription.id == id)
-            .ok_or(SubscribeError::NotFound)
+            .ok_or(SubscriptionError::NotFound)
     }
 
-    /// Dojo's documents do not say whether a new secret signs from the start.
-    pub(crate) fn let_new_secrets_sign(&mut self, sign: bool) {
-        self.new_secrets_sign = sign;
+    /// Dojo doesn't document whether a new secret becomes active at once.
+    pub(crate) fn activate_new_secrets(&mut self, activate: bool) {
+        self.activate_new_secrets = activate;
     }
 
-    /// Adds a secret that does not sign until it is activated, unless new ones are told to.
+    /// Adds a secret, which is inactive unless new secrets become active at once.
     pub(crate) fn generate_secret(
         &mut self,
         id: &str,
         now: Timestamp,
-    ) -> Result<&Subscription, SubscribeError> {
+    ) -> Result<&Subscription, SubscriptionError> {
         let subscription = self.find_mut(id)?;
-        if subscription.secrets.len() >= MOST_SECRETS {
-            return Err(SubscribeError::TooManySecrets);
+        if subscription.secrets.len() >= MAX_SECRETS {
+            return Err(SubscriptionError::TooManySecrets);
         }
         let secret = Secret::new(None, now);
         let secret_id = secret.id.clone();
         subscription.secrets.push(secret);
         subscription.updated_at = now;
-        if self.new_secrets_sign {
+        if self.activate_new_secrets {
             self.activate_secret(id, &secret_id)?;
         }
         self.find(id)
     }
 
-    /// Lets this secret sign from now on, in place of the one that did.
-    pub(crate) fn activate_secret(&mut self, id: &str, secret: &str) -> Result<(), SubscribeError> {
+    /// Makes this secret the active one.
+    pub(crate) fn activate_secret(
+        &mut self,
+        id: &str,
+        secret: &str,
+    ) -> Result<(), SubscriptionError> {
         let secrets = self.secrets_with(id, secret)?;
         for candidate in secrets {
             candidate.is_active = candidate.id == secret;
@@ -195,8 +211,12 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Removes a secret. Where it was the active one, the newest of the rest signs instead.
-    pub(crate) fn remove_secret(&mut self, id: &str, secret: &str) -> Result<(), SubscribeError> {
+    /// Removes a secret. If it was the active one, the newest remaining secret becomes active.
+    pub(crate) fn remove_secret(
+        &mut self,
+        id: &str,
+        secret: &str,
+    ) -> Result<(), SubscriptionError> {
         let secrets = self.secrets_with(id, secret)?;
         secrets.retain(|candidate| candidate.id != secret);
         if !secrets.iter().any(|candidate| candidate.is_active)
@@ -207,9 +227,9 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Which subscriptions an event of an account goes to. One that nobody can subscribe to goes to all that the
-    /// account has: it is sent only on demand, to show a receiver something it does not know.
-    pub(crate) fn wanting(&self, event: &str, account: &Account) -> Vec<&Subscription> {
+    /// The subscriptions that receive an event of an account. An unknown event, which only the control API sends, goes
+    /// to all of the account's subscriptions.
+    pub(crate) fn receiving(&self, event: &str, account: &Account) -> Vec<&Subscription> {
         let known = EVENTS.contains(&event);
         self.of(account)
             .filter(|subscription| !known || subscription.events.iter().any(|name| name == event))
@@ -221,12 +241,12 @@ impl Subscriptions {
         events: &[String],
         account: Option<&Account>,
         own: Option<&str>,
-    ) -> Result<(), SubscribeError> {
+    ) -> Result<(), SubscriptionError> {
         if let Some(unknown) = events
             .iter()
             .find(|event| !self.offered.contains(&event.as_str()))
         {
-            return Err(SubscribeError::UnknownEvent(unknown.clone()));
+            return Err(SubscriptionError::UnknownEvent(unknown.clone()));
         }
         let taken: BTreeSet<&String> = self
             .all
@@ -236,19 +256,23 @@ impl Subscriptions {
             .flat_map(|subscription| &subscription.events)
             .collect();
         match events.iter().find(|event| taken.contains(event)) {
-            Some(event) => Err(SubscribeError::Taken(event.clone())),
+            Some(event) => Err(SubscriptionError::AlreadySubscribed(event.clone())),
             None => Ok(()),
         }
     }
 
-    fn find_mut(&mut self, id: &str) -> Result<&mut Subscription, SubscribeError> {
+    fn find_mut(&mut self, id: &str) -> Result<&mut Subscription, SubscriptionError> {
         self.all
             .iter_mut()
             .find(|subscription| subscription.id == id)
-            .ok_or(SubscribeError::NotFound)
+            .ok_or(SubscriptionError::NotFound)
     }
 
-    fn secrets_with(&mut self, id: &str, secret: &str) -> Result<&mut Vec<Secret>, SubscribeError> {
+    fn secrets_with(
+        &mut self,
+        id: &str,
+        secret: &str,
+    ) -> Result<&mut Vec<Secret>, SubscriptionError> {
         let subscription = self.find_mut(id)?;
         if subscription
             .secrets
@@ -257,7 +281,7 @@ impl Subscriptions {
         {
             Ok(&mut subscription.secrets)
         } else {
-            Err(SubscribeError::NotFound)
+            Err(SubscriptionError::NotFound)
         }
     }
 }
@@ -267,7 +291,7 @@ impl Subscription {
         self.account.as_ref().is_none_or(|own| own == account)
     }
 
-    /// The secret that signs now. A subscription whose secrets were all deleted has none.
+    /// The active secret. `None` if all secrets were deleted.
     pub(crate) fn signing_secret(&self) -> Option<&str> {
         self.secrets
             .iter()
@@ -279,7 +303,7 @@ impl Subscription {
 impl Secret {
     fn new(value: Option<String>, now: Timestamp) -> Self {
         Self {
-            id: ids::tagged("sc_"),
+            id: ids::prefixed("sc_"),
             value: value.unwrap_or_else(|| ids::base64_url(43)),
             created_at: now,
             is_active: false,
@@ -295,18 +319,22 @@ fn without_repeats(mut events: Vec<String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SubscribeError, Subscriptions};
+    use super::{NewSubscription, SubscriptionError, Subscriptions};
     use crate::clock::Clock;
 
     fn names(events: &[&str]) -> Vec<String> {
         events.iter().map(|event| (*event).to_owned()).collect()
     }
 
-    fn subscribe(to: &mut Subscriptions, events: &[&str]) -> Result<String, SubscribeError> {
+    fn subscribe(to: &mut Subscriptions, events: &[&str]) -> Result<String, SubscriptionError> {
         let now = Clock::default().now();
         let url = "http://localhost/hook".to_owned();
-        to.subscribe(None, names(events), url, None, None, now)
-            .map(|s| s.id.clone())
+        let new = NewSubscription {
+            events: names(events),
+            url,
+            description: None,
+        };
+        to.subscribe(None, new, None, now).map(|s| s.id.clone())
     }
 
     #[test]
@@ -318,7 +346,9 @@ mod tests {
                 &mut all,
                 &["payment_intent.status_updated", "payment_intent.created"]
             ),
-            Err(SubscribeError::Taken("payment_intent.created".to_owned()))
+            Err(SubscriptionError::AlreadySubscribed(
+                "payment_intent.created".to_owned()
+            ))
         );
         assert_eq!(all.all.len(), 1);
     }
@@ -329,10 +359,10 @@ mod tests {
         assert_eq!(
             subscribe(
                 &mut all,
-                &["payment_intent.created", "payment_intent.unheard"]
+                &["payment_intent.created", "payment_intent.unknown"]
             ),
-            Err(SubscribeError::UnknownEvent(
-                "payment_intent.unheard".to_owned()
+            Err(SubscriptionError::UnknownEvent(
+                "payment_intent.unknown".to_owned()
             ))
         );
         assert!(all.all.is_empty());
@@ -357,7 +387,7 @@ mod tests {
         assert_eq!(all.remove_secret(&id, &old.id), Ok(()));
         assert_eq!(
             all.remove_secret(&id, &old.id),
-            Err(SubscribeError::NotFound)
+            Err(SubscriptionError::NotFound)
         );
         assert_eq!(all.find(&id).expect("it").secrets.len(), 1);
     }

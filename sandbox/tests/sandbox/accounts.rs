@@ -1,46 +1,44 @@
-//! Each key is an account of its own.
+//! Each API key opens its own account.
 
 use dojo_sandbox::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Receiver, Rig, answer, id, ten_pounds, text};
+use crate::support::{Receiver, TestSandbox, id, send, ten_pounds, text};
 
 const OTHER: &str = "sk_sandbox_other";
 
 /// A call with the key of the other account.
-async fn other(rig: &Rig, method: Method, path: &str, body: &Value) -> (u16, Value) {
-    let request = rig
-        .request(method, path)
-        .header("authorization", format!("Basic {OTHER}"))
-        .header("version", "2026-02-27")
-        .header("idempotencyKey", "once");
-    answer(if body.is_null() {
-        request
-    } else {
-        request.json(body)
-    })
-    .await
+async fn call_as_other(
+    sandbox: &TestSandbox,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> (u16, Value) {
+    sandbox
+        .call_as(OTHER, "2026-02-27", method, path, body)
+        .await
 }
 
 #[tokio::test]
-async fn what_is_of_another_account_is_not_there() {
-    let rig = Rig::start().await;
-    let intent = rig.create_simple().await;
-    rig.pay(&intent).await;
-    let refund = answer(
-        rig.api(Method::POST, &format!("/payment-intents/{intent}/refunds"))
+async fn objects_of_another_account_look_like_unknown_ones() {
+    let sandbox = TestSandbox::start().await;
+    let intent = sandbox.create_simple().await;
+    sandbox.pay(&intent).await;
+    let refund = send(
+        sandbox
+            .api(Method::POST, &format!("/payment-intents/{intent}/refunds"))
             .header("idempotencyKey", "once")
             .json(&json!({"amount": 100})),
     )
     .await
     .1;
     let events = json!({"events": ["payment_intent.created"], "url": "http://localhost:1/hook"});
-    let (_, subscription) = rig.post("/webhooks", &events).await;
+    let (_, subscription) = sandbox.post("/webhooks", &events).await;
     let subscription = id(&subscription);
 
     let refund = format!("/payment-intents/refunds/{}", text(&refund["refundId"]));
-    assert_eq!(rig.get(&refund).await.0, 200);
+    assert_eq!(sandbox.get(&refund).await.0, 200);
     for (method, path, body) in [
         (
             Method::GET,
@@ -74,44 +72,53 @@ async fn what_is_of_another_account_is_not_there() {
             Value::Null,
         ),
     ] {
-        let (status, answer) = other(&rig, method.clone(), &path, &body).await;
-        // As for one that is not there: Dojo's document lists no 404 for refunds.
+        let (status, response) = call_as_other(&sandbox, method.clone(), &path, &body).await;
+        // As for unknown objects: Dojo's OpenAPI file lists no 404 for refunds.
         let unknown = if path.contains("refunds") { 400 } else { 404 };
-        assert_eq!(status, unknown, "{method} {path}: {answer}");
+        assert_eq!(status, unknown, "{method} {path}: {response}");
     }
     let search = json!({"startDate": "2000-01-01T00:00:00Z", "endDate": "2100-01-01T00:00:00Z"});
-    let (_, mine) = rig.post("/payment-intents/search", &search).await;
+    let (_, mine) = sandbox.post("/payment-intents/search", &search).await;
     assert_eq!(mine["data"][0]["id"], intent.as_str());
-    let (_, theirs) = other(&rig, Method::POST, "/payment-intents/search", &search).await;
+    let (_, theirs) =
+        call_as_other(&sandbox, Method::POST, "/payment-intents/search", &search).await;
     assert_eq!(theirs["data"], json!([]));
     assert_eq!(
-        other(&rig, Method::GET, "/webhooks", &Value::Null).await.1,
+        call_as_other(&sandbox, Method::GET, "/webhooks", &Value::Null)
+            .await
+            .1,
         json!([])
     );
-    assert_eq!(rig.intent(&intent).await["status"], "Captured");
+    assert_eq!(sandbox.intent(&intent).await["status"], "Captured");
 
-    // An event is taken in one account only.
-    assert_eq!(other(&rig, Method::POST, "/webhooks", &events).await.0, 200);
-    assert_eq!(rig.post("/webhooks", &events).await.0, 409);
+    // Both accounts can subscribe to the same event.
+    assert_eq!(
+        call_as_other(&sandbox, Method::POST, "/webhooks", &events)
+            .await
+            .0,
+        200
+    );
+    assert_eq!(sandbox.post("/webhooks", &events).await.0, 409);
 }
 
 #[tokio::test]
-async fn of_several_keys_the_first_ones_webhooks_go_to_the_standing_address() {
+async fn the_configured_webhook_url_belongs_to_the_first_key() {
     let receiver = Receiver::start().await;
-    let rig = Rig::with(Settings {
+    let sandbox = TestSandbox::with_settings(Settings {
         api_key: Some(format!("{}, {OTHER}", crate::support::KEY)),
         webhook_url: Some(receiver.url.clone()),
         ..Settings::default()
     })
     .await;
-    let (status, _) = other(&rig, Method::POST, "/payment-intents", &ten_pounds()).await;
+    let (status, _) =
+        call_as_other(&sandbox, Method::POST, "/payment-intents", &ten_pounds()).await;
     assert_eq!(status, 200);
-    let intent = rig.create_simple().await;
-    let arrived = receiver.wait_for(1).await;
-    assert_eq!(arrived[0].body["data"]["paymentIntentId"], intent.as_str());
-    let request = rig
+    let intent = sandbox.create_simple().await;
+    let webhooks = receiver.wait_for(1).await;
+    assert_eq!(webhooks[0].body["data"]["paymentIntentId"], intent.as_str());
+    let request = sandbox
         .request(Method::GET, "/webhooks")
         .header("authorization", "Basic sk_sandbox_third")
         .header("version", "2026-02-27");
-    assert_eq!(answer(request).await.0, 401);
+    assert_eq!(send(request).await.0, 401);
 }

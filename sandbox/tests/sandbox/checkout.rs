@@ -1,23 +1,24 @@
-//! The checkout page, as a browser without JavaScript uses it.
+//! The checkout page, in a browser without JavaScript.
 
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use crate::support::{Rig, event_types, id, ten_pounds};
+use crate::support::{TestSandbox, event_types, id, ten_pounds};
 
-const GOOD: &str = "5200 0000 0000 1005";
+const APPROVED: &str = "5200 0000 0000 1005";
 const CHALLENGED: &str = "5200000000001096";
 
-async fn visit(rig: &Rig, path: &str) -> Response {
-    rig.request(Method::GET, &format!("/checkout/{path}"))
+async fn visit(sandbox: &TestSandbox, path: &str) -> Response {
+    sandbox
+        .request(Method::GET, &format!("/checkout/{path}"))
         .send()
         .await
         .expect("a page")
 }
 
-/// The page's status and text.
-async fn page(rig: &Rig, path: &str) -> (u16, String) {
-    content(visit(rig, path).await).await
+/// The status and HTML of a page.
+async fn page(sandbox: &TestSandbox, path: &str) -> (u16, String) {
+    content(visit(sandbox, path).await).await
 }
 
 async fn content(response: Response) -> (u16, String) {
@@ -27,27 +28,28 @@ async fn content(response: Response) -> (u16, String) {
     )
 }
 
-async fn submit(rig: &Rig, path: &str, fields: &[(&str, &str)]) -> Response {
-    rig.request(Method::POST, &format!("/checkout/{path}"))
+async fn submit(sandbox: &TestSandbox, path: &str, fields: &[(&str, &str)]) -> Response {
+    sandbox
+        .request(Method::POST, &format!("/checkout/{path}"))
         .form(fields)
         .send()
         .await
         .expect("a page")
 }
 
-async fn pay_with(rig: &Rig, id: &str, card: &str, cvv: &str) -> Response {
+async fn pay_with(sandbox: &TestSandbox, id: &str, card: &str, cvv: &str) -> Response {
     let fields = [
         ("card-number", card),
         ("expiry", "12/29"),
         ("cvv", cvv),
         ("name", "Jo Bloggs"),
     ];
-    submit(rig, id, &fields).await
+    submit(sandbox, id, &fields).await
 }
 
-/// Whether a field of the page contains this.
-fn shows(html: &str, answer: &str) -> bool {
-    html.contains(&format!("value=\"{answer}\""))
+/// Whether a field of the form has this value.
+fn has_value(html: &str, value: &str) -> bool {
+    html.contains(&format!("value=\"{value}\""))
 }
 
 fn location(response: &Response) -> &str {
@@ -55,15 +57,15 @@ fn location(response: &Response) -> &str {
     response.headers()["location"].to_str().expect("text")
 }
 
-async fn create(rig: &Rig, config: Value) -> String {
+async fn create(sandbox: &TestSandbox, config: Value) -> String {
     let mut body = ten_pounds();
     body["config"] = config;
-    id(&rig.create(&body).await)
+    id(&sandbox.create(&body).await)
 }
 
 #[tokio::test]
-async fn the_page_shows_what_is_paid_for_and_escapes_it() {
-    let rig = Rig::start().await;
+async fn the_page_shows_the_order_and_escapes_it() {
+    let sandbox = TestSandbox::start().await;
     let mut body = ten_pounds();
     body["amount"]["value"] = json!(123_456);
     body["reference"] = json!("<script>alert(1)</script>");
@@ -76,8 +78,8 @@ async fn the_page_shows_what_is_paid_for_and_escapes_it() {
     body["taxLines"] = json!([{
         "caption": "VAT", "amountTotal": {"value": 3456, "currencyCode": "GBP"},
     }]);
-    let id = id(&rig.create(&body).await);
-    let (status, html) = page(&rig, &id).await;
+    let id = id(&sandbox.create(&body).await);
+    let (status, html) = page(&sandbox, &id).await;
     assert_eq!(status, 200);
     for shown in [
         "£1,234.56",
@@ -89,7 +91,7 @@ async fn the_page_shows_what_is_paid_for_and_escapes_it() {
     ] {
         assert!(html.contains(shown), "{shown}");
     }
-    assert!(html.contains("Sandbox – no real money moves"));
+    assert!(html.contains("Sandbox – no real payments"));
     assert!(!html.contains("<script>") && !html.contains("Cake <b>"));
     for label in ["card-number", "expiry", "cvv", "name"] {
         assert!(html.contains(&format!("<label for=\"{label}\"")), "{label}");
@@ -97,15 +99,15 @@ async fn the_page_shows_what_is_paid_for_and_escapes_it() {
 }
 
 #[tokio::test]
-async fn the_page_keeps_to_itself() {
-    let rig = Rig::start().await;
+async fn the_page_has_strict_security_headers() {
+    let sandbox = TestSandbox::start().await;
     let id = create(
-        &rig,
+        &sandbox,
         json!({"redirectUrl": "https://shop.example/thanks?a=1"}),
     )
     .await;
     for path in [id.as_str(), "unknown"] {
-        let response = visit(&rig, path).await;
+        let response = visit(&sandbox, path).await;
         let headers = response.headers();
         assert_eq!(headers["cache-control"], "no-store");
         assert_eq!(headers["referrer-policy"], "no-referrer");
@@ -117,12 +119,12 @@ async fn the_page_keeps_to_itself() {
             policy.starts_with("default-src 'none'; style-src 'nonce-"),
             "{policy}"
         );
-        // Only the page's own script runs, not one that found its way into the page.
+        // Only the page's own script may run, not an injected one.
         assert!(
             policy.contains("; script-src 'nonce-") && !policy.contains("unsafe"),
             "{policy}"
         );
-        // Without it, a browser stops the redirect that ends the payment.
+        // Without this, a browser blocks the redirect after the payment.
         assert_eq!(
             policy.contains("form-action 'self' https://shop.example;"),
             path == id
@@ -133,93 +135,93 @@ async fn the_page_keeps_to_itself() {
 }
 
 #[tokio::test]
-async fn paying_leads_to_success() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
-    let response = pay_with(&rig, &id, GOOD, "020").await;
+async fn a_payment_leads_to_the_success_page() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
+    let response = pay_with(&sandbox, &id, APPROVED, "020").await;
     assert_eq!(location(&response), format!("/checkout/{id}/success"));
-    let (status, html) = page(&rig, &format!("{id}/success")).await;
+    let (status, html) = page(&sandbox, &format!("{id}/success")).await;
     assert_eq!(status, 200);
     assert!(html.contains("<title>Payment successful") && html.contains("ending 1005"));
     assert!(html.contains("You can close this page"));
-    let intent = rig.intent(&id).await;
+    let intent = sandbox.intent(&id).await;
     assert_eq!(intent["status"], "Captured");
     assert_eq!(intent["paymentDetails"]["card"]["cardName"], "Jo Bloggs");
     assert!(!intent.to_string().contains("5200000000001005"));
 }
 
 #[tokio::test]
-async fn the_merchant_says_where_a_customer_goes_next() {
-    let rig = Rig::start().await;
+async fn the_customer_is_redirected_to_the_merchants_urls() {
+    let sandbox = TestSandbox::start().await;
     let config = json!({
         "redirectUrl": "https://shop.example/thanks",
         "cancelUrl": "https://shop.example/basket",
     });
-    let id = create(&rig, config).await;
-    let response = submit(&rig, &format!("{id}/cancel"), &[]).await;
+    let id = create(&sandbox, config).await;
+    let response = submit(&sandbox, &format!("{id}/cancel"), &[]).await;
     assert_eq!(location(&response), "https://shop.example/basket");
-    let response = pay_with(&rig, &id, GOOD, "020").await;
+    let response = pay_with(&sandbox, &id, APPROVED, "020").await;
     assert_eq!(location(&response), "https://shop.example/thanks");
 
-    let id = create(&rig, json!({"redirectUrl": "javascript:alert(1)"})).await;
-    let response = pay_with(&rig, &id, GOOD, "020").await;
+    let id = create(&sandbox, json!({"redirectUrl": "javascript:alert(1)"})).await;
+    let response = pay_with(&sandbox, &id, APPROVED, "020").await;
     assert_eq!(location(&response), format!("/checkout/{id}/success"));
 }
 
 #[tokio::test]
 async fn a_declined_card_leads_back_to_the_form() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
-    let (status, html) = content(pay_with(&rig, &id, "4456530000001013", "341").await).await;
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
+    let (status, html) = content(pay_with(&sandbox, &id, "4456530000001013", "341").await).await;
     assert_eq!(status, 402);
     assert!(html.contains("Payment declined") && html.contains("Your bank declined this card"));
-    assert!(shows(&html, "Jo Bloggs") && shows(&html, "12/29"));
-    assert!(shows(&html, "4456530000001013") && !shows(&html, "341"));
-    let intent = rig.intent(&id).await;
+    assert!(has_value(&html, "Jo Bloggs") && has_value(&html, "12/29"));
+    assert!(has_value(&html, "4456530000001013") && !has_value(&html, "341"));
+    let intent = sandbox.intent(&id).await;
     assert_eq!(
         (&intent["status"], event_types(&intent)),
         (&json!("Created"), vec!["Declined"])
     );
-    assert_eq!(pay_with(&rig, &id, GOOD, "020").await.status(), 303);
-    assert_eq!(rig.intent(&id).await["status"], "Captured");
+    assert_eq!(pay_with(&sandbox, &id, APPROVED, "020").await.status(), 303);
+    assert_eq!(sandbox.intent(&id).await["status"], "Captured");
 }
 
 #[tokio::test]
-async fn a_challenge_is_approved_or_not() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
+async fn a_challenge_can_be_failed_and_passed() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
     for answer in ["fail", "approve"] {
-        let response = pay_with(&rig, &id, CHALLENGED, "020").await;
+        let response = pay_with(&sandbox, &id, CHALLENGED, "020").await;
         let challenge = format!("{id}/challenge");
         assert_eq!(location(&response), format!("/checkout/{challenge}"));
-        let (status, html) = page(&rig, &challenge).await;
+        let (status, html) = page(&sandbox, &challenge).await;
         assert!(status == 200 && html.contains("ending 1096") && html.contains("£10.00"));
         assert!(html.contains("<span class=\"whole\">3-D Secure</span>"));
-        let response = submit(&rig, &challenge, &[("answer", answer)]).await;
+        let response = submit(&sandbox, &challenge, &[("answer", answer)]).await;
         if answer == "approve" {
             assert_eq!(location(&response), format!("/checkout/{id}/success"));
         } else {
-            // The customer said no, not the bank.
+            // It was the customer, not the bank, who didn't approve.
             let (status, html) = content(response).await;
             assert!(status == 402 && html.contains("You did not approve this payment"));
             assert!(!html.contains("Your bank"));
-            assert!(shows(&html, "Jo Bloggs") && !shows(&html, CHALLENGED));
+            assert!(has_value(&html, "Jo Bloggs") && !has_value(&html, CHALLENGED));
         }
     }
     let events = ["AuthChallenged", "Declined", "AuthChallenged", "Captured"];
-    assert_eq!(event_types(&rig.intent(&id).await), events);
+    assert_eq!(event_types(&sandbox.intent(&id).await), events);
 }
 
 #[tokio::test]
-async fn every_mistake_is_told_beside_its_field() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
+async fn every_error_is_shown_next_to_its_field() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
     let fields = [
         ("card-number", "4111 1111 1111 1112"),
         ("expiry", "01/20"),
         ("cvv", "12"),
     ];
-    let (status, html) = content(submit(&rig, &id, &fields).await).await;
+    let (status, html) = content(submit(&sandbox, &id, &fields).await).await;
     assert_eq!(status, 422);
     assert!(html.contains("role=\"alert\" tabindex=\"-1\" autofocus"));
     for field in ["card-number", "expiry", "cvv", "name"] {
@@ -231,17 +233,17 @@ async fn every_mistake_is_told_beside_its_field() {
         );
     }
     assert_eq!(html.matches(" aria-invalid=\"true\"").count(), 4);
-    // The CVV's error replaces its hint, which says the same.
+    // The error of the CVV replaces its hint, which says the same.
     assert!(!html.contains("cvv-hint"));
-    assert!(page(&rig, &id).await.1.contains("cvv-hint"));
-    assert!(event_types(&rig.intent(&id).await).is_empty());
+    assert!(page(&sandbox, &id).await.1.contains("cvv-hint"));
+    assert!(event_types(&sandbox.intent(&id).await).is_empty());
 }
 
 #[tokio::test]
-async fn a_mistake_costs_only_the_answer_that_was_wrong() {
-    let rig = Rig::start().await;
-    let asked = json!({"collectionRequired": true});
-    let id = create(&rig, json!({"shippingDetails": asked})).await;
+async fn after_an_error_the_form_is_filled_in_again() {
+    let sandbox = TestSandbox::start().await;
+    let required = json!({"collectionRequired": true});
+    let id = create(&sandbox, json!({"shippingDetails": required})).await;
     let with = |number| {
         [
             ("card-number", number),
@@ -251,28 +253,29 @@ async fn a_mistake_costs_only_the_answer_that_was_wrong() {
             ("shipping-city", "Leeds"),
         ]
     };
-    // Also a slip in the number is there to be corrected, and not the whole number to be typed again.
-    for number in [GOOD, "5200 0000 0000 1006"] {
-        let (status, html) = content(submit(&rig, &id, &with(number)).await).await;
+    // A mistyped number is also filled in, so that the customer can correct it.
+    for number in [APPROVED, "5200 0000 0000 1006"] {
+        let (status, html) = content(submit(&sandbox, &id, &with(number)).await).await;
         assert_eq!(status, 422);
         for kept in [number, "12 / 29", "Jo Bloggs", "Leeds"] {
-            assert!(shows(&html, kept), "{kept}");
+            assert!(has_value(&html, kept), "{kept}");
         }
-        assert!(!shows(&html, "020"));
+        assert!(!has_value(&html, "020"));
     }
-    // What may be somebody's own card is in no answer.
-    let (status, html) = content(submit(&rig, &id, &with("4111 1111 1111 1111")).await).await;
+    // No page contains a card number that may be real.
+    let (status, html) = content(submit(&sandbox, &id, &with("4111 1111 1111 1111")).await).await;
     assert!(status == 422 && !html.contains("1111"));
-    assert!(shows(&html, "12 / 29") && shows(&html, "Jo Bloggs"));
+    assert!(has_value(&html, "12 / 29") && has_value(&html, "Jo Bloggs"));
 }
 
 #[tokio::test]
-async fn what_the_merchant_asks_for_is_collected() {
-    let rig = Rig::start().await;
-    let asked = json!({"collectionRequired": true});
-    let config = json!({"customerEmail": asked, "billingAddress": asked, "shippingDetails": asked});
-    let id = create(&rig, config).await;
-    let (status, _) = content(pay_with(&rig, &id, GOOD, "020").await).await;
+async fn required_details_are_collected() {
+    let sandbox = TestSandbox::start().await;
+    let required = json!({"collectionRequired": true});
+    let config =
+        json!({"customerEmail": required, "billingAddress": required, "shippingDetails": required});
+    let id = create(&sandbox, config).await;
+    let (status, _) = content(pay_with(&sandbox, &id, APPROVED, "020").await).await;
     assert_eq!(status, 422);
 
     let fields = [
@@ -287,13 +290,13 @@ async fn what_the_merchant_asks_for_is_collected() {
         ("billing-address1", "2 High Street"),
         ("billing-city", "Leeds"),
         ("billing-postcode", "LS1 1AA"),
-        ("card-number", GOOD),
+        ("card-number", APPROVED),
         ("expiry", "12/29"),
         ("cvv", "020"),
         ("name", "Jo Bloggs"),
     ];
-    assert_eq!(submit(&rig, &id, &fields).await.status(), 303);
-    let intent = rig.intent(&id).await;
+    assert_eq!(submit(&sandbox, &id, &fields).await.status(), 303);
+    let intent = sandbox.intent(&id).await;
     assert_eq!(intent["customer"]["emailAddress"], "jo@example.com");
     assert_eq!(intent["billingAddress"]["city"], "Leeds");
     assert_eq!(intent["shippingDetails"]["address"]["countryCode"], "IE");
@@ -301,80 +304,83 @@ async fn what_the_merchant_asks_for_is_collected() {
 }
 
 #[tokio::test]
-async fn a_form_sent_many_times_at_once_charges_once() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
-    let pay = || pay_with(&rig, &id, GOOD, "020");
-    let answers = tokio::join!(pay(), pay(), pay(), pay());
-    for response in [answers.0, answers.1, answers.2, answers.3] {
+async fn a_form_that_is_submitted_several_times_at_once_charges_once() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
+    let pay = || pay_with(&sandbox, &id, APPROVED, "020");
+    let responses = tokio::join!(pay(), pay(), pay(), pay());
+    for response in [responses.0, responses.1, responses.2, responses.3] {
         assert_eq!(location(&response), format!("/checkout/{id}/success"));
     }
-    assert_eq!(event_types(&rig.intent(&id).await), ["Captured"]);
+    assert_eq!(event_types(&sandbox.intent(&id).await), ["Captured"]);
 }
 
 #[tokio::test]
-async fn nobody_pays_another_amount_than_they_saw() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
+async fn a_payment_fails_if_the_amount_has_changed() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
     let fields = [
         ("amount", "999"),
-        ("card-number", GOOD),
+        ("card-number", APPROVED),
         ("expiry", "12/29"),
         ("cvv", "020"),
         ("name", "Jo Bloggs"),
     ];
-    let (status, html) = content(submit(&rig, &id, &fields).await).await;
+    let (status, html) = content(submit(&sandbox, &id, &fields).await).await;
     assert!(status == 409 && html.contains("The amount has changed"));
-    assert_eq!(rig.intent(&id).await["status"], "Created");
+    assert_eq!(sandbox.intent(&id).await["status"], "Created");
 }
 
 #[tokio::test]
-async fn canceling_leaves_the_intent_to_be_paid_later() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
-    let response = submit(&rig, &format!("{id}/cancel"), &[]).await;
+async fn an_intent_can_be_paid_after_the_customer_canceled() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
+    let response = submit(&sandbox, &format!("{id}/cancel"), &[]).await;
     assert_eq!(location(&response), format!("/checkout/{id}/canceled"));
-    let (status, html) = page(&rig, &format!("{id}/canceled")).await;
+    let (status, html) = page(&sandbox, &format!("{id}/canceled")).await;
     assert!(status == 200 && html.contains("Payment not completed"));
-    assert!(html.contains("You cancelled"));
-    assert_eq!(rig.intent(&id).await["status"], "Created");
-    assert_eq!(page(&rig, &id).await.0, 200);
+    assert!(html.contains("You cancelled this payment"));
+    assert_eq!(sandbox.intent(&id).await["status"], "Created");
+    assert_eq!(page(&sandbox, &id).await.0, 200);
 }
 
 #[tokio::test]
-async fn a_link_that_leads_nowhere_says_why() {
-    let rig = Rig::start().await;
-    let (status, html) = page(&rig, "pi_sandbox_unknown").await;
-    assert!(status == 404 && html.contains("cannot find this payment"));
+async fn a_link_that_cant_be_paid_says_why() {
+    let sandbox = TestSandbox::start().await;
+    let (status, html) = page(&sandbox, "pi_sandbox_unknown").await;
+    assert!(status == 404 && html.contains("We can’t find this payment"));
 
-    let canceled = rig.create_simple().await;
-    rig.delete(&format!("/payment-intents/{canceled}")).await;
-    let expired = rig.create_simple().await;
-    rig.control(&format!("payment-intents/{expired}/expire"), &json!({}))
+    let canceled = sandbox.create_simple().await;
+    sandbox
+        .delete(&format!("/payment-intents/{canceled}"))
+        .await;
+    let expired = sandbox.create_simple().await;
+    sandbox
+        .control(&format!("payment-intents/{expired}/expire"), &json!({}))
         .await;
     for (id, message) in [
         (&canceled, "This payment was cancelled"),
         (&expired, "This payment link has expired"),
     ] {
-        let (status, html) = page(&rig, id).await;
+        let (status, html) = page(&sandbox, id).await;
         assert!(status == 410 && html.contains(message), "{message}");
     }
-    let (status, _) = content(pay_with(&rig, &expired, GOOD, "020").await).await;
+    let (status, _) = content(pay_with(&sandbox, &expired, APPROVED, "020").await).await;
     assert_eq!(status, 410);
 }
 
 #[tokio::test]
-async fn a_link_that_was_paid_reassures_whoever_opens_it_again() {
-    let rig = Rig::start().await;
-    let paid = rig.create_simple().await;
-    rig.pay(&paid).await;
-    let (status, html) = page(&rig, &paid).await;
-    assert!(status == 200 && html.contains("This has already been paid"));
+async fn a_paid_link_shows_the_payment() {
+    let sandbox = TestSandbox::start().await;
+    let paid = sandbox.create_simple().await;
+    sandbox.pay(&paid).await;
+    let (status, html) = page(&sandbox, &paid).await;
+    assert!(status == 200 && html.contains("This payment has already been made"));
     assert!(html.contains("£10.00 was paid to Sandbox Trading Ltd on "));
     assert!(html.contains("badge good") && html.contains("You can close this page"));
-    assert_eq!(page(&rig, &format!("{paid}/success")).await.0, 200);
+    assert_eq!(page(&sandbox, &format!("{paid}/success")).await.0, 200);
     assert_eq!(
-        visit(&rig, &format!("{paid}/challenge")).await.status(),
+        visit(&sandbox, &format!("{paid}/challenge")).await.status(),
         303
     );
 
@@ -383,11 +389,11 @@ async fn a_link_that_was_paid_reassures_whoever_opens_it_again() {
         ("Refunded", "This payment was refunded"),
     ] {
         let path = format!("payment-intents/{paid}/status");
-        rig.control(&path, &json!({"status": status})).await;
+        sandbox.control(&path, &json!({"status": status})).await;
         for path in [paid.clone(), format!("{paid}/success")] {
-            let (status, html) = page(&rig, &path).await;
+            let (status, html) = page(&sandbox, &path).await;
             assert!(status == 200 && html.contains(heading), "{heading}");
-            assert!(html.contains("The money goes back to the card that paid"));
+            assert!(html.contains("The money is being returned to the card that was used"));
         }
     }
 }

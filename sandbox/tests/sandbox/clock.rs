@@ -1,74 +1,81 @@
-//! What time brings about.
+//! Expiry, and the sandbox's clock.
 
 use dojo_sandbox::Settings;
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::{Receiver, Rig, event_types, id, ten_pounds, ten_pounds_manual};
+use crate::support::{Receiver, TestSandbox, event_types, id, ten_pounds, ten_pounds_manual};
 
 const DAY: u64 = 86_400;
 
-async fn advance(rig: &Rig, seconds: u64) {
-    rig.control("clock", &json!({"advanceSeconds": seconds}))
+async fn advance(sandbox: &TestSandbox, seconds: u64) {
+    sandbox
+        .control("clock", &json!({"advanceSeconds": seconds}))
         .await;
 }
 
 #[tokio::test]
 async fn an_unpaid_intent_is_voided_after_thirty_days() {
     let receiver = Receiver::start().await;
-    let rig = Rig::telling(&receiver).await;
-    let id = rig.create_simple().await;
+    let sandbox = TestSandbox::with_receiver(&receiver).await;
+    let id = sandbox.create_simple().await;
     receiver.wait_for(1).await;
-    advance(&rig, 30 * DAY - 60).await;
-    assert_eq!(rig.intent(&id).await["status"], "Created");
-    advance(&rig, 60).await;
-    assert_eq!(rig.intent(&id).await["status"], "Canceled");
-    let told = receiver.wait_for(2).await;
-    assert_eq!(told[1].says(), "payment_intent.status_updated Canceled");
-    assert_eq!(rig.look("clock").await["advancedSeconds"], 30 * DAY);
+    advance(&sandbox, 30 * DAY - 60).await;
+    assert_eq!(sandbox.intent(&id).await["status"], "Created");
+    advance(&sandbox, 60).await;
+    assert_eq!(sandbox.intent(&id).await["status"], "Canceled");
+    let webhooks = receiver.wait_for(2).await;
+    assert_eq!(
+        webhooks[1].summary(),
+        "payment_intent.status_updated Canceled"
+    );
+    assert_eq!(
+        sandbox.control_get("clock").await["advancedSeconds"],
+        30 * DAY
+    );
 }
 
 #[tokio::test]
-async fn an_intent_says_itself_when_it_expires() {
-    let rig = Rig::start().await;
-    let now = rig.look("clock").await["now"]
+async fn an_intent_expires_at_its_expire_at() {
+    let sandbox = TestSandbox::start().await;
+    let now = sandbox.control_get("clock").await["now"]
         .as_str()
         .expect("a time")
         .to_owned();
     let mut body = ten_pounds();
     let next_year = now[..4].parse::<u16>().expect("a year") + 1;
     body["expireAt"] = json!(format!("{next_year}{}", &now[4..]));
-    let id = id(&rig.create(&body).await);
-    advance(&rig, 31 * DAY).await;
-    assert_eq!(rig.intent(&id).await["status"], "Created");
-    advance(&rig, 336 * DAY).await;
-    assert_eq!(rig.intent(&id).await["status"], "Canceled");
+    let id = id(&sandbox.create(&body).await);
+    advance(&sandbox, 31 * DAY).await;
+    assert_eq!(sandbox.intent(&id).await["status"], "Created");
+    advance(&sandbox, 336 * DAY).await;
+    assert_eq!(sandbox.intent(&id).await["status"], "Canceled");
 }
 
 #[tokio::test]
 async fn a_paid_intent_does_not_expire() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
-    rig.pay(&id).await;
-    advance(&rig, 400 * DAY).await;
-    assert_eq!(rig.intent(&id).await["status"], "Captured");
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
+    sandbox.pay(&id).await;
+    advance(&sandbox, 400 * DAY).await;
+    assert_eq!(sandbox.intent(&id).await["status"], "Captured");
 }
 
 #[tokio::test]
-async fn an_authorization_ends_as_its_maker_wished() {
-    let rig = Rig::start().await;
+async fn an_authorization_ends_with_its_auto_expire_action() {
+    let sandbox = TestSandbox::start().await;
     for (action, status, event) in [
         ("Capture", "Captured", "Captured"),
         ("Release", "Reversed", "Reversed"),
     ] {
         let mut body = ten_pounds_manual(action);
         body["autoExpireIn"] = json!("01:00:00");
-        let id = id(&rig.create(&body).await);
-        rig.pay(&id).await;
-        advance(&rig, 3500).await;
-        assert_eq!(rig.intent(&id).await["status"], "Authorized");
-        advance(&rig, 100).await;
-        let intent = rig.intent(&id).await;
+        let id = id(&sandbox.create(&body).await);
+        sandbox.pay(&id).await;
+        advance(&sandbox, 3500).await;
+        assert_eq!(sandbox.intent(&id).await["status"], "Authorized");
+        advance(&sandbox, 100).await;
+        let intent = sandbox.intent(&id).await;
         assert_eq!(intent["status"], status);
         assert_eq!(event_types(&intent), ["Authorized", event]);
         assert!(intent["paymentDetails"].is_object());
@@ -76,27 +83,29 @@ async fn an_authorization_ends_as_its_maker_wished() {
 }
 
 #[tokio::test]
-async fn an_authorization_lasts_seven_days_and_is_then_reversed() {
-    let rig = Rig::start().await;
-    let id = id(&rig.create(&ten_pounds_manual("Capture")).await);
-    rig.pay(&id).await;
-    advance(&rig, 7 * DAY - 60).await;
-    assert_eq!(rig.intent(&id).await["status"], "Authorized");
-    advance(&rig, 60).await;
-    assert_eq!(rig.intent(&id).await["status"], "Reversed");
+async fn an_authorization_is_reversed_after_seven_days() {
+    let sandbox = TestSandbox::start().await;
+    let id = id(&sandbox.create(&ten_pounds_manual("Capture")).await);
+    sandbox.pay(&id).await;
+    advance(&sandbox, 7 * DAY - 60).await;
+    assert_eq!(sandbox.intent(&id).await["status"], "Authorized");
+    advance(&sandbox, 60).await;
+    assert_eq!(sandbox.intent(&id).await["status"], "Reversed");
 }
 
 #[tokio::test]
-async fn the_clock_only_goes_ahead() {
-    let rig = Rig::with(Settings::default()).await;
+async fn the_clock_only_moves_forward() {
+    let sandbox = TestSandbox::with_settings(Settings::default()).await;
     assert_eq!(
-        rig.try_control("clock", &json!({"advanceSeconds": -1}))
+        sandbox
+            .control_response("clock", &json!({"advanceSeconds": -1}))
             .await
             .0,
         400
     );
     assert_eq!(
-        rig.try_control("clock", &json!({"advanceSeconds": 1e12}))
+        sandbox
+            .control_response("clock", &json!({"advanceSeconds": 1e12}))
             .await
             .0,
         400
@@ -104,17 +113,17 @@ async fn the_clock_only_goes_ahead() {
 }
 
 #[tokio::test]
-async fn the_date_of_answers_follows_the_clock() {
-    let rig = Rig::start().await;
+async fn the_date_of_responses_follows_the_clock() {
+    let sandbox = TestSandbox::start().await;
     let date = async || {
-        let answer = rig.api(Method::GET, "/webhooks/events").send().await;
-        let headers = answer.expect("an answer").headers().clone();
+        let response = sandbox.api(Method::GET, "/webhooks/events").send().await;
+        let headers = response.expect("a response").headers().clone();
         let date = headers["date"].to_str().expect("text").to_owned();
         assert!(date.ends_with(" GMT"), "{date}");
         date
     };
     let before = date().await;
-    advance(&rig, 400 * DAY).await;
+    advance(&sandbox, 400 * DAY).await;
     let after = date().await;
     let year = |date: &str| date[12..16].parse::<u16>().expect("a year");
     assert!(

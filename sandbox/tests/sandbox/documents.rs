@@ -1,29 +1,31 @@
-//! Whether the sandbox's answers are what Dojo's OpenAPI file says. The file is Dojo's and not part
-//! of this project, so this runs on demand:
-//! `DOJO_OPENAPI=openapi.json cargo test -p dojo-sandbox -- --include-ignored`
+//! Checks the sandbox's responses against Dojo's OpenAPI file. The file is not part of this repository, so these tests
+//! only run on request: `DOJO_OPENAPI=openapi.json cargo test -p dojo-sandbox -- --include-ignored`
 //!
-//! Where the file is named, the answers in every other test are held to it as well: see [`Rig`].
+//! With `DOJO_OPENAPI`, every other test checks its responses as well: see [`TestSandbox`].
 
 use std::sync::Arc;
 
-use dojo_sandbox::document::Document;
+use openapi_guard::Document;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Receiver, Rig, answer, id, ten_pounds, ten_pounds_manual};
+use crate::support::{Receiver, TestSandbox, id, send, ten_pounds, ten_pounds_manual};
 
-fn at_hand() -> Arc<Document> {
-    let document = Document::at_hand().expect("a readable file");
+fn document() -> Arc<Document> {
+    let document = Document::from_env().expect("a readable file");
     document.expect("DOJO_OPENAPI names Dojo's OpenAPI file")
 }
 
 #[track_caller]
 fn check(schema: &str, value: &Value) {
-    let faults = at_hand().faults_of(schema, value);
-    assert!(faults.is_empty(), "{schema}: {faults:#?}\n{value:#}");
+    let violations = document().schema_violations(schema, value);
+    assert!(
+        violations.is_empty(),
+        "{schema}: {violations:#?}\n{value:#}"
+    );
 }
 
-/// Dojo's own examples show members that its schema does not list; they are there too.
+/// Also checks the members that Dojo's own examples show and its schema doesn't list.
 #[track_caller]
 fn check_intent(intent: &Value) {
     check("PaymentIntent", intent);
@@ -35,9 +37,9 @@ fn check_intent(intent: &Value) {
 
 #[tokio::test]
 #[ignore = "needs Dojo's OpenAPI file"]
-async fn answers_are_of_the_documented_shapes() {
+async fn responses_match_their_schemas() {
     let receiver = Receiver::start().await;
-    let rig = Rig::telling(&receiver).await;
+    let sandbox = TestSandbox::with_receiver(&receiver).await;
 
     let mut body = ten_pounds_manual("Capture");
     body["autoExpireIn"] = json!("1.00:00:00");
@@ -48,48 +50,62 @@ async fn answers_are_of_the_documented_shapes() {
     body["taxLines"] = json!([{"caption": "VAT", "amountTotal": ten_pounds()["amount"]}]);
     body["config"] = json!({"title": "Tea", "payment": {"tipsAllowed": true}});
     body["generateRemoteToken"] = json!(true);
-    let manual = rig.create(&body).await;
+    let manual = sandbox.create(&body).await;
     check_intent(&manual);
-    check_intent(&rig.pay(&id(&manual)).await);
-    rig.control("clock", &json!({"advanceSeconds": 86_400}))
+    check_intent(&sandbox.pay(&id(&manual)).await);
+    sandbox
+        .control("clock", &json!({"advanceSeconds": 86_400}))
         .await;
-    check_intent(&rig.intent(&id(&manual)).await);
+    check_intent(&sandbox.intent(&id(&manual)).await);
 
-    let auto = rig.create(&ten_pounds()).await;
+    let auto = sandbox.create(&ten_pounds()).await;
     check_intent(&auto);
     let path = format!("payment-intents/{}", id(&auto));
-    check_intent(&rig.control(&format!("{path}/decline"), &json!({})).await);
-    check_intent(&rig.control(&format!("{path}/challenge"), &json!({})).await);
-    check_intent(&rig.pay(&id(&auto)).await);
+    check_intent(
+        &sandbox
+            .control(&format!("{path}/decline"), &json!({}))
+            .await,
+    );
+    check_intent(
+        &sandbox
+            .control(&format!("{path}/challenge"), &json!({}))
+            .await,
+    );
+    check_intent(&sandbox.pay(&id(&auto)).await);
 
     let path = format!("/payment-intents/{}", id(&auto));
-    let refund = rig
+    let refund = sandbox
         .api(Method::POST, &format!("{path}/refunds"))
         .header("idempotencyKey", "r");
-    let (_, refund) = answer(refund.json(&json!({"amount": 400, "notes": "Cold"}))).await;
+    let (_, refund) = send(refund.json(&json!({"amount": 400, "notes": "Cold"}))).await;
     check("Refund", &refund);
-    check_intent(&rig.intent(&id(&auto)).await);
+    check_intent(&sandbox.intent(&id(&auto)).await);
 
-    let open = id(&rig.create(&ten_pounds_manual("Release")).await);
-    rig.pay(&open).await;
+    let open = id(&sandbox.create(&ten_pounds_manual("Release")).await);
+    sandbox.pay(&open).await;
     let path = format!("/payment-intents/{open}");
     let capture = json!({"amount": 400});
     check(
         "Capture",
-        &rig.post(&format!("{path}/captures"), &capture).await.1,
+        &sandbox.post(&format!("{path}/captures"), &capture).await.1,
     );
-    check_intent(&rig.intent(&open).await);
+    check_intent(&sandbox.intent(&open).await);
 
-    let reversed = rig.create_simple().await;
-    rig.pay(&reversed).await;
+    let reversed = sandbox.create_simple().await;
+    sandbox.pay(&reversed).await;
     let path = format!("/payment-intents/{reversed}/reversal");
-    check("Reversal", &rig.post(&path, &json!({})).await.1);
-    check_intent(&rig.intent(&reversed).await);
+    check("Reversal", &sandbox.post(&path, &json!({})).await.1);
+    check_intent(&sandbox.intent(&reversed).await);
 
-    let canceled = rig.create_simple().await;
-    check_intent(&rig.delete(&format!("/payment-intents/{canceled}")).await.1);
+    let canceled = sandbox.create_simple().await;
+    check_intent(
+        &sandbox
+            .delete(&format!("/payment-intents/{canceled}"))
+            .await
+            .1,
+    );
 
-    let (_, page) = rig
+    let (_, page) = sandbox
         .post("/payment-intents/search", &json!({"cursor": {"limit": 2}}))
         .await;
     for intent in page["data"].as_array().expect("a list") {
@@ -97,9 +113,9 @@ async fn answers_are_of_the_documented_shapes() {
     }
     check("PagedResultOfPaymentIntent", &page);
 
-    let (_, subscriptions) = rig.get("/webhooks").await;
+    let (_, subscriptions) = sandbox.get("/webhooks").await;
     check("Subscription", &subscriptions[0]);
-    for events in rig
+    for events in sandbox
         .get("/webhooks/events")
         .await
         .1
@@ -109,29 +125,42 @@ async fn answers_are_of_the_documented_shapes() {
         check("WebhookEvents", events);
     }
     let secrets = format!("/webhooks/{}/secrets", id(&subscriptions[0]));
-    check("SecretsResponse", &rig.post(&secrets, &json!({})).await.1);
+    check(
+        "SecretsResponse",
+        &sandbox.post(&secrets, &json!({})).await.1,
+    );
 
-    let (_, problem) = rig.post("/payment-intents", &json!({"unheard": 1})).await;
+    let (_, problem) = sandbox
+        .post("/payment-intents", &json!({"unknown": 1}))
+        .await;
     check("ProblemDetails", &problem);
     check("ErrorResponse", &problem);
-    check("ErrorResponse", &rig.delete("/webhooks/ws_unknown").await.1);
+    check(
+        "ErrorResponse",
+        &sandbox.delete("/webhooks/ws_unknown").await.1,
+    );
 }
 
 #[tokio::test]
 #[ignore = "needs Dojo's OpenAPI file"]
-async fn what_the_file_does_not_allow_is_found() {
-    let rig = Rig::start().await;
-    let mut intent = rig.create(&ten_pounds()).await;
+async fn violations_of_the_file_are_found() {
+    let sandbox = TestSandbox::start().await;
+    let mut intent = sandbox.create(&ten_pounds()).await;
     intent["amount"]["value"] = json!("10.00");
-    intent["unheard"] = json!(1);
-    let faults = at_hand().faults_of("PaymentIntent", &intent).join("\n");
+    intent["unknown"] = json!(1);
+    let violations = document()
+        .schema_violations("PaymentIntent", &intent)
+        .join("\n");
     assert!(
-        faults.contains(r#"/amount/value: "10.00" is not of type "integer""#),
-        "{faults}"
+        violations.contains(r#"/amount/value: "10.00" is not of type "integer""#),
+        "{violations}"
     );
-    assert!(faults.contains("'unheard' was unexpected"), "{faults}");
+    assert!(
+        violations.contains("'unknown' was unexpected"),
+        "{violations}"
+    );
 
-    for (body, fault) in [
+    for (body, violation) in [
         (
             json!({"reference": "Order 1"}),
             r#""amount" is a required property"#,
@@ -154,8 +183,14 @@ async fn what_the_file_does_not_allow_is_found() {
             .header("content-type", "application/json")
             .body(body.to_string().into())
             .expect("a request");
-        let faults = at_hand().faults_of_request(&request).join("\n");
-        assert!(faults.contains(fault), "{fault} is missing from {faults}");
-        assert!(faults.contains("header version: is missing"), "{faults}");
+        let violations = document().request_violations(&request).join("\n");
+        assert!(
+            violations.contains(violation),
+            "{violation} is missing from {violations}"
+        );
+        assert!(
+            violations.contains("header version: is missing"),
+            "{violations}"
+        );
     }
 }

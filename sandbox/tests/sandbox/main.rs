@@ -1,4 +1,4 @@
-//! The sandbox as its users meet it: over HTTP, as a whole.
+//! Tests of the whole sandbox over HTTP.
 
 mod accounts;
 mod checkout;
@@ -8,6 +8,7 @@ mod documents;
 mod faults;
 mod manage;
 mod payment_intents;
+mod samples;
 mod search;
 mod subscriptions;
 mod support;

@@ -4,12 +4,12 @@ use dojo_sandbox::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Rig, answer, event_types, id, ten_pounds, ten_pounds_manual, text};
+use crate::support::{TestSandbox, event_types, id, send, ten_pounds, ten_pounds_manual, text};
 
 #[tokio::test]
-async fn a_new_intent_is_whole_and_can_be_read_back() {
-    let rig = Rig::start().await;
-    let intent = rig
+async fn a_new_intent_has_all_members_and_can_be_read() {
+    let sandbox = TestSandbox::start().await;
+    let intent = sandbox
         .create(&json!({
             "amount": {"value": 1000, "currencyCode": "GBP"},
             "tipsAmount": {"value": 150, "currencyCode": "GBP"},
@@ -41,7 +41,7 @@ async fn a_new_intent_is_whole_and_can_be_read_back() {
     );
     assert_eq!(
         intent["paymentLink"],
-        json!(format!("{}/checkout/{id}", rig.sandbox.url()))
+        json!(format!("{}/checkout/{id}", sandbox.server.url()))
     );
     let created = text(&intent["createdAt"]);
     assert_eq!(
@@ -51,20 +51,20 @@ async fn a_new_intent_is_whole_and_can_be_read_back() {
     );
     assert_eq!(intent["updatedAt"], created);
     assert_eq!(
-        rig.get(&format!("/payment-intents/{id}")).await,
+        sandbox.get(&format!("/payment-intents/{id}")).await,
         (200, intent)
     );
 }
 
 #[tokio::test]
-async fn links_begin_with_the_public_url() {
+async fn links_start_with_the_public_url() {
     let public_url = Some("https://pay.example.com/".to_owned());
-    let rig = Rig::with(Settings {
+    let sandbox = TestSandbox::with_settings(Settings {
         public_url,
         ..Settings::default()
     })
     .await;
-    let intent = rig.create(&ten_pounds()).await;
+    let intent = sandbox.create(&ten_pounds()).await;
     assert_eq!(
         intent["paymentLink"],
         json!(format!("https://pay.example.com/checkout/{}", id(&intent)))
@@ -72,31 +72,31 @@ async fn links_begin_with_the_public_url() {
 }
 
 #[tokio::test]
-async fn the_same_request_twice_is_two_intents_even_with_an_idempotency_key() {
-    let rig = Rig::start().await;
+async fn repeating_a_creation_creates_a_second_intent() {
+    let sandbox = TestSandbox::start().await;
     let create = || {
-        let request = rig
+        let request = sandbox
             .api(Method::POST, "/payment-intents")
             .json(&ten_pounds());
-        answer(request.header("idempotencyKey", "the same"))
+        send(request.header("idempotencyKey", "the same"))
     };
     assert_ne!(id(&create().await.1), id(&create().await.1));
 }
 
 #[tokio::test]
-async fn a_call_needs_the_key() {
-    let rig = Rig::start().await;
+async fn a_call_requires_a_valid_key() {
+    let sandbox = TestSandbox::start().await;
     for key in [
         None,
         Some("Basic"),
         Some("Basic sk_prod_x"),
         Some("Bearer sk_sandbox_x"),
     ] {
-        let mut request = rig.request(Method::GET, "/payment-intents/pi_1");
+        let mut request = sandbox.request(Method::GET, "/payment-intents/pi_1");
         if let Some(key) = key {
             request = request.header("authorization", key);
         }
-        let (status, problem) = answer(request.header("version", "2026-02-27")).await;
+        let (status, problem) = send(request.header("version", "2026-02-27")).await;
         assert_eq!((status, &problem["status"]), (401, &json!(401)), "{key:?}");
         assert!(
             problem["traceId"].is_string() && problem["title"].is_string(),
@@ -105,17 +105,17 @@ async fn a_call_needs_the_key() {
     }
 
     let api_key = Some("sk_sandbox_the_one".to_owned());
-    let rig = Rig::with(Settings {
+    let sandbox = TestSandbox::with_settings(Settings {
         api_key,
         ..Settings::default()
     })
     .await;
-    assert_eq!(rig.get("/payment-intents/pi_1").await.0, 401);
-    let request = rig
+    assert_eq!(sandbox.get("/payment-intents/pi_1").await.0, 401);
+    let request = sandbox
         .request(Method::GET, "/payment-intents/pi_1")
         .header("version", "2026-02-27");
     assert_eq!(
-        answer(request.header("authorization", "Basic sk_sandbox_the_one"))
+        send(request.header("authorization", "Basic sk_sandbox_the_one"))
             .await
             .0,
         404
@@ -123,26 +123,27 @@ async fn a_call_needs_the_key() {
 }
 
 #[tokio::test]
-async fn a_call_needs_a_documented_version() {
-    let rig = Rig::start().await;
+async fn a_call_requires_a_version_that_is_a_date() {
+    let sandbox = TestSandbox::start().await;
     let call = async |version: Option<&str>| {
-        let mut request = rig.request(Method::GET, "/payment-intents/pi_1");
+        let mut request = sandbox.request(Method::GET, "/payment-intents/pi_1");
         if let Some(version) = version {
             request = request.header("version", version);
         }
-        answer(request.header("authorization", "Basic sk_sandbox_x"))
+        send(request.header("authorization", "Basic sk_sandbox_x"))
             .await
             .0
     };
     assert_eq!(call(None).await, 400);
-    assert_eq!(call(Some("2019-01-01")).await, 400);
+    assert_eq!(call(Some("latest")).await, 400);
+    assert_eq!(call(Some("2019-01-01")).await, 404);
     assert_eq!(call(Some("2025-09-10")).await, 404);
 }
 
 #[tokio::test]
-async fn every_fault_is_named() {
-    let rig = Rig::start().await;
-    let (status, problem) = rig
+async fn all_errors_are_reported_at_once() {
+    let sandbox = TestSandbox::start().await;
+    let (status, problem) = sandbox
         .post(
             "/payment-intents",
             &json!({
@@ -156,7 +157,7 @@ async fn every_fault_is_named() {
                 "config": {"redirectUrl": "not a url", "colour": "red"},
                 "itemLines": [{"name": "Tea"}],
                 "billingAddress": {"city": "Leeds"},
-                "unheard": true,
+                "unknown": true,
             }),
         )
         .await;
@@ -182,40 +183,40 @@ async fn every_fault_is_named() {
             "ItemLines[0].AmountTotal",
             "Metadata.Number",
             "Reference",
-            "Unheard",
+            "Unknown",
         ]
     );
-    assert_eq!(rig.look("payment-intents").await, json!([]));
+    assert_eq!(sandbox.control_get("payment-intents").await, json!([]));
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_json_is_refused() {
-    let rig = Rig::start().await;
-    let request = rig
+async fn a_body_that_is_not_valid_json_is_rejected() {
+    let sandbox = TestSandbox::start().await;
+    let request = sandbox
         .api(Method::POST, "/payment-intents")
         .body("{\"amount\":");
-    let (status, problem) = answer(request).await;
+    let (status, problem) = send(request).await;
     assert_eq!((status, problem["errors"]["$"].is_array()), (400, true));
-    assert_eq!(rig.post("/payment-intents", &Value::Null).await.0, 400);
+    assert_eq!(sandbox.post("/payment-intents", &Value::Null).await.0, 400);
 }
 
 #[tokio::test]
-async fn reads_the_pascal_case_of_dojos_own_example() {
-    let rig = Rig::start().await;
+async fn pascal_case_is_accepted_as_in_dojos_own_example() {
+    let sandbox = TestSandbox::start().await;
     let mut body = ten_pounds();
     body["captureMode"] = json!("Manual");
     body["AutoExpireAction"] = json!("Capture");
     body["AutoExpireIn"] = json!("00:00:55");
-    let intent = rig.create(&body).await;
+    let intent = sandbox.create(&body).await;
     assert_eq!(intent["autoExpireIn"], "00:00:55");
     assert_eq!(intent["autoExpireAction"], "Capture");
 }
 
 #[tokio::test]
-async fn a_paid_intent_shows_how_it_was_paid() {
-    let rig = Rig::start().await;
-    let created = rig.create(&ten_pounds()).await;
-    let paid = rig.pay(&id(&created)).await;
+async fn a_paid_intent_has_payment_details() {
+    let sandbox = TestSandbox::start().await;
+    let created = sandbox.create(&ten_pounds()).await;
+    let paid = sandbox.pay(&id(&created)).await;
     assert_eq!(paid["status"], "Captured");
     assert_eq!(event_types(&paid), ["Captured"]);
     let details = &paid["paymentDetails"];
@@ -227,9 +228,9 @@ async fn a_paid_intent_shows_how_it_was_paid() {
 
 #[tokio::test]
 async fn manual_capture_only_authorizes() {
-    let rig = Rig::start().await;
-    let paid = rig
-        .pay(&id(&rig.create(&ten_pounds_manual("Release")).await))
+    let sandbox = TestSandbox::start().await;
+    let paid = sandbox
+        .pay(&id(&sandbox.create(&ten_pounds_manual("Release")).await))
         .await;
     assert_eq!(paid["status"], "Authorized");
     assert_eq!(event_types(&paid), ["Authorized"]);
@@ -237,37 +238,50 @@ async fn manual_capture_only_authorizes() {
 }
 
 #[tokio::test]
-async fn a_canceled_intent_shows_only_to_whoever_asks_for_it() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
-    let (status, canceled) = rig.delete(&format!("/payment-intents/{id}")).await;
+async fn a_canceled_intent_is_returned_only_on_request() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
+    let (status, canceled) = sandbox.delete(&format!("/payment-intents/{id}")).await;
     assert_eq!((status, &canceled["status"]), (200, &json!("Canceled")));
-    assert_eq!(rig.get(&format!("/payment-intents/{id}")).await.0, 404);
+    assert_eq!(sandbox.get(&format!("/payment-intents/{id}")).await.0, 404);
     assert_eq!(
-        rig.get(&format!("/payment-intents/{id}?returnCanceled=true"))
+        sandbox
+            .get(&format!("/payment-intents/{id}?returnCanceled=true"))
             .await,
         (200, canceled)
     );
-    assert_eq!(rig.delete(&format!("/payment-intents/{id}")).await.0, 400);
-}
-
-#[tokio::test]
-async fn what_is_paid_cannot_be_canceled() {
-    let rig = Rig::start().await;
-    let id = rig.create_simple().await;
-    rig.pay(&id).await;
-    assert_eq!(rig.delete(&format!("/payment-intents/{id}")).await.0, 400);
-    assert_eq!(rig.intent(&id).await["status"], "Captured");
-}
-
-#[tokio::test]
-async fn what_is_not_there_is_not_found() {
-    let rig = Rig::start().await;
-    assert_eq!(rig.get("/payment-intents/pi_sandbox_unknown").await.0, 404);
     assert_eq!(
-        rig.delete("/payment-intents/pi_sandbox_unknown").await.0,
+        sandbox.delete(&format!("/payment-intents/{id}")).await.0,
+        400
+    );
+}
+
+#[tokio::test]
+async fn a_paid_intent_cant_be_canceled() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
+    sandbox.pay(&id).await;
+    assert_eq!(
+        sandbox.delete(&format!("/payment-intents/{id}")).await.0,
+        400
+    );
+    assert_eq!(sandbox.intent(&id).await["status"], "Captured");
+}
+
+#[tokio::test]
+async fn unknown_objects_and_paths_are_not_found() {
+    let sandbox = TestSandbox::start().await;
+    assert_eq!(
+        sandbox.get("/payment-intents/pi_sandbox_unknown").await.0,
         404
     );
-    assert_eq!(rig.get("/customers/cust_1").await.0, 404);
-    assert_eq!(rig.get("/payment-intents").await.0, 405);
+    assert_eq!(
+        sandbox
+            .delete("/payment-intents/pi_sandbox_unknown")
+            .await
+            .0,
+        404
+    );
+    assert_eq!(sandbox.get("/customers/cust_1").await.0, 404);
+    assert_eq!(sandbox.get("/payment-intents").await.0, 405);
 }

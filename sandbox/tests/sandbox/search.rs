@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Rig, id, text};
+use crate::support::{TestSandbox, id, text};
 
-async fn search(rig: &Rig, body: &Value) -> (Vec<String>, Value) {
-    let (status, page) = rig.post("/payment-intents/search", body).await;
+async fn search(sandbox: &TestSandbox, body: &Value) -> (Vec<String>, Value) {
+    let (status, page) = sandbox.post("/payment-intents/search", body).await;
     assert_eq!(status, 200, "{page}");
     (
         page["data"]
@@ -18,10 +18,10 @@ async fn search(rig: &Rig, body: &Value) -> (Vec<String>, Value) {
     )
 }
 
-async fn create(rig: &Rig, count: usize) -> Vec<String> {
+async fn create(sandbox: &TestSandbox, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..count {
-        ids.push(rig.create_simple().await);
+        ids.push(sandbox.create_simple().await);
     }
     ids.reverse();
     ids
@@ -29,24 +29,24 @@ async fn create(rig: &Rig, count: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn pages_go_from_new_to_old_and_back() {
-    let rig = Rig::start().await;
-    let newest_first = create(&rig, 5).await;
+    let sandbox = TestSandbox::start().await;
+    let newest_first = create(&sandbox, 5).await;
 
-    let (ids, first) = search(&rig, &json!({"cursor": {"limit": 2}})).await;
+    let (ids, first) = search(&sandbox, &json!({"cursor": {"limit": 2}})).await;
     assert_eq!(ids, newest_first[..2]);
     assert!(first["before"].is_null());
 
-    // What comes in between the pages does not move them.
-    let late = rig.create_simple().await;
+    // An intent that is created in the meantime doesn't shift the pages.
+    let late = sandbox.create_simple().await;
     let (ids, second) = search(
-        &rig,
+        &sandbox,
         &json!({"cursor": {"limit": 2, "after": first["after"]}}),
     )
     .await;
     assert_eq!(ids, newest_first[2..4]);
 
     let (ids, last) = search(
-        &rig,
+        &sandbox,
         &json!({"cursor": {"limit": 2, "after": second["after"]}}),
     )
     .await;
@@ -54,13 +54,13 @@ async fn pages_go_from_new_to_old_and_back() {
     assert!(last["after"].is_null());
 
     let (ids, back) = search(
-        &rig,
+        &sandbox,
         &json!({"cursor": {"limit": 2, "before": second["before"]}}),
     )
     .await;
     assert_eq!(ids, newest_first[..2]);
     let (ids, _) = search(
-        &rig,
+        &sandbox,
         &json!({"cursor": {"limit": 2, "before": back["before"]}}),
     )
     .await;
@@ -68,34 +68,39 @@ async fn pages_go_from_new_to_old_and_back() {
 }
 
 #[tokio::test]
-async fn finds_by_status_and_time() {
-    let rig = Rig::start().await;
-    let ids = create(&rig, 3).await;
-    rig.pay(&ids[0]).await;
-    rig.delete(&format!("/payment-intents/{}", ids[1])).await;
+async fn intents_are_found_by_status_and_time() {
+    let sandbox = TestSandbox::start().await;
+    let ids = create(&sandbox, 3).await;
+    sandbox.pay(&ids[0]).await;
+    sandbox
+        .delete(&format!("/payment-intents/{}", ids[1]))
+        .await;
 
-    assert_eq!(search(&rig, &json!({})).await.0, ids);
+    assert_eq!(search(&sandbox, &json!({})).await.0, ids);
     assert_eq!(
-        search(&rig, &json!({"statuses": ["Captured"]})).await.0,
+        search(&sandbox, &json!({"statuses": ["Captured"]})).await.0,
         ids[..1]
     );
     assert_eq!(
-        search(&rig, &json!({"statuses": ["Canceled", "Created"]}))
+        search(&sandbox, &json!({"statuses": ["Canceled", "Created"]}))
             .await
             .0,
         ids[1..]
     );
-    let middle = text(&rig.intent(&ids[1]).await["createdAt"]);
+    let middle = text(&sandbox.intent(&ids[1]).await["createdAt"]);
     assert_eq!(
-        search(&rig, &json!({"startDate": middle})).await.0,
+        search(&sandbox, &json!({"startDate": middle})).await.0,
         ids[..2]
     );
-    assert_eq!(search(&rig, &json!({"endDate": middle})).await.0, ids[1..]);
+    assert_eq!(
+        search(&sandbox, &json!({"endDate": middle})).await.0,
+        ids[1..]
+    );
 }
 
 #[tokio::test]
-async fn refuses_what_it_cannot_mean() {
-    let rig = Rig::start().await;
+async fn invalid_searches_are_rejected() {
+    let sandbox = TestSandbox::start().await;
     for body in [
         json!({"cursor": {"before": "cur_0", "after": "cur_0"}}),
         json!({"cursor": {"after": "cur_0"}}),
@@ -103,10 +108,10 @@ async fn refuses_what_it_cannot_mean() {
         json!({"cursor": {"limit": 101}}),
         json!({"statuses": ["Lost"]}),
         json!({"startDate": "yesterday"}),
-        json!({"unheard": 1}),
+        json!({"unknown": 1}),
     ] {
         assert_eq!(
-            rig.post("/payment-intents/search", &body).await.0,
+            sandbox.post("/payment-intents/search", &body).await.0,
             400,
             "{body}"
         );
@@ -115,11 +120,13 @@ async fn refuses_what_it_cannot_mean() {
 
 #[tokio::test]
 async fn search_can_lag_behind() {
-    let rig = Rig::start().await;
-    rig.control("search-lag", &json!({"seconds": 60})).await;
-    let id = rig.create_simple().await;
-    assert!(search(&rig, &json!({})).await.0.is_empty());
-    assert_eq!(rig.intent(&id).await["status"], "Created");
-    rig.control("clock", &json!({"advanceSeconds": 60})).await;
-    assert_eq!(search(&rig, &json!({})).await.0, [id]);
+    let sandbox = TestSandbox::start().await;
+    sandbox.control("search-lag", &json!({"seconds": 60})).await;
+    let id = sandbox.create_simple().await;
+    assert!(search(&sandbox, &json!({})).await.0.is_empty());
+    assert_eq!(sandbox.intent(&id).await["status"], "Created");
+    sandbox
+        .control("clock", &json!({"advanceSeconds": 60}))
+        .await;
+    assert_eq!(search(&sandbox, &json!({})).await.0, [id]);
 }

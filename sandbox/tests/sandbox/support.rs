@@ -1,4 +1,4 @@
-//! A sandbox of one's own, somebody to call it, and somebody to receive its webhooks.
+//! A sandbox with a client, and a receiver of webhooks.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -8,47 +8,52 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use dojo_sandbox::document::Held;
 use dojo_sandbox::{Sandbox, Settings};
+use openapi_guard::Guard;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// The key that these tests use; the sandbox takes any that begins so.
+/// The API key of the tests. By default, the sandbox accepts any key with this prefix.
 pub(crate) const KEY: &str = "sk_sandbox_tests";
 
-/// The secret that signs what a [`Receiver`] gets.
+/// The secret that signs the webhooks to a [`Receiver`].
 pub(crate) const SECRET: &str = "a-secret-for-tests";
 
-/// One running sandbox and a client for it.
-pub(crate) struct Rig {
-    pub(crate) sandbox: Sandbox,
+/// A running sandbox and a client for it. If `DOJO_OPENAPI` names Dojo's OpenAPI file, every response is checked
+/// against it.
+pub(crate) struct TestSandbox {
+    pub(crate) server: Sandbox,
     client: reqwest::Client,
-    held: Held,
+    guard: Guard,
 }
 
-impl Rig {
+impl TestSandbox {
     pub(crate) async fn start() -> Self {
-        Self::with(Settings::default()).await
+        Self::with_settings(Settings::default()).await
     }
 
-    /// With everything that happens sent to this receiver.
-    pub(crate) async fn telling(receiver: &Receiver) -> Self {
-        let rig = Self::with(Settings {
+    /// Sends all webhooks to this receiver.
+    pub(crate) async fn with_receiver(receiver: &Receiver) -> Self {
+        let sandbox = Self::with_settings(Settings {
             webhook_url: Some(receiver.url.clone()),
             webhook_secret: Some(SECRET.to_owned()),
             ..Settings::default()
         })
         .await;
-        rig.control("webhook-retries", &json!({"baseDelayMs": 10}))
+        sandbox
+            .control("webhook-retries", &json!({"baseDelayMs": 10}))
             .await;
-        rig
+        sandbox
     }
 
-    pub(crate) async fn with(settings: Settings) -> Self {
-        let sandbox = Sandbox::start(settings).await.expect("a sandbox");
-        let held = Held::answers(&sandbox).expect("Dojo's OpenAPI file");
-        // Each call on its own connection: a fault may cut it.
+    pub(crate) async fn with_settings(settings: Settings) -> Self {
+        let server = Sandbox::start(settings).await.expect("a sandbox");
+        let guard = Guard::from_env().expect("Dojo's OpenAPI file");
+        if let Some(check) = guard.response_checker() {
+            server.watch(move |call| check(&call.request, call.response.as_ref()));
+        }
+        // Each call uses a new connection, because a fault may close it.
         let client = reqwest::Client::builder()
             .pool_max_idle_per_host(0)
             .redirect(reqwest::redirect::Policy::none())
@@ -56,49 +61,71 @@ impl Rig {
             .build()
             .expect("a client");
         Self {
-            sandbox,
+            server,
             client,
-            held,
+            guard,
         }
     }
 
     pub(crate) async fn stop(self) {
-        self.sandbox.stop().await;
+        self.server.stop().await;
     }
 
-    /// A request without any header of Dojo's.
+    /// A request without Dojo's headers.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client
-            .request(method, format!("{}{path}", self.sandbox.url()))
+            .request(method, format!("{}{path}", self.server.url()))
     }
 
-    /// A request with key and version.
+    /// A request with the API key and the version.
     pub(crate) fn api(&self, method: Method, path: &str) -> RequestBuilder {
         self.request(method, path)
             .header("authorization", format!("Basic {KEY}"))
             .header("version", "2026-02-27")
     }
 
+    /// A call with any key and version. `Value::Null` means no body.
+    pub(crate) async fn call_as(
+        &self,
+        key: &str,
+        version: &str,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> (u16, Value) {
+        let request = self
+            .request(method, path)
+            .header("Authorization", format!("Basic {key}"))
+            .header("Version", version)
+            .header("IdempotencyKey", "once");
+        send(if body.is_null() {
+            request
+        } else {
+            request.json(body)
+        })
+        .await
+    }
+
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
-        answer(self.api(Method::GET, path)).await
+        send(self.api(Method::GET, path)).await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> (u16, Value) {
-        answer(self.api(Method::DELETE, path)).await
+        send(self.api(Method::DELETE, path)).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        answer(self.api(Method::POST, path).json(body)).await
+        send(self.api(Method::POST, path).json(body)).await
     }
 
-    /// Creates an intent that must succeed.
+    /// Creates an intent. Panics on failure.
     pub(crate) async fn create(&self, body: &Value) -> Value {
         let (status, intent) = self.post("/payment-intents", body).await;
         assert_eq!(status, 200, "{intent}");
         intent
     }
 
-    /// Creates an intent for ten pounds and tells its id.
+    /// Creates an intent for ten pounds and returns its id.
     pub(crate) async fn create_simple(&self) -> String {
         id(&self.create(&ten_pounds()).await)
     }
@@ -111,46 +138,49 @@ impl Rig {
         intent
     }
 
-    /// Uses a control that must succeed.
+    /// `POST /_sandbox/…`. Panics on failure.
     pub(crate) async fn control(&self, path: &str, body: &Value) -> Value {
-        let (status, answer) = self.try_control(path, body).await;
-        assert!((200..300).contains(&status), "{path}: {status} {answer}");
-        answer
+        let (status, response) = self.control_response(path, body).await;
+        assert!((200..300).contains(&status), "{path}: {status} {response}");
+        response
     }
 
-    pub(crate) async fn try_control(&self, path: &str, body: &Value) -> (u16, Value) {
+    /// `POST /_sandbox/…`
+    pub(crate) async fn control_response(&self, path: &str, body: &Value) -> (u16, Value) {
         if path.ends_with("/status") {
-            self.held.excuse(&body["status"]);
+            self.guard.excuse_status(&body["status"]);
         }
-        answer(
+        send(
             self.request(Method::POST, &format!("/_sandbox/{path}"))
                 .json(body),
         )
         .await
     }
 
-    pub(crate) async fn look(&self, path: &str) -> Value {
-        answer(self.request(Method::GET, &format!("/_sandbox/{path}")))
+    /// `GET /_sandbox/…`
+    pub(crate) async fn control_get(&self, path: &str) -> Value {
+        send(self.request(Method::GET, &format!("/_sandbox/{path}")))
             .await
             .1
     }
 
-    pub(crate) async fn clear(&self, path: &str) {
-        let (status, _) = answer(self.request(Method::DELETE, &format!("/_sandbox/{path}"))).await;
+    /// `DELETE /_sandbox/…`. Panics on failure.
+    pub(crate) async fn control_delete(&self, path: &str) {
+        let (status, _) = send(self.request(Method::DELETE, &format!("/_sandbox/{path}"))).await;
         assert_eq!(status, 204);
     }
 
-    /// Pays as a customer would who has the right card.
+    /// Pays with the card that succeeds.
     pub(crate) async fn pay(&self, id: &str) -> Value {
         let path = format!("/_sandbox/payment-intents/{id}/pay");
-        let (status, intent) = answer(self.request(Method::POST, &path)).await;
+        let (status, intent) = send(self.request(Method::POST, &path)).await;
         assert_eq!(status, 200, "{intent}");
         intent
     }
 }
 
-pub(crate) async fn answer(request: RequestBuilder) -> (u16, Value) {
-    read(request.send().await.expect("an answer")).await
+pub(crate) async fn send(request: RequestBuilder) -> (u16, Value) {
+    read(request.send().await.expect("a response")).await
 }
 
 pub(crate) async fn read(response: Response) -> (u16, Value) {
@@ -174,7 +204,7 @@ pub(crate) fn ten_pounds() -> Value {
     json!({"amount": {"value": 1000, "currencyCode": "GBP"}, "reference": "Order 234"})
 }
 
-/// Ten pounds that are captured only when the merchant says so.
+/// Ten pounds with manual capture.
 pub(crate) fn ten_pounds_manual(action: &str) -> Value {
     let mut body = ten_pounds();
     body["captureMode"] = json!("Manual");
@@ -190,7 +220,7 @@ pub(crate) fn event_types(intent: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// Waits until a condition gives something, and no longer than ten seconds.
+/// Waits until a condition returns a value. Panics after ten seconds.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut condition: impl FnMut() -> F,
@@ -202,7 +232,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
         }
         assert!(
             start.elapsed() < Duration::from_secs(10),
-            "never happened: {what}"
+            "timed out waiting for {what}"
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -210,15 +240,15 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
 
 /// A webhook as it arrived.
 #[derive(Clone, Debug)]
-pub(crate) struct Arrival {
+pub(crate) struct ReceivedWebhook {
     pub(crate) signature: Option<String>,
     pub(crate) raw: Bytes,
     pub(crate) body: Value,
 }
 
-impl Arrival {
-    /// The event and what it says: `payment_intent.created Created`.
-    pub(crate) fn says(&self) -> String {
+impl ReceivedWebhook {
+    /// The event and the status: `payment_intent.created Created`.
+    pub(crate) fn summary(&self) -> String {
         format!(
             "{} {}",
             text(&self.body["event"]),
@@ -229,11 +259,11 @@ impl Arrival {
 
 #[derive(Default)]
 struct Mailbox {
-    arrivals: Vec<Arrival>,
-    refusals: usize,
+    received: Vec<ReceivedWebhook>,
+    rejections: usize,
 }
 
-/// Somebody who receives webhooks, and refuses some if told to.
+/// Receives webhooks, and rejects some on request.
 pub(crate) struct Receiver {
     pub(crate) url: String,
     mailbox: Arc<Mutex<Mailbox>>,
@@ -260,22 +290,28 @@ impl Receiver {
         }
     }
 
-    /// Answers 503 to the next so many.
-    pub(crate) fn refuse(&self, count: usize) {
-        self.mailbox.lock().expect("a mailbox").refusals = count;
+    /// Rejects the next webhooks with 503.
+    pub(crate) fn reject_next(&self, count: usize) {
+        self.mailbox.lock().expect("a mailbox").rejections = count;
     }
 
-    /// All that arrived, the refused included.
-    pub(crate) fn arrivals(&self) -> Vec<Arrival> {
-        self.mailbox.lock().expect("a mailbox").arrivals.clone()
+    /// All webhooks, including rejected ones.
+    pub(crate) fn received(&self) -> Vec<ReceivedWebhook> {
+        self.mailbox.lock().expect("a mailbox").received.clone()
     }
 
-    /// Waits for so many and no fewer.
-    pub(crate) async fn wait_for(&self, count: usize) -> Vec<Arrival> {
+    /// Waits until at least this many webhooks have arrived.
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<ReceivedWebhook> {
         eventually(&format!("{count} webhooks"), async || {
-            Some(self.arrivals()).filter(|arrivals| arrivals.len() >= count)
+            Some(self.received()).filter(|received| received.len() >= count)
         })
         .await
+    }
+
+    /// Waits like [`Receiver::wait_for`], and returns the summaries of the webhooks.
+    pub(crate) async fn summaries(&self, count: usize) -> Vec<String> {
+        let received = self.wait_for(count).await;
+        received.iter().map(ReceivedWebhook::summary).collect()
     }
 }
 
@@ -295,13 +331,13 @@ async fn receive(
         .and_then(|value| value.to_str().ok());
     let body = serde_json::from_slice(&raw).expect("JSON");
     let mut mailbox = mailbox.lock().expect("a mailbox");
-    mailbox.arrivals.push(Arrival {
+    mailbox.received.push(ReceivedWebhook {
         signature: signature.map(str::to_owned),
         raw,
         body,
     });
-    if mailbox.refusals > 0 {
-        mailbox.refusals -= 1;
+    if mailbox.rejections > 0 {
+        mailbox.rejections -= 1;
         StatusCode::SERVICE_UNAVAILABLE
     } else {
         StatusCode::NO_CONTENT

@@ -7,7 +7,8 @@ mod trouble;
 
 use std::{future::Future, sync::OnceLock, time::Duration};
 
-use dojo_sandbox::{Sandbox, Settings, document::Held, signature};
+use dojo_sandbox::{Sandbox, Settings, signature};
+use openapi_guard::Guard;
 use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, postgres::PgPoolOptions};
@@ -248,12 +249,12 @@ impl TestApp {
     }
 }
 
-/// A sandbox, told what to do over HTTP as anybody would. Where Dojo's OpenAPI file is at hand, a test fails in
-/// which the service asked, or the sandbox answered, what is not as the file says.
+/// A sandbox, controlled over HTTP. If `DOJO_OPENAPI` names Dojo's OpenAPI file, a test fails if a request of the service
+/// or a response of the sandbox violates it.
 pub struct TestSandbox {
     pub url: String,
     http: reqwest::Client,
-    held: Held,
+    guard: Guard,
     _sandbox: Sandbox,
 }
 
@@ -268,10 +269,14 @@ impl TestSandbox {
         })
         .await
         .unwrap();
+        let guard = Guard::from_env().unwrap();
+        if let Some(check) = guard.call_checker() {
+            sandbox.watch(move |call| check(&call.request, call.response.as_ref()));
+        }
         Self {
             url: sandbox.url().to_owned(),
             http: client(),
-            held: Held::calls(&sandbox).unwrap(),
+            guard,
             _sandbox: sandbox,
         }
     }
@@ -311,7 +316,7 @@ impl TestSandbox {
     /// `POST /_sandbox/…`
     pub async fn control(&self, path: &str, body: Value) -> Value {
         if path.ends_with("/status") {
-            self.held.excuse(&body["status"]);
+            self.guard.excuse_status(&body["status"]);
         }
         let answer = send(
             self.http

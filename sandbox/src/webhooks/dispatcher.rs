@@ -1,4 +1,4 @@
-//! Takes events to their subscribers: signed, tried again a limited number of times, and then never.
+//! Delivers events to their subscribers: signed, and with a limited number of attempts.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,23 +12,22 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::deliveries::{Deliveries, Delivery, Number, Outcome, State};
+use super::deliveries::{Deliveries, Delivery, DeliveryNumber, Outcome, State};
 use super::event::Event;
 use super::faults::{Kind, WebhookFault};
 use super::subscriptions::Subscriptions;
 use crate::clock::Clock;
 use crate::signature;
 
-/// How long a receiver may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a receiver may take to respond.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many receivers are talked to at once.
-const MOST_AT_ONCE: usize = 64;
+const MAX_CONCURRENT_REQUESTS: usize = 64;
 
-/// Beyond this many unfinished deliveries further ones are given up at once.
-const MOST_UNFINISHED: usize = 20_000;
+/// Beyond this number of unfinished deliveries, new ones are given up at once.
+const MAX_UNFINISHED: usize = 20_000;
 
-/// How often a delivery is tried, and how long it rests in between: the delay doubles each time.
+/// How often a delivery is attempted, and the delay after the first attempt, which doubles each time.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub(crate) struct RetryPolicy {
@@ -48,9 +47,9 @@ impl Default for RetryPolicy {
 impl RetryPolicy {
     pub(crate) fn check(self) -> Result<(), String> {
         if !(1..=20).contains(&self.attempts) {
-            Err("attempts is from 1 to 20.".to_owned())
+            Err("attempts must be between 1 and 20.".to_owned())
         } else if self.base_delay_ms > 60_000 {
-            Err("baseDelayMs is at most 60000.".to_owned())
+            Err("baseDelayMs must be at most 60000.".to_owned())
         } else {
             Ok(())
         }
@@ -61,16 +60,16 @@ impl RetryPolicy {
     }
 }
 
-/// Sends events. Cheap to clone: all clones share the same queue and records.
+/// Cheap to clone: all clones share their state.
 #[derive(Clone, Debug)]
-pub(crate) struct Courier(Arc<Inner>);
+pub(crate) struct Dispatcher(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     client: reqwest::Client,
     clock: Arc<Clock>,
-    state: Mutex<Shared>,
-    at_once: Semaphore,
+    shared: Mutex<Shared>,
+    concurrent_requests: Semaphore,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -82,45 +81,45 @@ struct Shared {
     faults: Vec<WebhookFault>,
     retry: RetryPolicy,
     rng: StdRng,
-    /// By URL, the delivery that a fault holds back until another has overtaken it.
-    held: HashMap<String, Arc<Notify>>,
+    /// The delivery to each URL that a `reorder` fault delays until another one has overtaken it.
+    reordered: HashMap<String, Arc<Notify>>,
 }
 
-impl Courier {
+impl Dispatcher {
     pub(crate) fn new(
         clock: Arc<Clock>,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, reqwest::Error> {
         let client = client(|builder| builder).or_else(|error| {
-            // A bare container has no certificates, and needs none for webhooks over plain http.
-            tracing::warn!(%error, "no root certificates: webhooks to https URLs will fail");
+            // A minimal container has no root certificates, and needs none for webhooks over plain HTTP.
+            tracing::warn!(%error, "no root certificates found: webhooks to https URLs will fail");
             client(|builder| builder.tls_certs_only([]))
         })?;
         Ok(Self(Arc::new(Inner {
             client,
             clock,
-            state: Mutex::new(Shared {
+            shared: Mutex::new(Shared {
                 subscriptions: Subscriptions::default(),
                 deliveries: Deliveries::default(),
                 faults: Vec::new(),
                 retry: RetryPolicy::default(),
                 rng: StdRng::from_rng(&mut rand::rng()),
-                held: HashMap::new(),
+                reordered: HashMap::new(),
             }),
-            at_once: Semaphore::new(MOST_AT_ONCE),
+            concurrent_requests: Semaphore::new(MAX_CONCURRENT_REQUESTS),
             tasks,
             shutdown,
         })))
     }
 
-    /// Starts to deliver these events to whoever subscribed to them.
+    /// Starts the delivery of these events to their subscribers.
     pub(crate) fn publish(&self, events: Vec<Event>) {
         for event in events {
             let recipients: Vec<(String, String)> = self
                 .shared()
                 .subscriptions
-                .wanting(&event.name, &event.account)
+                .receiving(&event.name, &event.account)
                 .into_iter()
                 .map(|subscription| (subscription.id.clone(), subscription.url.clone()))
                 .collect();
@@ -130,22 +129,22 @@ impl Courier {
         }
     }
 
-    /// Sends a recorded event once more, faults or not. False where no such event is remembered.
+    /// Delivers a recorded event again, without faults. Returns false if there is no such event.
     pub(crate) fn redeliver(&self, event_id: &str) -> bool {
-        let again: Vec<(Number, Delivery)> = self
+        let recorded: Vec<(DeliveryNumber, Delivery)> = self
             .shared()
             .deliveries
             .all()
             .filter(|(_, delivery)| delivery.event_id == event_id)
             .map(|(number, delivery)| (number, delivery.clone()))
             .collect();
-        for (number, delivery) in &again {
+        for (number, delivery) in &recorded {
             self.shared()
                 .deliveries
                 .update(*number, |delivery| delivery.state = State::Pending);
-            self.spawn(Series::of(*number, delivery), None);
+            self.spawn(PendingDelivery::of(*number, delivery), None);
         }
-        !again.is_empty()
+        !recorded.is_empty()
     }
 
     pub(crate) fn with_subscriptions<T>(&self, work: impl FnOnce(&mut Subscriptions) -> T) -> T {
@@ -168,12 +167,12 @@ impl Courier {
         self.shared().faults.clone()
     }
 
-    /// Clears the faults; what one of them holds back is sent.
+    /// Removes all faults. Deliveries that a `reorder` fault delays are sent.
     pub(crate) fn clear_faults(&self) {
         let mut shared = self.shared();
         shared.faults.clear();
-        for (_, held) in shared.held.drain() {
-            held.notify_one();
+        for (_, delayed) in shared.reordered.drain() {
+            delayed.notify_one();
         }
     }
 
@@ -194,22 +193,22 @@ impl Courier {
         let number = shared
             .deliveries
             .add(event, url.clone(), subscription_id.clone());
-        if self.0.tasks.len() >= MOST_UNFINISHED {
+        if self.0.tasks.len() >= MAX_UNFINISHED {
             shared.deliveries.update(number, Delivery::give_up);
-            tracing::warn!(event = %event.id, "too many unfinished deliveries: this one is given up");
+            tracing::warn!(event = %event.id, "gave up a webhook delivery: too many are unfinished");
             return;
         }
 
-        let overtaken = shared.held.remove(&url);
+        let overtaken = shared.reordered.remove(&url);
         let fault = shared.draw_fault(&event.name, overtaken.is_some());
         let kind = fault.as_ref().map(|fault| fault.kind);
         shared
             .deliveries
             .update(number, |delivery| delivery.fault = kind);
-        let held = (kind == Some(Kind::Reorder)).then(|| {
-            let held = Arc::new(Notify::new());
-            shared.held.insert(url.clone(), Arc::clone(&held));
-            held
+        let until_overtaken = (kind == Some(Kind::Reorder)).then(|| {
+            let overtaken = Arc::new(Notify::new());
+            shared.reordered.insert(url.clone(), Arc::clone(&overtaken));
+            overtaken
         });
         if kind == Some(Kind::Drop) {
             shared
@@ -218,7 +217,7 @@ impl Courier {
         }
         drop(shared);
 
-        let series = Series {
+        let pending = PendingDelivery {
             number,
             subscription_id,
             url,
@@ -226,58 +225,58 @@ impl Courier {
             overtaken,
         };
         match (kind, fault) {
-            // What the dropped delivery would have overtaken need not wait for the next.
-            (Some(Kind::Drop), _) => series.let_overtaken_go(),
+            // The delivery that this one would have overtaken needn't wait for the next one.
+            (Some(Kind::Drop), _) => pending.release_overtaken(),
             (Some(Kind::Double), _) => {
                 self.spawn(
-                    Series {
+                    PendingDelivery {
                         overtaken: None,
-                        ..series.clone()
+                        ..pending.clone()
                     },
                     None,
                 );
-                self.spawn(series, None);
+                self.spawn(pending, None);
             }
             (Some(Kind::Delay | Kind::Reorder), Some(fault)) => {
                 self.spawn(
-                    series,
+                    pending,
                     Some(Wait {
-                        longest: fault.delay(),
-                        until: held,
+                        at_most: fault.delay(),
+                        until: until_overtaken,
                     }),
                 );
             }
-            _ => self.spawn(series, None),
+            _ => self.spawn(pending, None),
         }
     }
 
-    fn spawn(&self, series: Series, wait: Option<Wait>) {
-        let courier = self.clone();
+    fn spawn(&self, pending: PendingDelivery, wait: Option<Wait>) {
+        let dispatcher = self.clone();
         let shutdown = self.0.shutdown.clone();
         self.0.tasks.spawn(async move {
             shutdown
                 .run_until_cancelled_owned(async move {
                     if let Some(wait) = wait {
-                        wait.over().await;
+                        wait.finish().await;
                     }
-                    courier.run(series).await;
+                    dispatcher.run(pending).await;
                 })
                 .await;
         });
     }
 
-    async fn run(&self, series: Series) {
+    async fn run(&self, pending: PendingDelivery) {
         let policy = self.retry_policy();
         for attempt in 1..=policy.attempts {
-            let outcome = self.send(&series).await;
+            let outcome = self.send(&pending).await;
             if attempt == 1 {
-                series.let_overtaken_go();
+                pending.release_overtaken();
             }
             let now = self.0.clock.now();
             let delivered = outcome.is_success();
-            self.shared()
-                .deliveries
-                .update(series.number, |delivery| delivery.tried(now, outcome));
+            self.shared().deliveries.update(pending.number, |delivery| {
+                delivery.record_attempt(now, outcome);
+            });
             if delivered {
                 return;
             }
@@ -285,43 +284,45 @@ impl Courier {
                 tokio::time::sleep(policy.delay_after(attempt)).await;
             }
         }
-        tracing::info!(url = series.url, "gave up a webhook");
+        tracing::info!(url = pending.url, "gave up a webhook delivery");
         self.shared()
             .deliveries
-            .update(series.number, Delivery::give_up);
+            .update(pending.number, Delivery::give_up);
     }
 
-    async fn send(&self, series: &Series) -> Outcome {
+    async fn send(&self, pending: &PendingDelivery) -> Outcome {
         let signature = {
             let shared = self.shared();
-            match shared.subscriptions.find(&series.subscription_id) {
+            match shared.subscriptions.find(&pending.subscription_id) {
                 Ok(subscription) => subscription
                     .signing_secret()
-                    .map(|secret| signature::sign(secret, series.body.as_bytes())),
+                    .map(|secret| signature::sign(secret, pending.body.as_bytes())),
                 Err(_) => return Outcome::Error("the subscription was deleted".to_owned()),
             }
         };
-        let Ok(_permit) = self.0.at_once.acquire().await else {
-            return Outcome::Error("shutting down".to_owned());
+        let Ok(_permit) = self.0.concurrent_requests.acquire().await else {
+            return Outcome::Error("the sandbox is stopping".to_owned());
         };
         let mut request = self
             .0
             .client
-            .post(&series.url)
+            .post(&pending.url)
             .header(CONTENT_TYPE, "application/json")
-            .body(series.body.clone());
+            .body(pending.body.clone());
         if let Some(signature) = signature {
             request = request.header("dojo-signature", signature);
         }
         match request.send().await {
             Ok(response) => Outcome::Status(response.status().as_u16()),
-            Err(error) if error.is_timeout() => Outcome::Error("no answer in time".to_owned()),
+            Err(error) if error.is_timeout() => {
+                Outcome::Error("the receiver did not respond in time".to_owned())
+            }
             Err(error) => Outcome::Error(error.to_string()),
         }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -330,14 +331,14 @@ fn client(
 ) -> Result<reqwest::Client, reqwest::Error> {
     let builder = reqwest::Client::builder()
         .user_agent(concat!("dojo-sandbox/", env!("CARGO_PKG_VERSION")))
-        .timeout(ANSWER_TIMEOUT)
-        // Anything but 2xx is a refusal, a redirect included.
+        .timeout(RESPONSE_TIMEOUT)
+        // Everything except 2xx is a failure, including redirects.
         .redirect(reqwest::redirect::Policy::none());
     adjust(builder).build()
 }
 
 impl Shared {
-    /// The first fault that strikes. A delivery that overtakes another cannot be held itself: the two
+    /// The first fault that applies. A delivery that overtakes another one can't be reordered itself, because the two
     /// would wait for each other.
     fn draw_fault(&mut self, event: &str, overtakes: bool) -> Option<WebhookFault> {
         let rng = &mut self.rng;
@@ -345,25 +346,25 @@ impl Shared {
             .faults
             .iter_mut()
             .filter(|fault| !(overtakes && fault.kind == Kind::Reorder))
-            .find_map(|fault| fault.strikes(event, rng).then(|| fault.clone()));
+            .find_map(|fault| fault.applies(event, rng).then(|| fault.clone()));
         self.faults.retain(|fault| fault.count != Some(0));
         fault
     }
 }
 
-/// The tries of one delivery.
+/// A delivery that hasn't succeeded yet.
 #[derive(Clone, Debug)]
-struct Series {
-    number: Number,
+struct PendingDelivery {
+    number: DeliveryNumber,
     subscription_id: String,
     url: String,
     body: String,
-    /// The delivery that waits until this one was sent.
+    /// The reordered delivery that waits for this one's first attempt.
     overtaken: Option<Arc<Notify>>,
 }
 
-impl Series {
-    fn of(number: Number, delivery: &Delivery) -> Self {
+impl PendingDelivery {
+    fn of(number: DeliveryNumber, delivery: &Delivery) -> Self {
         Self {
             number,
             subscription_id: delivery.subscription_id.clone(),
@@ -373,26 +374,26 @@ impl Series {
         }
     }
 
-    fn let_overtaken_go(&self) {
+    fn release_overtaken(&self) {
         if let Some(overtaken) = &self.overtaken {
             overtaken.notify_one();
         }
     }
 }
 
-/// What a delivery waits for before its first try.
+/// What a delivery waits for before its first attempt.
 #[derive(Debug)]
 struct Wait {
-    longest: Duration,
+    at_most: Duration,
     until: Option<Arc<Notify>>,
 }
 
 impl Wait {
-    async fn over(self) {
+    async fn finish(self) {
         match self.until {
-            // Whichever comes first: waiting too long is as good as being let go.
-            Some(until) => drop(tokio::time::timeout(self.longest, until.notified()).await),
-            None => tokio::time::sleep(self.longest).await,
+            // Either one ends the wait.
+            Some(until) => drop(tokio::time::timeout(self.at_most, until.notified()).await),
+            None => tokio::time::sleep(self.at_most).await,
         }
     }
 }

@@ -1,39 +1,38 @@
-//! Everything the sandbox remembers about payments. One lock around it makes each operation happen
-//! wholly and in order; what it causes to be told is put in the outbox and sent after the lock.
+//! All payment intents. One lock around them makes each operation atomic. The events that an operation causes wait in
+//! the outbox and are published after the lock is released.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
-use crate::intents::{Intent, Refund, Refusal};
+use crate::intents::{Intent, Refund, Rejection};
 use crate::webhooks::Event;
 
-/// The oldest intents are forgotten beyond this many, so that a load test cannot eat the machine.
-const MOST_INTENTS: usize = 200_000;
+/// Beyond this number, the oldest intents are forgotten, so that a load test can't use up the machine's memory.
+const MAX_INTENTS: usize = 200_000;
 
-/// Which intent came when; also what search cursors stand for.
+/// The order in which intents were created, and what search cursors encode.
 pub(crate) type Position = u64;
 
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct IntentStore {
     clock: Arc<Clock>,
     intents: BTreeMap<Position, Intent>,
     positions: HashMap<String, Position>,
     due: BTreeSet<(Timestamp, Position)>,
-    /// Which intent a refund belongs to.
+    /// The intent that a refund belongs to, by the refund's id.
     refunds: HashMap<String, Position>,
     next: Position,
     outbox: Vec<Event>,
 }
 
-/// Why a change of an intent did not happen.
 #[derive(Debug)]
 pub(crate) enum ChangeError {
-    NoSuchIntent,
-    Refused(Refusal),
+    UnknownIntent,
+    Rejected(Rejection),
 }
 
-impl Ledger {
+impl IntentStore {
     pub(crate) fn new(clock: Arc<Clock>) -> Self {
         Self {
             clock,
@@ -46,17 +45,16 @@ impl Ledger {
         }
     }
 
-    /// Takes in a new intent.
     pub(crate) fn add(&mut self, intent: Intent) -> &Intent {
-        if self.intents.len() >= MOST_INTENTS
+        if self.intents.len() >= MAX_INTENTS
             && let Some((position, forgotten)) = self.intents.pop_first()
         {
             self.positions.remove(&forgotten.id);
             for refund in &forgotten.refunds {
                 self.refunds.remove(&refund.id);
             }
-            if let Some(moment) = forgotten.due_at() {
-                self.due.remove(&(moment, position));
+            if let Some(time) = forgotten.due_at() {
+                self.due.remove(&(time, position));
             }
         }
         let position = self.next;
@@ -64,7 +62,7 @@ impl Ledger {
         self.outbox.push(Event::created(&intent, self.clock.now()));
         self.positions.insert(intent.id.clone(), position);
         self.due
-            .extend(intent.due_at().map(|moment| (moment, position)));
+            .extend(intent.due_at().map(|time| (time, position)));
         self.intents.entry(position).or_insert(intent)
     }
 
@@ -91,7 +89,7 @@ impl Ledger {
             .map(|(position, intent)| (*position, intent))
     }
 
-    /// The intents from one position on, itself left out, towards newer ones.
+    /// The intents after a position, oldest first.
     pub(crate) fn newer_than(
         &self,
         position: Position,
@@ -101,7 +99,7 @@ impl Ledger {
             .map(|(position, intent)| (*position, intent))
     }
 
-    /// The intents from one position on, itself left out, towards older ones.
+    /// The intents before a position, newest first.
     pub(crate) fn older_than(
         &self,
         position: Position,
@@ -112,37 +110,37 @@ impl Ledger {
             .map(|(position, intent)| (*position, intent))
     }
 
-    /// Changes one intent by one of its rules, wholly or not at all.
+    /// Changes an intent. If `rule` rejects the change, the intent stays as it was.
     pub(crate) fn change<T>(
         &mut self,
         id: &str,
-        rule: impl FnOnce(&mut Intent, Timestamp) -> Result<T, Refusal>,
+        rule: impl FnOnce(&mut Intent, Timestamp) -> Result<T, Rejection>,
     ) -> Result<(T, &Intent), ChangeError> {
-        let position = *self.positions.get(id).ok_or(ChangeError::NoSuchIntent)?;
+        let position = *self.positions.get(id).ok_or(ChangeError::UnknownIntent)?;
         self.change_at(position, rule)
     }
 
     fn change_at<T>(
         &mut self,
         position: Position,
-        rule: impl FnOnce(&mut Intent, Timestamp) -> Result<T, Refusal>,
+        rule: impl FnOnce(&mut Intent, Timestamp) -> Result<T, Rejection>,
     ) -> Result<(T, &Intent), ChangeError> {
         let current = self
             .intents
             .get_mut(&position)
-            .ok_or(ChangeError::NoSuchIntent)?;
+            .ok_or(ChangeError::UnknownIntent)?;
         let now = self.clock.now();
         let mut changed = current.clone();
-        let outcome = rule(&mut changed, now).map_err(ChangeError::Refused)?;
+        let outcome = rule(&mut changed, now).map_err(ChangeError::Rejected)?;
         changed.updated_at = now;
         if changed.status != current.status {
             self.outbox.push(Event::status_updated(&changed, now));
         }
-        if let Some(moment) = current.due_at() {
-            self.due.remove(&(moment, position));
+        if let Some(time) = current.due_at() {
+            self.due.remove(&(time, position));
         }
         self.due
-            .extend(changed.due_at().map(|moment| (moment, position)));
+            .extend(changed.due_at().map(|time| (time, position)));
         for refund in changed.refunds.iter().skip(current.refunds.len()) {
             self.refunds.insert(refund.id.clone(), position);
         }
@@ -150,19 +148,19 @@ impl Ledger {
         Ok((outcome, current))
     }
 
-    /// Lets happen what time alone brings about.
-    pub(crate) fn catch_up(&mut self) {
+    /// Expires the intents and authorizations whose time is up.
+    pub(crate) fn expire_due(&mut self) {
         let now = self.clock.now();
-        while let Some((moment, position)) = self.due.first().copied()
-            && moment <= now
+        while let Some((time, position)) = self.due.first().copied()
+            && time <= now
         {
             self.due.pop_first();
-            // Only intents that can run out are due, so none refuses.
-            let _ = self.change_at(position, Intent::run_out);
+            // Only intents that can expire are due, so none is rejected.
+            let _ = self.change_at(position, Intent::expire);
         }
     }
 
-    /// Says something about an intent that is no change of it.
+    /// Adds an event that no change of an intent causes.
     pub(crate) fn announce(&mut self, event: Event) {
         self.outbox.push(event);
     }

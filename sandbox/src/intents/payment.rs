@@ -1,47 +1,48 @@
-//! How an intent moves: paying, canceling and running out of time.
+//! Payment, cancellation and expiry.
 
 use time::Duration;
 
-use super::{
-    AutoExpireAction, Capture, Card, CardDetails, Intent, PaymentDetails, PaymentEvent, Reaction,
+use super::cards::{Card, IssuerDecision};
+use super::intent::{
+    AutoExpireAction, Capture, CaptureMode, CardDetails, Intent, PaymentDetails, PaymentEvent,
     Status, Transaction,
 };
 use crate::clock::Timestamp;
 use crate::ids;
 
-/// Dojo reverses an authorization that nobody captured for this long.
-const AUTHORIZATION_LIFE: Duration = Duration::days(7);
+/// Dojo reverses an authorization that wasn't captured for this long.
+const AUTHORIZATION_LIFETIME: Duration = Duration::days(7);
 
-/// A customer may try as often as they like; the history keeps the latest tries only.
-const MOST_EVENTS: usize = 100;
+/// The number of attempts isn't limited, but only the latest events are stored.
+const MAX_EVENTS: usize = 100;
 
-/// What came of an attempt to pay.
+/// The outcome of an attempt to pay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attempt {
+pub(crate) enum PaymentOutcome {
     Paid,
-    /// The cardholder must answer a 3-D Secure challenge first.
+    /// The cardholder must pass a 3-D Secure challenge first.
     Challenged,
-    /// The intent is as it was, and the customer may try again.
+    /// The status is unchanged, and the customer can try again.
     Declined,
 }
 
-/// Why an intent does not do what it is asked.
+/// Why an operation on an intent was rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// Its state or its amounts do not allow it.
+pub(crate) enum Rejection {
+    /// The intent's status or amounts don't allow it.
     State(String),
-    /// The member of `config.payment` that would allow it is not set.
+    /// `config.payment` doesn't allow it. Contains the member that would.
     NotAllowed(&'static str),
 }
 
-impl std::fmt::Display for Refusal {
+impl std::fmt::Display for Rejection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::State(reason) => f.write_str(reason),
             Self::NotAllowed(member) => {
                 write!(
                     f,
-                    "This payment intent was created without config.payment.{member}."
+                    "The payment intent was created without config.payment.{member}."
                 )
             }
         }
@@ -49,63 +50,65 @@ impl std::fmt::Display for Refusal {
 }
 
 impl Intent {
-    /// Presents a card. A link takes one successful payment, so only a `Created` intent has any use
-    /// for one.
-    pub(crate) fn present(&mut self, card: Card, now: Timestamp) -> Result<Attempt, Refusal> {
+    /// Attempts a payment with a card. An intent accepts one successful payment, so its status must be `Created`.
+    pub(crate) fn present(
+        &mut self,
+        card: Card,
+        now: Timestamp,
+    ) -> Result<PaymentOutcome, Rejection> {
         self.must_be_payable()?;
         self.challenge = None;
-        let reaction = card.reaction;
+        let decision = card.decision;
         let transaction = Transaction {
             id: ids::uuid(),
             auth_code: String::new(),
             card,
         };
-        Ok(match reaction {
-            Reaction::Approve => {
+        Ok(match decision {
+            IssuerDecision::Approve => {
                 self.approve(transaction, now);
-                Attempt::Paid
+                PaymentOutcome::Paid
             }
-            Reaction::Challenge => {
+            IssuerDecision::Challenge => {
                 self.record("AuthChallenged", Some(&transaction), now);
                 self.challenge = Some(transaction);
-                Attempt::Challenged
+                PaymentOutcome::Challenged
             }
-            Reaction::Decline => {
+            IssuerDecision::Decline => {
                 self.record("Declined", Some(&transaction), now);
-                Attempt::Declined
+                PaymentOutcome::Declined
             }
         })
     }
 
-    /// The cardholder's answer to the 3-D Secure challenge.
-    pub(crate) fn answer_challenge(
+    /// Ends the 3-D Secure challenge that the cardholder passed or failed.
+    pub(crate) fn finish_challenge(
         &mut self,
         passed: bool,
         now: Timestamp,
-    ) -> Result<Attempt, Refusal> {
+    ) -> Result<PaymentOutcome, Rejection> {
         self.must_be_payable()?;
         let transaction = self
             .challenge
             .take()
-            .ok_or_else(|| Refusal::State("No challenge is waiting for an answer.".to_owned()))?;
+            .ok_or_else(|| Rejection::State("No challenge is in progress.".to_owned()))?;
         if passed {
             self.approve(transaction, now);
-            Ok(Attempt::Paid)
+            Ok(PaymentOutcome::Paid)
         } else {
             self.record("Declined", Some(&transaction), now);
-            Ok(Attempt::Declined)
+            Ok(PaymentOutcome::Declined)
         }
     }
 
-    /// Cancels, which only an intent that nobody paid allows.
-    pub(crate) fn cancel(&mut self) -> Result<(), Refusal> {
+    pub(crate) fn cancel(&mut self) -> Result<(), Rejection> {
         self.must_be(&Status::Created, "be canceled")?;
         self.challenge = None;
         self.status = Status::Canceled;
         Ok(())
     }
 
-    /// When time alone will change this intent, if nothing else does before.
+    /// When this intent or its authorization expires.
     pub(crate) fn due_at(&self) -> Option<Timestamp> {
         match self.status {
             Status::Created => Some(self.expire_at),
@@ -114,52 +117,53 @@ impl Intent {
         }
     }
 
-    /// Until when the card's issuer holds the money.
+    /// When the authorization can no longer be captured.
     pub(super) fn authorization_ends(&self) -> Option<Timestamp> {
         let authorized = self.authorized_at?;
-        let life = self.auto_expire_after().unwrap_or(AUTHORIZATION_LIFE);
-        // A customer who pays after `autoExpireAt` leaves no time at all.
-        Some(self.auto_expire_at.unwrap_or(authorized.plus(life)))
+        let lifetime = self.auto_expire_after().unwrap_or(AUTHORIZATION_LIFETIME);
+        // If the customer pays after `autoExpireAt`, the authorization ends at once.
+        Some(self.auto_expire_at.unwrap_or(authorized.plus(lifetime)))
     }
 
-    /// What becomes of the intent when its time is up: unpaid, it is voided; authorized, it is
-    /// captured or released as `autoExpireAction` says, and released where nothing says so.
-    pub(crate) fn run_out(&mut self, now: Timestamp) -> Result<(), Refusal> {
+    /// Expires the intent: voids it if it is unpaid, and captures or releases an authorization as `autoExpireAction`
+    /// says. Without an `autoExpireAction`, the authorization is released.
+    pub(crate) fn expire(&mut self, now: Timestamp) -> Result<(), Rejection> {
         match self.status {
             Status::Created => {
                 self.expired = true;
                 self.cancel()
             }
             Status::Authorized => {
-                let timed = self.auto_expire_in.is_some() || self.auto_expire_at.is_some();
-                let capture = timed && self.auto_expire_action == Some(AutoExpireAction::Capture);
+                let has_deadline = self.auto_expire_in.is_some() || self.auto_expire_at.is_some();
+                let capture =
+                    has_deadline && self.auto_expire_action == Some(AutoExpireAction::Capture);
                 if capture {
                     self.capture_all(now);
                 } else {
-                    self.settle(Status::Reversed, "REVERSED", now);
+                    self.finish(Status::Reversed, "REVERSED", now);
                 }
                 Ok(())
             }
-            _ => Err(self.refuses("expire")),
+            _ => Err(self.rejection("expire")),
         }
     }
 
-    fn must_be_payable(&self) -> Result<(), Refusal> {
+    fn must_be_payable(&self) -> Result<(), Rejection> {
         self.must_be(&Status::Created, "be paid")
     }
 
-    pub(super) fn must_be(&self, status: &Status, verb: &str) -> Result<(), Refusal> {
+    pub(super) fn must_be(&self, status: &Status, verb: &str) -> Result<(), Rejection> {
         if self.status == *status {
             Ok(())
         } else {
-            Err(self.refuses(verb))
+            Err(self.rejection(verb))
         }
     }
 
-    pub(super) fn refuses(&self, verb: &str) -> Refusal {
-        Refusal::State(format!(
-            "A payment intent with status {} cannot {verb}.",
-            self.status.word()
+    pub(super) fn rejection(&self, verb: &str) -> Rejection {
+        Rejection::State(format!(
+            "A payment intent with status {} can't {verb}.",
+            self.status.as_str()
         ))
     }
 
@@ -168,10 +172,10 @@ impl Intent {
         self.transaction = Some(transaction);
         self.authorized_at = Some(now);
         match self.capture_mode {
-            super::CaptureMode::Auto => self.settle(Status::Captured, "DEPOSITED", now),
-            super::CaptureMode::Manual => {
+            CaptureMode::Auto => self.finish(Status::Captured, "DEPOSITED", now),
+            CaptureMode::Manual => {
                 self.status = Status::Authorized;
-                self.record_own("Authorized", now);
+                self.record_event("Authorized", now);
             }
         }
     }
@@ -185,18 +189,18 @@ impl Intent {
             status: "Successful",
             created_at: now,
         });
-        self.settle(Status::Captured, "DEPOSITED", now);
+        self.finish(Status::Captured, "DEPOSITED", now);
     }
 
-    /// Moves to a status in which the payment is final, and shows how it went.
-    pub(super) fn settle(&mut self, status: Status, message: &str, now: Timestamp) {
+    /// Moves to a final status and adds the payment details.
+    pub(super) fn finish(&mut self, status: Status, message: &str, now: Timestamp) {
         let event = match status {
             Status::Reversed => "Reversed",
             Status::Refunded => "Refunded",
             _ => "Captured",
         };
         self.status = status;
-        self.record_own(event, now);
+        self.record_event(event, now);
         self.payment_details = self.transaction.as_ref().map(|transaction| PaymentDetails {
             transaction_id: transaction.id.clone(),
             transaction_date_time: now,
@@ -219,19 +223,19 @@ impl Intent {
         });
     }
 
-    pub(super) fn record_own(&mut self, event_type: &'static str, now: Timestamp) {
+    pub(super) fn record_event(&mut self, event_type: &'static str, now: Timestamp) {
         let transaction = self.transaction.clone();
         self.record(event_type, transaction.as_ref(), now);
     }
 
-    /// Adds to the history. An intent forced into a status by the controls has no transaction.
+    /// Adds a payment event. An intent whose status the control API has set may have no transaction.
     fn record(
         &mut self,
         event_type: &'static str,
         transaction: Option<&Transaction>,
         now: Timestamp,
     ) {
-        if self.payment_events.len() >= MOST_EVENTS {
+        if self.payment_events.len() >= MAX_EVENTS {
             self.payment_events.remove(0);
         }
         let text = |of: fn(&Transaction) -> &str| transaction.map_or("", of).to_owned();
