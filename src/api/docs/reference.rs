@@ -99,12 +99,12 @@ impl Page {
         };
         let groups = reader.groups();
         let described = reader.described;
-        let schemes = document["components"]["securitySchemes"].as_object();
+        let security = document["components"]["securitySchemes"].as_object();
         Self {
             title: plain(&info["title"]),
             version: plain(&info["version"]),
             description: block(description(info), 1),
-            authentication: schemes
+            authentication: security
                 .into_iter()
                 .flat_map(|schemes| schemes.values())
                 .map(|scheme| block(description(scheme), 2))
