@@ -353,11 +353,11 @@ mod tests {
             [
                 "\"color\" is unknown: the file may contain only [accounts.NAME]",
                 "the account name \"York\" must be 1 to 60 characters: lower-case letters, digits, - and _",
-                "[accounts.York] environment is missing: sandbox or production",
-                "[accounts.York] api_key is missing: sk_sandbox_… or sk_prod_…",
-                "[accounts.leeds] environment is missing: sandbox or production",
-                "[accounts.leeds] api_key is no text, or empty",
-                "[accounts.leeds] \"key\" is no field of an account",
+                "[accounts.York] environment is missing: set it to sandbox or production",
+                "[accounts.York] api_key is missing: set it to sk_sandbox_… or sk_prod_…",
+                "[accounts.leeds] environment is missing: set it to sandbox or production",
+                "[accounts.leeds] api_key must be a non-empty string",
+                "[accounts.leeds] \"key\" is not a field of an account",
             ]
         );
     }
