@@ -290,12 +290,12 @@ impl<'a> Figures<'a> {
     }
 
     fn of_intent(intent: &'a Value) -> Self {
-        let (status, captures) = (text(&intent["status"]), captures(intent));
+        let (status, parts) = (text(&intent["status"]), captures(intent));
         let total = intent["totalAmount"]["value"].as_i64();
         let captured = match status {
-            "Captured" | "Refunded" if captures.is_empty() => total,
+            "Captured" | "Refunded" if parts.is_empty() => total,
             "Captured" | "Refunded" => {
-                Some(captures.iter().map(|(_, amount, tip)| amount + tip).sum())
+                Some(parts.iter().map(|(_, amount, tip)| amount + tip).sum())
             }
             _ => Some(0),
         };
@@ -304,7 +304,7 @@ impl<'a> Figures<'a> {
             total,
             captured,
             refunded: intent["refundedAmount"].as_i64(),
-            captures,
+            captures: parts,
         }
     }
 }

@@ -160,7 +160,8 @@ async fn connections_that_go_silent_while_idle_are_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_go_silent_while_busy_are_closed() {
-    let (app, proxy) = behind_a_proxy(&[]).await;
+    let settings = [("DATABASE_STATEMENT_TIMEOUT", "5s")];
+    let (app, proxy) = behind_a_proxy(&settings).await;
     let link = app.created().await;
     let (lock, reads) = all_are_busy(&app, &link).await;
     assert!(proxy.silence() >= CONNECTIONS);

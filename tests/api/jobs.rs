@@ -110,13 +110,14 @@ async fn a_retry_after_that_is_not_valid_is_ignored() {
 #[tokio::test]
 async fn an_idle_job_shows_that_it_is_alive() {
     let app = TestApp::quick(&[("POLL_INTERVAL", "1h")]).await;
-    for job in [
+    let jobs = [
         "creation_recovery",
         "reconciliation",
         "orphaned_intents",
         "operation_recovery",
         "backlog",
-    ] {
+    ];
+    join_all(jobs.map(async |job| {
         let first = eventually("it has started", async || {
             Some(progress(&app, job).await).filter(|at| *at > 0.0)
         })
@@ -125,7 +126,8 @@ async fn an_idle_job_shows_that_it_is_alive() {
             (progress(&app, job).await > first).then_some(())
         })
         .await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
