@@ -1,5 +1,5 @@
-//! What is left of each replica in the end: with the others frozen, it has to do everything that is done in the
-//! background, so a job that no longer runs is found out.
+//! The last check of the background: with the others frozen, each replica must get every kind of background work done. That
+//! finds a job that no longer runs.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::{
     stage::{Replica, Result, Stage},
 };
 
-/// How long a job may take to see one thing through. Recovery waits for `RECOVERY_SETTLE` first.
+/// How long a job may take for one item. Creation recovery first waits for `RECOVERY_SETTLE`.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Has every replica do background work while the others cannot.
+/// Checks that each replica does background work while the others can't.
 pub async fn each_replica_works(stage: &Stage) -> Result {
     for (number, replica) in stage.replicas.iter().enumerate() {
         let others = || stage.replicas.iter().filter(|one| one.name != replica.name);
@@ -42,7 +42,7 @@ async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
     let dojo = &stage.dojo;
     let order = format!("alone-{number}");
 
-    // Dojo does not show what it has created, so it is asked again: what recovery does.
+    // The response is lost and search doesn't show the intent, so creation recovery creates it again.
     dojo.control("search-lag", json!({"seconds": 600})).await?;
     dojo.control("faults", json!({"operation": "create", "kind": "cutAfter"}))
         .await?;
@@ -61,7 +61,7 @@ async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
     .await?;
     let (id, intent) = (text(&link["id"]), text(&link["paymentIntentId"]));
 
-    // Nobody hears of the payment, and a look is due: what refresh does.
+    // The webhook is lost and the link is due, so reconciliation must find the payment.
     let unheard = json!({"kind": "drop", "event": "payment_intent.status_updated", "count": 1});
     dojo.control("webhook-faults", unheard).await?;
     dojo.control(&format!("payment-intents/{intent}/pay"), json!({}))
@@ -81,14 +81,14 @@ async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
     })
     .await?;
 
-    // A refund whose answer is lost: what operations does.
+    // The response to a refund is lost, so operation recovery must resolve it.
     dojo.control("faults", json!({"operation": "refund", "kind": "cutAfter"}))
         .await?;
     let refund = json!({"amount": {"value": 400, "currencyCode": "GBP"}});
     let path = format!("/v1/payment-links/{id}/refunds");
     outcome(stage, replica, "operation_recovery", &order, &path, &refund).await?;
 
-    // The intent that was created first is one too many: what the job `orphaned_intents` does.
+    // The intent that was created first is surplus, so the job `orphaned_intents` must cancel it.
     eventually(stage, replica, "orphaned_intents", async || {
         let path = format!("payment-intents?metadata.order={order}");
         let intents = dojo.look(&path).await?;
@@ -98,7 +98,7 @@ async fn works(stage: &Stage, replica: &Replica, number: usize) -> Result {
     .await
 }
 
-/// Asks until the outcome is known, which is `job`'s to find out.
+/// Repeats the request until its outcome is known, which is up to `job`.
 async fn outcome(
     stage: &Stage,
     replica: &Replica,
@@ -139,7 +139,7 @@ async fn eventually(
     let limit = Instant::now() + patience;
     while !happened().await? {
         if Instant::now() > limit {
-            let what = format!("its job `{job}` got nothing done in {patience:?} of calm");
+            let what = format!("its job `{job}` got nothing done in {patience:?} without trouble");
             return broken(Promise::JobsGoOn, &replica.name, what);
         }
         sleep(Duration::from_millis(100)).await;

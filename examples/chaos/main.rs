@@ -1,9 +1,9 @@
-//! Everything that can go wrong, at random and all at once, against the real programs: three replicas of the service
-//! on one Postgres, the sandbox in Dojo's place, and people who ask, pay, refund and cancel. Then calm, and a comparison of
-//! everything that was promised with what became of it. Run it with `script/chaos`, which builds what it needs.
+//! Runs the service under load while everything around it fails at random: three replicas on one Postgres, the sandbox in
+//! Dojo's place, and people who request links, pay, refund and cancel. Then the trouble ends, and every promise of the
+//! service is checked. Run it with `script/chaos`, which builds what it needs.
 //!
-//! The seed decides who does what and what goes wrong in which order. Processes, timers and the network run as they
-//! please, so the same seed gives the same plan and not the same run: repeat a failure a few times.
+//! The seed decides who does what, and what goes wrong in which order. Processes, timers and the network are not under its
+//! control, so the same seed gives the same plan and not the same run. Repeat a failure a few times.
 
 #![allow(unreachable_pub, reason = "a program of several files")]
 
@@ -35,11 +35,11 @@ use verdict::Findings;
 #[derive(Parser)]
 #[command(after_help = list_of_troubles())]
 struct Options {
-    /// How long the trouble lasts; calm and the checks come after it.
+    /// How long the trouble lasts. The checks come after it.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
 
-    /// What decides the plan. Default: a random one, which is printed.
+    /// What decides the plan. Default: a random seed, which is printed.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 
@@ -81,7 +81,7 @@ fn list_of_troubles() -> String {
         let help = help.map(ToString::to_string).unwrap_or_default();
         let line = format!("  {:<20}{help}", trouble.name());
         let in_script = include_str!("../../script/chaos").contains(&format!("# {line}\n"));
-        debug_assert!(in_script, "script/chaos --help has the same line: {line}");
+        debug_assert!(in_script, "script/chaos --help lacks the line: {line}");
         let _ = writeln!(list, "{line}");
     }
     list
@@ -117,7 +117,7 @@ async fn main() -> Result<ExitCode> {
         std::env::temp_dir().join(format!("dojo-payment-links-chaos-{}", std::process::id()));
     std::fs::create_dir_all(&logs)?;
     let mut terminated = signal(SignalKind::terminate())?;
-    // Dropping the run's future drops what it started, which ends all of it.
+    // Dropping the run's future drops everything that it started, which ends it.
     let result = tokio::select! {
         result = run(seconds, seed, troubles, &logs) => result,
         _ = tokio::signal::ctrl_c() => Err("stopped; nothing is left running".into()),
@@ -142,20 +142,20 @@ async fn run(seconds: u64, seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) 
     let stage = Stage::set(seed, troubles, logs).await?;
     let (books, damage) = (Books::default(), Damage::default());
     let until = Instant::now() + Duration::from_secs(seconds);
-    // Each has dice of its own, so that none changes what another does.
+    // Each has a random generator of its own, so that none changes what another does.
     let mut seeds = StdRng::seed_from_u64(seed);
     let mut dice = || StdRng::from_rng(&mut seeds);
     let callers = people::callers(&stage, &books, dice(), until);
     let merchant = people::merchant(&stage, dice(), until);
     let readers = [dice(), dice(), dice()].map(|dice| people::reader(&stage, &books, dice, until));
-    // Those that are left out have had their dice as well.
+    // Troubles that are left out take their generator as well, so that the plan of the others stays the same.
     let dice_for_each = Trouble::value_variants().iter().map(|one| (*one, dice()));
     let troubles = dice_for_each
         .collect::<Vec<_>>()
         .into_iter()
         .filter(|(trouble, _)| stage.has(*trouble))
         .map(|(trouble, dice)| trouble.run(&stage, &damage, dice, until));
-    // The first broken promise ends it.
+    // The first broken promise ends the run.
     tokio::try_join!(
         callers,
         merchant,
@@ -172,11 +172,11 @@ async fn run(seconds: u64, seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) 
     verdict::settled(&stage, any_time).await?;
     alone::each_replica_works(&stage).await?;
     verdict::settled(&stage, any_time).await?;
-    let looked_at = verdict::look_at_all(&stage.database.pool).await?;
-    verdict::settled(&stage, looked_at).await?;
+    let made_due = verdict::make_all_due(&stage.database.pool).await?;
+    verdict::settled(&stage, made_due).await?;
     let took = calm.elapsed();
-    // A webhook that its sender has given up on may still be on its way into the database. What it does there has to
-    // come right by itself, so a broken promise counts if it stands after all is settled once more.
+    // A webhook that its sender has given up on may still be on its way into the database, and is then reconciled. So a
+    // promise counts as broken only if it still is after everything has settled once more.
     let mut judged = verdict::judge(&stage, &books).await;
     if judged.is_err() {
         verdict::settled(&stage, any_time).await?;
@@ -192,7 +192,7 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
     row(
         "links",
         format!(
-            "{} asked for in {} requests; {} made, {} of them came to nothing",
+            "{} requested in {} requests; {} created, {} of them failed",
             books.orders.borrow().len(),
             books.requests.get(),
             findings.links,
@@ -202,14 +202,14 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
     row(
         "at Dojo",
         format!(
-            "{} intents alive, {} surplus ones canceled",
+            "{} live intents, {} surplus intents canceled",
             findings.alive, findings.surplus
         ),
     );
     row(
         "operations",
         format!(
-            "{} asked for: {} captures, {} refunds, {} reversals, {} cancellations done; {} lost and found out",
+            "{} requested: {} captures, {} refunds, {} reversals, {} cancellations done; {} lost and recovered",
             books.wishes.borrow().len(),
             findings.done("captures"),
             findings.done("refunds"),
@@ -221,7 +221,7 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
     row(
         "webhooks",
         format!(
-            "{} sent, {} acknowledged, {} present; {} lies",
+            "{} sent, {} acknowledged, {} stored; {} false ones",
             findings.webhooks,
             findings.acknowledged,
             findings.present,
@@ -240,7 +240,7 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
     row(
         "found",
         format!(
-            "{} lost creations, {} contradictions, {} disputes; {} readings",
+            "{} lost creations, {} contradictions, {} conflicting responses; {} reads",
             findings.recoveries,
             findings.contradictions,
             findings.disputes,

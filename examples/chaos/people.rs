@@ -1,5 +1,5 @@
-//! The people around the service: callers who ask for links and ask again, customers who pay or do not, a merchant
-//! who cancels in Dojo's portal, and readers who want to know.
+//! The people around the service: callers who request links and retry, customers who pay or don't, a merchant who cancels in
+//! Dojo's portal, and readers of links.
 
 use std::{
     cell::{Cell, RefCell},
@@ -22,10 +22,10 @@ use crate::{
     trouble::Trouble,
 };
 
-/// Orders begun in a second, on average.
+/// How many orders are placed in a second, on average.
 const RATE: f64 = 8.0;
 
-/// What the people did and heard.
+/// What the people did, and the responses they got.
 #[derive(Default)]
 pub struct Books {
     pub orders: RefCell<Vec<Rc<Order>>>,
@@ -34,23 +34,23 @@ pub struct Books {
     pub readings: Cell<u64>,
     pub lies: Cell<u64>,
     pub wishes: RefCell<Vec<Rc<Wish>>>,
-    /// What was given back in Dojo's portal, by intent.
+    /// What was refunded in Dojo's portal, by intent.
     pub portal_refunds: RefCell<HashMap<String, Vec<PortalRefund>>>,
 }
 
-/// A refund that nobody asked the service for.
+/// A refund that was not requested from the service.
 pub struct PortalRefund {
     pub at: OffsetDateTime,
     /// Minor units.
     pub amount: i64,
 }
 
-/// A link that somebody wants: one idempotency key, one body, and what was answered to it.
+/// A link that somebody requests: one idempotency key, one body, and the outcome.
 pub struct Order {
     pub key: String,
     body: Value,
     outcome: RefCell<Option<Outcome>>,
-    /// The link that a 504 named: the outcome has to be this one's.
+    /// The link that a 504 named. The outcome must be this link's.
     named: RefCell<Option<String>>,
 }
 
@@ -63,11 +63,11 @@ pub enum Outcome {
     Failed {
         id: String,
     },
-    /// It expired before the service ever heard of it.
+    /// The order expired before the service received the first request.
     TooLate,
 }
 
-/// What one request came to.
+/// The result of one request.
 enum Answer {
     Settled(Outcome),
     Again(Duration),
@@ -78,7 +78,7 @@ impl Order {
         self.outcome.borrow().clone()
     }
 
-    /// Asks once.
+    /// Sends one request.
     async fn ask(&self, stage: &Stage, replica: &Replica, books: &Books) -> Result<Answer> {
         books.requests.set(books.requests.get() + 1);
         let soon = Duration::from_millis(300);
@@ -113,7 +113,7 @@ impl Order {
             }
             (401, _) if stage.has(Trouble::RotatedKeys) => return Ok(Answer::Again(soon)),
             _ => {
-                let what = format!("answered {status} to a valid request: {body}");
+                let what = format!("responded {status} to a valid request: {body}");
                 return broken(Promise::Answers, &self.key, what);
             }
         };
@@ -146,7 +146,7 @@ impl Order {
         self.body.get("expireAt").is_some()
     }
 
-    /// Asks until there is an outcome, or until `patience` is over: a well-behaved caller.
+    /// Retries until there is an outcome, or until `patience` is over, as a well-behaved caller does.
     async fn insist(
         &self,
         stage: &Stage,
@@ -165,7 +165,7 @@ impl Order {
     }
 }
 
-/// Places orders until `until`; returns when the last caller has what it wanted or has given up.
+/// Places orders until `until`. Returns when the last caller has an outcome or has given up.
 pub async fn callers(stage: &Stage, books: &Books, mut rng: StdRng, until: Instant) -> Result {
     let mut under_way = FuturesUnordered::new();
     let mut number = 0;
@@ -219,7 +219,7 @@ fn order(number: u32, rng: &mut StdRng) -> Result<Order> {
     })
 }
 
-/// One order, from the asking to the paying.
+/// One order, from the first request to the payment.
 async fn story(
     stage: &Stage,
     books: &Books,
@@ -228,13 +228,13 @@ async fn story(
     until: Instant,
 ) -> Result {
     let left = until.saturating_duration_since(Instant::now());
-    // Some give up early; they are asked for again at the end, by somebody who wants to know.
+    // Some callers give up early. Their orders are requested again at the end.
     let patience = if rng.random_bool(0.15) {
         Duration::from_millis(rng.random_range(100..1500))
     } else {
         left + Duration::from_secs(2)
     };
-    // A double click, a queue that delivers twice, a retry that overtakes: copies, on any replica.
+    // A double click, a queue that delivers twice, a retry that overtakes: copies of the request, on any replica.
     let copies = *[1, 1, 1, 2, 3].choose(&mut rng).unwrap_or(&1);
     let mut copies: Vec<StdRng> = (0..copies).map(|_| StdRng::from_rng(&mut rng)).collect();
     let asked = copies
@@ -253,7 +253,7 @@ async fn story(
     customer(stage, books, &order, &intent, &mut rng).await
 }
 
-/// A payment that is managed through the service and in no other way.
+/// A payment that is managed only through the service.
 async fn managed(
     stage: &Stage,
     books: &Books,
@@ -279,7 +279,7 @@ async fn managed(
     operators::manage(stage, books, &payment, is_manual, rng).await
 }
 
-/// What becomes of an intent at Dojo.
+/// What happens to an intent at Dojo.
 async fn customer(
     stage: &Stage,
     books: &Books,
@@ -336,7 +336,7 @@ async fn customer(
         68..76 => dojo.by_hand(Method::DELETE, intent, Value::Null).await,
         _ => {}
     }
-    // Signed, and not true: a bug of Dojo's, say. That something was paid only a thief says (see `Trouble::Forgeries`).
+    // Signed, and false, as a bug at Dojo might cause. Only a stolen secret says "paid" (see `Trouble::Forgeries`).
     if rng.random_bool(0.1) {
         books.lies.set(books.lies.get() + 1);
         let word = *["Created", "Canceled", "Voided"]
@@ -348,7 +348,7 @@ async fn customer(
     Ok(())
 }
 
-/// Cancels young intents in Dojo's portal, also such that no link knows yet.
+/// Cancels young intents in Dojo's portal, including some that no link has yet.
 pub async fn merchant(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
     while Instant::now() < until {
         sleep(Duration::from_millis(rng.random_range(1000..4000))).await;
@@ -362,7 +362,7 @@ pub async fn merchant(stage: &Stage, mut rng: StdRng, until: Instant) -> Result 
     Ok(())
 }
 
-/// Reads links, now and then asks for a fresh look, and compares what it is told with what Dojo ever had.
+/// Reads links, reconciles one now and then, and compares what the service says with what Dojo ever had.
 pub async fn reader(stage: &Stage, books: &Books, mut rng: StdRng, until: Instant) -> Result {
     while Instant::now() < until {
         sleep(Duration::from_millis(rng.random_range(20..120))).await;
@@ -391,10 +391,10 @@ pub async fn reader(stage: &Stage, books: &Books, mut rng: StdRng, until: Instan
             | StatusCode::BAD_GATEWAY
             | StatusCode::TOO_MANY_REQUESTS => continue,
             StatusCode::UNAUTHORIZED if stage.has(Trouble::RotatedKeys) => continue,
-            // Answers that contradict each other stay ambiguous for a while.
+            // Conflicting responses from Dojo stay ambiguous for a while.
             StatusCode::CONFLICT if is_refresh => continue,
             status => {
-                let what = format!("answered {status} to a reader: {link}");
+                let what = format!("responded {status} to a reader: {link}");
                 return broken(Promise::Answers, id, what);
             }
         }
@@ -404,13 +404,13 @@ pub async fn reader(stage: &Stage, books: &Books, mut rng: StdRng, until: Instan
     Ok(())
 }
 
-/// Sees that a link says nothing that Dojo never had. Dojo is asked after the service: what it never had until then, the
-/// service could not know.
+/// Checks that a link says nothing that was never true at Dojo. Dojo is read after the service: what wasn't true there by
+/// then, the service couldn't know.
 async fn truthful(stage: &Stage, id: &str, link: &Value) -> Result {
     let told = text(&link["status"]);
     let confirmed = link["confirmed"] == true && !matches!(told, "Pending" | "Failed");
     let paid = matches!(told, "Authorized" | "Captured");
-    // A forged webhook moves a link that then is not confirmed.
+    // A forged webhook moves a link, which is not confirmed then.
     let is_claimed = paid && !stage.has(Trouble::Forgeries);
     let captured = &link["capturedAmount"];
     let captured = captured
@@ -442,7 +442,7 @@ async fn truthful(stage: &Stage, id: &str, link: &Value) -> Result {
     Ok(())
 }
 
-/// Whether an intent is or has been in this status, as far as its history tells.
+/// Whether an intent is or has been in this status, according to its history.
 fn ever_was(intent: &Value, status: &str) -> bool {
     let entries = |name: &str| intent[name].as_array().into_iter().flatten();
     status == "Created"
@@ -451,7 +451,7 @@ fn ever_was(intent: &Value, status: &str) -> bool {
         || (status == "Captured" && entries("captures").next().is_some())
 }
 
-/// Asks once more for every order, as somebody would who wants to know how all of them ended.
+/// Sends the request for every order once more, to learn the outcome of all of them.
 pub async fn ask_for_all(stage: &Stage, books: &Books, mut rng: StdRng) -> Result {
     let orders = books.orders.borrow().clone();
     let asked = orders.iter().map(|order| {
@@ -463,7 +463,9 @@ pub async fn ask_for_all(stage: &Stage, books: &Books, mut rng: StdRng) -> Resul
                 None => broken(
                     Promise::OneIntent,
                     &order.key,
-                    format!("no outcome within {patience:?} of asking, though all is well"),
+                    format!(
+                        "no outcome within {patience:?} of retrying, although there is no trouble"
+                    ),
                 ),
             }
         }
@@ -478,7 +480,7 @@ pub async fn ask_for_all(stage: &Stage, books: &Books, mut rng: StdRng) -> Resul
     };
     timeout(Duration::from_mins(2), all)
         .await
-        .map_err(|_| "asking for all orders took too long")?
+        .map_err(|_| "requesting all orders took too long")?
 }
 
 /// A JSON string's text; empty for anything else.

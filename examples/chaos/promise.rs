@@ -1,10 +1,10 @@
-//! What the service promises, and what it is to break that.
+//! The promises of the service.
 
 use std::{error::Error, fmt};
 
 use crate::stage::Result;
 
-/// A promise that the run holds the service to.
+/// A promise that the run checks.
 #[derive(Debug, Clone, Copy)]
 pub enum Promise {
     OneIntent,
@@ -31,22 +31,21 @@ impl Promise {
                 "one key leads to one capture, refund or other operation, and to one outcome"
             }
             Self::Durable => "a webhook that was acknowledged is in the database",
-            Self::Converges => "every link ends in the state that Dojo itself reports",
-            Self::Heals => "what was missed is found without anyone asking",
-            Self::Explained => "each change stands once in the timeline, with its cause",
-            Self::NeverPaidBefore => "no link says paid before Dojo does",
-            Self::Confirmed => "a link that is confirmed says what Dojo said",
+            Self::Converges => "every link ends in the state that Dojo reports, and confirmed",
+            Self::Heals => "what was missed is found without a request",
+            Self::Explained => "each change is in the timeline once, with its cause",
+            Self::NeverPaidBefore => "no link is paid before Dojo says so",
+            Self::Confirmed => "a confirmed link says what Dojo said",
             Self::NeverTooMuch => "Dojo never has to reject one of our refunds for lack of funds",
-            Self::OnlyAuthorized => "only an API key that is valid now gets in",
-            Self::Recovers => "a replica serves again within 30 s when its database can be reached",
-            Self::JobsGoOn => "every job of every replica goes on, whatever happened to it",
+            Self::OnlyAuthorized => "the service accepts only API keys that are valid now",
+            Self::Recovers => "a replica serves again within 30 s once it can reach its database",
+            Self::JobsGoOn => "every job of every replica keeps running, whatever happens",
             Self::Ready => "/readyz tells the truth",
-            Self::Answers => "a caller is answered as the API's document says",
+            Self::Answers => "the responses are those of the API's document",
         }
     }
 }
 
-/// A broken promise.
 #[derive(Debug)]
 pub struct Broken {
     promise: Promise,
@@ -68,7 +67,7 @@ impl fmt::Display for Broken {
 
 impl Error for Broken {}
 
-/// Ends the run: `promise` is broken, as is seen at `about`.
+/// Ends the run: `promise` is broken, which shows at `about`.
 pub fn broken<T>(promise: Promise, about: impl Into<String>, what: impl Into<String>) -> Result<T> {
     Err(Box::new(Broken {
         promise,

@@ -1,5 +1,5 @@
-//! What the run plays on: a private Postgres, the sandbox, three replicas of the service as the processes they
-//! are, each with a wire of its own to the database, and a gate that spreads the webhooks over them.
+//! What the run needs: a private Postgres, the sandbox, three replicas of the service as real processes, each with a wire of
+//! its own to the database, and a gate that spreads the webhooks over them.
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,16 +30,16 @@ use crate::{trouble::Trouble, wire::Wire};
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
-/// Who calls.
+/// The name of the callers' client.
 const CLIENT: &str = "chaos";
 const DOJO_API_KEY: &str = "sk_sandbox_chaos";
 const WEBHOOK_SECRET: &str = "whs_chaos_0123456789";
 const REPLICAS: usize = 3;
 
-/// What the service's `RECOVERY_SETTLE` is here: search has to lag behind by less, or a second intent may come.
+/// `RECOVERY_SETTLE` in this run. If search lags behind by more, a surplus intent may be created.
 pub const SETTLE: Duration = Duration::from_secs(3);
 
-/// How long whoever works on something may hold it: three time limits of a call, and `LEASE_SLACK`.
+/// The longest lease: three time limits of a call, and `LEASE_SLACK`.
 pub const LEASE: Duration = Duration::from_secs(6);
 
 /// The longest pause that a `Retry-After` from Dojo causes here (`MAX_RETRY_AFTER`). The service varies it by a quarter.
@@ -129,7 +129,7 @@ impl Stage {
         self.key.borrow().clone()
     }
 
-    /// Gives the callers a new key; the old one ends at once.
+    /// Gives the callers a new key. The old one ends at once.
     pub async fn rotate_key(&self) -> Result {
         let key = self
             .command(&["api-keys", "rotate", "--name", CLIENT, "--overlap", "0s"])
@@ -138,7 +138,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Runs one of the program's commands, as an operator would. What it prints.
+    /// Runs one of the program's commands, as an operator does. Returns its output.
     async fn command(&self, arguments: &[&str]) -> Result<String> {
         let output = Command::new(program()?)
             .args(arguments)
@@ -156,7 +156,7 @@ impl Stage {
         }
     }
 
-    /// Some replica that nobody else does anything to.
+    /// Takes a replica that nothing else is being done to.
     pub fn take_any(&self, rng: &mut StdRng) -> Option<Taken<'_>> {
         let first = rng.random_range(0..self.replicas.len());
         let (before, after) = self.replicas.split_at(first);
@@ -170,7 +170,7 @@ impl Stage {
     }
 }
 
-/// Quick where production is patient, so that a minute here holds what takes hours there.
+/// Shorter times than in production, so that a minute here covers what takes hours there.
 fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str, String)> {
     vec![
         ("LISTEN_ADDR", format!("127.0.0.1:{port}")),
@@ -196,11 +196,11 @@ fn database_url(port: u16) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/postgres")
 }
 
-/// One process of the service.
+/// A process of the service.
 pub struct Replica {
     pub name: String,
     pub url: String,
-    /// What its connections to the database go through.
+    /// The wire to the database.
     pub wire: Wire,
     door: Arc<Door>,
     settings: Vec<(&'static str, String)>,
@@ -211,7 +211,7 @@ pub struct Replica {
     taken: Cell<bool>,
 }
 
-/// A replica that its taker alone kills, freezes or starts.
+/// A replica that only its taker kills, freezes or starts.
 pub struct Taken<'a>(&'a Replica);
 
 impl Deref for Taken<'_> {
@@ -234,7 +234,7 @@ impl Replica {
         self.up.get() && !self.frozen.get()
     }
 
-    /// Starts it, again and again as an orchestrator does: without its database it does not come up.
+    /// Starts it, and again if it exits, as an orchestrator does: without its database it doesn't start.
     pub async fn start(&self, http: &Client) -> Result {
         let limit = Instant::now() + Duration::from_mins(1);
         while Instant::now() < limit {
@@ -252,7 +252,7 @@ impl Replica {
         Err(format!("{} does not start", self.name).into())
     }
 
-    /// SIGKILL: it gets no chance to finish anything.
+    /// Sends SIGKILL.
     pub async fn kill(&self) -> Result {
         self.up.set(false);
         let process = self.process.take();
@@ -262,13 +262,13 @@ impl Replica {
         Ok(())
     }
 
-    /// SIGSTOP: it does nothing more, and its connections stay as they are.
+    /// Sends SIGSTOP: the process stops, and its connections stay open.
     pub async fn freeze(&self) -> Result {
         self.frozen.set(true);
         self.signal("STOP").await
     }
 
-    /// SIGCONT: it goes on.
+    /// Sends SIGCONT.
     pub async fn thaw(&self) -> Result {
         self.signal("CONT").await?;
         self.frozen.set(false);
@@ -276,7 +276,7 @@ impl Replica {
     }
 
     async fn signal(&self, signal: &str) -> Result {
-        // A process that has ended by itself has no id any more, and is missed by whoever calls it.
+        // A process that has exited has no id. Whoever calls the replica notices.
         let id = self.process.borrow().as_ref().and_then(Child::id);
         if let Some(id) = id {
             Command::new("kill")
@@ -287,12 +287,12 @@ impl Replica {
         Ok(())
     }
 
-    /// Sends it no more webhooks and cuts what is under way, as a load balancer that has found out; or sends them again.
+    /// Stops sending it webhooks and cuts those in progress, as a load balancer does with a dead server. Or starts again.
     pub fn shut_off(&self, shut: bool) {
         self.door.shut.send_replace(shut);
     }
 
-    /// The status that a caller gets for this path.
+    /// The status of a response to a caller; `None` if there is no response.
     pub async fn get(&self, stage: &Stage, path: &str) -> Option<StatusCode> {
         self.get_with(stage, path, &stage.key()).await
     }
@@ -303,14 +303,14 @@ impl Replica {
         Some(request.bearer_auth(key).send().await.ok()?.status())
     }
 
-    /// The status that this path answers; `None` if there is no answer.
+    /// The status of a response without an API key; `None` if there is no response.
     pub async fn answers(&self, http: &Client, path: &str) -> Option<StatusCode> {
         let answer = http.get(format!("{}{path}", self.url)).send().await;
         Some(answer.ok()?.status())
     }
 }
 
-/// The service's program, which stands beside this program's folder.
+/// The service's program, which is beside this program's folder.
 fn program() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own
@@ -338,14 +338,14 @@ fn start_program(settings: &[(&'static str, String)], log: &Path) -> Result<Chil
         })
 }
 
-/// Where a replica takes webhooks.
+/// Where a replica receives webhooks.
 struct Door {
     port: u16,
     shut: watch::Sender<bool>,
 }
 
-/// Listens where Dojo sends its webhooks, and hands each connection to a replica that takes it, as a load balancer
-/// does. A replica that dies cuts what it had.
+/// Listens where Dojo sends its webhooks, and passes each connection on to a replica that accepts it, as a load balancer does.
+/// A replica that dies cuts its connections.
 async fn gate(doors: Vec<Arc<Door>>, seed: u64) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/webhooks/dojo", listener.local_addr()?);
@@ -361,7 +361,7 @@ async fn gate(doors: Vec<Arc<Door>>, seed: u64) -> Result<String> {
                 for door in order {
                     if let Ok(mut replica) = TcpStream::connect(("127.0.0.1", door.port)).await {
                         let mut shut = door.shut.subscribe();
-                        // A cut is the callers' to notice.
+                        // A cut is for the sender to notice.
                         tokio::select! {
                             _ = tokio::io::copy_bidirectional(&mut caller, &mut replica) => {}
                             _ = shut.wait_for(|shut| *shut) => {}
@@ -405,14 +405,14 @@ impl Dojo {
         Ok(dojo)
     }
 
-    /// `POST /_sandbox/…`; whether it was allowed. What the intent's state forbids is answered 409.
+    /// `POST /_sandbox/…`. Returns whether it was allowed: the sandbox responds 409 if the intent's state rules it out.
     pub async fn control(&self, path: &str, body: Value) -> Result<bool> {
         let url = format!("{}/_sandbox/{path}", self.url);
         let answer = self.http.post(url).json(&body).send().await?;
         match answer.status() {
             status if status.is_success() => Ok(true),
             StatusCode::CONFLICT => Ok(false),
-            status => Err(format!("the sandbox answers {status} to {path} {body}").into()),
+            status => Err(format!("the sandbox responded {status} to {path} {body}").into()),
         }
     }
 
@@ -423,7 +423,7 @@ impl Dojo {
         Ok(())
     }
 
-    /// `GET /_sandbox/…`: a list.
+    /// `GET /_sandbox/…`, which returns a list.
     pub async fn look(&self, path: &str) -> Result<Vec<Value>> {
         let url = format!("{}/_sandbox/{path}", self.url);
         // At the end the lists are long.
@@ -432,8 +432,8 @@ impl Dojo {
         Ok(answer.json().await?)
     }
 
-    /// What the merchant does in Dojo's own portal. It may be refused, and its answer may be lost: the truth is what
-    /// the sandbox tells at the end.
+    /// What the merchant does in Dojo's portal. It may be rejected, and the response may be lost. What really happened is read
+    /// from the sandbox at the end.
     pub async fn by_hand(&self, method: Method, path: &str, body: Value) {
         let request = self
             .http
@@ -450,10 +450,10 @@ impl Dojo {
     }
 }
 
-/// The private Postgres, and a pool to look into it.
+/// The private Postgres, and a pool for looking into it.
 pub struct Database {
     pub pool: PgPool,
-    /// Held while something is done to it: what it does to the replicas is judged one at a time.
+    /// Locked during each trouble with the database, so that its effect on the replicas can be judged.
     pub trouble: tokio::sync::Mutex<()>,
     url: String,
     server: Arc<Mutex<Postgres>>,
@@ -476,7 +476,7 @@ impl Database {
         Ok(url.port().ok_or("the database's address has a port")?)
     }
 
-    /// From now on no transaction that begins may write anything, or may again.
+    /// From now on, new transactions may write nothing, or may again.
     pub async fn set_read_only(&self, read_only: bool) -> Result {
         let setting = if read_only { "on" } else { "off" };
         let statement = format!("ALTER SYSTEM SET default_transaction_read_only = {setting}");
@@ -489,7 +489,7 @@ impl Database {
         Ok(())
     }
 
-    /// Stops it as a power cut does.
+    /// Stops the server as a power cut does.
     pub async fn stop(&self) -> Result {
         self.order(Postgres::stop).await
     }

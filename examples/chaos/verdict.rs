@@ -1,4 +1,4 @@
-//! The end: waits until all is settled, and compares everything that the service says with what Dojo has.
+//! The end of a run: waits until everything has settled, and compares what the service says with what Dojo has.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -17,13 +17,13 @@ use crate::{
     stage::{Result, Stage},
 };
 
-/// How long settling may take. A replica that was killed holds what it had claimed until its lease is over, and the
-/// background leaves a Dojo alone that has just been in trouble.
+/// How long settling may take. The leases of a killed replica must expire first, and the background pauses after Dojo was in
+/// trouble.
 const SETTLED_WITHIN: Duration = Duration::from_secs(100);
 
-/// Waits until nothing is on its way, pending, due or in dispute any more, and each link that can still change has
-/// been looked at after `looked_at`.
-pub async fn settled(stage: &Stage, looked_at: OffsetDateTime) -> Result {
+/// Waits until nothing is on its way, pending, due or in conflict, and each link that can still change has been reconciled
+/// after `reconciled_after`.
+pub async fn settled(stage: &Stage, reconciled_after: OffsetDateTime) -> Result {
     let patience = stage.patience(SETTLED_WITHIN);
     let limit = Instant::now() + patience;
     loop {
@@ -40,7 +40,7 @@ pub async fn settled(stage: &Stage, looked_at: OffsetDateTime) -> Result {
                  WHERE status = 'Pending' OR due_at IS NOT NULL
              UNION ALL SELECT concat_ws(' ', 'intent', id) FROM payment_intents WHERE due_at IS NOT NULL",
         )
-        .bind(looked_at)
+        .bind(reconciled_after)
         .fetch_all(&stage.database.pool)
         .await?;
         if on_their_way == 0 && unsettled.is_empty() {
@@ -49,7 +49,7 @@ pub async fn settled(stage: &Stage, looked_at: OffsetDateTime) -> Result {
         if Instant::now() > limit {
             let about = unsettled.first().map_or("webhooks", String::as_str);
             let what = format!(
-                "not settled within {patience:?} of calm; nor are {} others, with {on_their_way} webhooks on their way",
+                "not settled within {patience:?} without trouble; nor are {} others, with {on_their_way} webhooks on their way",
                 unsettled.len().saturating_sub(1)
             );
             return broken(Promise::Heals, about, what);
@@ -58,8 +58,8 @@ pub async fn settled(stage: &Stage, looked_at: OffsetDateTime) -> Result {
     }
 }
 
-/// Sees that every link that can still change is on the schedule, and brings the schedule forward. Returns when.
-pub async fn look_at_all(pool: &PgPool) -> Result<OffsetDateTime> {
+/// Checks that every link that can still change has a due time, and makes all of them due. Returns when it did.
+pub async fn make_all_due(pool: &PgPool) -> Result<OffsetDateTime> {
     let forgotten: Option<String> = sqlx::query_scalar(
         "SELECT concat_ws(' ', id, status) FROM payment_links
          WHERE due_at IS NULL AND status IN ('Pending', 'Created', 'Authorized', 'Captured') LIMIT 1",
@@ -67,10 +67,10 @@ pub async fn look_at_all(pool: &PgPool) -> Result<OffsetDateTime> {
     .fetch_optional(pool)
     .await?;
     if let Some(link) = forgotten {
-        let what = "can still change, and nobody will ever look at it";
+        let what = "can still change, and will never be reconciled";
         return broken(Promise::Heals, link, what);
     }
-    // Links whose webhooks were lost would be looked at within minutes to hours. This changes when, and not whether.
+    // Links whose webhooks were lost are reconciled within minutes to hours. This changes when, and not whether.
     sqlx::query("UPDATE payment_links SET due_at = now() WHERE due_at IS NOT NULL")
         .execute(pool)
         .await?;
@@ -94,7 +94,7 @@ struct Entry {
     cause: String,
 }
 
-/// What there was in the end.
+/// What the run found in the end.
 #[derive(Default)]
 pub struct Findings {
     pub links: usize,
@@ -120,7 +120,7 @@ impl Findings {
     }
 }
 
-/// Holds every promise that can be judged at the end against what the sandbox knows.
+/// Checks every promise that can be judged at the end against what the sandbox knows.
 pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
     let pool = &stage.database.pool;
     let intents = stage.dojo.look("payment-intents").await?;
@@ -189,7 +189,7 @@ fn is_alive(intent: &Value) -> bool {
     intent["status"] != "Canceled"
 }
 
-/// One key, one living intent, and the one that its caller was told of.
+/// One key leads to one live intent, which is the one in the caller's response.
 fn outcomes(books: &Books, intents: &[Value]) -> Result {
     let mut by_key: HashMap<&str, Vec<&Value>> = HashMap::new();
     for intent in intents {
@@ -215,19 +215,23 @@ fn outcomes(books: &Books, intents: &[Value]) -> Result {
             _ => false,
         };
         if !right {
-            let what = format!("Dojo has {alive:?} alive, and the caller was told {told:?}");
+            let what = format!("Dojo has the live intents {alive:?}, and the caller got {told:?}");
             return broken(Promise::OneIntent, &order.key, what);
         }
         if let Some((intent, id)) = told
             && !made.iter().any(|one| one["id"] == intent)
         {
-            return broken(Promise::OneIntent, id, format!("Dojo knows no {intent}"));
+            return broken(
+                Promise::OneIntent,
+                id,
+                format!("{intent} does not exist at Dojo"),
+            );
         }
     }
     Ok(())
 }
 
-/// A caller who was told that it is too late has nothing at Dojo to worry about.
+/// A caller whose order was rejected as expired has no intent at Dojo.
 async fn keys(pool: &PgPool, books: &Books) -> Result {
     let taken: Vec<String> =
         sqlx::query_scalar("SELECT key FROM idempotency_keys WHERE payment_link_id IS NOT NULL")
@@ -236,7 +240,7 @@ async fn keys(pool: &PgPool, books: &Books) -> Result {
     let taken: HashSet<String> = taken.into_iter().collect();
     for order in books.orders.borrow().iter() {
         if order.outcome() == Some(Outcome::TooLate) && taken.contains(&order.key) {
-            let what = "its link exists, and a repetition was refused because it has expired";
+            let what = "its link exists, and a retry was rejected because it has expired";
             return broken(Promise::OneIntent, &order.key, what);
         }
     }
@@ -286,12 +290,12 @@ impl<'a> Figures<'a> {
     }
 
     fn of_intent(intent: &'a Value) -> Self {
-        let (status, captures) = (text(&intent["status"]), captures(intent));
+        let (status, parts) = (text(&intent["status"]), captures(intent));
         let total = intent["totalAmount"]["value"].as_i64();
         let captured = match status {
-            "Captured" | "Refunded" if captures.is_empty() => total,
+            "Captured" | "Refunded" if parts.is_empty() => total,
             "Captured" | "Refunded" => {
-                Some(captures.iter().map(|(_, amount, tip)| amount + tip).sum())
+                Some(parts.iter().map(|(_, amount, tip)| amount + tip).sum())
             }
             _ => Some(0),
         };
@@ -300,7 +304,7 @@ impl<'a> Figures<'a> {
             total,
             captured,
             refunded: intent["refundedAmount"].as_i64(),
-            captures,
+            captures: parts,
         }
     }
 }
@@ -327,7 +331,7 @@ fn agreement(links: &[Value], intents: &[Value]) -> Result {
         let id = text(&intent["id"]);
         let Some(link) = by_intent.get(id) else {
             if is_alive(intent) {
-                let what = format!("is {} at Dojo, and no link says so", intent["status"]);
+                let what = format!("is {} at Dojo, and no link has it", intent["status"]);
                 return broken(Promise::Heals, id, what);
             }
             continue;
@@ -353,7 +357,7 @@ fn agreement(links: &[Value], intents: &[Value]) -> Result {
     }
 }
 
-/// Entries chain, the last one ends where the link is, and no event is told of twice.
+/// Each link's timeline is a chain that ends in the link's status, and has no event twice.
 fn explained(links: &[Link], timeline: &[Entry]) -> Result {
     let mut at: HashMap<&str, &str> = HashMap::new();
     let mut events = HashSet::new();
@@ -394,7 +398,7 @@ fn was_acknowledged(delivery: &Value) -> bool {
     })
 }
 
-/// Every webhook that was acknowledged is there. How many are.
+/// Every webhook that was acknowledged is stored. Returns how many are stored.
 async fn acknowledged(pool: &PgPool, deliveries: &[Value]) -> Result<usize> {
     let present: Vec<String> = sqlx::query_scalar("SELECT dedup_key FROM webhook_events")
         .fetch_all(pool)
@@ -403,13 +407,13 @@ async fn acknowledged(pool: &PgPool, deliveries: &[Value]) -> Result<usize> {
     for delivery in deliveries.iter().filter(|one| was_acknowledged(one)) {
         let event = text(&delivery["eventId"]);
         if !present.contains(event) {
-            return broken(Promise::Durable, event, "was acknowledged, and is gone");
+            return broken(Promise::Durable, event, "was acknowledged, and is missing");
         }
     }
     Ok(present.len())
 }
 
-/// Every webhook about a link's intent stands in the link's timeline.
+/// Every webhook about a link's intent is in the link's timeline.
 async fn told(pool: &PgPool) -> Result {
     let untold: Option<(String, String)> = sqlx::query_as(
         "SELECT link.id::text, event.dedup_key
@@ -425,7 +429,7 @@ async fn told(pool: &PgPool) -> Result {
         Some((link, event)) => broken(
             Promise::Explained,
             link,
-            format!("does not tell of {event}"),
+            format!("its timeline lacks {event}"),
         ),
         None => Ok(()),
     }

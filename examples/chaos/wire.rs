@@ -1,5 +1,5 @@
-//! The wire between a replica and its database: it can go silent, as when a firewall forgets its connections or a
-//! network drops packets. Nobody is told, so each side waits for the other.
+//! The wire between a replica and its database. It can go silent, as when a firewall drops its connections or a network loses
+//! packets: neither side is told, so each waits for the other.
 
 use std::{io, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-/// How long the server keeps its side of a silent connection. A real one finds out by its TCP keepalive.
+/// How long the server keeps its side of a silent connection. A real server notices by its TCP keepalive.
 const SERVER_NOTICES: Duration = Duration::from_secs(45);
 
 /// A TCP proxy in front of one address.
@@ -29,7 +29,7 @@ impl Wire {
                 let mut heard = heard.clone();
                 heard.mark_unchanged();
                 tokio::spawn(async move {
-                    // A server that is not there is the client's to notice.
+                    // If the server is not there, the client notices.
                     if let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await {
                         carry(client, server, heard).await;
                     }
@@ -39,14 +39,14 @@ impl Wire {
         Ok(Self { port, silenced })
     }
 
-    /// From now on whatever is sent on a connection that is open now is swallowed. New connections work.
+    /// From now on, whatever is sent on a connection that is open now is dropped. New connections work.
     pub fn go_silent(&self) {
         self.silenced.send_modify(|times| *times += 1);
     }
 }
 
 async fn carry(mut client: TcpStream, mut server: TcpStream, mut heard: watch::Receiver<u64>) {
-    // Small messages that wait for company would only make everything slow.
+    // Delaying small messages would only make everything slow.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     tokio::select! {
         // A cut is for both sides to notice.
@@ -64,9 +64,9 @@ async fn carry(mut client: TcpStream, mut server: TcpStream, mut heard: watch::R
             tokio::io::copy(&mut from_server, &mut nowhere_else),
         )
     };
-    // The client's end of the connection does not reach the server either.
+    // The end of the client's side is dropped as well.
     let _ = timeout(SERVER_NOTICES, swallow).await;
-    // Nor does the server's reach the client.
+    // So is the end of the server's side.
     drop((from_server, to_server));
     let mut rest = [0; 1024];
     while from_client.read(&mut rest).await.is_ok_and(|read| read > 0) {}

@@ -127,9 +127,9 @@ impl<J: Job> Runner<J> {
                 // Dojo is in trouble, so the background makes no calls for a while.
                 Some(pause) => pause,
                 None => match self.round().await {
-                    Ok(0) => self.poll_interval,
-                    Ok(_) => continue,
-                    Err(_) => self.poll_interval,
+                    Ok(1..) => continue,
+                    // Failures are counted and logged already.
+                    Ok(0) | Err(_) => self.poll_interval,
                 },
             };
             self.idle(wait, woken).await;

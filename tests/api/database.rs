@@ -1,5 +1,4 @@
-//! Trouble with the database that is no outage: connections that go silent, replicas that freeze, servers that only
-//! read, locks that last.
+//! Trouble with the database that is not an outage: silent connections, frozen replicas, read-only servers, and locks.
 
 use std::time::{Duration, Instant};
 
@@ -22,17 +21,17 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 10;
 
-/// A service with a quick background that reaches its database through a proxy.
+/// A service with quick background jobs, which reaches its database through a proxy.
 async fn behind_a_proxy(settings: &[(&str, &str)]) -> (TestApp, Proxy) {
     let database = new_database().await;
     let proxy = Proxy::to(port_of(&database)).await;
     let app = TestApp::quick_on(through(proxy.port, &database), settings).await;
-    // What the test itself asks of the database takes the direct way.
+    // The test itself connects directly.
     let app = app.with_database(&database);
     (app, proxy)
 }
 
-/// The service's statements that wait for a lock.
+/// How many of the service's statements wait for a lock.
 async fn waiting(app: &TestApp) -> usize {
     let waiting: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_stat_activity
@@ -45,7 +44,7 @@ async fn waiting(app: &TestApp) -> usize {
     usize::try_from(waiting).unwrap()
 }
 
-/// Keeps every connection of the service busy for as long as the lock is held, with reads that nobody answers.
+/// Keeps every connection of the service busy with reads for as long as the lock exists.
 async fn all_are_busy(
     app: &TestApp,
     link: &Value,
@@ -64,7 +63,7 @@ async fn all_are_busy(
     (lock, reads)
 }
 
-/// Waits until everything works: creating, reading, webhooks, readiness, and each kind of background work.
+/// Waits until everything works: creations, reads, webhooks, readiness, and each kind of background work.
 async fn everything_works(app: &TestApp, since: Instant) {
     let left = || LIMIT.saturating_sub(since.elapsed());
     let link = eventually_within(left(), "links are created", async || {
@@ -74,7 +73,7 @@ async fn everything_works(app: &TestApp, since: Instant) {
     .await;
     let event = json!({"id": "evt_afterwards", "event": "payment_intent.status_updated",
         "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Created"}});
-    eventually_within(left(), "webhooks are kept", async || {
+    eventually_within(left(), "webhooks are stored", async || {
         (app.deliver(&event.to_string()).await.status == 204).then_some(())
     })
     .await;
@@ -82,13 +81,13 @@ async fn everything_works(app: &TestApp, since: Instant) {
         (app.get("/readyz").await.status == 200).then_some(())
     })
     .await;
-    // One after the other on any connection that there may still be.
+    // One after the other on every connection that there may still be.
     for read in join_all((0..2 * CONNECTIONS).map(|_| app.link(&link["id"]))).await {
         assert_eq!(read["id"], link["id"]);
     }
 
     app.sandbox.drop_webhooks().await;
-    let orphan = a_stray(app).await;
+    let orphan = an_orphaned_intent(app).await;
     let lost = async {
         app.sandbox.next("create", "cutAfter", json!({})).await;
         app.try_to_create("lost", &ten_pounds("Lost"))
@@ -96,7 +95,7 @@ async fn everything_works(app: &TestApp, since: Instant) {
             .unwrap();
         within(
             left(),
-            "a lost creation is seen through",
+            "a lost creation is recovered",
             app.the_only_link("lost", &ten_pounds("Lost")),
         )
         .await
@@ -104,7 +103,7 @@ async fn everything_works(app: &TestApp, since: Instant) {
     let looked_at = async {
         app.sandbox.pay(&link["paymentIntentId"]).await;
         app.all_are_due().await;
-        eventually_within(left(), "the link is looked at", async || {
+        eventually_within(left(), "the link is reconciled", async || {
             (app.link(&link["id"]).await["status"] == "Captured").then_some(())
         })
         .await;
@@ -113,12 +112,12 @@ async fn everything_works(app: &TestApp, since: Instant) {
         app.operate_with_key("refund", &link, "refunds", &body)
             .await;
         let refunded = app.operation_outcome("refund", &link, "refunds", &body);
-        within(left(), "a lost operation is seen through", refunded)
+        within(left(), "a lost operation is recovered", refunded)
             .await
             .expect(200);
     };
     tokio::join!(lost, looked_at);
-    eventually_within(left(), "the orphan is traced", async || {
+    eventually_within(left(), "the orphaned intent is resolved", async || {
         let due = "SELECT due_at IS NULL FROM payment_intents WHERE id = $1";
         let traced: bool = sqlx::query_scalar(due)
             .bind(&orphan)
@@ -131,14 +130,14 @@ async fn everything_works(app: &TestApp, since: Instant) {
     println!("everything works after {:?}", since.elapsed());
 }
 
-/// An intent of somebody else's with a webhook about it: a orphan to be traced.
-async fn a_stray(app: &TestApp) -> String {
+/// Creates an intent of another program, and delivers a webhook about it: an orphaned intent.
+async fn an_orphaned_intent(app: &TestApp) -> String {
     let body = json!({"amount": pounds(500), "reference": "Not ours"});
     let intent = app
         .sandbox
         .api(Method::POST, "/payment-intents", &body)
         .await;
-    let event = json!({"id": "evt_stray", "event": "payment_intent.status_updated",
+    let event = json!({"id": "evt_orphaned", "event": "payment_intent.status_updated",
         "data": {"paymentIntentId": intent["id"], "paymentStatus": "Created"}});
     app.deliver(&event.to_string()).await.expect(204);
     text(&intent["id"]).to_owned()
@@ -146,7 +145,7 @@ async fn a_stray(app: &TestApp) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_go_silent_while_idle_are_replaced() {
-    // Those that were used a moment ago are not tested before they are used, so that a statement has to notice.
+    // A connection that was used a moment ago isn't tested before it is used, so a statement must notice.
     let settings = [("DATABASE_STATEMENT_TIMEOUT", "5s")];
     let (app, proxy) = behind_a_proxy(&settings).await;
     let link = app.created().await;
@@ -160,8 +159,9 @@ async fn connections_that_go_silent_while_idle_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_go_silent_while_busy_are_given_up() {
-    let (app, proxy) = behind_a_proxy(&[]).await;
+async fn connections_that_go_silent_while_busy_are_closed() {
+    let settings = [("DATABASE_STATEMENT_TIMEOUT", "5s")];
+    let (app, proxy) = behind_a_proxy(&settings).await;
     let link = app.created().await;
     let (lock, reads) = all_are_busy(&app, &link).await;
     assert!(proxy.silence() >= CONNECTIONS);
@@ -169,7 +169,7 @@ async fn connections_that_go_silent_while_busy_are_given_up() {
     drop(lock);
     everything_works(&app, since).await;
     for read in reads {
-        // Each was told something, in time.
+        // Each got a response in time.
         let answer = read.await.unwrap();
         assert!(
             [200, 503].contains(&answer.status.as_u16()),
@@ -180,12 +180,12 @@ async fn connections_that_go_silent_while_busy_are_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_frozen_in_the_middle_of_a_transaction_holds_up_the_others_only_briefly() {
+async fn a_replica_frozen_in_a_transaction_holds_up_others_only_briefly() {
     let mut app = TestApp::quick(&[]).await;
     let healthy = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
-    // The answer's last statement waits for the key; the link's row is locked by then.
+    // The creation's last statement waits for the idempotency key. By then the link's row is locked.
     app.sandbox
         .next("create", "latency", json!({"latencyMs": 300}))
         .await;
@@ -194,7 +194,7 @@ async fn a_replica_frozen_in_the_middle_of_a_transaction_holds_up_the_others_onl
             .header("idempotency-key", "a")
             .json(&body),
     ));
-    eventually("Dojo is asked", async || {
+    eventually("Dojo receives the creation", async || {
         app.sandbox.creations().await.pop()
     })
     .await;
@@ -202,23 +202,23 @@ async fn a_replica_frozen_in_the_middle_of_a_transaction_holds_up_the_others_onl
     app.blocked("UPDATE idempotency_keys SET response_body")
         .await;
     app.service.freeze();
-    // The statement is done, and the transaction stays open: nobody is there to commit it.
+    // The statement ends, and the transaction stays open because the replica can't commit it.
     drop(lock);
     let frozen = std::mem::replace(&mut app.service, healthy);
     let intent = app.sandbox.first_intent().await;
     let event = json!({"id": "evt_1", "event": "payment_intent.status_updated",
         "data": {"paymentIntentId": intent["id"], "paymentStatus": "Created"}})
     .to_string();
-    // Less than a lease, and less for each try than a statement may take.
+    // In less time than a lease, and with each attempt shorter than a statement may take.
     eventually_within(
         Duration::from_secs(25),
-        "the link's webhook is kept",
+        "the link's webhook is stored",
         async || {
             let asked = Instant::now();
             let answer = app.deliver(&event).await;
             assert!(
                 asked.elapsed() < Duration::from_secs(9),
-                "it held a connection for {:?}",
+                "it kept a connection for {:?}",
                 asked.elapsed()
             );
             (answer.status == 204).then_some(())
@@ -236,7 +236,7 @@ async fn a_replica_frozen_in_the_middle_of_a_transaction_holds_up_the_others_onl
     drop(healthy);
 }
 
-/// A connection of the test's own, which stays as it is whatever is set for new ones.
+/// A connection of the test, which keeps its settings whatever is set for new ones.
 async fn by_hand(app: &TestApp) -> PgConnection {
     PgConnection::connect(&app.database_url).await.unwrap()
 }
@@ -248,7 +248,7 @@ async fn execute(connection: &mut PgConnection, statement: &str) {
         .unwrap();
 }
 
-/// Changes what new sessions on the database are set to, and ends those of the service.
+/// Changes the settings of new sessions on the database, and ends the sessions of the service.
 async fn reset(connection: &mut PgConnection, change: &str) {
     let name: String = sqlx::query_scalar("SELECT current_database()")
         .fetch_one(&mut *connection)
@@ -264,7 +264,7 @@ async fn reset(connection: &mut PgConnection, change: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_database_that_only_reads_it_is_not_ready_and_it_notices_when_that_is_over() {
+async fn a_read_only_database_is_not_ready_until_it_accepts_writes_again() {
     let app = TestApp::start().await;
     let link = app.created().await;
     let event = json!({"id": "evt_1", "event": "payment_intent.status_updated",
@@ -286,10 +286,10 @@ async fn on_a_database_that_only_reads_it_is_not_ready_and_it_notices_when_that_
     assert_eq!(
         app.link(&link["id"]).await["id"],
         link["id"],
-        "reading goes on"
+        "reading still works"
     );
 
-    // What was opened until now stays as it is, as connections to a primary that was demoted do.
+    // Connections that are already open stay read-only, like connections to a primary that was demoted.
     let name = app.database_url.rsplit('/').next().unwrap();
     execute(
         &mut connection,
@@ -303,7 +303,7 @@ async fn on_a_database_that_only_reads_it_is_not_ready_and_it_notices_when_that_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asking_whether_it_is_ready_writes_nothing() {
+async fn readiness_check_writes_nothing() {
     let app = TestApp::start().await;
     app.get("/readyz").await.expect(200);
     let mut connection = by_hand(&app).await;
@@ -321,10 +321,10 @@ async fn asking_whether_it_is_ready_writes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_that_waits_for_a_long_transaction_does_not_hold_up_webhooks() {
+async fn a_migration_that_waits_for_a_lock_does_not_hold_up_webhooks() {
     let app = TestApp::start().await;
     let link = app.created().await;
-    // As before the sixth migration, which locks the links.
+    // The state before migration 6, which locks the links.
     let mut connection = by_hand(&app).await;
     execute(
         &mut connection,
@@ -362,7 +362,7 @@ async fn a_migration_that_waits_for_a_long_transaction_does_not_hold_up_webhooks
     assert!(!output.status.success());
     let words = String::from_utf8(output.stderr).unwrap();
     assert!(
-        words.contains("migration 6") && words.contains("holds a lock"),
+        words.contains("migration 6") && words.contains("has a lock"),
         "{words}"
     );
 
@@ -417,7 +417,7 @@ fn migrating(app: &TestApp) -> tokio::process::Child {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn later_migrations_that_wait_for_a_long_transaction_do_not_hold_up_writes() {
+async fn later_migrations_that_wait_for_a_lock_do_not_hold_up_writes() {
     join_all(LATER_MIGRATIONS.map(async |(version, undo)| {
         let (app, mut writer) = database_before(version, undo).await;
         execute(&mut writer, "SET lock_timeout = '3s'").await;
@@ -444,7 +444,7 @@ async fn later_migrations_that_wait_for_a_long_transaction_do_not_hold_up_writes
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_that_deadlocks_with_a_webhook_is_tried_again() {
+async fn a_migration_that_deadlocks_with_a_webhook_is_retried() {
     let [(version, undo), _] = LATER_MIGRATIONS;
     let (app, mut webhook) = database_before(version, undo).await;
     let name = app.database_url.rsplit('/').next().unwrap();
@@ -485,7 +485,7 @@ async fn a_migration_that_deadlocks_with_a_webhook_is_tried_again() {
     app.get("/readyz").await.expect(200);
 }
 
-/// What each command says that needs the database, when it cannot be used within `limit`.
+/// What each command that needs the database says when it can't use it within `limit`.
 async fn said(url: &str, limit: &str) -> Vec<String> {
     let words = [
         vec!["serve"],
@@ -520,7 +520,7 @@ async fn said(url: &str, limit: &str) -> Vec<String> {
         .collect()
 }
 
-/// What a report of `check` says about the database, which fails.
+/// What the report of `check` says about the database, which must have failed.
 fn of_the_database(report: &[u8]) -> String {
     let report: Value = serde_json::from_slice(report).unwrap();
     let line = &report["checks"][1];
@@ -533,13 +533,13 @@ fn of_the_database(report: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_command_says_what_is_wrong_with_the_database_and_what_to_do() {
+async fn every_command_says_what_is_wrong_with_the_database_and_how_to_fix_it() {
     let app = TestApp::start().await;
     let name = app.database_url.rsplit('/').next().unwrap();
     let port = port_of(&app.database_url);
     let mut connection = by_hand(&app).await;
     let user = format!("u{}", uuid::Uuid::now_v7().simple());
-    // The tests' server trusts everyone, so a password is asked for by a server that is ours alone.
+    // The tests' shared server accepts any password; a server of its own, in another test, doesn't.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -555,17 +555,17 @@ async fn every_command_says_what_is_wrong_with_the_database_and_what_to_do() {
         (
             format!("postgres://postgres:hush@127.0.0.1:{closed}/orders"),
             format!("database \"orders\" at 127.0.0.1:{closed} as user \"postgres\" (DATABASE_URL)"),
-            "see that Postgres is up, and that host and port in DATABASE_URL are right",
+            "check that Postgres is running, and the host and port in DATABASE_URL",
         ),
         (
             format!("postgres://postgres:hush@127.0.0.1:{}/orders", silent.local_addr().unwrap().port()),
-            "no answer within 3 s".to_owned(),
-            "see that Postgres is up",
+            "no response within 3 s".to_owned(),
+            "check that Postgres is running",
         ),
         (
             "postgres://postgres:hush@nowhere.invalid/orders".to_owned(),
             "at nowhere.invalid:5432 as user \"postgres\" (DATABASE_URL): error communicating with database: failed to lookup address".to_owned(),
-            "host and port in DATABASE_URL are right",
+            "check that Postgres is running, and the host and port in DATABASE_URL",
         ),
         (
             format!("postgres://postgres:hush@127.0.0.1:{port}/no_such"),
@@ -579,7 +579,7 @@ async fn every_command_says_what_is_wrong_with_the_database_and_what_to_do() {
         ),
         (
             format!("postgres://{user}:hush@127.0.0.1:{port}/{name}"),
-            "the user lacks a right: ".to_owned(),
+            "the user lacks a privilege: ".to_owned(),
             "make this one the owner: ALTER DATABASE",
         ),
     ];
@@ -599,7 +599,7 @@ async fn every_command_says_what_is_wrong_with_the_database_and_what_to_do() {
             );
             assert!(
                 words.trim_end().lines().last().unwrap().contains(problem),
-                "told last, in one line: {words}"
+                "reported last, in one line: {words}"
             );
         }
     }
@@ -607,7 +607,7 @@ async fn every_command_says_what_is_wrong_with_the_database_and_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_as_what_it_is() {
+async fn a_wrong_password_is_reported_as_such() {
     let postgres = tokio::task::spawn_blocking(crate::support::postgres::Postgres::start)
         .await
         .unwrap();
@@ -625,7 +625,7 @@ async fn a_wrong_password_is_told_as_what_it_is() {
     let url = postgres
         .url("postgres")
         .replace("postgres@", "orders:hush@");
-    eventually("the password is asked for", async || {
+    eventually("the server requires the password", async || {
         PgConnection::connect(&url).await.err()
     })
     .await;
@@ -647,13 +647,13 @@ async fn a_wrong_password_is_told_as_what_it_is() {
             "{words}"
         );
     }
-    // Whoever may log in and nothing more is told so, and so is who forgot to migrate.
+    // A user who may log in and nothing else gets a clear message, and so does one who forgot to migrate.
     let url = postgres
         .url("postgres")
         .replace("postgres@", "orders:right@");
     let words = refused(program().arg("migrate").env("DATABASE_URL", &url));
     assert!(
-        words.contains("the user lacks a right: ")
+        words.contains("the user lacks a privilege: ")
             && words.contains("permission denied for schema public"),
         "{words}"
     );

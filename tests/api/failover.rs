@@ -1,5 +1,5 @@
-//! A primary with a synchronous standby behind `HAProxy`, as docs/operations.md describes it: the primary is lost, the
-//! standby is promoted, and the service goes on without a restart and without having lost anything it acknowledged.
+//! A primary with a synchronous standby behind `HAProxy`, as docs/operations.md describes it. The primary is lost and the
+//! standby is promoted. The service continues without a restart, and nothing that it acknowledged is missing.
 
 use std::{
     io::Write,
@@ -27,15 +27,15 @@ use crate::{
     },
 };
 
-/// How long the service may take to serve again, from the promotion on.
+/// How long after the promotion the service may take to serve again.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// `HAProxy` with the configuration of the documents. It ends when whoever started it does, by whatever means.
+/// `HAProxy` with the configuration from the docs. It ends with the process that started it, however that ends.
 struct HaProxy {
     port: u16,
     keeper: Child,
     config: PathBuf,
-    /// Takes commands.
+    /// A socket that takes commands.
     socket: PathBuf,
 }
 
@@ -43,7 +43,7 @@ impl HaProxy {
     fn start(primary: u16, standby: u16) -> Self {
         let port = free_port();
         let local = |port: u16| format!("127.0.0.1:{port}");
-        // Not the temporary folder: a Mac's is too long for a socket's path.
+        // Not in the temporary folder: on a Mac its path is too long for a socket.
         let socket = PathBuf::from(format!(
             "/tmp/dpl-haproxy-{}",
             uuid::Uuid::now_v7().simple()
@@ -52,7 +52,7 @@ impl HaProxy {
             .replace("127.0.0.1:5432", &local(port))
             .replace("10.0.0.11:5432", &local(primary))
             .replace("10.0.0.12:5432", &local(standby))
-            // Nobody is there.
+            // Nothing listens there.
             .replace("10.0.0.13:5432", &local(free_port()))
             .replace("/run/haproxy/admin.sock", socket.to_str().unwrap());
         let path = socket.with_extension("cfg");
@@ -67,7 +67,7 @@ impl HaProxy {
                 "keeper",
             ])
             .arg(&path)
-            // Debian keeps it off the PATH of those who are not root.
+            // Debian keeps it off the PATH of users other than root.
             .env("PATH", std::env::var("PATH").unwrap() + ":/usr/sbin")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -81,7 +81,7 @@ impl HaProxy {
         }
     }
 
-    /// Whether the checks of this server succeed.
+    /// Whether the health checks of this server succeed.
     async fn is_up(&self, server: &str) -> bool {
         let mut socket = UnixStream::connect(&self.socket).await.unwrap();
         let command = b"show servers state postgres\n";
@@ -91,7 +91,7 @@ impl HaProxy {
         let of_server = states
             .lines()
             .find(|line| line.split(' ').nth(3) == Some(server));
-        // The sixth column is the state, and 2 means up.
+        // The sixth column is the state; 2 means up.
         of_server.unwrap().split(' ').nth(5) == Some("2")
     }
 }
@@ -105,7 +105,7 @@ impl Drop for HaProxy {
     }
 }
 
-/// A primary and its synchronous standby, each within reach over a wire that can be cut.
+/// A primary and its synchronous standby, each behind a wire that can be cut.
 struct Pair {
     primary: Postgres,
     standby: Postgres,
@@ -125,7 +125,7 @@ impl Pair {
         let standby = tokio::task::spawn_blocking(move || Postgres::standby_of(port))
             .await
             .unwrap();
-        // After the copy was made: once it is promoted, the standby has nobody to wait for.
+        // After the copy: once it is promoted, the standby must wait for no other server.
         execute(&primary, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
         execute(&primary, "SELECT pg_reload_conf()").await;
         let pool = pool(&primary);
@@ -153,7 +153,7 @@ fn pool(postgres: &Postgres) -> PgPool {
 }
 
 async fn execute(postgres: &Postgres, statement: &str) {
-    // A promotion itself may take this long on a busy machine; the service's 30 s count from its end.
+    // A promotion may take this long on a busy machine. The service's 30 s count from its end.
     within(Duration::from_mins(1), statement, async {
         let mut connection = PgConnection::connect(&postgres.url("postgres"))
             .await
@@ -166,7 +166,7 @@ async fn execute(postgres: &Postgres, statement: &str) {
     .await;
 }
 
-/// Every process of a server, stopped where it is. They go on when this is dropped, and so can be ended.
+/// All processes of a server, stopped. They continue when this is dropped, so that they can be ended.
 struct Frozen(Vec<String>);
 
 impl Frozen {
@@ -179,7 +179,7 @@ impl Frozen {
                 .fetch_one(&mut connection)
                 .await
                 .unwrap();
-        // It starts all others, so none is added from here on.
+        // The postmaster starts all others, so none is added from here on.
         let mut frozen = Self(vec![first]);
         frozen.signal("-STOP");
         let others: Vec<String> = sqlx::query_scalar(
@@ -195,7 +195,7 @@ impl Frozen {
     }
 
     fn signal(&self, signal: &str) {
-        // Some may have ended by themselves.
+        // Some may have exited.
         let _ = Command::new("kill")
             .arg(signal)
             .args(&self.0)
@@ -234,7 +234,7 @@ async fn nothing_is_lost_when_the_primary_is(loss: Loss) {
     let told = Acknowledged::default();
 
     let failover = async {
-        eventually("work is going on", async || {
+        eventually("the load is running", async || {
             (told.count() >= 20).then_some(())
         })
         .await;
@@ -268,14 +268,11 @@ async fn nothing_is_lost_when_the_primary_is(loss: Loss) {
             (app.get("/readyz").await.status == 200).then_some(())
         })
         .await;
-        println!(
-            "it serves again {:?} after the promotion",
-            promoted.elapsed()
-        );
+        println!("serving again {:?} after the promotion", promoted.elapsed());
         if let Some(frozen) = frozen {
-            // The old primary comes back and takes writes, because nobody has fenced it.
+            // The old primary comes back and accepts writes, because it hasn't been fenced.
             drop(frozen);
-            eventually("HAProxy finds the old primary up", async || {
+            eventually("HAProxy sees the old primary up", async || {
                 haproxy.is_up("pg1").await.then_some(())
             })
             .await;
@@ -288,7 +285,7 @@ async fn nothing_is_lost_when_the_primary_is(loss: Loss) {
                 assert_eq!(
                     port,
                     standby.port().to_string(),
-                    "the promoted server stays"
+                    "HAProxy stays with the promoted server"
                 );
             }
             more_is_acknowledged().await;
@@ -303,21 +300,21 @@ async fn nothing_is_lost_when_the_primary_is(loss: Loss) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_is_killed_is_replaced_and_nothing_acknowledged_is_lost() {
+async fn failover_from_a_killed_primary_loses_nothing_acknowledged() {
     nothing_is_lost_when_the_primary_is(Loss::Killed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_freezes_is_replaced_and_nothing_acknowledged_is_lost() {
+async fn failover_from_a_frozen_primary_loses_nothing_acknowledged() {
     nothing_is_lost_when_the_primary_is(Loss::Frozen).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_is_cut_off_is_replaced_and_nothing_acknowledged_is_lost() {
+async fn failover_from_an_unreachable_primary_loses_nothing_acknowledged() {
     nothing_is_lost_when_the_primary_is(Loss::CutOff).await;
 }
 
-/// The service's transactions that wait for the standby before they are acknowledged.
+/// Waits until a transaction of the service waits for the standby.
 async fn wait_for_the_standby(primary: &PgPool) {
     eventually("a commit waits for the standby", async || {
         sqlx::query_scalar::<_, i32>(
@@ -332,13 +329,13 @@ async fn wait_for_the_standby(primary: &PgPool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_not_ready_while_commits_wait_for_the_standby() {
-    // Whole, for the wires are cut when they are dropped.
+async fn readiness_fails_while_commits_wait_for_the_standby() {
+    // Kept whole, because the wires are cut when they are dropped.
     let pair = Pair::start().await;
     let Pair {
         primary, standby, ..
     } = &pair;
-    // A role of its own, which sees no more than the service may.
+    // A role that sees no more than the service's role may.
     execute(
         primary,
         "CREATE ROLE service LOGIN; ALTER DATABASE postgres OWNER TO service;
@@ -375,7 +372,7 @@ async fn it_is_not_ready_while_commits_wait_for_the_standby() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_without_its_standbys_acknowledges_nothing() {
-    // What docs/operations.md has whoever promotes do first, in case the old primary can't be fenced.
+    // What docs/operations.md says to do before a promotion, in case the old primary can't be fenced.
     let pair = Pair::start().await;
     let Pair {
         primary, standby, ..
@@ -416,13 +413,13 @@ async fn a_primary_without_its_standbys_acknowledges_nothing() {
         .await
         .unwrap();
     assert_eq!(there, 0);
-    assert!(!write.is_finished(), "nobody was told that it is saved");
+    assert!(!write.is_finished(), "the write has not been acknowledged");
     write.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_acknowledged_is_on_the_standby_whatever_the_servers_default_is() {
-    // Whole, for the wires are cut when they are dropped.
+async fn acknowledged_data_is_on_the_standby_whatever_the_server_default_is() {
+    // Kept whole, because the wires are cut when they are dropped.
     let pair = Pair::start().await;
     let Pair {
         primary, standby, ..
@@ -457,7 +454,7 @@ async fn what_is_acknowledged_is_on_the_standby_whatever_the_servers_default_is(
     let (answer, ()) = tokio::join!(delivering, waiting);
     answer.expect(204);
 
-    // Visible there, if that is what the server wants.
+    // Visible on the standby, if the server's default requires that.
     execute(
         primary,
         "ALTER DATABASE postgres SET synchronous_commit = remote_apply;
@@ -465,7 +462,7 @@ async fn what_is_acknowledged_is_on_the_standby_whatever_the_servers_default_is(
     )
     .await;
     app.get("/readyz").await;
-    eventually("it is connected again", async || {
+    eventually("the service is connected again", async || {
         (app.get("/readyz").await.status == 200).then_some(())
     })
     .await;
@@ -488,8 +485,8 @@ async fn what_is_acknowledged_is_on_the_standby_whatever_the_servers_default_is(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_reached_a_standby_finds_the_primary_without_a_restart() {
-    // Whole, for the wires are cut when they are dropped.
+async fn a_service_connected_to_a_standby_finds_the_primary_without_a_restart() {
+    // Kept whole, because the wires are cut when they are dropped.
     let pair = Pair::start().await;
     let Pair {
         primary, standby, ..
@@ -498,14 +495,14 @@ async fn a_service_that_reached_a_standby_finds_the_primary_without_a_restart() 
     let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port);
     let app = TestApp::on(url, &[]).await;
     let link = app.created().await;
-    // The address leads to a standby for a while, as it may in the middle of a failover.
+    // The address leads to a standby for a while, as it may during a failover.
     proxy.lead_to(standby.port());
     execute(
         primary,
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'dojo-payment-links'",
     )
     .await;
-    eventually("it says that it is on a standby", async || {
+    eventually("/readyz reports the standby", async || {
         let answer = app.get("/readyz").await;
         (answer.status == 503 && answer.text.contains("read-only")).then_some(())
     })
@@ -515,7 +512,7 @@ async fn a_service_that_reached_a_standby_finds_the_primary_without_a_restart() 
         .problem(503, "database-unavailable");
     app.link(&link["id"]).await;
 
-    // Its connections to the standby stay open.
+    // The connections to the standby stay open.
     proxy.lead_to(primary.port());
     eventually_within(Duration::from_secs(5), "it is ready", async || {
         (app.get("/readyz").await.status == 200).then_some(())

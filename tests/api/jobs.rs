@@ -1,5 +1,5 @@
-//! The background holds on: no answer of Dojo's ends a job, no wake-up is lost, other programs' intents are in nobody's
-//! way, and much work at once is done in few calls.
+//! Background jobs: no response from Dojo stops one, no wake-up is lost, other programs' intents don't hold up the account,
+//! and much work at once takes few calls.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,30 +23,30 @@ use crate::support::{
     new_database, program, ten_pounds, text, within,
 };
 
-/// Settings with which a call to Dojo may take very long, and so may the work under a lease.
+/// Settings under which a call to Dojo, and so the work under a lease, may take very long.
 const PATIENT: [(&str, &str); 1] = [("DOJO_TIMEOUT", "60s")];
 
-/// Another service on the same database, with a quick background and these settings on top.
+/// Another service on the same database, with quick background jobs and these settings on top.
 async fn another(app: &TestApp, more: &[(&str, &str)]) -> Service {
     let settings = [&QUICK[..], more].concat();
     Service::start(&app.database_url, &app.sandbox.url, &settings).await
 }
 
-/// When this job last made progress, by its metric.
+/// When this job last made progress, according to its metric.
 async fn progress(app: &TestApp, job: &str) -> f64 {
     let name = format!(r#"job_last_progress_timestamp_seconds{{account="default",job="{job}"}}"#);
     app.metric(&name).await
 }
 
-/// An intent that another program made with the same key.
+/// Creates an intent as another program would, with the same key.
 async fn foreign(app: &TestApp) -> Value {
     let body = json!({"amount": {"value": 100, "currencyCode": "GBP"}, "reference": "theirs"});
     let intent = app.sandbox.api(Method::POST, "/payment-intents", &body);
     intent.await["id"].clone()
 }
 
-/// A link that was paid while no webhook came, not due for a look.
-async fn paid_unheard(app: &TestApp) -> Value {
+/// A link that was paid while webhooks were lost. It is not due for reconciliation.
+async fn paid_without_webhook(app: &TestApp) -> Value {
     app.sandbox.drop_webhooks().await;
     let link = app.created().await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
@@ -59,7 +59,7 @@ async fn paid_unheard(app: &TestApp) -> Value {
 }
 
 #[tokio::test]
-async fn no_retry_after_ends_a_job_or_a_request() {
+async fn no_retry_after_value_stops_a_job_or_a_request() {
     let absurd = [
         "18446744073709551615",
         "99999999999999999999999999999",
@@ -73,17 +73,17 @@ async fn no_retry_after_ends_a_job_or_a_request() {
         assert!(wait <= 3600, "{retry_after}: {wait}");
         refused.problem(503, "dojo-not-reached");
 
-        // The next time the background meets it.
+        // Then in the background.
         app.sandbox.next("create", "cutBefore", json!({})).await;
         app.create(&ten_pounds("Order 2")).await.expect(504);
         app.sandbox.next("create", "status", fault).await;
-        eventually("the background was told to wait", async || {
+        eventually("the background gets the 429", async || {
             let busy = r#"jobs_total{job="creation_recovery",outcome="busy"}"#;
             (app.metric(busy).await >= 1.0).then_some(())
         })
         .await;
         let before = progress(&app, "creation_recovery").await;
-        eventually("the job goes on", async || {
+        eventually("the job makes progress", async || {
             (progress(&app, "creation_recovery").await > before).then_some(())
         })
         .await;
@@ -93,7 +93,7 @@ async fn no_retry_after_ends_a_job_or_a_request() {
 }
 
 #[tokio::test]
-async fn a_retry_after_that_says_nothing_is_none() {
+async fn a_retry_after_that_is_not_valid_is_ignored() {
     for_each_case(&["-5", "1e9", "ü", ""], &[], async |app, retry_after| {
         app.sandbox.drop_webhooks().await;
         app.sandbox.next("create", "cutBefore", json!({})).await;
@@ -110,14 +110,15 @@ async fn a_retry_after_that_says_nothing_is_none() {
 #[tokio::test]
 async fn an_idle_job_shows_that_it_is_alive() {
     let app = TestApp::quick(&[("POLL_INTERVAL", "1h")]).await;
-    for job in [
+    let jobs = [
         "creation_recovery",
         "reconciliation",
         "orphaned_intents",
         "operation_recovery",
         "backlog",
-    ] {
-        let first = eventually("it has begun", async || {
+    ];
+    join_all(jobs.map(async |job| {
+        let first = eventually("it has started", async || {
             Some(progress(&app, job).await).filter(|at| *at > 0.0)
         })
         .await;
@@ -125,7 +126,8 @@ async fn an_idle_job_shows_that_it_is_alive() {
             (progress(&app, job).await > first).then_some(())
         })
         .await;
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -176,13 +178,13 @@ async fn a_job_that_cannot_claim_its_work_makes_no_progress_and_is_counted() {
             (progress(&app, job).await > before).then_some(())
         })
         .await;
-        // Each failure was counted, and the log has one line for when it began and one for when it was over.
+        // The log has one line for the first failure and one for the end of the failures.
         let job = format!(r#""job":"{job}""#);
         let lines = async |words: &str| {
             let lines = app.logged(words).await;
             lines.iter().filter(|line| line.contains(&job)).count()
         };
-        eventually("the log says that it is over", async || {
+        eventually("the log says that it works again", async || {
             (lines("for work again").await == 1).then_some(())
         })
         .await;
@@ -191,7 +193,7 @@ async fn a_job_that_cannot_claim_its_work_makes_no_progress_and_is_counted() {
 }
 
 #[tokio::test]
-async fn intents_that_dojo_refuses_to_show_are_in_nobodys_way_and_given_up() {
+async fn intents_that_dojo_does_not_show_hold_up_nothing_and_are_given_up() {
     let refusals = [400, 401, 403, 405, 409, 422];
     for_each_case(&refusals, &[], async |app, status| {
         let theirs = join_all((0..6).map(async |_| {
@@ -204,7 +206,7 @@ async fn intents_that_dojo_refuses_to_show_are_in_nobodys_way_and_given_up() {
         .await;
         let due = "UPDATE payment_intents SET due_at = now() WHERE due_at IS NOT NULL";
         let asked = async |times: usize| {
-            eventually(&format!("each was asked for {times} times"), async || {
+            eventually(&format!("each was read {times} times"), async || {
                 sqlx::query(due).execute(&app.pool).await.unwrap();
                 let gets = app.sandbox.requests("get").await;
                 let asked = theirs.iter().all(|id| {
@@ -217,16 +219,16 @@ async fn intents_that_dojo_refuses_to_show_are_in_nobodys_way_and_given_up() {
         };
         asked(2).await;
 
-        // All other work of the account goes on.
-        let link = paid_unheard(&app).await;
+        // All other work of the account continues.
+        let link = paid_without_webhook(&app).await;
         app.all_are_due().await;
         app.link_with_status(&link["id"], "Captured").await;
         let log = app.service.log();
         assert!(!log.contains("Dojo is in trouble"), "{status}: {log}");
 
-        // Each is left alone for longer each time, and in the end for good.
+        // Each is read less and less often, and in the end no more.
         asked(4).await;
-        eventually("they are left alone", async || {
+        eventually("the next attempts are far apart", async || {
             let soonest: Option<f64> = sqlx::query_scalar(
                 "SELECT extract(epoch FROM min(due_at) - now())::float8 FROM payment_intents
                  WHERE payment_link_id IS NULL",
@@ -255,13 +257,13 @@ async fn intents_that_dojo_refuses_to_show_are_in_nobodys_way_and_given_up() {
 }
 
 #[tokio::test]
-async fn an_intent_over_which_dojo_breaks_is_in_nobodys_way() {
+async fn an_intent_over_which_dojo_fails_does_not_pause_the_account() {
     for_each_case(&[408, 500], &[], async |app, status| {
         let theirs = foreign(&app).await;
         let fault = json!({"operation": "get", "kind": "status", "status": status, "share": 1.0,
             "paymentIntentId": theirs});
         app.sandbox.control("faults", fault).await;
-        eventually("it was asked for again and again", async || {
+        eventually("it was read several times", async || {
             sqlx::query("UPDATE payment_intents SET due_at = now() WHERE due_at IS NOT NULL")
                 .execute(&app.pool)
                 .await
@@ -276,9 +278,9 @@ async fn an_intent_over_which_dojo_breaks_is_in_nobodys_way() {
 }
 
 #[tokio::test]
-async fn a_key_that_dojo_refuses_still_pauses_its_account() {
+async fn a_key_that_dojo_rejects_pauses_its_account() {
     let app = TestApp::quick(&[]).await;
-    let link = paid_unheard(&app).await;
+    let link = paid_without_webhook(&app).await;
     for operation in ["get", "search"] {
         let fault = json!({"operation": operation, "kind": "status", "status": 403, "share": 1.0});
         app.sandbox.control("faults", fault).await;
@@ -300,7 +302,7 @@ async fn a_key_that_dojo_refuses_still_pauses_its_account() {
     app.link_with_status(&link["id"], "Captured").await;
 }
 
-/// A way to Postgres on which the answer to a statement can be held up.
+/// A connection to Postgres on which the response to a statement can be delayed.
 struct SlowWay {
     url: String,
     waiting: watch::Receiver<bool>,
@@ -308,7 +310,7 @@ struct SlowWay {
 }
 
 impl SlowWay {
-    /// Whoever sends a statement with these words waits for its answer until [`SlowWay::let_go`].
+    /// The response to a statement with these words is delayed until [`SlowWay::let_go`].
     async fn to(database_url: &str, words: &'static str) -> Self {
         let url = url::Url::parse(database_url).unwrap();
         let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5432));
@@ -350,8 +352,8 @@ impl SlowWay {
     }
 }
 
-/// Hands on what the client sends. `seen` tells once it has sent the words and then something more: a statement is sent
-/// to be parsed first, and to be carried out next.
+/// Passes on what the client sends. `seen` becomes true once it has sent the words and then something more: a statement is
+/// first sent to be parsed, and then to be executed.
 async fn pass_on(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
@@ -391,11 +393,11 @@ async fn pass_back(
 }
 
 #[tokio::test]
-async fn a_webhook_that_comes_while_a_claim_is_under_way_is_followed_by_a_read_at_once() {
+async fn a_webhook_during_a_claim_is_followed_by_a_read_at_once() {
     let mut app = TestApp::with(&[]).await;
-    let link = paid_unheard(&app).await;
+    let link = paid_without_webhook(&app).await;
     let mut way = SlowWay::to(&app.database_url, "status NOT IN ('Pending', 'Failed')").await;
-    // The claim of links that are due finds none, and its answer takes its time.
+    // The claim of links that are due finds none, and its response is delayed.
     let settings = [&QUICK[..], &[("POLL_INTERVAL", "1h")]].concat();
     app.service = Service::start(&way.url, &app.sandbox.url, &settings).await;
     way.waiting.wait_for(|waiting| *waiting).await.unwrap();
@@ -407,8 +409,8 @@ async fn a_webhook_that_comes_while_a_claim_is_under_way_is_followed_by_a_read_a
     });
     app.deliver(&body.to_string()).await.expect(204);
     way.let_go();
-    // Only Dojo's own answer has the payment's details.
-    eventually("Dojo was asked", async || {
+    // Only Dojo's own response has the payment's details.
+    eventually("the link is reconciled", async || {
         let link = app.link(&link["id"]).await;
         (!link["payment"].is_null()).then_some(())
     })
@@ -416,7 +418,7 @@ async fn a_webhook_that_comes_while_a_claim_is_under_way_is_followed_by_a_read_a
 }
 
 #[tokio::test]
-async fn claiming_lost_creations_reads_past_nothing_else_that_is_due() {
+async fn claiming_lost_creations_does_not_scan_other_links_that_are_due() {
     let app = TestApp::with(&[]).await;
     app.created().await;
     sqlx::query(
@@ -439,7 +441,7 @@ async fn claiming_lost_creations_reads_past_nothing_else_that_is_due() {
         .expect(504);
     let _jobs = another(&app, &[]).await;
     app.the_only_link("a", &ten_pounds("Order 2")).await;
-    // Prepared statements get a plan for any parameters after a few times; that has to be this one too.
+    // After a few executions, a prepared statement gets a plan for any parameters. That must be this plan too.
     eventually("the index of lost creations is used", async || {
         let scans: i64 = sqlx::query_scalar(
             "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'payment_links_unsettled'",
@@ -469,7 +471,7 @@ async fn replicas_migrate_an_empty_database_together() {
 }
 
 #[tokio::test]
-async fn an_index_that_was_not_finished_is_built_again() {
+async fn an_unfinished_index_is_rebuilt() {
     let app = TestApp::on(new_database().await, &[]).await;
     for statement in [
         "DELETE FROM _sqlx_migrations WHERE version = 13",
@@ -549,7 +551,7 @@ async fn an_index_build_waits_for_an_open_transaction_without_starting_over() {
         )
     };
     let waiting = async {
-        // Longer than a statement of a migration waits for a lock otherwise.
+        // For longer than other statements of a migration wait for a lock.
         eventually("the build waits", async || {
             sqlx::query_scalar::<_, i32>(
                 "SELECT pid FROM pg_stat_activity
@@ -614,7 +616,7 @@ async fn an_index_that_is_being_built_by_hand_is_waited_for() {
     assert!(index_is_valid(&app).await);
 }
 
-/// Loses the answers to this many creations in this way, while no background runs.
+/// Loses the responses to this many creations in this way, while no background job runs.
 async fn lose_many(app: &TestApp, kind: &str, count: usize) -> Vec<String> {
     app.sandbox.drop_webhooks().await;
     let fault = json!({"operation": "create", "kind": kind, "count": count});
@@ -634,13 +636,13 @@ async fn lose_many(app: &TestApp, kind: &str, count: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn lost_creations_of_the_same_time_are_found_by_one_search() {
+async fn lost_creations_of_many_links_are_found_by_one_search() {
     let app = TestApp::with(&[]).await;
     let orders = lose_many(&app, "cutAfter", 20).await;
     app.sandbox
         .control("payment-intents", json!({"count": 230}))
         .await;
-    // Reconciling them takes searches as well, and on a slow machine it would begin before the end of the test.
+    // Reconciliation searches as well, and on a slow machine it would begin before the test ends.
     sqlx::raw_sql(
         "CREATE FUNCTION not_due() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN NEW.due_at := now() + interval '1 hour'; RETURN NEW; END $$;
@@ -657,13 +659,16 @@ async fn lost_creations_of_the_same_time_are_found_by_one_search() {
     }
     assert_eq!(app.sandbox.creations().await.len(), 20);
     let pages = app.sandbox.requests("search").await.len();
-    assert_eq!(pages, 3, "pages of 100 for 250 intents, once for all links");
+    assert_eq!(
+        pages, 3,
+        "250 intents are three pages of 100, read once for all links"
+    );
 }
 
 #[tokio::test]
-async fn second_intents_of_links_of_the_same_time_are_searched_for_together() {
+async fn surplus_intents_of_many_links_are_found_by_one_search() {
     let app = TestApp::with(&[]).await;
-    // Nothing was created the first time, so that Dojo is asked again.
+    // Nothing was created the first time, so the creations are retried.
     let orders = lose_many(&app, "cutBefore", 20).await;
     let jobs = another(&app, &[]).await;
     for order in &orders {
@@ -683,20 +688,20 @@ async fn second_intents_of_links_of_the_same_time_are_searched_for_together() {
         (read.len() == 20 && searches > 0).then_some(())
     })
     .await;
-    // One for what can be read by pages, and one for second intents.
+    // One search for the sweep, and one for surplus intents.
     let searches = app.sandbox.requests("search").await.len();
     assert!(searches <= 2, "{searches} searches for 20 links");
 }
 
 #[tokio::test]
-async fn lost_creations_are_found_among_very_many_intents_though_a_page_fails() {
+async fn lost_creations_are_found_among_very_many_intents_although_a_page_fails() {
     let app = TestApp::with(&[]).await;
-    // These lie behind all others, for the newest are shown first.
+    // These come after all others, because search returns the newest first.
     let orders = lose_many(&app, "cutAfter", 3).await;
     app.sandbox
         .control("payment-intents", json!({"count": 10_100}))
         .await;
-    // Two that were never made: only a search through all of them proves that.
+    // Two that were never created. Only a search through all intents proves that.
     for order in ["Order 3", "Order 4"] {
         app.sandbox.next("create", "cutBefore", json!({})).await;
         app.create_with_key(order, &ten_pounds(order))
@@ -708,10 +713,14 @@ async fn lost_creations_are_found_among_very_many_intents_though_a_page_fails() 
     let _jobs = another(&app, &[("BACKGROUND_RATE", "1000")]).await;
     let orders = orders.iter().map(String::as_str);
     for order in orders.chain(["Order 3", "Order 4"]) {
-        eventually_within(Duration::from_mins(1), "it is settled", async || {
-            let answer = app.create_with_key(order, &ten_pounds(order)).await;
-            (answer.status == 201).then_some(())
-        })
+        eventually_within(
+            Duration::from_mins(1),
+            "the creation is resolved",
+            async || {
+                let answer = app.create_with_key(order, &ten_pounds(order)).await;
+                (answer.status == 201).then_some(())
+            },
+        )
         .await;
         let alive = app.links_about(order).await;
         assert_eq!(alive.len(), 1);
@@ -721,7 +730,7 @@ async fn lost_creations_are_found_among_very_many_intents_though_a_page_fails() 
 }
 
 #[tokio::test]
-async fn no_lease_runs_out_in_a_queue() {
+async fn no_lease_expires_in_a_queue() {
     let app = TestApp::with(&[]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox.search_lags(600.0).await;
@@ -734,7 +743,7 @@ async fn no_lease_runs_out_in_a_queue() {
         .execute(&app.pool)
         .await
         .unwrap();
-    // Ten seconds of work for one replica, under leases of four.
+    // Ten seconds of work for one replica, under leases of four seconds.
     let slow = json!({"operation": "get", "kind": "latency", "latencyMs": 500, "share": 1.0});
     app.sandbox.control("faults", slow).await;
     let few = [("BACKGROUND_CONCURRENCY", "2")];

@@ -1,5 +1,5 @@
-//! What no caller and no prober can do: take all calls to Dojo, send without end, fill the log, or learn which accounts
-//! there are.
+//! What no caller and no stranger can do: take up all calls to Dojo, send requests without a limit, fill the log, or find out
+//! which accounts exist.
 
 use futures_util::future::join_all;
 use reqwest::Method;
@@ -11,14 +11,14 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_refresh_takes_a_place_among_the_calls_to_dojo() {
+async fn reconciling_on_request_counts_as_a_call_to_dojo() {
     let app = TestApp::with(&[("MAX_CREATIONS", "1")]).await;
     let link = app.created().await;
     let slow = json!({"latencyMs": 1500});
     app.sandbox.next("get", "latency", slow).await;
-    let refreshing = app.refresh(&link["id"]);
+    let reconciling = app.refresh(&link["id"]);
     let others = async {
-        eventually("Dojo is being asked", async || {
+        eventually("Dojo receives the read", async || {
             app.sandbox.requests("get").await.pop()
         })
         .await;
@@ -30,18 +30,18 @@ async fn a_refresh_takes_a_place_among_the_calls_to_dojo() {
             assert_eq!(answer.header("retry-after"), "1");
             answer.problem(503, "overloaded");
         }
-        // What needs nothing of Dojo goes on.
+        // Requests that need no call to Dojo still work.
         app.link(&link["id"]).await;
     };
-    let (refreshed, ()) = tokio::join!(refreshing, others);
-    refreshed.expect(200);
+    let (reconciled, ()) = tokio::join!(reconciling, others);
+    reconciled.expect(200);
     app.refresh(&link["id"]).await.expect(200);
     app.create(&ten_pounds("Order 2")).await.expect(201);
 }
 
 #[tokio::test]
-async fn a_refresh_searches_a_few_pages_and_the_background_the_rest() {
-    // No webhooks, and no answer: the link is asked for again, so there may be a second intent.
+async fn reconciling_on_request_searches_a_few_pages_and_the_job_the_rest() {
+    // No webhooks and no response, so the creation is retried and there may be a surplus intent.
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox
@@ -55,7 +55,7 @@ async fn a_refresh_searches_a_few_pages_and_the_background_the_rest() {
             .await
             .unwrap()
     };
-    // More intents than a few pages hold. The second one of the link is the oldest, which search shows last.
+    // More intents than a few pages. The link's second intent is the oldest, which search returns last.
     let mut second = ten_pounds("Order 1");
     second["metadata"] = json!({"paymentLinkId": link["id"]});
     app.sandbox
@@ -66,7 +66,7 @@ async fn a_refresh_searches_a_few_pages_and_the_background_the_rest() {
         let intents = (0..50).map(|_| app.sandbox.api(Method::POST, "/payment-intents", &foreign));
         join_all(intents).await;
     }
-    // Sooner than the schedule of a link that has just been looked at, and not before the caller's refresh.
+    // Sooner than a link that was just reconciled is due again, and not before the caller's request.
     let soon = "UPDATE payment_links SET due_at = now() + interval '15 seconds'";
     sqlx::query(soon).execute(&app.pool).await.unwrap();
     let (due_before, searched) = (due().await, app.sandbox.requests("search").await.len());
@@ -82,14 +82,14 @@ async fn a_refresh_searches_a_few_pages_and_the_background_the_rest() {
     );
 
     app.all_are_due().await;
-    eventually("the second intent is found", async || {
+    eventually("the surplus intent is found", async || {
         app.told(&link["id"], "surplusFound").await.pop()
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_sends_too_much_is_told_when_to_go_on_and_no_other_is() {
+async fn a_client_over_its_rate_limit_gets_429_and_others_do_not() {
     let app = TestApp::with(&[("CLIENT_RATE", "5")]).await;
     let other = create_api_key(&app, "orders", "links:read");
     let read = || app.get("/v1/payment-links");
@@ -105,13 +105,13 @@ async fn a_client_that_sends_too_much_is_told_when_to_go_on_and_no_other_is() {
 
     let others = app.anonymous(Method::GET, "/v1/payment-links");
     send(others.bearer_auth(&other)).await.expect(200);
-    // The limit is the client's, whichever of its scopes a request needs; nothing is done beyond it.
+    // The limit applies to the client, whichever scope a request needs. Nothing is done beyond it.
     let body = ten_pounds("Order 1");
     let creations = join_all((0..20).map(|_| app.create(&body))).await;
     let made = creations.iter().filter(|answer| answer.status == 201);
     assert_eq!(made.count(), app.sandbox.creations().await.len());
     assert!(creations.iter().any(|answer| answer.status == 429));
-    // Whoever has no key is told so, however often: only clients are counted.
+    // Requests without a valid key get 401, however many there are: only clients are limited.
     for _ in 0..20 {
         let nobody = app.anonymous(Method::GET, "/v1/payment-links");
         let made_up = nobody.bearer_auth(format!("dpl_{}", "0".repeat(64)));
@@ -123,7 +123,7 @@ async fn a_client_that_sends_too_much_is_told_when_to_go_on_and_no_other_is() {
     .await;
 }
 
-/// What an answer shows to its receiver, but for what tells one request from another.
+/// What a response shows to its receiver, except for what differs between any two requests.
 fn seen(answer: &Answer) -> (u16, Vec<(String, String)>, Value) {
     let mut headers: Vec<_> = answer
         .headers
@@ -140,7 +140,7 @@ fn seen(answer: &Answer) -> (u16, Vec<(String, String)>, Value) {
 }
 
 #[tokio::test]
-async fn an_account_that_does_not_exist_answers_webhooks_as_one_that_does() {
+async fn webhooks_for_unknown_and_known_accounts_get_the_same_response() {
     let app = TestApp::start().await;
     let deliver = async |path: &str, signature: Option<&str>, body: &str| {
         let mut request = app.anonymous(Method::POST, path).body(body.to_owned());
@@ -149,7 +149,7 @@ async fn an_account_that_does_not_exist_answers_webhooks_as_one_that_does() {
         }
         send(request).await
     };
-    // What would be signed with a secret that every copy of this program knows is not genuine either.
+    // A signature made with a secret that is in the source code is not valid either.
     let made_up = dojo_sandbox::signature::sign("no webhook is signed with this", b"{}");
     let large = "x".repeat(300 * 1024);
     for (signature, body) in [
@@ -168,7 +168,7 @@ async fn an_account_that_does_not_exist_answers_webhooks_as_one_that_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_proves_nothing_cannot_fill_the_log() {
+async fn strangers_cannot_fill_the_log() {
     let mut app = TestApp::start().await;
     for _ in 0..50 {
         app.deliver_signed("{}", "sha256=00").await.expect(401);
@@ -181,7 +181,7 @@ async fn whoever_proves_nothing_cannot_fill_the_log() {
         let nowhere = app.anonymous(Method::GET, "/admin.php");
         send(nowhere).await.expect(404);
     }
-    // Requests of clients and genuine webhooks have a line each.
+    // Each request of a client and each genuine webhook has a line.
     for n in 0..3 {
         app.get("/v1/payment-links").await.expect(200);
         let genuine = format!(r#"{{"id":"evt_{n}","event":"terminal.moved","data":{{}}}}"#);
@@ -230,7 +230,7 @@ async fn whoever_proves_nothing_cannot_fill_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn made_up_keys_cannot_fill_the_log_while_the_database_is_away() {
+async fn made_up_keys_cannot_fill_the_log_during_a_database_outage() {
     let app = TestApp::start().await;
     sqlx::query("ALTER TABLE api_keys RENAME TO hidden")
         .execute(&app.pool)
@@ -247,7 +247,7 @@ async fn made_up_keys_cannot_fill_the_log_while_the_database_is_away() {
 }
 
 #[tokio::test]
-async fn nobody_may_store_what_the_api_answers() {
+async fn responses_must_not_be_stored_by_caches() {
     let app = TestApp::start().await;
     let link = app.created().await;
     let path = format!("/v1/payment-links/{}", text(&link["id"]));

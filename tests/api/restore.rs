@@ -1,4 +1,4 @@
-//! A restore to an earlier moment: what comes back by itself, and what does not. The operations page tells of it.
+//! A restore to an earlier moment: what repairs itself and what does not, as docs/operations.md says.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
@@ -7,7 +7,7 @@ use crate::{
     support::{TestApp, eventually, ten_pounds, text},
 };
 
-/// Copies the database as it is now, as a backup does, and tells where the copy is.
+/// Copies the database, as a backup does. Returns the copy's URL.
 async fn backup(database_url: &str) -> String {
     let name = database_url.rsplit('/').next().unwrap();
     let name = name.split('?').next().unwrap();
@@ -15,7 +15,7 @@ async fn backup(database_url: &str) -> String {
     let mut elsewhere = PgConnection::connect(&database_url.replace(name, "postgres"))
         .await
         .unwrap();
-    // It has to be alone for that.
+    // Copying requires that nothing else is connected.
     sqlx::query("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1")
         .bind(name)
         .execute(&mut elsewhere)
@@ -30,7 +30,7 @@ async fn backup(database_url: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_restore_known_links_follow_dojo_and_later_ones_are_left_alone() {
+async fn after_a_restore_known_links_are_reconciled_and_later_ones_left_alone() {
     let mut before = TestApp::quick(&[]).await;
     let known = before.created().await;
     create_api_key(&before, "reader", "links:read");
@@ -38,7 +38,7 @@ async fn after_a_restore_known_links_follow_dojo_and_later_ones_are_left_alone()
     let copy = backup(&before.database_url).await;
     before.restart().await;
 
-    // What happens then is not in the backup: a payment, a link with a key, a key that is revoked.
+    // Changes that are not in the backup: a payment, a link with an idempotency key, an API key that is revoked.
     revoke_api_key(&before, "reader");
     let lost = before
         .create_with_key("order-2", &ten_pounds("Order 2"))
@@ -53,7 +53,7 @@ async fn after_a_restore_known_links_follow_dojo_and_later_ones_are_left_alone()
     before.restart().await;
     let after = before;
     let pool = sqlx::PgPool::connect(&after.database_url).await.unwrap();
-    // The next look at it may be hours away, as if its webhook were still to come.
+    // The next reconciliation may be hours away, because its webhook was still expected.
     sqlx::query("UPDATE payment_links SET due_at = now() WHERE due_at IS NOT NULL")
         .execute(&pool)
         .await
@@ -64,9 +64,9 @@ async fn after_a_restore_known_links_follow_dojo_and_later_ones_are_left_alone()
         .await
         .expect(404);
 
-    // The customer pays what is lost here: the money arrives, the webhook is kept, and nothing is made of it.
+    // The customer pays the link that is missing here. The webhook is stored, and nothing else happens.
     after.sandbox.pay(&lost["paymentIntentId"]).await;
-    eventually("its intent was asked for and let be", async || {
+    eventually("its intent was read and left alone", async || {
         let settled: Option<bool> = sqlx::query_scalar(
             "SELECT due_at IS NULL FROM payment_intents WHERE id = $1 AND payment_link_id IS NULL",
         )
@@ -90,7 +90,7 @@ async fn after_a_restore_known_links_follow_dojo_and_later_ones_are_left_alone()
     assert_eq!(intent["status"], "Captured");
     assert_eq!(intent["metadata"]["paymentLinkId"], lost["id"]);
 
-    // A request from that time makes a second link when it is sent again, and a revoked key is back.
+    // Repeating a request from that time creates a second link, and a revoked key is active again.
     let again = after
         .create_with_key("order-2", &ten_pounds("Order 2"))
         .await;

@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_says_whether_it_is_alive_and_ready() {
+async fn health_and_readiness_are_reported() {
     let mut app = TestApp::start().await;
     assert_eq!(app.get("/healthz").await.expect(200).text, "ok");
     assert_eq!(app.get("/readyz").await.expect(200).text, "ready");
@@ -25,7 +25,7 @@ async fn it_says_whether_it_is_alive_and_ready() {
     assert!(!is_alive(&app));
 }
 
-/// What a container asks whether to restart the service.
+/// The container's health check, which decides whether the service is restarted.
 fn is_alive(app: &TestApp) -> bool {
     let address = app.service.url.trim_start_matches("http://");
     let asked = program()
@@ -36,7 +36,7 @@ fn is_alive(app: &TestApp) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_cannot_be_listened_on_is_named_with_what_to_do() {
+async fn an_address_that_cannot_be_listened_on_is_reported_with_a_remedy() {
     let app = TestApp::start().await;
     let taken = app.service.url.trim_start_matches("http://").to_owned();
     for (address, problem) in [
@@ -73,7 +73,7 @@ async fn an_unmigrated_database_is_not_ready() {
     app.get("/readyz").await.problem(503, "not-ready");
 }
 
-/// A service that leaves the migrations to others, on a database that has none yet.
+/// A service that doesn't migrate, on a database without migrations.
 async fn unmigrated(database: &str) -> TestApp {
     let settings = [("MIGRATE_ON_START", "false"), ("BOOTSTRAP_API_KEY", "")];
     TestApp::on(database.to_owned(), &settings).await
@@ -124,7 +124,7 @@ async fn a_database_that_is_migrated_later_is_claimed_before_the_service_is_read
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_finds_its_database_taken_for_other_money_is_never_ready() {
+async fn a_service_on_a_database_of_the_other_environment_is_never_ready() {
     let database = new_database().await;
     let mut other = PgConnection::connect(&database).await.unwrap();
     let hide = "ALTER TABLE deployment RENAME TO hidden";
@@ -143,7 +143,7 @@ async fn a_service_that_finds_its_database_taken_for_other_money_is_never_ready(
 }
 
 #[tokio::test]
-async fn many_replicas_may_start_at_once_on_an_empty_database() {
+async fn many_replicas_can_start_at_once_on_an_empty_database() {
     let database = empty_database().await;
     let start = || Service::start(&database, "http://127.0.0.1:9", &[]);
     let replicas = tokio::join!(start(), start(), start(), start());
@@ -151,7 +151,7 @@ async fn many_replicas_may_start_at_once_on_an_empty_database() {
 }
 
 #[tokio::test]
-async fn on_sigterm_it_finishes_what_is_in_flight_and_leaves() {
+async fn on_sigterm_requests_in_flight_are_finished() {
     let mut app = TestApp::start().await;
     app.sandbox
         .next("create", "latency", json!({"latencyMs": 1000}))
@@ -159,10 +159,10 @@ async fn on_sigterm_it_finishes_what_is_in_flight_and_leaves() {
     let body = ten_pounds("Order 1");
     let request = app.request(Method::POST, "/v1/payment-links").json(&body);
     let in_flight = tokio::spawn(send(request));
-    eventually("the link is saved", async || pending_link(&app).await).await;
+    eventually("the link is stored", async || pending_link(&app).await).await;
 
     app.service.terminate();
-    eventually("it accepts nobody any more", async || {
+    eventually("it accepts no more connections", async || {
         let address = app.service.url.trim_start_matches("http://");
         TcpStream::connect(address).await.is_err().then_some(())
     })
@@ -183,7 +183,7 @@ async fn pending_link(app: &TestApp) -> Option<()> {
 }
 
 #[tokio::test]
-async fn it_leaves_within_the_limit_even_if_dojo_hangs() {
+async fn it_stops_within_the_limit_even_if_dojo_hangs() {
     let mut app = TestApp::with(&[("SHUTDOWN_TIMEOUT", "1s"), ("DOJO_TIMEOUT", "60s")]).await;
     app.sandbox
         .next("create", "latency", json!({"latencyMs": 60_000}))
@@ -191,7 +191,7 @@ async fn it_leaves_within_the_limit_even_if_dojo_hangs() {
     let body = ten_pounds("Order 1");
     let request = app.request(Method::POST, "/v1/payment-links").json(&body);
     let in_flight = tokio::spawn(request.send());
-    eventually("the link is saved", async || pending_link(&app).await).await;
+    eventually("the link is stored", async || pending_link(&app).await).await;
     app.service.terminate();
     within(
         Duration::from_millis(2500),
@@ -203,7 +203,7 @@ async fn it_leaves_within_the_limit_even_if_dojo_hangs() {
 }
 
 #[tokio::test]
-async fn more_creations_than_it_takes_on_are_503_and_nothing_is_done() {
+async fn creations_beyond_the_limit_are_503_and_nothing_is_done() {
     let app = TestApp::with(&[("MAX_CREATIONS", "1")]).await;
     app.sandbox
         .next("create", "latency", json!({"latencyMs": 1000}))
@@ -211,7 +211,7 @@ async fn more_creations_than_it_takes_on_are_503_and_nothing_is_done() {
     let body = ten_pounds("Order 1");
     let first = app.create_with_key("order-1", &body);
     let second = async {
-        eventually("the first one is under way", async || {
+        eventually("the first one is in progress", async || {
             pending_link(&app).await
         })
         .await;
@@ -226,14 +226,14 @@ async fn more_creations_than_it_takes_on_are_503_and_nothing_is_done() {
 }
 
 #[tokio::test]
-async fn a_creation_that_takes_too_long_is_504_and_its_work_goes_on() {
+async fn a_creation_that_takes_too_long_is_504_and_is_finished() {
     let app = TestApp::with(&[("REQUEST_TIMEOUT", "300ms")]).await;
     app.sandbox
         .next("create", "latency", json!({"latencyMs": 1000}))
         .await;
     let answer = app.create_with_key("order-1", &ten_pounds("Order 1")).await;
     let problem = answer.problem(504, "outcome-unknown");
-    let link = eventually("the outcome is there", async || {
+    let link = eventually("the outcome is known", async || {
         let answer = app.create_with_key("order-1", &ten_pounds("Order 1")).await;
         (answer.status == 201).then(|| answer.json())
     })
@@ -243,7 +243,7 @@ async fn a_creation_that_takes_too_long_is_504_and_its_work_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_goes_away_while_dojo_works_is_504_and_nothing_is_lost() {
+async fn losing_the_database_during_a_creation_is_504_and_nothing_is_lost() {
     let mut postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
     let settings = [("RUN_JOBS", "true"), ("POLL_INTERVAL", "100ms")];
     let app = TestApp::on(postgres.url("postgres"), &settings).await;
@@ -253,14 +253,17 @@ async fn a_database_that_goes_away_while_dojo_works_is_504_and_nothing_is_lost()
     let body = ten_pounds("Order 1");
     let creating = app.create_with_key("order-1", &body);
     let stopping = async {
-        eventually("Dojo has acted", async || app.sandbox.intents().await.pop()).await;
+        eventually("Dojo has created the intent", async || {
+            app.sandbox.intents().await.pop()
+        })
+        .await;
         tokio::task::block_in_place(|| postgres.stop());
     };
     let (answer, ()) = tokio::join!(creating, stopping);
     let problem = answer.problem(504, "outcome-unknown");
 
     tokio::task::block_in_place(|| postgres.resume());
-    let link = eventually("the outcome is there", async || {
+    let link = eventually("the outcome is known", async || {
         let answer = app.create_with_key("order-1", &body).await;
         (answer.status == 201).then(|| answer.json())
     })
@@ -270,7 +273,7 @@ async fn a_database_that_goes_away_while_dojo_works_is_504_and_nothing_is_lost()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_its_database_it_says_so_keeps_nothing_half_and_recovers_by_itself() {
+async fn without_its_database_it_responds_503_and_recovers_without_a_restart() {
     let mut postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
     let settings = [("DATABASE_ACQUIRE_TIMEOUT", "1s")];
     let app = TestApp::on(postgres.url("postgres"), &settings).await;
@@ -281,7 +284,7 @@ async fn without_its_database_it_says_so_keeps_nothing_half_and_recovers_by_itse
 
     tokio::task::block_in_place(|| postgres.stop());
     app.get("/healthz").await.expect(200);
-    assert!(is_alive(&app), "to restart it would not help");
+    assert!(is_alive(&app), "a restart would not help");
     app.get("/readyz").await.problem(503, "not-ready");
     app.deliver(&webhook)
         .await
@@ -301,15 +304,15 @@ async fn without_its_database_it_says_so_keeps_nothing_half_and_recovers_by_itse
     assert_eq!(
         app.sandbox.intents().await.len(),
         1,
-        "nothing was asked of Dojo that could not be saved"
+        "nothing was created at Dojo that could not be stored"
     );
 }
 
 #[tokio::test]
-async fn a_database_that_only_reads_is_503_and_what_comes_again_later_is_kept() {
+async fn a_read_only_database_is_503_and_a_later_retry_succeeds() {
     let app = TestApp::start().await;
     let link = app.created().await;
-    eventually("the sandbox has told of the creation", async || {
+    eventually("the webhook about the creation has arrived", async || {
         (app.stored_webhooks().await == 1).then_some(())
     })
     .await;
@@ -318,29 +321,32 @@ async fn a_database_that_only_reads_is_503_and_what_comes_again_later_is_kept() 
     .to_string();
     let mut operator = PgConnection::connect(&app.database_url).await.unwrap();
 
-    only_reads(&mut operator, true).await;
+    set_read_only(&mut operator, true).await;
     let order = ten_pounds("Order 2");
     for what in ["the webhook", "the order"] {
-        eventually(&format!("{what} meets what only reads"), async || {
-            let answer = match what {
-                "the webhook" => app.deliver(&webhook).await,
-                _ => app.create_with_key("a", &order).await,
-            };
-            assert_ne!(answer.header("retry-after"), "");
-            // The first ones may meet connections that were cut.
-            let problem = answer.problem(503, "database-unavailable");
-            let id = problem["requestId"].as_str().unwrap();
-            let log = app.service.log();
-            let mut lines = log.lines().filter(|line| line.contains(id));
-            lines.any(|line| line.contains("read-only")).then_some(())
-        })
+        eventually(
+            &format!("{what} meets the read-only database"),
+            async || {
+                let answer = match what {
+                    "the webhook" => app.deliver(&webhook).await,
+                    _ => app.create_with_key("a", &order).await,
+                };
+                assert_ne!(answer.header("retry-after"), "");
+                // The first attempts may meet connections that were cut.
+                let problem = answer.problem(503, "database-unavailable");
+                let id = problem["requestId"].as_str().unwrap();
+                let log = app.service.log();
+                let mut lines = log.lines().filter(|line| line.contains(id));
+                lines.any(|line| line.contains("read-only")).then_some(())
+            },
+        )
         .await;
     }
     assert_eq!(app.link(&link["id"]).await["status"], "Created");
     assert_eq!(app.sandbox.creations().await.len(), 1);
 
-    only_reads(&mut operator, false).await;
-    eventually("the webhook is kept", async || {
+    set_read_only(&mut operator, false).await;
+    eventually("the webhook is stored", async || {
         (app.deliver(&webhook).await.status == 204).then_some(())
     })
     .await;
@@ -350,8 +356,8 @@ async fn a_database_that_only_reads_is_503_and_what_comes_again_later_is_kept() 
     assert_eq!(app.sandbox.creations().await.len(), 2);
 }
 
-/// Makes everybody else's connections to this database read-only, as those to a standby are, or writable again.
-async fn only_reads(operator: &mut PgConnection, only: bool) {
+/// Makes all other connections to this database read-only, as those to a standby are, or writable again.
+async fn set_read_only(operator: &mut PgConnection, only: bool) {
     let name: String = sqlx::query_scalar("SELECT current_database()")
         .fetch_one(&mut *operator)
         .await
@@ -371,7 +377,7 @@ async fn only_reads(operator: &mut PgConnection, only: bool) {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_refused_and_one_that_never_ends_is_cut() {
+async fn a_request_head_that_is_too_large_or_never_ends_is_rejected() {
     let app = TestApp::start().await;
     let large = app
         .request(Method::GET, "/healthz")
@@ -408,7 +414,7 @@ async fn a_head_that_is_too_large_is_refused_and_one_that_never_ends_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_the_log_names_the_environment() {
+async fn every_log_line_names_the_environment() {
     let mut app = TestApp::with(&[&QUICK[..], &[("LOG_FILTER", "debug")]].concat()).await;
     app.service.kill().await;
     app.restart().await;
@@ -425,7 +431,7 @@ async fn every_line_of_the_log_names_the_environment() {
     assert!(app.service.ended().await.success());
     app.logged(r#""message":"stopped""#).await;
 
-    // Before its accounts are read nobody knows.
+    // Before the accounts have been read, the environment is unknown.
     let log = app.service.log();
     let log = &log[log.find(r#"{"environment""#).unwrap()..];
     for words in ["sqlx::query", r#""name":"job""#, r#""name":"request""#] {
@@ -459,6 +465,6 @@ async fn the_metrics_count_what_happens() {
         assert!(metrics.contains(line), "{line} is missing from\n{metrics}");
     }
     for endless in ["plink_", "MADEUP", "Order 1"] {
-        assert!(!metrics.contains(endless), "a label that never ends");
+        assert!(!metrics.contains(endless), "a label with unlimited values");
     }
 }

@@ -1,4 +1,4 @@
-//! Our database: gone, out of reach without a word, or read-only. One of these at a time, so that each can be judged.
+//! Trouble with our database: gone, silent, or read-only. One at a time, so that each can be judged.
 
 use std::time::Duration;
 
@@ -13,16 +13,15 @@ use crate::{
     stage::{Replica, Result, Stage},
 };
 
-/// How long `/readyz` may take to tell of an outage. It gives the database two seconds; the rest is for a machine that
-/// has other things to do.
+/// How long `/readyz` may take to report an outage. It waits two seconds for the database; the rest is for a busy machine.
 const READY_TELLS: Duration = Duration::from_secs(4);
 
-/// How long a replica may need until it serves again after its connections went silent.
+/// How long a replica may take to serve again after its connections went silent.
 const SERVES_AGAIN: Duration = Duration::from_secs(30);
 
-/// Stops Postgres, sees that every replica says so, and starts it again.
+/// Stops Postgres, checks that every replica reports it, and starts it again.
 pub async fn outages(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
-    // Early enough that a short run has one.
+    // Early enough for a short run.
     let mut next = 3000..8000;
     while pause(&mut rng, next, until).await {
         next = 8000..20_000;
@@ -45,16 +44,16 @@ async fn tells_of_outage(stage: &Stage, replica: &Replica) -> Result {
     let answer = replica.answers(&stage.http, "/readyz").await;
     let took = stopped.elapsed();
     let alive = replica.answers(&stage.http, "/healthz").await;
-    // A replica that was killed or frozen meanwhile owes no answer.
+    // A replica that was killed or frozen meanwhile need not respond.
     if !replica.is_up() || alive.is_none() {
         return Ok(());
     }
     if answer != Some(StatusCode::SERVICE_UNAVAILABLE) || took > READY_TELLS {
-        let what = format!("answered {answer:?} after {took:?} without a database");
+        let what = format!("responded {answer:?} after {took:?} without a database");
         return broken(Promise::Ready, &replica.name, what);
     }
     if alive != Some(StatusCode::OK) {
-        let what = format!("/healthz answered {alive:?} for want of a database");
+        let what = format!("/healthz responded {alive:?} because the database is away");
         return broken(Promise::Ready, &replica.name, what);
     }
     Ok(())
@@ -66,10 +65,10 @@ async fn all_ready_again(stage: &Stage, after: &str) -> Result {
     Ok(())
 }
 
-/// Swallows what a replica's open connections to the database carry, or those of all replicas, and sees that they serve
-/// again in time, on new ones.
+/// Drops whatever one replica, or each of them, sends and receives on its open connections to the database. Checks that they
+/// serve again in time, on new ones.
 pub async fn silence(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
-    // Early enough that a short run has one.
+    // Early enough for a short run.
     let mut next = 2000..6000;
     while pause(&mut rng, next, until).await {
         next = 8000..20_000;
@@ -93,7 +92,7 @@ pub async fn silence(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Ins
     Ok(())
 }
 
-/// Waits until a replica reads from its database as often in a row as it may have dead connections.
+/// Waits until a replica has read from its database more times in a row than it can have dead connections.
 async fn serves_again(stage: &Stage, replica: &Replica) -> Result {
     const IN_A_ROW: usize = 12;
     let struck = Instant::now();
@@ -106,7 +105,7 @@ async fn serves_again(stage: &Stage, replica: &Replica) -> Result {
         let answer = replica.get(stage, "/v1/payment-links?limit=1").await;
         served = match answer {
             Some(StatusCode::OK) => served + 1,
-            // The key or the throttle is the callers' affair; either way the database was asked.
+            // The key and the rate limit are up to the callers. Either way the database was used.
             Some(StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) => served,
             _ => 0,
         };
@@ -116,7 +115,7 @@ async fn serves_again(stage: &Stage, replica: &Replica) -> Result {
         }
         if replica.is_up() && struck.elapsed() > SERVES_AGAIN {
             let what = format!(
-                "answered {last:?} {SERVES_AGAIN:?} after its connections to the database went silent"
+                "responded {last:?} {SERVES_AGAIN:?} after its connections to the database went silent"
             );
             return broken(Promise::Recovers, &replica.name, what);
         }
@@ -124,9 +123,9 @@ async fn serves_again(stage: &Stage, replica: &Replica) -> Result {
     Ok(())
 }
 
-/// Lets the database take no writes for a while, as one does that was demoted, and sees that every replica says so.
+/// Makes the database read-only for a while, as one that was demoted is, and checks that every replica reports it.
 pub async fn read_only(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
-    // Early enough that a short run has one.
+    // Early enough for a short run.
     let mut next = 4000..9000;
     while pause(&mut rng, next, until).await {
         next = 10_000..25_000;
@@ -140,7 +139,7 @@ pub async fn read_only(stage: &Stage, damage: &Damage, mut rng: StdRng, until: I
         let ended = stage.database.set_read_only(false).await;
         told?;
         ended?;
-        all_ready_again(stage, "its database took writes again").await?;
+        all_ready_again(stage, "its database accepted writes again").await?;
     }
     Ok(())
 }
@@ -153,7 +152,7 @@ async fn tells_of_read_only(stage: &Stage, replica: &Replica) -> Result {
             break;
         }
         if Instant::now() > limit {
-            let what = format!("answers {answer:?} although its database takes no writes");
+            let what = format!("responds {answer:?} although its database is read-only");
             return broken(Promise::Ready, &replica.name, what);
         }
         sleep(Duration::from_millis(100)).await;

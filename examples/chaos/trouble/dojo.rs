@@ -1,4 +1,4 @@
-//! Dojo's answers, its webhooks, its search.
+//! Trouble with Dojo's responses, its webhooks and its search.
 
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Damage, Trouble, pause};
 use crate::stage::{Result, SETTLE, Stage};
 
-/// Calls to Dojo that fail before or after the work was done, or take too long.
+/// Calls to Dojo that fail before or after the work is done, or take too long.
 pub async fn calls(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
     while pause(&mut rng, 300..1500, until).await {
         let operations = [
@@ -17,7 +17,7 @@ pub async fn calls(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
         let operation = operations.choose(&mut rng).unwrap_or(&"any");
         let mut fault = fault(operation, &mut rng);
         if rng.random_bool(0.15) {
-            // For a while it strikes often, until all are cleared.
+            // A fault that strikes often for a while, until all faults are cleared.
             fault["share"] = json!(rng.random_range(0.2..0.9));
             stage.dojo.control("faults", fault).await?;
             pause(&mut rng, 500..3000, until).await;
@@ -42,9 +42,9 @@ fn fault(operation: &str, rng: &mut StdRng) -> Value {
     let kind = *kinds.choose(rng).unwrap_or(&"cutAfter");
     let mut fault = json!({"operation": operation, "kind": kind});
     match kind {
-        // Around the service's time limit of a second, and beyond.
+        // Around the service's time limit of one second, and beyond.
         "latency" | "latencyAfter" => fault["latencyMs"] = json!(rng.random_range(50..2500)),
-        // Dojo does not do the work and then say that the request was wrong.
+        // Dojo doesn't do the work and then respond that the request was wrong.
         "statusAfter" => {
             fault["status"] = json!([500, 502, 503, 504, 408].choose(rng));
         }
@@ -60,7 +60,7 @@ fn fault(operation: &str, rng: &mut StdRng) -> Value {
     fault
 }
 
-/// Connections to Dojo that stay open and say nothing, before or after the work was done.
+/// Connections to Dojo that stay open without a response, before or after the work is done.
 pub async fn silent_calls(
     stage: &Stage,
     damage: &Damage,
@@ -85,7 +85,7 @@ pub async fn silent_calls(
 
 /// Headers that no client should have to expect.
 pub async fn headers(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
-    // What overflows whoever adds it to the time.
+    // Adding it to a time overflows.
     let most = "18446744073709551615";
     let values = [
         most,
@@ -121,7 +121,7 @@ pub async fn headers(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Ins
     Ok(())
 }
 
-/// Answers of a node whose clock runs ahead, by more or by less than the service waits for.
+/// Responses from a node whose clock runs ahead, by more or by less than the settlement window.
 pub async fn clock_ahead(
     stage: &Stage,
     damage: &Damage,
@@ -141,7 +141,7 @@ pub async fn clock_ahead(
     Ok(())
 }
 
-/// Answers to somebody else's question.
+/// Responses about another intent.
 pub async fn other_intents(
     stage: &Stage,
     damage: &Damage,
@@ -160,7 +160,7 @@ pub async fn other_intents(
     Ok(())
 }
 
-/// Webhooks that never come, come twice, late, or in another order.
+/// Webhooks that are lost, duplicated, delayed or reordered.
 pub async fn webhooks(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
     while pause(&mut rng, 200..1200, until).await {
         let kind = *["drop", "double", "delay", "reorder"]
@@ -175,8 +175,8 @@ pub async fn webhooks(stage: &Stage, mut rng: StdRng, until: Instant) -> Result 
     Ok(())
 }
 
-/// Webhooks that a thief signs: they say of links that nobody has paid that they are. A link may show that, unconfirmed,
-/// until Dojo is asked.
+/// Webhooks signed with a stolen secret, which say that unpaid links are paid. A link may show that, unconfirmed, until it is
+/// reconciled.
 pub async fn forgeries(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
     while pause(&mut rng, 200..900, until).await {
         let intents = stage.dojo.look("payment-intents").await?;
@@ -197,8 +197,8 @@ pub async fn forgeries(stage: &Stage, damage: &Damage, mut rng: StdRng, until: I
     Ok(())
 }
 
-/// Search that lags behind: by less than the service waits for, as a rule, and now and then by more, so that second
-/// intents come to be, and have to be found and canceled.
+/// Search that lags behind: usually by less than the settlement window, and now and then by more, so that surplus intents are
+/// created and must be found and canceled.
 pub async fn search(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
     while pause(&mut rng, 1000..6000, until).await {
         let seconds = if rng.random_bool(0.2) {
@@ -214,7 +214,7 @@ pub async fn search(stage: &Stage, mut rng: StdRng, until: Instant) -> Result {
     Ok(())
 }
 
-/// Ends all of it.
+/// Ends all trouble with Dojo.
 pub async fn calm(stage: &Stage) -> Result {
     stage.dojo.clear("faults").await?;
     stage.dojo.clear("webhook-faults").await?;

@@ -1,4 +1,4 @@
-//! The callers' own key: rotated while they work, with no time in which both are good.
+//! The callers' API key: rotated while they work, without an overlap.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::{
 /// How long a replica may go on accepting a key that has ended.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Gives the callers another key. All that they asked for before has to mean the same under it.
+/// Gives the callers a new key. Their earlier idempotency keys must mean the same under it.
 pub async fn rotations(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
-    // Early enough that a short run has one.
+    // Early enough for a short run.
     let mut next = 2000..6000;
     while pause(&mut rng, next, until).await {
         next = 6000..20_000;
-        // The command needs the database; it may not be interrupted half way, for then nobody knows the new key.
+        // The command needs the database. It must not be interrupted half-way, because then nobody knows the new key.
         let _alone = stage.database.trouble.lock().await;
         let old = stage.key();
         stage.rotate_key().await?;

@@ -1,4 +1,4 @@
-//! What goes wrong. Each kind is an entry of one table, with dice of its own, and can be left out.
+//! What goes wrong. Each trouble is an entry of one table, has a random generator of its own, and can be left out.
 
 mod database;
 mod dojo;
@@ -19,7 +19,7 @@ use crate::{
 
 const READY_AGAIN: Duration = Duration::from_secs(20);
 
-/// A kind of trouble.
+/// A kind of trouble. The comments are the help texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Trouble {
     /// calls to Dojo fail before or after the work is done, or take too long
@@ -55,7 +55,7 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    /// Its name on the command line.
+    /// The name on the command line.
     pub fn name(self) -> String {
         self.to_possible_value()
             .map(|value| value.get_name().to_owned())
@@ -79,13 +79,13 @@ impl Trouble {
             Self::ReadOnlyDatabase => database::read_only(stage, damage, rng, until).await,
             Self::RotatedKeys => keys::rotations(stage, damage, rng, until).await,
             Self::Forgeries => dojo::forgeries(stage, damage, rng, until).await,
-            // Between the operators' own: see `operators`.
+            // Happens between the operators' own refunds: see `operators`.
             Self::PortalRefunds => Ok(()),
         }
     }
 }
 
-/// What was done, and how often.
+/// How often each trouble happened.
 #[derive(Default)]
 pub struct Damage(RefCell<BTreeMap<Trouble, u64>>);
 
@@ -109,7 +109,7 @@ async fn pause(rng: &mut StdRng, milliseconds: std::ops::Range<u64>, until: Inst
     Instant::now() < until
 }
 
-/// Waits until a replica says that it is ready, or is no longer up.
+/// Waits until a replica is ready, or is no longer up.
 async fn ready_again(stage: &Stage, replica: &Replica, after: &str) -> Result {
     let limit = Instant::now() + READY_AGAIN;
     while replica.is_up() {
@@ -126,7 +126,7 @@ async fn ready_again(stage: &Stage, replica: &Replica, after: &str) -> Result {
     Ok(())
 }
 
-/// Ends all trouble.
+/// Ends all trouble, and waits until every replica is ready.
 pub async fn calm(stage: &Stage) -> Result {
     dojo::calm(stage).await?;
     for replica in &stage.replicas {

@@ -1,4 +1,4 @@
-//! Our processes: killed, or stopped in whatever they were doing.
+//! Trouble with our processes: killed, or stopped in the middle of something.
 
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 use super::{Damage, Trouble, pause, ready_again};
 use crate::stage::{LEASE, Result, Stage};
 
-/// SIGKILL for one replica after the other, and a new start a little later.
+/// Kills one replica after the other, and starts it again a little later.
 pub async fn kills(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
     while pause(&mut rng, 1500..6000, until).await {
         let Some(replica) = stage.take_any(&mut rng) else {
@@ -20,10 +20,10 @@ pub async fn kills(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Insta
     Ok(())
 }
 
-/// SIGSTOP for longer than a lease, as when a virtual machine is paused, and SIGCONT: the replica goes on where it was,
-/// with connections, transactions and claims that others have given up on.
+/// Stops a replica for longer than a lease, as when a virtual machine is paused. Then it continues where it was, with
+/// connections, transactions and leases that others have given up on.
 pub async fn freezes(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
-    // Early enough that a short run has one.
+    // Early enough for a short run.
     let mut next = 1000..3000;
     while pause(&mut rng, next, until).await {
         next = 4000..15_000;
@@ -32,7 +32,7 @@ pub async fn freezes(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Ins
         };
         replica.freeze().await?;
         damage.note(Trouble::Freezes);
-        // The run waits for its end: a lease that is not outslept shows nothing.
+        // The run waits for the end of it: a stop that is shorter than a lease shows nothing.
         sleep(LEASE.mul_f64(rng.random_range(1.1..1.6))).await;
         replica.thaw().await?;
         ready_again(stage, &replica, "it was frozen").await?;

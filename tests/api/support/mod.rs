@@ -1,4 +1,4 @@
-//! What every test stands on: a Postgres database, a sandbox and a service of its own, all real.
+//! What every test runs on: a Postgres database, a sandbox and a service of its own, all real.
 
 mod operations;
 pub mod proxy;
@@ -18,17 +18,17 @@ pub use service::{Service, program};
 pub use test_postgres as postgres;
 pub use trouble::{QUICK, SETTLE, for_each_case, received_at, stable_address};
 
-/// The API key that every test service starts with.
+/// The API key of every test service.
 pub const API_KEY: &str = "dpl_test_0123456789abcdef0123456789abcdef";
-/// The key of the service's account `default` at the sandbox.
+/// The key of the account `default` at the sandbox.
 pub const DOJO_KEY: &str = "sk_sandbox_test_5up3r53cr3t";
 /// The keys of two further accounts there.
 pub const LEEDS_KEY: &str = "sk_sandbox_leeds_5up3r53cr3t";
 pub const YORK_KEY: &str = "sk_sandbox_york_5up3r53cr3t";
-/// What the sandbox signs its webhooks with.
+/// The secret that the sandbox signs its webhooks with.
 pub const WEBHOOK_SECRET: &str = "whs_0123456789abcdef";
 
-/// A service with everything around it.
+/// A service and everything around it.
 pub struct TestApp {
     pub service: Service,
     pub sandbox: TestSandbox,
@@ -38,7 +38,7 @@ pub struct TestApp {
     http: reqwest::Client,
 }
 
-/// An answer of the service.
+/// A response of the service.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: StatusCode,
@@ -46,7 +46,7 @@ pub struct Answer {
     pub text: String,
 }
 
-/// Whether a problem stands with this status in the document's table of them.
+/// Whether the API's document lists this problem type with this status.
 fn documented(status: u16, slug: &str) -> bool {
     let document = include_str!("../../../openapi.yaml");
     let mut lines = document.lines().map(str::trim);
@@ -67,14 +67,14 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error} in {}: {}", self.status, self.text))
     }
 
-    /// The same, once the status is what it has to be.
+    /// Checks the status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status.as_u16(), status, "{}", self.text);
         self
     }
 
-    /// The body of an error, once everything that each error has is there.
+    /// The body of an error response, after checking everything that each of them has.
     #[track_caller]
     pub fn problem(self, status: u16, slug: &str) -> Value {
         let answer = self.expect(status);
@@ -96,7 +96,7 @@ impl Answer {
         problem
     }
 
-    /// A header's text; empty if it is not there.
+    /// A header's value, or an empty string.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
@@ -105,22 +105,22 @@ impl Answer {
 }
 
 impl TestApp {
-    /// Everything, with the settings of production except for the addresses.
+    /// Starts everything, with the settings of production except for the addresses.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// Everything, with these settings on top.
+    /// Starts everything, with these settings on top.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
         Self::on(new_database().await, settings).await
     }
 
-    /// Everything, on this database.
+    /// Starts everything, on this database.
     pub async fn on(database_url: String, settings: &[(&str, &str)]) -> Self {
         Self::around(TestSandbox::start().await, database_url, settings).await
     }
 
-    /// Everything else, on this database and with this sandbox.
+    /// Starts everything else, on this database and with this sandbox.
     pub async fn around(
         sandbox: TestSandbox,
         database_url: String,
@@ -145,7 +145,7 @@ impl TestApp {
         }
     }
 
-    /// The same, with the test itself asking this database.
+    /// The same app, with the test itself using this database.
     #[must_use]
     pub fn with_database(self, database_url: &str) -> Self {
         let pool = PgPoolOptions::new().max_connections(4);
@@ -172,23 +172,23 @@ impl TestApp {
         send(self.request(Method::GET, path)).await
     }
 
-    /// Asks for a link.
+    /// Requests a link.
     pub async fn create(&self, body: &Value) -> Answer {
         send(self.request(Method::POST, "/v1/payment-links").json(body)).await
     }
 
-    /// Asks for a link with an idempotency key.
+    /// Requests a link with an idempotency key.
     pub async fn create_with_key(&self, key: &str, body: &Value) -> Answer {
         let request = self.request(Method::POST, "/v1/payment-links");
         send(request.header("idempotency-key", key).json(body)).await
     }
 
-    /// A link over 10.00 GBP, made.
+    /// Creates a link over 10.00 GBP.
     pub async fn created(&self) -> Value {
         self.create(&ten_pounds("Order 1")).await.expect(201).json()
     }
 
-    /// The link as the service has it now.
+    /// The link as the service returns it now.
     pub async fn link(&self, id: &Value) -> Value {
         self.get(&format!("/v1/payment-links/{}", text(id)))
             .await
@@ -196,7 +196,7 @@ impl TestApp {
             .json()
     }
 
-    /// The link, once it has this status.
+    /// Waits until the link has this status.
     pub async fn link_with_status(&self, id: &Value, status: &str) -> Value {
         eventually(&format!("the link is {status}"), async || {
             let link = self.link(id).await;
@@ -230,7 +230,7 @@ impl TestApp {
         .await
     }
 
-    /// The lines of the service's log with these words in them, once there is one: the log comes through a pipe.
+    /// The log lines with these words. Waits for the first, because the log comes through a pipe.
     pub async fn logged(&self, words: &str) -> Vec<String> {
         eventually(&format!("the log says {words:?}"), async || {
             let log = self.service.log();
@@ -262,7 +262,7 @@ impl TestSandbox {
     pub async fn start() -> Self {
         let sandbox = Sandbox::start(Settings {
             api_key: Some([DOJO_KEY, LEEDS_KEY, YORK_KEY].join(",")),
-            // Nobody listens there: the service's address is told when it has one.
+            // Nothing listens there. The service's address is set once it is known.
             webhook_url: Some("http://127.0.0.1:9/".to_owned()),
             webhook_secret: Some(WEBHOOK_SECRET.to_owned()),
             ..Settings::default()
@@ -281,7 +281,7 @@ impl TestSandbox {
         }
     }
 
-    /// Points the standing subscription to this service, through Dojo's own API.
+    /// Points the webhook subscription to this service, through Dojo's own API.
     pub async fn send_webhooks_to(&self, service_url: &str) {
         let subscriptions = self.api(Method::GET, "/webhooks", &Value::Null).await;
         for subscription in subscriptions.as_array().unwrap() {
@@ -291,7 +291,7 @@ impl TestSandbox {
         }
     }
 
-    /// Calls Dojo's API as the service would.
+    /// Calls Dojo's API as the service does.
     pub async fn api(&self, method: Method, path: &str, body: &Value) -> Value {
         let answer = self.api_as(DOJO_KEY, method, path, body).await;
         assert!(answer.status.is_success(), "{path}: {}", answer.text);
@@ -336,7 +336,7 @@ impl TestSandbox {
             .json()
     }
 
-    /// Every intent that exists, the canceled ones too.
+    /// Every intent, including canceled ones.
     pub async fn intents(&self) -> Vec<Value> {
         let intents = self.look("payment-intents").await;
         intents
@@ -356,7 +356,7 @@ impl TestSandbox {
             .clone()
     }
 
-    /// Pays with the card that succeeds.
+    /// Pays with a card that succeeds.
     pub async fn pay(&self, payment_intent_id: &Value) {
         self.control(
             &format!("payment-intents/{}/pay", text(payment_intent_id)),
@@ -365,7 +365,7 @@ impl TestSandbox {
         .await;
     }
 
-    /// The next call of this operation goes wrong in this way.
+    /// Makes the next call of this operation fail in this way.
     pub async fn next(&self, operation: &str, kind: &str, more: Value) {
         let mut fault = json!({"operation": operation, "kind": kind, "count": 1});
         fault
@@ -376,12 +376,12 @@ impl TestSandbox {
     }
 }
 
-/// Sends a request and reads its answer.
+/// Sends a request and reads the response.
 pub async fn send(request: RequestBuilder) -> Answer {
-    try_send(request).await.expect("there is a whole answer")
+    try_send(request).await.expect("there is a whole response")
 }
 
-/// The same, to a service that may die over it.
+/// The same, for a service that may die meanwhile.
 pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
     let response = request.send().await?;
     Ok(Answer {
@@ -391,9 +391,9 @@ pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
     })
 }
 
-/// A client that takes every answer as it is.
+/// A client that returns every response as it is.
 pub fn client() -> reqwest::Client {
-    // Every test may be the first; whoever comes second is told so, and that is fine.
+    // Any test may be the first. For all others this fails, which doesn't matter.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder()
         .timeout(Duration::from_mins(1))
@@ -413,15 +413,15 @@ pub fn ten_pounds(reference: &str) -> Value {
 pub fn text(value: &Value) -> &str {
     value
         .as_str()
-        .unwrap_or_else(|| panic!("{value} is no string"))
+        .unwrap_or_else(|| panic!("{value} is not a string"))
 }
 
-/// Waits for a condition, 20 seconds at most.
+/// Waits for a condition, for 20 seconds at most.
 pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_within(Duration::from_secs(20), what, condition).await
 }
 
-/// Waits for a condition, this long at most.
+/// Waits for a condition, for this long at most.
 pub async fn eventually_within<T>(
     limit: Duration,
     what: &str,
@@ -438,7 +438,7 @@ pub async fn eventually_within<T>(
     .await
 }
 
-/// Waits for something to end, this long at most.
+/// Waits for something to end, for this long at most.
 pub async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(limit, work)
         .await
@@ -470,7 +470,7 @@ pub fn port_of(database_url: &str) -> u16 {
     rest.split('/').next().unwrap().parse().unwrap()
 }
 
-/// The address of the same database by way of another port.
+/// The address of the same database through another port.
 pub fn through(port: u16, database_url: &str) -> String {
     database_url.replace(
         &format!(":{}/", port_of(database_url)),
@@ -478,13 +478,13 @@ pub fn through(port: u16, database_url: &str) -> String {
     )
 }
 
-/// A migrated database of the test's own.
+/// A new migrated database.
 pub async fn new_database() -> String {
     let server = tokio::task::spawn_blocking(shared_server).await.unwrap();
     database_on(server, "TEMPLATE template1").await
 }
 
-/// An empty database of the test's own, without the migrations.
+/// A new database without migrations.
 pub async fn empty_database() -> String {
     let server = tokio::task::spawn_blocking(shared_server).await.unwrap();
     database_on(server, "TEMPLATE template0").await

@@ -1,5 +1,5 @@
-//! A proxy for TCP that can stop passing anything on, as a firewall, a cut cable or a frozen host does: connections
-//! stay open, every byte is taken, and nothing comes back.
+//! A TCP proxy that can stop passing data on, as a firewall, a cut cable or a frozen host does: connections stay open, every
+//! byte is accepted, and no response comes.
 
 use std::sync::{
     Arc, Mutex,
@@ -25,16 +25,16 @@ pub struct Proxy {
 
 struct Shared {
     target: Mutex<u16>,
-    /// How often it went silent: a connection of before the last time passes nothing on.
+    /// How often it went silent. A connection that was opened before the last time passes nothing on.
     silences: watch::Sender<usize>,
-    /// Whether new connections lead nowhere either.
+    /// Whether new connections are silent as well.
     cut: AtomicBool,
-    /// The connections that pass something on.
+    /// The number of connections that pass data on.
     passing: AtomicUsize,
 }
 
 impl Proxy {
-    /// A proxy in front of this port of this machine.
+    /// A proxy in front of this port on this machine.
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let shared = Arc::new(Shared {
@@ -50,18 +50,18 @@ impl Proxy {
         }
     }
 
-    /// Has new connections lead to this port.
+    /// Makes new connections lead to this port.
     pub fn lead_to(&self, port: u16) {
         *self.shared.target.lock().unwrap() = port;
     }
 
-    /// Swallows whatever is sent on connections that are open now. Returns how many they are.
+    /// Drops whatever is sent on connections that are open now. Returns how many there are.
     pub fn silence(&self) -> usize {
         self.shared.silences.send_modify(|times| *times += 1);
         self.shared.passing.swap(0, Ordering::SeqCst)
     }
 
-    /// Swallows whatever is sent on any connection from now on.
+    /// Drops whatever is sent on any connection from now on.
     pub fn cut(&self) {
         self.shared.cut.store(true, Ordering::SeqCst);
         self.silence();
@@ -75,7 +75,7 @@ impl Drop for Proxy {
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    // The connections end with the set.
+    // The connections end when the set is dropped.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let shared = Arc::clone(&shared);
@@ -135,7 +135,7 @@ async fn copy(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) -> std::io::Res
     }
 }
 
-/// Takes everything in, and does not even say when it ends.
+/// Accepts everything, and never closes the other side.
 async fn swallow(mut from: OwnedReadHalf, to: OwnedWriteHalf) {
     let mut buffer = vec![0; 16 * 1024];
     while matches!(from.read(&mut buffer).await, Ok(1..)) {}

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{API_KEY, DOJO_KEY, WEBHOOK_SECRET, within};
 
-/// The program, with nothing of this machine's environment.
+/// The program, without this machine's environment.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dojo-payment-links"));
     command.env_clear().stdin(Stdio::null());
@@ -28,7 +28,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the program on a free port, and returns when it listens.
+    /// Starts the program on a free port, and returns once it listens.
     pub async fn start(database_url: &str, dojo_url: &str, settings: &[(&str, &str)]) -> Self {
         let mut command = program();
         command
@@ -41,9 +41,9 @@ impl Service {
             .env("DOJO_CHECKOUT_URL", format!("{dojo_url}/checkout"))
             .env("DOJO_API_KEY", DOJO_KEY)
             .env("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET)
-            // A test reads far more often than any client should. The tests of the limit set their own.
+            // Tests read far more often than any client should. Tests of the limit set their own.
             .env("CLIENT_RATE", "100000")
-            // The tests of the background turn it on, and make it quick.
+            // Tests of background jobs turn them on and make them quick.
             .env("RUN_JOBS", "false")
             .envs(settings.iter().copied())
             .stderr(Stdio::piped());
@@ -85,7 +85,7 @@ impl Service {
         }
     }
 
-    /// What it wrote to its log so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -95,12 +95,12 @@ impl Service {
         self.signal("-TERM");
     }
 
-    /// Sends SIGSTOP: it does nothing from now on, and all that it holds it holds on to.
+    /// Sends SIGSTOP: it does nothing from now on, and keeps its connections and locks.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
 
-    /// Lets it go on after [`Self::freeze`].
+    /// Sends SIGCONT, after [`Self::freeze`].
     pub fn thaw(&self) {
         self.signal("-CONT");
     }
@@ -111,12 +111,12 @@ impl Service {
         assert!(sent.success());
     }
 
-    /// Sends SIGKILL: it ends at once, whatever it was doing. Returns when it is gone.
+    /// Sends SIGKILL, and returns once it is gone.
     pub async fn kill(&mut self) {
         self.process.kill().await.unwrap();
     }
 
-    /// How it ended, once it has.
+    /// Waits until it has ended. Returns how it did.
     pub async fn ended(&mut self) -> ExitStatus {
         within(
             Duration::from_secs(30),

@@ -12,11 +12,10 @@ use super::{
     Answer, DOJO_KEY, Service, TestApp, TestSandbox, eventually, send, text, try_send, within,
 };
 
-/// How long a lost creation rests under [`QUICK`].
+/// The settlement window under [`QUICK`].
 pub const SETTLE: Duration = Duration::from_secs(2);
 
-/// Turns the background on, and makes it as quick as a test wants it. A link whose replica died is taken up
-/// after 4 seconds.
+/// Turns background jobs on and makes them quick. The work of a dead replica is claimed again after 4 seconds.
 pub const QUICK: [(&str, &str); 6] = [
     ("RUN_JOBS", "true"),
     ("POLL_INTERVAL", "100ms"),
@@ -31,8 +30,8 @@ pub fn stable_address() -> String {
     format!("127.0.0.1:{}", test_postgres::free_port())
 }
 
-/// Runs a test for each case, all at the same time, each with an app of its own. The apps are started before:
-/// that keeps a machine busy, and the first calls would time out.
+/// Runs a test for each case, all at the same time, each with an app of its own. The apps are started first, because that
+/// keeps a machine so busy that the first calls would time out.
 pub async fn for_each_case<C: Sync>(
     cases: &[C],
     settings: &[(&str, &str)],
@@ -47,9 +46,9 @@ pub async fn for_each_case<C: Sync>(
     .await;
 }
 
-/// Sends a request until its answer tells what came of it.
+/// Repeats a request until its response says what the outcome is.
 async fn outcome(request: impl AsyncFn() -> reqwest::Result<Answer>) -> Answer {
-    within(Duration::from_secs(30), "its outcome is known", async {
+    within(Duration::from_secs(30), "the outcome is known", async {
         loop {
             match request().await {
                 Ok(answer)
@@ -66,8 +65,7 @@ async fn outcome(request: impl AsyncFn() -> reqwest::Result<Answer>) -> Answer {
 }
 
 impl TestApp {
-    /// Everything, with a quick background and a service that comes back to its address after a crash. `more`
-    /// wins over [`QUICK`].
+    /// Everything, with quick background jobs and a service that has the same address after a restart. `more` overrides [`QUICK`].
     pub async fn quick(more: &[(&str, &str)]) -> Self {
         Self::quick_on(super::new_database().await, more).await
     }
@@ -79,7 +77,7 @@ impl TestApp {
         Self::on(database_url, &settings).await
     }
 
-    /// Starts the service again, after it was killed.
+    /// Starts the service again after it was killed.
     pub async fn restart(&mut self) {
         let settings: Vec<_> = self
             .settings
@@ -89,13 +87,13 @@ impl TestApp {
         self.service = Service::start(&self.database_url, &self.sandbox.url, &settings).await;
     }
 
-    /// Asks for a link with an idempotency key, of a service that may die over it.
+    /// Requests a link with an idempotency key, from a service that may die meanwhile.
     pub async fn try_to_create(&self, key: &str, body: &Value) -> reqwest::Result<Answer> {
         let request = self.request(Method::POST, "/v1/payment-links");
         try_send(request.header("idempotency-key", key).json(body)).await
     }
 
-    /// Repeats a request as its caller would, until it is known what came of it.
+    /// Repeats a request as its caller would, until its outcome is known.
     pub async fn outcome(&self, key: &str, body: &Value) -> Answer {
         outcome(async || self.try_to_create(key, body).await).await
     }
@@ -111,14 +109,14 @@ impl TestApp {
         outcome(async || self.try_to_operate(key, link, operation, body).await).await
     }
 
-    /// Repeats a request until it made a link, and checks that it made one only: one that is not `Failed`, with
-    /// the one intent at Dojo that can be paid. Where Dojo was asked again, a surplus intent may be canceled first. The
-    /// reference has to be the request's own.
+    /// Repeats a request until it has created a link, and checks that it created only one: one that is not `Failed`, with the
+    /// only live intent at Dojo. If the creation was retried, a surplus intent may have to be canceled first. The reference must
+    /// be unique to the request.
     pub async fn the_only_link(&self, key: &str, body: &Value) -> Value {
         let link = self.outcome(key, body).await.expect(201).json();
         let again = self.create_with_key(key, body).await.expect(201);
         assert_eq!(again.header("idempotent-replayed"), "true");
-        assert_eq!(again.json(), link, "always the same answer");
+        assert_eq!(again.json(), link, "always the same response");
 
         let reference = text(&body["reference"]);
         let links = self.links_about(reference).await;
@@ -139,17 +137,17 @@ impl TestApp {
         };
         if self.told(&link["id"], "creationRetried").await.is_empty() {
             if let Err(intents) = alone().await {
-                panic!("Dojo was asked once and has {intents:#?}");
+                panic!("the intent was requested once, and Dojo has {intents:#?}");
             }
         } else {
-            // On a busy machine the first request may be worked on after the settlement window. There are two intents
-            // until the surplus one is canceled.
-            eventually("one intent is alive", async || alone().await.ok()).await;
+            // On a busy machine Dojo may work on the first request after the settlement window. Then there are two
+            // intents until the surplus one is canceled.
+            eventually("there is one live intent", async || alone().await.ok()).await;
         }
         link
     }
 
-    /// The same, and that it can be paid: the money reaches the link.
+    /// The same, and checks that the link can be paid.
     pub async fn the_only_link_and_it_can_be_paid(&self, key: &str, body: &Value) -> Value {
         let link = self.the_only_link(key, body).await;
         self.sandbox.pay(&link["paymentIntentId"]).await;
@@ -163,20 +161,20 @@ impl TestApp {
         page.expect(200).json()["data"].as_array().unwrap().clone()
     }
 
-    /// The timeline's entries of this type.
+    /// The timeline entries of this type.
     pub async fn told(&self, id: &Value, kind: &str) -> Vec<Value> {
         let mut timeline = self.timeline(id).await;
         timeline.retain(|entry| entry["type"] == kind);
         timeline
     }
 
-    /// Asks the service to look at Dojo now.
+    /// Has the service reconcile the link now.
     pub async fn refresh(&self, id: &Value) -> Answer {
         let path = format!("/v1/payment-links/{}/refresh", text(id));
         send(self.request(Method::POST, &path)).await
     }
 
-    /// Asks the service to look at Dojo until no webhook comes in between.
+    /// Reconciles the link until no webhook arrives meanwhile.
     pub async fn read_until_confirmed(&self, id: &Value) -> Value {
         eventually("Dojo confirms the link", async || {
             let link = self.refresh(id).await.expect(200).json();
@@ -185,7 +183,7 @@ impl TestApp {
         .await
     }
 
-    /// Makes every link due now that can still change, as time would.
+    /// Makes every link that can still change due now, as time would.
     pub async fn all_are_due(&self) {
         sqlx::query("UPDATE payment_links SET due_at = now() WHERE due_at IS NOT NULL")
             .execute(&self.pool)
@@ -193,7 +191,7 @@ impl TestApp {
             .unwrap();
     }
 
-    /// Holds a lock until the transaction is dropped.
+    /// Takes a lock, which lasts until the transaction is dropped.
     pub async fn lock(&self, statement: &str) -> PgTransaction<'static> {
         let mut transaction = self.pool.begin().await.unwrap();
         sqlx::query(AssertSqlSafe(statement.to_owned()))
@@ -203,7 +201,7 @@ impl TestApp {
         transaction
     }
 
-    /// Waits until a statement that begins like this stands before a lock; returns whose it is in Postgres.
+    /// Waits until a statement with these words waits for a lock. Returns the pid of its session.
     pub async fn blocked(&self, statement: &str) -> i32 {
         eventually(&format!("{statement} waits for a lock"), async || {
             sqlx::query_scalar(
@@ -219,8 +217,8 @@ impl TestApp {
         .await
     }
 
-    /// Ends a connection at Postgres's side and rolls back what it was doing. Without this, a statement that
-    /// waits for a lock is still carried out after its process is dead.
+    /// Ends a session and rolls back its transaction. Otherwise a statement that waits for a lock is still executed after its
+    /// process is dead.
     pub async fn disconnect(&self, pid: i32) {
         sqlx::query("SELECT pg_terminate_backend($1, 5000)")
             .bind(pid)
@@ -229,7 +227,7 @@ impl TestApp {
             .unwrap();
     }
 
-    /// Every link, of the database: a list that no page cuts.
+    /// Every link, from the database, because the API returns pages.
     async fn all_links(&self) -> Vec<Value> {
         sqlx::query_scalar("SELECT to_jsonb(link) FROM payment_links link ORDER BY created_at")
             .fetch_all(&self.pool)
@@ -237,7 +235,7 @@ impl TestApp {
             .unwrap()
     }
 
-    /// What is not yet as Dojo has it, link by link.
+    /// What differs between the links and Dojo.
     pub async fn out_of_step(&self) -> Vec<String> {
         let links = self.all_links().await;
         let intents = self.sandbox.intents().await;
@@ -245,7 +243,7 @@ impl TestApp {
         for link in &links {
             let reference = &link["reference"];
             if link["status"] == "Pending" {
-                wrong.push(format!("{reference} is not settled"));
+                wrong.push(format!("{reference} is still pending"));
             }
             if link["payment_intent_id"].is_null() {
                 continue;
@@ -273,16 +271,16 @@ impl TestApp {
                 .iter()
                 .any(|link| link["payment_intent_id"] == intent["id"]);
             if !adopted && intent["status"] != "Canceled" {
-                wrong.push(format!("{} belongs to no link and is alive", intent["id"]));
+                wrong.push(format!("{} is alive and belongs to no link", intent["id"]));
             }
         }
         wrong
     }
 
-    /// Waits until every link is settled and as Dojo has it, and every intent that is alive has its link.
+    /// Waits until every link agrees with Dojo, and every live intent belongs to a link.
     pub async fn in_step_with_dojo(&self) {
         let mut last = Vec::new();
-        // Far more than it needs: on a busy machine calls time out, and then the background leaves Dojo alone for up to a
+        // Far longer than it takes. On a busy machine calls time out, and then the background makes no calls for up to a
         // minute.
         let limit = Duration::from_secs(100);
         let waited = tokio::time::timeout(limit, async {
@@ -297,7 +295,7 @@ impl TestApp {
         assert!(waited.await.is_ok(), "not in step with Dojo: {last:#?}");
     }
 
-    /// Checks that each webhook about a link stands once in that link's timeline, however often it came.
+    /// Checks that each webhook about a link is in the link's timeline once, however often it was delivered.
     pub async fn each_webhook_is_told_once(&self) {
         let wrong: Vec<(String, i64)> = sqlx::query_as(
             "SELECT dedup_key, count(told.id) FROM webhook_events event
@@ -310,7 +308,7 @@ impl TestApp {
         .fetch_all(&self.pool)
         .await
         .unwrap();
-        assert!(wrong.is_empty(), "not told once: {wrong:?}");
+        assert!(wrong.is_empty(), "not in the timeline once: {wrong:?}");
         let (all, distinct): (i64, i64) = sqlx::query_as(
             "SELECT count(*), count(DISTINCT cause->>'eventId') FROM payment_link_events
              WHERE kind = 'webhook'",
@@ -318,10 +316,10 @@ impl TestApp {
         .fetch_one(&self.pool)
         .await
         .unwrap();
-        assert_eq!(all, distinct, "no event is told of twice");
+        assert_eq!(all, distinct, "no event is in a timeline twice");
     }
 
-    /// A metric's value, by its whole name with its labels; 0 if there is none.
+    /// The value of the metric with this name and these labels, or 0.
     pub async fn metric(&self, name: &str) -> f64 {
         let metrics = self.get("/metrics").await.expect(200).text;
         metrics
@@ -350,25 +348,25 @@ impl TestSandbox {
             .await;
     }
 
-    /// Search does not show intents that are younger than this.
+    /// Search returns no intents that are younger than this.
     pub async fn search_lags(&self, seconds: f64) {
         self.control("search-lag", json!({"seconds": seconds}))
             .await;
     }
 
-    /// The next call of this operation is answered with these values in place of its own.
+    /// The response to the next call of this operation has these values instead of its own.
     pub async fn next_fields(&self, operation: &str, fields: Value) {
         self.next(operation, "fields", json!({"fields": fields}))
             .await;
     }
 
-    /// Plays the customer or Dojo: `pay`, `decline`, `challenge`, `expire`, `status`, `amount`.
+    /// Acts as the customer or as Dojo: `pay`, `decline`, `challenge`, `expire`, `status`, `amount`.
     pub async fn act(&self, id: &Value, what: &str, how: Value) -> Value {
         self.control(&format!("payment-intents/{}/{what}", text(id)), how)
             .await
     }
 
-    /// Refunds a part, through Dojo's own API.
+    /// Refunds a part through Dojo's own API.
     pub async fn refund(&self, id: &Value, amount: i64) {
         let request = self
             .http
@@ -381,7 +379,7 @@ impl TestSandbox {
         assert!(answer.status.is_success(), "{}", answer.text);
     }
 
-    /// The intent as Dojo has it.
+    /// The intent at Dojo.
     pub async fn intent(&self, id: &Value) -> Value {
         let intents = self.intents().await;
         intents
@@ -390,14 +388,14 @@ impl TestSandbox {
             .expect("the intent exists")
     }
 
-    /// The intents with this reference that are paid or can be paid.
+    /// The intents with this reference that are not canceled.
     pub async fn live_intents_about(&self, reference: &str) -> Vec<Value> {
         let mut intents = self.intents().await;
         intents.retain(|intent| intent["reference"] == reference && intent["status"] != "Canceled");
         intents
     }
 
-    /// Waits for an intent to exist.
+    /// Waits until an intent exists.
     pub async fn first_intent(&self) -> Value {
         eventually("the intent exists", async || self.intents().await.pop()).await
     }
