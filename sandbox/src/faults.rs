@@ -68,7 +68,7 @@ pub(crate) struct Fault {
     /// How far the clock of `clockSkew` runs ahead; behind, if negative.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) skew_ms: Option<i64>,
-    /// Which intent `otherIntent` answers.
+    /// Which intent `otherIntent` and `misrouted` answer with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) intent_id: Option<String>,
     /// What `fields` puts in place of fields of the answer.
@@ -131,6 +131,8 @@ pub(crate) enum Kind {
     ClockSkew,
     /// The work, but the answer shows another intent.
     OtherIntent,
+    /// No work, and the answer to the same call about another intent.
+    Misrouted,
     /// The work and its answer, with other values in some of its fields.
     Fields,
 }
@@ -138,7 +140,10 @@ pub(crate) enum Kind {
 impl Kind {
     /// Whether the call does what it came for.
     pub(crate) fn works(self) -> bool {
-        !matches!(self, Self::Status | Self::CutBefore | Self::SilentBefore)
+        !matches!(
+            self,
+            Self::Status | Self::CutBefore | Self::SilentBefore | Self::Misrouted
+        )
     }
 
     /// Whether the call is answered as it would be without the fault.

@@ -192,6 +192,7 @@ async fn suffer(
     next: Next,
 ) -> (Answered, Response) {
     let mut response = None;
+    let path = request.uri().path().to_owned();
     if fault.kind == Kind::Latency {
         tokio::time::sleep(fault.latency()).await;
         response = Some(next.run(request).await);
@@ -208,6 +209,7 @@ async fn suffer(
         }
         (Kind::ClockSkew, Some(response)) => skewed(world, fault, response).await,
         (Kind::OtherIntent, Some(response)) => about_another(world, fault, response).await,
+        (Kind::Misrouted, _) => misrouted(world, fault, &path),
         (Kind::Fields, Some(response)) => with_fields(fault, response).await,
         (Kind::Latency | Kind::LatencyAfter | Kind::Headers, Some(response)) => response,
         _ => failure(fault),
@@ -252,22 +254,42 @@ async fn about_another(world: &World, fault: &Fault, response: Response) -> Resp
         let Some(asked) = answer["id"].as_str().filter(|id| id.starts_with("pi_")) else {
             return;
         };
-        let other = world.with_ledger(|ledger| {
-            if let Some(id) = &fault.intent_id {
-                return ledger.find(id).map(Intent::to_json);
-            }
-            let account = &ledger.find(asked)?.account;
-            let mut others = ledger.all().rev().map(|(_, intent)| intent);
-            others
-                .find(|intent| intent.id != asked && intent.account == *account)
-                .map(Intent::to_json)
-        });
-        match other {
+        match another(world, fault, asked) {
             Some(other) => *answer = other,
             None => answer["id"] = json!(ids::tagged("pi_sandbox_")),
         }
     })
     .await
+}
+
+/// The answer to the same call about another intent, whose work was not done: the intent itself, or a refund of it.
+fn misrouted(world: &World, fault: &Fault, path: &str) -> Response {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let asked = parts.get(1).copied().unwrap_or_default();
+    let Some(other) = another(world, fault, asked) else {
+        return failure(fault);
+    };
+    let answer = match parts.get(2) {
+        Some(&"refunds") => {
+            json!({"paymentIntentId": other["id"], "refundId": ids::tagged("rfnd_")})
+        }
+        _ => other,
+    };
+    axum::Json(answer).into_response()
+}
+
+/// The intent that a fault names, or else the account's newest one other than `asked`.
+fn another(world: &World, fault: &Fault, asked: &str) -> Option<Value> {
+    world.with_ledger(|ledger| {
+        if let Some(id) = &fault.intent_id {
+            return ledger.find(id).map(Intent::to_json);
+        }
+        let account = &ledger.find(asked)?.account;
+        let mut others = ledger.all().rev().map(|(_, intent)| intent);
+        others
+            .find(|intent| intent.id != asked && intent.account == *account)
+            .map(Intent::to_json)
+    })
 }
 
 /// An answer with some fields that are not as they should be.

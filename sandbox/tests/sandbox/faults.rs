@@ -188,6 +188,40 @@ async fn an_answer_can_be_about_another_intent() {
 }
 
 #[tokio::test]
+async fn a_call_can_be_misrouted() {
+    let rig = Rig::start().await;
+    let id = rig.create_simple().await;
+    let other = rig.create_simple().await;
+    rig.pay(&other).await;
+    for (operation, method, path) in [
+        ("cancel", Method::DELETE, format!("/payment-intents/{id}")),
+        (
+            "amount",
+            Method::POST,
+            format!("/payment-intents/{id}/amount"),
+        ),
+    ] {
+        let fault = json!({"operation": operation, "kind": "misrouted"});
+        rig.control("faults", &fault).await;
+        let call = rig.api(method, &path).json(&json!({})).send();
+        let (status, answer) = read(call.await.expect("an answer")).await;
+        assert_eq!((status, answer), (200, rig.intent(&other).await));
+    }
+    let fault = json!({"operation": "refund", "kind": "misrouted", "intentId": other});
+    rig.control("faults", &fault).await;
+    let path = format!("/payment-intents/{id}/refunds");
+    let (status, answer) = rig.post(&path, &json!({"amount": 1})).await;
+    assert_eq!(status, 200);
+    assert_eq!(answer["paymentIntentId"], other.as_str());
+    assert_eq!(
+        rig.intent(&id).await["status"],
+        "Created",
+        "no work was done"
+    );
+    assert_eq!(rig.intent(&other).await["refundedAmount"], 0);
+}
+
+#[tokio::test]
 async fn the_work_is_done_even_if_the_caller_does_not_wait_for_it() {
     let rig = Rig::start().await;
     let fault = json!({"operation": "create", "kind": "latency", "latencyMs": 1000});
