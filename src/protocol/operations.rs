@@ -140,7 +140,7 @@ pub async fn carry_out(
     let saved = match begun {
         Begun::New(saved) => saved,
         Begun::Objected(objection) => {
-            let unclear = objection == Objection::Unclear;
+            let unclear = matches!(objection, Objection::Unclear { .. });
             let outcome = if unclear { "unclear" } else { "not_possible" };
             count(&request.action, outcome);
             return Ok(Outcome::Objected(objection));
@@ -216,7 +216,7 @@ async fn begin_refund(
     {
         return Ok(begun);
     }
-    let mut begun = Begun::Objected(Objection::Unclear);
+    let mut begun = Begun::Objected(Objection::STALE);
     for _ in 0..READS_FOR_A_REFUND {
         // Whether an answer was accepted that was asked for since then is seen under the link's lock.
         let read = read_now(pool, account, draft.link_id, window, draft.cause).await?;
@@ -231,7 +231,7 @@ async fn begin_refund(
         };
         begun = store::operations::begin(pool, draft, key, rules).await?;
         // A refund that is under way may be done by the next time.
-        if !matches!(begun, Begun::Objected(Objection::Unclear)) {
+        if !matches!(begun, Begun::Objected(Objection::Unclear { .. })) {
             break;
         }
     }
@@ -392,6 +392,7 @@ impl Asking<'_> {
         let kept = match self.prepare().await {
             Ok(()) => {
                 let operate = Operate {
+                    link_id: self.link_id,
                     payment_intent_id: &self.saved.payment_intent_id,
                     action: &self.saved.action,
                     idempotency_key: self.dojo_key,
@@ -706,6 +707,7 @@ async fn ask_again(
     };
     let request_id = format!("recovery-{id}");
     let operate = Operate {
+        link_id: unsettled.link_id,
         payment_intent_id: &unsettled.payment_intent_id,
         action,
         idempotency_key: unsettled.dojo_key.as_deref(),

@@ -61,7 +61,11 @@ async fn cancel(
     let kind = match status {
         // Nothing was paid, or nothing is left of it.
         Some(Status::Canceled | Status::Reversed | Status::Refunded) => Kind::SurplusCanceled,
-        Some(Status::Created) => match account.client.cancel_payment_intent(&orphan.id).await {
+        Some(Status::Created) => match account
+            .client
+            .cancel_payment_intent(&orphan.id, orphan.surplus_of)
+            .await
+        {
             Ok(()) => Kind::SurplusCanceled,
             // Paid or canceled in this very moment: the next look tells.
             Err(error @ dojo::Error::Refused { .. }) => {
