@@ -289,8 +289,12 @@ pub async fn about_to_ask(
     Ok(noted.rows_affected() == 1)
 }
 
-/// Notes that Dojo has done it, which is a fact whoever finds it out, and makes the link due to be looked at. Another
-/// amount is from now on the one that was asked for.
+/// Records that Dojo performed an operation, and makes the link due for reconciliation. A new amount is from now on the
+/// requested one.
+///
+/// If the operation may change the payment's status, Dojo's status is unknown until the next read, and the link isn't
+/// confirmed until then. A read that began before the operation is discarded, except for refunds: several may be under way,
+/// and each would discard the reads of the others.
 ///
 /// A capture that had been given up is that one only if it is no other's: `false` if it is, or may be.
 pub async fn succeed(
@@ -311,7 +315,8 @@ pub async fn succeed(
                         -- A later one whose id is not known may be the one that is there.
                         OR (other.dojo_id IS NULL AND other.status <> 'Failed' AND other.id > $1))
              ))
-             RETURNING id, payment_link_id, kind, action, amount, dojo_id
+             RETURNING id, payment_link_id, kind, action, amount, dojo_id,
+                       kind IN ('cancel', 'capture', 'refund', 'reversal') AS moves
          ), link AS (
              UPDATE payment_links link
              SET due_at = now(),
@@ -319,8 +324,12 @@ pub async fn succeed(
                  request = CASE WHEN done.kind = 'amount' THEN link.request || (done.action->'request')
                                 ELSE link.request END,
                  mismatch = CASE WHEN done.kind = 'amount' THEN NULL ELSE link.mismatch END,
-                 -- A look that is under way compares with the amount of before.
-                 revision = link.revision + (done.kind = 'amount')::int,
+                 unsettled_status = CASE WHEN done.moves THEN '' ELSE link.unsettled_status END,
+                 -- Rows of an earlier version lack it. Their status is then also what Dojo said last.
+                 dojo_status = CASE WHEN done.moves AND link.unsettled_status IS NULL
+                                    THEN coalesce(link.dojo_status, link.status) ELSE link.dojo_status END,
+                 -- A read that is under way compares with the amount, or shows the status, of before.
+                 revision = link.revision + (done.kind IN ('amount', 'cancel', 'capture', 'reversal'))::int,
                  updated_at = CASE WHEN done.kind = 'amount' THEN now() ELSE link.updated_at END
              FROM done WHERE link.id = done.payment_link_id
              RETURNING link.id, link.status
