@@ -67,10 +67,10 @@ pub(crate) enum Error {
     )]
     OperationRunning,
     #[error(
-        "it is not clear yet whether that much is left to refund: other refunds of this payment are under way, or Dojo's \
-         responses about it contradict each other; nothing was done"
+        "it is not clear yet whether that much is left to refund: other refunds of this payment are under way or \
+         recent, or Dojo's responses about it contradict each other; nothing was done"
     )]
-    RefundableUnclear,
+    RefundableUnclear { retry_after: Duration },
     #[error(
         "Dojo's answer was lost, and nothing at Dojo tells whether it was done: look at the payment in Dojo's portal"
     )]
@@ -154,7 +154,7 @@ impl Error {
             Self::Running(_)
             | Self::NotPossible(_)
             | Self::OperationRunning
-            | Self::RefundableUnclear
+            | Self::RefundableUnclear { .. }
             | Self::Unconfirmed(_) => StatusCode::CONFLICT,
             Self::DojoUnsure(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::DojoFailed {
@@ -207,7 +207,7 @@ impl Error {
             },
             Self::NotPossible(_) => "not-possible",
             Self::OperationRunning => "operation-in-progress",
-            Self::RefundableUnclear => "refundable-amount-unclear",
+            Self::RefundableUnclear { .. } => "refundable-amount-unclear",
             Self::Unconfirmed(_) => "outcome-unconfirmed",
             Self::BadSignature => "bad-signature",
             Self::Overloaded => "overloaded",
@@ -224,12 +224,10 @@ impl Error {
     /// How long to wait before another try, where trying again makes sense.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited(wait) => Some(*wait),
-            Self::Running(_)
-            | Self::OperationRunning
-            | Self::RefundableUnclear
-            | Self::Overloaded
-            | Self::NotKept(_) => Some(Duration::from_secs(1)),
+            Self::RateLimited(wait) | Self::RefundableUnclear { retry_after: wait } => Some(*wait),
+            Self::Running(_) | Self::OperationRunning | Self::Overloaded | Self::NotKept(_) => {
+                Some(Duration::from_secs(1))
+            }
             Self::Store(error) if error.is_outage() => Some(Duration::from_secs(1)),
             Self::DojoSilent(protocol::Error::Dojo(error)) => {
                 Some(error.retry_after().unwrap_or(Duration::from_secs(5)))

@@ -363,7 +363,9 @@ fn problem(slug: &str, status: u16, call: Call) -> Option<Value> {
         "not-found" => Error::NoSuchLink,
         "request-in-progress" => Error::Running(call.subject()),
         "operation-in-progress" => Error::OperationRunning,
-        "refundable-amount-unclear" => Error::RefundableUnclear,
+        "refundable-amount-unclear" => Error::RefundableUnclear {
+            retry_after: Duration::from_secs(1),
+        },
         "rate-limited" => Error::RateLimited(Duration::from_secs(1)),
         "not-possible" => Error::NotPossible("only 3.50 GBP is left to refund".to_owned()),
         "not-created" => failed(

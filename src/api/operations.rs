@@ -405,7 +405,9 @@ fn answer(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> {
         }
         Outcome::Objected(Objection::NotPossible(words)) => return Err(Error::NotPossible(words)),
         Outcome::Objected(Objection::Busy) => return Err(Error::OperationRunning),
-        Outcome::Objected(Objection::Unclear) => return Err(Error::RefundableUnclear),
+        Outcome::Objected(Objection::Unclear { retry_after }) => {
+            return Err(Error::RefundableUnclear { retry_after });
+        }
         Outcome::NotRead(error) => return Err(error.into()),
         Outcome::Objected(Objection::Invalid(faults)) => return Err(Error::Invalid(faults)),
         Outcome::Failed {

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::{
     Capture, CaptureMode, Failure, Fault, ItemLine, Money, OperationId, PaymentLink,
     RecoveryLimits, SettlementWindow, Status, TaxLine, parse_time,
-    refundable::{Left, Refunds},
+    refundable::{RefundBounds, Refunds},
 };
 
 /// What is asked of Dojo.
@@ -274,14 +274,22 @@ pub enum Objection {
     NotPossible(String),
     /// The outcome of another operation has to be known first.
     Busy,
-    /// Whether that much is left to refund is not known yet: Dojo's figure may or may not include refunds that are
-    /// under way, or Dojo's responses contradict each other.
-    Unclear,
+    /// Whether that much is left to refund isn't known yet: Dojo's figure may or may not include refunds that are under
+    /// way or recent, or Dojo's responses contradict each other.
+    Unclear {
+        /// When the same request is likely to get a clear response.
+        retry_after: Duration,
+    },
     /// What was asked for does not fit the payment.
     Invalid(Vec<Fault>),
 }
 
 impl Objection {
+    /// There is no response from Dojo that a refund may be weighed against.
+    pub const STALE: Self = Self::Unclear {
+        retry_after: Duration::from_secs(1),
+    };
+
     fn because(words: impl Into<String>) -> Self {
         Self::NotPossible(words.into())
     }
@@ -472,7 +480,7 @@ fn permit_refund(
         .read_since
         .is_some_and(|since| refunds.read_at.is_some_and(|read_at| read_at >= since));
     if !is_fresh {
-        return Err(Objection::Unclear);
+        return Err(Objection::STALE);
     }
     let money = |value| Money {
         value,
@@ -492,8 +500,11 @@ fn permit_refund(
     if link.captured_amount == 0 {
         return Err(Objection::because("nothing of it is collected yet"));
     }
-    let Left { certain, possible } =
-        refunds.left(link.captured_amount, link.refunded_amount, weighed.window);
+    let (captured, refunded) = (link.captured_amount, link.refunded_amount);
+    let RefundBounds { certain, possible } = refunds.bounds(captured, refunded, weighed.window);
+    let unclear = |is_clear: &dyn Fn(RefundBounds) -> bool| Objection::Unclear {
+        retry_after: refunds.unclear_for(captured, refunded, weighed.window, is_clear),
+    };
     if possible <= 0 {
         return Err(Objection::because(
             if refunds.has(OperationStatus::Pending) {
@@ -506,7 +517,7 @@ fn permit_refund(
         ));
     }
     match refund.amount {
-        None if certain < possible => Err(Objection::Unclear),
+        None if certain < possible => Err(unclear(&|then| then.certain == then.possible)),
         None => {
             refund.amount = Some(money(possible));
             Ok(())
@@ -515,7 +526,9 @@ fn permit_refund(
             "only {} is left to refund",
             money(possible)
         ))),
-        Some(amount) if amount.value > certain => Err(Objection::Unclear),
+        Some(amount) if amount.value > certain => {
+            Err(unclear(&|then| amount.value <= then.certain))
+        }
         Some(_) => Ok(()),
     }
 }
@@ -673,17 +686,13 @@ pub fn next_step(lost: Lost<'_>, seen: Seen<'_>, limits: RecoveryLimits) -> Step
     let once_settled = |step| if settled { step } else { Step::Wait };
     match (lost.action, seen.status) {
         (Action::Receipt(_), _) => Step::Unconfirmed,
-        (Action::Refund(refund), _) if in_time => {
-            if !is_too_much(refund, lost, seen) {
-                Step::AskAgain
-            } else if may_be_given_back(refund, lost, seen) {
-                Step::Wait
-            } else {
-                once_settled(Step::Failed(
-                    "it was not made before other refunds left too little for it",
-                ))
-            }
-        }
+        (Action::Refund(refund), _) if in_time => match fit(refund, lost, seen) {
+            Fit::MayBeMade | Fit::Fits => Step::AskAgain,
+            Fit::Unclear => Step::Wait,
+            Fit::TooMuch => once_settled(Step::Failed(
+                "it was not made before other refunds left too little for it",
+            )),
+        },
         // How long Dojo remembers the key of a refund is not documented.
         (Action::Refund(refund), _) if may_be_given_back(refund, lost, seen) => {
             once_settled(Step::Unconfirmed)
@@ -794,28 +803,71 @@ fn absent_capture(capture: &NewCapture, lost: Lost<'_>, seen: Seen<'_>, settled:
     }
 }
 
-/// Whether Dojo would have to refuse a refund for lack of funds: it is not among what went back, and too little is left
-/// for it and for those that were requested before it. Where it may be among what went back, only its key tells.
-fn is_too_much(refund: &NewRefund, lost: Lost<'_>, seen: Seen<'_>) -> bool {
-    let amount = refund.amount.map_or(0, |amount| amount.value);
-    let (Some(captured), Some(refunded)) = (seen.captured_amount, seen.refunded_amount) else {
-        return false;
-    };
-    let with_it = lost.done_refunds.saturating_add(amount);
-    let reserved = refunded.saturating_add(lost.earlier_refunds);
-    seen.status == Some(Status::Captured)
-        && refunded < with_it
-        && amount > captured.saturating_sub(reserved)
+/// Whether a lost refund would fit if it were sent again.
+enum Fit {
+    /// What Dojo shows as refunded may include it. Only its key can tell.
+    MayBeMade,
+    /// It isn't in what Dojo shows as refunded, and Dojo has enough left for it.
+    Fits,
+    /// Whether it was made, or whether Dojo has enough left for it, depends on whether the figure includes other recent
+    /// refunds of ours.
+    Unclear,
+    /// It wasn't made, and too little is left for it.
+    TooMuch,
 }
 
-/// Whether a refund may be among what went back. Where Dojo does not tell how much that is, it may.
+/// Decides whether a lost refund would fit if it were sent again, together with those that were requested before it.
+///
+/// The figure may come from a lagging copy, so other refunds of ours may be missing from it if they are more recent than a
+/// settlement window. A portal refund that it shows may then pass for one of them. As for a new refund
+/// ([`Refunds::bounds`]), the worst case counts.
+///
+/// A known limit: if others refunded at least as much as this refund, the figure can't prove that ours wasn't made. The
+/// refund is then sent again under its key, although Dojo must reject it if it was never made and no longer fits. There is no
+/// other way to find out, and no money moves.
+fn fit(refund: &NewRefund, lost: Lost<'_>, seen: Seen<'_>) -> Fit {
+    let amount = refund.amount.map_or(0, |amount| amount.value);
+    let (Some(captured), Some(refunded)) = (seen.captured_amount, refunded_figure(seen)) else {
+        return Fit::MayBeMade;
+    };
+    if refunded >= lost.done_refunds.saturating_add(amount) {
+        return Fit::MayBeMade;
+    }
+    let left = captured
+        .saturating_sub(refunded)
+        .saturating_sub(lost.earlier_refunds);
+    let may_be_missing = lost.done_refunds.saturating_sub(lost.other_refunds);
+    if amount <= left.saturating_sub(may_be_missing) {
+        Fit::Fits
+    } else if amount <= left || may_be_given_back(refund, lost, seen) {
+        Fit::Unclear
+    } else {
+        Fit::TooMuch
+    }
+}
+
+/// How much Dojo shows as refunded, where that can be relied on.
+///
+/// Dojo doesn't document whether it calls a payment `Refunded` after a partial refund, so the amount counts and not the status.
+/// `Refunded` without an amount, or with an amount of 0, says only that something was refunded. For statuses other than
+/// `Captured` and `Refunded` the amount means nothing to us.
+fn refunded_figure(seen: Seen<'_>) -> Option<i64> {
+    match seen.status? {
+        Status::Captured => seen.refunded_amount,
+        Status::Refunded => seen.refunded_amount.filter(|refunded| *refunded > 0),
+        _ => None,
+    }
+}
+
+/// Whether what Dojo shows as refunded may include this refund.
 fn may_be_given_back(refund: &NewRefund, lost: Lost<'_>, seen: Seen<'_>) -> bool {
     let amount = refund.amount.map_or(0, |amount| amount.value);
     let with_it = lost.other_refunds.saturating_add(amount);
-    seen.status == Some(Status::Refunded)
-        || seen
-            .refunded_amount
-            .is_none_or(|refunded| refunded >= with_it)
+    let refunded = match seen.status {
+        Some(Status::Captured | Status::Refunded) => refunded_figure(seen),
+        _ => seen.refunded_amount,
+    };
+    refunded.is_none_or(|refunded| refunded >= with_it)
 }
 
 #[cfg(test)]
@@ -936,7 +988,7 @@ mod tests {
                 let permitted = permit(&mut refund(amount), &link, &others, WEIGHED);
                 let clear = amount <= certain;
                 assert_eq!(permitted.is_ok(), clear, "{amount} with {shown} shown");
-                assert!(clear || permitted == Err(Objection::Unclear));
+                assert!(clear || matches!(permitted, Err(Objection::Unclear { .. })));
             }
             let mut all = Action::Refund(NewRefund::default());
             let permitted = permit(&mut all, &link, &others, WEIGHED);
@@ -962,14 +1014,14 @@ mod tests {
         for read_at in [Some(NOW - Duration::from_micros(1)), None] {
             others.refunds.read_at = read_at;
             let permitted = permit(&mut refund(1), &link, &others, WEIGHED);
-            assert_eq!(permitted, Err(Objection::Unclear));
+            assert_eq!(permitted, Err(Objection::STALE));
         }
         let not_read = Weighed {
             read_since: None,
             ..WEIGHED
         };
         let permitted = permit(&mut refund(1), &link, &reading(Vec::new()), not_read);
-        assert_eq!(permitted, Err(Objection::Unclear));
+        assert_eq!(permitted, Err(Objection::STALE));
     }
 
     #[test]
@@ -1296,7 +1348,11 @@ mod tests {
             (Status::Captured, Some(699), true),
             (Status::Captured, Some(700), false),
             (Status::Captured, None, false),
+            // A partial refund may make it `Refunded`, too: the amount counts, where there is one.
+            (Status::Refunded, Some(699), true),
+            (Status::Refunded, Some(700), false),
             (Status::Refunded, Some(0), false),
+            (Status::Refunded, None, false),
         ] {
             let seen = Seen {
                 refunded_amount: refunded,
@@ -1321,36 +1377,43 @@ mod tests {
         const TOO_LITTLE: Step =
             Step::Failed("it was not made before other refunds left too little for it");
         let action = refund(600);
-        for (refunded, done, earlier, since_asked, step) in [
+        // Of what was done, `settled` is so old that every copy of Dojo's data shows it.
+        for (refunded, settled, done, earlier, since_asked, step) in [
             // The rest is enough.
-            (400, 0, 0, 120, Step::AskAgain),
-            (400, 400, 0, 120, Step::AskAgain),
+            (400, 0, 0, 0, 120, Step::AskAgain),
+            (400, 400, 400, 0, 120, Step::AskAgain),
+            // It is enough, unless a copy that lags shows another one in place of ours of just now.
+            (400, 0, 400, 0, 120, Step::Wait),
+            (200, 0, 200, 0, 120, Step::AskAgain),
             // Too little, and it is not among what went back.
-            (401, 0, 0, 119, Step::Wait),
-            (401, 0, 0, 120, TOO_LITTLE),
+            (401, 0, 0, 0, 119, Step::Wait),
+            (401, 0, 0, 0, 120, TOO_LITTLE),
             // It may be among what went back.
-            (600, 0, 0, 120, Step::AskAgain),
-            (1000, 400, 0, 120, Step::AskAgain),
+            (600, 0, 0, 0, 120, Step::AskAgain),
+            (1000, 0, 400, 0, 120, Step::AskAgain),
             // Not with what went back for another one. A copy that lags may lack that one, so it proves nothing yet.
-            (600, 1, 0, 120, Step::Wait),
+            (600, 0, 1, 0, 120, Step::Wait),
             // One that was requested earlier goes first.
-            (300, 0, 101, 119, Step::Wait),
-            (300, 0, 100, 119, Step::AskAgain),
+            (300, 0, 0, 101, 119, Step::Wait),
+            (300, 0, 0, 100, 119, Step::AskAgain),
         ] {
             let lost = Lost {
+                other_refunds: settled,
                 done_refunds: done,
                 earlier_refunds: earlier,
                 ..lost(&action, since_asked, 200)
             };
-            let seen = Seen {
-                refunded_amount: Some(refunded),
-                ..seen(Status::Captured, None)
-            };
-            let found = next_step(lost, seen, LIMITS);
-            assert_eq!(
-                found, step,
-                "{refunded} with {done} done and {earlier} earlier"
-            );
+            for status in [Status::Captured, Status::Refunded] {
+                let seen = Seen {
+                    refunded_amount: Some(refunded),
+                    ..seen(status, None)
+                };
+                let found = next_step(lost, seen, LIMITS);
+                assert_eq!(
+                    found, step,
+                    "{status:?}: {refunded} with {done} done and {earlier} earlier"
+                );
+            }
         }
     }
 
@@ -1503,7 +1566,12 @@ mod tests {
             let action = refund(amount);
             let step = next_step(lost(&action, age, age), seen, LIMITS);
             let fits_not = refunded.is_some_and(|refunded| refunded < amount && 1000 - refunded < amount);
-            if status != Some(Status::Captured) || !fits_not {
+            let is_known = match status {
+                Some(Status::Captured) => true,
+                Some(Status::Refunded) => refunded.is_some_and(|refunded| refunded > 0),
+                _ => false,
+            };
+            if !is_known || !fits_not {
                 prop_assert_eq!(step, Step::AskAgain);
             } else if age < LIMITS.window.length().as_secs() {
                 prop_assert_eq!(step, Step::Wait);

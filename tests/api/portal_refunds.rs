@@ -1,6 +1,8 @@
 //! Refunds that people issue in Dojo's portal between ours: together they never exceed what was captured, and Dojo never has
 //! to refuse one of ours for lack of funds.
 
+use std::time::Duration;
+
 use futures_util::future::{join, join_all};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
@@ -116,8 +118,8 @@ async fn while_dojo_cannot_be_asked_how_much_is_left_no_refund_is_sent() {
 }
 
 #[tokio::test]
-async fn while_it_is_ambiguous_what_is_left_the_caller_is_told_to_come_again() {
-    let app = TestApp::start().await;
+async fn while_the_refundable_amount_is_unclear_the_caller_is_told_to_retry() {
+    let app = TestApp::with(&[("RECOVERY_SETTLE", "4s")]).await;
     let link = app.paid().await;
     // Dojo has made it, and its answer is on the way: what Dojo shows may be this refund or one of the portal's.
     app.sandbox
@@ -152,7 +154,15 @@ async fn while_it_is_ambiguous_what_is_left_the_caller_is_told_to_come_again() {
     );
 
     first.await.unwrap().expect(200);
-    // The key is free: it led to nothing.
+    // All of ours have ended. A copy of Dojo's data may still show refunds made elsewhere in their place.
+    let answer = app
+        .operate_with_key("second", &link, "refunds", &json!({}))
+        .await;
+    let wait: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((2..=5).contains(&wait), "{wait}");
+    answer.problem(409, "refundable-amount-unclear");
+    // The key is free, because the request saved nothing.
+    tokio::time::sleep(Duration::from_secs(wait)).await;
     let rest = app
         .operate_with_key("second", &link, "refunds", &json!({}))
         .await;
@@ -208,6 +218,53 @@ async fn a_lost_refund_is_not_repeated_when_the_portal_has_left_too_little_for_i
     app.operate_with_key("rest", &link, "refunds", &part(399))
         .await
         .expect(200);
+}
+
+#[tokio::test]
+async fn a_refund_is_not_repeated_before_dojo_is_read_again() {
+    let app = TestApp::quick(&[]).await;
+    let link = app.paid().await;
+    // Dojo has no time. By the time it has, the portal has refunded a part.
+    app.sandbox
+        .next(
+            "refund",
+            "status",
+            json!({"status": 429, "retryAfter": 0, "latencyMs": 500}),
+        )
+        .await;
+    let all = request(&app.service.url, &link, "all", Some(1000));
+    eventually("the refund has reached Dojo", async || {
+        (!ours(&app).await.is_empty()).then_some(())
+    })
+    .await;
+    app.sandbox.refund(&link["paymentIntentId"], 1).await;
+    all.await.unwrap().problem(503, "dojo-not-reached");
+    let body = json!({"amount": pounds(1000)});
+    app.operate_with_key("all", &link, "refunds", &body)
+        .await
+        .problem(409, "not-possible");
+    assert_eq!(ours(&app).await.len(), 1);
+    none_is_refused(&app).await;
+}
+
+#[tokio::test]
+async fn a_lost_refund_that_no_longer_fits_fails_if_dojo_calls_the_payment_refunded() {
+    let quiet = [&QUICK[1..], &[("RUN_JOBS", "false")]].concat();
+    let app = TestApp::with(&quiet).await;
+    let link = app.paid().await;
+    app.sandbox.next("refund", "cutBefore", json!({})).await;
+    let body = json!({"amount": pounds(600)});
+    app.operate_with_key("six", &link, "refunds", &body)
+        .await
+        .problem(504, "outcome-unknown");
+    app.sandbox.refund(&link["paymentIntentId"], 500).await;
+    // Dojo may give the payment that status after a part, too.
+    let fields = json!({"operation": "get", "kind": "fields", "share": 1.0, "fields": {"status": "Refunded"}});
+    app.sandbox.control("faults", fields).await;
+    let _background = Service::start(&app.database_url, &app.sandbox.url, &QUICK).await;
+    settles(&app, "six", &link, 600, Err("not-done")).await;
+    assert_eq!(ours(&app).await.len(), 1);
+    assert_eq!(refunded(&app, &link).await, 500);
 }
 
 /// Waits for the outcome of a refund, and checks it.
