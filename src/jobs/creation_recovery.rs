@@ -84,7 +84,7 @@ impl Job for CreationRecovery {
         wait: Duration,
     ) -> Result<(), store::Error> {
         let unsettled = &item.unsettled;
-        let (id, lease) = (unsettled.id, unsettled.lease.until);
+        let (id, lease) = (unsettled.id, unsettled.lease);
         store::creation::give_back(&self.0.context.pool, id, lease, Some(wait)).await
     }
 }

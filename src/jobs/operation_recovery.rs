@@ -29,9 +29,8 @@ impl Job for OperationRecovery {
     }
 
     async fn work(&self, unsettled: &Unsettled) -> Result<(), protocol::Error> {
-        let lease = self.0.context.account.client.operation_lease();
         let work = protocol::operations::resolve(&self.0.context, unsettled);
-        self.0.held(lease, work).await
+        self.0.held(unsettled.lease.left(), work).await
     }
 
     async fn release(

@@ -27,9 +27,8 @@ impl Job for OrphanedIntents {
     }
 
     async fn work(&self, orphan: &OrphanedIntent) -> Result<(), protocol::Error> {
-        let lease = self.0.context.account.client.creation_lease();
         let work = protocol::orphaned_intents::look(&self.0.context, orphan);
-        self.0.held(lease, work).await
+        self.0.held(orphan.lease.left(), work).await
     }
 
     async fn release(
@@ -48,6 +47,6 @@ impl Job for OrphanedIntents {
             );
             return store::orphaned_intents::settle(pool, &orphan.id).await;
         }
-        store::orphaned_intents::ask_later(pool, &orphan.id, wait).await
+        store::orphaned_intents::release(pool, orphan, wait).await
     }
 }

@@ -4,7 +4,6 @@
 //! database before Dojo is asked, its id travels in the intent's metadata, and only a failure that proves
 //! that nothing was created makes the link `Failed`. No connection is held while Dojo works.
 
-use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
 use super::{Context, adoption::adopt_intent};
@@ -16,6 +15,7 @@ use crate::{
     store::{
         self, PgPool,
         creation::{Begun, Draft, IdempotencyKey, Known, Retry},
+        leases::Lease,
     },
     telemetry::causes,
 };
@@ -109,7 +109,7 @@ pub async fn replay(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Outcom
 }
 
 /// The outcome that an earlier request has decided, or the lease to work under.
-fn decided(begun: Begun) -> Result<Outcome, OffsetDateTime> {
+fn decided(begun: Begun) -> Result<Outcome, Lease> {
     match begun {
         Begun::New(lease) => Err(lease),
         Begun::Mismatch => Ok(Outcome::KeyReused),
@@ -133,7 +133,7 @@ fn decided(begun: Begun) -> Result<Outcome, OffsetDateTime> {
 /// A link that is saved, and that Dojo is to be asked for.
 #[derive(Debug)]
 struct Asking {
-    lease: OffsetDateTime,
+    lease: Lease,
     request: Request,
     cause: Cause,
 }

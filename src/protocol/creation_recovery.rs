@@ -226,7 +226,7 @@ pub async fn recover(
             .asked_until
             .and_then(|asked_until| limits.window.late_check(since(asked_until)));
         let again = late;
-        return Ok(store::creation::give_back(pool, *id, unsettled.lease.until, again).await?);
+        return Ok(store::creation::give_back(pool, *id, unsettled.lease, again).await?);
     }
     let candidates: Vec<Found> = found.iter().map(PaymentIntent::found).collect();
     match next_step(
@@ -251,7 +251,7 @@ pub async fn recover(
         }
         Step::Wait => {
             let wait = limits.window.recheck_interval();
-            store::creation::give_back(pool, *id, unsettled.lease.until, Some(wait)).await?;
+            store::creation::give_back(pool, *id, unsettled.lease, Some(wait)).await?;
         }
         Step::CreateAgain => create_again(context, unsettled).await?,
         Step::GiveUp => {
@@ -270,7 +270,7 @@ pub async fn recover(
             store::creation::fail(
                 pool,
                 *id,
-                unsettled.lease.until,
+                unsettled.lease,
                 &failure,
                 Retry::Final,
                 Some(limits.window.length()),

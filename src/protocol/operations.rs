@@ -25,6 +25,7 @@ use crate::{
     store::{
         self, PgPool,
         creation::{IdempotencyKey, Retry},
+        leases::Lease,
         operations::{Begun, Draft, Known, Saved, Unsettled},
     },
     telemetry::causes,
@@ -649,7 +650,7 @@ async fn succeeded(
 async fn failed(
     pool: &PgPool,
     unsettled: &Unsettled,
-    held: OffsetDateTime,
+    held: Lease,
     failure: &Failure,
     retry: Retry,
     watch: Option<Duration>,
@@ -666,11 +667,7 @@ async fn failed(
     Ok(())
 }
 
-async fn unconfirmed(
-    pool: &PgPool,
-    unsettled: &Unsettled,
-    held: OffsetDateTime,
-) -> Result<(), Error> {
+async fn unconfirmed(pool: &PgPool, unsettled: &Unsettled, held: Lease) -> Result<(), Error> {
     error!(
         operation_id = %unsettled.id, link_id = %unsettled.link_id, operation = unsettled.action.kind(),
         "nobody can tell whether an operation was done: look at the payment in Dojo's portal"

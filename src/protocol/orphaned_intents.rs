@@ -28,7 +28,7 @@ pub async fn look(context: &Context, orphan: &OrphanedIntent) -> Result<(), Erro
     let Some(intent) = intent else {
         // Dojo told of it itself, so a copy of its data that lags is the likely reason.
         if orphan.recent {
-            store::orphaned_intents::ask_later(pool, &orphan.id, Duration::from_secs(30)).await?;
+            store::orphaned_intents::release(pool, orphan, Duration::from_secs(30)).await?;
         } else {
             store::orphaned_intents::settle(pool, &orphan.id).await?;
         }
@@ -71,7 +71,7 @@ async fn cancel(
                     "a second intent was not canceled yet"
                 );
                 let wait = Duration::from_secs(10);
-                return Ok(store::orphaned_intents::ask_later(pool, &orphan.id, wait).await?);
+                return Ok(store::orphaned_intents::release(pool, orphan, wait).await?);
             }
             Err(error) => return Err(error.into()),
         },
@@ -84,12 +84,9 @@ async fn cancel(
             Kind::SurplusPaid
         }
         None => {
-            return Ok(store::orphaned_intents::ask_later(
-                pool,
-                &orphan.id,
-                Duration::from_mins(5),
-            )
-            .await?);
+            return Ok(
+                store::orphaned_intents::release(pool, orphan, Duration::from_mins(5)).await?,
+            );
         }
     };
     Ok(store::orphaned_intents::settle_surplus(pool, &orphan.id, kind, &Cause::Recovery).await?)
