@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use crate::{
-    payment_link::{Environment, NewPaymentLink, SettlementWindow},
+    payment_link::{Environment, NewPaymentLink, RecoveryLimits, SettlementWindow},
     telemetry,
 };
 
@@ -463,10 +463,13 @@ pub struct JobSettings {
 }
 
 impl JobSettings {
-    /// The settlement window.
+    /// The settlement window, and when recovery gives up.
     #[must_use]
-    pub fn window(&self) -> SettlementWindow {
-        SettlementWindow::new(self.recovery_settle)
+    pub fn limits(&self) -> RecoveryLimits {
+        RecoveryLimits {
+            window: SettlementWindow::new(self.recovery_settle),
+            give_up: self.recovery_give_up,
+        }
     }
 
     /// How many calls to Dojo the background makes at once, for each kind of work.

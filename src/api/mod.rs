@@ -40,7 +40,8 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{
     config::ServeSettings,
     dojo::{Account, Accounts},
-    payment_link::{NewPaymentLink, PaymentLink, PaymentLinkId, SettlementWindow},
+    payment_link::{NewPaymentLink, PaymentLink, PaymentLinkId, RecoveryLimits},
+    protocol::Context,
     store::{self, PgPool},
 };
 use auth::Caller;
@@ -69,8 +70,8 @@ pub struct Shared {
     pub metrics: PrometheusHandle,
     /// Tells the background that something has just become due.
     pub wake: Arc<Notify>,
-    /// How long Dojo has to stand by an answer that is behind what a webhook told.
-    pub window: SettlementWindow,
+    /// The settlement window, and when recovery gives up.
+    pub limits: RecoveryLimits,
     /// How long a request may take.
     pub request_timeout: Duration,
     /// How many more links, operations and refreshes may be under way.
@@ -119,7 +120,7 @@ impl AppState {
             tasks,
             metrics,
             wake,
-            window: settings.jobs.window(),
+            limits: settings.jobs.limits(),
             request_timeout: settings.request_timeout,
             places: Arc::new(Semaphore::new(settings.max_creations.into())),
             rates: Rates::new(settings.client_rate),
@@ -145,6 +146,15 @@ impl AppState {
     pub(crate) fn account_of(&self, link: &PaymentLink) -> Result<&Account, Error> {
         self.account(&link.account)
             .ok_or(Error::AccountNotConfigured(link.id))
+    }
+
+    /// What the protocol needs to work for this account.
+    pub(crate) fn context(&self, account: &Account) -> Context {
+        Context {
+            pool: self.pool.clone(),
+            account: account.clone(),
+            limits: self.limits,
+        }
     }
 
     /// Forgets what is no longer needed and writes to the log what has been summed up for it. To be called every few

@@ -355,7 +355,7 @@ impl Asked {
         } = self;
         let key = key.map_err(|fault| Error::Invalid(vec![fault]))?;
         let link = state.find_link(&caller, link_id).await?;
-        let account = state.account_of(&link)?.clone();
+        let context = state.context(state.account_of(&link)?);
         let path = format!("/v1/payment-links/{link_id}/{path}");
         let id = OperationId::new();
         let request = operations::Request {
@@ -370,10 +370,7 @@ impl Asked {
             client: caller.client,
             request_id,
         };
-        let work = Box::pin({
-            let state = state.clone();
-            async move { Ok(operations::carry_out(&state.pool, &account, request, state.window).await?) }
-        });
+        let work = Box::pin(async move { Ok(operations::carry_out(&context, request).await?) });
         let subject = Subject::Operation { id, link_id };
         answer(link_id, state.see_through(subject, work).await?)
     }

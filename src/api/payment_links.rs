@@ -120,7 +120,7 @@ async fn create(
             // It is configured: the request would have had a fault otherwise.
             let account = state.account(&request.new.account);
             let account = account.ok_or(Error::AccountNotConfigured(id))?;
-            Ok(creation::create(&state.pool, account, request).await?)
+            Ok(creation::create(&state.context(account), request).await?)
         }
     });
     answer(state.see_through(Subject::Link(id), work).await?)
@@ -373,8 +373,8 @@ async fn refresh(
         request_id,
     };
     let _place = state.place()?;
-    let link =
-        protocol::reconciliation::refresh(&state.pool, account, id, state.window, &cause).await?;
+    let context = state.context(account);
+    let link = protocol::reconciliation::refresh(&context, id, &cause).await?;
     link.map(Json).ok_or(Error::NoSuchLink)
 }
 

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Jobs, supervisor::Progress};
-use crate::store;
+use crate::{protocol::Context, store};
 
 /// Its name in logs and metrics.
 pub(super) const NAME: &str = "backlog";
@@ -21,12 +21,8 @@ impl Watch {
     }
 
     pub(super) async fn run(&self) {
-        let Jobs {
-            pool,
-            account,
-            stop,
-            ..
-        } = &self.jobs;
+        let Jobs { context, stop, .. } = &self.jobs;
+        let Context { pool, account, .. } = context;
         while !stop.is_cancelled() {
             self.progress.mark();
             if let Ok(backlog) = store::reconciliation::backlog(pool, &account.name).await {

@@ -25,10 +25,10 @@ use tracing::{Instrument, info_span};
 
 use crate::{
     config::JobSettings,
-    dojo::{self, Account},
-    payment_link::{PaymentLinkId, RecoveryLimits},
-    protocol,
-    store::{self, PgPool, leases::Lease},
+    dojo,
+    payment_link::PaymentLinkId,
+    protocol::{self, Context},
+    store::{self, leases::Lease},
 };
 use job::{Job, Runner, Strikes};
 use supervisor::{Progress, supervise};
@@ -40,11 +40,8 @@ const RESTART_PAUSE: Duration = Duration::from_secs(5);
 /// What the jobs share.
 #[derive(Clone)]
 pub struct Jobs {
-    pool: PgPool,
-    account: Account,
+    context: Context,
     settings: JobSettings,
-    /// Longer than asking Dojo once can take, with everything around it.
-    lease: Duration,
     throttle: Arc<Throttle>,
     /// Rung when something became due just now, so that it need not wait for the next poll.
     wake: Arc<Notify>,
@@ -52,21 +49,18 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// The jobs for this account. Each account has a throttle of its own, so that one whose key Dojo refuses holds up no
+    /// The jobs for the account of `context`. Each account has a throttle of its own, so that one whose key Dojo refuses holds up no
     /// other.
     #[must_use]
     pub fn new(
-        pool: PgPool,
-        account: Account,
+        context: Context,
         settings: JobSettings,
         wake: Arc<Notify>,
         stop: CancellationToken,
     ) -> Self {
         Self {
-            pool,
-            lease: account.client.creation_lease(),
+            context,
             throttle: Arc::new(Throttle::new(settings.background_rate)),
-            account,
             settings,
             wake,
             stop,
@@ -127,7 +121,7 @@ impl Jobs {
     }
 
     fn progress(&self, job: &'static str) -> Arc<Progress> {
-        Arc::new(Progress::new(&self.account.name, job))
+        Arc::new(Progress::new(&self.context.account.name, job))
     }
 
     fn keep_running<F: Future<Output = ()> + Send>(
@@ -138,9 +132,9 @@ impl Jobs {
         run: impl Fn() -> F + Send + 'static,
     ) {
         // The longest step is a piece of work, which ends with its lease; the rest is for the database.
-        let limit = self.account.client.operation_lease() * 2 + Duration::from_mins(1);
+        let limit = self.context.account.client.operation_lease() * 2 + Duration::from_mins(1);
         let stop = self.stop.clone();
-        let span = info_span!("job", account = self.account.name);
+        let span = info_span!("job", account = self.context.account.name);
         let supervised = async move {
             supervise(job, &progress, limit, RESTART_PAUSE, &stop, run).await;
         };
@@ -159,7 +153,7 @@ impl Jobs {
         if lease.is_fresh() {
             return Ok(Some(lease));
         }
-        let (lease, held) = store::leases::renew(&self.pool, &lease, &[id]).await?;
+        let (lease, held) = store::leases::renew(&self.context.pool, &lease, &[id]).await?;
         Ok(held.contains(&id).then_some(lease))
     }
 
@@ -180,19 +174,12 @@ impl Jobs {
             }
             Err(protocol::Error::Dojo(error @ dojo::Error::KeyRefused { .. })) => {
                 self.throttle.turn().await;
-                Err(match self.account.client.probe().await {
+                Err(match self.context.account.client.probe().await {
                     Ok(_) => protocol::Error::Rejected(error),
                     Err(_) => protocol::Error::Dojo(error),
                 })
             }
             Err(error) => Err(error),
-        }
-    }
-
-    fn limits(&self) -> RecoveryLimits {
-        RecoveryLimits {
-            window: self.settings.window(),
-            give_up: self.settings.recovery_give_up,
         }
     }
 }

@@ -2,7 +2,7 @@ use std::{fmt::Display, time::Duration};
 
 use super::{Jobs, job::Job};
 use crate::{
-    protocol,
+    protocol::{self, Context},
     store::{self, operations::Unsettled},
 };
 
@@ -19,23 +19,18 @@ impl Job for OperationRecovery {
     }
 
     async fn claim(&self, limit: i64) -> Result<Vec<Unsettled>, store::Error> {
-        let Jobs {
+        let Context {
             pool,
             account,
-            settings,
-            ..
-        } = &self.0;
+            limits,
+        } = &self.0.context;
         let lease = account.client.operation_lease();
-        let window = settings.window();
-        store::operations::claim(pool, &account.name, lease, limit, window).await
+        store::operations::claim(pool, &account.name, lease, limit, limits.window).await
     }
 
     async fn work(&self, unsettled: &Unsettled) -> Result<(), protocol::Error> {
-        let Jobs { pool, account, .. } = &self.0;
-        let lease = account.client.operation_lease();
-        let limits = self.0.limits();
-        let work = protocol::operations::resolve(pool, account, unsettled, limits, lease);
-        self.0.held(lease, work).await
+        let work = protocol::operations::resolve(&self.0.context, unsettled);
+        self.0.held(unsettled.lease.left(), work).await
     }
 
     async fn release(
@@ -45,6 +40,6 @@ impl Job for OperationRecovery {
         wait: Duration,
     ) -> Result<(), store::Error> {
         let (id, lease) = (unsettled.id, unsettled.lease);
-        store::operations::give_back(&self.0.pool, id, lease, Some(wait)).await
+        store::operations::give_back(&self.0.context.pool, id, lease, Some(wait)).await
     }
 }

@@ -11,12 +11,11 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::{Error, reconciliation};
+use super::{Context, Error, reconciliation};
 use crate::{
     dojo::{self, Account, Operate, PaymentIntent},
     payment_link::{
-        Capture, Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId, RecoveryLimits,
-        SettlementWindow,
+        Capture, Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId,
         operation::{
             Action, Objection, OperationStatus, Others, Seen, Step, Weighed, after_refusal,
             next_step, pause_before_repetition, permit,
@@ -26,6 +25,7 @@ use crate::{
     store::{
         self, PgPool,
         creation::{IdempotencyKey, Retry},
+        leases::Lease,
         operations::{Begun, Draft, Known, Saved, Unsettled},
     },
     telemetry::causes,
@@ -104,14 +104,8 @@ pub enum Outcome {
 }
 
 /// Does an operation, at most once for each idempotency key. An `Err` means that Dojo was not asked to do it.
-///
-/// `window`: as for [`reconciliation::look`].
-pub async fn carry_out(
-    pool: &PgPool,
-    account: &Account,
-    request: Request,
-    window: SettlementWindow,
-) -> Result<Outcome, store::Error> {
+pub async fn carry_out(context: &Context, request: Request) -> Result<Outcome, store::Error> {
+    let Context { pool, account, .. } = context;
     let cause = Cause::Request {
         client: request.client.clone(),
         request_id: request.request_id.clone(),
@@ -128,9 +122,9 @@ pub async fn carry_out(
     };
     let key = request.idempotency_key.as_ref();
     let begun = if is_refund(&request.action) {
-        begin_refund(pool, account, &draft, key, window).await
+        begin_refund(context, &draft, key).await
     } else {
-        begin(pool, account, &draft, key, window).await
+        begin(context, &draft, key).await
     };
     let begun = match begun {
         Ok(begun) => begun,
@@ -148,27 +142,24 @@ pub async fn carry_out(
         begun => return repeated(pool, request.link_id, begun).await,
     };
     let asking = Asking {
-        pool,
-        account,
+        context,
         operation_id: request.operation_id,
         link_id: request.link_id,
         request_id: &request.request_id,
         dojo_key: draft.dojo_key,
         cause: &cause,
         saved: *saved,
-        window,
     };
     Ok(asking.finish().await)
 }
 
 /// Saves an operation other than a refund, if its rules allow it.
 async fn begin(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
-    window: SettlementWindow,
 ) -> Result<Begun, Error> {
+    let (pool, window) = (&context.pool, context.limits.window);
     let rules = |action: &mut Action, link: &_, others: &_| {
         let weighed = Weighed {
             at: OffsetDateTime::now_utc(),
@@ -185,7 +176,7 @@ async fn begin(
             return Ok(begun);
         }
         // "All that is left" is what Dojo has left, and what is held may be behind.
-        read_back(pool, account, draft.link_id, window, draft.cause).await?;
+        read_back(context, draft.link_id, draft.cause).await?;
     }
     let begun = store::operations::begin(pool, draft, key, rules).await?;
     if whole || !matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
@@ -193,7 +184,7 @@ async fn begin(
     }
     // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked. Meanwhile
     // another copy of this request may have been let through, and then this one is a repetition.
-    read_back(pool, account, draft.link_id, window, draft.cause).await?;
+    read_back(context, draft.link_id, draft.cause).await?;
     Ok(store::operations::begin(pool, draft, key, rules).await?)
 }
 
@@ -205,12 +196,11 @@ const READS_FOR_A_REFUND: usize = 2;
 /// Somebody may have refunded in Dojo's portal a moment ago, and no webhook tells of a part. So Dojo is always asked first,
 /// and the refund is weighed under the link's lock against figures that are not older than this request.
 async fn begin_refund(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
-    window: SettlementWindow,
 ) -> Result<Begun, Error> {
+    let (pool, window) = (&context.pool, context.limits.window);
     if let Some(key) = key
         && let Some(begun) = store::operations::known(pool, key).await?
     {
@@ -219,7 +209,7 @@ async fn begin_refund(
     let mut begun = Begun::Objected(Objection::STALE);
     for _ in 0..READS_FOR_A_REFUND {
         // Whether an answer was accepted that was asked for since then is seen under the link's lock.
-        let read = read_now(pool, account, draft.link_id, window, draft.cause).await?;
+        let read = read_now(context, draft.link_id, draft.cause).await?;
         let read_since = read.map(|read| read.since);
         let rules = |action: &mut Action, link: &PaymentLink, others: &Others| {
             let weighed = Weighed {
@@ -248,17 +238,15 @@ struct FreshRead {
 
 /// Asks Dojo about the link and writes what it answers. `None` if there is nothing to ask about.
 async fn read_now(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     link_id: PaymentLinkId,
-    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Option<FreshRead>, Error> {
     const READS: usize = 3;
     let mut since = None;
     // What changes the link meanwhile, such as a webhook, makes the answer one of before it: another read sees both.
     for read in 0..=READS {
-        let Some(snapshot) = store::reconciliation::find(pool, link_id).await? else {
+        let Some(snapshot) = store::reconciliation::find(&context.pool, link_id).await? else {
             return Ok(None);
         };
         let since = *since.get_or_insert(snapshot.now);
@@ -275,7 +263,7 @@ async fn read_now(
         if read == READS {
             break;
         }
-        let outcome = reconciliation::look(pool, account, &snapshot, window, cause).await?;
+        let outcome = reconciliation::look(context, &snapshot, cause).await?;
         if outcome == reconciliation::Outcome::Settled {
             return Ok(Some(FreshRead {
                 since,
@@ -353,13 +341,11 @@ fn json(link: &PaymentLink) -> String {
 
 /// Asks Dojo about the link and writes what it answers. `false`: it could not be asked, which the log tells.
 async fn read_back(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     link_id: PaymentLinkId,
-    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<bool, store::Error> {
-    match read_now(pool, account, link_id, window, cause).await {
+    match read_now(context, link_id, cause).await {
         Ok(read) => Ok(read.is_some_and(|read| read.settled)),
         Err(Error::Store(error)) => Err(error),
         Err(error) => {
@@ -371,15 +357,13 @@ async fn read_back(
 
 /// An operation that is saved, and that Dojo is to be asked for.
 struct Asking<'a> {
-    pool: &'a PgPool,
-    account: &'a Account,
+    context: &'a Context,
     operation_id: OperationId,
     link_id: PaymentLinkId,
     request_id: &'a str,
     dojo_key: Option<&'a str>,
     cause: &'a Cause,
     saved: Saved,
-    window: SettlementWindow,
 }
 
 impl Asking<'_> {
@@ -398,7 +382,7 @@ impl Asking<'_> {
                     idempotency_key: self.dojo_key,
                     request_id: self.request_id,
                 };
-                match self.account.client.operate(operate).await {
+                match self.context.account.client.operate(operate).await {
                     Ok(dojo_id) => self.keep(dojo_id.as_deref()).await,
                     Err(error) => self.not_done(error).await,
                 }
@@ -417,13 +401,19 @@ impl Asking<'_> {
     /// Notes that Dojo is about to be asked, and what tells a capture from those before it should its answer be lost.
     async fn prepare(&self) -> Result<(), Error> {
         let before = match self.saved.action {
-            Action::Capture(_) => {
-                Some(captures_of(self.account, self.link_id, &self.saved.payment_intent_id).await?)
-            }
+            Action::Capture(_) => Some(
+                captures_of(
+                    &self.context.account,
+                    self.link_id,
+                    &self.saved.payment_intent_id,
+                )
+                .await?,
+            ),
             _ => None,
         };
         let (id, lease) = (self.operation_id, self.saved.lease);
-        if store::operations::about_to_ask(self.pool, id, lease, before.as_deref()).await? {
+        if store::operations::about_to_ask(&self.context.pool, id, lease, before.as_deref()).await?
+        {
             Ok(())
         } else {
             Err(Error::TimedOut)
@@ -431,7 +421,7 @@ impl Asking<'_> {
     }
 
     async fn keep(&self, dojo_id: Option<&str>) -> Result<Outcome, store::Error> {
-        let (pool, operation_id, link_id) = (self.pool, self.operation_id, self.link_id);
+        let (pool, operation_id, link_id) = (&self.context.pool, self.operation_id, self.link_id);
         let operation = self.saved.action.kind();
         // Said before it is kept: should that fail, the log is where to find it.
         info!(%link_id, %operation_id, operation, dojo_id, "Dojo did an operation");
@@ -444,7 +434,7 @@ impl Asking<'_> {
             .when(store::Error::is_outage)
             .await?;
         count(&self.saved.action, "succeeded");
-        let read_back = read_back(pool, self.account, link_id, self.window, self.cause).await?;
+        let read_back = read_back(self.context, link_id, self.cause).await?;
         let link = store::links::find(pool, link_id).await?;
         let Some(link) = link else {
             return Ok(Outcome::NoSuchLink);
@@ -470,7 +460,8 @@ impl Asking<'_> {
         warn!(%operation_id, operation, error = %causes(&error), "Dojo's answer to an operation was lost");
         count(action, "unknown");
         let reason = error.to_string();
-        store::operations::unanswered(self.pool, operation_id, lease, &reason, self.cause).await?;
+        store::operations::unanswered(&self.context.pool, operation_id, lease, &reason, self.cause)
+            .await?;
         Ok(Outcome::Unknown { operation_id })
     }
 
@@ -488,7 +479,7 @@ impl Asking<'_> {
     }
 
     async fn failed(&self, error: &dojo::Error, failure: Failure) -> Result<Outcome, store::Error> {
-        let (pool, operation_id, lease) = (self.pool, self.operation_id, self.saved.lease);
+        let (pool, operation_id, lease) = (&self.context.pool, self.operation_id, self.saved.lease);
         let (action, cause) = (&self.saved.action, self.cause);
         let operation = action.kind();
         // Only a refusal of the request itself would be the same next time.
@@ -545,15 +536,13 @@ async fn captures_of(
 }
 
 /// Takes the next step for an operation whose outcome is not known and that nobody else works on.
-///
-/// `lease` is longer than asking Dojo can take: whoever holds the operation is alone with it until then.
-pub async fn resolve(
-    pool: &PgPool,
-    account: &Account,
-    unsettled: &Unsettled,
-    limits: RecoveryLimits,
-    lease: Duration,
-) -> Result<(), Error> {
+pub async fn resolve(context: &Context, unsettled: &Unsettled) -> Result<(), Error> {
+    let Context {
+        pool,
+        account,
+        limits,
+    } = context;
+    let limits = *limits;
     let Unsettled {
         id, lease: held, ..
     } = *unsettled;
@@ -593,7 +582,7 @@ pub async fn resolve(
             let wait = limits.window.recheck_interval();
             Ok(store::operations::give_back(pool, id, held, Some(wait)).await?)
         }
-        Step::AskAgain => ask_again(pool, account, unsettled, limits, lease).await,
+        Step::AskAgain => ask_again(context, unsettled).await,
         Step::Failed(why) => {
             // A capture that was asked for may come to light late. All others show in the intent's state.
             let watch = matches!(unsettled.action, Action::Capture(_))
@@ -662,7 +651,7 @@ async fn succeeded(
 async fn failed(
     pool: &PgPool,
     unsettled: &Unsettled,
-    held: OffsetDateTime,
+    held: Lease,
     failure: &Failure,
     retry: Retry,
     watch: Option<Duration>,
@@ -679,11 +668,7 @@ async fn failed(
     Ok(())
 }
 
-async fn unconfirmed(
-    pool: &PgPool,
-    unsettled: &Unsettled,
-    held: OffsetDateTime,
-) -> Result<(), Error> {
+async fn unconfirmed(pool: &PgPool, unsettled: &Unsettled, held: Lease) -> Result<(), Error> {
     error!(
         operation_id = %unsettled.id, link_id = %unsettled.link_id, operation = unsettled.action.kind(),
         "nobody can tell whether an operation was done: look at the payment in Dojo's portal"
@@ -694,14 +679,16 @@ async fn unconfirmed(
 }
 
 /// Asks Dojo again for what may be asked for twice.
-async fn ask_again(
-    pool: &PgPool,
-    account: &Account,
-    unsettled: &Unsettled,
-    limits: RecoveryLimits,
-    lease: Duration,
-) -> Result<(), Error> {
+async fn ask_again(context: &Context, unsettled: &Unsettled) -> Result<(), Error> {
+    let Context {
+        pool,
+        account,
+        limits,
+    } = context;
+    let limits = *limits;
     let Unsettled { id, action, .. } = unsettled;
+    // Longer than the call can take: whoever has the operation is alone with it until then.
+    let lease = account.client.operation_lease();
     let Some(held) = store::operations::ask_again(pool, *id, unsettled.lease, lease).await? else {
         return Ok(());
     };

@@ -16,6 +16,7 @@ pub mod operations;
 pub mod orphaned_intents;
 mod pool;
 pub mod reconciliation;
+mod timeline;
 pub mod webhooks;
 
 use std::str::FromStr;

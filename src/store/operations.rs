@@ -12,7 +12,9 @@ use super::{
     Error, PgPool, PgTransaction,
     creation::{IdempotencyKey, Retry},
     from_json,
+    leases::{Lease, LeaseRequest, claim, release},
     links::select_links,
+    timeline::record,
     to_json, word,
 };
 use crate::payment_link::{
@@ -59,8 +61,7 @@ pub enum Begun {
 /// An operation that Dojo is to be asked for.
 #[derive(Debug)]
 pub struct Saved {
-    /// The claim: until then nobody else works on it.
-    pub lease: OffsetDateTime,
+    pub lease: Lease,
     /// What to ask, all amounts filled in.
     pub action: Action,
     /// The intent that it is about.
@@ -149,25 +150,26 @@ async fn save(
         Error::Unreadable("a link without an intent that is neither Pending nor Failed".to_owned())
     })?;
 
-    let lease = sqlx::query_scalar!(
+    let lease = LeaseRequest::new(draft.lease);
+    let saved = record!(
+        Kind::OperationRequested,
+        draft.cause,
         r#"WITH operation AS (
              INSERT INTO operations
                  (id, payment_link_id, account, kind, action, amount, status, dojo_key, created_by,
                   leased_until, asked_until, due_at)
-             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, lease.until, lease.until, now()
-             FROM (SELECT now() + make_interval(secs => $10) AS until) AS lease
+             SELECT $3, $4, $5, $6, $7, $8, $9, $10, $11, lease.until, lease.until, now()
+             FROM (SELECT now() + make_interval(secs => $12) AS until) AS lease
              RETURNING id, leased_until
          ), overtaken AS (
              -- A look that is under way does not know that Dojo's amount may be another one from now on.
-             UPDATE payment_links SET revision = revision + 1 WHERE id = $2 AND $4 = 'amount'
+             UPDATE payment_links SET revision = revision + 1 WHERE id = $4 AND $6 = 'amount'
          ), keyed AS (
-             UPDATE idempotency_keys SET operation_id = $1 WHERE api_key_id = $11 AND key = $12
-         ), told AS (
-             INSERT INTO payment_link_events
-                 (payment_link_id, kind, status_before, status_after, cause, detail)
-             VALUES ($2, $13, $14, $14, $15, $16)
-         )
-         SELECT leased_until AS "lease!" FROM operation"#,
+             UPDATE idempotency_keys SET operation_id = $3 WHERE api_key_id = $13 AND key = $14
+         ), entry AS (
+             SELECT $4 AS link_id, $15 AS before, $15 AS after, $16::jsonb AS detail
+         )"# => r#"
+         SELECT leased_until AS "until!" FROM operation"#,
         draft.id.uuid(),
         link.id.uuid(),
         link.account,
@@ -177,19 +179,17 @@ async fn save(
         OperationStatus::Pending.as_str(),
         draft.dojo_key,
         draft.created_by,
-        draft.lease.as_secs_f64(),
+        lease.seconds(),
         key.map(|key| key.client_id),
         key.map(|key| key.key.as_str()),
-        Kind::OperationRequested.as_str(),
         link.status.as_str(),
-        to_json(draft.cause)?,
         json!({"operationId": draft.id, "operation": action.kind(), "amount": action.amount()}),
     )
     .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
     Ok(Begun::New(Box::new(Saved {
-        lease,
+        lease: lease.granted(saved.until),
         action,
         payment_intent_id,
     })))
@@ -274,14 +274,14 @@ pub async fn known(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Begun>,
 pub async fn about_to_ask(
     pool: &PgPool,
     id: OperationId,
-    lease: OffsetDateTime,
+    lease: Lease,
     captures: Option<&[String]>,
 ) -> Result<bool, Error> {
     let noted = sqlx::query!(
         "UPDATE operations SET captures_before = $3
          WHERE id = $1 AND status = 'Pending' AND leased_until = $2 AND leased_until > now()",
         id.uuid(),
-        lease,
+        lease.until,
         captures
     )
     .execute(pool)
@@ -303,17 +303,19 @@ pub async fn succeed(
     dojo_id: Option<&str>,
     cause: &Cause,
 ) -> Result<bool, Error> {
-    let told = sqlx::query!(
+    let recorded = record!(
+        Kind::OperationSucceeded,
+        cause,
         "WITH done AS (
              UPDATE operations
-             SET status = $2, dojo_id = coalesce($3, dojo_id), failure = NULL, completed_at = now(),
+             SET status = $4, dojo_id = coalesce($5, dojo_id), failure = NULL, completed_at = now(),
                  leased_until = NULL, due_at = NULL
-             WHERE id = $1 AND status <> $2 AND NOT (status = 'Failed' AND kind = 'capture' AND EXISTS (
+             WHERE id = $3 AND status <> $4 AND NOT (status = 'Failed' AND kind = 'capture' AND EXISTS (
                  SELECT FROM operations other
                  WHERE other.payment_link_id = operations.payment_link_id AND other.kind = 'capture'
-                   AND other.id <> $1 AND (other.status = 'Pending' OR other.dojo_id = $3
+                   AND other.id <> $3 AND (other.status = 'Pending' OR other.dojo_id = $5
                         -- A later one whose id is not known may be the one that is there.
-                        OR (other.dojo_id IS NULL AND other.status <> 'Failed' AND other.id > $1))
+                        OR (other.dojo_id IS NULL AND other.status <> 'Failed' AND other.id > $3))
              ))
              RETURNING id, payment_link_id, kind, action, amount, dojo_id,
                        kind IN ('cancel', 'capture', 'refund', 'reversal') AS moves
@@ -333,22 +335,20 @@ pub async fn succeed(
                  updated_at = CASE WHEN done.kind = 'amount' THEN now() ELSE link.updated_at END
              FROM done WHERE link.id = done.payment_link_id
              RETURNING link.id, link.status
-         )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT link.id, $4, link.status, link.status, $5,
-                jsonb_build_object('operationId', $6::text, 'operation', done.kind, 'dojoId', done.dojo_id)
-         FROM done JOIN link ON true",
+         ), entry AS (
+             SELECT link.id AS link_id, link.status AS before, link.status AS after,
+                    jsonb_build_object('operationId', $6::text, 'operation', done.kind, 'dojoId', done.dojo_id)
+                        AS detail
+             FROM done JOIN link ON true
+         )",
         id.uuid(),
         OperationStatus::Succeeded.as_str(),
         dojo_id,
-        Kind::OperationSucceeded.as_str(),
-        to_json(cause)?,
         id.to_string()
     )
     .execute(pool)
     .await?;
-    Ok(told.rows_affected() == 1)
+    Ok(recorded.rows_affected() == 1)
 }
 
 /// Keeps the answer for repetitions of the request.
@@ -370,73 +370,73 @@ pub async fn keep_answer(pool: &PgPool, id: OperationId, body: &str) -> Result<(
 pub async fn fail(
     pool: &PgPool,
     id: OperationId,
-    lease: OffsetDateTime,
+    lease: Lease,
     failure: &Failure,
     retry: Retry,
     watch: Option<Duration>,
     cause: &Cause,
 ) -> Result<bool, Error> {
-    let told = sqlx::query!(
+    let recorded = record!(
+        Kind::OperationFailed,
+        cause,
         "WITH failed AS (
              UPDATE operations
-             SET status = $2, failure = $3, completed_at = now(), leased_until = NULL,
+             SET status = $5, failure = $6, completed_at = now(), leased_until = NULL,
                  due_at = now() + make_interval(secs => $8)
-             WHERE id = $1 AND status = 'Pending' AND leased_until = $7
+             WHERE id = $3 AND status = 'Pending' AND leased_until = $4
              RETURNING id, payment_link_id, kind
          ), freed AS (
              UPDATE idempotency_keys SET operation_id = NULL
-             WHERE $4 AND operation_id IN (SELECT id FROM failed)
+             WHERE $7 AND operation_id IN (SELECT id FROM failed)
          ), link AS (
              UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM failed)
              RETURNING id, status
-         )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT link.id, $5, link.status, link.status, $6,
-                jsonb_build_object('operationId', $9::text, 'operation', failed.kind, 'failure', $3::jsonb)
-         FROM failed JOIN link ON true",
+         ), entry AS (
+             SELECT link.id AS link_id, link.status AS before, link.status AS after,
+                    jsonb_build_object('operationId', $9::text, 'operation', failed.kind, 'failure', $6::jsonb)
+                        AS detail
+             FROM failed JOIN link ON true
+         )",
         id.uuid(),
+        lease.until,
         OperationStatus::Failed.as_str(),
         to_json(failure)?,
         retry == Retry::Allowed,
-        Kind::OperationFailed.as_str(),
-        to_json(cause)?,
-        lease,
         watch.map(|watch| watch.as_secs_f64()),
         id.to_string()
     )
     .execute(pool)
     .await?;
-    Ok(told.rows_affected() == 1)
+    Ok(recorded.rows_affected() == 1)
 }
 
 /// Notes that Dojo's answer was lost; what became of it is found out in the background.
 pub async fn unanswered(
     pool: &PgPool,
     id: OperationId,
-    lease: OffsetDateTime,
+    lease: Lease,
     reason: &str,
     cause: &Cause,
 ) -> Result<(), Error> {
-    sqlx::query!(
-        "WITH given_back AS (
+    record!(
+        Kind::OperationResponseLost,
+        cause,
+        "WITH released AS (
              UPDATE operations
              SET leased_until = NULL, asked_until = now(), due_at = now() + interval '1 second'
-             WHERE id = $1 AND status = 'Pending' AND leased_until = $2
+             WHERE id = $3 AND status = 'Pending' AND leased_until = $4
              RETURNING payment_link_id, kind
          ), link AS (
              SELECT id, status FROM payment_links
-             WHERE id IN (SELECT payment_link_id FROM given_back) FOR UPDATE
-         )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT link.id, $3, link.status, link.status, $4,
-                jsonb_build_object('operationId', $5::text, 'operation', given_back.kind, 'reason', $6::text)
-         FROM given_back JOIN link ON true",
+             WHERE id IN (SELECT payment_link_id FROM released) FOR UPDATE
+         ), entry AS (
+             SELECT link.id AS link_id, link.status AS before, link.status AS after,
+                    jsonb_build_object('operationId', $5::text, 'operation', released.kind, 'reason', $6::text)
+                        AS detail
+             FROM released JOIN link ON true
+         )",
         id.uuid(),
-        lease,
-        Kind::OperationResponseLost.as_str(),
-        to_json(cause)?,
+        lease.until,
         id.to_string(),
         reason
     )
@@ -449,7 +449,7 @@ pub async fn unanswered(
 pub async fn unanswered_again(
     pool: &PgPool,
     id: OperationId,
-    lease: OffsetDateTime,
+    lease: Lease,
     wait: Duration,
 ) -> Result<(), Error> {
     sqlx::query!(
@@ -457,7 +457,7 @@ pub async fn unanswered_again(
          SET leased_until = NULL, asked_until = now(), due_at = now() + make_interval(secs => $3)
          WHERE id = $1 AND status = 'Pending' AND leased_until = $2",
         id.uuid(),
-        lease,
+        lease.until,
         wait.as_secs_f64()
     )
     .execute(pool)
@@ -470,7 +470,7 @@ pub async fn unanswered_again(
 pub async fn not_asked(
     pool: &PgPool,
     unsettled: &Unsettled,
-    lease: OffsetDateTime,
+    lease: Lease,
     wait: Duration,
 ) -> Result<(), Error> {
     sqlx::query!(
@@ -478,7 +478,7 @@ pub async fn not_asked(
          SET leased_until = NULL, asked_until = $4, due_at = now() + make_interval(secs => $3)
          WHERE id = $1 AND status = 'Pending' AND leased_until = $2",
         unsettled.id.uuid(),
-        lease,
+        lease.until,
         wait.as_secs_f64(),
         unsettled.asked_until
     )
@@ -492,34 +492,33 @@ pub async fn not_asked(
 pub async fn unconfirmed(
     pool: &PgPool,
     id: OperationId,
-    lease: OffsetDateTime,
+    lease: Lease,
     cause: &Cause,
 ) -> Result<bool, Error> {
-    let told = sqlx::query!(
+    let recorded = record!(
+        Kind::OperationUnconfirmed,
+        cause,
         "WITH given_up AS (
              UPDATE operations
-             SET status = $3, completed_at = now(), leased_until = NULL, due_at = NULL
-             WHERE id = $1 AND status = 'Pending' AND leased_until = $2
+             SET status = $5, completed_at = now(), leased_until = NULL, due_at = NULL
+             WHERE id = $3 AND status = 'Pending' AND leased_until = $4
              RETURNING payment_link_id, kind
          ), link AS (
              UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM given_up)
              RETURNING id, status
-         )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT link.id, $4, link.status, link.status, $5,
-                jsonb_build_object('operationId', $6::text, 'operation', given_up.kind)
-         FROM given_up JOIN link ON true",
+         ), entry AS (
+             SELECT link.id AS link_id, link.status AS before, link.status AS after,
+                    jsonb_build_object('operationId', $6::text, 'operation', given_up.kind) AS detail
+             FROM given_up JOIN link ON true
+         )",
         id.uuid(),
-        lease,
+        lease.until,
         OperationStatus::Unconfirmed.as_str(),
-        Kind::OperationUnconfirmed.as_str(),
-        to_json(cause)?,
         id.to_string()
     )
     .execute(pool)
     .await?;
-    Ok(told.rows_affected() == 1)
+    Ok(recorded.rows_affected() == 1)
 }
 
 /// An operation of which nobody can tell whether it was done, for people who look.
@@ -575,30 +574,30 @@ pub async fn was_not_done(
     failure: &Failure,
     cause: &Cause,
 ) -> Result<bool, Error> {
-    let told = sqlx::query!(
+    let recorded = record!(
+        Kind::OperationFailed,
+        cause,
         "WITH failed AS (
-             UPDATE operations SET status = $2, failure = $3, completed_at = now()
-             WHERE id = $1 AND status = 'Unconfirmed'
+             UPDATE operations SET status = $4, failure = $5, completed_at = now()
+             WHERE id = $3 AND status = 'Unconfirmed'
              RETURNING payment_link_id, kind
          ), link AS (
              UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM failed)
              RETURNING id, status
-         )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT link.id, $4, link.status, link.status, $5,
-                jsonb_build_object('operationId', $6::text, 'operation', failed.kind, 'failure', $3::jsonb)
-         FROM failed JOIN link ON true",
+         ), entry AS (
+             SELECT link.id AS link_id, link.status AS before, link.status AS after,
+                    jsonb_build_object('operationId', $6::text, 'operation', failed.kind, 'failure', $5::jsonb)
+                        AS detail
+             FROM failed JOIN link ON true
+         )",
         id.uuid(),
         OperationStatus::Failed.as_str(),
         to_json(failure)?,
-        Kind::OperationFailed.as_str(),
-        to_json(cause)?,
         id.to_string()
     )
     .execute(pool)
     .await?;
-    Ok(told.rows_affected() == 1)
+    Ok(recorded.rows_affected() == 1)
 }
 
 /// An operation whose outcome nobody knows or works on, or a capture that was given up and may come to light late,
@@ -633,8 +632,7 @@ pub struct Unsettled {
     pub created_at: OffsetDateTime,
     /// Until when a request to do it may have left.
     pub asked_until: Option<OffsetDateTime>,
-    /// The claim.
-    pub lease: OffsetDateTime,
+    pub lease: Lease,
     /// The database's time.
     pub now: OffsetDateTime,
 }
@@ -675,24 +673,16 @@ pub async fn claim(
     limit: i64,
     window: SettlementWindow,
 ) -> Result<Vec<Unsettled>, Error> {
-    let rows = sqlx::query!(
-        r#"WITH claimed AS (
-             UPDATE operations SET leased_until = now() + make_interval(secs => $2)
-             WHERE id IN (
-                 SELECT id FROM operations
-                 WHERE due_at <= now() AND account = $1 AND (leased_until IS NULL OR leased_until <= now())
-                   -- While another capture is under way, nobody can tell whose a new one is.
-                   AND (status = 'Pending' OR NOT EXISTS (
-                       SELECT FROM operations other
-                       WHERE other.payment_link_id = operations.payment_link_id AND other.kind = 'capture'
-                         AND other.status = 'Pending'
-                   ))
-                 ORDER BY due_at
-                 LIMIT $3
-                 FOR UPDATE SKIP LOCKED
-             )
-             RETURNING *
-         )
+    let lease = LeaseRequest::new(lease);
+    let rows = claim!(
+        "operations",
+        // While another capture is under way, nobody can tell whose a new one is.
+        "(status = 'Pending' OR NOT EXISTS (
+              SELECT FROM operations other
+              WHERE other.payment_link_id = operations.payment_link_id AND other.kind = 'capture'
+                AND other.status = 'Pending'
+          ))",
+        r#"
          SELECT claimed.id, claimed.payment_link_id, link.payment_intent_id AS "payment_intent_id!",
                 claimed.status = 'Failed' AS "failed!", claimed.action, claimed.dojo_key,
                 -- NULL concatenated with an array would be that array.
@@ -717,10 +707,10 @@ pub async fn claim(
                 CASE claimed.kind WHEN 'amount' THEN link.amount = claimed.amount
                                   WHEN 'tipsAmount' THEN coalesce(link.tips_amount, 0) = claimed.amount
                                   ELSE false END AS "was_so!",
-                claimed.created_at, claimed.asked_until, claimed.leased_until AS "lease!", now() AS "now!"
+                claimed.created_at, claimed.asked_until, claimed.leased_until AS "leased_until!", now() AS "now!"
          FROM claimed JOIN payment_links link ON link.id = claimed.payment_link_id"#,
         account,
-        lease.as_secs_f64(),
+        lease,
         limit,
         window.length().as_secs_f64(),
     )
@@ -748,7 +738,7 @@ pub async fn claim(
                 was_so: row.was_so,
                 created_at: row.created_at,
                 asked_until: row.asked_until,
-                lease: row.lease,
+                lease: lease.granted(row.leased_until),
                 now: row.now,
             })
         })
@@ -772,35 +762,37 @@ pub async fn backlog(pool: &PgPool, account: &str) -> Result<i64, Error> {
 pub async fn ask_again(
     pool: &PgPool,
     id: OperationId,
-    held: OffsetDateTime,
+    held: Lease,
     lease: Duration,
-) -> Result<Option<OffsetDateTime>, Error> {
-    Ok(sqlx::query_scalar!(
+) -> Result<Option<Lease>, Error> {
+    let lease = LeaseRequest::new(lease);
+    let until = sqlx::query_scalar!(
         r#"UPDATE operations
            SET leased_until = now() + make_interval(secs => $3), asked_until = now() + make_interval(secs => $3)
            WHERE id = $1 AND status = 'Pending' AND leased_until = $2 AND leased_until > now()
-           RETURNING leased_until AS "lease!""#,
+           RETURNING leased_until AS "until!""#,
         id.uuid(),
-        held,
-        lease.as_secs_f64()
+        held.until,
+        lease.seconds()
     )
     .fetch_optional(pool)
-    .await?)
+    .await?;
+    Ok(until.map(|until| lease.granted(until)))
 }
 
 /// Gives a claimed operation back, to be seen to after `wait`; `None`: there is nothing more to find out.
 pub async fn give_back(
     pool: &PgPool,
     id: OperationId,
-    lease: OffsetDateTime,
+    lease: Lease,
     wait: Option<Duration>,
 ) -> Result<(), Error> {
-    sqlx::query!(
-        "UPDATE operations SET leased_until = NULL, due_at = now() + make_interval(secs => $3)
-         WHERE id = $1 AND status IN ('Pending', 'Failed') AND leased_until = $2",
+    release!(
+        "operations",
+        "status IN ('Pending', 'Failed')",
         id.uuid(),
         lease,
-        wait.map(|wait| wait.as_secs_f64())
+        wait
     )
     .execute(pool)
     .await?;
