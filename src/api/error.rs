@@ -132,7 +132,7 @@ impl From<protocol::Error> for Error {
     fn from(error: protocol::Error) -> Self {
         match error {
             protocol::Error::Store(error) => Self::Store(error),
-            protocol::Error::Dojo(error @ dojo::Error::KeyRefused { .. }) => {
+            protocol::Error::Dojo(error @ dojo::Error::KeyRejected { .. }) => {
                 Self::DojoRefusesUs(error)
             }
             error => Self::DojoSilent(error),

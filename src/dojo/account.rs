@@ -8,18 +8,17 @@ use crate::{
     payment_link::Environment,
 };
 
-/// One Dojo account: the key that it is reached with, the secrets that its webhooks are signed with.
+/// One Dojo account, with what it takes to call Dojo and to verify its webhooks.
 #[derive(Debug, Clone)]
 pub struct Account {
-    /// Its name in this service, as in a link's `account`.
+    /// The name in this service, as in a link's `account`.
     pub name: String,
-    /// Whether its key moves real money.
+    /// Whether the account's key moves test money or real money.
     pub environment: Environment,
-    /// What the address of a checkout page begins with, without a slash at its end.
+    /// The base URL of checkout pages, without a trailing slash.
     pub checkout_url: String,
-    /// Any one of them may sign a webhook, so that they can be changed without a gap.
+    /// A webhook may be signed with any of these, so that secrets can be rotated without a gap.
     pub webhook_secrets: Vec<SecretString>,
-    /// Calls Dojo with the account's key.
     pub client: Client,
 }
 
@@ -38,15 +37,15 @@ impl Account {
         })
     }
 
-    /// The page on which a customer pays this intent. Built and not taken from Dojo's `paymentLink`,
-    /// which carries an explicit port; this is the form that Dojo's guide tells to send out.
+    /// The URL of the page on which a customer pays this intent. It has the form that Dojo's guide recommends, and is
+    /// not taken from Dojo's `paymentLink`, which contains an explicit port.
     #[must_use]
     pub fn checkout_page(&self, payment_intent_id: &str) -> String {
         format!("{}/{payment_intent_id}", self.checkout_url)
     }
 }
 
-/// All Dojo accounts of this deployment: at least one, all of one environment. Cheap to clone.
+/// All Dojo accounts of this deployment: at least one, all of the same environment. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Accounts {
     by_name: Arc<BTreeMap<String, Account>>,
@@ -54,7 +53,7 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// The accounts that the settings name, each with an HTTP client of its own, which holds its key.
+    /// Creates the accounts that are configured. Each has its own HTTP client, which contains its key.
     pub fn from_settings(settings: &DojoSettings) -> Result<Self, ConfigError> {
         let configured = settings.accounts()?;
         let environment = configured.environment;
@@ -69,18 +68,17 @@ impl Accounts {
         })
     }
 
-    /// The account of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Account> {
         self.by_name.get(name)
     }
 
-    /// All of them, in order of name.
+    /// Iterates over the accounts in order of name.
     pub fn iter(&self) -> impl Iterator<Item = &Account> {
         self.by_name.values()
     }
 
-    /// Whether their keys move real money.
+    /// Whether the accounts' keys move test money or real money.
     #[must_use]
     pub fn environment(&self) -> Environment {
         self.environment

@@ -26,7 +26,8 @@ use crate::{
 
 /// Calls Dojo's API with one account's key.
 ///
-/// Every call has a time limit; none is repeated here: whoever calls knows what a repetition would mean.
+/// Every call has a time limit. A call is retried here only if Dojo has certainly not carried it out. Whether any other
+/// call may be repeated is for the caller to decide.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -36,43 +37,39 @@ pub struct Client {
     lease_slack: Duration,
 }
 
-/// What Dojo is asked to create.
+/// A payment intent to create.
 #[derive(Debug, Clone, Copy)]
 pub struct CreatePaymentIntent<'a> {
-    /// The link that the intent is for; it stands in the intent's metadata.
+    /// The link that the intent is for. It is stored in the intent's metadata.
     pub link_id: PaymentLinkId,
-    /// What the caller asked for.
     pub new: &'a NewPaymentLink,
-    /// The id of the request that this is done for.
+    /// The id of the request that caused this call, sent as `x-request-id`.
     pub request_id: &'a str,
 }
 
-/// An operation on an intent.
+/// An operation to perform on an intent.
 #[derive(Debug, Clone, Copy)]
 pub struct Operate<'a> {
-    /// The link that the intent is for.
+    /// The link that the intent was created for.
     pub link_id: PaymentLinkId,
-    /// The intent.
     pub payment_intent_id: &'a str,
-    /// What to do, with its amounts.
+    /// What to do, including amounts.
     pub action: &'a Action,
-    /// The key by which Dojo knows repetitions. Only refunds have one there.
+    /// The key by which Dojo recognizes retries. Dojo accepts one for refunds only.
     pub idempotency_key: Option<&'a str>,
-    /// The id of the request that this is done for.
+    /// The id of the request that caused this call, sent as `x-request-id`.
     pub request_id: &'a str,
 }
 
-/// A stretch of time.
+/// A period of time.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
-    /// Its beginning.
     pub start: OffsetDateTime,
-    /// Its end.
     pub end: OffsetDateTime,
 }
 
 impl Window {
-    /// The shortest stretch that holds both.
+    /// The shortest window that contains both.
     #[must_use]
     pub fn with(self, other: Self) -> Self {
         Self {
@@ -82,30 +79,30 @@ impl Window {
     }
 }
 
-/// A page of a search.
+/// One page of a search.
 #[derive(Debug)]
 pub struct Page {
-    /// The intents on it that can be read.
+    /// The intents on the page. Entries that can't be parsed are left out.
     pub intents: Vec<PaymentIntent>,
-    /// The cursor that leads to the next page. `None`: this is the last one.
+    /// The cursor of the next page. `None` on the last page.
     pub after: Option<String>,
 }
 
-/// That Dojo answered, and by which clock.
+/// Dojo's response to [`Client::probe`], with the time on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
-    /// When it was asked, by our clock.
-    pub asked: OffsetDateTime,
-    /// When the answer was there, by our clock.
-    pub answered: OffsetDateTime,
-    /// The answer's `Date`: Dojo's clock, in whole seconds.
+    /// When the request was sent, by our clock.
+    pub sent_at: OffsetDateTime,
+    /// When the response arrived, by our clock.
+    pub received_at: OffsetDateTime,
+    /// The response's `Date` header: Dojo's clock, in whole seconds.
     pub date: Option<OffsetDateTime>,
 }
 
 impl Client {
-    /// A client for the account that `key` belongs to.
+    /// Creates a client for the account that `key` belongs to.
     pub fn new(settings: &DojoSettings, key: &SecretString) -> Result<Self, ConfigError> {
-        // Dojo wants the key as it is behind `Basic`, not encoded as RFC 7617 has it.
+        // Dojo expects the key itself after `Basic`, not encoded as in RFC 7617.
         let mut authorization = HeaderValue::try_from(format!("Basic {}", key.expose_secret()))
             .map_err(|_| {
                 ConfigError::new("DOJO_API_KEY", "holds a character that no header may carry")
@@ -126,11 +123,12 @@ impl Client {
             ))
             .timeout(settings.timeout)
             .connect_timeout(settings.timeout.min(Duration::from_secs(5)))
-            // An idle connection that Dojo closes just as it is used again loses an answer for nothing.
+            // If Dojo closes an idle connection at the moment we use it again, a response is lost for no reason.
             .pool_idle_timeout(Duration::from_secs(20))
             .redirect(redirect::Policy::none())
-            // Only the caller knows what a repetition would mean. What remains is the pool's: it hands a request that it
-            // never began to write on a closed connection to another one, which Dojo cannot notice.
+            // Only the caller knows whether a request may be repeated. One kind of retry remains, in reqwest's pool: if a
+            // connection turns out to be closed before anything was written, the request moves to another connection.
+            // Dojo can't notice that.
             .retry(retry::never())
             .build()
             .map_err(|error| ConfigError::with_source("DOJO_API_URL", "cannot be called", error))?;
@@ -145,16 +143,16 @@ impl Client {
 
     /// `POST /payment-intents`.
     ///
-    /// A failure that proves that Dojo has done nothing is tried again, with growing pauses, while there is
-    /// time: half the time limit of a call, so that all of it takes one and a half at most.
+    /// Retries failures that prove that Dojo has done nothing, with growing pauses, for half the time limit of a call.
+    /// So all attempts together take at most one and a half times the limit.
     ///
-    /// An answer about another link's intent is not the answer to this call, which is lost then.
+    /// A response about another link's intent isn't the response to this call. It counts as a lost response.
     pub async fn create_payment_intent(
         &self,
         create: CreatePaymentIntent<'_>,
     ) -> Result<PaymentIntent, Error> {
         let body = self.create_body(create);
-        self.persist(|| {
+        self.retrying(|| {
             let request = self
                 .request(Method::POST, &["payment-intents"])
                 .header("x-request-id", create.request_id)
@@ -167,17 +165,18 @@ impl Client {
     }
 
     /// Performs an operation on an intent: `DELETE`, `/captures`, `/refunds`, `/reversal`, `/amount`, `/tips-amount` or
-    /// `/receipt`. Returns Dojo's id for what it did, where there is one.
+    /// `/receipt`. Returns Dojo's id of the capture, refund or reversal.
     ///
-    /// A failure that proves that Dojo did nothing is retried, as for a creation. All of it takes one and a half time limits
-    /// at most. A refund is never retried here: it was weighed against what Dojo had left a moment ago, and the caller must
-    /// read Dojo and weigh it again first.
+    /// Retries as [`Self::create_payment_intent`] does, for at most one and a half times the limit of a call. A refund is
+    /// never retried here: it was weighed against what Dojo had left a moment ago, so the caller must read Dojo and weigh the
+    /// refund again first.
     ///
-    /// A response that is about another intent is not the response to this call, which is then lost.
+    /// A response that is about another intent isn't the response to this call, whose own is lost.
     pub async fn operate(&self, operate: Operate<'_>) -> Result<Option<String>, Error> {
         let id = operate.payment_intent_id;
         let money = |money: Option<Money>| money.map(|money| money.value);
-        // Amounts of captures and refunds go as plain integers; those of `/amount` and `/tips-amount` as money.
+        // Dojo expects plain integers for captures and refunds, and amounts with a currency for `/amount` and
+        // `/tips-amount`.
         let (name, path, body) = match operate.action {
             Action::Cancel => ("cancel", None, None),
             Action::Capture(capture) => {
@@ -215,7 +214,7 @@ impl Client {
         };
         let response = match operate.action {
             Action::Refund(_) => attempt().await?,
-            _ => self.persist(attempt).await?,
+            _ => self.retrying(attempt).await?,
         };
         let id = match operate.action {
             Action::Capture(_) => &response["captureId"],
@@ -226,16 +225,16 @@ impl Client {
         Ok(id.as_str().map(str::to_owned))
     }
 
-    /// How long an operation may take at most, from its saving until Dojo's answer is kept: a look at the intent, the
-    /// operation with its repetitions, and the same slack as for a creation.
+    /// How long an operation may take from being saved until Dojo's response is stored. This covers reading the intent,
+    /// the operation with its retries, and `LEASE_SLACK`.
     #[must_use]
     pub fn operation_lease(&self) -> Duration {
         self.timeout * 3 + self.lease_slack
     }
 
-    /// Repeats a call while its failures prove that Dojo has done nothing, with growing pauses, for half the time
-    /// limit of a call.
-    async fn persist<T, F: Future<Output = Result<T, Error>>>(
+    /// Retries a call while its failures prove that Dojo has done nothing, with growing pauses, for half the time limit
+    /// of a call.
+    async fn retrying<T, F: Future<Output = Result<T, Error>>>(
         &self,
         attempt: impl FnMut() -> F,
     ) -> Result<T, Error> {
@@ -248,7 +247,7 @@ impl Client {
         attempt
             .retry(pauses)
             .when(Error::is_worth_a_retry)
-            // The pause before the next try: the builder's, or what Dojo asks for; none left ends it.
+            // Wait as long as Dojo asks, if that is longer. Stop if the wait would exceed the deadline.
             .adjust(|error, pause| {
                 let pause = pause?.max(error.retry_after().unwrap_or_default());
                 (pause < deadline.saturating_duration_since(Instant::now())).then_some(pause)
@@ -256,17 +255,17 @@ impl Client {
             .await
     }
 
-    /// How long whoever creates an intent may need at most, with some slack for the database and for a machine
-    /// that stalls.
+    /// How long a creation may take from being saved until Dojo's response is stored. This covers the call with its
+    /// retries, and `LEASE_SLACK`.
     #[must_use]
     pub fn creation_lease(&self) -> Duration {
         self.timeout * 2 + self.lease_slack
     }
 
-    /// `GET /payment-intents/{id}`, the canceled ones too. `None` if Dojo does not know it.
+    /// `GET /payment-intents/{id}`, including canceled intents. Returns `None` if Dojo doesn't have the intent.
     ///
-    /// `link_id`: the link whose intent it is, where that is known. An answer about another intent, or about one that
-    /// names another link, as a bad cache might give, is as good as none.
+    /// `link_id` is the intent's link, if known. A response about another intent, or about an intent of another link,
+    /// counts as a lost response. A broken cache might send one.
     pub async fn payment_intent(
         &self,
         id: &str,
@@ -279,12 +278,12 @@ impl Client {
             if intent.id == id {
                 check_link(intent, link_id)
             } else {
-                Err(format!("the answer is about {} and not {id}", intent.id))
+                Err(format!("the response is about {}, not {id}", intent.id))
             }
         };
         match Self::call_for("get", request, check).await {
             Ok(intent) => Ok(Some(intent)),
-            Err(Error::Refused {
+            Err(Error::Rejected {
                 status: StatusCode::NOT_FOUND,
                 ..
             }) => Ok(None),
@@ -292,7 +291,7 @@ impl Client {
         }
     }
 
-    /// `DELETE /payment-intents/{id}`: cancels it, so that it can't be paid.
+    /// `DELETE /payment-intents/{id}`: cancels the intent, so that nobody can pay it.
     ///
     /// `link_id`: the link that the intent was created for, where that is known. A response that is about another intent
     /// proves nothing about this one: the response to this call is lost.
@@ -309,8 +308,8 @@ impl Client {
         .map(drop)
     }
 
-    /// `POST /payment-intents/search`, page by page: hands every intent that was created in the window to
-    /// `visit`, newest first. Reads at most `pages` pages of 100; `false` if there would have been more.
+    /// `POST /payment-intents/search`: passes every intent that was created in the window to `visit`, newest first.
+    /// Reads at most `pages` pages of 100 intents. Returns `false` if there were more.
     pub async fn search(
         &self,
         window: Window,
@@ -329,11 +328,11 @@ impl Client {
         Ok(false)
     }
 
-    /// One page of `POST /payment-intents/search`: up to 100 intents that were created in the window, behind the
-    /// cursor `after`.
+    /// One page of `POST /payment-intents/search`: up to 100 intents that were created in the window, starting after
+    /// the cursor `after`.
     pub async fn search_page(&self, window: Window, after: Option<&str>) -> Result<Page, Error> {
         #[derive(Deserialize)]
-        struct Answer {
+        struct Body {
             data: Option<Vec<Value>>,
             after: Option<String>,
         }
@@ -349,26 +348,26 @@ impl Client {
         let request = self
             .request(Method::POST, &["payment-intents", "search"])
             .json(&body);
-        let answer: Answer = Self::call("search", request).await?;
-        let data = answer.data.unwrap_or_default();
-        // A cursor that leads nowhere new would be followed for ever.
-        let ended = data.is_empty() || answer.after.as_deref() == after;
+        let response: Body = Self::call("search", request).await?;
+        let data = response.data.unwrap_or_default();
+        // Following a cursor that doesn't advance would never end.
+        let ended = data.is_empty() || response.after.as_deref() == after;
         Ok(Page {
-            // One without an id could not be adopted or looked at either.
+            // An intent without an id could be neither adopted nor read.
             intents: data
                 .into_iter()
                 .filter_map(|intent| serde_json::from_value(intent).ok())
                 .collect(),
-            after: answer.after.filter(|_| !ended),
+            after: response.after.filter(|_| !ended),
         })
     }
 
-    /// Whether Dojo takes the key: a search over one second, which changes nothing.
+    /// Finds out whether Dojo accepts the key, with a search over one second, which changes nothing.
     pub async fn probe(&self) -> Result<Probe, Error> {
-        let asked = OffsetDateTime::now_utc();
+        let sent_at = OffsetDateTime::now_utc();
         let body = json!({
-            "startDate": rfc3339(asked - TimeSpan::SECOND),
-            "endDate": rfc3339(asked),
+            "startDate": rfc3339(sent_at - TimeSpan::SECOND),
+            "endDate": rfc3339(sent_at),
             "cursor": {"limit": 1},
         });
         let request = self
@@ -380,8 +379,8 @@ impl Client {
             .get(header::DATE)
             .and_then(|date| OffsetDateTime::parse(date.to_str().ok()?, &Rfc2822).ok());
         Ok(Probe {
-            asked,
-            answered: OffsetDateTime::now_utc(),
+            sent_at,
+            received_at: OffsetDateTime::now_utc(),
             date,
         })
     }
@@ -409,7 +408,7 @@ impl Client {
         self.http.request(method, url)
     }
 
-    /// Sends a request and reads its answer, and counts and times both under `operation`.
+    /// Sends a request and reads the response. Counts and times it as `operation`.
     pub(super) async fn call<T: DeserializeOwned>(
         operation: &'static str,
         request: RequestBuilder,
@@ -417,18 +416,19 @@ impl Client {
         Self::call_for(operation, request, |_| Ok(())).await
     }
 
-    /// The same. `check` tells why an answer is not the one to this call; the right one is lost then.
+    /// As [`Self::call`]. If `check` returns an error, the response doesn't belong to this call, whose own response is
+    /// therefore lost.
     async fn call_for<T: DeserializeOwned>(
         operation: &'static str,
         request: RequestBuilder,
         check: impl FnOnce(&T) -> Result<(), String>,
     ) -> Result<T, Error> {
         let start = Instant::now();
-        let result = Self::answer(request)
+        let result = Self::response(request)
             .await
-            .and_then(|answer| match check(&answer) {
-                Ok(()) => Ok(answer),
-                Err(reason) => Err(Error::unanswered(reason, None)),
+            .and_then(|response| match check(&response) {
+                Ok(()) => Ok(response),
+                Err(reason) => Err(Error::response_lost(reason, None)),
             });
         let outcome = result.as_ref().map_or_else(Error::name, |_| "ok");
         metrics::counter!("dojo_requests_total", "operation" => operation, "outcome" => outcome)
@@ -438,49 +438,51 @@ impl Client {
         result
     }
 
-    async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, Error> {
+    async fn response<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, Error> {
         let response = Self::accepted(request).await?;
         let status = response.status();
         if status == StatusCode::NO_CONTENT {
-            // It has no body by definition, and nothing more to say.
+            // A 204 has no body, which is fine for calls that expect none.
             return serde_json::from_value(Value::Null).map_err(|_| {
-                Error::unanswered(format!("status {status} where a body has to be"), None)
+                Error::response_lost(format!("status {status} without a body"), None)
             });
         }
         response.json().await.map_err(|error| {
-            Error::unanswered(
+            Error::response_lost(
                 format!("status {status} with an unreadable body"),
                 Some(error),
             )
         })
     }
 
-    /// Sends a request. Whatever is no success is an error.
+    /// Sends a request. Any status other than 2xx is an error.
     async fn accepted(request: RequestBuilder) -> Result<Response, Error> {
         let response = request.send().await.map_err(Error::from_send)?;
         let status = response.status();
         match status {
             status if status.is_success() => Ok(response),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::KeyRefused { status }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::KeyRejected { status }),
             StatusCode::TOO_MANY_REQUESTS => Err(Error::Busy {
                 retry_after: retry_after(&response),
             }),
-            // A gateway that gave up waiting answers 408: the work may be done behind it.
-            StatusCode::REQUEST_TIMEOUT => Err(Error::unanswered(format!("status {status}"), None)),
-            status if status.is_client_error() => Err(Error::Refused {
+            // A gateway that gave up waiting sends 408. Dojo may have done the work nevertheless.
+            StatusCode::REQUEST_TIMEOUT => {
+                Err(Error::response_lost(format!("status {status}"), None))
+            }
+            status if status.is_client_error() => Err(Error::Rejected {
                 status,
                 problem: response.json().await.unwrap_or_default(),
             }),
-            status => Err(Error::unanswered(format!("status {status}"), None)),
+            status => Err(Error::response_lost(format!("status {status}"), None)),
         }
     }
 }
 
-/// Whether an intent may be that of the link.
+/// Returns an error if the intent belongs to another link.
 fn check_link(intent: &PaymentIntent, link_id: Option<PaymentLinkId>) -> Result<(), String> {
     match link_id {
         Some(link_id) if intent.is_of_another_link(link_id) => Err(format!(
-            "the answer is about {}, which is the intent of another link",
+            "the response is about {}, the intent of another link",
             intent.id
         )),
         _ => Ok(()),
@@ -513,10 +515,10 @@ fn rfc3339(at: OffsetDateTime) -> Option<String> {
     at.format(&Rfc3339).ok()
 }
 
-/// Longer than this nobody is made to wait by a `Retry-After`, whatever it says.
+/// The longest wait that we accept from a `Retry-After`.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 
-/// `Retry-After` in either form of RFC 9110: seconds, or a date.
+/// Reads `Retry-After` in either form of RFC 9110: seconds, or a date.
 fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
     wait_until(text.trim(), OffsetDateTime::now_utc())
@@ -524,11 +526,11 @@ fn retry_after(response: &Response) -> Option<Duration> {
 
 fn wait_until(text: &str, now: OffsetDateTime) -> Option<Duration> {
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Digits that fit no number are too many.
+        // Only a number that is too large fails to parse.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
         let at = OffsetDateTime::parse(text, &Rfc2822).ok()?;
-        // A date in the past asks for no wait.
+        // A date in the past means no wait.
         Duration::try_from(at - now).unwrap_or_default()
     };
     Some(wait.min(LONGEST_WAIT))
@@ -567,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_after_is_read_in_both_forms_and_never_asks_for_too_much() {
+    fn retry_after_is_read_in_both_forms_and_capped() {
         let now = datetime!(2026-11-24 12:00 UTC);
         let wait = |text| wait_until(text, now).map(|wait| wait.as_secs());
         assert_eq!(wait("0"), Some(0));

@@ -5,61 +5,66 @@ use serde::Deserialize;
 
 use crate::payment_link::{Failure, FailureKind, Fault};
 
-/// Why a call to Dojo did not succeed. What matters about each: whether Dojo may have done the work.
+/// Why a call to Dojo failed. The variants differ in whether Dojo may have done the work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The request never left: refused connection, DNS, TLS. Dojo has done nothing.
-    #[error("Dojo was not reached")]
-    NotReached(#[source] reqwest::Error),
-    /// Dojo has no time for us (429). It has done nothing.
-    #[error("Dojo asks for fewer calls")]
+    /// The request was never sent: connection refused, DNS, TLS. Dojo has done nothing.
+    #[error("Dojo is unreachable")]
+    Unreachable(#[source] reqwest::Error),
+    /// Dojo limits our rate (429). It has done nothing.
+    #[error("Dojo is busy and asks for fewer calls")]
     Busy {
-        /// How long to wait, where Dojo said so.
+        /// How long to wait, if Dojo said so.
         retry_after: Option<Duration>,
     },
-    /// Dojo refused our key (401, 403). It has done nothing.
-    #[error("Dojo refused this service's API key with status {status}")]
-    KeyRefused {
+    /// Dojo rejected our API key (401, 403). It has done nothing.
+    #[error("Dojo rejected this service's API key with status {status}")]
+    KeyRejected {
         /// 401 or 403.
         status: StatusCode,
     },
-    /// Dojo refused what was asked for (any other 4xx). It has done nothing.
-    #[error("Dojo refused the request with status {status}")]
-    Refused {
-        /// The status it answered with.
+    /// Dojo rejected the request (any other 4xx). It has done nothing.
+    #[error("Dojo rejected the request with status {status}")]
+    Rejected {
         status: StatusCode,
-        /// Its reasons.
+        /// Dojo's reasons.
         problem: Problem,
     },
-    /// The request left and no readable answer came back: timeout, cut connection, 5xx. Dojo may or may
-    /// not have done the work.
-    #[error("Dojo's answer was lost: {reason}")]
-    Unanswered {
-        /// What came instead of an answer.
+    /// The request was sent, but no readable response arrived: timeout, cut connection, 5xx. Dojo may or may not have
+    /// done the work.
+    #[error("Dojo's response was lost: {reason}")]
+    ResponseLost {
+        /// What happened instead of a response.
         reason: String,
-        /// The error beneath, where there is one.
         #[source]
         source: Option<reqwest::Error>,
     },
 }
 
-/// Dojo's error body, in the form of RFC 7807.
+/// What a 409 from Dojo says about an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On409 {
+    /// Dojo won't carry it out.
+    NotDone,
+    /// Nothing: the conflict may be with an earlier attempt of the same operation, which is still in progress.
+    Unknown,
+}
+
+/// Dojo's error body, as in RFC 7807.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Problem {
-    /// What is wrong, in short.
     pub title: Option<String>,
-    /// What is wrong, at length.
     pub detail: Option<String>,
-    /// Dojo's own id for the call, to name when asking Dojo about it.
+    /// Dojo's id for the call, to quote when asking Dojo about it.
     #[serde(rename = "traceId")]
     pub trace_id: Option<String>,
-    /// From a field's name to what is wrong with it.
+    /// What is wrong with each field, by the field's name.
     pub errors: Option<BTreeMap<String, Vec<String>>>,
 }
 
 impl Problem {
-    /// Dojo's objections as faults of the request.
+    /// What is wrong with each field, as faults of the request.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {
         self.errors
@@ -73,7 +78,7 @@ impl Problem {
             .collect()
     }
 
-    /// Dojo's reasons as a sentence.
+    /// Dojo's title and detail in one sentence.
     #[must_use]
     pub fn words(&self) -> String {
         match (&self.title, &self.detail) {
@@ -85,40 +90,39 @@ impl Problem {
 }
 
 impl Error {
-    /// What to keep about a link that could not be created, or `None` if it may have been.
+    /// Returns the failure to store for a link that was not created, or `None` if it may have been.
     #[must_use]
     pub fn proves_nothing_was_created(&self) -> Option<Failure> {
-        // A conflict may be with the very intent that we ask for. Any other 4xx than these is not about the request:
-        // Dojo documents none for a creation.
+        // A 409 may be a conflict with the very intent that this call creates. Any other 4xx than these isn't about the
+        // request: Dojo documents none for a creation.
         self.proves_nothing_was_done(
             |status, _| matches!(status, 400 | 413 | 415 | 422),
-            |status| status == 409,
+            On409::Unknown,
         )
     }
 
-    /// What to keep about an operation that was not carried out, or `None` if it may have been.
+    /// Returns the failure to store for an operation that was not carried out, or `None` if it may have been.
     ///
-    /// `conflict_is_refusal`: whether a 409 means that Dojo will not do it. Of a refund, which has a key, it may mean that
-    /// its own first try is being worked on.
+    /// Pass [`On409::Unknown`] for a refund. It has an idempotency key, so a 409 may mean that Dojo is still working on
+    /// its first attempt.
     #[must_use]
-    pub fn proves_nothing_was_changed(&self, conflict_is_refusal: bool) -> Option<Failure> {
-        // Dojo documents 400, 404, 405 and 409 as refusals. A 404 that says nothing may be anybody's.
+    pub fn proves_nothing_was_changed(&self, on_409: On409) -> Option<Failure> {
+        // Dojo documents 400, 404, 405 and 409 as rejections. A 404 without a reason may come from anything in between.
         self.proves_nothing_was_done(
             |status, problem| match status {
                 400 | 405 | 409 | 413 | 415 | 422 => true,
                 404 => problem.title.is_some() || problem.detail.is_some(),
                 _ => false,
             },
-            |status| status == 409 && !conflict_is_refusal,
+            on_409,
         )
     }
 
-    /// `is_refusal` tells which statuses mean that Dojo refused what was asked for, `is_unsure` which of them leave open
-    /// whether it was done before.
+    /// `is_rejection` decides whether a status means that Dojo rejected the request itself.
     fn proves_nothing_was_done(
         &self,
-        is_refusal: impl Fn(u16, &Problem) -> bool,
-        is_unsure: impl Fn(u16) -> bool,
+        is_rejection: impl Fn(u16, &Problem) -> bool,
+        on_409: On409,
     ) -> Option<Failure> {
         let failure = |reason, status: Option<StatusCode>, detail: String, errors| Failure {
             reason,
@@ -127,7 +131,7 @@ impl Error {
             errors,
         };
         match self {
-            Self::NotReached(_) => Some(failure(
+            Self::Unreachable(_) => Some(failure(
                 FailureKind::NotReached,
                 None,
                 self.to_string(),
@@ -139,19 +143,20 @@ impl Error {
                 self.to_string(),
                 Vec::new(),
             )),
-            Self::KeyRefused { status } => Some(failure(
+            Self::KeyRejected { status } => Some(failure(
                 FailureKind::KeyRefused,
                 Some(*status),
                 self.to_string(),
                 Vec::new(),
             )),
-            // 499 is a gateway's word for a caller that hung up, which says nothing of what stands behind it.
-            Self::Refused { status, .. }
-                if status.as_u16() == 499 || is_unsure(status.as_u16()) =>
+            // 499 is how a gateway reports that its caller hung up. It says nothing about what Dojo did.
+            Self::Rejected { status, .. } if status.as_u16() == 499 => None,
+            Self::Rejected { status, .. }
+                if *status == StatusCode::CONFLICT && on_409 == On409::Unknown =>
             {
                 None
             }
-            Self::Refused { status, problem } if is_refusal(status.as_u16(), problem) => {
+            Self::Rejected { status, problem } if is_rejection(status.as_u16(), problem) => {
                 Some(failure(
                     FailureKind::Refused,
                     Some(*status),
@@ -159,32 +164,32 @@ impl Error {
                     problem.faults(),
                 ))
             }
-            Self::Refused { status, .. } => Some(failure(
+            Self::Rejected { status, .. } => Some(failure(
                 FailureKind::Misrouted,
                 Some(*status),
-                format!("status {status} instead of an answer; is DOJO_API_URL right?"),
+                format!("status {status} instead of a response from Dojo; is DOJO_API_URL right?"),
                 Vec::new(),
             )),
-            Self::Unanswered { .. } => None,
+            Self::ResponseLost { .. } => None,
         }
     }
 
-    /// Whether the same call may well succeed in a moment, and may be made again because Dojo has done nothing.
+    /// Whether the call is safe to retry, because Dojo has done nothing, and may succeed in a moment.
     #[must_use]
     pub fn is_worth_a_retry(&self) -> bool {
-        matches!(self, Self::NotReached(_) | Self::Busy { .. })
+        matches!(self, Self::Unreachable(_) | Self::Busy { .. })
     }
 
-    /// Whether a question that changes nothing may well be answered in a moment.
+    /// Whether a call that only reads may succeed in a moment.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(
             self,
-            Self::NotReached(_) | Self::Busy { .. } | Self::Unanswered { .. }
+            Self::Unreachable(_) | Self::Busy { .. } | Self::ResponseLost { .. }
         )
     }
 
-    /// How long Dojo asks to be left alone, where it does.
+    /// How long Dojo asks us to wait, if it does.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -193,37 +198,37 @@ impl Error {
         }
     }
 
-    /// The error's name in metrics.
+    /// The error's label in metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::NotReached(_) => "not_reached",
+            Self::Unreachable(_) => "unreachable",
             Self::Busy { .. } => "busy",
-            Self::KeyRefused { .. } => "key_refused",
-            Self::Refused { .. } => "refused",
-            Self::Unanswered { .. } => "unanswered",
+            Self::KeyRejected { .. } => "key_rejected",
+            Self::Rejected { .. } => "rejected",
+            Self::ResponseLost { .. } => "response_lost",
         }
     }
 
     pub(super) fn from_send(error: reqwest::Error) -> Self {
-        // The connection comes before the first byte of the request, so its failure proves that nothing
-        // was asked for. A builder error never gets that far.
+        // The connection is made before the first byte of the request is sent, so its failure proves that Dojo received
+        // nothing. A builder error doesn't even get that far.
         if error.is_connect() || error.is_builder() {
-            Self::NotReached(error)
+            Self::Unreachable(error)
         } else {
-            Self::unanswered("the connection broke or timed out", Some(error))
+            Self::response_lost("the connection broke or timed out", Some(error))
         }
     }
 
-    pub(super) fn unanswered(reason: impl Into<String>, source: Option<reqwest::Error>) -> Self {
-        Self::Unanswered {
+    pub(super) fn response_lost(reason: impl Into<String>, source: Option<reqwest::Error>) -> Self {
+        Self::ResponseLost {
             reason: reason.into(),
             source,
         }
     }
 }
 
-/// Dojo names a field as .NET does, `Amount.CurrencyCode` or `itemLines[0].name`; we as a JSON pointer.
+/// Turns a field's name in .NET's form, `Amount.CurrencyCode` or `itemLines[0].name`, into a JSON pointer.
 fn pointer(field: &str) -> String {
     let mut pointer = String::new();
     let field = field.strip_prefix('$').unwrap_or(field);
@@ -241,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_fields_as_json_pointers() {
+    fn field_names_become_json_pointers() {
         assert_eq!(pointer("Amount.CurrencyCode"), "/amount/currencyCode");
         assert_eq!(pointer("itemLines[0].name"), "/itemLines/0/name");
         assert_eq!(pointer("$.reference"), "/reference");
@@ -249,9 +254,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_about_the_request_is_no_final_answer() {
+    fn only_a_rejection_of_the_request_itself_is_final() {
         let reason = |status: u16| {
-            let error = Error::Refused {
+            let error = Error::Rejected {
                 status: StatusCode::from_u16(status).unwrap(),
                 problem: Problem::default(),
             };
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_an_error_body_that_lacks_everything() {
+    fn an_empty_error_body_is_accepted() {
         let problem: Problem = serde_json::from_str(r#"{"title": null, "errors": null}"#).unwrap();
         assert_eq!(problem.words(), "Dojo gave no reason");
         assert!(problem.faults().is_empty());

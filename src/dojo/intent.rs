@@ -10,33 +10,31 @@ use crate::payment_link::{
     creation_recovery::Found, parse_time,
 };
 
-/// A payment intent as Dojo answers it: the parts that this service keeps.
+/// The parts of Dojo's payment intent that this service stores.
 ///
-/// Only its id is required. Anything else that is missing, `null`, given twice or of another form than documented is
-/// `None`: a surprise in one field must not lose the answer to a creation, which would then have to be searched for.
+/// Only `id` is required. A field that is missing, `null` or not of the documented form is `None`, and of a field that
+/// is given twice, the last value counts. A surprise in one field must not lose the response to a creation, because the
+/// intent would then have to be searched for.
 #[derive(Debug, Clone)]
 pub struct PaymentIntent {
     /// `pi_…`, in the sandbox `pi_sandbox_…`.
     pub id: String,
-    /// Dojo's word for where it stands; not always one that we know. Empty if there is none.
+    /// Dojo's status, which isn't necessarily one that we know. Empty if there is none.
     pub status: String,
-    /// Without tips, service charge and cashback.
+    /// The amount without tips, service charge and cashback.
     pub amount: Option<ReportedAmount>,
-    /// The tip.
     pub tips_amount: Option<ReportedAmount>,
-    /// The whole of it.
+    /// The amount including tips, service charge and cashback.
     pub total_amount: Option<ReportedAmount>,
-    /// Minor units.
+    /// In minor units.
     pub refunded_amount: Option<i64>,
-    /// Its captures, if Dojo tells them.
+    /// The intent's captures, if Dojo reports them.
     pub captures: Option<Vec<Capture>>,
-    /// When it is voided if nobody pays.
+    /// When Dojo voids the intent if nobody pays.
     pub expire_at: Option<OffsetDateTime>,
-    /// When it was created.
     pub created_at: Option<OffsetDateTime>,
-    /// When anything about it last changed: the version of this answer.
+    /// When the intent last changed. Identifies the version of this response.
     pub updated_at: Option<OffsetDateTime>,
-    /// What was sent along with its creation.
     metadata: Option<Map<String, Value>>,
     payment_details: Option<PaymentDetails>,
     payment_events: Option<Vec<PaymentEvent>>,
@@ -44,17 +42,17 @@ pub struct PaymentIntent {
 
 impl<'de> Deserialize<'de> for PaymentIntent {
     fn deserialize<D: Deserializer<'de>>(body: D) -> Result<Self, D::Error> {
-        // Not derived: that would refuse a field that is given twice. Of these, the last one counts.
+        // Not derived, because a derived implementation rejects a field that is given twice.
         let mut fields = Fields(Map::deserialize(body)?);
         let id: String = fields.take("id").unwrap_or_default();
-        if !is_proper_id(&id) {
-            return Err(de::Error::custom("a payment intent without a proper id"));
+        if !is_valid_id(&id) {
+            return Err(de::Error::custom("a payment intent without a valid id"));
         }
         Ok(Self {
             id,
             status: fields.take("status").unwrap_or_default(),
             amount: fields.take("amount"),
-            // A negative tip is none that could be kept.
+            // The database doesn't accept a negative tip.
             tips_amount: fields
                 .take("tipsAmount")
                 .filter(|tips: &ReportedAmount| tips.value >= 0),
@@ -75,18 +73,18 @@ impl<'de> Deserialize<'de> for PaymentIntent {
     }
 }
 
-/// Whether this can be an intent's id. It becomes part of addresses, so it has to consist of characters that stand in
-/// one as they are, and must not be a path's `.` or `..`.
-fn is_proper_id(id: &str) -> bool {
+/// Whether this can be an intent's id. The id becomes part of URLs. So it must consist of characters that need no escaping
+/// there, and must not be `.` or `..`.
+fn is_valid_id(id: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
     id.len() <= 200 && id.chars().all(fits) && id.contains(|c: char| c.is_ascii_alphanumeric())
 }
 
-/// The fields of an object that Dojo answered.
+/// The fields of an object in Dojo's response.
 struct Fields(Map<String, Value>);
 
 impl Fields {
-    /// Reads what can be read.
+    /// Takes a field out, or returns `None` if it is missing or can't be parsed.
     fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let mut value = self.0.remove(name)?;
         drop_unstorable(&mut value);
@@ -98,7 +96,7 @@ impl Fields {
     }
 }
 
-/// Makes texts that Postgres cannot store `null`: those that hold a NUL character.
+/// Replaces texts that contain a NUL character by `null`, because Postgres can't store them.
 fn drop_unstorable(value: &mut Value) {
     match value {
         Value::String(text) if text.contains('\0') => *value = Value::Null,
@@ -111,7 +109,7 @@ fn drop_unstorable(value: &mut Value) {
     }
 }
 
-/// Reads what can be read.
+/// Parses a field, or returns `None` if it can't be parsed.
 fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     field: D,
 ) -> Result<Option<T>, D::Error> {
@@ -119,7 +117,7 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     Ok(serde_json::from_value(value).ok())
 }
 
-/// A capture as Dojo answers it. Without an amount it is none that could be counted.
+/// A capture as Dojo reports it. One without an amount can't be counted, and is not accepted.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct CaptureDetails {
@@ -181,19 +179,19 @@ struct PaymentEvent {
 }
 
 impl PaymentIntent {
-    /// Its status, if it is one that we know.
+    /// The intent's status, if it is one that we know.
     #[must_use]
     pub fn known_status(&self) -> Option<Status> {
         Status::from_dojo(&self.status)
     }
 
-    /// Whether its metadata names another link than this one. It need not name any.
+    /// Whether the metadata names a different link. It need not name any.
     #[must_use]
     pub fn is_of_another_link(&self, link_id: PaymentLinkId) -> bool {
         self.link_id().is_some_and(|named| named != link_id)
     }
 
-    /// The link that its metadata names.
+    /// The link that the metadata names, if any.
     #[must_use]
     pub fn link_id(&self) -> Option<PaymentLinkId> {
         let id = self
@@ -203,7 +201,7 @@ impl PaymentIntent {
         id.as_str()?.parse().ok()
     }
 
-    /// What the rules of recovery need to know about it.
+    /// What the rules of creation recovery need to know about the intent.
     #[must_use]
     pub fn found(&self) -> Found {
         Found {
@@ -213,7 +211,7 @@ impl PaymentIntent {
         }
     }
 
-    /// The payment, once it is final.
+    /// The payment's details, once Dojo reports any.
     #[must_use]
     pub fn payment(&self) -> Option<Payment> {
         let details = self.payment_details.as_ref()?;
@@ -230,7 +228,7 @@ impl PaymentIntent {
         (payment != Payment::default()).then_some(payment)
     }
 
-    /// The tries that were declined or challenged.
+    /// The payment attempts that were declined or challenged, or failed.
     #[must_use]
     pub fn attempts(&self) -> Vec<Attempt> {
         self.payment_events
@@ -249,8 +247,8 @@ impl PaymentIntent {
     }
 }
 
-/// A card number as Dojo writes it, masked already; and masked here should it ever come whole. PCI DSS
-/// allows to show the first six or eight digits and the last four at most.
+/// Masks a card number. Dojo sends it masked already; this is a safeguard in case it ever sends a full one. PCI DSS
+/// allows at most the first six or eight digits and the last four to be shown.
 fn masked(number: &str) -> String {
     let digits = number.chars().filter(char::is_ascii_digit).count();
     if digits <= 12 {
@@ -279,7 +277,7 @@ mod tests {
 
     use super::*;
 
-    /// Any JSON, a few levels deep.
+    /// Any JSON value, a few levels deep.
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -298,7 +296,7 @@ mod tests {
         })
     }
 
-    /// A field's name: mostly one that is read.
+    /// A field's name, mostly one that we read.
     fn any_name() -> impl Strategy<Value = String> {
         let known = [
             "status",
@@ -324,18 +322,18 @@ mod tests {
         ];
         prop_oneof![
             9 => prop::sample::select(known.to_vec()).prop_map(str::to_owned),
-            1 => any::<String>().prop_filter("it is no id", |name| name != "id"),
+            1 => any::<String>().prop_filter("the test adds the id", |name| name != "id"),
         ]
     }
 
     proptest! {
         #[test]
-        fn any_object_with_a_proper_id_is_read(
+        fn any_object_with_a_valid_id_is_accepted(
             id in "pi_(sandbox_)?[A-Za-z0-9_-]{1,30}",
             at in 0..8_usize,
             fields in prop::collection::vec((any_name(), any_json()), 0..8),
         ) {
-            // As text, because fields may come twice.
+            // Built as text, because fields may be given twice.
             let mut fields: Vec<_> = fields
                 .iter()
                 .map(|(name, value)| format!("{}:{value}", Value::from(name.as_str())))
@@ -349,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_of_another_form_does_not_lose_the_answer() {
+    fn an_unexpected_status_does_not_lose_the_response() {
         for (status, read) in [
             ("null", ""),
             ("5", ""),
@@ -364,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_proper_id_is_no_intent() {
+    fn an_intent_without_a_valid_id_is_rejected() {
         let long = format!(r#""{}""#, "x".repeat(201));
         for id in [
             r#""""#,
@@ -395,14 +393,14 @@ mod tests {
     }
 
     #[test]
-    fn a_card_number_never_stays_whole() {
+    fn card_numbers_are_masked() {
         assert_eq!(masked("52000000****1005"), "52000000****1005");
         assert_eq!(masked("5200000000001005"), "520000******1005");
         assert_eq!(masked("5200 0000 0000 1005"), "5200 00** **** 1005");
     }
 
     #[test]
-    fn reads_an_intent_with_nothing_but_its_id_and_an_unknown_status() {
+    fn an_unknown_status_and_missing_fields_are_accepted() {
         let intent: PaymentIntent =
             serde_json::from_str(r#"{"id": "pi_1", "status": "Voided", "new": {"field": 1}}"#)
                 .unwrap();
@@ -412,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn one_odd_field_does_not_lose_the_others() {
+    fn one_malformed_field_does_not_lose_the_others() {
         let body = r#"{
             "id": "pi_1", "status": "Captured", "amount": {}, "totalAmount": {"value": 5, "currencyCode": "USD", "x": 1},
             "tipsAmount": null, "refundedAmount": null, "expireAt": "2026-01-01T00:00:00", "updatedAt": 5,
@@ -434,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_tries_that_did_not_go_through() {
+    fn failed_attempts_are_reported() {
         let body = r#"{"id": "pi_1", "status": "Captured", "paymentEvents": [
             {"eventType": "Created", "transactionDateTime": "2026-01-01T00:00:00Z"},
             {"eventType": "Declined", "transactionDateTime": "2026-01-01T00:01:00Z", "cardNumber": "44565300****1013"},
@@ -448,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_an_intent_that_is_null_throughout() {
+    fn an_intent_with_null_in_every_field_is_accepted() {
         let body = r#"{"id": "pi_1", "status": "Created", "amount": null, "tipsAmount": null, "totalAmount": null,
             "refundedAmount": null, "expireAt": null, "createdAt": null, "updatedAt": null, "metadata": null,
             "paymentDetails": null, "paymentEvents": null}"#;

@@ -1,4 +1,4 @@
-//! Everything that knows Dojo's wire: its API, its errors and its webhooks.
+//! Everything that knows Dojo's wire format: its API, errors and webhooks.
 
 mod account;
 mod client;
@@ -9,6 +9,6 @@ pub mod webhook;
 
 pub use account::{Account, Accounts};
 pub use client::{Client, CreatePaymentIntent, Operate, Page, Probe, Window};
-pub use error::Error;
+pub use error::{Error, On409};
 pub use intent::PaymentIntent;
 pub use subscriptions::{Secret, Subscription};

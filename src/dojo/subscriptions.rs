@@ -7,35 +7,33 @@ use time::OffsetDateTime;
 use super::{Client, Error};
 use crate::payment_link::parse_time;
 
-/// What Dojo sends where. An account has one subscription for an event at most.
+/// A webhook subscription. An account has at most one subscription per event.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Subscription {
-    /// Its id.
     pub id: String,
-    /// The events that it is for.
+    /// The names of the events that Dojo sends.
     #[serde(default)]
     pub events: Vec<String>,
-    /// Where they are sent.
+    /// Where Dojo sends the events.
     #[serde(default)]
     pub url: String,
-    /// What they are signed with.
+    /// The secrets that Dojo signs the webhooks with.
     #[serde(default)]
     pub secrets: Vec<Secret>,
 }
 
-/// A secret of a subscription's, as Dojo shows it.
+/// A subscription's secret.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Secret {
-    /// Its id.
     pub id: String,
-    /// Its text. Dojo documents that it can be read back, and requires it nowhere.
+    /// The secret itself. Dojo documents that it can be read back, but doesn't mark it as required.
     #[serde(default, deserialize_with = "secret_text")]
     pub value: Option<SecretString>,
-    /// When it was made, where that can be read.
+    /// When the secret was created, if Dojo reports a readable time.
     #[serde(default, deserialize_with = "utc_time")]
     pub created_at: Option<OffsetDateTime>,
-    /// Whether it signs.
+    /// Whether Dojo signs webhooks with this secret.
     #[serde(default)]
     pub is_active: bool,
 }
@@ -47,8 +45,8 @@ struct Secrets {
 }
 
 impl Client {
-    /// `GET /webhooks/events`: the names of all events that the account offers. A subscription to any other fails
-    /// as a whole.
+    /// `GET /webhooks/events`: the names of all events that the account offers. A subscription that contains any other
+    /// event is rejected as a whole.
     pub async fn offered_events(&self) -> Result<Vec<String>, Error> {
         #[derive(Deserialize)]
         struct Model {
@@ -84,7 +82,7 @@ impl Client {
         Self::call("webhooks", request).await
     }
 
-    /// `PATCH /webhooks/{id}`: what is `None` stays as it is.
+    /// `PATCH /webhooks/{id}`. A field that is `None` isn't changed.
     pub async fn update_subscription(
         &self,
         id: &str,
@@ -110,18 +108,18 @@ impl Client {
     /// `GET /webhooks/{id}/secrets`.
     pub async fn secrets(&self, subscription: &str) -> Result<Vec<Secret>, Error> {
         let request = self.request(Method::GET, &["webhooks", subscription, "secrets"]);
-        let answer: Secrets = Self::call("webhooks", request).await?;
-        Ok(answer.secrets)
+        let response: Secrets = Self::call("webhooks", request).await?;
+        Ok(response.secrets)
     }
 
-    /// `POST /webhooks/{id}/secrets`: makes a secret. Answers all that there are then.
+    /// `POST /webhooks/{id}/secrets`: creates a secret. Returns all of the subscription's secrets.
     pub async fn generate_secret(&self, subscription: &str) -> Result<Vec<Secret>, Error> {
         let request = self.request(Method::POST, &["webhooks", subscription, "secrets"]);
-        let answer: Secrets = Self::call("webhooks", request).await?;
-        Ok(answer.secrets)
+        let response: Secrets = Self::call("webhooks", request).await?;
+        Ok(response.secrets)
     }
 
-    /// `PUT /webhooks/{id}/secrets/{secret}/activate`: has it sign.
+    /// `PUT /webhooks/{id}/secrets/{secret}/activate`: makes Dojo sign with the secret.
     pub async fn activate_secret(&self, subscription: &str, secret: &str) -> Result<(), Error> {
         let path = ["webhooks", subscription, "secrets", secret, "activate"];
         Self::call("webhooks", self.request(Method::PUT, &path)).await
@@ -141,7 +139,7 @@ fn secret_text<'de, D: Deserializer<'de>>(
     Ok(text.filter(|text| !text.is_empty()).map(SecretString::from))
 }
 
-/// Dojo's examples write these times both with and without the `Z`, and mean UTC.
+/// Parses a UTC time. In Dojo's examples some have a `Z` at the end and some don't.
 fn utc_time<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<OffsetDateTime>, D::Error> {
@@ -158,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// The example of Dojo's OpenAPI file.
+    /// The example in Dojo's OpenAPI file.
     const EXAMPLE: &str = r#"{"id": "ws_lgQzejyXb0SD8oIDE2zcqA", "secrets": [
         {"id": "sc_qNkU6yob0vOMxUlb2oynUw", "value": "U3Vic2NyaXB0aW9u", "createdAt": "2023-12-13T14:15:01",
          "lastUsedAt": "2023-12-16T13:44:03.3656144Z", "isActive": true},
@@ -166,7 +164,7 @@ mod tests {
          "isActive": false}]}"#;
 
     #[test]
-    fn reads_dojos_example_and_shows_no_secret() {
+    fn dojos_example_is_read_and_secrets_stay_hidden() {
         let secrets = serde_json::from_str::<Secrets>(EXAMPLE).unwrap().secrets;
         assert_eq!(
             secrets[0].created_at,
@@ -183,13 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn reads_a_secret_of_which_only_the_id_is_told() {
-        for told in [
+    fn a_secret_may_consist_of_its_id_alone() {
+        for body in [
             r#"{"id": "sc_1"}"#,
             r#"{"id": "sc_1", "value": null, "createdAt": null}"#,
             r#"{"id": "sc_1", "value": "", "createdAt": "lately"}"#,
         ] {
-            let secret: Secret = serde_json::from_str(told).unwrap();
+            let secret: Secret = serde_json::from_str(body).unwrap();
             assert!(secret.value.is_none() && secret.created_at.is_none() && !secret.is_active);
         }
     }

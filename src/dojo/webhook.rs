@@ -1,4 +1,4 @@
-//! Dojo's webhooks: whether one is genuine, and what it says.
+//! Dojo's webhooks: signature and event.
 
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -9,25 +9,25 @@ use time::OffsetDateTime;
 
 use crate::payment_link::parse_time;
 
-/// The header that carries the signature.
+/// The header that contains the signature.
 pub const SIGNATURE_HEADER: &str = "dojo-signature";
 
 /// The event that reports a change of an intent's status.
 pub const STATUS_UPDATED: &str = "payment_intent.status_updated";
 
-/// The events that report a payment intent and its status. An event with any other name may be about something that only
-/// resembles one, so what it says about a status is not taken over.
+/// The events that report a payment intent and its status. An event of any other type may be about something that only
+/// resembles a payment intent, so its status is ignored.
 pub const INTENT_EVENTS: [&str; 3] = [
     "payment_intent.created",
     STATUS_UPDATED,
     "payment_intent.send-receipt",
 ];
 
-/// Whether `signature` is that of `body` under any one of `secrets`.
+/// Whether `signature` is valid for `body` and any of `secrets`.
 ///
-/// The header holds `sha256=` and the HMAC-SHA256 of the raw body, keyed with the secret's UTF-8 bytes, in
-/// upper-case hex with a dash between the bytes (.NET's `BitConverter`). Lower case and no dashes are
-/// accepted as well, as Dojo's own libraries do. The comparison takes the same time wherever it differs.
+/// The header contains `sha256=` and the HMAC-SHA256 of the raw body, keyed with the secret's UTF-8 bytes, in upper-case
+/// hex with a dash between the bytes (the format of .NET's `BitConverter`). Lower case and no dashes are accepted too, as
+/// in Dojo's own libraries. The comparison takes constant time.
 #[must_use]
 pub fn is_genuine(secrets: &[SecretString], signature: &str, body: &[u8]) -> bool {
     let Some(claimed) = decode(signature) else {
@@ -39,7 +39,7 @@ pub fn is_genuine(secrets: &[SecretString], signature: &str, body: &[u8]) -> boo
     })
 }
 
-/// The 32 bytes of a signature header: 64 hex digits, or 32 pairs of them with dashes between.
+/// Decodes a signature header: 64 hex digits, or 32 pairs of them with dashes in between.
 fn decode(signature: &str) -> Option<[u8; 32]> {
     let hex = signature.strip_prefix("sha256=")?.as_bytes();
     let step = match hex.len() {
@@ -62,34 +62,34 @@ fn decode(signature: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// What a webhook says. Its body is thin: it names an intent and its status, and nothing about money.
+/// A webhook's event. The body is thin: it names an intent and its status, and contains no amounts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// `evt_…`; the same in each copy of the event.
+    /// `evt_…`, the same in every copy of the event.
     pub id: String,
     /// For example `payment_intent.status_updated`.
     pub event_type: String,
-    /// When Dojo says that it happened, where that can be read.
+    /// When the event happened according to Dojo, if it reports a readable time.
     pub created_at: Option<OffsetDateTime>,
-    /// The intent that it is about. `None` for kinds of events that are about something else.
+    /// The intent that the event is about. `None` if the event is about something else.
     pub payment_intent_id: Option<String>,
-    /// Dojo's word for the intent's status; not always one that we know.
+    /// The intent's status, which isn't necessarily one that we know.
     pub payment_status: Option<String>,
 }
 
-/// Why a genuine webhook could not be understood.
+/// Why a webhook with a valid signature could not be parsed.
 #[derive(Debug, thiserror::Error)]
-pub enum NotUnderstood {
-    /// The body is no JSON, or not of the form that Dojo documents.
+pub enum EventError {
+    /// The body is not valid JSON, or not of the form that Dojo documents.
     #[error("the body is not an event as Dojo documents it")]
     Form(#[source] serde_json::Error),
-    /// A field is longer than any id or name should be, or holds a NUL character.
-    #[error("the event's {0} is no plausible value")]
+    /// A field is empty, not text, longer than any id or name should be, or contains a NUL character.
+    #[error("the event's {0} is not a plausible value")]
     Field(&'static str),
 }
 
-impl NotUnderstood {
-    /// Why, in words that quote nothing of the body.
+impl EventError {
+    /// The reason, in words that quote nothing from the body.
     #[must_use]
     pub fn reason(&self) -> String {
         match self {
@@ -102,9 +102,9 @@ impl NotUnderstood {
 }
 
 impl Event {
-    /// Reads a body whose signature holds. Anything beyond `id` and `event` may be missing: new kinds of
-    /// events come without notice.
-    pub fn parse(body: &[u8]) -> Result<Self, NotUnderstood> {
+    /// Parses a body whose signature is valid. Everything but `id` and `event` may be missing, because Dojo adds event
+    /// types without notice.
+    pub fn parse(body: &[u8]) -> Result<Self, EventError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Body {
@@ -116,12 +116,12 @@ impl Event {
             data: Value,
         }
 
-        let body: Body = serde_json::from_slice(body).map_err(NotUnderstood::Form)?;
-        // What is missing is none of this event's; what is there in another form is not understood.
+        let body: Body = serde_json::from_slice(body).map_err(EventError::Form)?;
+        // A field may be missing, but must be text if it is there.
         let text = |name, pointer| match body.data.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(_) => Err(NotUnderstood::Field(pointer)),
+            Some(_) => Err(EventError::Field(pointer)),
         };
         let event = Self {
             created_at: body.created_at.as_str().and_then(parse_time),
@@ -138,7 +138,7 @@ impl Event {
             ("data.paymentStatus", event.payment_status.as_ref()),
         ] {
             if !value.is_none_or(|value| plausible(value)) {
-                return Err(NotUnderstood::Field(name));
+                return Err(EventError::Field(name));
             }
         }
         Ok(event)
@@ -152,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// Published by Dojo, as are the two signatures below.
+    /// Published by Dojo, like the two signatures below.
     const BODY: &str = r#"{"id":"evt_hnnHxIKR_Uy6bhZCusCltw","event":"payment_intent.created","accountId":"acc_test","createdAt":"2022-02-01T13:07:41.8667859Z","data":{"paymentIntentId":"pi_vpwd4ooAPEqyNAQe4z89WQ","paymentStatus":"Created","captureMode":"Auto"}}"#;
     const VECTORS: [(&str, &str); 2] = [
         (
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_dojos_published_signatures() {
+    fn dojos_published_signatures_are_valid() {
         for (secret, signature) in VECTORS {
             assert!(genuine(secret, signature, BODY.as_bytes()));
             let plain = signature.replace('-', "");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn accepts_any_one_of_several_secrets_and_none_without_any() {
+    fn any_of_several_secrets_may_sign_and_without_secrets_nothing_is_valid() {
         let secrets: Vec<_> = VECTORS
             .iter()
             .map(|(secret, _)| SecretString::from(*secret))
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_signatures_of_another_form() {
+    fn malformed_signatures_are_invalid() {
         let (secret, signature) = VECTORS[0];
         for wrong in [
             "",
@@ -214,21 +214,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn refuses_a_body_with_one_bit_flipped(byte in 0..BODY.len(), bit in 0..8u8) {
+        fn a_body_with_one_flipped_bit_is_invalid(byte in 0..BODY.len(), bit in 0..8u8) {
             let mut body = BODY.as_bytes().to_vec();
             body[byte] ^= 1 << bit;
             prop_assert!(!genuine(VECTORS[0].0, VECTORS[0].1, &body));
         }
 
         #[test]
-        fn no_header_or_body_makes_it_panic(signature in "\\PC*", body: Vec<u8>) {
+        fn no_header_or_body_causes_a_panic(signature in "\\PC*", body: Vec<u8>) {
             prop_assert!(!genuine("secret", &signature, &body));
             let _ = Event::parse(&body);
         }
     }
 
     #[test]
-    fn reads_the_event_with_its_seven_fractional_digits() {
+    fn times_may_have_seven_fractional_digits() {
         assert_eq!(
             Event::parse(BODY.as_bytes()).unwrap(),
             Event {
@@ -242,14 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn reads_an_event_of_a_kind_that_it_does_not_know() {
+    fn events_of_an_unknown_type_are_accepted() {
         let event = Event::parse(br#"{"id":"evt_1","event":"terminal.moved","data":[1]}"#).unwrap();
         assert_eq!(event.payment_intent_id, None);
         assert_eq!(event.created_at, None);
     }
 
     #[test]
-    fn a_time_that_cannot_be_is_none_and_loses_nothing_else() {
+    fn an_impossible_time_is_ignored() {
         for at in ["9999-12-31T23:59:59-12:00", "yesterday"] {
             let body = format!(r#"{{"id":"evt_1","event":"e","createdAt":"{at}"}}"#);
             assert_eq!(Event::parse(body.as_bytes()).unwrap().created_at, None);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn says_why_it_does_not_understand_without_quoting() {
+    fn errors_quote_nothing_from_the_body() {
         for body in [
             &b"not json at all"[..],
             br#"{"id":5,"event":"e"}"#,

@@ -469,9 +469,9 @@ fn clock_of_dojo(lines: &mut Lines, name: &'static str, probe: Probe) {
         return;
     };
     // It was some time between the question and the answer, and `Date` leaves out what a second is short of.
-    let earliest = probe.asked - time::Duration::SECOND;
-    let apart = if date > probe.answered {
-        date - probe.answered
+    let earliest = probe.sent_at - time::Duration::SECOND;
+    let apart = if date > probe.received_at {
+        date - probe.received_at
     } else if date < earliest {
         earliest - date
     } else {

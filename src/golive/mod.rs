@@ -75,7 +75,7 @@ impl Done {
 fn reason(error: &dojo::Error) -> String {
     let causes = telemetry::causes(error);
     match error {
-        dojo::Error::Refused { problem, .. } => {
+        dojo::Error::Rejected { problem, .. } => {
             let faults: Vec<_> = problem
                 .errors
                 .iter()
@@ -94,15 +94,15 @@ fn reason(error: &dojo::Error) -> String {
 /// What to do about a call to Dojo that failed. `None` where Dojo's own reasons are all there is to say.
 fn mend(account: &Account, error: &dojo::Error) -> Option<String> {
     match error {
-        dojo::Error::KeyRefused { .. } => Some(format!(
+        dojo::Error::KeyRejected { .. } => Some(format!(
             "make a key in Dojo's developer portal, or have this one allowed to do it, and set it as {}",
             key_setting(account)
         )),
-        dojo::Error::NotReached(_) | dojo::Error::Unanswered { .. } => Some(
+        dojo::Error::Unreachable(_) | dojo::Error::ResponseLost { .. } => Some(
             "see that Dojo can be reached from here, and that DOJO_API_URL is right".to_owned(),
         ),
         dojo::Error::Busy { .. } => Some("wait a minute".to_owned()),
-        dojo::Error::Refused { .. } => None,
+        dojo::Error::Rejected { .. } => None,
     }
 }
 

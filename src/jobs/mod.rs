@@ -169,10 +169,10 @@ impl Jobs {
         let result = tokio::time::timeout(lease, Box::pin(work)).await;
         match result.unwrap_or(Err(protocol::Error::TimedOut)) {
             Ok(_) => Ok(()),
-            Err(protocol::Error::Dojo(error @ dojo::Error::Refused { .. })) => {
+            Err(protocol::Error::Dojo(error @ dojo::Error::Rejected { .. })) => {
                 Err(protocol::Error::Rejected(error))
             }
-            Err(protocol::Error::Dojo(error @ dojo::Error::KeyRefused { .. })) => {
+            Err(protocol::Error::Dojo(error @ dojo::Error::KeyRejected { .. })) => {
                 self.throttle.turn().await;
                 Err(match self.context.account.client.probe().await {
                     Ok(_) => protocol::Error::Rejected(error),

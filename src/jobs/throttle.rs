@@ -88,7 +88,7 @@ impl Throttle {
             return left;
         }
         // Dojo may have trouble with a single intent for ever. Only several pieces of work show that it is in trouble.
-        let ambiguous = matches!(error, dojo::Error::Unanswered { .. });
+        let ambiguous = matches!(error, dojo::Error::ResponseLost { .. });
         if trouble.failures <= TOLERATED && !trouble.suspects.insert(item.to_owned()) && ambiguous {
             return Duration::ZERO;
         }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn lost() -> dojo::Error {
-        dojo::Error::Unanswered {
+        dojo::Error::ResponseLost {
             reason: "status 500".to_owned(),
             source: None,
         }

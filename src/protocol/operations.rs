@@ -453,7 +453,7 @@ impl Asking<'_> {
     async fn not_done(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
         let (operation_id, lease) = (self.operation_id, self.saved.lease);
         let action = &self.saved.action;
-        if let Some(failure) = error.proves_nothing_was_changed(!is_refund(action)) {
+        if let Some(failure) = error.proves_nothing_was_changed(on_409(action)) {
             return self.failed(&error, failure).await;
         }
         let operation = action.kind();
@@ -468,7 +468,7 @@ impl Asking<'_> {
     /// Keeps that Dojo did not answer what has to be known before it is asked.
     async fn not_asked(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
         let failure = error
-            .proves_nothing_was_changed(true)
+            .proves_nothing_was_changed(dojo::On409::NotDone)
             .unwrap_or_else(|| Failure {
                 reason: FailureKind::NotReached,
                 status: None,
@@ -513,6 +513,15 @@ impl Asking<'_> {
             retry_after: error.retry_after(),
             replayed: false,
         })
+    }
+}
+
+/// Only a refund has an idempotency key at Dojo, by which a 409 may be about its own first attempt.
+fn on_409(action: &Action) -> dojo::On409 {
+    if is_refund(action) {
+        dojo::On409::Unknown
+    } else {
+        dojo::On409::NotDone
     }
 }
 
@@ -705,7 +714,7 @@ async fn ask_again(context: &Context, unsettled: &Unsettled) -> Result<(), Error
         Err(error) => error,
     };
     let wait = pause_before_repetition(unsettled.age());
-    let Some(failure) = error.proves_nothing_was_changed(true) else {
+    let Some(failure) = error.proves_nothing_was_changed(dojo::On409::NotDone) else {
         store::operations::unanswered_again(pool, *id, held, wait).await?;
         return Err(error.into());
     };

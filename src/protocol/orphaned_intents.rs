@@ -69,7 +69,7 @@ async fn cancel(
         {
             Ok(()) => Kind::SurplusCanceled,
             // Paid or canceled in this very moment: the next look tells.
-            Err(error @ dojo::Error::Refused { .. }) => {
+            Err(error @ dojo::Error::Rejected { .. }) => {
                 warn!(
                     payment_intent_id = orphan.id, error = %causes(&error),
                     "a second intent was not canceled yet"

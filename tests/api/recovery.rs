@@ -278,7 +278,7 @@ async fn a_moment_in_which_nobody_listens_at_dojos_address_is_bridged_within_the
     let creating = app.create_with_key("a", &body);
     let coming_back = async {
         eventually("a try found nobody", async || {
-            let refused = r#"dojo_requests_total{operation="create",outcome="not_reached"}"#;
+            let refused = r#"dojo_requests_total{operation="create",outcome="unreachable"}"#;
             (app.metric(refused).await >= 1.0).then_some(())
         })
         .await;
