@@ -26,7 +26,7 @@ use dojo_payment_links::{
     dojo::{Account, Accounts},
     golive::{self, check::Report},
     payment_link::OperationId,
-    protocol,
+    protocol::operation_recovery::{Finding, settle},
     store::{self, PgPool},
     telemetry,
 };
@@ -330,7 +330,11 @@ async fn run(cli: Cli) -> Result<ExitCode> {
             on_database(&database, async |pool| match command {
                 Operations::Unconfirmed => list_unconfirmed(pool).await,
                 Operations::Settle { id, outcome } => {
-                    if protocol::operations::settle(pool, id, outcome == Settled::Done).await? {
+                    let finding = match outcome {
+                        Settled::Done => Finding::Performed,
+                        Settled::NotDone => Finding::NotPerformed,
+                    };
+                    if settle(pool, id, finding).await? {
                         Ok(())
                     } else {
                         Err(format!("there is no Unconfirmed operation {id}").into())
@@ -523,7 +527,7 @@ fn to_the_second(at: OffsetDateTime) -> Result<String> {
 }
 
 async fn list_unconfirmed(pool: &PgPool) -> Result {
-    for operation in store::operations::in_doubt(pool).await? {
+    for operation in store::operation_recovery::unconfirmed(pool).await? {
         println!(
             "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
             operation.id,

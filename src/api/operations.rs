@@ -29,8 +29,8 @@ use crate::{
     payment_link::{
         Fault, OperationId, PaymentLink, PaymentLinkId,
         operation::{
-            Action, NewAmount, NewCapture, NewReceipt, NewRefund, NewTipsAmount, Objection,
-            Operation, broken_rules,
+            Action, NewAmount, NewCapture, NewReceipt, NewRefund, NewTipsAmount, Operation,
+            broken_rules, permission::Objection,
         },
     },
     protocol::operations::{self, Outcome},
@@ -370,7 +370,7 @@ impl Asked {
             client: caller.client,
             request_id,
         };
-        let work = Box::pin(async move { Ok(operations::carry_out(&context, request).await?) });
+        let work = Box::pin(async move { Ok(operations::perform(&context, request).await?) });
         let subject = Subject::Operation { id, link_id };
         answer(link_id, state.see_through(subject, work).await?)
     }

@@ -37,7 +37,7 @@ impl Watch {
                 metrics::gauge!("backlog_lag_seconds", "account" => account.name.clone())
                     .set(backlog.lag);
             }
-            if let Ok(operations) = store::operations::backlog(pool, &account.name).await {
+            if let Ok(operations) = store::operation_recovery::backlog(pool, &account.name).await {
                 #[expect(clippy::cast_precision_loss, reason = "as above")]
                 metrics::gauge!("backlog_operations", "account" => account.name.clone())
                     .set(operations as f64);

@@ -4,6 +4,7 @@
 mod adoption;
 pub mod creation;
 pub mod creation_recovery;
+pub mod operation_recovery;
 pub mod operations;
 pub mod orphaned_intents;
 pub mod reconciliation;

@@ -12,6 +12,7 @@ mod diagnosis;
 pub mod leases;
 pub mod links;
 mod migration;
+pub mod operation_recovery;
 pub mod operations;
 pub mod orphaned_intents;
 mod pool;
