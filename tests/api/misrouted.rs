@@ -236,7 +236,7 @@ async fn an_operation_whose_response_is_about_another_intent_is_lost_and_recover
             } else {
                 link
             };
-            // It is in the state that is wanted, so nothing but its id tells that it is another one.
+            // The other intent may be in the requested state. Only its id shows that the response is about another one.
             let other = app.create(&manual("Order 2")).await.expect(201).json();
             if *call == "cancel" {
                 app.operate(&other, "cancel", &Value::Null)
@@ -293,7 +293,7 @@ async fn a_surplus_intent_is_not_canceled_by_a_response_about_another_intent() {
         },
     )
     .await;
-    eventually("that is in the timeline", async || {
+    eventually("the cancellation is in the timeline", async || {
         (app.told(&link["id"], "surplusCanceled").await.len() == 1).then_some(())
     })
     .await;
