@@ -188,7 +188,7 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
         "operations",
         format!(
             "{} asked for: {} captures, {} refunds, {} reversals, {} cancellations done; {} lost and found out",
-            books.wishes.borrow().len(),
+            books.operations.borrow().len(),
             findings.done("captures"),
             findings.done("refunds"),
             findings.done("reversal"),

@@ -602,8 +602,8 @@ async fn the_captured_amount_is_unknown_until_dojo_is_read() {
     app.sandbox
         .api(Method::POST, &captures, &json!({"amount": 300}))
         .await;
-    let captured = app.link_with_status(&link["id"], "Captured").await;
-    assert_eq!(captured["capturedAmount"], 0);
+    let shown = app.link_with_status(&link["id"], "Captured").await;
+    assert_eq!(shown["capturedAmount"], 0);
     let problem = app
         .operate_with_key("a", &link, "refunds", &json!({}))
         .await;
