@@ -25,6 +25,7 @@ use crate::{
     dojo::Accounts,
     jobs::{Heartbeat, Jobs, RESTART_PAUSE, supervise},
     payment_link::Environment,
+    protocol::Context,
     store::{self, Diagnosis, PgPool, api_keys::Conflict},
     telemetry,
 };
@@ -128,9 +129,13 @@ impl Application {
         }
         if settings.jobs.run_jobs {
             for account in accounts.iter() {
+                let context = Context {
+                    pool: pool.clone(),
+                    account: account.clone(),
+                    limits: settings.jobs.limits(),
+                };
                 Jobs::new(
-                    pool.clone(),
-                    account.clone(),
+                    context,
                     settings.jobs.clone(),
                     Arc::clone(&wake),
                     stop_jobs.clone(),

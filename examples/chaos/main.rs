@@ -210,7 +210,7 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
         "operations",
         format!(
             "{} requested: {} captures, {} refunds, {} reversals, {} cancellations done; {} lost and recovered",
-            books.wishes.borrow().len(),
+            books.operations.borrow().len(),
             findings.done("captures"),
             findings.done("refunds"),
             findings.done("reversal"),

@@ -16,7 +16,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    operators::{self, Payment, Wish},
+    operators::{self, Payment, RequestedOperation},
     promise::{Promise, broken},
     stage::{Replica, Result, Stage},
     trouble::Trouble,
@@ -33,7 +33,7 @@ pub struct Books {
     pub requests: Cell<u64>,
     pub readings: Cell<u64>,
     pub lies: Cell<u64>,
-    pub wishes: RefCell<Vec<Rc<Wish>>>,
+    pub operations: RefCell<Vec<Rc<RequestedOperation>>>,
     /// What was refunded in Dojo's portal, by intent.
     pub portal_refunds: RefCell<HashMap<String, Vec<PortalRefund>>>,
 }

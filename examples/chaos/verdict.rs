@@ -175,10 +175,10 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
         done: ["captures", "refunds", "reversal", "cancel"]
             .into_iter()
             .map(|operation| {
-                let wishes = books.wishes.borrow();
-                let done = wishes
+                let operations = books.operations.borrow();
+                let done = operations
                     .iter()
-                    .filter(|wish| wish.is(operation, operators::Outcome::Done));
+                    .filter(|one| one.is(operation, operators::Outcome::Done));
                 (operation, done.count())
             })
             .collect(),

@@ -67,7 +67,7 @@ pub(crate) struct Fault {
     /// How far ahead the clock of `clockSkew` is. If negative, it is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) skew_ms: Option<i64>,
-    /// The intent that the response of `otherIntent` shows.
+    /// The intent that the response of `otherIntent` or `misrouted` shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) intent_id: Option<String>,
     /// Members that `fields` replaces in the response.
@@ -131,13 +131,18 @@ pub(crate) enum Kind {
     ClockSkew,
     /// The call takes effect, but its response shows another intent.
     OtherIntent,
+    /// The call has no effect, and its response is about another intent.
+    Misrouted,
     /// The call takes effect, but some members of its response have other values.
     Fields,
 }
 
 impl Kind {
     pub(crate) fn takes_effect(self) -> bool {
-        !matches!(self, Self::Status | Self::CutBefore | Self::SilentBefore)
+        !matches!(
+            self,
+            Self::Status | Self::CutBefore | Self::SilentBefore | Self::Misrouted
+        )
     }
 
     /// Whether the response is the same as without the fault.

@@ -89,6 +89,7 @@ async fn apply(
     next: Next,
 ) -> (Outcome, Response) {
     let mut response = None;
+    let path = request.uri().path().to_owned();
     if fault.kind == Kind::Latency {
         tokio::time::sleep(fault.latency()).await;
         response = Some(next.run(request).await);
@@ -105,6 +106,7 @@ async fn apply(
         }
         (Kind::ClockSkew, Some(response)) => with_skewed_clock(state, fault, response).await,
         (Kind::OtherIntent, Some(response)) => with_other_intent(state, fault, response).await,
+        (Kind::Misrouted, _) => misrouted(state, fault, &path),
         (Kind::Fields, Some(response)) => with_fields(fault, response).await,
         (Kind::Latency | Kind::LatencyAfter | Kind::Headers, Some(response)) => response,
         _ => error_response(fault),
@@ -148,22 +150,42 @@ async fn with_other_intent(state: &AppState, fault: &Fault, response: Response) 
         let Some(id) = body["id"].as_str().filter(|id| id.starts_with("pi_")) else {
             return;
         };
-        let other = state.with_intents(|intents| {
-            if let Some(id) = &fault.intent_id {
-                return intents.find(id).map(Intent::to_json);
-            }
-            let account = &intents.find(id)?.account;
-            let mut newest_first = intents.all().rev().map(|(_, intent)| intent);
-            newest_first
-                .find(|intent| intent.id != id && intent.account == *account)
-                .map(Intent::to_json)
-        });
-        match other {
+        match other_intent(state, fault, id) {
             Some(other) => *body = other,
             None => body["id"] = json!(ids::prefixed("pi_sandbox_")),
         }
     })
     .await
+}
+
+/// The response to the same call about another intent: the intent itself, or a refund of it.
+fn misrouted(state: &AppState, fault: &Fault, path: &str) -> Response {
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let id = segments.get(1).copied().unwrap_or_default();
+    let Some(other) = other_intent(state, fault, id) else {
+        return error_response(fault);
+    };
+    let body = match segments.get(2) {
+        Some(&"refunds") => {
+            json!({"paymentIntentId": other["id"], "refundId": ids::prefixed("rfnd_")})
+        }
+        _ => other,
+    };
+    axum::Json(body).into_response()
+}
+
+/// The intent that a fault names, or else the newest one of the account other than `id`.
+fn other_intent(state: &AppState, fault: &Fault, id: &str) -> Option<Value> {
+    state.with_intents(|intents| {
+        if let Some(id) = &fault.intent_id {
+            return intents.find(id).map(Intent::to_json);
+        }
+        let account = &intents.find(id)?.account;
+        let mut newest_first = intents.all().rev().map(|(_, intent)| intent);
+        newest_first
+            .find(|intent| intent.id != id && intent.account == *account)
+            .map(Intent::to_json)
+    })
 }
 
 async fn with_fields(fault: &Fault, response: Response) -> Response {

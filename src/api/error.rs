@@ -78,9 +78,9 @@ pub(crate) enum Error {
     OperationInProgress,
     #[error(
         "it is not clear yet whether enough is left to refund, because other refunds of this payment are in progress or \
-         Dojo's responses about it contradict each other; nothing was done"
+         recent, or Dojo's responses about it contradict each other; nothing was done"
     )]
-    RefundableUnclear,
+    RefundableUnclear { retry_after: Duration },
     #[error(
         "Dojo's response was lost, and nothing at Dojo shows whether the operation took effect: check the payment in \
          Dojo's portal"
@@ -264,7 +264,9 @@ impl Error {
             }
             Self::NotPossible(_) => of(Type::NotPossible),
             Self::OperationInProgress => of(Type::OperationInProgress).retry_after(SOON),
-            Self::RefundableUnclear => of(Type::RefundableAmountUnclear).retry_after(SOON),
+            Self::RefundableUnclear { retry_after } => {
+                of(Type::RefundableAmountUnclear).retry_after(*retry_after)
+            }
             Self::Unconfirmed(subject) => of(Type::OutcomeUnconfirmed).about(*subject),
             Self::WebhookNotStored(error) => {
                 let kind = if error.is_outage() {

@@ -361,7 +361,9 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
         ProblemType::NotFound => Error::NoSuchLink,
         ProblemType::RequestInProgress => Error::RequestInProgress(call.subject()),
         ProblemType::OperationInProgress => Error::OperationInProgress,
-        ProblemType::RefundableAmountUnclear => Error::RefundableUnclear,
+        ProblemType::RefundableAmountUnclear => Error::RefundableUnclear {
+            retry_after: Duration::from_secs(1),
+        },
         ProblemType::RateLimited => Error::RateLimited(Duration::from_secs(1)),
         ProblemType::NotPossible => {
             Error::NotPossible("only 3.50 GBP is left to refund".to_owned())

@@ -26,8 +26,8 @@ use crate::{
     payment_link::{
         OperationId, PaymentLink, PaymentLinkId,
         operation::{
-            Action, NewAmount, NewCapture, NewReceipt, NewRefund, NewTipsAmount, Objection,
-            Operation, broken_rules,
+            Action, NewAmount, NewCapture, NewReceipt, NewRefund, NewTipsAmount, Operation,
+            broken_rules, permission::Objection,
         },
     },
     protocol::operations::{self, Outcome},
@@ -208,7 +208,7 @@ async fn carry_out(
         ..
     } = request;
     let link = caller.find_link(&state, link_id).await?;
-    let account = state.account_of(&link)?.clone();
+    let context = state.context(state.account_of(&link)?);
     let id = OperationId::new();
     let request = operations::Request {
         operation_id: id,
@@ -218,10 +218,7 @@ async fn carry_out(
         client: caller.client,
         request_id,
     };
-    let work = Box::pin({
-        let state = state.clone();
-        async move { Ok(operations::carry_out(&state.pool, &account, request, state.window).await?) }
-    });
+    let work = Box::pin(async move { Ok(operations::perform(&context, request).await?) });
     let subject = Subject::Operation { id, link_id };
     respond(link_id, state.run_to_completion(subject, work).await?)
 }
@@ -251,7 +248,9 @@ fn respond(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> 
         }
         Outcome::Objected(Objection::NotPossible(words)) => return Err(Error::NotPossible(words)),
         Outcome::Objected(Objection::Busy) => return Err(Error::OperationInProgress),
-        Outcome::Objected(Objection::Unclear) => return Err(Error::RefundableUnclear),
+        Outcome::Objected(Objection::Unclear { retry_after }) => {
+            return Err(Error::RefundableUnclear { retry_after });
+        }
         Outcome::NotRead(error) => return Err(error.into()),
         Outcome::Objected(Objection::Invalid(faults)) => return Err(Error::Invalid(faults)),
         Outcome::Failed {

@@ -112,7 +112,7 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
             // The account is configured; otherwise the request would have had a fault.
             let account = state.account(&request.new.account);
             let account = account.ok_or(Error::AccountNotConfigured(id))?;
-            Ok(creation::create(&state.pool, account, request).await?)
+            Ok(creation::create(&state.context(account), request).await?)
         }
     });
     respond(state.run_to_completion(Subject::Link(id), work).await?)
@@ -358,8 +358,8 @@ async fn refresh(
         request_id,
     };
     let _permit = state.reserve_call()?;
-    let link =
-        protocol::reconciliation::refresh(&state.pool, account, id, state.window, &cause).await?;
+    let context = state.context(account);
+    let link = protocol::reconciliation::refresh(&context, id, &cause).await?;
     link.map(Json).ok_or(Error::NoSuchLink)
 }
 

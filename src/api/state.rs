@@ -19,7 +19,8 @@ use super::{
 use crate::{
     config::ServeSettings,
     dojo::{Account, Accounts},
-    payment_link::{PaymentLink, SettlementWindow},
+    payment_link::{PaymentLink, RecoveryLimits},
+    protocol::Context,
     store::PgPool,
 };
 
@@ -37,7 +38,7 @@ pub struct Shared {
     pub metrics: PrometheusHandle,
     /// Wakes the background jobs when something has just become due.
     pub wake: Arc<Notify>,
-    pub window: SettlementWindow,
+    pub limits: RecoveryLimits,
     /// How long a request may take.
     pub request_timeout: Duration,
     /// Limits the calls to Dojo that run at once for callers.
@@ -75,7 +76,7 @@ impl AppState {
             tasks,
             metrics,
             wake,
-            window: settings.jobs.window(),
+            limits: settings.jobs.limits(),
             request_timeout: settings.request_timeout,
             calls: Arc::new(Semaphore::new(settings.max_creations.into())),
             rates: Rates::new(settings.client_rate),
@@ -96,6 +97,15 @@ impl AppState {
     pub(crate) fn account_of(&self, link: &PaymentLink) -> Result<&Account, Error> {
         self.account(&link.account)
             .ok_or(Error::AccountNotConfigured(link.id))
+    }
+
+    /// What the protocol needs to work for this account.
+    pub(crate) fn context(&self, account: &Account) -> Context {
+        Context {
+            pool: self.pool.clone(),
+            account: account.clone(),
+            limits: self.limits,
+        }
     }
 
     /// Forgets what is no longer needed and logs the counts that are due. Call it every few seconds.

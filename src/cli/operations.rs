@@ -2,7 +2,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use dojo_payment_links::{
     config::{DatabaseSettings, Expected},
     payment_link::OperationId,
-    protocol,
+    protocol::operation_recovery::{Finding, settle},
     store::{self, PgPool},
 };
 use time::format_description::well_known::Rfc3339;
@@ -54,7 +54,11 @@ impl Operations {
         on_database(&self.database, async |pool| match self.command {
             Command::Unconfirmed => list_unconfirmed(pool).await,
             Command::Settle { id, outcome } => {
-                if protocol::operations::settle(pool, id, outcome == Outcome::Done).await? {
+                let finding = match outcome {
+                    Outcome::Done => Finding::Performed,
+                    Outcome::NotDone => Finding::NotPerformed,
+                };
+                if settle(pool, id, finding).await? {
                     Ok(())
                 } else {
                     Err(format!("there is no Unconfirmed operation {id}").into())
@@ -66,7 +70,7 @@ impl Operations {
 }
 
 async fn list_unconfirmed(pool: &PgPool) -> Result {
-    let operations = store::operations::in_doubt(pool).await?;
+    let operations = store::operation_recovery::unconfirmed(pool).await?;
     if operations.is_empty() {
         eprintln!("No operation is Unconfirmed.");
     }

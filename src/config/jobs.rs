@@ -3,7 +3,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::value::{duration, number};
-use crate::payment_link::SettlementWindow;
+use crate::payment_link::{RecoveryLimits, SettlementWindow};
 
 /// The settings of the background jobs.
 #[derive(Debug, Clone, Args)]
@@ -54,9 +54,13 @@ pub struct JobSettings {
 }
 
 impl JobSettings {
+    /// The settlement window, and when recovery gives up.
     #[must_use]
-    pub fn window(&self) -> SettlementWindow {
-        SettlementWindow::new(self.recovery_settle)
+    pub fn limits(&self) -> RecoveryLimits {
+        RecoveryLimits {
+            window: SettlementWindow::new(self.recovery_settle),
+            give_up: self.recovery_give_up,
+        }
     }
 
     /// The maximum number of concurrent calls to Dojo of each job.

@@ -51,6 +51,8 @@ pub struct CreatePaymentIntent<'a> {
 /// An operation to perform on an intent.
 #[derive(Debug, Clone, Copy)]
 pub struct Operate<'a> {
+    /// The link that the intent was created for.
+    pub link_id: PaymentLinkId,
     pub payment_intent_id: &'a str,
     /// What to do, including amounts.
     pub action: &'a Action,
@@ -172,7 +174,11 @@ impl Client {
     /// Performs an operation on an intent: `DELETE`, `/captures`, `/refunds`, `/reversal`, `/amount`, `/tips-amount` or
     /// `/receipt`. Returns Dojo's id of the capture, refund or reversal.
     ///
-    /// Retries as [`Self::create_payment_intent`] does, for at most one and a half times the limit of a call.
+    /// Retries as [`Self::create_payment_intent`] does, for at most one and a half times the limit of a call. A refund is
+    /// never retried here: it was weighed against what Dojo had left a moment ago, so the caller must read Dojo and weigh the
+    /// refund again first.
+    ///
+    /// A response that is about another intent isn't the response to this call, whose own is lost.
     pub async fn operate(&self, operate: Operate<'_>) -> Result<Option<String>, Error> {
         let id = operate.payment_intent_id;
         let money = |money: Option<Money>| money.map(|money| money.value);
@@ -197,22 +203,26 @@ impl Client {
             Action::TipsAmount(new) => ("tips", Some("tips-amount"), Some(json!(new))),
             Action::Receipt(new) => ("receipt", Some("receipt"), Some(json!(new))),
         };
-        let response: Value = self
-            .retrying(|| {
-                let mut request = match path {
-                    Some(path) => self.request(Method::POST, &["payment-intents", id, path]),
-                    None => self.request(Method::DELETE, &["payment-intents", id]),
-                };
-                if let Some(body) = &body {
-                    request = request.json(body);
-                }
-                if let Some(key) = operate.idempotency_key {
-                    request = request.header("idempotencyKey", key);
-                }
-                request = request.header("x-request-id", operate.request_id);
-                Self::call(name, request)
+        let attempt = || {
+            let mut request = match path {
+                Some(path) => self.request(Method::POST, &["payment-intents", id, path]),
+                None => self.request(Method::DELETE, &["payment-intents", id]),
+            };
+            if let Some(body) = &body {
+                request = request.json(body);
+            }
+            if let Some(key) = operate.idempotency_key {
+                request = request.header("idempotencyKey", key);
+            }
+            request = request.header("x-request-id", operate.request_id);
+            Self::call_for(name, request, |response: &Value| {
+                check_subject(response, id, Some(operate.link_id))
             })
-            .await?;
+        };
+        let response = match operate.action {
+            Action::Refund(_) => attempt().await?,
+            _ => self.retrying(attempt).await?,
+        };
         let id = match operate.action {
             Action::Capture(_) => &response["captureId"],
             Action::Refund(_) => &response["refundId"],
@@ -289,9 +299,20 @@ impl Client {
     }
 
     /// `DELETE /payment-intents/{id}`: cancels the intent, so that nobody can pay it.
-    pub async fn cancel_payment_intent(&self, id: &str) -> Result<(), Error> {
+    ///
+    /// `link_id`: the link that the intent was created for, where that is known. A response that is about another intent
+    /// proves nothing about this one: the response to this call is lost.
+    pub async fn cancel_payment_intent(
+        &self,
+        id: &str,
+        link_id: Option<PaymentLinkId>,
+    ) -> Result<(), Error> {
         let request = self.request(Method::DELETE, &["payment-intents", id]);
-        Self::call("cancel", request).await.map(|_: Value| ())
+        Self::call_for("cancel", request, |response: &Value| {
+            check_subject(response, id, link_id)
+        })
+        .await
+        .map(drop)
     }
 
     /// `POST /payment-intents/search`: passes every intent that was created in the window to `visit`, newest first.
@@ -475,6 +496,28 @@ fn check_link(intent: &PaymentIntent, link_id: Option<PaymentLinkId>) -> Result<
     }
 }
 
+/// Checks that the response to an operation isn't about another intent than `id`, or another link than `link_id`.
+///
+/// A response to a cancellation or to another amount is the intent itself, and one to a refund names it. The others need not
+/// say what they are about.
+fn check_subject(response: &Value, id: &str, link_id: Option<PaymentLinkId>) -> Result<(), String> {
+    for named in [&response["id"], &response["paymentIntentId"]] {
+        if let Some(named) = named.as_str()
+            && named != id
+        {
+            return Err(format!("the response is about {named} and not about {id}"));
+        }
+    }
+    let named = response["metadata"][NewPaymentLink::ID_METADATA_KEY].as_str();
+    let named: Option<PaymentLinkId> = named.and_then(|named| named.parse().ok());
+    if link_id.is_some() && named.is_some() && named != link_id {
+        return Err(format!(
+            "the response is about the intent of another link, not about {id}"
+        ));
+    }
+    Ok(())
+}
+
 fn rfc3339(at: OffsetDateTime) -> Option<String> {
     at.format(&Rfc3339).ok()
 }
@@ -505,6 +548,32 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+
+    #[test]
+    fn a_response_that_names_another_intent_or_link_is_not_ours() {
+        let link_id: PaymentLinkId = "plink_01kaz8v4wce7q8m6s5gq9nq2fd".parse().unwrap();
+        let other = "plink_01kaz8v4wce7q8m6s5gq9nq2fe";
+        let is_ours = |response: Value| check_subject(&response, "pi_1", Some(link_id)).is_ok();
+        for response in [
+            json!({"id": "pi_1", "metadata": {"paymentLinkId": link_id}}),
+            json!({"paymentIntentId": "pi_1", "refundId": "rfnd_1"}),
+            json!({"captureId": "c_1", "message": "done"}),
+            json!({"metadata": {"paymentLinkId": "not one of our links"}}),
+            json!({"id": null, "metadata": null}),
+            Value::Null,
+        ] {
+            assert!(is_ours(response.clone()), "{response}");
+        }
+        for response in [
+            json!({"id": "pi_2"}),
+            json!({"paymentIntentId": "pi_2", "refundId": "rfnd_1"}),
+            json!({"id": "pi_1", "metadata": {"paymentLinkId": other}}),
+        ] {
+            assert!(!is_ours(response.clone()), "{response}");
+        }
+        let of_other = json!({"id": "pi_1", "metadata": {"paymentLinkId": other}});
+        assert_eq!(check_subject(&of_other, "pi_1", None), Ok(()));
+    }
 
     #[test]
     fn retry_after_is_read_in_both_forms_and_capped() {

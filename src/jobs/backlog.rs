@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Jobs, progress::Progress};
-use crate::store;
+use crate::{protocol::Context, store};
 
 /// The name in logs and metrics.
 pub(super) const NAME: &str = "backlog";
@@ -21,16 +21,12 @@ impl BacklogMetrics {
     }
 
     pub(super) async fn run(&self) {
-        let Jobs {
-            pool,
-            account,
-            stop,
-            ..
-        } = &self.jobs;
+        let Jobs { context, stop, .. } = &self.jobs;
+        let Context { pool, account, .. } = context;
         while !stop.is_cancelled() {
             let found = async {
                 let links = store::reconciliation::backlog(pool, &account.name).await?;
-                let operations = store::operations::backlog(pool, &account.name).await?;
+                let operations = store::operation_recovery::backlog(pool, &account.name).await?;
                 Ok((links, operations))
             };
             if let Ok((links, operations)) = self.progress.queried(found.await) {

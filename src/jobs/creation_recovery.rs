@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     protocol::{
-        self,
+        self, Context,
         creation_recovery::{Search, Searched},
     },
     store,
@@ -27,22 +27,15 @@ impl Job for CreationRecovery {
     }
 
     async fn claim(&self, limit: i64) -> Result<Vec<Searched>, store::Error> {
-        let Jobs {
-            pool,
-            account,
-            lease,
-            ..
-        } = &self.0;
-        let claimed = store::creation::claim_unsettled(pool, &account.name, *lease, limit).await?;
+        let Context { pool, account, .. } = &self.0.context;
+        let lease = account.client.creation_lease();
+        let claimed = store::creation::claim_unsettled(pool, &account.name, lease, limit).await?;
         Ok(claimed.into_iter().map(Searched::from).collect())
     }
 
     async fn prepare(&self, claimed: Vec<Searched>, progress: &Progress) -> Prepared<Searched> {
         let Jobs {
-            pool,
-            account,
-            throttle,
-            ..
+            context, throttle, ..
         } = &self.0;
         let ready = || self.0.ready(progress);
         let links = claimed.iter().map(|item| item.unsettled.clone()).collect();
@@ -51,7 +44,7 @@ impl Job for CreationRecovery {
             unsearched,
             trouble: error,
         } = tokio::select! {
-            search = protocol::creation_recovery::search_all(pool, account, links, ready) => search,
+            search = protocol::creation_recovery::search_all(context, links, ready) => search,
             // A search may take minutes, and another replica can do it.
             () = self.0.stop.cancelled() => return Prepared {
                 ready: Vec::new(),
@@ -74,20 +67,13 @@ impl Job for CreationRecovery {
     }
 
     async fn work(&self, item: &Searched) -> Result<(), protocol::Error> {
-        let Jobs {
-            pool,
-            account,
-            lease,
-            ..
-        } = &self.0;
         let (id, lost_creation_lease) = (item.unsettled.id, item.unsettled.lease);
         let Some(renewed) = self.0.renewed(id, lost_creation_lease).await? else {
             return Ok(());
         };
         let mut item = item.clone();
         item.unsettled.lease = renewed;
-        let work =
-            protocol::creation_recovery::recover(pool, account, &item, self.0.limits(), *lease);
+        let work = protocol::creation_recovery::recover(&self.0.context, &item);
         self.0.within_lease(renewed.left(), work).await
     }
 
@@ -98,7 +84,7 @@ impl Job for CreationRecovery {
         wait: Duration,
     ) -> Result<(), store::Error> {
         let unsettled = &item.unsettled;
-        let (id, lease) = (unsettled.id, unsettled.lease.until);
-        store::creation::give_back(&self.0.pool, id, lease, Some(wait)).await
+        let (id, lease) = (unsettled.id, unsettled.lease);
+        store::creation::give_back(&self.0.context.pool, id, lease, Some(wait)).await
     }
 }

@@ -25,10 +25,10 @@ use tracing::{Instrument, info_span};
 
 use crate::{
     config::JobSettings,
-    dojo::{self, Account},
-    payment_link::{PaymentLinkId, RecoveryLimits},
-    protocol,
-    store::{self, PgPool, leases::Lease},
+    dojo,
+    payment_link::PaymentLinkId,
+    protocol::{self, Context},
+    store::{self, leases::Lease},
 };
 use job::{Backoff, Job, Runner};
 use progress::Progress;
@@ -41,11 +41,8 @@ pub const RESTART_PAUSE: Duration = Duration::from_secs(5);
 /// The jobs of one account, and what they share.
 #[derive(Clone)]
 pub struct Jobs {
-    pool: PgPool,
-    account: Account,
+    context: Context,
     settings: JobSettings,
-    /// Longer than a call to Dojo, and what belongs to it, can take.
-    lease: Duration,
     throttle: Arc<Throttle>,
     /// Wakes the jobs when something has just become due, so that it doesn't wait for the next poll.
     wake: Arc<Notify>,
@@ -57,20 +54,17 @@ impl Jobs {
     /// hold up the others.
     #[must_use]
     pub fn new(
-        pool: PgPool,
-        account: Account,
+        context: Context,
         settings: JobSettings,
         wake: Arc<Notify>,
         stop: CancellationToken,
     ) -> Self {
         Self {
-            pool,
-            lease: account.client.creation_lease(),
             throttle: Arc::new(Throttle::new(
                 settings.background_rate,
                 settings.max_retry_after,
             )),
-            account,
+            context,
             settings,
             wake,
             stop,
@@ -131,7 +125,7 @@ impl Jobs {
     }
 
     fn progress(&self, job: &'static str) -> Arc<Progress> {
-        Arc::new(Progress::new(&self.account.name, job))
+        Arc::new(Progress::new(&self.context.account.name, job))
     }
 
     fn keep_running<F: Future<Output = ()> + Send>(
@@ -142,9 +136,9 @@ impl Jobs {
         run: impl Fn() -> F + Send + 'static,
     ) {
         // The longest step is the work on one item, which ends with its lease. The rest is for the database.
-        let limit = self.account.client.operation_lease() * 2 + Duration::from_mins(1);
+        let limit = self.context.account.client.operation_lease() * 2 + Duration::from_mins(1);
         let stop = self.stop.clone();
-        let span = info_span!("job", account = self.account.name);
+        let span = info_span!("job", account = self.context.account.name);
         let supervised = async move {
             supervise(job, &progress.heartbeat, limit, RESTART_PAUSE, &stop, run).await;
         };
@@ -167,7 +161,7 @@ impl Jobs {
         if lease.is_fresh() {
             return Ok(Some(lease));
         }
-        let (lease, renewed) = store::leases::renew(&self.pool, &lease, &[id]).await?;
+        let (lease, renewed) = store::leases::renew(&self.context.pool, &lease, &[id]).await?;
         Ok(renewed.contains(&id).then_some(lease))
     }
 
@@ -188,19 +182,12 @@ impl Jobs {
             }
             Err(protocol::Error::Dojo(error @ dojo::Error::KeyRejected { .. })) => {
                 self.throttle.ready().await;
-                Err(match self.account.client.probe().await {
+                Err(match self.context.account.client.probe().await {
                     Ok(_) => protocol::Error::Rejected(error),
                     Err(_) => protocol::Error::Dojo(error),
                 })
             }
             Err(error) => Err(error),
-        }
-    }
-
-    fn limits(&self) -> RecoveryLimits {
-        RecoveryLimits {
-            window: self.settings.window(),
-            give_up: self.settings.recovery_give_up,
         }
     }
 }

@@ -3,7 +3,7 @@ use std::{fmt::Display, time::Duration};
 use super::{Jobs, job::Job};
 use crate::{
     protocol,
-    store::{self, operations::Unsettled},
+    store::{self, operation_recovery::ClaimedOperation},
 };
 
 /// Resolves lost operations: finds out whether Dojo did them, and does them if it didn't.
@@ -12,39 +12,37 @@ pub(super) struct OperationRecovery(pub(super) Jobs);
 impl Job for OperationRecovery {
     const NAME: &'static str = "operation_recovery";
 
-    type Item = Unsettled;
+    type Item = ClaimedOperation;
 
-    fn id(unsettled: &Unsettled) -> impl Display + Send {
-        unsettled.id
+    fn id(operation: &ClaimedOperation) -> impl Display + Send {
+        operation.id
     }
 
-    async fn claim(&self, limit: i64) -> Result<Vec<Unsettled>, store::Error> {
-        let Jobs {
-            pool,
-            account,
-            settings,
-            ..
-        } = &self.0;
-        let lease = account.client.operation_lease();
-        let window = settings.window();
-        store::operations::claim(pool, &account.name, lease, limit, window).await
+    async fn claim(&self, limit: i64) -> Result<Vec<ClaimedOperation>, store::Error> {
+        let context = &self.0.context;
+        let account = &context.account;
+        store::operation_recovery::claim(
+            &context.pool,
+            &account.name,
+            account.client.operation_lease(),
+            limit,
+            context.limits.window,
+        )
+        .await
     }
 
-    async fn work(&self, unsettled: &Unsettled) -> Result<(), protocol::Error> {
-        let Jobs { pool, account, .. } = &self.0;
-        let lease = account.client.operation_lease();
-        let limits = self.0.limits();
-        let work = protocol::operations::resolve(pool, account, unsettled, limits, lease);
-        self.0.within_lease(lease, work).await
+    async fn work(&self, operation: &ClaimedOperation) -> Result<(), protocol::Error> {
+        let work = protocol::operation_recovery::recover(&self.0.context, operation);
+        self.0.within_lease(operation.lease.left(), work).await
     }
 
     async fn release(
         &self,
-        unsettled: &Unsettled,
+        operation: &ClaimedOperation,
         _error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        let (id, lease) = (unsettled.id, unsettled.lease);
-        store::operations::give_back(&self.0.pool, id, lease, Some(wait)).await
+        let (id, lease) = (operation.id, operation.lease);
+        store::operation_recovery::release(&self.0.context.pool, id, lease, Some(wait)).await
     }
 }

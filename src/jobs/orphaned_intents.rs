@@ -4,7 +4,7 @@ use tracing::info;
 
 use super::{Jobs, job::Job};
 use crate::{
-    protocol,
+    protocol::{self, Context},
     store::{self, orphaned_intents::OrphanedIntent},
 };
 
@@ -21,24 +21,14 @@ impl Job for OrphanedIntents {
     }
 
     async fn claim(&self, limit: i64) -> Result<Vec<OrphanedIntent>, store::Error> {
-        let Jobs {
-            pool,
-            account,
-            lease,
-            ..
-        } = &self.0;
-        store::orphaned_intents::claim(pool, &account.name, *lease, limit).await
+        let Context { pool, account, .. } = &self.0.context;
+        let lease = account.client.creation_lease();
+        store::orphaned_intents::claim(pool, &account.name, lease, limit).await
     }
 
     async fn work(&self, orphan: &OrphanedIntent) -> Result<(), protocol::Error> {
-        let Jobs {
-            pool,
-            account,
-            lease,
-            ..
-        } = &self.0;
-        let work = protocol::orphaned_intents::look(pool, account, orphan);
-        self.0.within_lease(*lease, work).await
+        let work = protocol::orphaned_intents::look(&self.0.context, orphan);
+        self.0.within_lease(orphan.lease.left(), work).await
     }
 
     async fn release(
@@ -47,7 +37,7 @@ impl Job for OrphanedIntents {
         error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        let pool = &self.0.pool;
+        let pool = &self.0.context.pool;
         let rejected = matches!(error, Some(protocol::Error::Rejected(_)));
         if rejected && !orphan.recent && orphan.surplus_of.is_none() {
             // Our own intents can be read with our key.
@@ -57,6 +47,6 @@ impl Job for OrphanedIntents {
             );
             return store::orphaned_intents::settle(pool, &orphan.id).await;
         }
-        store::orphaned_intents::ask_later(pool, &orphan.id, wait).await
+        store::orphaned_intents::release(pool, orphan, wait).await
     }
 }

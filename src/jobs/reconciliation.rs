@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     payment_link::timeline::Cause,
-    protocol,
+    protocol::{self, Context},
     store::{self, leases::Lease, reconciliation::LinkSnapshot},
 };
 
@@ -50,24 +50,15 @@ impl Job for Reconciliation {
     }
 
     async fn claim(&self, limit: i64) -> Result<Vec<Self::Item>, store::Error> {
-        let Jobs {
-            pool,
-            account,
-            lease,
-            ..
-        } = &self.jobs;
-        store::reconciliation::claim(pool, &account.name, *lease, limit).await
+        let Context { pool, account, .. } = &self.jobs.context;
+        let lease = account.client.creation_lease();
+        store::reconciliation::claim(pool, &account.name, lease, limit).await
     }
 
     /// Reconciles as many links as possible in a few calls to Dojo's search.
     async fn prepare(&self, claimed: Vec<Self::Item>, progress: &Progress) -> Prepared<Self::Item> {
-        let Jobs {
-            pool,
-            account,
-            settings,
-            lease,
-            ..
-        } = &self.jobs;
+        let context = &self.jobs.context;
+        let lease = context.account.client.creation_lease();
         let leases: HashMap<_, _> = claimed
             .iter()
             .map(|(snapshot, lease)| (snapshot.link.id, *lease))
@@ -77,8 +68,8 @@ impl Job for Reconciliation {
             .map(|(snapshot, _)| snapshot.clone())
             .collect();
         self.jobs.ready(progress).await;
-        let sweep = protocol::reconciliation::sweep(pool, account, due, settings.window());
-        let left = tokio::time::timeout(*lease, sweep)
+        let sweep = protocol::reconciliation::sweep(context, due);
+        let left = tokio::time::timeout(lease, sweep)
             .await
             .unwrap_or(Err(protocol::Error::TimedOut));
         match left {
@@ -100,18 +91,11 @@ impl Job for Reconciliation {
     }
 
     async fn work(&self, (snapshot, lease): &Self::Item) -> Result<(), protocol::Error> {
-        let Jobs {
-            pool,
-            account,
-            settings,
-            ..
-        } = &self.jobs;
         let Some(lease) = self.jobs.renewed(snapshot.link.id, *lease).await? else {
             return Ok(());
         };
-        let window = settings.window();
-        let work =
-            protocol::reconciliation::read(pool, account, snapshot, window, &Cause::Reconciliation);
+        let context = &self.jobs.context;
+        let work = protocol::reconciliation::read(context, snapshot, &Cause::Reconciliation);
         self.jobs.within_lease(lease.left(), work).await?;
         if snapshot.asked_again {
             self.may_have_surplus().push(snapshot.clone());
@@ -122,25 +106,19 @@ impl Job for Reconciliation {
     /// Searches for surplus intents. This comes after the reads have been stored, so that a search that fails delays no
     /// payment. The next reconciliation searches again.
     async fn finish(&self, progress: &Progress) -> Result<(), protocol::Error> {
-        let Jobs {
-            pool,
-            account,
-            lease,
-            stop,
-            ..
-        } = &self.jobs;
+        let Jobs { context, stop, .. } = &self.jobs;
+        let lease = context.account.client.creation_lease();
         let links = std::mem::take(&mut *self.may_have_surplus());
         let ready = || self.jobs.ready(progress);
         let search = protocol::creation_recovery::find_surplus(
-            pool,
-            account,
+            context,
             links,
             protocol::creation_recovery::PAGES,
             ready,
         );
         tokio::select! {
             // No longer than the work on one link: others become due meanwhile.
-            found = tokio::time::timeout(*lease, search) => {
+            found = tokio::time::timeout(lease, search) => {
                 found.unwrap_or(Err(protocol::Error::TimedOut))
             }
             () = stop.cancelled() => Ok(()),
@@ -153,6 +131,6 @@ impl Job for Reconciliation {
         _error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        store::reconciliation::look_again(&self.jobs.pool, snapshot.link.id, wait).await
+        store::reconciliation::look_again(&self.jobs.context.pool, snapshot.link.id, wait).await
     }
 }

@@ -5,22 +5,23 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use tracing::{error, warn};
 
+use super::Context;
 use crate::{
-    dojo::{Account, PaymentIntent},
+    dojo::PaymentIntent,
     payment_link::{PaymentLink, PaymentLinkId, timeline::Cause},
-    store::{self, PgPool, creation::Adopted},
+    store::{self, creation::Adopted},
 };
 
 /// Gives a link the intent that Dojo has for it, if it waits for one; any other intent of the link is surplus, and is
 /// canceled later. Reports a surplus intent, one over another amount than was asked for, and one that is another link's.
 pub(super) async fn adopt_intent(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     link_id: PaymentLinkId,
     intent: &PaymentIntent,
     cause: &Cause,
 ) -> Result<Adopted, store::Error> {
-    let url = account.checkout_page(&intent.id);
+    let pool = &context.pool;
+    let url = context.account.checkout_page(&intent.id);
     // What Dojo answered is in this process's memory alone, so a moment's outage must not lose it.
     let confirmed = (|| store::creation::adopt_intent(pool, link_id, intent, &url, cause))
         .retry(

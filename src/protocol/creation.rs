@@ -4,18 +4,18 @@
 //! database before Dojo is asked, its id travels in the intent's metadata, and only a failure that proves
 //! that nothing was created makes the link `Failed`. No connection is held while Dojo works.
 
-use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::adoption::adopt_intent;
+use super::{Context, adoption::adopt_intent};
 use crate::{
-    dojo::{self, Account, CreatePaymentIntent, PaymentIntent},
+    dojo::{self, CreatePaymentIntent, PaymentIntent},
     payment_link::{
         Failure, FailureKind, NewPaymentLink, PaymentLink, PaymentLinkId, timeline::Cause,
     },
     store::{
         self, PgPool,
         creation::{Begun, Draft, IdempotencyKey, Known, Retry},
+        leases::Lease,
     },
     telemetry::causes,
 };
@@ -74,11 +74,8 @@ pub enum Outcome {
 
 /// Creates a link, at most once for each idempotency key: saves it, unless its key says that this is a repetition,
 /// asks Dojo, and keeps what came of it. An `Err` means that Dojo was not asked.
-pub async fn create(
-    pool: &PgPool,
-    account: &Account,
-    request: Request,
-) -> Result<Outcome, store::Error> {
+pub async fn create(context: &Context, request: Request) -> Result<Outcome, store::Error> {
+    let Context { pool, account, .. } = context;
     let cause = Cause::Request {
         client: request.client.clone(),
         request_id: request.request_id.clone(),
@@ -100,7 +97,7 @@ pub async fn create(
                 request,
                 cause,
             };
-            Ok(Box::pin(asking.finish(pool, account)).await)
+            Ok(Box::pin(asking.finish(context)).await)
         }
     }
 }
@@ -112,7 +109,7 @@ pub async fn replay(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Outcom
 }
 
 /// The outcome that an earlier request has decided, or the lease to work under.
-fn decided(begun: Begun) -> Result<Outcome, OffsetDateTime> {
+fn decided(begun: Begun) -> Result<Outcome, Lease> {
     match begun {
         Begun::New(lease) => Err(lease),
         Begun::Mismatch => Ok(Outcome::KeyReused),
@@ -136,7 +133,7 @@ fn decided(begun: Begun) -> Result<Outcome, OffsetDateTime> {
 /// A link that is saved, and that Dojo is to be asked for.
 #[derive(Debug)]
 struct Asking {
-    lease: OffsetDateTime,
+    lease: Lease,
     request: Request,
     cause: Cause,
 }
@@ -146,9 +143,10 @@ impl Asking {
     ///
     /// From here on there may be an intent, so there are no errors any more: what cannot be kept is *unknown*, the
     /// link stays pending, and recovery finds out.
-    async fn finish(self, pool: &PgPool, account: &Account) -> Outcome {
+    async fn finish(self, context: &Context) -> Outcome {
         let link_id = self.request.link_id;
-        let answer = account
+        let answer = context
+            .account
             .client
             .create_payment_intent(CreatePaymentIntent {
                 link_id,
@@ -157,8 +155,8 @@ impl Asking {
             })
             .await;
         let kept = match answer {
-            Ok(intent) => self.keep(pool, account, &intent).await,
-            Err(error) => self.not_created(pool, error).await,
+            Ok(intent) => self.keep(context, &intent).await,
+            Err(error) => self.not_created(context, error).await,
         };
         kept.unwrap_or_else(|error| {
             error!(%link_id, error = %causes(&error), "what came of a creation could not be kept");
@@ -169,19 +167,19 @@ impl Asking {
 
     async fn keep(
         self,
-        pool: &PgPool,
-        account: &Account,
+        context: &Context,
         intent: &PaymentIntent,
     ) -> Result<Outcome, store::Error> {
         let link_id = self.request.link_id;
         // Said before it is kept: should that fail, the log is where to find it.
         info!(%link_id, payment_intent_id = intent.id, "Dojo created a payment intent");
-        let confirmed = match adopt_intent(pool, account, link_id, intent, &self.cause).await {
+        let confirmed = match adopt_intent(context, link_id, intent, &self.cause).await {
             // This answer was not about our request, so whether that made an intent is not known.
             Err(error @ store::Error::IntentOfAnotherLink { .. }) => {
                 count("unknown");
                 let (lease, reason) = (self.lease, error.to_string());
-                store::creation::unanswered(pool, link_id, lease, &reason, &self.cause).await?;
+                store::creation::unanswered(&context.pool, link_id, lease, &reason, &self.cause)
+                    .await?;
                 return Ok(Outcome::Unknown { link_id });
             }
             confirmed => confirmed?,
@@ -198,7 +196,12 @@ impl Asking {
         })
     }
 
-    async fn not_created(self, pool: &PgPool, error: dojo::Error) -> Result<Outcome, store::Error> {
+    async fn not_created(
+        self,
+        context: &Context,
+        error: dojo::Error,
+    ) -> Result<Outcome, store::Error> {
+        let pool = &context.pool;
         let Self {
             lease,
             request,

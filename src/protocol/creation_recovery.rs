@@ -12,11 +12,11 @@ use std::{
 use time::OffsetDateTime;
 use tracing::{debug, info, warn};
 
-use super::{Error, adoption::adopt_intent};
+use super::{Context, Error, adoption::adopt_intent};
 use crate::{
-    dojo::{Account, CreatePaymentIntent, PaymentIntent, Window},
+    dojo::{CreatePaymentIntent, PaymentIntent, Window},
     payment_link::{
-        Failure, FailureKind, PaymentLinkId, RecoveryLimits,
+        Failure, FailureKind, PaymentLinkId,
         creation_recovery::{Found, Step, next_step},
         timeline::Cause,
     },
@@ -73,8 +73,7 @@ pub struct Search {
 /// The scan goes on for as long as it takes to read all intents of that time, and renews the leases meanwhile: only a
 /// complete scan proves that there is no intent. `turn` is awaited before each call.
 pub async fn search_all<F: Future<Output = ()> + Send>(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     claimed: Vec<Unsettled>,
     turn: impl Fn() -> F + Send + Sync,
 ) -> Search {
@@ -89,7 +88,7 @@ pub async fn search_all<F: Future<Output = ()> + Send>(
             .iter()
             .map(|unsettled| (unsettled.id, Vec::new()))
             .collect();
-        let result = scan(pool, account, &mut group, &mut found, &turn).await;
+        let result = scan(context, &mut group, &mut found, &turn).await;
         for unsettled in group {
             let found = found.remove(&unsettled.id).unwrap_or_default();
             // What was not read may hold more, but what was found is there.
@@ -124,8 +123,7 @@ fn groups<T>(mut links: Vec<T>, created_at: impl Fn(&T) -> OffsetDateTime) -> Ve
 /// Reads every intent of the time in which those of these links lie, and keeps the ones that name a link of `found`.
 /// Links whose lease is lost are taken out of `group`.
 async fn scan<F: Future<Output = ()> + Send>(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     group: &mut Vec<Unsettled>,
     found: &mut HashMap<PaymentLinkId, Vec<PaymentIntent>>,
     turn: &(impl Fn() -> F + Send + Sync),
@@ -133,6 +131,7 @@ async fn scan<F: Future<Output = ()> + Send>(
     let Some(window) = group.iter().map(window_of).reduce(Window::with) else {
         return Ok(());
     };
+    let Context { pool, account, .. } = context;
     let start = Instant::now();
     let (mut after, mut pages, mut tries) = (None, 0, 0);
     loop {
@@ -206,15 +205,11 @@ fn window_of(unsettled: &Unsettled) -> Window {
 }
 
 /// Takes the next step for a claimed link, by what a search for its intents has found.
-///
-/// `lease` is longer than asking Dojo can take: whoever holds the link is alone with it until then.
 pub async fn recover(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     Searched { unsettled, found }: &Searched,
-    limits: RecoveryLimits,
-    lease: Duration,
 ) -> Result<(), Error> {
+    let Context { pool, limits, .. } = context;
     let Unsettled { id, new, now, .. } = unsettled;
     let since = |at: OffsetDateTime| Duration::try_from(*now - at).unwrap_or_default();
     let age = since(unsettled.created_at);
@@ -224,14 +219,14 @@ pub async fn recover(
         .is_some_and(|expire_at| expire_at <= *now);
     if unsettled.failed {
         for intent in found {
-            adopt(pool, account, *id, intent).await?;
+            adopt(context, *id, intent).await?;
         }
         // It may come to light late; after so many times of what it should need at most, there is none.
         let late = unsettled
             .asked_until
             .and_then(|asked_until| limits.window.late_check(since(asked_until)));
         let again = late;
-        return Ok(store::creation::give_back(pool, *id, unsettled.lease.until, again).await?);
+        return Ok(store::creation::give_back(pool, *id, unsettled.lease, again).await?);
     }
     let candidates: Vec<Found> = found.iter().map(PaymentIntent::found).collect();
     match next_step(
@@ -239,7 +234,7 @@ pub async fn recover(
         unsettled.asked_until.map(since),
         age,
         expired,
-        limits,
+        *limits,
     ) {
         Step::Adopt(best) => {
             info!(link_id = %id, payment_intent_id = candidates[best].id, "a lost creation was found");
@@ -249,16 +244,16 @@ pub async fn recover(
                 &found[best],
                 found.iter().enumerate().filter(|(n, _)| *n != best),
             );
-            adopt(pool, account, *id, best).await?;
+            adopt(context, *id, best).await?;
             for (_, other) in others {
-                adopt(pool, account, *id, other).await?;
+                adopt(context, *id, other).await?;
             }
         }
         Step::Wait => {
             let wait = limits.window.recheck_interval();
-            store::creation::give_back(pool, *id, unsettled.lease.until, Some(wait)).await?;
+            store::creation::give_back(pool, *id, unsettled.lease, Some(wait)).await?;
         }
-        Step::CreateAgain => create_again(pool, account, unsettled, limits, lease).await?,
+        Step::CreateAgain => create_again(context, unsettled).await?,
         Step::GiveUp => {
             let failure = Failure {
                 reason: FailureKind::NotCreated,
@@ -275,7 +270,7 @@ pub async fn recover(
             store::creation::fail(
                 pool,
                 *id,
-                unsettled.lease.until,
+                unsettled.lease,
                 &failure,
                 Retry::Final,
                 Some(limits.window.length()),
@@ -294,8 +289,7 @@ pub async fn recover(
 /// Reads at most `pages` pages for each group of links; if there are more, adopts what those hold and answers
 /// [`Error::TooManyIntents`].
 pub async fn find_surplus<F: Future<Output = ()> + Send>(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     links: Vec<LinkSnapshot>,
     pages_at_most: usize,
     turn: impl Fn() -> F + Send + Sync,
@@ -316,12 +310,16 @@ pub async fn find_surplus<F: Future<Output = ()> + Send>(
         let (mut after, mut pages) = (None, 0);
         loop {
             turn().await;
-            let page = account.client.search_page(window, after.as_deref()).await?;
+            let page = context
+                .account
+                .client
+                .search_page(window, after.as_deref())
+                .await?;
             for intent in page.intents {
                 if let Some(id) = intent.link_id()
                     && own.get(&id).is_some_and(|own| **own != intent.id)
                 {
-                    adopt(pool, account, id, &intent).await?;
+                    adopt(context, id, &intent).await?;
                 }
             }
             pages += 1;
@@ -345,23 +343,23 @@ fn window(created_at: OffsetDateTime, asked_until: OffsetDateTime, now: OffsetDa
 }
 
 async fn adopt(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     id: PaymentLinkId,
     intent: &PaymentIntent,
 ) -> Result<(), store::Error> {
-    adopt_intent(pool, account, id, intent, &Cause::Recovery).await?;
+    adopt_intent(context, id, intent, &Cause::Recovery).await?;
     Ok(())
 }
 
-async fn create_again(
-    pool: &PgPool,
-    account: &Account,
-    unsettled: &Unsettled,
-    limits: RecoveryLimits,
-    lease: Duration,
-) -> Result<(), Error> {
+async fn create_again(context: &Context, unsettled: &Unsettled) -> Result<(), Error> {
+    let Context {
+        pool,
+        account,
+        limits,
+    } = context;
     let id = unsettled.id;
+    // Longer than the call can take: whoever has the link is alone with it until then.
+    let lease = account.client.creation_lease();
     let Some(lease) = store::creation::ask_again(pool, unsettled, lease, &Cause::Recovery).await?
     else {
         return Ok(());
@@ -378,7 +376,7 @@ async fn create_again(
     match answer {
         Ok(intent) => {
             count("created");
-            Ok(adopt(pool, account, id, &intent).await?)
+            Ok(adopt(context, id, &intent).await?)
         }
         Err(error) => {
             match error.proves_nothing_was_created() {

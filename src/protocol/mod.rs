@@ -4,11 +4,27 @@
 mod adoption;
 pub mod creation;
 pub mod creation_recovery;
+pub mod operation_recovery;
 pub mod operations;
 pub mod orphaned_intents;
 pub mod reconciliation;
 
-use crate::{dojo, store};
+use crate::{
+    dojo::{self, Account},
+    payment_link::RecoveryLimits,
+    store::{self, PgPool},
+};
+
+/// What every part of the protocol works with: the database, one Dojo account, and the limits of recovery.
+///
+/// How long a lease has to be follows from the account's client ([`dojo::Client::creation_lease`] and
+/// [`dojo::Client::operation_lease`]). A clone copies a handful of short strings and handles.
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub pool: PgPool,
+    pub account: Account,
+    pub limits: RecoveryLimits,
+}
 
 /// Why a piece of work came to no end. It is still due, and somebody will take it up again.
 #[derive(Debug, thiserror::Error)]

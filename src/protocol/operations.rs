@@ -1,8 +1,8 @@
-//! An operation on a payment: save it, ask Dojo, keep what came of it, and read the link back.
+//! Performing an operation on a payment: save it, call Dojo, store the outcome, and read the link back from Dojo.
 //!
-//! Dojo knows repetitions of refunds alone, by their key. What protects the others is that each stands in the database
-//! before Dojo is asked, that a link has one change under way at a time, and that a lost answer is looked for at Dojo
-//! before anything is asked again ([`next_step`]).
+//! Dojo recognizes repetitions of refunds only, by their idempotency key. Three rules protect the other operations: each is
+//! saved before Dojo is called, a link has one pending change at a time, and after a lost response nothing is repeated before
+//! Dojo has been read ([`super::operation_recovery`]).
 
 use std::time::Duration;
 
@@ -11,287 +11,291 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::{Error, reconciliation};
+use super::{Context, Error, reconciliation};
 use crate::{
-    dojo::{self, Account, Operate, PaymentIntent},
+    dojo::{self, On409, Operate},
     payment_link::{
-        Capture, Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId, RecoveryLimits,
-        SettlementWindow,
+        Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId,
         operation::{
-            Action, Objection, OperationStatus, Others, Seen, Step, Weighed, after_refusal,
-            next_step, pause_before_repetition, permit,
+            Action, OperationStatus,
+            permission::{Objection, OtherOperations, PermitContext, permit},
         },
         timeline::Cause,
     },
     store::{
         self, PgPool,
         creation::{IdempotencyKey, Retry},
-        operations::{Begun, Draft, Known, Saved, Unsettled},
+        operations::{EarlierRequest, NewOperation, OperationFailure, SaveOutcome, SavedOperation},
     },
     telemetry::causes,
 };
 
-/// A caller's request for an operation.
+/// A client's request for an operation.
 #[derive(Debug)]
 pub struct Request {
-    /// The id of the operation, if it comes to one.
+    /// The id that the operation gets if it is saved.
     pub operation_id: OperationId,
-    /// The link that it is about.
     pub link_id: PaymentLinkId,
-    /// What to do; amounts may be left out.
+    /// What to do. Amounts may be missing.
     pub action: Action,
-    /// The name of the client that asks.
+    /// The name of the client.
     pub client: String,
-    /// The request's id.
     pub request_id: String,
-    /// The key that makes repetitions of the request one. A refund has to have one.
+    /// Required for a refund.
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
-/// What came of it.
+/// The outcome of a request for an operation.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Dojo has done it.
+    /// Dojo performed it.
     Done {
-        /// The operation.
         operation_id: OperationId,
-        /// The link as Dojo has it now, or as it was held before where Dojo could not be asked.
+        /// The link as Dojo has it now. If Dojo couldn't be read: as it was stored before, not confirmed.
         link: Box<PaymentLink>,
-        /// Whether Dojo could be asked.
+        /// Whether Dojo could be read after the operation.
         read_back: bool,
     },
-    /// It was done before.
+    /// Dojo performed it for an earlier request with the same key.
     Replayed {
-        /// The operation.
         operation_id: OperationId,
-        /// What was answered then. Where the link could not be read back then: the link as it is now. JSON.
+        /// The link as JSON: the earlier response, or the link as it is now if it couldn't be read back then.
         link: String,
     },
-    /// Dojo was not asked.
+    /// The rules forbid it. Dojo was not called.
     Objected(Objection),
-    /// Dojo could not be asked how much is left to refund, so it was not asked for the refund either.
+    /// How much is left to refund could not be read from Dojo, so the refund was not sent.
     NotRead(Error),
-    /// It was not done; now, or when the same request was made before.
+    /// It was not performed, now or for an earlier request with the same key.
     Failed {
-        /// The operation.
         operation_id: OperationId,
-        /// Why.
         failure: Failure,
-        /// Dojo's wish before another try, where it has one.
+        /// How long Dojo asks to wait before another attempt, if it does.
         retry_after: Option<Duration>,
-        /// Whether this is what an earlier request with the same key came to.
+        /// Whether this is the outcome of an earlier request.
         replayed: bool,
     },
-    /// Dojo's answer was lost, so nobody knows yet.
+    /// Dojo's response was lost, so the outcome isn't known yet.
     Unknown {
-        /// The operation.
         operation_id: OperationId,
     },
-    /// Dojo's answer was lost when the same request was made before, and nobody can tell any more.
+    /// Dojo's response to an earlier request with the same key was lost, and the outcome can't be determined automatically.
     Unconfirmed {
-        /// The operation.
         operation_id: OperationId,
     },
-    /// The same request is being worked on, or its outcome is not known yet.
+    /// An earlier request with the same key is in progress, or its outcome isn't known yet.
     Running {
-        /// The operation.
         operation_id: OperationId,
     },
     /// The idempotency key belongs to another request.
     KeyReused,
-    /// There is no such link.
     NoSuchLink,
 }
 
-/// Does an operation, at most once for each idempotency key. An `Err` means that Dojo was not asked to do it.
-///
-/// `window`: as for [`reconciliation::look`].
-pub async fn carry_out(
-    pool: &PgPool,
-    account: &Account,
-    request: Request,
-    window: SettlementWindow,
-) -> Result<Outcome, store::Error> {
+/// Performs an operation, at most once for each idempotency key. `Err` means that it was not sent to Dojo.
+pub async fn perform(context: &Context, request: Request) -> Result<Outcome, store::Error> {
     let cause = Cause::Request {
         client: request.client.clone(),
         request_id: request.request_id.clone(),
     };
-    let dojo_key = request.idempotency_key.as_ref().map(dojo_key);
-    let draft = Draft {
+    let key = request.idempotency_key.as_ref();
+    let dojo_key = key.filter(|_| request.action.is_refund()).map(dojo_key);
+    let new = NewOperation {
         id: request.operation_id,
         link_id: request.link_id,
         action: &request.action,
-        dojo_key: dojo_key.as_deref().filter(|_| is_refund(&request.action)),
+        dojo_key: dojo_key.as_deref(),
         created_by: &request.client,
         cause: &cause,
-        lease: account.client.operation_lease(),
+        lease: context.account.client.operation_lease(),
     };
-    let key = request.idempotency_key.as_ref();
-    let begun = if is_refund(&request.action) {
-        begin_refund(pool, account, &draft, key, window).await
+    let saved = if request.action.is_refund() {
+        save_refund(context, &new, key).await
     } else {
-        begin(pool, account, &draft, key, window).await
+        save(context, &new, key).await
     };
-    let begun = match begun {
-        Ok(begun) => begun,
-        Err(Error::Store(error)) => return Err(error),
-        Err(error) => return Ok(Outcome::NotRead(error)),
-    };
-    let saved = match begun {
-        Begun::New(saved) => saved,
-        Begun::Objected(objection) => {
-            let unclear = objection == Objection::Unclear;
-            let outcome = if unclear { "unclear" } else { "not_possible" };
+    match saved {
+        Ok(SaveOutcome::Saved(saved)) => {
+            let call = SavedCall {
+                context,
+                new: &new,
+                saved: *saved,
+                request_id: &request.request_id,
+            };
+            Ok(call.perform().await)
+        }
+        Ok(SaveOutcome::Objected(objection)) => {
+            let is_unclear = matches!(objection, Objection::Unclear { .. });
+            let outcome = if is_unclear {
+                "unclear"
+            } else {
+                "not_possible"
+            };
             count(&request.action, outcome);
-            return Ok(Outcome::Objected(objection));
+            Ok(Outcome::Objected(objection))
         }
-        begun => return repeated(pool, request.link_id, begun).await,
-    };
-    let asking = Asking {
-        pool,
-        account,
-        operation_id: request.operation_id,
-        link_id: request.link_id,
-        request_id: &request.request_id,
-        dojo_key: draft.dojo_key,
-        cause: &cause,
-        saved: *saved,
-        window,
-    };
-    Ok(asking.finish().await)
+        Ok(SaveOutcome::Earlier(earlier)) => replay(&context.pool, request.link_id, *earlier).await,
+        Ok(SaveOutcome::KeyReused) => Ok(Outcome::KeyReused),
+        Ok(SaveOutcome::NoSuchLink) => Ok(Outcome::NoSuchLink),
+        Err(Error::Store(error)) => Err(error),
+        Err(error) => Ok(Outcome::NotRead(error)),
+    }
 }
 
-/// Saves an operation other than a refund, if its rules allow it.
-async fn begin(
-    pool: &PgPool,
-    account: &Account,
-    draft: &Draft<'_>,
+/// Saves an operation other than a refund, if the rules allow it.
+///
+/// What is stored may be out of date: the customer may have paid a moment ago. So nothing is rejected before Dojo was read, if
+/// that is possible. A capture of all that is left needs Dojo's figures in any case.
+async fn save(
+    context: &Context,
+    new: &NewOperation<'_>,
     key: Option<&IdempotencyKey>,
-    window: SettlementWindow,
-) -> Result<Begun, Error> {
-    let rules = |action: &mut Action, link: &_, others: &_| {
-        let weighed = Weighed {
-            at: OffsetDateTime::now_utc(),
-            read_since: None,
-            window,
-        };
-        permit(action, link, others, weighed)
+) -> Result<SaveOutcome, Error> {
+    let rules = |action: &mut Action, link: &PaymentLink, others: &OtherOperations| {
+        permit(action, link, others, permit_context(context, None))
     };
-    let whole = is_whole(draft.action);
-    if whole {
-        if let Some(key) = key
-            && let Some(begun) = store::operations::known(pool, key).await?
-        {
-            return Ok(begun);
+    let mut needs_read = captures_the_rest(new.action);
+    if needs_read && let Some(earlier) = earlier_request(context, key).await? {
+        return Ok(earlier);
+    }
+    loop {
+        if needs_read {
+            read_back(context, new.link_id, new.cause).await?;
         }
-        // "All that is left" is what Dojo has left, and what is held may be behind.
-        read_back(pool, account, draft.link_id, window, draft.cause).await?;
+        // After a read: another copy of this request may have been saved meanwhile. Then this one is a repetition.
+        let outcome = store::operations::save(&context.pool, new, key, rules).await?;
+        let is_rejected = matches!(outcome, SaveOutcome::Objected(Objection::NotPossible(_)));
+        if needs_read || !is_rejected {
+            return Ok(outcome);
+        }
+        needs_read = true;
     }
-    let begun = store::operations::begin(pool, draft, key, rules).await?;
-    if whole || !matches!(begun, Begun::Objected(Objection::NotPossible(_))) {
-        return Ok(begun);
-    }
-    // What is held may be behind: the customer may have paid a moment ago. Dojo decides, if it can be asked. Meanwhile
-    // another copy of this request may have been let through, and then this one is a repetition.
-    read_back(pool, account, draft.link_id, window, draft.cause).await?;
-    Ok(store::operations::begin(pool, draft, key, rules).await?)
 }
 
-/// How often Dojo is asked how much is left, if its figure leaves open whether a refund fits.
+/// How often Dojo is read if its figure leaves open whether a refund fits.
 const READS_FOR_A_REFUND: usize = 2;
 
-/// Saves a refund, if Dojo has that much left. `Error::Dojo`: Dojo could not be asked.
+/// Saves a refund, if Dojo has that much left. Fails if Dojo can't be read.
 ///
-/// Somebody may have refunded in Dojo's portal a moment ago, and no webhook tells of a part. So Dojo is always asked first,
-/// and the refund is weighed under the link's lock against figures that are not older than this request.
-async fn begin_refund(
-    pool: &PgPool,
-    account: &Account,
-    draft: &Draft<'_>,
+/// Somebody may have refunded in Dojo's portal a moment ago, and no webhook announces a partial refund. So Dojo is always read
+/// first, and under the link's lock, the refund is checked only against figures that were read after this request.
+async fn save_refund(
+    context: &Context,
+    new: &NewOperation<'_>,
     key: Option<&IdempotencyKey>,
-    window: SettlementWindow,
-) -> Result<Begun, Error> {
-    if let Some(key) = key
-        && let Some(begun) = store::operations::known(pool, key).await?
-    {
-        return Ok(begun);
+) -> Result<SaveOutcome, Error> {
+    if let Some(earlier) = earlier_request(context, key).await? {
+        return Ok(earlier);
     }
-    let mut begun = Begun::Objected(Objection::Unclear);
+    let mut outcome = SaveOutcome::Objected(Objection::STALE);
     for _ in 0..READS_FOR_A_REFUND {
-        // Whether an answer was accepted that was asked for since then is seen under the link's lock.
-        let read = read_now(pool, account, draft.link_id, window, draft.cause).await?;
+        // Whether a response was accepted that was requested since then shows under the link's lock.
+        let read = read_now(context, new.link_id, new.cause).await?;
         let read_since = read.map(|read| read.since);
-        let rules = |action: &mut Action, link: &PaymentLink, others: &Others| {
-            let weighed = Weighed {
-                at: OffsetDateTime::now_utc(),
-                read_since,
-                window,
-            };
-            permit(action, link, others, weighed)
+        let rules = |action: &mut Action, link: &PaymentLink, others: &OtherOperations| {
+            permit(action, link, others, permit_context(context, read_since))
         };
-        begun = store::operations::begin(pool, draft, key, rules).await?;
-        // A refund that is under way may be done by the next time.
-        if !matches!(begun, Begun::Objected(Objection::Unclear)) {
+        outcome = store::operations::save(&context.pool, new, key, rules).await?;
+        // A refund that is under way may have ended by the second read.
+        if !matches!(outcome, SaveOutcome::Objected(Objection::Unclear { .. })) {
             break;
         }
     }
-    Ok(begun)
+    Ok(outcome)
 }
 
-/// A reading of a link for one request.
+fn permit_context(context: &Context, read_since: Option<OffsetDateTime>) -> PermitContext {
+    PermitContext {
+        now: OffsetDateTime::now_utc(),
+        read_since,
+        window: context.limits.window,
+    }
+}
+
+async fn earlier_request(
+    context: &Context,
+    key: Option<&IdempotencyKey>,
+) -> Result<Option<SaveOutcome>, store::Error> {
+    match key {
+        Some(key) => store::operations::earlier_request(&context.pool, key).await,
+        None => Ok(None),
+    }
+}
+
+/// Whether it captures all that is left.
+fn captures_the_rest(action: &Action) -> bool {
+    matches!(action, Action::Capture(_)) && action.amount().is_none()
+}
+
+/// A read of a link for one request.
 struct FreshRead {
-    /// When it was begun, by the database's clock.
+    /// When it began, by the database's clock.
     since: OffsetDateTime,
-    /// Whether an answer that Dojo was asked for since then is what is held now.
-    settled: bool,
+    /// Whether a response that was requested since then is what is stored now.
+    is_accepted: bool,
 }
 
-/// Asks Dojo about the link and writes what it answers. `None` if there is nothing to ask about.
+/// Reconciles the link. `None` if it has no intent to read.
 async fn read_now(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     link_id: PaymentLinkId,
-    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Option<FreshRead>, Error> {
     const READS: usize = 3;
     let mut since = None;
-    // What changes the link meanwhile, such as a webhook, makes the answer one of before it: another read sees both.
+    // If something else changes the link meanwhile, such as a webhook, the response is from before that change. Another read
+    // shows both.
     for read in 0..=READS {
-        let Some(snapshot) = store::reconciliation::find(pool, link_id).await? else {
+        let Some(snapshot) = store::reconciliation::find(&context.pool, link_id).await? else {
             return Ok(None);
         };
         let since = *since.get_or_insert(snapshot.now);
-        // Of many requests at once, the answer to one overtakes those to the others; it serves them all.
+        let accepted = Ok(Some(FreshRead {
+            since,
+            is_accepted: true,
+        }));
+        // Of concurrent requests, the response to one may arrive first and outdate those to the others. It serves all of them.
         let is_fresh = snapshot
             .refunds_read_at
             .is_some_and(|read_at| read_at >= since);
         if read > 0 && is_fresh {
-            return Ok(Some(FreshRead {
-                since,
-                settled: true,
-            }));
+            return accepted;
         }
         if read == READS {
             break;
         }
-        let outcome = reconciliation::look(pool, account, &snapshot, window, cause).await?;
+        let outcome = reconciliation::look(context, &snapshot, cause).await?;
         if outcome == reconciliation::Outcome::Settled {
-            return Ok(Some(FreshRead {
-                since,
-                settled: true,
-            }));
+            return accepted;
         }
     }
     Ok(since.map(|since| FreshRead {
         since,
-        settled: false,
+        is_accepted: false,
     }))
 }
 
-/// The key that goes to Dojo: a hash of the caller's key, so that even a restored database cannot refund twice for one
-/// key, and of the client's id, because two clients may choose the same key. It must not depend on the client's API key,
-/// which changes. 64 characters of at most 100.
+/// Reconciles the link. Returns `false` if Dojo can't be read, which is logged, or if its response is not accepted.
+async fn read_back(
+    context: &Context,
+    link_id: PaymentLinkId,
+    cause: &Cause,
+) -> Result<bool, store::Error> {
+    match read_now(context, link_id, cause).await {
+        Ok(read) => Ok(read.is_some_and(|read| read.is_accepted)),
+        Err(Error::Store(error)) => Err(error),
+        Err(error) => {
+            warn!(%link_id, error = %causes(&error), "the link could not be read back from Dojo");
+            Ok(false)
+        }
+    }
+}
+
+/// The idempotency key that is sent to Dojo: a hash of the caller's key and the client's id.
+///
+/// It follows from the caller's key, so that even a service whose database was restored from a backup doesn't refund twice for
+/// one key. It includes the client's id, because two clients may choose the same key. It doesn't depend on the client's API
+/// key, which may change. It has 64 characters; Dojo accepts up to 100.
 fn dojo_key(key: &IdempotencyKey) -> String {
     let hash = Sha256::new()
         .chain_update(key.client_id.as_bytes())
@@ -300,29 +304,16 @@ fn dojo_key(key: &IdempotencyKey) -> String {
     hex::encode(hash)
 }
 
-/// What a request comes to that leads to no operation of its own.
-async fn repeated(
+/// The outcome of an earlier request with the same key.
+async fn replay(
     pool: &PgPool,
     link_id: PaymentLinkId,
-    begun: Begun,
+    earlier: EarlierRequest,
 ) -> Result<Outcome, store::Error> {
-    match begun {
-        Begun::Known(known) => replayed(pool, link_id, *known).await,
-        Begun::Mismatch => Ok(Outcome::KeyReused),
-        Begun::Objected(objection) => Ok(Outcome::Objected(objection)),
-        Begun::New(_) | Begun::NoSuchLink => Ok(Outcome::NoSuchLink),
-    }
-}
-
-async fn replayed(
-    pool: &PgPool,
-    link_id: PaymentLinkId,
-    known: Known,
-) -> Result<Outcome, store::Error> {
-    let operation_id = known.id;
-    Ok(match (known.status, known.failure) {
+    let operation_id = earlier.operation_id;
+    Ok(match (earlier.status, earlier.failure) {
         (OperationStatus::Succeeded, _) => {
-            let link = match known.response_body {
+            let link = match earlier.response_body {
                 Some(body) => Some(body),
                 None => store::links::find(pool, link_id).await?.as_ref().map(json),
             };
@@ -348,90 +339,88 @@ fn json(link: &PaymentLink) -> String {
     serde_json::to_string(link).expect("a struct of plain values becomes JSON")
 }
 
-/// Asks Dojo about the link and writes what it answers. `false`: it could not be asked, which the log tells.
-async fn read_back(
-    pool: &PgPool,
-    account: &Account,
-    link_id: PaymentLinkId,
-    window: SettlementWindow,
-    cause: &Cause,
-) -> Result<bool, store::Error> {
-    match read_now(pool, account, link_id, window, cause).await {
-        Ok(read) => Ok(read.is_some_and(|read| read.settled)),
-        Err(Error::Store(error)) => Err(error),
-        Err(error) => {
-            warn!(%link_id, error = %causes(&error), "the link could not be read back");
-            Ok(false)
-        }
-    }
-}
-
-/// An operation that is saved, and that Dojo is to be asked for.
-struct Asking<'a> {
-    pool: &'a PgPool,
-    account: &'a Account,
-    operation_id: OperationId,
-    link_id: PaymentLinkId,
+/// The call to Dojo for an operation that is saved.
+struct SavedCall<'a> {
+    context: &'a Context,
+    new: &'a NewOperation<'a>,
+    saved: SavedOperation,
     request_id: &'a str,
-    dojo_key: Option<&'a str>,
-    cause: &'a Cause,
-    saved: Saved,
-    window: SettlementWindow,
 }
 
-impl Asking<'_> {
-    /// Asks Dojo and keeps what came of it.
+impl SavedCall<'_> {
+    /// Calls Dojo and stores the outcome.
     ///
-    /// From here on it may be done, so there are no errors any more: what cannot be kept is *unknown*, the operation
-    /// stays pending, and the background finds out.
-    async fn finish(self) -> Outcome {
-        let operation_id = self.operation_id;
-        let kept = match self.prepare().await {
+    /// From here on the operation may have been performed, so nothing is an error any longer. If the outcome can't be stored,
+    /// it is *unknown*: the operation stays pending, and recovery finds out.
+    async fn perform(self) -> Outcome {
+        let operation_id = self.new.id;
+        let outcome = match self.prepare().await {
             Ok(()) => {
                 let operate = Operate {
+                    link_id: self.new.link_id,
                     payment_intent_id: &self.saved.payment_intent_id,
                     action: &self.saved.action,
-                    idempotency_key: self.dojo_key,
+                    idempotency_key: self.new.dojo_key,
                     request_id: self.request_id,
                 };
-                match self.account.client.operate(operate).await {
-                    Ok(dojo_id) => self.keep(dojo_id.as_deref()).await,
-                    Err(error) => self.not_done(error).await,
+                match self.context.account.client.operate(operate).await {
+                    Ok(dojo_id) => self.succeeded(dojo_id.as_deref()).await,
+                    Err(error) => self.not_confirmed(error).await,
                 }
             }
-            Err(Error::Dojo(error)) => self.not_asked(error).await,
+            Err(Error::Dojo(error)) => self.not_sent(error).await,
             Err(Error::Store(error)) => Err(error),
             Err(_) => Ok(Outcome::Unknown { operation_id }),
         };
-        kept.unwrap_or_else(|error| {
-            error!(%operation_id, error = %causes(&error), "what came of an operation could not be kept");
+        outcome.unwrap_or_else(|error| {
+            error!(%operation_id, error = %causes(&error), "the outcome of an operation could not be stored");
             count(&self.saved.action, "unknown");
             Outcome::Unknown { operation_id }
         })
     }
 
-    /// Notes that Dojo is about to be asked, and what tells a capture from those before it should its answer be lost.
+    /// Checks that Dojo may still be called. For a capture, stores which captures Dojo already has, so that this one can be
+    /// told from them if the response is lost.
     async fn prepare(&self) -> Result<(), Error> {
         let before = match self.saved.action {
-            Action::Capture(_) => {
-                Some(captures_of(self.account, self.link_id, &self.saved.payment_intent_id).await?)
-            }
+            Action::Capture(_) => Some(self.captures_at_dojo().await?),
             _ => None,
         };
-        let (id, lease) = (self.operation_id, self.saved.lease);
-        if store::operations::about_to_ask(self.pool, id, lease, before.as_deref()).await? {
+        let (pool, lease) = (&self.context.pool, self.saved.lease);
+        if store::operations::prepare_call(pool, self.new.id, lease, before.as_deref()).await? {
             Ok(())
         } else {
             Err(Error::TimedOut)
         }
     }
 
-    async fn keep(&self, dojo_id: Option<&str>) -> Result<Outcome, store::Error> {
-        let (pool, operation_id, link_id) = (self.pool, self.operation_id, self.link_id);
+    /// The ids of the captures that Dojo has for the intent.
+    async fn captures_at_dojo(&self) -> Result<Vec<String>, dojo::Error> {
+        let client = &self.context.account.client;
+        let intent = client
+            .payment_intent(&self.saved.payment_intent_id, Some(self.new.link_id))
+            .await?;
+        let captures = intent
+            .and_then(|intent| intent.captures)
+            .unwrap_or_default();
+        Ok(captures
+            .into_iter()
+            .filter_map(|capture| capture.id)
+            .collect())
+    }
+
+    async fn succeeded(&self, dojo_id: Option<&str>) -> Result<Outcome, store::Error> {
+        let pool = &self.context.pool;
+        let NewOperation {
+            id: operation_id,
+            link_id,
+            cause,
+            ..
+        } = *self.new;
         let operation = self.saved.action.kind();
-        // Said before it is kept: should that fail, the log is where to find it.
-        info!(%link_id, %operation_id, operation, dojo_id, "Dojo did an operation");
-        (|| store::operations::succeed(pool, operation_id, dojo_id, self.cause))
+        // Logged before it is stored: if storing fails, the log is the only record.
+        info!(%link_id, %operation_id, operation, dojo_id, "Dojo performed an operation");
+        (|| store::operations::succeed(pool, operation_id, dojo_id, cause))
             .retry(
                 ExponentialBuilder::default()
                     .with_min_delay(Duration::from_millis(100))
@@ -440,13 +429,13 @@ impl Asking<'_> {
             .when(store::Error::is_outage)
             .await?;
         count(&self.saved.action, "succeeded");
-        let read_back = read_back(pool, self.account, link_id, self.window, self.cause).await?;
+        let read_back = read_back(self.context, link_id, cause).await?;
         let link = store::links::find(pool, link_id).await?;
         let Some(link) = link else {
             return Ok(Outcome::NoSuchLink);
         };
         if read_back {
-            store::operations::keep_answer(pool, operation_id, &json(&link)).await?;
+            store::operations::store_response(pool, operation_id, &json(&link)).await?;
         }
         Ok(Outcome::Done {
             operation_id,
@@ -455,61 +444,75 @@ impl Asking<'_> {
         })
     }
 
-    /// Keeps that Dojo refused it, or that its answer was lost.
-    async fn not_done(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
-        let (operation_id, lease) = (self.operation_id, self.saved.lease);
+    /// Stores that Dojo rejected the operation, or that its response was lost.
+    async fn not_confirmed(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
+        let operation_id = self.new.id;
         let action = &self.saved.action;
-        if let Some(failure) = error.proves_nothing_was_changed(on_409(action)) {
+        // A refund has an idempotency key at Dojo, so a 409 may be about its own first attempt.
+        let on_409 = if action.is_refund() {
+            On409::Unknown
+        } else {
+            On409::NotDone
+        };
+        if let Some(failure) = error.proves_nothing_was_changed(on_409) {
             return self.failed(&error, failure).await;
         }
         let operation = action.kind();
-        warn!(%operation_id, operation, error = %causes(&error), "Dojo's answer to an operation was lost");
+        warn!(%operation_id, operation, error = %causes(&error), "Dojo's response to an operation was lost");
         count(action, "unknown");
+        let (pool, lease) = (&self.context.pool, self.saved.lease);
         let reason = error.to_string();
-        store::operations::unanswered(self.pool, operation_id, lease, &reason, self.cause).await?;
+        store::operations::lose_response(pool, operation_id, lease, &reason, self.new.cause)
+            .await?;
         Ok(Outcome::Unknown { operation_id })
     }
 
-    /// Keeps that Dojo did not answer what has to be known before it is asked.
-    async fn not_asked(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
+    /// Stores that the operation was not sent, because what must be read from Dojo first could not be read.
+    async fn not_sent(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
         let failure = error
-            .proves_nothing_was_changed(dojo::On409::NotDone)
+            .proves_nothing_was_changed(On409::NotDone)
             .unwrap_or_else(|| Failure {
                 reason: FailureKind::NotReached,
                 status: None,
-                detail: "Dojo did not answer, and was not asked to do it".to_owned(),
+                detail: "Dojo could not be read, so the operation was not sent".to_owned(),
                 errors: Vec::new(),
             });
         self.failed(&error, failure).await
     }
 
     async fn failed(&self, error: &dojo::Error, failure: Failure) -> Result<Outcome, store::Error> {
-        let (pool, operation_id, lease) = (self.pool, self.operation_id, self.saved.lease);
-        let (action, cause) = (&self.saved.action, self.cause);
+        let operation_id = self.new.id;
+        let action = &self.saved.action;
         let operation = action.kind();
-        // Only a refusal of the request itself would be the same next time.
+        // Only a rejection of the request itself would be the same next time.
         let retry = match failure.reason {
             FailureKind::Refused => {
-                info!(%operation_id, operation, status = failure.status, "Dojo refused an operation");
+                info!(%operation_id, operation, status = failure.status, "Dojo rejected an operation");
                 Retry::Final
             }
             FailureKind::KeyRefused | FailureKind::Misrouted => {
                 error!(
                     %operation_id, operation, error = %causes(error),
-                    "no operation can be done until DOJO_API_KEY and DOJO_API_URL are right"
+                    "operations fail until DOJO_API_KEY and DOJO_API_URL are right"
                 );
                 Retry::Allowed
             }
             _ => {
-                warn!(%operation_id, operation, error = %causes(error), "Dojo was not reached");
+                warn!(%operation_id, operation, error = %causes(error), "Dojo could not be reached for an operation");
                 Retry::Allowed
             }
         };
         count(action, error.name());
-        let failed =
-            store::operations::fail(pool, operation_id, lease, &failure, retry, None, cause);
-        if !failed.await? {
-            // This call took so long that the operation was taken for lost: somebody else sees to it.
+        let failed = OperationFailure {
+            id: operation_id,
+            lease: self.saved.lease,
+            failure: &failure,
+            retry,
+            check_again: None,
+            cause: self.new.cause,
+        };
+        if !store::operations::fail(&self.context.pool, failed).await? {
+            // This call took so long that its lease ran out. Recovery finds out.
             return Ok(Outcome::Unknown { operation_id });
         }
         Ok(Outcome::Failed {
@@ -521,254 +524,7 @@ impl Asking<'_> {
     }
 }
 
-/// Only a refund has an idempotency key at Dojo, by which a 409 may be about its own first attempt.
-fn on_409(action: &Action) -> dojo::On409 {
-    if is_refund(action) {
-        dojo::On409::Unknown
-    } else {
-        dojo::On409::NotDone
-    }
-}
-
-/// The ids of the captures that Dojo has for an intent.
-async fn captures_of(
-    account: &Account,
-    link_id: PaymentLinkId,
-    payment_intent_id: &str,
-) -> Result<Vec<String>, Error> {
-    let intent = account
-        .client
-        .payment_intent(payment_intent_id, Some(link_id))
-        .await?;
-    let captures = intent
-        .and_then(|intent| intent.captures)
-        .unwrap_or_default();
-    Ok(captures
-        .into_iter()
-        .filter_map(|capture| capture.id)
-        .collect())
-}
-
-/// Takes the next step for an operation whose outcome is not known and that nobody else works on.
-///
-/// `lease` is longer than asking Dojo can take: whoever holds the operation is alone with it until then.
-pub async fn resolve(
-    pool: &PgPool,
-    account: &Account,
-    unsettled: &Unsettled,
-    limits: RecoveryLimits,
-    lease: Duration,
-) -> Result<(), Error> {
-    let Unsettled {
-        id, lease: held, ..
-    } = *unsettled;
-    let in_time = unsettled.age() < limits.give_up;
-    let intent = account
-        .client
-        .payment_intent(&unsettled.payment_intent_id, Some(unsettled.link_id))
-        .await?;
-    let step = if let Some(intent) = &intent {
-        next_step(unsettled.lost(), seen(intent), limits)
-    } else {
-        error!(
-            operation_id = %id, payment_intent_id = unsettled.payment_intent_id,
-            "Dojo does not know the intent of an operation; is its API key that of another account?"
-        );
-        if in_time {
-            Step::Wait
-        } else {
-            Step::Unconfirmed
-        }
-    };
-    if unsettled.failed {
-        // Given up as not done; a request that was on its way for very long may have done it after all.
-        if let Step::Succeeded(dojo_id) = step
-            && store::operations::succeed(pool, id, dojo_id.as_deref(), &Cause::Recovery).await?
-        {
-            error!(operation_id = %id, "an operation that was given up has been done after all");
-            count(&unsettled.action, "found");
-            return Ok(());
-        }
-        let again = limits.window.late_check(unsettled.lost().since_asked);
-        return Ok(store::operations::give_back(pool, id, held, again).await?);
-    }
-    match step {
-        Step::Succeeded(dojo_id) => succeeded(pool, unsettled, dojo_id.as_deref()).await,
-        Step::Wait => {
-            let wait = limits.window.recheck_interval();
-            Ok(store::operations::give_back(pool, id, held, Some(wait)).await?)
-        }
-        Step::AskAgain => ask_again(pool, account, unsettled, limits, lease).await,
-        Step::Failed(why) => {
-            // A capture that was asked for may come to light late. All others show in the intent's state.
-            let watch = matches!(unsettled.action, Action::Capture(_))
-                .then_some(limits.window.late_interval());
-            failed(pool, unsettled, held, &not_done(why), Retry::Final, watch).await
-        }
-        Step::NeverAsked => {
-            let failure = not_done("it never came to asking Dojo");
-            failed(pool, unsettled, held, &failure, Retry::Allowed, None).await
-        }
-        Step::Unconfirmed => unconfirmed(pool, unsettled, held).await,
-    }
-}
-
-/// Settles an operation that is `Unconfirmed`, on the word of a person who looked at the payment in Dojo's portal.
-/// `false` if it is not in doubt.
-pub async fn settle(pool: &PgPool, id: OperationId, done: bool) -> Result<bool, store::Error> {
-    let in_doubt = store::operations::in_doubt(pool).await?;
-    if !in_doubt.iter().any(|operation| operation.id == id) {
-        return Ok(false);
-    }
-    if done {
-        store::operations::succeed(pool, id, None, &Cause::Operator).await
-    } else {
-        let failure = not_done("somebody looked at the payment, and it is not there");
-        store::operations::was_not_done(pool, id, &failure, &Cause::Operator).await
-    }
-}
-
-fn not_done(why: &str) -> Failure {
-    Failure {
-        reason: FailureKind::NotDone,
-        status: None,
-        detail: why.to_owned(),
-        errors: Vec::new(),
-    }
-}
-
-fn seen(intent: &PaymentIntent) -> Seen<'_> {
-    Seen {
-        status: intent.known_status(),
-        amount: intent.amount.as_ref().map(|amount| amount.value),
-        tips_amount: intent.tips_amount.as_ref().map(|tips| tips.value),
-        captured_amount: intent.known_status().zip(intent.total_amount.as_ref()).map(
-            |(status, total)| {
-                let captures = intent.captures.as_deref().unwrap_or_default();
-                Capture::collected(captures, status, total.value)
-            },
-        ),
-        refunded_amount: intent.refunded_amount,
-        captures: intent.captures.as_deref(),
-    }
-}
-
-async fn succeeded(
-    pool: &PgPool,
-    unsettled: &Unsettled,
-    dojo_id: Option<&str>,
-) -> Result<(), Error> {
-    info!(operation_id = %unsettled.id, operation = unsettled.action.kind(), "a lost operation was done");
-    count(&unsettled.action, "found");
-    store::operations::succeed(pool, unsettled.id, dojo_id, &Cause::Recovery).await?;
-    Ok(())
-}
-
-async fn failed(
-    pool: &PgPool,
-    unsettled: &Unsettled,
-    held: OffsetDateTime,
-    failure: &Failure,
-    retry: Retry,
-    watch: Option<Duration>,
-) -> Result<(), Error> {
-    let operation = unsettled.action.kind();
-    // Dojo's own words stay in the database: they may repeat what a caller wrote about a customer.
-    warn!(
-        operation_id = %unsettled.id, operation, reason = ?failure.reason, status = failure.status,
-        "a lost operation was not done"
-    );
-    count(&unsettled.action, "given_up");
-    let (id, cause) = (unsettled.id, &Cause::Recovery);
-    store::operations::fail(pool, id, held, failure, retry, watch, cause).await?;
-    Ok(())
-}
-
-async fn unconfirmed(
-    pool: &PgPool,
-    unsettled: &Unsettled,
-    held: OffsetDateTime,
-) -> Result<(), Error> {
-    error!(
-        operation_id = %unsettled.id, link_id = %unsettled.link_id, operation = unsettled.action.kind(),
-        "nobody can tell whether an operation was done: look at the payment in Dojo's portal"
-    );
-    count(&unsettled.action, "unconfirmed");
-    store::operations::unconfirmed(pool, unsettled.id, held, &Cause::Recovery).await?;
-    Ok(())
-}
-
-/// Asks Dojo again for what may be asked for twice.
-async fn ask_again(
-    pool: &PgPool,
-    account: &Account,
-    unsettled: &Unsettled,
-    limits: RecoveryLimits,
-    lease: Duration,
-) -> Result<(), Error> {
-    let Unsettled { id, action, .. } = unsettled;
-    let Some(held) = store::operations::ask_again(pool, *id, unsettled.lease, lease).await? else {
-        return Ok(());
-    };
-    let request_id = format!("recovery-{id}");
-    let operate = Operate {
-        payment_intent_id: &unsettled.payment_intent_id,
-        action,
-        idempotency_key: unsettled.dojo_key.as_deref(),
-        request_id: &request_id,
-    };
-    let error = match account.client.operate(operate).await {
-        Ok(dojo_id) => return succeeded(pool, unsettled, dojo_id.as_deref()).await,
-        Err(error) => error,
-    };
-    let wait = pause_before_repetition(unsettled.age());
-    let Some(failure) = error.proves_nothing_was_changed(dojo::On409::NotDone) else {
-        store::operations::unanswered_again(pool, *id, held, wait).await?;
-        return Err(error.into());
-    };
-    // From here on this try is known to have done nothing, and it is as if it had not been made.
-    if failure.reason != FailureKind::Refused {
-        store::operations::not_asked(pool, unsettled, held, wait).await?;
-        return Err(error.into());
-    }
-    let intent = match account
-        .client
-        .payment_intent(&unsettled.payment_intent_id, Some(unsettled.link_id))
-        .await
-    {
-        Ok(intent) => intent,
-        Err(error) => {
-            store::operations::not_asked(pool, unsettled, held, wait).await?;
-            return Err(error.into());
-        }
-    };
-    let step = intent.map_or(Step::Wait, |intent| {
-        after_refusal(unsettled.lost(), seen(&intent), limits)
-    });
-    match step {
-        Step::Succeeded(dojo_id) => succeeded(pool, unsettled, dojo_id.as_deref()).await,
-        Step::Unconfirmed => unconfirmed(pool, unsettled, held).await,
-        // A conflict may still be with a first try of its own that hangs at Dojo.
-        Step::Failed(_) if is_refund(action) && failure.status == Some(409) => {
-            unconfirmed(pool, unsettled, held).await
-        }
-        Step::Failed(_) => failed(pool, unsettled, held, &failure, Retry::Final, None).await,
-        Step::Wait | Step::AskAgain | Step::NeverAsked => {
-            Ok(store::operations::not_asked(pool, unsettled, held, wait).await?)
-        }
-    }
-}
-
-/// Whether it collects all that is left.
-fn is_whole(action: &Action) -> bool {
-    matches!(action, Action::Capture(_)) && action.amount().is_none()
-}
-
-fn is_refund(action: &Action) -> bool {
-    matches!(action, Action::Refund(_))
-}
-
-fn count(action: &Action, outcome: &'static str) {
+pub(super) fn count(action: &Action, outcome: &'static str) {
     metrics::counter!("operations_total", "operation" => action.kind(), "outcome" => outcome)
         .increment(1);
 }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::{Error, adoption::adopt_intent};
+use super::{Context, Error, adoption::adopt_intent};
 use crate::{
-    dojo::{self, Account},
+    dojo,
     payment_link::{
         Status,
         timeline::{Cause, Kind},
     },
-    store::{self, PgPool, orphaned_intents::OrphanedIntent},
+    store::{self, orphaned_intents::OrphanedIntent},
     telemetry::causes,
 };
 
@@ -19,7 +19,8 @@ use crate::{
 ///
 /// An intent that names one of our links is that link's, if the link waits for one: this is how a lost creation
 /// is found within seconds where its webhook was not lost.
-pub async fn look(pool: &PgPool, account: &Account, orphan: &OrphanedIntent) -> Result<(), Error> {
+pub async fn look(context: &Context, orphan: &OrphanedIntent) -> Result<(), Error> {
+    let Context { pool, account, .. } = context;
     let intent = account
         .client
         .payment_intent(&orphan.id, orphan.surplus_of)
@@ -27,14 +28,14 @@ pub async fn look(pool: &PgPool, account: &Account, orphan: &OrphanedIntent) -> 
     let Some(intent) = intent else {
         // Dojo told of it itself, so a copy of its data that lags is the likely reason.
         if orphan.recent {
-            store::orphaned_intents::ask_later(pool, &orphan.id, Duration::from_secs(30)).await?;
+            store::orphaned_intents::release(pool, orphan, Duration::from_secs(30)).await?;
         } else {
             store::orphaned_intents::settle(pool, &orphan.id).await?;
         }
         return Ok(());
     };
     if orphan.surplus_of.is_some() {
-        return cancel(pool, account, orphan, intent.known_status()).await;
+        return cancel(context, orphan, intent.known_status()).await;
     }
     let link = match intent.link_id() {
         Some(id) => store::links::find(pool, id).await?,
@@ -44,7 +45,7 @@ pub async fn look(pool: &PgPool, account: &Account, orphan: &OrphanedIntent) -> 
         // Somebody else's: made in Dojo's portal, or by another program with the same account.
         return Ok(store::orphaned_intents::settle(pool, &orphan.id).await?);
     };
-    let confirmed = adopt_intent(pool, account, link.id, &intent, &Cause::Recovery).await?;
+    let confirmed = adopt_intent(context, link.id, &intent, &Cause::Recovery).await?;
     if !confirmed.surplus {
         info!(link_id = %link.id, payment_intent_id = intent.id, "an intent was traced to its link");
         store::orphaned_intents::settle(pool, &orphan.id).await?;
@@ -53,15 +54,19 @@ pub async fn look(pool: &PgPool, account: &Account, orphan: &OrphanedIntent) -> 
 }
 
 async fn cancel(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     orphan: &OrphanedIntent,
     status: Option<Status>,
 ) -> Result<(), Error> {
+    let Context { pool, account, .. } = context;
     let kind = match status {
         // Nothing was paid, or nothing is left of it.
         Some(Status::Canceled | Status::Reversed | Status::Refunded) => Kind::SurplusCanceled,
-        Some(Status::Created) => match account.client.cancel_payment_intent(&orphan.id).await {
+        Some(Status::Created) => match account
+            .client
+            .cancel_payment_intent(&orphan.id, orphan.surplus_of)
+            .await
+        {
             Ok(()) => Kind::SurplusCanceled,
             // Paid or canceled in this very moment: the next look tells.
             Err(error @ dojo::Error::Rejected { .. }) => {
@@ -70,7 +75,7 @@ async fn cancel(
                     "a second intent was not canceled yet"
                 );
                 let wait = Duration::from_secs(10);
-                return Ok(store::orphaned_intents::ask_later(pool, &orphan.id, wait).await?);
+                return Ok(store::orphaned_intents::release(pool, orphan, wait).await?);
             }
             Err(error) => return Err(error.into()),
         },
@@ -83,12 +88,9 @@ async fn cancel(
             Kind::SurplusPaid
         }
         None => {
-            return Ok(store::orphaned_intents::ask_later(
-                pool,
-                &orphan.id,
-                Duration::from_mins(5),
-            )
-            .await?);
+            return Ok(
+                store::orphaned_intents::release(pool, orphan, Duration::from_mins(5)).await?,
+            );
         }
     };
     Ok(store::orphaned_intents::settle_surplus(pool, &orphan.id, kind, &Cause::Recovery).await?)

@@ -5,16 +5,16 @@ use std::{collections::HashMap, future::ready, time::Duration};
 
 use tracing::{error, info, warn};
 
-use super::{Error, adoption::report_mismatch, creation_recovery};
+use super::{Context, Error, adoption::report_mismatch, creation_recovery};
 use crate::{
-    dojo::{Account, PaymentIntent, Window},
+    dojo::{PaymentIntent, Window},
     payment_link::{
         PaymentLink, PaymentLinkId, SettlementWindow, Status,
         reconciliation::{Reading, next_look, pause_in_conflict, reconcile},
         timeline::Cause,
     },
     store::{
-        self, PgPool,
+        self,
         reconciliation::{Applied, LinkSnapshot},
     },
     telemetry::causes,
@@ -37,17 +37,15 @@ pub enum Outcome {
 /// The link is confirmed only if Dojo said so in this very call, whatever it said in others. One without an intent is
 /// returned as it is.
 pub async fn refresh(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     id: PaymentLinkId,
-    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Option<PaymentLink>, Error> {
-    let answered = match store::reconciliation::find(pool, id).await? {
-        Some(snapshot) => ask(pool, account, &snapshot, window, cause).await?.1,
+    let answered = match store::reconciliation::find(&context.pool, id).await? {
+        Some(snapshot) => ask(context, &snapshot, cause).await?.1,
         None => None,
     };
-    let link = store::links::find(pool, id).await?;
+    let link = store::links::find(&context.pool, id).await?;
     Ok(link.map(|link| PaymentLink {
         confirmed: link.confirmed && answered == Some(link.status),
         ..link
@@ -55,28 +53,22 @@ pub async fn refresh(
 }
 
 /// Asks Dojo about one link and writes what it answers; then searches for a second intent, if there may be one.
-///
-/// `window`: how long an answer in dispute has to stand before it is believed.
 pub async fn look(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     snapshot: &LinkSnapshot,
-    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Outcome, Error> {
-    let (outcome, _) = ask(pool, account, snapshot, window, cause).await?;
+    let (outcome, _) = ask(context, snapshot, cause).await?;
     Ok(outcome)
 }
 
 /// The same, with the status that Dojo answered, if it is one that we know.
 async fn ask(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     snapshot: &LinkSnapshot,
-    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<(Outcome, Option<Status>), Error> {
-    let answered = read_intent(pool, account, snapshot, window, cause).await?;
+    let answered = read_intent(context, snapshot, cause).await?;
     // After what was found is written: a search that fails must not keep a payment from being told. The next look
     // searches again.
     if snapshot.asked_again {
@@ -88,13 +80,13 @@ async fn ask(
         };
         let links = vec![snapshot.clone()];
         if let Err(error) =
-            creation_recovery::find_surplus(pool, account, links, pages, || ready(())).await
+            creation_recovery::find_surplus(context, links, pages, || ready(())).await
         {
             let link_id = snapshot.link.id;
             warn!(%link_id, error = %causes(&error), "not searched for a second intent to the end");
             if is_callers {
                 // The background reads the rest, however often callers ask.
-                store::reconciliation::keep_due(pool, snapshot).await?;
+                store::reconciliation::keep_due(&context.pool, snapshot).await?;
             }
         }
     }
@@ -103,24 +95,21 @@ async fn ask(
 
 /// Asks Dojo about one link and writes what it answers. Parameters as for [`look`].
 pub async fn read(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     snapshot: &LinkSnapshot,
-    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Outcome, Error> {
-    let (outcome, _) = read_intent(pool, account, snapshot, window, cause).await?;
+    let (outcome, _) = read_intent(context, snapshot, cause).await?;
     Ok(outcome)
 }
 
 async fn read_intent(
-    pool: &PgPool,
-    account: &Account,
+    context: &Context,
     snapshot: &LinkSnapshot,
-    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<(Outcome, Option<Status>), Error> {
-    let Some(intent) = account
+    let Some(intent) = context
+        .account
         .client
         .payment_intent(&snapshot.payment_intent_id, Some(snapshot.link.id))
         .await?
@@ -130,21 +119,23 @@ async fn read_intent(
             "Dojo does not know the intent of a link; is the account's API key that of another one?"
         );
         metrics::counter!("intents_missing_total").increment(1);
-        store::reconciliation::look_again(pool, snapshot.link.id, Duration::from_mins(5)).await?;
+        store::reconciliation::look_again(&context.pool, snapshot.link.id, Duration::from_mins(5))
+            .await?;
         return Ok((Outcome::Again, None));
     };
-    let outcome = take(pool, snapshot, &intent, window, cause).await?;
+    let outcome = take(context, snapshot, &intent, cause).await?;
     Ok((outcome, intent.known_status()))
 }
 
 /// Weighs an answer by the rules and writes what follows.
 async fn take(
-    pool: &PgPool,
+    context: &Context,
     snapshot: &LinkSnapshot,
     intent: &PaymentIntent,
-    window: SettlementWindow,
     cause: &Cause,
 ) -> Result<Outcome, Error> {
+    let Context { pool, limits, .. } = context;
+    let window = limits.window;
     let link = &snapshot.link;
     let reading = reconcile(
         snapshot.held,
@@ -223,12 +214,7 @@ const LINKS_A_PAGE: usize = 10;
 /// settles what it finds there. Returns the links that are left, to be asked about one by one.
 ///
 /// Search may lag behind, so nothing but a plain acceptance counts that comes from it.
-pub async fn sweep(
-    pool: &PgPool,
-    account: &Account,
-    all: Vec<LinkSnapshot>,
-    settlement: SettlementWindow,
-) -> Result<Vec<LinkSnapshot>, Error> {
+pub async fn sweep(context: &Context, all: Vec<LinkSnapshot>) -> Result<Vec<LinkSnapshot>, Error> {
     let pages = all.len() / LINKS_A_PAGE;
     let (Some(first), Some(last)) = (
         all.iter().map(|snapshot| snapshot.link.created_at).min(),
@@ -249,7 +235,8 @@ pub async fn sweep(
         .map(|snapshot| (snapshot.payment_intent_id.clone(), snapshot))
         .collect();
     let mut found = Vec::new();
-    account
+    context
+        .account
         .client
         .search(window, pages, |intent| {
             if let Some(snapshot) = wanted.remove(&intent.id) {
@@ -263,7 +250,7 @@ pub async fn sweep(
             snapshot.held,
             intent.known_status(),
             intent.updated_at,
-            settlement,
+            context.limits.window,
         );
         // What a webhook has just made due may have reached the intent and not the search.
         let quiet = snapshot
@@ -276,7 +263,7 @@ pub async fn sweep(
         let plain = quiet && !snapshot.asked_again && !disputed && !stranger;
         if plain && matches!(reading, Reading::Accepted(_)) {
             snapshot.from_search = true;
-            take(pool, &snapshot, &intent, settlement, &Cause::Reconciliation).await?;
+            take(context, &snapshot, &intent, &Cause::Reconciliation).await?;
         } else {
             left.push(snapshot);
         }

@@ -2,14 +2,18 @@
 //!
 //! Each function is one short transaction. None of them is open while Dojo is called.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Error, PgPool, PgTransaction, from_json, leases::Lease, links::select_links, to_json,
+    Error, PgPool, PgTransaction, from_json,
+    leases::{Lease, LeaseRequest, claim, release},
+    links::select_links,
+    timeline::record,
+    to_json,
     webhooks::judge,
 };
 use crate::{
@@ -52,7 +56,7 @@ pub struct IdempotencyKey {
 #[derive(Debug)]
 pub enum Begun {
     /// The link is saved; Dojo is to be asked before this lease is over.
-    New(OffsetDateTime),
+    New(Lease),
     /// A request with this key was here before.
     Known(Known),
     /// A request with this key was here before and asked for something else.
@@ -103,13 +107,16 @@ async fn save(
     pool: &PgPool,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
-) -> Result<Option<OffsetDateTime>, Error> {
+) -> Result<Option<Lease>, Error> {
     let Draft { id, new, .. } = draft;
-    Ok(sqlx::query_scalar!(
+    let lease = LeaseRequest::new(draft.lease);
+    let saved = record!(
+        Kind::Requested,
+        draft.cause,
         r#"
         WITH claim AS (
             INSERT INTO idempotency_keys AS known (api_key_id, key, request_hash, payment_link_id)
-            SELECT $1, $2, $3, $4 WHERE $2::text IS NOT NULL
+            SELECT $3, $4, $5, $6 WHERE $4::text IS NOT NULL
             ON CONFLICT (api_key_id, key) DO UPDATE SET payment_link_id = EXCLUDED.payment_link_id
                 WHERE known.payment_link_id IS NULL AND known.request_hash = EXCLUDED.request_hash
             RETURNING true
@@ -117,16 +124,14 @@ async fn save(
             INSERT INTO payment_links
                 (id, account, environment, status, request, reference, currency, amount, tips_amount,
                  expire_at, created_by, due_at, leased_until, asked_until)
-            SELECT $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, now(), lease.until, lease.until
+            SELECT $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, now(), lease.until, lease.until
             FROM (SELECT now() + make_interval(secs => $17) AS until) AS lease
-            WHERE $2::text IS NULL OR EXISTS (SELECT FROM claim)
-            RETURNING id, leased_until
-        ), told AS (
-            INSERT INTO payment_link_events (payment_link_id, kind, status_after, cause)
-            SELECT id, $15, $7, $16 FROM link
-        )
-        SELECT leased_until AS "lease!" FROM link
-        "#,
+            WHERE $4::text IS NULL OR EXISTS (SELECT FROM claim)
+            RETURNING id, status, leased_until
+        ), entry AS (
+            SELECT id AS link_id, NULL AS before, status AS after, NULL::jsonb AS detail FROM link
+        )"# => r#"
+        SELECT leased_until AS "until!" FROM link"#,
         key.map(|key| key.client_id),
         key.map(|key| key.key.as_str()),
         key.map(|key| key.request_hash.as_slice()),
@@ -141,12 +146,11 @@ async fn save(
         new.tips_amount.map(|tips| tips.value),
         new.terms.expire_at,
         draft.created_by,
-        Kind::Requested.as_str(),
-        to_json(draft.cause)?,
-        draft.lease.as_secs_f64(),
+        lease.seconds(),
     )
     .fetch_optional(pool)
-    .await?)
+    .await?;
+    Ok(saved.map(|row| lease.granted(row.until)))
 }
 
 /// What an earlier request with this key came to. `None`: there was none, or it came to nothing and left the key
@@ -199,7 +203,6 @@ pub async fn adopt_intent(
     url: &str,
     cause: &Cause,
 ) -> Result<Adopted, Error> {
-    let cause = to_json(cause)?;
     let mut transaction = pool.begin().await?;
 
     // First of all, so that a webhook for this intent runs wholly before or wholly after what follows
@@ -264,17 +267,16 @@ pub async fn adopt_intent(
     .await?;
 
     if confirmed.rows_affected() == 1 {
-        sqlx::query!(
-            "WITH claimed AS (
-                 UPDATE payment_intents SET payment_link_id = $1, due_at = NULL WHERE id = $6
-             )
-             INSERT INTO payment_link_events
-                 (payment_link_id, kind, status_before, status_after, cause, detail)
-             VALUES ($1, $2, 'Pending', $3, $4, $5)",
-            id.uuid(),
-            Kind::Created.as_str(),
-            status.as_str(),
+        record!(
+            Kind::Created,
             cause,
+            "WITH owned AS (
+                 UPDATE payment_intents SET payment_link_id = $3, due_at = NULL WHERE id = $6
+             ), entry AS (
+                 SELECT $3 AS link_id, 'Pending' AS before, $4 AS after, $5::jsonb AS detail
+             )",
+            id.uuid(),
+            status.as_str(),
             json!({"paymentIntentId": intent.id, "reported": intent.status}),
             intent.id
         )
@@ -291,10 +293,10 @@ pub async fn adopt_intent(
     let surplus = link.payment_intent_id.as_ref() != Some(&intent.id);
     let mismatch = confirmed.rows_affected() == 1 && link.reported_amount.is_some();
     if mismatch {
-        tell_of_mismatch(&mut transaction, &link, &cause).await?;
+        record_mismatch(&mut transaction, &link, cause).await?;
     }
     if surplus {
-        mark_surplus(&mut transaction, &link, &intent.id, &cause).await?;
+        mark_surplus(&mut transaction, &link, &intent.id, cause).await?;
     } else {
         let body =
             serde_json::to_string(&link).map_err(|error| Error::Unreadable(error.to_string()))?;
@@ -315,20 +317,18 @@ pub async fn adopt_intent(
     })
 }
 
-/// Tells that Dojo reports another amount than was asked for.
-async fn tell_of_mismatch(
+/// Records that Dojo reports another amount than the requested one.
+async fn record_mismatch(
     transaction: &mut PgTransaction,
     link: &PaymentLink,
-    cause: &Value,
+    cause: &Cause,
 ) -> Result<(), Error> {
-    sqlx::query!(
-        "INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         VALUES ($1, $2, $3, $3, $4, $5)",
-        link.id.uuid(),
-        Kind::AmountMismatch.as_str(),
-        link.status.as_str(),
+    record!(
+        Kind::AmountMismatch,
         cause,
+        "WITH entry AS (SELECT $3::uuid AS link_id, $4 AS before, $4 AS after, $5::jsonb AS detail)",
+        link.id.uuid(),
+        link.status.as_str(),
         json!({"asked": link.amount, "reported": link.reported_amount})
     )
     .execute(&mut **transaction)
@@ -341,22 +341,23 @@ async fn mark_surplus(
     transaction: &mut PgTransaction,
     link: &PaymentLink,
     payment_intent_id: &str,
-    cause: &Value,
+    cause: &Cause,
 ) -> Result<(), Error> {
-    sqlx::query!(
+    record!(
+        Kind::SurplusFound,
+        cause,
         "WITH marked AS (
-             UPDATE payment_intents SET surplus_of = $1, due_at = now(), leased_until = NULL
-             WHERE id = $2 AND surplus_of IS NULL
-             RETURNING id
-         )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT $1, $3, $4, $4, $5, jsonb_build_object('paymentIntentId', id) FROM marked",
+             UPDATE payment_intents SET surplus_of = $3, due_at = now(), leased_until = NULL
+             WHERE id = $4 AND surplus_of IS NULL
+             RETURNING id, surplus_of
+         ), entry AS (
+             SELECT surplus_of AS link_id, $5 AS before, $5 AS after,
+                    jsonb_build_object('paymentIntentId', id) AS detail
+             FROM marked
+         )",
         link.id.uuid(),
         payment_intent_id,
-        Kind::SurplusFound.as_str(),
-        link.status.as_str(),
-        cause
+        link.status.as_str()
     )
     .execute(&mut **transaction)
     .await?;
@@ -392,17 +393,15 @@ async fn apply_early_webhooks(
         if let Verdict::Moved(after) = verdict {
             status = after;
         }
-        sqlx::query!(
-            "INSERT INTO payment_link_events
-                 (payment_link_id, kind, status_before, status_after, cause, detail)
-             VALUES ($1, $2, $3, $4, $5, $6)",
+        record!(
+            Kind::Webhook,
+            &Cause::Webhook {
+                event_id: event.dedup_key
+            },
+            "WITH entry AS (SELECT $3::uuid AS link_id, $4 AS before, $5 AS after, $6::jsonb AS detail)",
             id.uuid(),
-            Kind::Webhook.as_str(),
             before.as_str(),
             status.as_str(),
-            to_json(&Cause::Webhook {
-                event_id: event.dedup_key
-            })?,
             json!({"verdict": verdict.name(), "reported": event.reported, "event": event_type})
         )
         .execute(&mut **transaction)
@@ -440,39 +439,37 @@ pub enum Retry {
 pub async fn fail(
     pool: &PgPool,
     id: PaymentLinkId,
-    lease: OffsetDateTime,
+    lease: Lease,
     failure: &Failure,
     retry: Retry,
     watch: Option<Duration>,
     cause: &Cause,
 ) -> Result<bool, Error> {
-    let told = sqlx::query!(
+    let recorded = record!(
+        Kind::Failed,
+        cause,
         "WITH failed AS (
              UPDATE payment_links
-             SET status = $2, failure = $3, updated_at = now(), leased_until = NULL,
-                 due_at = now() + make_interval(secs => $8),
+             SET status = 'Failed', failure = $5, updated_at = now(), leased_until = NULL,
+                 due_at = now() + make_interval(secs => $7),
                  revision = revision + 1, request = request #- '{customer,secret}'
-             WHERE id = $1 AND status = 'Pending' AND leased_until = $7
-             RETURNING id
+             WHERE id = $3 AND status = 'Pending' AND leased_until = $4
+             RETURNING id, status, failure
          ), freed AS (
              UPDATE idempotency_keys SET payment_link_id = NULL
-             WHERE $4 AND payment_link_id IN (SELECT id FROM failed)
-         )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT id, $5, 'Pending', $2, $6, $3 FROM failed",
+             WHERE $6 AND payment_link_id IN (SELECT id FROM failed)
+         ), entry AS (
+             SELECT id AS link_id, 'Pending' AS before, status AS after, failure AS detail FROM failed
+         )",
         id.uuid(),
-        Status::Failed.as_str(),
+        lease.until,
         to_json(failure)?,
         retry == Retry::Allowed,
-        Kind::Failed.as_str(),
-        to_json(cause)?,
-        lease,
         watch.map(|watch| watch.as_secs_f64()),
     )
     .execute(pool)
     .await?;
-    Ok(told.rows_affected() == 1)
+    Ok(recorded.rows_affected() == 1)
 }
 
 /// Notes that Dojo's answer was lost: the link stays pending, and recovery may look for what became of it.
@@ -481,25 +478,24 @@ pub async fn fail(
 pub async fn unanswered(
     pool: &PgPool,
     id: PaymentLinkId,
-    lease: OffsetDateTime,
+    lease: Lease,
     reason: &str,
     cause: &Cause,
 ) -> Result<(), Error> {
-    sqlx::query!(
-        "WITH given_back AS (
+    record!(
+        Kind::ResponseLost,
+        cause,
+        "WITH released AS (
              UPDATE payment_links
              SET leased_until = NULL, asked_until = now(), due_at = now() + interval '1 second'
-             WHERE id = $1 AND status = 'Pending' AND leased_until = $5
-             RETURNING id
-         )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT id, $2, 'Pending', 'Pending', $3, $4 FROM given_back",
+             WHERE id = $3 AND status = 'Pending' AND leased_until = $4
+             RETURNING id, status
+         ), entry AS (
+             SELECT id AS link_id, status AS before, status AS after, $5::jsonb AS detail FROM released
+         )",
         id.uuid(),
-        Kind::ResponseLost.as_str(),
-        to_json(cause)?,
-        Value::from_iter([("reason", reason)]),
-        lease
+        lease.until,
+        json!({"reason": reason})
     )
     .execute(pool)
     .await?;
@@ -533,20 +529,15 @@ pub async fn claim_unsettled(
     lease: Duration,
     limit: i64,
 ) -> Result<Vec<Unsettled>, Error> {
-    let since = Instant::now();
-    sqlx::query!(
-        r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
-           WHERE id IN (
-               SELECT id FROM payment_links
-               WHERE due_at <= now() AND account = $1 AND status IN ('Pending', 'Failed')
-                 AND (leased_until IS NULL OR leased_until <= now())
-               ORDER BY due_at
-               LIMIT $3
-               FOR UPDATE SKIP LOCKED
-           )
-           RETURNING id, status = 'Failed' AS "failed!", request, created_at, asked_until, leased_until AS "lease!", now() AS "now!""#,
+    let lease = LeaseRequest::new(lease);
+    claim!(
+        "payment_links",
+        "status IN ('Pending', 'Failed')",
+        r#"SELECT id, status = 'Failed' AS "failed!", request, created_at, asked_until,
+                  leased_until AS "leased_until!", now() AS "now!"
+           FROM claimed"#,
         account,
-        lease.as_secs_f64(),
+        lease,
         limit
     )
     .fetch_all(pool)
@@ -556,7 +547,9 @@ pub async fn claim_unsettled(
         let id = PaymentLinkId::from_uuid(row.id);
         // One that cannot be read must not hold up the others; its lease runs out.
         let new = from_json(row.request)
-            .inspect_err(|error| tracing::error!(link_id = %id, %error, "a pending link is unreadable"))
+            .inspect_err(
+                |error| tracing::error!(link_id = %id, %error, "a pending link is unreadable"),
+            )
             .ok()?;
         Some(Ok(Unsettled {
             id,
@@ -564,7 +557,7 @@ pub async fn claim_unsettled(
             new,
             created_at: row.created_at,
             asked_until: row.asked_until,
-            lease: Lease::new(row.lease, lease, since),
+            lease: lease.granted(row.leased_until),
             now: row.now,
         }))
     })
@@ -575,16 +568,15 @@ pub async fn claim_unsettled(
 pub async fn give_back(
     pool: &PgPool,
     id: PaymentLinkId,
-    lease: OffsetDateTime,
+    lease: Lease,
     wait: Option<Duration>,
 ) -> Result<(), Error> {
-    sqlx::query!(
-        "UPDATE payment_links
-         SET leased_until = NULL, due_at = now() + make_interval(secs => $2)
-         WHERE id = $1 AND status IN ('Pending', 'Failed') AND leased_until = $3",
+    release!(
+        "payment_links",
+        "status IN ('Pending', 'Failed')",
         id.uuid(),
-        wait.map(|wait| wait.as_secs_f64()),
-        lease
+        lease,
+        wait
     )
     .execute(pool)
     .await?;
@@ -596,7 +588,7 @@ pub async fn give_back(
 pub async fn not_asked(
     pool: &PgPool,
     unsettled: &Unsettled,
-    lease: OffsetDateTime,
+    lease: Lease,
     wait: Duration,
 ) -> Result<(), Error> {
     sqlx::query!(
@@ -605,7 +597,7 @@ pub async fn not_asked(
          WHERE id = $1 AND status = 'Pending' AND leased_until = $3",
         unsettled.id.uuid(),
         wait.as_secs_f64(),
-        lease,
+        lease.until,
         unsettled.asked_until
     )
     .execute(pool)
@@ -620,25 +612,26 @@ pub async fn ask_again(
     unsettled: &Unsettled,
     lease: Duration,
     cause: &Cause,
-) -> Result<Option<OffsetDateTime>, Error> {
-    Ok(sqlx::query_scalar!(
+) -> Result<Option<Lease>, Error> {
+    let lease = LeaseRequest::new(lease);
+    let asking = record!(
+        Kind::CreationRetried,
+        cause,
         r#"WITH asking AS (
              UPDATE payment_links
-             SET leased_until = now() + make_interval(secs => $2),
-                 asked_until = now() + make_interval(secs => $2)
-             WHERE id = $1 AND status = 'Pending' AND leased_until = $3 AND leased_until > now()
-             RETURNING id, leased_until
-         ), told AS (
-             INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause)
-             SELECT id, $4, 'Pending', 'Pending', $5 FROM asking
-         )
-         SELECT leased_until AS "lease!" FROM asking"#,
+             SET leased_until = now() + make_interval(secs => $4),
+                 asked_until = now() + make_interval(secs => $4)
+             WHERE id = $3 AND status = 'Pending' AND leased_until = $5 AND leased_until > now()
+             RETURNING id, status, leased_until
+         ), entry AS (
+             SELECT id AS link_id, status AS before, status AS after, NULL::jsonb AS detail FROM asking
+         )"# => r#"
+         SELECT leased_until AS "until!" FROM asking"#,
         unsettled.id.uuid(),
-        lease.as_secs_f64(),
-        unsettled.lease.until,
-        Kind::CreationRetried.as_str(),
-        to_json(cause)?
+        lease.seconds(),
+        unsettled.lease.until
     )
     .fetch_optional(pool)
-    .await?)
+    .await?;
+    Ok(asking.map(|row| lease.granted(row.until)))
 }

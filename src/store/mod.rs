@@ -12,10 +12,12 @@ mod diagnosis;
 pub mod leases;
 pub mod links;
 mod migration;
+pub mod operation_recovery;
 pub mod operations;
 pub mod orphaned_intents;
 mod pool;
 pub mod reconciliation;
+mod timeline;
 pub mod webhooks;
 
 use std::str::FromStr;

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Error, PgPool, to_json};
+use super::{
+    Error, PgPool,
+    leases::{Lease, LeaseRequest, claim, release},
+    timeline::record,
+};
 use crate::payment_link::{
     PaymentLinkId,
     timeline::{Cause, Kind},
@@ -19,6 +23,8 @@ pub struct OrphanedIntent {
     pub surplus_of: Option<PaymentLinkId>,
     /// Whether it was first heard of less than a day ago.
     pub recent: bool,
+    /// The right to work on it.
+    pub lease: Lease,
 }
 
 /// Claims up to `limit` intents that are due. Nobody else gets them until the lease is over.
@@ -28,18 +34,15 @@ pub async fn claim(
     lease: Duration,
     limit: i64,
 ) -> Result<Vec<OrphanedIntent>, Error> {
-    let rows = sqlx::query!(
-        r#"UPDATE payment_intents SET leased_until = now() + make_interval(secs => $2)
-         WHERE id IN (
-             SELECT id FROM payment_intents
-             WHERE due_at <= now() AND account = $1 AND (leased_until IS NULL OR leased_until <= now())
-             ORDER BY due_at
-             LIMIT $3
-             FOR UPDATE SKIP LOCKED
-         )
-         RETURNING id, surplus_of, first_seen_at > now() - interval '1 day' AS "recent!""#,
+    let lease = LeaseRequest::new(lease);
+    let rows = claim!(
+        "payment_intents",
+        "true",
+        r#"SELECT id, surplus_of, first_seen_at > now() - interval '1 day' AS "recent!",
+                  leased_until AS "leased_until!"
+           FROM claimed"#,
         account,
-        lease.as_secs_f64(),
+        lease,
         limit
     )
     .fetch_all(pool)
@@ -50,6 +53,7 @@ pub async fn claim(
             id: row.id,
             surplus_of: row.surplus_of.map(PaymentLinkId::from_uuid),
             recent: row.recent,
+            lease: lease.granted(row.leased_until),
         })
         .collect())
 }
@@ -66,13 +70,14 @@ pub async fn settle(pool: &PgPool, id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives an intent back, to be asked about again after `wait`.
-pub async fn ask_later(pool: &PgPool, id: &str, wait: Duration) -> Result<(), Error> {
-    sqlx::query!(
-        "UPDATE payment_intents SET due_at = now() + make_interval(secs => $2), leased_until = NULL
-         WHERE id = $1 AND due_at IS NOT NULL",
-        id,
-        wait.as_secs_f64()
+/// Releases an intent, to be read again after `wait`.
+pub async fn release(pool: &PgPool, orphan: &OrphanedIntent, wait: Duration) -> Result<(), Error> {
+    release!(
+        "payment_intents",
+        "due_at IS NOT NULL",
+        orphan.id,
+        orphan.lease,
+        Some(wait)
     )
     .execute(pool)
     .await?;
@@ -86,22 +91,20 @@ pub async fn settle_surplus(
     kind: Kind,
     cause: &Cause,
 ) -> Result<(), Error> {
-    sqlx::query!(
+    record!(
+        kind,
+        cause,
         "WITH settled AS (
              UPDATE payment_intents SET due_at = NULL, leased_until = NULL
-             WHERE id = $1 AND due_at IS NOT NULL AND surplus_of IS NOT NULL
+             WHERE id = $3 AND due_at IS NOT NULL AND surplus_of IS NOT NULL
              RETURNING surplus_of
          ), link AS (
              -- Locked, so that the entry tells of the status that the link has when it is written.
              SELECT id, status FROM payment_links WHERE id IN (SELECT surplus_of FROM settled) FOR UPDATE
-         )
-         INSERT INTO payment_link_events
-             (payment_link_id, kind, status_before, status_after, cause, detail)
-         SELECT link.id, $2, link.status, link.status, $3, $4
-         FROM link",
+         ), entry AS (
+             SELECT id AS link_id, status AS before, status AS after, $4::jsonb AS detail FROM link
+         )",
         id,
-        kind.as_str(),
-        to_json(cause)?,
         json!({"paymentIntentId": id})
     )
     .execute(pool)

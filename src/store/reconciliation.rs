@@ -1,15 +1,16 @@
 //! Looking at links: which are due, and what a look changed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
     Error, PgPool,
-    leases::Lease,
+    leases::{Lease, LeaseRequest, claim},
     links::{Row, select_links},
     operations::refunds_of,
+    timeline::{NewEntry, record, record_each},
     to_json,
 };
 use crate::{
@@ -82,20 +83,13 @@ pub async fn claim(
     lease: Duration,
     limit: i64,
 ) -> Result<Vec<(LinkSnapshot, Lease)>, Error> {
-    let since = Instant::now();
-    let claimed = sqlx::query!(
-        r#"UPDATE payment_links SET leased_until = now() + make_interval(secs => $2)
-         WHERE id IN (
-             SELECT id FROM payment_links
-             WHERE due_at <= now() AND account = $1 AND status NOT IN ('Pending', 'Failed')
-               AND (leased_until IS NULL OR leased_until <= now())
-             ORDER BY due_at
-             LIMIT $3
-             FOR UPDATE SKIP LOCKED
-         )
-         RETURNING id, leased_until AS "until!""#,
+    let lease = LeaseRequest::new(lease);
+    let claimed = claim!(
+        "payment_links",
+        "status NOT IN ('Pending', 'Failed')",
+        r#"SELECT id, leased_until AS "leased_until!" FROM claimed"#,
         account,
-        lease.as_secs_f64(),
+        lease,
         limit
     )
     .fetch_all(pool)
@@ -103,7 +97,7 @@ pub async fn claim(
     let Some(first) = claimed.first() else {
         return Ok(Vec::new());
     };
-    let lease = Lease::new(first.until, lease, since);
+    let lease = lease.granted(first.leased_until);
     let ids: Vec<_> = claimed.iter().map(|row| row.id).collect();
     let links = snapshot(pool, &ids).await?;
     Ok(links
@@ -293,65 +287,70 @@ pub async fn apply(
         || intent.expire_at.is_some()
             && intent.expire_at.map(micros) != link.terms.expire_at.map(micros);
 
-    let written = sqlx::query!(
-        "WITH written AS (
+    let detail = json!({"changed": changed});
+    let mut entries = Vec::new();
+    if !changed.is_empty() {
+        entries.push(NewEntry {
+            kind: Kind::Reconciled,
+            before: link.status,
+            after: status,
+            cause,
+            detail,
+        });
+    }
+    if new_mismatch {
+        entries.push(NewEntry {
+            kind: Kind::AmountMismatch,
+            before: status,
+            after: status,
+            cause,
+            detail: json!({"asked": link.amount, "reported": mismatch}),
+        });
+    }
+    let written = record_each!(
+        &entries,
+        "WITH changed AS (
              UPDATE payment_links
-             SET status = $3, total_amount = $4, tips_amount = $5, refunded_amount = $6, captures = $24,
-                 expire_at = coalesce($7, expire_at), payment = $8, attempts = $9, mismatch = $10,
-                 dojo_updated_at = coalesce($11, dojo_updated_at),
-                 dojo_status = coalesce($12, dojo_status), unsettled_status = $25, disputed_since = NULL,
+             SET status = $4, total_amount = $5, tips_amount = $6, refunded_amount = $7, captures = $8,
+                 expire_at = coalesce($9, expire_at), payment = $10, attempts = $11, mismatch = $12,
+                 dojo_updated_at = coalesce($13, dojo_updated_at),
+                 dojo_status = coalesce($14, dojo_status), unsettled_status = $15, disputed_since = NULL,
                  synced_at = now(), leased_until = NULL,
-                 updated_at = CASE WHEN $13 THEN now() ELSE updated_at END,
+                 updated_at = CASE WHEN $16 THEN now() ELSE updated_at END,
                  -- So is the end of a dispute: a slower answer must not be accepted for having stood in it.
-                 revision = revision + ($23::bool OR disputed_since IS NOT NULL)::int,
-                 refunds_elsewhere = $26,
+                 revision = revision + ($17::bool OR disputed_since IS NOT NULL)::int,
+                 refunds_elsewhere = $18,
                  -- The same amount read earlier doesn't make the one that is held older. A time in the future is from
                  -- another server's clock, before a failover.
-                 refunds_read_at = CASE WHEN refunded_amount = $6 AND refunds_read_at <= now()
-                                        THEN greatest(refunds_read_at, $27) ELSE $27 END,
+                 refunds_read_at = CASE WHEN refunded_amount = $7 AND refunds_read_at <= now()
+                                        THEN greatest(refunds_read_at, $19) ELSE $19 END,
                  -- A webhook that came meanwhile has made the link due, and it stays so.
-                 due_at = CASE WHEN due_at IS NOT DISTINCT FROM $14
-                               THEN now() + make_interval(secs => $15) ELSE due_at END
-             WHERE id = $1 AND revision = $2
-             RETURNING id
-         ), told AS (
-             INSERT INTO payment_link_events
-                 (payment_link_id, kind, status_before, status_after, cause, detail)
-             SELECT written.id, event.kind, event.status_before, $3, $16, event.detail
-             FROM written, (VALUES
-                 ($13::bool, $17, $18, jsonb_build_object('changed', $19::jsonb)),
-                 ($20::bool, $21, $3, jsonb_build_object('asked', $22::jsonb, 'reported', $10::jsonb))
-             ) AS event (told, kind, status_before, detail)
-             WHERE event.told
-         )
-         SELECT id FROM written",
+                 due_at = CASE WHEN due_at IS NOT DISTINCT FROM $20
+                               THEN now() + make_interval(secs => $21) ELSE due_at END
+             WHERE id = $2 AND revision = $3
+             RETURNING id AS link_id
+         )" => "
+         SELECT link_id FROM changed",
         link.id.uuid(),
         snapshot.revision,
         status.as_str(),
         total,
         tips,
         refunded,
+        to_json(captures)?,
         intent.expire_at,
         payment.as_ref().map(to_json).transpose()?,
         to_json(&attempts)?,
         mismatch,
         intent.updated_at,
         known.map(Status::as_str),
-        !changed.is_empty(),
-        snapshot.due_at,
-        next.map(|next| next.as_secs_f64()),
-        to_json(cause)?,
-        Kind::Reconciled.as_str(),
-        link.status.as_str(),
-        json!(changed),
-        new_mismatch,
-        Kind::AmountMismatch.as_str(),
-        to_json(&link.amount)?,
-        differs,
-        to_json(captures)?,
         unknown,
+        !changed.is_empty(),
+        differs,
         refunds.elsewhere_by(refunded, window),
         read_at,
+        snapshot.due_at,
+        next.map(|next| next.as_secs_f64()),
     )
     .fetch_optional(pool)
     .await?;
@@ -376,30 +375,27 @@ pub async fn dispute(
     wait: Duration,
     cause: &Cause,
 ) -> Result<(), Error> {
-    let noted = sqlx::query_scalar!(
+    let noted = record!(
+        Kind::ConflictingResponse,
+        cause,
         "WITH before AS (
-             SELECT id, disputed_since, unsettled_status FROM payment_links
-             WHERE id = $1 AND revision = $2 FOR UPDATE
+             SELECT id, status, disputed_since, unsettled_status FROM payment_links
+             WHERE id = $3 AND revision = $4 FOR UPDATE
          ), noted AS (
              UPDATE payment_links link
-             SET disputed_since = coalesce(before.disputed_since, now()), unsettled_status = $7,
-                 leased_until = NULL, due_at = now() + make_interval(secs => $3)
+             SET disputed_since = coalesce(before.disputed_since, now()), unsettled_status = $6,
+                 leased_until = NULL, due_at = now() + make_interval(secs => $5)
              FROM before WHERE link.id = before.id
-         ), told AS (
-             INSERT INTO payment_link_events
-                 (payment_link_id, kind, status_before, status_after, cause, detail)
-             SELECT id, $4, $5, $5, $6, jsonb_build_object('reported', $7::text, 'reason', $8::text)
-             FROM before WHERE disputed_since IS NULL OR unsettled_status IS DISTINCT FROM $7
-         )
+         ), entry AS (
+             SELECT id AS link_id, status AS before, status AS after, $7::jsonb AS detail
+             FROM before WHERE disputed_since IS NULL OR unsettled_status IS DISTINCT FROM $6
+         )" => "
          SELECT id FROM before",
         snapshot.link.id.uuid(),
         snapshot.revision,
         wait.as_secs_f64(),
-        Kind::ConflictingResponse.as_str(),
-        snapshot.link.status.as_str(),
-        to_json(cause)?,
         reported,
-        dispute.name()
+        json!({"reported": reported, "reason": dispute.name()})
     )
     .fetch_optional(pool)
     .await?;

@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 
-use super::{Error, PgPool, to_json, word};
+use super::{Error, PgPool, timeline::record, word};
 use crate::{
     dojo::webhook::INTENT_EVENTS,
     payment_link::{
@@ -79,24 +79,26 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
         .filter(|news| news.payment_intent_id.is_some())
         .map(|news| rules_for(&news.event_type, reported))
         .unwrap_or_default();
-    let cause = to_json(&Cause::Webhook {
+    let cause = Cause::Webhook {
         event_id: webhook.dedup_key.to_owned(),
-    })?;
+    };
 
-    let row = sqlx::query!(
+    let row = record!(
+        Kind::Webhook,
+        &cause,
         r#"
         WITH intent AS (
             -- An intent that no link claims soon is looked at: it may be one whose creation was never answered.
             INSERT INTO payment_intents (id, account, due_at)
-            SELECT $4, $1, now() + interval '5 seconds' WHERE $4::text IS NOT NULL
+            SELECT $6, $3, now() + interval '5 seconds' WHERE $6::text IS NOT NULL
             ON CONFLICT (id) DO UPDATE SET last_seen_at = now()
             RETURNING payment_link_id, account
         ), event AS (
             INSERT INTO webhook_events AS stored
                 (account, dedup_key, body, payment_intent_id, event_type, payment_status, dojo_created_at,
                  problem, payment_link_id)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8,
-                    (SELECT payment_link_id FROM intent WHERE account = $1))
+            VALUES ($3, $4, $5, $6, $7, $8, $9, $10,
+                    (SELECT payment_link_id FROM intent WHERE account = $3))
             ON CONFLICT (account, dedup_key)
                 DO UPDATE SET deliveries = stored.deliveries + 1, last_received_at = now()
             RETURNING deliveries = 1 AS first, payment_link_id
@@ -108,7 +110,7 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
         ), judged AS (
             SELECT link.id, link.status AS before, rule.after, rule.verdict
             FROM link
-            JOIN unnest($9::text[], $10::text[], $11::text[])
+            JOIN unnest($11::text[], $12::text[], $13::text[])
                 AS rule (before, after, verdict) ON rule.before = link.status
         ), moved AS (
             UPDATE payment_links link
@@ -116,7 +118,7 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
             -- The intent's id is there already. It is named all the same, for Postgres checks a row's constraints
             -- first on the version that the statement's snapshot shows, which may still be without one.
             SET status = judged.after,
-                payment_intent_id = $4,
+                payment_intent_id = $6,
                 -- Always another time than before, so that a look that is under way knows of it.
                 due_at = now(),
                 revision = link.revision + (judged.after <> judged.before)::int,
@@ -126,16 +128,14 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged
             WHERE link.id = judged.id
-        ), told AS (
-            INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause, detail)
-            SELECT id, $12, before, after, $13,
-                   jsonb_build_object('verdict', verdict, 'reported', $6::text, 'event', $5::text)
+        ), entry AS (
+            SELECT id AS link_id, before, after,
+                   jsonb_build_object('verdict', verdict, 'reported', $8::text, 'event', $7::text) AS detail
             FROM judged
-        )
+        )"# => r#"
         SELECT event.first AS "first!", judged.id AS "id?", judged.before AS "before?",
                judged.after AS "after?", judged.verdict AS "verdict?"
-        FROM event LEFT JOIN judged ON true
-        "#,
+        FROM event LEFT JOIN judged ON true"#,
         webhook.account,
         webhook.dedup_key,
         webhook.body,
@@ -147,8 +147,6 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
         &rules.before as &[&str],
         &rules.after as &[&str],
         &rules.verdict as &[&str],
-        Kind::Webhook.as_str(),
-        cause,
     )
     .fetch_one(pool)
     .await?;

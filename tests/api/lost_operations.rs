@@ -1,5 +1,5 @@
-//! Operations whose answer is lost, and those over which the service dies: each is done once or not at all, and what
-//! came of it is found out.
+//! Operations whose response is lost, or during which the service is killed. Each is performed once or not at all, and its
+//! outcome is found out.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{
     received_at, text,
 };
 
-/// An operation, and how the intent shows that it was done.
+/// An operation, and how the intent shows that it was performed.
 struct Case {
     operation: &'static str,
     /// The sandbox's name for it.
@@ -68,7 +68,7 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    /// A link for which it is possible.
+    /// A link that allows the operation.
     async fn link(&self, app: &TestApp) -> Value {
         match self.operation {
             "refunds" => app.paid().await,
@@ -77,14 +77,14 @@ impl Case {
         }
     }
 
-    /// What the intent shows.
+    /// The field of the intent that the operation changes.
     async fn shown(&self, app: &TestApp, link: &Value) -> Value {
         let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
         intent.pointer(self.shows.0).cloned().unwrap_or_default()
     }
 
-    /// Waits for the operation to be known to be done, and checks that it was done once.
-    async fn is_done_once(&self, app: &TestApp, link: &Value) {
+    /// Waits until the operation has succeeded, and checks that it was performed once.
+    async fn succeeds_once(&self, app: &TestApp, link: &Value) {
         let answer = app
             .operation_outcome("a", link, self.operation, &self.body)
             .await
@@ -108,14 +108,14 @@ impl Case {
         assert_eq!(operation["status"], "Succeeded");
         assert_eq!(operation["id"], answer.header("operation-id"));
         app.in_step_with_dojo().await;
-        let told = app.told_of_operations(link).await;
-        let succeeded = told.iter().filter(|kind| *kind == "operationSucceeded");
-        assert_eq!(succeeded.count(), 1, "{told:?}");
+        let entries = app.operation_entries(link).await;
+        let succeeded = entries.iter().filter(|kind| *kind == "operationSucceeded");
+        assert_eq!(succeeded.count(), 1, "{entries:?}");
     }
 }
 
 #[tokio::test]
-async fn what_dojo_did_is_found_though_its_answer_was_lost() {
+async fn an_operation_whose_response_was_lost_is_found_to_have_succeeded() {
     for_each_case(&cases(), &[], async |app, case| {
         let link = case.link(&app).await;
         app.sandbox.next(case.call, "cutAfter", json!({})).await;
@@ -125,24 +125,24 @@ async fn what_dojo_did_is_found_though_its_answer_was_lost() {
         let problem = problem.problem(504, "outcome-unknown");
         assert_eq!(problem["paymentLinkId"], link["id"]);
         assert!(text(&problem["operationId"]).starts_with("op_"));
-        case.is_done_once(&app, &link).await;
-        // What shows at Dojo is not asked for again; a refund shows by its key. A tip may have been looked at meanwhile, and
-        // then it could have been so before.
-        let asked = app.sandbox.requests(case.call).await;
+        case.succeeds_once(&app, &link).await;
+        // An operation that is visible at Dojo is not repeated. A refund is found by its key only. The link may have the new
+        // tip already, if it was reconciled meanwhile, and then the tip proves nothing.
+        let calls = app.sandbox.requests(case.call).await;
         let most = 1 + usize::from(matches!(case.call, "refund" | "tips"));
-        assert!(asked.len() <= most, "{asked:?}");
+        assert!(calls.len() <= most, "{calls:?}");
         assert!(
-            asked
+            calls
                 .iter()
                 .all(|call| call["headers"]["idempotencykey"]
-                    == asked[0]["headers"]["idempotencykey"])
+                    == calls[0]["headers"]["idempotencykey"])
         );
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_dojo_did_not_do_is_asked_for_again_where_twice_is_the_same_as_once() {
+async fn an_operation_that_was_not_performed_is_repeated_unless_it_is_a_capture() {
     for_each_case(&cases(), &[], async |app, case| {
         let link = case.link(&app).await;
         app.sandbox.next(case.call, "cutBefore", json!({})).await;
@@ -150,10 +150,10 @@ async fn what_dojo_did_not_do_is_asked_for_again_where_twice_is_the_same_as_once
             .await
             .problem(504, "outcome-unknown");
         if case.call != "capture" {
-            case.is_done_once(&app, &link).await;
+            case.succeeds_once(&app, &link).await;
             return;
         }
-        // A capture is not: it turns out not to have been done, and a new key may ask for another.
+        // A capture is not repeated. It fails, and can be requested again with a new key.
         let answer = app
             .operation_outcome("a", &link, case.operation, &case.body)
             .await;
@@ -169,19 +169,19 @@ async fn what_dojo_did_not_do_is_asked_for_again_where_twice_is_the_same_as_once
 }
 
 #[tokio::test]
-async fn killed_before_the_outcome_is_kept_it_is_found_out_after_the_restart() {
+async fn the_outcome_is_found_after_a_kill_before_it_was_stored() {
     for_each_case(&cases(), &[], async |mut app, case| {
         let link = case.link(&app).await;
         app.sandbox
             .next(case.call, "latencyAfter", json!({"latencyMs": 1500}))
             .await;
         {
-            let asking = app.try_to_operate("a", &link, case.operation, &case.body);
-            let done = eventually("Dojo has done it", async || {
+            let request = app.try_to_operate("a", &link, case.operation, &case.body);
+            let done = eventually("Dojo has performed the operation", async || {
                 (case.shown(&app, &link).await == case.shows.1).then_some(())
             });
             tokio::select! {
-                answer = asking => panic!("it should have died before: {answer:?}"),
+                answer = request => panic!("the service should have died before: {answer:?}"),
                 () = done => {}
             }
         }
@@ -189,7 +189,7 @@ async fn killed_before_the_outcome_is_kept_it_is_found_out_after_the_restart() {
         app.restart().await;
         let again = app.operate_with_key("a", &link, case.operation, &case.body);
         let again = again.await;
-        // By the time that a busy machine has started the service again, it may have been found out.
+        // On a busy machine, the outcome may be known by the time that the service has started again.
         if again.status.is_success() {
             assert_eq!(
                 again.header("idempotent-replayed"),
@@ -200,8 +200,8 @@ async fn killed_before_the_outcome_is_kept_it_is_found_out_after_the_restart() {
         } else {
             again.problem(409, "request-in-progress");
         }
-        case.is_done_once(&app, &link).await;
-        // A look may have read the change before the operation was known to be done: it was asked for all the same.
+        case.succeeds_once(&app, &link).await;
+        // Reconciliation may have read the new amount before the operation was known to have succeeded. It is not a mismatch.
         let timeline = app.timeline(&link["id"]).await;
         assert!(
             timeline
@@ -214,7 +214,7 @@ async fn killed_before_the_outcome_is_kept_it_is_found_out_after_the_restart() {
 }
 
 #[tokio::test]
-async fn killed_before_dojo_is_asked_for_a_capture_it_is_not_asked_and_the_key_is_free() {
+async fn a_capture_is_not_sent_after_a_kill_before_it_was_sent_and_its_key_is_free() {
     let mut app = TestApp::quick(&[("RUN_JOBS", "false")]).await;
     let link = app.authorized().await;
     let part = json!({"amount": pounds(400)});
@@ -223,20 +223,20 @@ async fn killed_before_dojo_is_asked_for_a_capture_it_is_not_asked_and_the_key_i
         .next("get", "latency", json!({"latencyMs": 1500}))
         .await;
     {
-        let asking = app.try_to_operate("a", &link, "captures", &part);
-        let reached = eventually("Dojo is asked how the payment stands", async || {
+        let request = app.try_to_operate("a", &link, "captures", &part);
+        let reached = eventually("the service has read the payment", async || {
             (app.sandbox.requests("get").await.len() > before).then_some(())
         });
         tokio::select! {
-            answer = asking => panic!("it should have died before: {answer:?}"),
+            answer = request => panic!("the service should have died before: {answer:?}"),
             () = reached => {}
         }
     }
     app.service.kill().await;
     app.restart().await;
-    // Now with a background: before, it would have asked how the payment stands, too.
+    // With background jobs only now. Before, they would also have read the payment.
     let _replica = Service::start(&app.database_url, &app.sandbox.url, &QUICK).await;
-    eventually("it is known not to be done", async || {
+    eventually("the capture has failed", async || {
         (app.operations(&link).await[0]["status"] == "Failed").then_some(())
     })
     .await;
@@ -248,7 +248,7 @@ async fn killed_before_dojo_is_asked_for_a_capture_it_is_not_asked_and_the_key_i
 }
 
 #[tokio::test]
-async fn a_receipt_whose_answer_was_lost_is_not_sent_twice() {
+async fn a_receipt_whose_response_was_lost_is_not_sent_again() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
     app.sandbox.next("receipt", "cutAfter", json!({})).await;
@@ -261,7 +261,7 @@ async fn a_receipt_whose_answer_was_lost_is_not_sent_twice() {
     assert_eq!(app.sandbox.requests("receipt").await.len(), 1);
     assert_eq!(app.operations(&link).await[0]["status"], "Unconfirmed");
     assert_eq!(
-        app.told_of_operations(&link).await,
+        app.operation_entries(&link).await,
         [
             "operationRequested",
             "operationResponseLost",
@@ -271,25 +271,26 @@ async fn a_receipt_whose_answer_was_lost_is_not_sent_twice() {
 }
 
 #[tokio::test]
-async fn a_refund_that_may_be_done_is_never_called_failed_and_stays_reserved() {
+async fn a_refund_that_may_have_been_made_is_unconfirmed_and_stays_reserved() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
     let part = json!({"amount": pounds(400)});
     app.sandbox.next("refund", "cutAfter", json!({})).await;
-    // Dojo has forgotten the key, or does not keep its word: each repetition is refused.
-    let refused = json!({"operation": "refund", "kind": "status", "status": 400, "share": 1.0});
-    app.sandbox.control("faults", refused).await;
+    // Dojo has forgotten the key, or does not honor it: each repetition is rejected.
+    let rejecting = json!({"operation": "refund", "kind": "status", "status": 400, "share": 1.0});
+    app.sandbox.control("faults", rejecting).await;
     app.operate_with_key("a", &link, "refunds", &part)
         .await
         .problem(504, "outcome-unknown");
     let answer = app.operation_outcome("a", &link, "refunds", &part).await;
     answer.problem(409, "outcome-unconfirmed");
-    app.logged("nobody can tell whether an operation was done")
+    app.logged("the outcome of an operation can't be determined")
         .await;
 
     app.sandbox.clear("faults").await;
+    // For one settlement window, what Dojo shows may be a refund made elsewhere.
     let rest = app
-        .operate_with_key("b", &link, "refunds", &json!({}))
+        .operation_outcome("b", &link, "refunds", &json!({}))
         .await
         .expect(200);
     assert_eq!(rest.json()["refundedAmount"], 1000);
@@ -300,7 +301,7 @@ async fn a_refund_that_may_be_done_is_never_called_failed_and_stays_reserved() {
 }
 
 #[tokio::test]
-async fn what_nobody_could_tell_is_settled_by_somebody_who_looked() {
+async fn an_unconfirmed_operation_is_settled_by_a_person() {
     let app = TestApp::quick(&[]).await;
     let settle = |arguments: &[&str]| {
         program()
@@ -332,7 +333,7 @@ async fn what_nobody_could_tell_is_settled_by_somebody_who_looked() {
         assert_eq!(app.operations(&link).await[0]["status"], status);
         let timeline = app.timeline(&link["id"]).await;
         assert_eq!(timeline.last().unwrap()["cause"]["type"], "operator");
-        // Once is enough.
+        // It can be settled only once.
         let again = settle(&["settle", "--id", id, "--outcome", found]);
         assert!(!again.status.success());
         assert!(settle(&["unconfirmed"]).stdout.is_empty());
@@ -349,12 +350,12 @@ async fn what_nobody_could_tell_is_settled_by_somebody_who_looked() {
 }
 
 #[tokio::test]
-async fn a_refund_that_shows_nowhere_and_is_refused_has_failed() {
+async fn a_lost_refund_that_is_not_visible_and_is_then_rejected_has_failed() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
     app.sandbox.next("refund", "cutBefore", json!({})).await;
-    let refused = json!({"operation": "refund", "kind": "status", "status": 400, "share": 1.0});
-    app.sandbox.control("faults", refused).await;
+    let rejecting = json!({"operation": "refund", "kind": "status", "status": 400, "share": 1.0});
+    app.sandbox.control("faults", rejecting).await;
     app.operate_with_key("a", &link, "refunds", &json!({}))
         .await
         .problem(504, "outcome-unknown");
@@ -373,10 +374,10 @@ async fn a_refund_that_shows_nowhere_and_is_refused_has_failed() {
 }
 
 #[tokio::test]
-async fn a_reversal_that_is_under_way_while_its_repetition_is_refused_has_not_failed() {
+async fn a_reversal_under_way_has_not_failed_although_its_repetition_is_rejected() {
     let app = TestApp::quick(&[("DOJO_TIMEOUT", "1s"), ("RECOVERY_SETTLE", "5s")]).await;
     let link = app.authorized().await;
-    // The first is done long after its caller has given up waiting; the second is refused before that.
+    // The first is performed long after its caller has stopped waiting. The second is rejected before that.
     app.sandbox
         .next("reversal", "latency", json!({"latencyMs": 4000}))
         .await;
@@ -386,9 +387,9 @@ async fn a_reversal_that_is_under_way_while_its_repetition_is_refused_has_not_fa
     app.operate_with_key("a", &link, "reversal", &json!({}))
         .await
         .problem(504, "outcome-unknown");
-    // Each repetition that gets through would do it, so they are all refused.
-    let refused = json!({"operation": "reversal", "kind": "status", "status": 409, "share": 1.0});
-    app.sandbox.control("faults", refused).await;
+    // Any repetition that got through would perform the reversal, so all of them are rejected.
+    let rejecting = json!({"operation": "reversal", "kind": "status", "status": 409, "share": 1.0});
+    app.sandbox.control("faults", rejecting).await;
     let answer = app
         .operation_outcome("a", &link, "reversal", &json!({}))
         .await
@@ -402,31 +403,32 @@ async fn a_reversal_that_is_under_way_while_its_repetition_is_refused_has_not_fa
 }
 
 #[tokio::test]
-async fn while_dojo_does_not_answer_it_is_asked_now_and_then_and_told_of_once() {
+async fn a_lost_refund_is_repeated_with_pauses_and_recorded_once() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
-    let silent = json!({"operation": "refund", "kind": "statusAfter", "status": 500, "share": 1.0});
-    app.sandbox.control("faults", silent).await;
+    let failing =
+        json!({"operation": "refund", "kind": "statusAfter", "status": 500, "share": 1.0});
+    app.sandbox.control("faults", failing).await;
     app.operate_with_key("a", &link, "refunds", &json!({}))
         .await
         .problem(504, "outcome-unknown");
     eventually_within(
         Duration::from_secs(30),
-        "it is asked again and again",
+        "the refund is sent again and again",
         async || (app.sandbox.requests("refund").await.len() >= 5).then_some(()),
     )
     .await;
-    let asked = app.sandbox.requests("refund").await;
-    for two in asked.windows(2) {
+    let calls = app.sandbox.requests("refund").await;
+    for two in calls.windows(2) {
         let pause = received_at(&two[1]) - received_at(&two[0]);
         assert!(pause >= Duration::from_secs(1), "{pause}");
     }
     assert_eq!(
-        app.told_of_operations(&link).await,
+        app.operation_entries(&link).await,
         ["operationRequested", "operationResponseLost"]
     );
-    // The gauge shows it although nothing is due at the moment.
-    eventually("the backlog shows it", async || {
+    // The gauge counts the refund although it is not due at the moment.
+    eventually("the gauge counts the refund", async || {
         let waiting = app.metric("backlog_operations{account=\"default\"}").await;
         (waiting > 0.0).then_some(())
     })
@@ -442,7 +444,7 @@ async fn while_dojo_does_not_answer_it_is_asked_now_and_then_and_told_of_once() 
 }
 
 #[tokio::test]
-async fn a_capture_that_was_given_up_does_not_take_its_successors() {
+async fn a_failed_capture_is_not_mistaken_for_a_later_one() {
     let app = TestApp::quick(&[("DOJO_TIMEOUT", "6s"), ("RECOVERY_SETTLE", "1s")]).await;
     let link = app.authorized().await;
     let part = json!({"amount": pounds(300)});
@@ -453,7 +455,7 @@ async fn a_capture_that_was_given_up_does_not_take_its_successors() {
     app.operation_outcome("a", &link, "captures", &part)
         .await
         .problem(409, "not-done");
-    // Done at once, and answered when the first has been looked for once more.
+    // Performed at once. The response arrives after the first capture was checked once more.
     app.sandbox
         .next("capture", "latencyAfter", json!({"latencyMs": 4500}))
         .await;
@@ -462,14 +464,14 @@ async fn a_capture_that_was_given_up_does_not_take_its_successors() {
         .expect(200);
     eventually_within(
         Duration::from_secs(30),
-        "nobody looks for the first any more",
+        "the first capture is no longer checked",
         async || {
-            let watched: i64 =
+            let due: i64 =
                 sqlx::query_scalar("SELECT count(*) FROM operations WHERE due_at IS NOT NULL")
                     .fetch_one(&app.pool)
                     .await
                     .unwrap();
-            (watched == 0).then_some(())
+            (due == 0).then_some(())
         },
     )
     .await;
@@ -481,7 +483,7 @@ async fn a_capture_that_was_given_up_does_not_take_its_successors() {
 }
 
 #[tokio::test]
-async fn killed_over_a_receipt_it_is_not_sent_again() {
+async fn a_receipt_is_not_sent_again_after_a_kill() {
     let mut app = TestApp::quick(&[]).await;
     let link = app.paid().await;
     let body = json!({"emails": ["mari@example.com"]});
@@ -489,12 +491,12 @@ async fn killed_over_a_receipt_it_is_not_sent_again() {
         .next("receipt", "latencyAfter", json!({"latencyMs": 1500}))
         .await;
     {
-        let asking = app.try_to_operate("a", &link, "receipt", &body);
-        let sent = eventually("Dojo is asked", async || {
+        let request = app.try_to_operate("a", &link, "receipt", &body);
+        let sent = eventually("the receipt is sent", async || {
             (!app.sandbox.requests("receipt").await.is_empty()).then_some(())
         });
         tokio::select! {
-            answer = asking => panic!("it should have died before: {answer:?}"),
+            answer = request => panic!("the service should have died before: {answer:?}"),
             () = sent => {}
         }
     }
@@ -506,7 +508,7 @@ async fn killed_over_a_receipt_it_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_conflict_may_be_with_a_refunds_own_first_try_so_it_proves_nothing() {
+async fn a_409_for_a_refund_proves_nothing_because_its_first_attempt_may_be_under_way() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
     let conflict = json!({"operation": "refund", "kind": "status", "status": 409, "share": 1.0});
@@ -522,7 +524,7 @@ async fn a_conflict_may_be_with_a_refunds_own_first_try_so_it_proves_nothing() {
 }
 
 #[tokio::test]
-async fn what_dojo_cannot_be_brought_to_do_is_given_up_in_the_end() {
+async fn an_operation_that_dojo_never_performs_fails_in_the_end() {
     let settings = [("RECOVERY_GIVE_UP", "3s"), ("RECOVERY_SETTLE", "1s")];
     let cases = [("cancel", "cancel"), ("refunds", "refund")];
     for_each_case(&cases, &settings, async |app, (operation, call)| {
@@ -540,17 +542,17 @@ async fn what_dojo_cannot_be_brought_to_do_is_given_up_in_the_end() {
             .operation_outcome("a", &link, operation, &json!({}))
             .await;
         answer.problem(409, "not-done");
-        let asked = app.sandbox.requests(call).await.len();
-        assert!(asked > 1, "asked {asked} times");
+        let sent = app.sandbox.requests(call).await.len();
+        assert!(sent > 1, "sent {sent} times");
         app.sandbox.clear("faults").await;
         app.in_step_with_dojo().await;
-        assert_eq!(app.sandbox.requests(call).await.len(), asked);
+        assert_eq!(app.sandbox.requests(call).await.len(), sent);
     })
     .await;
 }
 
 #[tokio::test]
-async fn while_a_refund_is_in_doubt_what_it_may_have_given_back_is_not_promised_again() {
+async fn while_a_refund_is_lost_its_amount_stays_reserved() {
     let app = TestApp::quick(&[]).await;
     let link = app.paid().await;
     app.sandbox
@@ -582,7 +584,7 @@ async fn while_a_refund_is_in_doubt_what_it_may_have_given_back_is_not_promised_
 }
 
 #[tokio::test]
-async fn a_capture_that_arrives_after_it_was_given_up_is_told_of() {
+async fn a_capture_that_appears_after_it_failed_is_recorded() {
     let app = TestApp::quick(&[("DOJO_TIMEOUT", "500ms"), ("RECOVERY_SETTLE", "1s")]).await;
     let link = app.authorized().await;
     app.sandbox
@@ -597,12 +599,12 @@ async fn a_capture_that_arrives_after_it_was_given_up_is_told_of() {
         .problem(409, "not-done");
     eventually_within(
         Duration::from_secs(30),
-        "it is known to be done after all",
+        "the capture has succeeded after all",
         async || (app.operations(&link).await[0]["status"] == "Succeeded").then_some(()),
     )
     .await;
     assert_eq!(
-        app.told_of_operations(&link).await,
+        app.operation_entries(&link).await,
         [
             "operationRequested",
             "operationResponseLost",
@@ -618,7 +620,7 @@ async fn a_capture_that_arrives_after_it_was_given_up_is_told_of() {
 }
 
 #[tokio::test]
-async fn two_replicas_settle_a_lost_refund_once() {
+async fn two_replicas_recover_a_lost_refund_once() {
     let app = TestApp::quick(&[]).await;
     let _replica = Service::start(&app.database_url, &app.sandbox.url, &QUICK).await;
     let link = app.paid().await;
@@ -630,7 +632,7 @@ async fn two_replicas_settle_a_lost_refund_once() {
         )
         .await;
     for n in 0..5 {
-        // The repetition of one that was lost before may be cut in its place.
+        // The fault may hit the repetition of an earlier refund instead.
         let answer = app
             .operate_with_key(&n.to_string(), &link, "refunds", &part)
             .await;
@@ -649,7 +651,7 @@ async fn two_replicas_settle_a_lost_refund_once() {
         app.sandbox.intent(&link["paymentIntentId"]).await["refundedAmount"],
         500
     );
-    let succeeded = app.told_of_operations(&link).await;
+    let succeeded = app.operation_entries(&link).await;
     let succeeded = succeeded
         .iter()
         .filter(|kind| *kind == "operationSucceeded")

@@ -1,9 +1,14 @@
 //! Answers of Dojo's that are about something else than what was asked, or that are not of the documented form.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, eventually, for_each_case, ten_pounds, text};
+use crate::support::{
+    TestApp, eventually, eventually_within, for_each_case, manual, pounds, ten_pounds, text,
+};
 
 /// Two links, of which the second one is paid.
 async fn unpaid_and_paid(app: &TestApp) -> (Value, Value) {
@@ -186,6 +191,113 @@ async fn a_lost_creation_whose_intent_another_link_has_is_left_to_a_person() {
     assert_eq!(app.link(&first).await["status"], "Pending");
     let intent = app.sandbox.intent(&lost["id"]).await;
     assert_eq!(intent["status"], "Created", "it is nobody's to cancel");
+}
+
+#[tokio::test]
+async fn an_operation_whose_response_is_about_another_intent_is_lost_and_recovered() {
+    let cases = [
+        (
+            "cancel",
+            "cancel",
+            Value::Null,
+            "/status",
+            json!("Canceled"),
+        ),
+        (
+            "refunds",
+            "refund",
+            json!({"amount": pounds(400)}),
+            "/refundedAmount",
+            json!(400),
+        ),
+        (
+            "amount",
+            "amount",
+            json!({"amount": pounds(1250)}),
+            "/amount/value",
+            json!(1250),
+        ),
+        (
+            "tips-amount",
+            "tips",
+            json!({"tipsAmount": pounds(70)}),
+            "/tipsAmount/value",
+            json!(70),
+        ),
+    ];
+    for_each_case(
+        &cases,
+        &[],
+        async |app, (operation, call, body, at, value)| {
+            app.sandbox.drop_webhooks().await;
+            let link = app.create(&manual("Order 1")).await.expect(201).json();
+            let link = if *call == "refund" {
+                app.paid().await
+            } else {
+                link
+            };
+            // The other intent may be in the requested state. Only its id shows that the response is about another one.
+            let other = app.create(&manual("Order 2")).await.expect(201).json();
+            if *call == "cancel" {
+                app.operate(&other, "cancel", &Value::Null)
+                    .await
+                    .expect(200);
+            }
+            app.sandbox.clear("requests").await;
+            let fault = json!({"intentId": other["paymentIntentId"]});
+            app.sandbox.next(call, "misrouted", fault).await;
+            let problem = app.operate_with_key("a", &link, operation, body).await;
+            problem.problem(504, "outcome-unknown");
+            assert_eq!(app.sandbox.requests(call).await.len(), 1);
+            let told = app.told(&link["id"], "operationResponseLost").await;
+            let reason = text(&told[0]["detail"]["reason"]);
+            assert!(reason.contains(text(&other["paymentIntentId"])), "{reason}");
+
+            let outcome = app.operation_outcome("a", &link, operation, body).await;
+            outcome.expect(200);
+            let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+            assert_eq!(intent.pointer(at), Some(value), "{operation}");
+            app.in_step_with_dojo().await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_surplus_intent_is_not_canceled_by_a_response_about_another_intent() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    let link = app.created().await;
+    let canceled = app.created().await;
+    app.operate(&canceled, "cancel", &Value::Null)
+        .await
+        .expect(200);
+    let mut body = ten_pounds("Order 1");
+    body["metadata"] = json!({"paymentLinkId": link["id"]});
+    let surplus = app
+        .sandbox
+        .api(Method::POST, "/payment-intents", &body)
+        .await;
+    app.sandbox.clear("requests").await;
+    let fault = json!({"intentId": canceled["paymentIntentId"]});
+    app.sandbox.next("cancel", "misrouted", fault).await;
+    let event = json!({"id": "evt_1", "event": "payment_intent.created",
+        "data": {"paymentIntentId": surplus["id"], "paymentStatus": "Created"}});
+    app.deliver(&event.to_string()).await.expect(204);
+    eventually_within(
+        Duration::from_secs(30),
+        "the surplus intent is canceled",
+        async || {
+            let intent = app.sandbox.intent(&surplus["id"]).await;
+            (intent["status"] == "Canceled").then_some(())
+        },
+    )
+    .await;
+    eventually("the cancellation is in the timeline", async || {
+        (app.told(&link["id"], "surplusCanceled").await.len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(app.sandbox.requests("cancel").await.len(), 2);
 }
 
 #[tokio::test]

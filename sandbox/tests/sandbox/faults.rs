@@ -214,6 +214,40 @@ async fn a_response_can_show_another_intent() {
 }
 
 #[tokio::test]
+async fn a_call_can_be_misrouted() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
+    let other = sandbox.create_simple().await;
+    sandbox.pay(&other).await;
+    for (operation, method, path) in [
+        ("cancel", Method::DELETE, format!("/payment-intents/{id}")),
+        (
+            "amount",
+            Method::POST,
+            format!("/payment-intents/{id}/amount"),
+        ),
+    ] {
+        let fault = json!({"operation": operation, "kind": "misrouted"});
+        sandbox.control("faults", &fault).await;
+        let call = sandbox.api(method, &path).json(&json!({})).send();
+        let (status, response) = read(call.await.expect("a response")).await;
+        assert_eq!((status, response), (200, sandbox.intent(&other).await));
+    }
+    let fault = json!({"operation": "refund", "kind": "misrouted", "intentId": other});
+    sandbox.control("faults", &fault).await;
+    let path = format!("/payment-intents/{id}/refunds");
+    let (status, response) = sandbox.post(&path, &json!({"amount": 1})).await;
+    assert_eq!(status, 200);
+    assert_eq!(response["paymentIntentId"], other.as_str());
+    assert_eq!(
+        sandbox.intent(&id).await["status"],
+        "Created",
+        "the call has no effect"
+    );
+    assert_eq!(sandbox.intent(&other).await["refundedAmount"], 0);
+}
+
+#[tokio::test]
 async fn a_call_takes_effect_after_its_caller_disconnects() {
     let sandbox = TestSandbox::start().await;
     let fault = json!({"operation": "create", "kind": "latency", "latencyMs": 1000});

@@ -1,16 +1,16 @@
-//! Operations on payments, as a caller asks for them.
+//! Requests for operations on payments.
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Answer, TestApp, send, ten_pounds, text, try_send};
 
-/// An amount of pounds, in minor units.
+/// An amount in GBP; `value` is in minor units.
 pub fn pounds(value: i64) -> Value {
     json!({"value": value, "currencyCode": "GBP"})
 }
 
-/// A request for a link that is captured by hand, and whose amount and tip may be changed.
+/// A request for a link with manual capture, whose amount and tip may be changed.
 pub fn manual(reference: &str) -> Value {
     let mut body = ten_pounds(reference);
     body["captureMode"] = json!("Manual");
@@ -25,7 +25,7 @@ impl TestApp {
         send(self.operation(link, operation, None, body)).await
     }
 
-    /// The same with an idempotency key.
+    /// [`Self::operate`] with an idempotency key.
     pub async fn operate_with_key(
         &self,
         key: &str,
@@ -36,7 +36,7 @@ impl TestApp {
         send(self.operation(link, operation, Some(key), body)).await
     }
 
-    /// The same, of a service that may die over it.
+    /// [`Self::operate_with_key`] for a service that may die before it responds.
     pub async fn try_to_operate(
         &self,
         key: &str,
@@ -66,15 +66,15 @@ impl TestApp {
         }
     }
 
-    /// What was asked for on a link, and what came of it.
+    /// The operations on a link, from `GET /v1/payment-links/{id}/operations`.
     pub async fn operations(&self, link: &Value) -> Vec<Value> {
         let path = format!("/v1/payment-links/{}/operations", text(&link["id"]));
         let page = self.get(&path).await.expect(200).json();
         page["data"].as_array().unwrap().clone()
     }
 
-    /// The kinds of a link's timeline entries that tell of operations, oldest first.
-    pub async fn told_of_operations(&self, link: &Value) -> Vec<String> {
+    /// The types of a link's timeline entries about operations, oldest first.
+    pub async fn operation_entries(&self, link: &Value) -> Vec<String> {
         let timeline = self.timeline(&link["id"]).await;
         timeline
             .iter()
@@ -83,7 +83,7 @@ impl TestApp {
             .collect()
     }
 
-    /// A link that this card has paid, known to be in this status.
+    /// A paid link whose status is confirmed.
     async fn paid_as(&self, body: &Value, status: &str) -> Value {
         let link = self.create(body).await.expect(201).json();
         self.sandbox.pay(&link["paymentIntentId"]).await;
@@ -92,19 +92,19 @@ impl TestApp {
         link
     }
 
-    /// A link over 10.00 GBP that is paid.
+    /// A paid link over 10.00 GBP.
     pub async fn paid(&self) -> Value {
         self.paid_as(&ten_pounds("Order 1"), "Captured").await
     }
 
-    /// A link over 10.00 GBP for which the customer's bank has set the money aside.
+    /// An authorized link over 10.00 GBP.
     pub async fn authorized(&self) -> Value {
         self.paid_as(&manual("Order 1"), "Authorized").await
     }
 }
 
 impl super::TestSandbox {
-    /// The calls of one operation on one intent that arrived and were not cut before the work was done.
+    /// The calls of one operation that Dojo performed and responded to.
     pub async fn done(&self, operation: &str) -> Vec<Value> {
         let mut requests = self.requests(operation).await;
         requests.retain(|request| request["answered"] == 200 || request["answered"] == 204);
