@@ -140,14 +140,9 @@ impl Application {
                     pool: pool.clone(),
                     account: account.clone(),
                     limits: settings.jobs.limits(),
+                    wake: Arc::clone(&wake),
                 };
-                Jobs::new(
-                    context,
-                    settings.jobs.clone(),
-                    Arc::clone(&wake),
-                    stop_jobs.clone(),
-                )
-                .spawn(&tasks);
+                Jobs::new(context, settings.jobs.clone(), stop_jobs.clone()).spawn(&tasks);
             }
         }
         let state = AppState::new(

@@ -12,8 +12,11 @@ use crate::payment_link::{
 
 /// A payment intent as Dojo answers it: the parts that this service keeps.
 ///
-/// Only its id is required. Anything else that is missing, `null`, given twice or of another form than documented is
-/// `None`: a surprise in one field must not lose the answer to a creation, which would then have to be searched for.
+/// Only its id is required. Any other field that is missing, `null`, given twice or of another form than documented is
+/// `None`: a surprise in one field must not lose the response to a creation, which would then have to be searched for.
+///
+/// A body that serde_json can't parse is lost as a whole. Besides invalid JSON, that is a number beyond `f64` (`1e400`), a
+/// lone surrogate (`"\ud800"`), or nesting deeper than 128 levels, in any field.
 #[derive(Debug, Clone)]
 pub struct PaymentIntent {
     /// `pi_…`, in the sandbox `pi_sandbox_…`.
@@ -201,6 +204,14 @@ impl PaymentIntent {
             .as_ref()?
             .get(NewPaymentLink::ID_METADATA_KEY)?;
         id.as_str()?.parse().ok()
+    }
+
+    /// How much was captured, in minor units. `None` if the status isn't known, or no amount is reported.
+    #[must_use]
+    pub fn captured_amount(&self) -> Option<i64> {
+        let whole = self.total_amount.as_ref().or(self.amount.as_ref())?.value;
+        let captures = self.captures.as_deref().unwrap_or_default();
+        Some(Capture::collected(captures, self.known_status()?, whole))
     }
 
     /// What the rules of recovery need to know about it.

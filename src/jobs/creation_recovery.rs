@@ -8,7 +8,7 @@ use super::{
 use crate::{
     protocol::{
         self, Context,
-        creation_recovery::{Search, Searched},
+        intent_search::{SearchResult, SearchedCreation},
     },
     store,
 };
@@ -21,31 +21,35 @@ impl Job for CreationRecovery {
     const SHARED: &'static str = "search";
 
     /// Nothing is found before it was searched for.
-    type Item = Searched;
+    type Item = SearchedCreation;
 
-    fn id(item: &Searched) -> impl Display + Send {
-        item.unsettled.id
+    fn id(item: &SearchedCreation) -> impl Display + Send {
+        item.lost.id
     }
 
-    async fn claim(&self, limit: i64) -> Result<Vec<Searched>, store::Error> {
+    async fn claim(&self, limit: i64) -> Result<Vec<SearchedCreation>, store::Error> {
         let Context { pool, account, .. } = &self.0.context;
         let lease = account.client.creation_lease();
-        let claimed = store::creation::claim_unsettled(pool, &account.name, lease, limit).await?;
-        Ok(claimed.into_iter().map(Searched::from).collect())
+        let claimed = store::creation_recovery::claim(pool, &account.name, lease, limit).await?;
+        Ok(claimed.into_iter().map(SearchedCreation::from).collect())
     }
 
-    async fn prepare(&self, claimed: Vec<Searched>, progress: &Progress) -> Prepared<Searched> {
+    async fn prepare(
+        &self,
+        claimed: Vec<SearchedCreation>,
+        progress: &Progress,
+    ) -> Prepared<SearchedCreation> {
         let Jobs {
             context, throttle, ..
         } = &self.0;
         let turn = || self.0.turn(progress);
-        let links = claimed.iter().map(|item| item.unsettled.clone()).collect();
-        let Search {
+        let links = claimed.iter().map(|item| item.lost.clone()).collect();
+        let SearchResult {
             searched,
             unsearched,
-            trouble,
+            error,
         } = tokio::select! {
-            search = protocol::creation_recovery::search_all(context, links, turn) => search,
+            search = protocol::intent_search::search_all(context, links, turn) => search,
             // A search may take minutes, and somebody else can do it.
             () = self.0.stop.cancelled() => return Prepared {
                 ready: Vec::new(),
@@ -53,38 +57,36 @@ impl Job for CreationRecovery {
                 trouble: None,
             },
         };
-        if trouble.is_none() {
+        if error.is_none() {
             throttle.went_well();
         }
         Prepared {
             ready: searched,
-            held_up: unsearched.into_iter().map(Searched::from).collect(),
-            trouble,
+            held_up: unsearched.into_iter().map(SearchedCreation::from).collect(),
+            trouble: error,
         }
     }
 
-    fn needs_dojo(item: &Searched) -> bool {
-        item.found.is_empty()
+    fn needs_dojo(item: &SearchedCreation) -> bool {
+        item.intents.is_empty()
     }
 
-    async fn work(&self, item: &Searched) -> Result<(), protocol::Error> {
-        let Some(unsettled) = self.0.hold(item.unsettled.id, item.unsettled.lease).await? else {
+    async fn work(&self, item: &SearchedCreation) -> Result<(), protocol::Error> {
+        let Some(lease) = self.0.hold(item.lost.id, item.lost.lease).await? else {
             return Ok(());
         };
         let mut item = item.clone();
-        item.unsettled.lease = unsettled;
+        item.lost.lease = lease;
         let work = protocol::creation_recovery::recover(&self.0.context, &item);
-        self.0.held(unsettled.left(), work).await
+        self.0.held(lease.left(), work).await
     }
 
     async fn release(
         &self,
-        item: &Searched,
+        item: &SearchedCreation,
         _error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        let unsettled = &item.unsettled;
-        let (id, lease) = (unsettled.id, unsettled.lease);
-        store::creation::give_back(&self.0.context.pool, id, lease, Some(wait)).await
+        store::creation_recovery::release(&self.0.context.pool, &item.lost, Some(wait)).await
     }
 }

@@ -19,7 +19,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span};
 
@@ -43,8 +42,6 @@ pub struct Jobs {
     context: Context,
     settings: JobSettings,
     throttle: Arc<Throttle>,
-    /// Rung when something became due just now, so that it need not wait for the next poll.
-    wake: Arc<Notify>,
     stop: CancellationToken,
 }
 
@@ -52,17 +49,11 @@ impl Jobs {
     /// The jobs for the account of `context`. Each account has a throttle of its own, so that one whose key Dojo refuses holds up no
     /// other.
     #[must_use]
-    pub fn new(
-        context: Context,
-        settings: JobSettings,
-        wake: Arc<Notify>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(context: Context, settings: JobSettings, stop: CancellationToken) -> Self {
         Self {
             context,
             throttle: Arc::new(Throttle::new(settings.background_rate)),
             settings,
-            wake,
             stop,
         }
     }
@@ -106,7 +97,7 @@ impl Jobs {
             job,
             throttle: Arc::clone(&self.throttle),
             progress: self.progress(J::NAME),
-            wake: Arc::clone(&self.wake),
+            wake: Arc::clone(&self.context.wake),
             stop: self.stop.clone(),
             batch,
             concurrency: usize::try_from(self.settings.concurrency()).unwrap_or(1),
@@ -173,13 +164,19 @@ impl Jobs {
                 Err(protocol::Error::Rejected(error))
             }
             Err(protocol::Error::Dojo(error @ dojo::Error::KeyRefused { .. })) => {
-                self.throttle.turn().await;
-                Err(match self.context.account.client.probe().await {
-                    Ok(_) => protocol::Error::Rejected(error),
-                    Err(_) => protocol::Error::Dojo(error),
-                })
+                Err(self.attribute(error).await)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Finds out whether a failure concerns one piece of work alone or the whole account, by a call that works if the
+    /// account does.
+    async fn attribute(&self, error: dojo::Error) -> protocol::Error {
+        self.throttle.turn().await;
+        match self.context.account.client.probe().await {
+            Ok(_) => protocol::Error::Rejected(error),
+            Err(_) => protocol::Error::Dojo(error),
         }
     }
 }

@@ -23,6 +23,7 @@ impl Job for OperationRecovery {
             pool,
             account,
             limits,
+            ..
         } = &self.0.context;
         let lease = account.client.operation_lease();
         store::operations::claim(pool, &account.name, lease, limit, limits.window).await

@@ -1,7 +1,7 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt::Display,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -11,8 +11,7 @@ use super::{
     supervisor::Progress,
 };
 use crate::{
-    payment_link::timeline::Cause,
-    protocol::{self, Context},
+    protocol::{self, Context, intent_search::SurplusSearch},
     store::{self, leases::Lease, reconciliation::LinkSnapshot},
 };
 
@@ -21,6 +20,8 @@ pub(super) struct Reconciliation {
     jobs: Jobs,
     /// The links of this round that may have a second intent at Dojo.
     doubtful: Mutex<Vec<LinkSnapshot>>,
+    /// The searches for second intents that are not complete.
+    searches: Mutex<VecDeque<SurplusSearch>>,
 }
 
 impl Reconciliation {
@@ -28,12 +29,18 @@ impl Reconciliation {
         Self {
             jobs,
             doubtful: Mutex::default(),
+            searches: Mutex::default(),
         }
     }
 
-    fn doubtful(&self) -> std::sync::MutexGuard<'_, Vec<LinkSnapshot>> {
+    fn doubtful(&self) -> MutexGuard<'_, Vec<LinkSnapshot>> {
         // Nothing that holds it can leave it half changed.
         self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn searches(&self) -> MutexGuard<'_, VecDeque<SurplusSearch>> {
+        // As above.
+        self.searches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,35 +99,44 @@ impl Job for Reconciliation {
         let Some(lease) = self.jobs.hold(snapshot.link.id, *lease).await? else {
             return Ok(());
         };
-        let context = &self.jobs.context;
-        let work = protocol::reconciliation::read(context, snapshot, &Cause::Reconciliation);
+        let work = protocol::reconciliation::reconcile_due(&self.jobs.context, snapshot);
         self.jobs.held(lease.left(), work).await?;
-        if snapshot.asked_again {
+        if snapshot.creation_retried {
             self.doubtful().push(snapshot.clone());
         }
         Ok(())
     }
 
-    /// Searches for second intents: after what was read is written, so that a search that fails keeps no payment from
-    /// being told. The next look searches again.
+    /// Searches for second intents: after the responses are stored, so that a search that fails keeps no payment from being
+    /// recorded. Reads for no longer than a piece of work takes, because other links become due meanwhile, and goes on in the
+    /// next round.
     async fn finish(&self, progress: &Progress) -> Result<(), protocol::Error> {
         let Jobs { context, stop, .. } = &self.jobs;
         let lease = context.account.client.creation_lease();
-        let doubtful = std::mem::take(&mut *self.doubtful());
-        let turn = || self.jobs.turn(progress);
-        let search = protocol::creation_recovery::find_surplus(
-            context,
-            doubtful,
-            protocol::creation_recovery::PAGES,
-            turn,
-        );
-        tokio::select! {
-            // No longer than a piece of work: others are due meanwhile.
-            found = tokio::time::timeout(lease, search) => {
-                found.unwrap_or(Err(protocol::Error::TimedOut))
+        let mut searches = std::mem::take(&mut *self.searches());
+        let mut doubtful = std::mem::take(&mut *self.doubtful());
+        doubtful.retain(|snapshot| {
+            !searches
+                .iter()
+                .any(|search| search.covers(snapshot.link.id))
+        });
+        searches.extend(SurplusSearch::of(doubtful));
+        let work = async {
+            while let Some(search) = searches.front_mut() {
+                let turn = || self.jobs.turn(progress);
+                let found = search.run(context, usize::MAX, turn).await;
+                // One that fails is dropped: the next reconciliation of its links searches again.
+                searches.pop_front();
+                found?;
             }
+            Ok(())
+        };
+        let found = tokio::select! {
+            found = tokio::time::timeout(lease, work) => found.unwrap_or(Ok(())),
             () = stop.cancelled() => Ok(()),
-        }
+        };
+        *self.searches() = searches;
+        found
     }
 
     async fn release(
@@ -129,6 +145,6 @@ impl Job for Reconciliation {
         _error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        store::reconciliation::look_again(&self.jobs.context.pool, snapshot.link.id, wait).await
+        store::reconciliation::release(&self.jobs.context.pool, snapshot.link.id, wait).await
     }
 }

@@ -263,8 +263,8 @@ async fn read_now(
         if read == READS {
             break;
         }
-        let outcome = reconciliation::look(context, &snapshot, cause).await?;
-        if outcome == reconciliation::Outcome::Settled {
+        let outcome = reconciliation::reconcile_for_caller(context, &snapshot, cause).await?;
+        if outcome == reconciliation::Outcome::Accepted {
             return Ok(Some(FreshRead {
                 since,
                 settled: true,
@@ -540,6 +540,7 @@ pub async fn resolve(context: &Context, unsettled: &Unsettled) -> Result<(), Err
         pool,
         account,
         limits,
+        ..
     } = context;
     let limits = *limits;
     let Unsettled {
@@ -683,6 +684,7 @@ async fn ask_again(context: &Context, unsettled: &Unsettled) -> Result<(), Error
         pool,
         account,
         limits,
+        ..
     } = context;
     let limits = *limits;
     let Unsettled { id, action, .. } = unsettled;

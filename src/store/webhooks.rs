@@ -124,7 +124,10 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Recorded, Err
                 revision = link.revision + (judged.after <> judged.before)::int,
                 -- What Dojo's answers were behind is past; being behind this is another matter.
                 disputed_since = CASE WHEN judged.after <> judged.before THEN NULL ELSE link.disputed_since END,
-                unsettled_status = CASE WHEN judged.after <> judged.before THEN NULL ELSE link.unsettled_status END,
+                -- Where Dojo has never settled a status, this word shows that; without it the webhook's status would
+                -- pass for Dojo's own.
+                unsettled_status = CASE WHEN judged.after <> judged.before AND link.dojo_status IS NOT NULL THEN NULL
+                                        ELSE link.unsettled_status END,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged
             WHERE link.id = judged.id

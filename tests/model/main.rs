@@ -20,7 +20,7 @@
 //! - *A transaction is one step*, which is Postgres's promise. Reading before a call and the call's own effect are
 //!   one step where the write that follows is guarded by what was read (`revision`, `asked_until`): anything that
 //!   happens in between makes the guard fail.
-//! - *No leases on looks and orphaned_intents*, so more of them overlap here than ever do.
+//! - *No leases on looks and orphaned intents*, so more of them overlap here than ever do.
 //! - *A lost webhook* is one that has not arrived. Each state is asked how it would end if none came any more.
 //! - *A freed key* leads to another link, for which all of this holds again; here it is enough that nothing of the
 //!   first one stays alive.
