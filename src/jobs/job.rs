@@ -56,7 +56,8 @@ pub(super) trait Job: Sync {
     /// Does a piece of work, for no longer than its lease.
     fn work(&self, item: &Self::Item) -> impl Future<Output = Result<(), protocol::Error>> + Send;
 
-    /// Does what is left to be done for all of a round's pieces together, once each has been done.
+    /// Does what is left to be done for all of a round's pieces together, once each has been done. Also runs after a round
+    /// without any, to go on with what an earlier one left.
     fn finish(
         &self,
         _progress: &Progress,
@@ -165,9 +166,20 @@ impl<J: Job> Runner<J> {
         };
         let claimed = self.job.claim(most).await?;
         let found = claimed.len();
-        if found == 0 {
-            return Ok(0);
+        if found > 0 {
+            self.work(claimed).await;
         }
+        let finished = AssertUnwindSafe(self.job.finish(&self.progress))
+            .catch_unwind()
+            .await;
+        if let Err(error) = finished.unwrap_or(Err(protocol::Error::Panicked)) {
+            self.failed(J::SHARED, J::SHARED, &error);
+        }
+        Ok(found)
+    }
+
+    /// Does the claimed pieces of work.
+    async fn work(&self, claimed: Vec<J::Item>) {
         self.progress.mark();
         let prepared = AssertUnwindSafe(self.job.prepare(claimed.clone(), &self.progress))
             .catch_unwind()
@@ -200,13 +212,6 @@ impl<J: Job> Runner<J> {
                 self.progress.mark();
             })
             .await;
-        let finished = AssertUnwindSafe(self.job.finish(&self.progress))
-            .catch_unwind()
-            .await;
-        if let Err(error) = finished.unwrap_or(Err(protocol::Error::Panicked)) {
-            self.failed(J::SHARED, J::SHARED, &error);
-        }
-        Ok(found)
     }
 
     /// Does a piece of work and notes how it ended.

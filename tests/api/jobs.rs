@@ -122,7 +122,7 @@ async fn an_idle_job_shows_that_it_is_alive() {
 
 #[tokio::test]
 async fn intents_that_dojo_refuses_to_show_are_in_nobodys_way_and_given_up() {
-    let refusals = [400, 401, 403, 405, 409, 422];
+    let refusals = [400, 401, 403, 404, 405, 408, 409, 422, 500];
     for_each_case(&refusals, &[], async |app, status| {
         let theirs = join_all((0..6).map(async |_| {
             let id = foreign(&app).await;
