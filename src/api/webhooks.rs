@@ -7,8 +7,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use secrecy::SecretString;
-use sha2::{Digest, Sha256};
-use tracing::{info, warn};
+use tracing::warn;
 use utoipa::IntoResponses;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -16,15 +15,9 @@ use super::{
     AppState, Error, body::Raw, examples, observe::Sender, problem::Problem, refusals::Refused,
 };
 use crate::{
-    dojo::{
-        Account,
-        webhook::{self, Event},
-    },
+    dojo::{Account, webhook},
     payment_link::NewPaymentLink,
-    store::{
-        self,
-        webhooks::{News, Recorded, Webhook},
-    },
+    protocol,
 };
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
@@ -136,76 +129,12 @@ fn genuine<'a>(
 
 /// Keeps a webhook that Dojo signed for this account.
 async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<StatusCode, Error> {
-    let (dedup_key, event) = match Event::parse(body) {
-        Ok(event) => (
-            event.id,
-            Ok(News {
-                event_type: event.event_type,
-                payment_intent_id: event.payment_intent_id,
-                payment_status: event.payment_status,
-                dojo_created_at: event.created_at,
-            }),
-        ),
-        Err(error) => {
-            let reason = error.reason();
-            warn!(
-                reason,
-                "a genuine webhook was not understood; it is kept in webhook_events"
-            );
-            (
-                format!("sha256:{:x}", Hex(&Sha256::digest(body))),
-                Err(reason),
-            )
-        }
-    };
-    let understood = event.is_ok();
-    let recorded = store::webhooks::record(
-        &state.pool,
-        Webhook {
-            account: &account.name,
-            dedup_key: &dedup_key,
-            body,
-            event: event.as_ref().map_err(Clone::clone),
-        },
-    )
-    .await
-    .map_err(Error::NotKept)?;
-
-    match &recorded {
-        Recorded::Duplicate => count("duplicate"),
-        Recorded::Kept if understood => count("kept"),
-        Recorded::Kept => count("not_understood"),
-        Recorded::Judged { verdict, .. } => count(verdict),
-    }
-    state.wake.notify_waiters();
-    match recorded {
-        Recorded::Judged {
-            link_id,
-            before,
-            after,
-            verdict,
-        } => info!(
-            %link_id, event_id = dedup_key, verdict, before = before.as_str(), after = after.as_str(),
-            "webhook"
-        ),
-        Recorded::Duplicate => info!(event_id = dedup_key, "webhook came again"),
-        Recorded::Kept => info!(
-            event_id = dedup_key,
-            "webhook kept, about no link of ours yet"
-        ),
-    }
+    protocol::webhooks::receive(&state.context(account), body)
+        .await
+        .map_err(Error::NotKept)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn count(verdict: &str) {
     metrics::counter!("webhooks_total", "verdict" => verdict.to_owned()).increment(1);
-}
-
-/// Bytes, written in hex.
-struct Hex<'a>(&'a [u8]);
-
-impl std::fmt::LowerHex for Hex<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
 }

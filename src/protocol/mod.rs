@@ -8,6 +8,7 @@ pub mod intent_search;
 pub mod operations;
 pub mod orphaned_intents;
 pub mod reconciliation;
+pub mod webhooks;
 
 use std::sync::Arc;
 
