@@ -133,14 +133,9 @@ impl Application {
                     pool: pool.clone(),
                     account: account.clone(),
                     limits: settings.jobs.limits(),
+                    wake: Arc::clone(&wake),
                 };
-                Jobs::new(
-                    context,
-                    settings.jobs.clone(),
-                    Arc::clone(&wake),
-                    stop_jobs.clone(),
-                )
-                .spawn(&tasks);
+                Jobs::new(context, settings.jobs.clone(), stop_jobs.clone()).spawn(&tasks);
             }
         }
         let document = api::document();
@@ -272,7 +267,10 @@ async fn warn_of_unconfigured_accounts(pool: &PgPool, accounts: &Accounts) {
 
 /// Warns if `BOOTSTRAP_API_KEY` is a key that has been rotated: once it has expired, the service doesn't start with it.
 async fn warn_of_ending_bootstrap_key(pool: &PgPool, key: &ApiKey) {
-    let key = store::api_keys::identify(pool, &key.hash()).await.ok().flatten();
+    let key = store::api_keys::identify(pool, &key.hash())
+        .await
+        .ok()
+        .flatten();
     let ends_at = key.and_then(|key| key.ends_at?.format(&Rfc3339).ok());
     if let Some(ends_at) = ends_at {
         warn!(

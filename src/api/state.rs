@@ -105,6 +105,7 @@ impl AppState {
             pool: self.pool.clone(),
             account: account.clone(),
             limits: self.limits,
+            wake: Arc::clone(&self.wake),
         }
     }
 

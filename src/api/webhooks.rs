@@ -7,8 +7,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use secrecy::SecretString;
-use sha2::{Digest, Sha256};
-use tracing::{info, warn};
+use tracing::warn;
 use utoipa::IntoResponses;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -17,15 +16,9 @@ use super::{
     state::AppState,
 };
 use crate::{
-    dojo::{
-        Account,
-        webhook::{self, Event},
-    },
+    dojo::{Account, webhook},
     payment_link::NewPaymentLink,
-    store::{
-        self,
-        webhooks::{News, Recorded, Webhook},
-    },
+    protocol,
 };
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
@@ -137,64 +130,9 @@ fn genuine<'a>(
 
 /// Stores a webhook that Dojo signed for this account.
 async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<StatusCode, Error> {
-    let (dedup_key, event) = match Event::parse(body) {
-        Ok(event) => (
-            event.id,
-            Ok(News {
-                event_type: event.event_type,
-                payment_intent_id: event.payment_intent_id,
-                payment_status: event.payment_status,
-                dojo_created_at: event.created_at,
-            }),
-        ),
-        Err(error) => {
-            let reason = error.reason();
-            warn!(
-                reason,
-                "a webhook with a valid signature was not understood; it is stored in webhook_events"
-            );
-            (
-                format!("sha256:{}", hex::encode(Sha256::digest(body))),
-                Err(reason),
-            )
-        }
-    };
-    let understood = event.is_ok();
-    let recorded = store::webhooks::record(
-        &state.pool,
-        Webhook {
-            account: &account.name,
-            dedup_key: &dedup_key,
-            body,
-            event: event.as_ref().map_err(Clone::clone),
-        },
-    )
-    .await
-    .map_err(Error::WebhookNotStored)?;
-
-    match &recorded {
-        Recorded::Duplicate => count("duplicate"),
-        Recorded::Kept if understood => count("kept"),
-        Recorded::Kept => count("not_understood"),
-        Recorded::Judged { verdict, .. } => count(verdict),
-    }
-    state.wake.notify_waiters();
-    match recorded {
-        Recorded::Judged {
-            link_id,
-            before,
-            after,
-            verdict,
-        } => info!(
-            %link_id, event_id = dedup_key, verdict, before = before.as_str(), after = after.as_str(),
-            "webhook"
-        ),
-        Recorded::Duplicate => info!(event_id = dedup_key, "webhook received again"),
-        Recorded::Kept => info!(
-            event_id = dedup_key,
-            "webhook stored; it is not about a known link yet"
-        ),
-    }
+    protocol::webhooks::receive(&state.context(account), body)
+        .await
+        .map_err(Error::WebhookNotStored)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

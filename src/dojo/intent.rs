@@ -12,9 +12,11 @@ use crate::payment_link::{
 
 /// The parts of Dojo's payment intent that this service stores.
 ///
-/// Only `id` is required. A field that is missing, `null` or not of the documented form is `None`, and of a field that
-/// is given twice, the last value counts. A surprise in one field must not lose the response to a creation, because the
-/// intent would then have to be searched for.
+/// Only its id is required. Any other field that is missing, `null`, given twice or of another form than documented is
+/// `None`: a surprise in one field must not lose the response to a creation, which would then have to be searched for.
+///
+/// A body that serde_json can't parse is lost as a whole. Besides invalid JSON, that is a number beyond `f64` (`1e400`), a
+/// lone surrogate (`"\ud800"`), or nesting deeper than 128 levels, in any field.
 #[derive(Debug, Clone)]
 pub struct PaymentIntent {
     /// `pi_…`, in the sandbox `pi_sandbox_…`.
@@ -199,6 +201,14 @@ impl PaymentIntent {
             .as_ref()?
             .get(NewPaymentLink::ID_METADATA_KEY)?;
         id.as_str()?.parse().ok()
+    }
+
+    /// How much was captured, in minor units. `None` if the status isn't known, or no amount is reported.
+    #[must_use]
+    pub fn captured_amount(&self) -> Option<i64> {
+        let whole = self.total_amount.as_ref().or(self.amount.as_ref())?.value;
+        let captures = self.captures.as_deref().unwrap_or_default();
+        Some(Capture::collected(captures, self.known_status()?, whole))
     }
 
     /// What the rules of creation recovery need to know about the intent.

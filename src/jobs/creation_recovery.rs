@@ -8,7 +8,7 @@ use super::{
 use crate::{
     protocol::{
         self, Context,
-        creation_recovery::{Search, Searched},
+        intent_search::{SearchResult, SearchedCreation},
     },
     store,
 };
@@ -20,31 +20,35 @@ impl Job for CreationRecovery {
     const NAME: &'static str = "creation_recovery";
     const SHARED_NAME: &'static str = "search";
 
-    type Item = Searched;
+    type Item = SearchedCreation;
 
-    fn id(item: &Searched) -> impl Display + Send {
-        item.unsettled.id
+    fn id(item: &SearchedCreation) -> impl Display + Send {
+        item.lost.id
     }
 
-    async fn claim(&self, limit: i64) -> Result<Vec<Searched>, store::Error> {
+    async fn claim(&self, limit: i64) -> Result<Vec<SearchedCreation>, store::Error> {
         let Context { pool, account, .. } = &self.0.context;
         let lease = account.client.creation_lease();
-        let claimed = store::creation::claim_unsettled(pool, &account.name, lease, limit).await?;
-        Ok(claimed.into_iter().map(Searched::from).collect())
+        let claimed = store::creation_recovery::claim(pool, &account.name, lease, limit).await?;
+        Ok(claimed.into_iter().map(SearchedCreation::from).collect())
     }
 
-    async fn prepare(&self, claimed: Vec<Searched>, progress: &Progress) -> Prepared<Searched> {
+    async fn prepare(
+        &self,
+        claimed: Vec<SearchedCreation>,
+        progress: &Progress,
+    ) -> Prepared<SearchedCreation> {
         let Jobs {
             context, throttle, ..
         } = &self.0;
         let ready = || self.0.ready(progress);
-        let links = claimed.iter().map(|item| item.unsettled.clone()).collect();
-        let Search {
+        let links = claimed.iter().map(|item| item.lost.clone()).collect();
+        let SearchResult {
             searched,
             unsearched,
-            trouble: error,
+            error,
         } = tokio::select! {
-            search = protocol::creation_recovery::search_all(context, links, ready) => search,
+            search = protocol::intent_search::search_all(context, links, ready) => search,
             // A search may take minutes, and another replica can do it.
             () = self.0.stop.cancelled() => return Prepared {
                 ready: Vec::new(),
@@ -57,34 +61,31 @@ impl Job for CreationRecovery {
         }
         Prepared {
             ready: searched,
-            deferred: unsearched.into_iter().map(Searched::from).collect(),
+            deferred: unsearched.into_iter().map(SearchedCreation::from).collect(),
             error,
         }
     }
 
-    fn needs_dojo(item: &Searched) -> bool {
-        item.found.is_empty()
+    fn needs_dojo(item: &SearchedCreation) -> bool {
+        item.intents.is_empty()
     }
 
-    async fn work(&self, item: &Searched) -> Result<(), protocol::Error> {
-        let (id, lost_creation_lease) = (item.unsettled.id, item.unsettled.lease);
-        let Some(renewed) = self.0.renewed(id, lost_creation_lease).await? else {
+    async fn work(&self, item: &SearchedCreation) -> Result<(), protocol::Error> {
+        let Some(lease) = self.0.renewed(item.lost.id, item.lost.lease).await? else {
             return Ok(());
         };
         let mut item = item.clone();
-        item.unsettled.lease = renewed;
+        item.lost.lease = lease;
         let work = protocol::creation_recovery::recover(&self.0.context, &item);
-        self.0.within_lease(renewed.left(), work).await
+        self.0.within_lease(lease.left(), work).await
     }
 
     async fn release(
         &self,
-        item: &Searched,
+        item: &SearchedCreation,
         _error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        let unsettled = &item.unsettled;
-        let (id, lease) = (unsettled.id, unsettled.lease);
-        store::creation::give_back(&self.0.context.pool, id, lease, Some(wait)).await
+        store::creation_recovery::release(&self.0.context.pool, &item.lost, Some(wait)).await
     }
 }

@@ -55,7 +55,8 @@ pub(super) trait Job: Sync {
     /// Works on one item, for no longer than its lease.
     fn work(&self, item: &Self::Item) -> impl Future<Output = Result<(), protocol::Error>> + Send;
 
-    /// Does what remains to be done for all items of a round together, after each has been worked on.
+    /// Does what remains to be done for all items of a round together, after each has been worked on. Also runs after a
+    /// round without items, to continue what an earlier round left.
     fn finish(
         &self,
         _progress: &Progress,
@@ -160,9 +161,21 @@ impl<J: Job> Runner<J> {
         };
         let claimed = self.progress.queried(self.job.claim(limit).await)?;
         let found = claimed.len();
-        if found == 0 {
-            return Ok(0);
+        if found > 0 {
+            self.work(claimed).await;
         }
+        let finished = AssertUnwindSafe(self.job.finish(&self.progress))
+            .catch_unwind()
+            .await;
+        if let Err(error) = finished.unwrap_or(Err(protocol::Error::Panicked)) {
+            self.failed(J::SHARED_NAME, J::SHARED_NAME, &error);
+        }
+        Ok(found)
+    }
+
+    /// Works on the claimed items.
+    async fn work(&self, claimed: Vec<J::Item>) {
+        self.progress.mark();
         let prepared = AssertUnwindSafe(self.job.prepare(claimed.clone(), &self.progress))
             .catch_unwind()
             .await;
@@ -195,13 +208,6 @@ impl<J: Job> Runner<J> {
                 self.progress.mark();
             })
             .await;
-        let finished = AssertUnwindSafe(self.job.finish(&self.progress))
-            .catch_unwind()
-            .await;
-        if let Err(error) = finished.unwrap_or(Err(protocol::Error::Panicked)) {
-            self.failed(J::SHARED_NAME, J::SHARED_NAME, &error);
-        }
-        Ok(found)
     }
 
     /// Works on one item and records how it went.

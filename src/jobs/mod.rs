@@ -19,7 +19,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, info_span};
 
@@ -44,8 +43,6 @@ pub struct Jobs {
     context: Context,
     settings: JobSettings,
     throttle: Arc<Throttle>,
-    /// Wakes the jobs when something has just become due, so that it doesn't wait for the next poll.
-    wake: Arc<Notify>,
     stop: CancellationToken,
 }
 
@@ -53,12 +50,7 @@ impl Jobs {
     /// The jobs for this account. Each account has a throttle of its own, so that an account whose key Dojo rejects doesn't
     /// hold up the others.
     #[must_use]
-    pub fn new(
-        context: Context,
-        settings: JobSettings,
-        wake: Arc<Notify>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(context: Context, settings: JobSettings, stop: CancellationToken) -> Self {
         Self {
             throttle: Arc::new(Throttle::new(
                 settings.background_rate,
@@ -66,7 +58,6 @@ impl Jobs {
             )),
             context,
             settings,
-            wake,
             stop,
         }
     }
@@ -110,7 +101,7 @@ impl Jobs {
             job,
             throttle: Arc::clone(&self.throttle),
             progress: self.progress(J::NAME),
-            wake: Arc::clone(&self.wake),
+            wake: Arc::clone(&self.context.wake),
             stop: self.stop.clone(),
             batch,
             concurrency: usize::try_from(self.settings.concurrency()).unwrap_or(1),
@@ -181,13 +172,18 @@ impl Jobs {
                 Err(protocol::Error::Rejected(error))
             }
             Err(protocol::Error::Dojo(error @ dojo::Error::KeyRejected { .. })) => {
-                self.throttle.ready().await;
-                Err(match self.context.account.client.probe().await {
-                    Ok(_) => protocol::Error::Rejected(error),
-                    Err(_) => protocol::Error::Dojo(error),
-                })
+                Err(self.attribute(error).await)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Finds out whether a failure concerns one item or the whole account, by a call that succeeds if the account works.
+    async fn attribute(&self, error: dojo::Error) -> protocol::Error {
+        self.throttle.ready().await;
+        match self.context.account.client.probe().await {
+            Ok(_) => protocol::Error::Rejected(error),
+            Err(_) => protocol::Error::Dojo(error),
         }
     }
 }

@@ -4,6 +4,8 @@ use tracing::info;
 
 use super::{Jobs, job::Job};
 use crate::{
+    dojo,
+    payment_link::orphaned_intent::is_given_up,
     protocol::{self, Context},
     store::{self, orphaned_intents::OrphanedIntent},
 };
@@ -27,8 +29,14 @@ impl Job for OrphanedIntents {
     }
 
     async fn work(&self, orphan: &OrphanedIntent) -> Result<(), protocol::Error> {
-        let work = protocol::orphaned_intents::look(&self.0.context, orphan);
-        self.0.within_lease(orphan.lease.left(), work).await
+        let work = protocol::orphaned_intents::trace(&self.0.context, orphan);
+        match self.0.within_lease(orphan.lease.left(), work).await {
+            // It may be another program's intent, over which Dojo always fails. That must not pause the account.
+            Err(protocol::Error::Dojo(error @ dojo::Error::ResponseLost { .. })) => {
+                Err(self.0.attribute(error).await)
+            }
+            result => result,
+        }
     }
 
     async fn release(
@@ -39,8 +47,7 @@ impl Job for OrphanedIntents {
     ) -> Result<(), store::Error> {
         let pool = &self.0.context.pool;
         let rejected = matches!(error, Some(protocol::Error::Rejected(_)));
-        if rejected && !orphan.recent && orphan.surplus_of.is_none() {
-            // Our own intents can be read with our key.
+        if rejected && is_given_up(orphan.age) && orphan.surplus_of.is_none() {
             info!(
                 payment_intent_id = orphan.id,
                 "giving up on an orphaned intent that Dojo does not show to this account"

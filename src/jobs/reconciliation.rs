@@ -1,7 +1,7 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt::Display,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -11,8 +11,7 @@ use super::{
     progress::Progress,
 };
 use crate::{
-    payment_link::timeline::Cause,
-    protocol::{self, Context},
+    protocol::{self, Context, intent_search::SurplusSearch},
     store::{self, leases::Lease, reconciliation::LinkSnapshot},
 };
 
@@ -21,6 +20,8 @@ pub(super) struct Reconciliation {
     jobs: Jobs,
     /// The links of this round that may have a surplus intent at Dojo.
     may_have_surplus: Mutex<Vec<LinkSnapshot>>,
+    /// The searches for surplus intents that are not complete.
+    searches: Mutex<VecDeque<SurplusSearch>>,
 }
 
 impl Reconciliation {
@@ -28,14 +29,20 @@ impl Reconciliation {
         Self {
             jobs,
             may_have_surplus: Mutex::default(),
+            searches: Mutex::default(),
         }
     }
 
-    fn may_have_surplus(&self) -> std::sync::MutexGuard<'_, Vec<LinkSnapshot>> {
+    fn may_have_surplus(&self) -> MutexGuard<'_, Vec<LinkSnapshot>> {
         // No code that has the lock can leave the list half changed.
         self.may_have_surplus
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn searches(&self) -> MutexGuard<'_, VecDeque<SurplusSearch>> {
+        // As above.
+        self.searches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,35 +101,44 @@ impl Job for Reconciliation {
         let Some(lease) = self.jobs.renewed(snapshot.link.id, *lease).await? else {
             return Ok(());
         };
-        let context = &self.jobs.context;
-        let work = protocol::reconciliation::read(context, snapshot, &Cause::Reconciliation);
+        let work = protocol::reconciliation::reconcile_due(&self.jobs.context, snapshot);
         self.jobs.within_lease(lease.left(), work).await?;
-        if snapshot.asked_again {
+        if snapshot.creation_retried {
             self.may_have_surplus().push(snapshot.clone());
         }
         Ok(())
     }
 
-    /// Searches for surplus intents. This comes after the reads have been stored, so that a search that fails delays no
-    /// payment. The next reconciliation searches again.
+    /// Searches for surplus intents. This comes after the responses have been stored, so that a search that fails delays no
+    /// payment. It runs for no longer than the work on one link, because other links become due meanwhile, and continues in
+    /// the next round.
     async fn finish(&self, progress: &Progress) -> Result<(), protocol::Error> {
         let Jobs { context, stop, .. } = &self.jobs;
         let lease = context.account.client.creation_lease();
-        let links = std::mem::take(&mut *self.may_have_surplus());
-        let ready = || self.jobs.ready(progress);
-        let search = protocol::creation_recovery::find_surplus(
-            context,
-            links,
-            protocol::creation_recovery::PAGES,
-            ready,
-        );
-        tokio::select! {
-            // No longer than the work on one link: others become due meanwhile.
-            found = tokio::time::timeout(lease, search) => {
-                found.unwrap_or(Err(protocol::Error::TimedOut))
+        let mut searches = std::mem::take(&mut *self.searches());
+        let mut links = std::mem::take(&mut *self.may_have_surplus());
+        links.retain(|snapshot| {
+            !searches
+                .iter()
+                .any(|search| search.covers(snapshot.link.id))
+        });
+        searches.extend(SurplusSearch::of(links));
+        let work = async {
+            while let Some(search) = searches.front_mut() {
+                let ready = || self.jobs.ready(progress);
+                let found = search.run(context, usize::MAX, ready).await;
+                // One that fails is dropped: the next reconciliation of its links searches again.
+                searches.pop_front();
+                found?;
             }
+            Ok(())
+        };
+        let found = tokio::select! {
+            found = tokio::time::timeout(lease, work) => found.unwrap_or(Ok(())),
             () = stop.cancelled() => Ok(()),
-        }
+        };
+        *self.searches() = searches;
+        found
     }
 
     async fn release(
@@ -131,6 +147,6 @@ impl Job for Reconciliation {
         _error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        store::reconciliation::look_again(&self.jobs.context.pool, snapshot.link.id, wait).await
+        store::reconciliation::release(&self.jobs.context.pool, snapshot.link.id, wait).await
     }
 }

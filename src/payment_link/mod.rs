@@ -8,6 +8,7 @@ mod id;
 mod link;
 mod money;
 pub mod operation;
+pub mod orphaned_intent;
 pub mod reconciliation;
 pub mod refundable;
 mod settlement;

@@ -38,11 +38,16 @@ impl SettlementWindow {
         (self.0 / 10).clamp(Duration::from_millis(500), Duration::from_secs(15))
     }
 
-    /// When to check again for something that should have settled `since` ago, in case the window was too short. `None`:
-    /// no more checks.
+    /// For how long to go on looking for something that should have settled, in case the window was too short.
+    #[must_use]
+    pub fn late_limit(self) -> Duration {
+        self.0 * Self::LATE
+    }
+
+    /// When to check again for something that should have settled `since` ago. `None`: no more checks.
     #[must_use]
     pub fn late_check(self, since: Duration) -> Option<Duration> {
-        (since < self.0 * Self::LATE).then_some(self.late_interval())
+        (since < self.late_limit()).then_some(self.late_interval())
     }
 
     /// How long to wait between late checks.

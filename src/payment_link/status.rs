@@ -19,7 +19,8 @@ pub enum Status {
     Authorized,
     /// The money is collected: paid, if the link is `confirmed` as well.
     Captured,
-    /// The money went back to the customer in full.
+    /// Money went back to the customer: all of it, or a part (Dojo doesn't document which). Compare `refundedAmount`
+    /// with `capturedAmount`.
     Refunded,
     /// The authorization, or the payment of the same day, was undone.
     Reversed,

@@ -1,4 +1,4 @@
-//! A link's timeline: each change stands in it once, with its cause.
+//! A link's timeline, which records each change once, with its cause.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,92 +19,89 @@ pub struct Entry {
     pub kind: Kind,
     /// The link's status before.
     pub status_before: Option<Status>,
-    /// The link's status after; the same where the entry changed nothing.
+    /// The link's status after; the same if it didn't change.
     pub status_after: Status,
     /// What caused it.
     pub cause: Cause,
-    /// More about it; what is in it depends on `type`.
+    /// More about it. Its members depend on `type`.
     pub detail: Option<Value>,
     /// When it was recorded.
     #[serde(with = "time::serde::rfc3339")]
     pub occurred_at: OffsetDateTime,
 }
 
-/// What a timeline entry tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Kind {
-    /// The link was asked for and saved.
-    Requested,
-    /// Dojo confirmed the payment intent.
+/// Declares [`Kind`] with each kind's word, so that a kind is spelled in one place.
+macro_rules! kinds {
+    ($($(#[$meta:meta])* $kind:ident = $word:literal,)*) => {
+        /// What a timeline entry records.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        pub enum Kind {
+            $($(#[$meta])* #[serde(rename = $word)] $kind,)*
+        }
+
+        impl Kind {
+            pub const ALL: &[Self] = &[$(Self::$kind),*];
+
+            /// The kind's word in JSON and in the database.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $word,)*
+                }
+            }
+        }
+    };
+}
+
+// The aliases are words that earlier versions stored.
+kinds! {
+    /// The link was requested and saved.
+    Requested = "requested",
+    /// Dojo created the payment intent.
     #[serde(alias = "confirmed")]
-    Created,
-    /// The link came to nothing; `detail` is the failure.
-    Failed,
-    /// Dojo's answer was lost: whether there is a payment intent is not known.
+    Created = "created",
+    /// Nothing was created. `detail` is the failure.
+    Failed = "failed",
+    /// Dojo's response was lost, so it is not known whether there is a payment intent.
     #[serde(alias = "unanswered")]
-    ResponseLost,
-    /// A webhook arrived; `detail.verdict` says what it meant: `applied`, `unchanged` (the link has that status already),
+    ResponseLost = "responseLost",
+    /// A webhook arrived. `detail.verdict` says what it meant: `applied`, `unchanged` (the link already has that status),
     /// `stale`, `contradictory`, `unknownStatus`, or `unknownEvent` (not an event that reports a payment intent's status).
-    Webhook,
-    /// Dojo was asked and answered something new; `detail.changed` says what.
+    Webhook = "webhook",
+    /// The intent was read from Dojo and something is new. `detail.changed` says what.
     #[serde(alias = "refreshed")]
-    Reconciled,
-    /// Dojo's answer is older than an earlier one, or its status comes before what a webhook reported (`detail.reason`:
-    /// `older`, `behind`). Dojo is asked again before it is believed.
+    Reconciled = "reconciled",
+    /// Dojo's response is older than an earlier one, or its status comes before the one that a webhook reported
+    /// (`detail.reason`: `older`, `behind`). The intent is read again before the response is accepted.
     #[serde(alias = "disputed")]
-    ConflictingResponse,
-    /// Dojo reports another amount than was asked for.
-    AmountMismatch,
-    /// The first try had led to nothing, so Dojo is asked to create the intent again.
+    ConflictingResponse = "conflictingResponse",
+    /// Dojo reports another amount than the requested one.
+    AmountMismatch = "amountMismatch",
+    /// The first try created nothing, so Dojo is called again to create the intent.
     #[serde(alias = "askedAgain")]
-    CreationRetried,
-    /// There is a second intent for the link; it is to be canceled.
-    SurplusFound,
+    CreationRetried = "creationRetried",
+    /// There is a second intent for the link. It will be canceled.
+    SurplusFound = "surplusFound",
     /// The second intent is canceled, so nobody can pay it.
-    SurplusCanceled,
-    /// The second intent cannot be canceled any more: somebody paid it. A person has to look.
-    SurplusPaid,
-    /// An operation on the payment was asked for; `detail` says which.
-    OperationRequested,
-    /// Dojo has done it.
-    OperationSucceeded,
-    /// It was not done; `detail.failure` says why.
-    OperationFailed,
-    /// Dojo's answer was lost: whether it was done is not known yet.
+    SurplusCanceled = "surplusCanceled",
+    /// Somebody paid the second intent, so it can't be canceled any more. A person must refund it.
+    SurplusPaid = "surplusPaid",
+    /// An operation on the payment was requested. `detail` says which.
+    OperationRequested = "operationRequested",
+    /// Dojo performed the operation.
+    OperationSucceeded = "operationSucceeded",
+    /// The operation was not performed. `detail.failure` says why.
+    OperationFailed = "operationFailed",
+    /// Dojo's response was lost, so it is not known yet whether the operation was performed.
     #[serde(alias = "operationUnanswered")]
-    OperationResponseLost,
-    /// Dojo's answer was lost, and nothing at Dojo tells whether it was done. A person has to look.
-    OperationUnconfirmed,
+    OperationResponseLost = "operationResponseLost",
+    /// Dojo's response was lost, and nothing at Dojo shows whether the operation was performed. A person must check.
+    OperationUnconfirmed = "operationUnconfirmed",
 }
 
 impl Kind {
-    /// [`Self::CreationRetried`] in the database: by its name, and by the one that earlier versions wrote.
+    /// [`Self::CreationRetried`] in the database: its word, and the one that earlier versions stored.
     pub const CREATION_RETRIED: [&str; 2] = ["creationRetried", "askedAgain"];
-
-    /// The word for it in JSON and in the database.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Requested => "requested",
-            Self::Created => "created",
-            Self::Failed => "failed",
-            Self::ResponseLost => "responseLost",
-            Self::Webhook => "webhook",
-            Self::Reconciled => "reconciled",
-            Self::ConflictingResponse => "conflictingResponse",
-            Self::AmountMismatch => "amountMismatch",
-            Self::CreationRetried => "creationRetried",
-            Self::SurplusFound => "surplusFound",
-            Self::SurplusCanceled => "surplusCanceled",
-            Self::SurplusPaid => "surplusPaid",
-            Self::OperationRequested => "operationRequested",
-            Self::OperationSucceeded => "operationSucceeded",
-            Self::OperationFailed => "operationFailed",
-            Self::OperationResponseLost => "operationResponseLost",
-            Self::OperationUnconfirmed => "operationUnconfirmed",
-        }
-    }
 }
 
 /// What caused a timeline entry.
@@ -115,23 +112,58 @@ pub enum Cause {
     #[serde(rename_all = "camelCase")]
     Request {
         /// The name of the client whose API key the request came with.
-        // Timelines that are stored, and the version before clients, have it under this name.
+        // Stored entries from before there were clients have this name.
         #[serde(alias = "apiKey")]
         client: String,
-        /// The request's id, as in `x-request-id`.
+        /// As in `x-request-id`.
         request_id: String,
     },
-    /// A webhook of Dojo's.
+    /// A webhook from Dojo.
     #[serde(rename_all = "camelCase")]
     Webhook {
         /// The event's id at Dojo.
         event_id: String,
     },
-    /// The search for what a lost answer had made.
+    /// The search for the effect of a call whose response was lost.
     Recovery,
-    /// A look at Dojo that was due.
+    /// A read of the intent that was due.
     #[serde(alias = "refresh")]
     Reconciliation,
-    /// A person who found out what nobody else could tell, and settled it by command.
+    /// A person who checked in Dojo's portal and settled an operation by command.
     Operator,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_kind_reads_back_from_its_word() {
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+            let read: Kind = serde_json::from_value(json!(kind.as_str())).unwrap();
+            assert_eq!(read, *kind);
+        }
+    }
+
+    #[test]
+    fn words_of_earlier_versions_read_back() {
+        for (word, kind) in [
+            ("confirmed", Kind::Created),
+            ("unanswered", Kind::ResponseLost),
+            ("refreshed", Kind::Reconciled),
+            ("disputed", Kind::ConflictingResponse),
+            ("askedAgain", Kind::CreationRetried),
+            ("operationUnanswered", Kind::OperationResponseLost),
+        ] {
+            let read: Kind = serde_json::from_value(json!(word)).unwrap();
+            assert_eq!(read, kind, "{word}");
+        }
+        for word in Kind::CREATION_RETRIED {
+            let read: Kind = serde_json::from_value(json!(word)).unwrap();
+            assert_eq!(read, Kind::CreationRetried, "{word}");
+        }
+    }
 }

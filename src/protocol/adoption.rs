@@ -1,4 +1,4 @@
-//! Giving a link its intent, and reporting what is wrong with it, however the intent was learned of.
+//! Giving a link its intent, wherever the intent was learned of, and reporting what is wrong with it.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use super::Context;
 use crate::{
     dojo::PaymentIntent,
     payment_link::{PaymentLink, PaymentLinkId, timeline::Cause},
-    store::{self, creation::Adopted},
+    store::{self, adoption::Adopted},
 };
 
-/// Gives a link the intent that Dojo has for it, if it waits for one; any other intent of the link is surplus, and is
-/// canceled later. Reports a surplus intent, one over another amount than was asked for, and one that is another link's.
+/// Gives a link the intent that Dojo has for it, if the link is pending. Any other intent of the link is surplus and is
+/// canceled later. Reports a surplus intent, one with another amount than the requested one, and one of another link.
 pub(super) async fn adopt_intent(
     context: &Context,
     link_id: PaymentLinkId,
@@ -22,39 +22,52 @@ pub(super) async fn adopt_intent(
 ) -> Result<Adopted, store::Error> {
     let pool = &context.pool;
     let url = context.account.checkout_page(&intent.id);
-    // What Dojo answered is in this process's memory alone, so a moment's outage must not lose it.
-    let confirmed = (|| store::creation::adopt_intent(pool, link_id, intent, &url, cause))
-        .retry(
-            ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(100))
-                .with_max_times(3),
-        )
-        .when(store::Error::is_outage)
-        .await
-        .inspect_err(|error| {
-            if let store::Error::IntentOfAnotherLink { owner, .. } = error {
-                error!(
-                    %link_id, payment_intent_id = intent.id, %owner,
-                    "Dojo answered an intent for this link that belongs to another one"
-                );
-                metrics::counter!("intents_of_other_links_total").increment(1);
-            }
-        })?;
-    if confirmed.surplus {
-        warn!(%link_id, payment_intent_id = intent.id, "a second intent is to be canceled");
+    let mut attempts = 0;
+    // Dojo's response is in this process's memory alone, so a moment's outage must not lose it.
+    let adopted = (|| {
+        attempts += 1;
+        store::adoption::adopt_intent(pool, link_id, intent, &url, cause)
+    })
+    .retry(
+        ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_times(3),
+    )
+    .when(store::Error::is_outage)
+    .await
+    .inspect_err(|error| {
+        if let store::Error::IntentOfAnotherLink { owner, .. } = error {
+            error!(
+                %link_id, payment_intent_id = intent.id, %owner,
+                "Dojo returned an intent for this link that belongs to another one"
+            );
+            metrics::counter!("intents_of_other_links_total").increment(1);
+        }
+    })?;
+    if adopted.has_early_webhooks {
+        // They made the link due before it could be claimed.
+        context.wake.notify_waiters();
+    }
+    if adopted.surplus {
+        warn!(%link_id, payment_intent_id = intent.id, "a surplus intent will be canceled");
         metrics::counter!("recoveries_total", "outcome" => "surplus").increment(1);
     }
-    if confirmed.mismatch {
-        report_mismatch(&confirmed.link, intent);
+    // The first attempt may have been committed and its response lost. Then the link is no longer pending, and only the
+    // link itself shows the mismatch. Reported twice is better than never.
+    let was_retried = attempts > 1;
+    let mismatch_of_lost_attempt =
+        was_retried && !adopted.surplus && adopted.link.reported_amount.is_some();
+    if adopted.mismatch || mismatch_of_lost_attempt {
+        report_mismatch(&adopted.link, intent);
     }
-    Ok(confirmed)
+    Ok(adopted)
 }
 
-/// Reports that Dojo has another amount than was asked for.
+/// Reports that Dojo has another amount than the requested one.
 pub(super) fn report_mismatch(link: &PaymentLink, intent: &PaymentIntent) {
     error!(
-        link_id = %link.id, payment_intent_id = intent.id, asked_for = %link.amount, reported = ?intent.amount,
-        "Dojo reports another amount than was asked for"
+        link_id = %link.id, payment_intent_id = intent.id, requested = %link.amount, reported = ?intent.amount,
+        "Dojo reports another amount than the requested one"
     );
     metrics::counter!("amount_mismatches_total").increment(1);
 }

@@ -1,8 +1,10 @@
-//! Creating a link: save it, ask Dojo, keep what came of it.
+//! Creating a link: save it, call Dojo, store the outcome.
 //!
-//! Dojo documents no idempotency key for creation, so the order is what protects: the link stands in the
-//! database before Dojo is asked, its id travels in the intent's metadata, and only a failure that proves
-//! that nothing was created makes the link `Failed`. No connection is held while Dojo works.
+//! Dojo documents no idempotency key for creation, so the order is what protects: the link is saved before Dojo is called,
+//! its id is in the intent's metadata, and only a failure which proves that nothing was created makes the link `Failed`. No
+//! database connection is held while Dojo works.
+
+use std::time::Duration;
 
 use tracing::{error, info, warn};
 
@@ -14,7 +16,7 @@ use crate::{
     },
     store::{
         self, PgPool,
-        creation::{Begun, Draft, IdempotencyKey, Known, Retry},
+        creation::{Admission, Draft, Earlier, EarlierRequest, IdempotencyKey, Retry},
         leases::Lease,
     },
     telemetry::causes,
@@ -23,57 +25,47 @@ use crate::{
 /// A caller's request for a link.
 #[derive(Debug)]
 pub struct Request {
-    /// The id of the link, if it comes to one.
+    /// The link's id, unless an earlier request has led to another link.
     pub link_id: PaymentLinkId,
-    /// What to create.
     pub new: NewPaymentLink,
-    /// The name of the client that asks.
+    /// The name of the client that sent the request.
     pub client: String,
-    /// The request's id.
     pub request_id: String,
-    /// The key that makes repetitions of the request one.
+    /// Makes retries of the request safe.
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
-/// What came of it.
 #[derive(Debug)]
 pub enum Outcome {
-    /// There is a link to send out.
     Created(Box<PaymentLink>),
-    /// There was one already: the body that was answered then.
+    /// An earlier request with the same key created the link.
     Replayed {
-        /// The link.
         link_id: PaymentLinkId,
-        /// The body.
+        /// The body of the response to that request.
         body: String,
     },
-    /// Nothing was created; now, or when the same request was made before.
+    /// Nothing was created; now, or by an earlier request with the same key.
     Failed {
-        /// The link that came to nothing.
         link_id: PaymentLinkId,
-        /// Why.
         failure: Failure,
-        /// Dojo's wish before another try, where it has one.
-        retry_after: Option<std::time::Duration>,
-        /// Whether this is what an earlier request with the same key came to.
+        /// How long Dojo asks to wait before another try.
+        retry_after: Option<Duration>,
+        /// Whether this is the outcome of an earlier request with the same key.
         replayed: bool,
     },
-    /// Dojo's answer was lost, so nobody knows yet. The link stays pending.
+    /// Dojo's response was lost, so it is not known whether there is an intent. The link stays pending.
     Unknown {
-        /// The link.
         link_id: PaymentLinkId,
     },
-    /// The same request is being worked on, or its outcome is not known yet.
+    /// An equal request is in progress, or its outcome is not known yet.
     Running {
-        /// Its link.
         link_id: PaymentLinkId,
     },
-    /// The idempotency key belongs to another request.
+    /// The idempotency key was used for another request.
     KeyReused,
 }
 
-/// Creates a link, at most once for each idempotency key: saves it, unless its key says that this is a repetition,
-/// asks Dojo, and keeps what came of it. An `Err` means that Dojo was not asked.
+/// Creates a link, at most once for each idempotency key. An `Err` means that Dojo was not called.
 pub async fn create(context: &Context, request: Request) -> Result<Outcome, store::Error> {
     let Context { pool, account, .. } = context;
     let cause = Cause::Request {
@@ -88,64 +80,62 @@ pub async fn create(context: &Context, request: Request) -> Result<Outcome, stor
         cause: &cause,
         lease: account.client.creation_lease(),
     };
-    let begun = store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await?;
-    match decided(begun) {
-        Ok(outcome) => Ok(outcome),
-        Err(lease) => {
-            let asking = Asking {
+    match store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await? {
+        Admission::Repeated(earlier) => Ok(outcome_of(earlier)),
+        Admission::New(lease) => {
+            let saved = SavedRequest {
                 lease,
                 request,
                 cause,
             };
-            Ok(Box::pin(asking.finish(context)).await)
+            Ok(Box::pin(saved.finish(context)).await)
         }
     }
 }
 
-/// What an earlier request with this key came to, if there was one.
+/// The outcome of an earlier request with this key, if there was one.
 pub async fn replay(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Outcome>, store::Error> {
-    let known = store::creation::known(pool, key).await?;
-    Ok(known.and_then(|begun| decided(begun).ok()))
+    let earlier = store::creation::earlier(pool, key).await?;
+    Ok(earlier.map(outcome_of))
 }
 
-/// The outcome that an earlier request has decided, or the lease to work under.
-fn decided(begun: Begun) -> Result<Outcome, Lease> {
-    match begun {
-        Begun::New(lease) => Err(lease),
-        Begun::Mismatch => Ok(Outcome::KeyReused),
-        Begun::Known(Known {
+fn outcome_of(earlier: Earlier) -> Outcome {
+    let Earlier::Same(EarlierRequest {
+        link_id,
+        response_body,
+        failure,
+    }) = earlier
+    else {
+        return Outcome::KeyReused;
+    };
+    match (response_body, failure) {
+        (Some(body), _) => Outcome::Replayed { link_id, body },
+        (None, Some(failure)) => Outcome::Failed {
             link_id,
-            response_body,
             failure,
-        }) => Ok(match (response_body, failure) {
-            (Some(body), _) => Outcome::Replayed { link_id, body },
-            (None, Some(failure)) => Outcome::Failed {
-                link_id,
-                failure,
-                retry_after: None,
-                replayed: true,
-            },
-            (None, None) => Outcome::Running { link_id },
-        }),
+            retry_after: None,
+            replayed: true,
+        },
+        (None, None) => Outcome::Running { link_id },
     }
 }
 
-/// A link that is saved, and that Dojo is to be asked for.
+/// A request whose link is saved, so that Dojo can be called.
 #[derive(Debug)]
-struct Asking {
+struct SavedRequest {
     lease: Lease,
     request: Request,
     cause: Cause,
 }
 
-impl Asking {
-    /// Asks Dojo and keeps what came of it.
+impl SavedRequest {
+    /// Calls Dojo and stores the outcome.
     ///
-    /// From here on there may be an intent, so there are no errors any more: what cannot be kept is *unknown*, the
-    /// link stays pending, and recovery finds out.
+    /// From here on there may be an intent, so there are no more errors: an outcome that can't be stored is *unknown*, the
+    /// link stays pending, and creation recovery finds out.
     async fn finish(self, context: &Context) -> Outcome {
         let link_id = self.request.link_id;
-        let answer = context
+        let response = context
             .account
             .client
             .create_payment_intent(CreatePaymentIntent {
@@ -154,67 +144,67 @@ impl Asking {
                 request_id: &self.request.request_id,
             })
             .await;
-        let kept = match answer {
-            Ok(intent) => self.keep(context, &intent).await,
-            Err(error) => self.not_created(context, error).await,
+        let stored = match response {
+            Ok(intent) => self.adopt(context, &intent).await,
+            Err(error) => self.store_failure(context, error).await,
         };
-        kept.unwrap_or_else(|error| {
-            error!(%link_id, error = %causes(&error), "what came of a creation could not be kept");
+        stored.unwrap_or_else(|error| {
+            error!(%link_id, error = %causes(&error), "the outcome of a creation could not be stored");
             count("unknown");
             Outcome::Unknown { link_id }
         })
     }
 
-    async fn keep(
+    async fn adopt(
         self,
         context: &Context,
         intent: &PaymentIntent,
     ) -> Result<Outcome, store::Error> {
         let link_id = self.request.link_id;
-        // Said before it is kept: should that fail, the log is where to find it.
+        // Logged before it is stored: if storing fails, the log is the place to find it.
         info!(%link_id, payment_intent_id = intent.id, "Dojo created a payment intent");
-        let confirmed = match adopt_intent(context, link_id, intent, &self.cause).await {
-            // This answer was not about our request, so whether that made an intent is not known.
+        let adopted = match adopt_intent(context, link_id, intent, &self.cause).await {
+            // The response was not about our request, so whether that created an intent is not known.
             Err(error @ store::Error::IntentOfAnotherLink { .. }) => {
-                count("unknown");
-                let (lease, reason) = (self.lease, error.to_string());
-                store::creation::unanswered(&context.pool, link_id, lease, &reason, &self.cause)
-                    .await?;
-                return Ok(Outcome::Unknown { link_id });
+                return self.store_lost_response(context, &error.to_string()).await;
             }
-            confirmed => confirmed?,
+            adopted => adopted?,
         };
         count("created");
-        Ok(match confirmed.link.failure {
+        Ok(match adopted.link.failure {
             Some(failure) => Outcome::Failed {
                 link_id,
                 failure,
                 retry_after: None,
                 replayed: false,
             },
-            None => Outcome::Created(Box::new(confirmed.link)),
+            None => Outcome::Created(Box::new(adopted.link)),
         })
     }
 
-    async fn not_created(
+    async fn store_lost_response(
+        self,
+        context: &Context,
+        reason: &str,
+    ) -> Result<Outcome, store::Error> {
+        let link_id = self.request.link_id;
+        count("unknown");
+        let (pool, lease) = (&context.pool, self.lease);
+        store::creation::record_lost_response(pool, link_id, lease, reason, &self.cause).await?;
+        Ok(Outcome::Unknown { link_id })
+    }
+
+    async fn store_failure(
         self,
         context: &Context,
         error: dojo::Error,
     ) -> Result<Outcome, store::Error> {
-        let pool = &context.pool;
-        let Self {
-            lease,
-            request,
-            cause,
-        } = self;
-        let link_id = request.link_id;
+        let link_id = self.request.link_id;
         let Some(failure) = error.proves_nothing_was_created() else {
-            warn!(%link_id, error = %causes(&error), "Dojo's answer to a creation was lost");
-            count("unknown");
-            store::creation::unanswered(pool, link_id, lease, &error.to_string(), &cause).await?;
-            return Ok(Outcome::Unknown { link_id });
+            warn!(%link_id, error = %causes(&error), "Dojo's response to a creation was lost");
+            return self.store_lost_response(context, &error.to_string()).await;
         };
-        // Only a refusal of the request itself would be the same next time.
+        // Only a rejection of the request itself would be the same next time.
         let retry = if failure.reason == FailureKind::Refused {
             Retry::Final
         } else {
@@ -229,13 +219,14 @@ impl Asking {
                 warn!(%link_id, error = %causes(&error), "Dojo was not reached");
             }
             FailureKind::Refused | FailureKind::NotCreated | FailureKind::NotDone => {
-                info!(%link_id, status = failure.status, "Dojo refused a payment link");
+                info!(%link_id, status = failure.status, "Dojo rejected a payment link");
             }
         }
         count(error.name());
-        if !store::creation::fail(pool, link_id, lease, &failure, retry, None, &cause).await? {
-            // This call took so long that the link was taken for lost: it may well be alive.
-            warn!(%link_id, "this failure came too late; somebody else sees to the link");
+        let (pool, lease, cause) = (&context.pool, self.lease, &self.cause);
+        if !store::creation::fail(pool, link_id, lease, &failure, retry, None, cause).await? {
+            // This call took so long that it was treated as lost, so there may be an intent after all.
+            warn!(%link_id, "this failure came after the lease was over; creation recovery has the link");
             return Ok(Outcome::Unknown { link_id });
         }
         Ok(Outcome::Failed {

@@ -1,13 +1,19 @@
-//! The dealings between our database and Dojo, exactly once: the only code that makes Dojo do something
-//! with money. The API and the background jobs both go through here, under the same rules.
+//! The exactly-once dealings between our database and Dojo: the only code that makes Dojo do something with money. The API
+//! and the background jobs both use it, under the same rules.
 
 mod adoption;
 pub mod creation;
 pub mod creation_recovery;
+pub mod intent_search;
 pub mod operation_recovery;
 pub mod operations;
 pub mod orphaned_intents;
 pub mod reconciliation;
+pub mod webhooks;
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use crate::{
     dojo::{self, Account},
@@ -17,34 +23,36 @@ use crate::{
 
 /// What every part of the protocol works with: the database, one Dojo account, and the limits of recovery.
 ///
-/// How long a lease has to be follows from the account's client ([`dojo::Client::creation_lease`] and
+/// How long a lease must be follows from the account's client ([`dojo::Client::creation_lease`] and
 /// [`dojo::Client::operation_lease`]). A clone copies a handful of short strings and handles.
 #[derive(Debug, Clone)]
 pub struct Context {
     pub pool: PgPool,
     pub account: Account,
     pub limits: RecoveryLimits,
+    /// Wakes the background jobs when something has just become due, so that it doesn't wait for the next poll.
+    pub wake: Arc<Notify>,
 }
 
-/// Why a piece of work came to no end. It is still due, and somebody will take it up again.
+/// Why a piece of work was not finished. It is still due and will be tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database did not answer, or what it holds stands against it.
+    /// The database failed, or what it stores rules the change out.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// Dojo did not answer, or not with what is needed.
+    /// Dojo failed or can't be reached, which may concern all work of the account.
     #[error(transparent)]
     Dojo(#[from] dojo::Error),
-    /// Dojo refused this piece of work and would take others.
+    /// Dojo rejects this piece of work, or always fails over it, and serves others.
     #[error(transparent)]
     Rejected(dojo::Error),
-    /// Dojo has more intents around a creation than are read, so nobody can tell whether its intent is there.
-    #[error("there are too many intents around this creation to read them all")]
+    /// Dojo has more intents around the time of this creation than are read, so whether its intent exists is unknown.
+    #[error("there are too many intents around the time of this creation to read them all")]
     TooManyIntents,
-    /// It took longer than it may be held.
+    /// The lease ran out.
     #[error("it took too long")]
     TimedOut,
-    /// A fault of this program.
+    /// A bug in this program.
     #[error("it panicked")]
     Panicked,
 }

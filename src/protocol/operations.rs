@@ -264,8 +264,8 @@ async fn read_now(
         if read == READS {
             break;
         }
-        let outcome = reconciliation::look(context, &snapshot, cause).await?;
-        if outcome == reconciliation::Outcome::Settled {
+        let outcome = reconciliation::reconcile_for_caller(context, &snapshot, cause).await?;
+        if outcome == reconciliation::Outcome::Accepted {
             return accepted;
         }
     }

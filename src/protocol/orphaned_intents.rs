@@ -1,96 +1,88 @@
-//! Intents that a webhook named and no link claimed, and intents that are one too many for their link.
+//! Orphaned intents, which a webhook named and no link claims, and surplus intents, of which each link has one too many.
 
 use std::time::Duration;
 
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{Context, Error, adoption::adopt_intent};
 use crate::{
-    dojo,
+    dojo::PaymentIntent,
     payment_link::{
-        Status,
+        orphaned_intent::{SurplusStep, recheck_interval, surplus_recheck_interval, surplus_step},
         timeline::{Cause, Kind},
     },
     store::{self, orphaned_intents::OrphanedIntent},
-    telemetry::causes,
 };
 
-/// Finds out whose an intent is, or cancels it if it is known to be one too many.
+/// Finds out which link an intent belongs to, or cancels it if it is known to be surplus.
 ///
-/// An intent that names one of our links is that link's, if the link waits for one: this is how a lost creation
-/// is found within seconds where its webhook was not lost.
-pub async fn look(context: &Context, orphan: &OrphanedIntent) -> Result<(), Error> {
+/// An intent that names one of our links is that link's, if the link is pending. This is how a lost creation is found within
+/// seconds if its webhook arrives.
+pub async fn trace(context: &Context, orphan: &OrphanedIntent) -> Result<(), Error> {
     let Context { pool, account, .. } = context;
     let intent = account
         .client
         .payment_intent(&orphan.id, orphan.surplus_of)
         .await?;
     let Some(intent) = intent else {
-        // Dojo told of it itself, so a copy of its data that lags is the likely reason.
-        if orphan.recent {
-            store::orphaned_intents::release(pool, orphan, Duration::from_secs(30)).await?;
+        let wait = if orphan.surplus_of.is_some() {
+            Some(surplus_recheck_interval(orphan.age))
         } else {
-            store::orphaned_intents::settle(pool, &orphan.id).await?;
-        }
-        return Ok(());
+            recheck_interval(orphan.age)
+        };
+        return Ok(match wait {
+            Some(wait) => store::orphaned_intents::release(pool, orphan, wait).await?,
+            None => store::orphaned_intents::settle(pool, &orphan.id).await?,
+        });
     };
     if orphan.surplus_of.is_some() {
-        return cancel(context, orphan, intent.known_status()).await;
+        return settle_surplus(context, orphan, &intent).await;
     }
     let link = match intent.link_id() {
         Some(id) => store::links::find(pool, id).await?,
         None => None,
     };
     let Some(link) = link.filter(|link| link.account == account.name) else {
-        // Somebody else's: made in Dojo's portal, or by another program with the same account.
+        // Somebody else's: created in Dojo's portal, or by another program with the same account.
         return Ok(store::orphaned_intents::settle(pool, &orphan.id).await?);
     };
-    let confirmed = adopt_intent(context, link.id, &intent, &Cause::Recovery).await?;
-    if !confirmed.surplus {
+    let adopted = adopt_intent(context, link.id, &intent, &Cause::Recovery).await?;
+    if !adopted.surplus {
         info!(link_id = %link.id, payment_intent_id = intent.id, "an intent was traced to its link");
         store::orphaned_intents::settle(pool, &orphan.id).await?;
     }
     Ok(())
 }
 
-async fn cancel(
+/// Cancels a surplus intent, or reports that somebody paid it.
+async fn settle_surplus(
     context: &Context,
     orphan: &OrphanedIntent,
-    status: Option<Status>,
+    intent: &PaymentIntent,
 ) -> Result<(), Error> {
     let Context { pool, account, .. } = context;
-    let kind = match status {
-        // Nothing was paid, or nothing is left of it.
-        Some(Status::Canceled | Status::Reversed | Status::Refunded) => Kind::SurplusCanceled,
-        Some(Status::Created) => match account
-            .client
-            .cancel_payment_intent(&orphan.id, orphan.surplus_of)
-            .await
-        {
-            Ok(()) => Kind::SurplusCanceled,
-            // Paid or canceled in this very moment: the next look tells.
-            Err(error @ dojo::Error::Rejected { .. }) => {
-                warn!(
-                    payment_intent_id = orphan.id, error = %causes(&error),
-                    "a second intent was not canceled yet"
-                );
-                let wait = Duration::from_secs(10);
-                return Ok(store::orphaned_intents::release(pool, orphan, wait).await?);
-            }
-            Err(error) => return Err(error.into()),
-        },
-        Some(_) => {
+    let status = intent.known_status();
+    let kind = match surplus_step(status, intent.captured_amount(), intent.refunded_amount) {
+        SurplusStep::Done => Kind::SurplusCanceled,
+        SurplusStep::Cancel => {
+            // If Dojo rejects that, the intent was paid or canceled at this very moment. The next read shows it.
+            account
+                .client
+                .cancel_payment_intent(&orphan.id, orphan.surplus_of)
+                .await?;
+            Kind::SurplusCanceled
+        }
+        SurplusStep::ReportPaid => {
             error!(
                 payment_intent_id = orphan.id,
-                "a second intent for one link has been paid: somebody has to refund it"
+                "a surplus intent has been paid: a person must refund it"
             );
             metrics::counter!("surplus_paid_total").increment(1);
             Kind::SurplusPaid
         }
-        None => {
-            return Ok(
-                store::orphaned_intents::release(pool, orphan, Duration::from_mins(5)).await?,
-            );
+        SurplusStep::Wait => {
+            let wait = Duration::from_mins(5);
+            return Ok(store::orphaned_intents::release(pool, orphan, wait).await?);
         }
     };
     Ok(store::orphaned_intents::settle_surplus(pool, &orphan.id, kind, &Cause::Recovery).await?)

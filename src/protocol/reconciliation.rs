@@ -1,16 +1,16 @@
-//! Looking at a link's intent at Dojo, and writing down what is found: what makes every link converge on Dojo's
-//! truth, whatever webhooks came, came late, or never came.
+//! Reconciliation: reads a link's intent from Dojo and brings the link to Dojo's state. This is what makes every link
+//! converge on the truth, whether its webhooks arrived, arrived late, or never arrived.
 
 use std::{collections::HashMap, future::ready, time::Duration};
 
 use tracing::{error, info, warn};
 
-use super::{Context, Error, adoption::report_mismatch, creation_recovery};
+use super::{Context, Error, adoption::report_mismatch, intent_search::SurplusSearch};
 use crate::{
     dojo::{PaymentIntent, Window},
     payment_link::{
-        PaymentLink, PaymentLinkId, SettlementWindow, Status,
-        reconciliation::{Reading, next_look, pause_in_conflict, reconcile},
+        PaymentLink, PaymentLinkId, Status,
+        reconciliation::{Decision, conflict_recheck, next_reconciliation, reconcile},
         timeline::Cause,
     },
     store::{
@@ -20,94 +20,84 @@ use crate::{
     telemetry::causes,
 };
 
-/// How many pages of a search to read for a caller, who waits for it: 500 intents around the time of a link's creation.
+/// How many pages of a search to read while a caller waits for it: 500 intents around the time of a link's creation.
 const CALLERS_PAGES: usize = 5;
 
-/// What a look at Dojo came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// What Dojo answered is what is held now.
-    Settled,
-    /// The answer could not be taken; the link is to be looked at again.
+    /// Dojo's response is what is stored now.
+    Accepted,
+    /// The response was not accepted. The link is due to be reconciled again.
     Again,
 }
 
-/// Asks Dojo about one link for a caller, and returns the link as it then is. `None` if there is no such link.
+/// What a read came to.
+struct Read {
+    outcome: Outcome,
+    /// The status that Dojo reported, if it is one that is known here.
+    reported: Option<Status>,
+}
+
+/// Reconciles a link for a caller and returns it as it then is. `None` if there is no such link.
 ///
-/// The link is confirmed only if Dojo said so in this very call, whatever it said in others. One without an intent is
-/// returned as it is.
+/// The link is confirmed only if Dojo reported its status in this very call. A link without an intent is returned as it is.
 pub async fn refresh(
     context: &Context,
     id: PaymentLinkId,
     cause: &Cause,
 ) -> Result<Option<PaymentLink>, Error> {
-    let answered = match store::reconciliation::find(&context.pool, id).await? {
-        Some(snapshot) => ask(context, &snapshot, cause).await?.1,
+    let reported = match store::reconciliation::find(&context.pool, id).await? {
+        Some(snapshot) => read_and_search(context, &snapshot, cause).await?.reported,
         None => None,
     };
     let link = store::links::find(&context.pool, id).await?;
     Ok(link.map(|link| PaymentLink {
-        confirmed: link.confirmed && answered == Some(link.status),
+        confirmed: link.confirmed && reported == Some(link.status),
         ..link
     }))
 }
 
-/// Asks Dojo about one link and writes what it answers; then searches for a second intent, if there may be one.
-pub async fn look(
+/// Reconciles a link while a caller waits, then searches for a second intent if there may be one.
+pub async fn reconcile_for_caller(
     context: &Context,
     snapshot: &LinkSnapshot,
     cause: &Cause,
 ) -> Result<Outcome, Error> {
-    let (outcome, _) = ask(context, snapshot, cause).await?;
-    Ok(outcome)
+    Ok(read_and_search(context, snapshot, cause).await?.outcome)
 }
 
-/// The same, with the status that Dojo answered, if it is one that we know.
-async fn ask(
+/// Reconciles a link in the background, which searches for second intents itself.
+pub async fn reconcile_due(context: &Context, snapshot: &LinkSnapshot) -> Result<Outcome, Error> {
+    Ok(read(context, snapshot, &Cause::Reconciliation)
+        .await?
+        .outcome)
+}
+
+async fn read_and_search(
     context: &Context,
     snapshot: &LinkSnapshot,
     cause: &Cause,
-) -> Result<(Outcome, Option<Status>), Error> {
-    let answered = read_intent(context, snapshot, cause).await?;
-    // After what was found is written: a search that fails must not keep a payment from being told. The next look
-    // searches again.
-    if snapshot.asked_again {
-        let is_callers = matches!(cause, Cause::Request { .. });
-        let pages = if is_callers {
-            CALLERS_PAGES
-        } else {
-            creation_recovery::PAGES
-        };
-        let links = vec![snapshot.clone()];
-        if let Err(error) =
-            creation_recovery::find_surplus(context, links, pages, || ready(())).await
-        {
-            let link_id = snapshot.link.id;
-            warn!(%link_id, error = %causes(&error), "not searched for a second intent to the end");
-            if is_callers {
-                // The background reads the rest, however often callers ask.
-                store::reconciliation::keep_due(&context.pool, snapshot).await?;
-            }
+) -> Result<Read, Error> {
+    let read = read(context, snapshot, cause).await?;
+    // Only now that the response is stored: a search that fails must not keep a payment from being recorded.
+    for mut search in SurplusSearch::of(vec![snapshot.clone()]) {
+        let found = search.run(context, CALLERS_PAGES, || ready(())).await;
+        if matches!(found, Ok(true)) {
+            continue;
         }
+        let error = found.err().map(|error| causes(&error).to_string());
+        warn!(
+            link_id = %snapshot.link.id, error,
+            "the search for a second intent was not completed; the background repeats it"
+        );
+        // However often callers reconcile the link meanwhile.
+        store::reconciliation::keep_due(&context.pool, snapshot).await?;
     }
-    Ok(answered)
+    Ok(read)
 }
 
-/// Asks Dojo about one link and writes what it answers. Parameters as for [`look`].
-pub async fn read(
-    context: &Context,
-    snapshot: &LinkSnapshot,
-    cause: &Cause,
-) -> Result<Outcome, Error> {
-    let (outcome, _) = read_intent(context, snapshot, cause).await?;
-    Ok(outcome)
-}
-
-async fn read_intent(
-    context: &Context,
-    snapshot: &LinkSnapshot,
-    cause: &Cause,
-) -> Result<(Outcome, Option<Status>), Error> {
+/// Reads a link's intent and stores what follows from the response.
+async fn read(context: &Context, snapshot: &LinkSnapshot, cause: &Cause) -> Result<Read, Error> {
     let Some(intent) = context
         .account
         .client
@@ -116,51 +106,63 @@ async fn read_intent(
     else {
         error!(
             link_id = %snapshot.link.id, payment_intent_id = snapshot.payment_intent_id,
-            "Dojo does not know the intent of a link; is the account's API key that of another one?"
+            "Dojo doesn't know the intent of a link; does the API key belong to another account?"
         );
         metrics::counter!("intents_missing_total").increment(1);
-        store::reconciliation::look_again(&context.pool, snapshot.link.id, Duration::from_mins(5))
-            .await?;
-        return Ok((Outcome::Again, None));
+        let wait = Duration::from_mins(5);
+        store::reconciliation::release(&context.pool, snapshot.link.id, wait).await?;
+        return Ok(Read {
+            outcome: Outcome::Again,
+            reported: None,
+        });
     };
-    let outcome = take(context, snapshot, &intent, cause).await?;
-    Ok((outcome, intent.known_status()))
+    Ok(Read {
+        outcome: store_response(context, snapshot, &intent, cause).await?,
+        reported: intent.known_status(),
+    })
 }
 
-/// Weighs an answer by the rules and writes what follows.
-async fn take(
+/// Decides about a response by the rules and stores what follows.
+async fn store_response(
     context: &Context,
     snapshot: &LinkSnapshot,
     intent: &PaymentIntent,
     cause: &Cause,
 ) -> Result<Outcome, Error> {
     let Context { pool, limits, .. } = context;
-    let window = limits.window;
     let link = &snapshot.link;
-    let reading = reconcile(
-        snapshot.held,
+    let decision = reconcile(
+        snapshot.stored,
         intent.known_status(),
         intent.updated_at,
-        window,
+        limits.window,
     );
-    let status = match reading {
-        Reading::Accepted(status) => status,
-        Reading::Conflicting(dispute) => {
+    let status = match decision {
+        Decision::Accept(status) => status,
+        Decision::Conflict(conflict) => {
             warn!(
-                link_id = %link.id, held = link.status.as_str(), answered = intent.status, reason = dispute.name(),
-                "Dojo's answer disagrees with what is known; it counts if it stands"
+                link_id = %link.id, stored = link.status.as_str(), reported = intent.status, reason = conflict.name(),
+                "Dojo's response conflicts with what is stored; it is accepted if Dojo stands by it"
             );
-            metrics::counter!("conflicting_responses_total", "reason" => dispute.name())
+            metrics::counter!("conflicting_responses_total", "reason" => conflict.name())
                 .increment(1);
-            let wait = pause_in_conflict(snapshot.held.disputed_for, window);
-            store::reconciliation::dispute(pool, snapshot, dispute, &intent.status, wait, cause)
-                .await?;
+            let wait = conflict_recheck(snapshot.stored.conflicting_for, limits.window);
+            store::reconciliation::record_conflict(
+                pool,
+                snapshot,
+                conflict,
+                &intent.status,
+                wait,
+                cause,
+            )
+            .await?;
             return Ok(Outcome::Again);
         }
     };
-    let next = next(snapshot, intent, status, window);
+    let next = next(context, snapshot, intent, status);
     let applied =
-        store::reconciliation::apply(pool, snapshot, intent, status, next, window, cause).await?;
+        store::reconciliation::apply(pool, snapshot, intent, status, next, limits.window, cause)
+            .await?;
     let Some(Applied { changed, mismatch }) = applied else {
         return Ok(Outcome::Again);
     };
@@ -173,17 +175,18 @@ async fn take(
     if changed {
         info!(
             link_id = %link.id, before = link.status.as_str(), after = status.as_str(),
-            "payment link brought up to Dojo's state"
+            "payment link reconciled"
         );
     }
-    Ok(Outcome::Settled)
+    Ok(Outcome::Accepted)
 }
 
+/// How long to wait before the next reconciliation; `None`: no more.
 fn next(
+    context: &Context,
     snapshot: &LinkSnapshot,
     intent: &PaymentIntent,
     status: Status,
-    window: SettlementWindow,
 ) -> Option<Duration> {
     let now = snapshot.now;
     let since = |at| Duration::try_from(now - at).unwrap_or_default();
@@ -195,27 +198,27 @@ fn next(
     };
     let money_left = snapshot.refunded_amount(intent) < snapshot.captured_amount(intent);
     let expire_at = intent.expire_at.or(link.terms.expire_at);
-    // An expiry that is past tells no time to look any more, and one of a paid link none at all.
-    let left = expire_at
+    // An expiry in the past is no reason to reconcile soon, nor is that of a paid link.
+    let until_expiry = expire_at
         .filter(|_| status == Status::Created)
         .and_then(|at| Duration::try_from(at - now).ok());
-    // A second intent may come to light when the link itself is at its end.
+    // A second intent may appear after the link has reached a final status.
     let late = || {
-        let asked_until = snapshot.asked_until.filter(|_| snapshot.asked_again)?;
-        window.late_check(since(asked_until))
+        let asked_until = snapshot.asked_until.filter(|_| snapshot.creation_retried)?;
+        context.limits.window.late_check(since(asked_until))
     };
-    next_look(status, money_left, age, left).or_else(late)
+    next_reconciliation(status, money_left, age, until_expiry).or_else(late)
 }
 
-/// How many links a page of search has to stand for to be worth its call.
-const LINKS_A_PAGE: usize = 10;
+/// How many links a page of search must stand for to be worth its call.
+const LINKS_PER_PAGE: usize = 10;
 
-/// Looks at many links in few calls: reads the intents of their time from Dojo's search, page by page, and
-/// settles what it finds there. Returns the links that are left, to be asked about one by one.
+/// Reconciles many links in few calls: reads the intents of their time from Dojo's search, page by page. Returns the links
+/// that are left, to be read one by one.
 ///
-/// Search may lag behind, so nothing but a plain acceptance counts that comes from it.
+/// Search may lag behind, so a response from it only counts if it is accepted without any doubt.
 pub async fn sweep(context: &Context, all: Vec<LinkSnapshot>) -> Result<Vec<LinkSnapshot>, Error> {
-    let pages = all.len() / LINKS_A_PAGE;
+    let pages = all.len() / LINKS_PER_PAGE;
     let (Some(first), Some(last)) = (
         all.iter().map(|snapshot| snapshot.link.created_at).min(),
         all.iter().map(|snapshot| snapshot.link.created_at).max(),
@@ -230,7 +233,7 @@ pub async fn sweep(context: &Context, all: Vec<LinkSnapshot>) -> Result<Vec<Link
         start: first - margin,
         end: last + margin,
     };
-    let mut wanted: HashMap<_, _> = all
+    let mut missing: HashMap<_, _> = all
         .into_iter()
         .map(|snapshot| (snapshot.payment_intent_id.clone(), snapshot))
         .collect();
@@ -239,31 +242,32 @@ pub async fn sweep(context: &Context, all: Vec<LinkSnapshot>) -> Result<Vec<Link
         .account
         .client
         .search(window, pages, |intent| {
-            if let Some(snapshot) = wanted.remove(&intent.id) {
+            if let Some(snapshot) = missing.remove(&intent.id) {
                 found.push((snapshot, intent));
             }
         })
         .await?;
-    let mut left: Vec<_> = wanted.into_values().collect();
+    let mut left: Vec<_> = missing.into_values().collect();
     for (mut snapshot, intent) in found {
-        let reading = reconcile(
-            snapshot.held,
+        let decision = reconcile(
+            snapshot.stored,
             intent.known_status(),
             intent.updated_at,
             context.limits.window,
         );
-        // What a webhook has just made due may have reached the intent and not the search.
-        let quiet = snapshot
+        // The intent may already show what a webhook has just reported when search doesn't show it yet.
+        let is_quiet = snapshot
             .link
             .synced_at
             .is_some_and(|synced_at| synced_at >= snapshot.link.updated_at);
-        // Search may lag for longer than a dispute lasts.
-        let disputed = snapshot.held.disputed_for.is_some();
-        let stranger = intent.is_of_another_link(snapshot.link.id);
-        let plain = quiet && !snapshot.asked_again && !disputed && !stranger;
-        if plain && matches!(reading, Reading::Accepted(_)) {
+        // Search may lag for longer than a conflict lasts.
+        let is_conflicting = snapshot.stored.conflicting_for.is_some();
+        let is_of_another_link = intent.is_of_another_link(snapshot.link.id);
+        let is_doubtful =
+            !is_quiet || snapshot.creation_retried || is_conflicting || is_of_another_link;
+        if !is_doubtful && matches!(decision, Decision::Accept(_)) {
             snapshot.from_search = true;
-            take(context, &snapshot, &intent, &Cause::Reconciliation).await?;
+            store_response(context, &snapshot, &intent, &Cause::Reconciliation).await?;
         } else {
             left.push(snapshot);
         }

@@ -10,7 +10,7 @@ use crate::payment_link::{
     reconciliation::is_confirmed, timeline,
 };
 
-/// A link as its row holds it.
+/// A row of `payment_links`, as far as callers see it.
 #[derive(Debug)]
 pub(super) struct Row {
     pub(super) id: Uuid,
@@ -40,14 +40,14 @@ pub(super) struct Row {
     pub(super) synced_at: Option<OffsetDateTime>,
 }
 
-/// `SELECT`s links as [`Row`]s; what follows `FROM payment_links` is the caller's.
+/// Selects links as [`Row`]s. `$rest` follows `FROM payment_links`.
 macro_rules! select_links {
     ($rest:tt $(, $argument:expr)*) => {
         sqlx::query_as!(
             $crate::store::links::Row,
             "SELECT id, account, environment, status, dojo_status, unsettled_status, disputed_since, request, currency,
-                    amount, tips_amount, total_amount, refunded_amount, captures, mismatch, expire_at, payment_intent_id, url, payment, attempts, failure,
-                    created_by, created_at, updated_at, synced_at
+                    amount, tips_amount, total_amount, refunded_amount, captures, mismatch, expire_at,
+                    payment_intent_id, url, payment, attempts, failure, created_by, created_at, updated_at, synced_at
              FROM payment_links "
                 + $rest
             $(, $argument)*
@@ -57,25 +57,25 @@ macro_rules! select_links {
 pub(super) use select_links;
 
 impl Row {
-    /// The status as Dojo itself last answered it, as far as that was accepted. Never a webhook's word.
-    pub(super) fn settled(&self, status: Status) -> Option<Status> {
+    /// The status in the newest response of Dojo's that was accepted. Never a webhook's word.
+    pub(super) fn accepted_status(&self, status: Status) -> Option<Status> {
         match (&self.dojo_status, &self.unsettled_status) {
             (None, Some(_)) => None,
-            // A word that is not known, or none at all, was written by an earlier version, which told no difference.
+            // A word that isn't known, or none at all, is from a version that made no such difference.
             (word, _) => word.as_deref().and_then(Status::from_dojo).or(Some(status)),
         }
     }
 
     fn is_confirmed(&self, status: Status) -> bool {
-        // A dispute that an earlier version began does not tell Dojo's word.
-        let unknown = self.disputed_since.is_some() && self.unsettled_status.is_none();
-        let settled = self.dojo_status.as_deref().and_then(Status::from_dojo);
-        !unknown && is_confirmed(status, settled, self.unsettled_status.as_deref())
+        // A conflict that began under such a version doesn't say what Dojo reported.
+        let is_unknown = self.disputed_since.is_some() && self.unsettled_status.is_none();
+        let accepted = self.dojo_status.as_deref().and_then(Status::from_dojo);
+        !is_unknown && is_confirmed(status, accepted, self.unsettled_status.as_deref())
     }
 
     pub(super) fn into_link(self) -> Result<PaymentLink, Error> {
         let status = word(&self.status)?;
-        let (settled, confirmed) = (self.settled(status), self.is_confirmed(status));
+        let (accepted, confirmed) = (self.accepted_status(status), self.is_confirmed(status));
         let request: NewPaymentLink = from_json(self.request)?;
         let mut terms = request.terms;
         terms.expire_at = self.expire_at;
@@ -101,8 +101,8 @@ impl Row {
             tips_amount: self.tips_amount.map(money),
             total_amount: self.total_amount.map(money),
             reported_amount: self.mismatch.map(from_json).transpose()?,
-            captured_amount: settled
-                .map_or(0, |settled| Capture::collected(&captures, settled, whole)),
+            captured_amount: accepted
+                .map_or(0, |accepted| Capture::collected(&captures, accepted, whole)),
             refunded_amount: self.refunded_amount,
             captures,
             payment: self.payment.map(from_json).transpose()?,
@@ -117,7 +117,6 @@ impl Row {
     }
 }
 
-/// The link with this id.
 pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<PaymentLink>, Error> {
     select_links!("WHERE id = $1", id.uuid())
         .fetch_optional(pool)
@@ -126,31 +125,25 @@ pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<PaymentLink
         .transpose()
 }
 
-/// Which links to list. Filters that are `None` let everything through.
+/// Which links to list. A filter that is `None` matches every link.
 #[derive(Debug, Clone, Default)]
 pub struct Filter<'a> {
     /// Links of any of these accounts: those that the caller may see.
     pub open: Option<&'a [String]>,
-    /// Links of this account.
     pub account: Option<String>,
-    /// Links with this status.
     pub status: Option<Status>,
-    /// Links with this reference.
     pub reference: Option<String>,
-    /// The link of this payment intent.
     pub payment_intent_id: Option<String>,
-    /// Links asked for at this time or later.
+    /// At this time or later.
     pub created_after: Option<OffsetDateTime>,
-    /// Links asked for before this time.
+    /// Before this time.
     pub created_before: Option<OffsetDateTime>,
 }
 
-/// A place in the list, newest first: just behind the link with this time and id.
+/// A position in the list: just behind the link with this time and id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    /// When that link was asked for.
     pub created_at: OffsetDateTime,
-    /// Its id.
     pub id: Uuid,
 }
 
@@ -190,8 +183,7 @@ pub async fn list(
     .collect()
 }
 
-/// Up to `limit` entries of a link's timeline behind the entry `after`, oldest first. `None` if there is
-/// no such link.
+/// Up to `limit` entries of a link's timeline behind the entry `after`, oldest first. `None` if there is no such link.
 pub async fn timeline(
     pool: &PgPool,
     id: PaymentLinkId,
@@ -217,7 +209,7 @@ pub async fn timeline(
     }
     rows.into_iter()
         .filter_map(|row| {
-            // The outer join of a link without further entries is one row of nothing.
+            // The outer join of a link without further entries is one row of nulls.
             let (id, kind, status_after, cause, occurred_at) = (
                 row.id?,
                 row.kind?,

@@ -1,4 +1,4 @@
-//! Intents that no link is known for, and intents that are one too many.
+//! Orphaned intents, which no link claims, and surplus intents.
 
 use std::time::Duration;
 
@@ -14,20 +14,18 @@ use crate::payment_link::{
     timeline::{Cause, Kind},
 };
 
-/// An intent that has to be asked about, claimed.
+/// A claimed intent that must be read from Dojo.
 #[derive(Debug, Clone)]
 pub struct OrphanedIntent {
-    /// Dojo's id for it.
     pub id: String,
-    /// The link that it is one too many for. `None`: it is not known whose it is.
+    /// The link that it is surplus for. `None`: it is not known whose it is.
     pub surplus_of: Option<PaymentLinkId>,
-    /// Whether it was first heard of less than a day ago.
-    pub recent: bool,
-    /// The right to work on it.
+    /// Since it was first seen here.
+    pub age: Duration,
     pub lease: Lease,
 }
 
-/// Claims up to `limit` intents that are due. Nobody else gets them until the lease is over.
+/// Claims up to `limit` intents that are due.
 pub async fn claim(
     pool: &PgPool,
     account: &str,
@@ -38,7 +36,7 @@ pub async fn claim(
     let rows = claim!(
         "payment_intents",
         "true",
-        r#"SELECT id, surplus_of, first_seen_at > now() - interval '1 day' AS "recent!",
+        r#"SELECT id, surplus_of, extract(epoch FROM now() - first_seen_at)::float8 AS "age!",
                   leased_until AS "leased_until!"
            FROM claimed"#,
         account,
@@ -52,13 +50,13 @@ pub async fn claim(
         .map(|row| OrphanedIntent {
             id: row.id,
             surplus_of: row.surplus_of.map(PaymentLinkId::from_uuid),
-            recent: row.recent,
+            age: Duration::from_secs_f64(row.age.max(0.0)),
             lease: lease.granted(row.leased_until),
         })
         .collect())
 }
 
-/// Notes that there is nothing more to do about an intent.
+/// Stores that there is nothing more to do about an orphaned intent.
 pub async fn settle(pool: &PgPool, id: &str) -> Result<(), Error> {
     sqlx::query!(
         "UPDATE payment_intents SET due_at = NULL, leased_until = NULL
@@ -84,7 +82,7 @@ pub async fn release(pool: &PgPool, orphan: &OrphanedIntent, wait: Duration) -> 
     Ok(())
 }
 
-/// Settles a surplus intent and tells of it in its link's timeline, once.
+/// Stores that there is nothing more to do about a surplus intent, and records `kind` in its link's timeline, once.
 pub async fn settle_surplus(
     pool: &PgPool,
     id: &str,
@@ -99,7 +97,7 @@ pub async fn settle_surplus(
              WHERE id = $3 AND due_at IS NOT NULL AND surplus_of IS NOT NULL
              RETURNING surplus_of
          ), link AS (
-             -- Locked, so that the entry tells of the status that the link has when it is written.
+             -- Locked, so that the entry has the status that the link has when it is written.
              SELECT id, status FROM payment_links WHERE id IN (SELECT surplus_of FROM settled) FOR UPDATE
          ), entry AS (
              SELECT id AS link_id, status AS before, status AS after, $4::jsonb AS detail FROM link

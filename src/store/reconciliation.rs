@@ -1,7 +1,8 @@
-//! Looking at links: which are due, and what a look changed.
+//! The database's side of reconciliation: which links are due, and what Dojo's response changes.
 
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -9,6 +10,7 @@ use super::{
     Error, PgPool,
     leases::{Lease, LeaseRequest, claim},
     links::{Row, select_links},
+    microseconds,
     operations::refunds_of,
     timeline::{NewEntry, record, record_each},
     to_json,
@@ -16,39 +18,36 @@ use super::{
 use crate::{
     dojo::PaymentIntent,
     payment_link::{
-        Capture, PaymentLink, PaymentLinkId, ReportedAmount, SettlementWindow, Status,
-        reconciliation::{Conflict, Held, is_confirmed},
+        Attempt, Capture, Money, Payment, PaymentLink, PaymentLinkId, ReportedAmount,
+        SettlementWindow, Status,
+        reconciliation::{Conflict, StoredState, is_confirmed},
         refundable::Refunds,
         timeline::{Cause, Kind},
     },
 };
 
-/// A link that is looked at, as it was when the look began.
+/// A link as it was when a read of its intent began.
 #[derive(Debug, Clone)]
 pub struct LinkSnapshot {
-    /// The link.
     pub link: PaymentLink,
-    /// Its intent at Dojo.
     pub payment_intent_id: String,
-    /// What the rules weigh Dojo's answer against.
-    pub held: Held,
-    /// Whether Dojo was asked more than once to create the intent, so that there may be a second one.
-    pub asked_again: bool,
+    /// What the rules compare Dojo's response with.
+    pub stored: StoredState,
+    /// Whether the creation was retried, so that there may be a second intent.
+    pub creation_retried: bool,
     /// Until when a request to create the intent may have left.
     pub asked_until: Option<OffsetDateTime>,
     /// The database's time: the replicas' own clocks may differ.
     pub now: OffsetDateTime,
-    /// Whether Dojo's answer comes from search, which may lag behind: nothing tells as of when it is.
+    /// Whether Dojo's response comes from search, which may lag behind, so that its age is unknown.
     pub from_search: bool,
-    /// When Dojo was asked for the refunded amount that is held.
+    /// When the read began that returned the stored refunded amount.
     pub refunds_read_at: Option<OffsetDateTime>,
-    /// A lower bound of what was refunded elsewhere.
+    /// A lower bound of what was refunded elsewhere, in minor units.
     refunds_elsewhere: i64,
-    /// The amount that Dojo is being asked to change to, in minor units.
-    amount_to_be: Option<i64>,
-    /// The status as Dojo itself last answered it, as far as that was accepted.
-    settled: Option<Status>,
-    /// Dojo's word in its latest answer.
+    /// The amount that a pending operation changes the payment to, in minor units.
+    pending_amount: Option<i64>,
+    /// Dojo's word in its latest response.
     latest: Option<String>,
     /// Changes with every change of the link's state.
     revision: i64,
@@ -56,7 +55,7 @@ pub struct LinkSnapshot {
 }
 
 impl LinkSnapshot {
-    /// How much this answer says was taken from the customer, in minor units.
+    /// How much was captured according to this response, in minor units.
     #[must_use]
     pub fn captured_amount(&self, intent: &PaymentIntent) -> i64 {
         let link = &self.link;
@@ -64,19 +63,19 @@ impl LinkSnapshot {
         let total = intent.total_amount.as_ref();
         let total = total.and_then(|total| total.in_currency(link.amount.currency_code));
         let whole = total.unwrap_or(link.amount.value);
-        // A word that is not known takes nothing back of what Dojo said before.
-        let settled = intent.known_status().or(self.settled);
-        settled.map_or(0, |settled| Capture::collected(captures, settled, whole))
+        // A word that isn't known takes back nothing that Dojo reported before.
+        let status = intent.known_status().or(self.stored.accepted);
+        status.map_or(0, |status| Capture::collected(captures, status, whole))
     }
 
-    /// How much this answer says went back to the customer, in minor units.
+    /// How much was refunded according to this response, in minor units.
     #[must_use]
     pub fn refunded_amount(&self, intent: &PaymentIntent) -> i64 {
         intent.refunded_amount.unwrap_or(self.link.refunded_amount)
     }
 }
 
-/// Claims up to `limit` links that are due, oldest first. Nobody else gets them until the lease is over.
+/// Claims up to `limit` links that are due.
 pub async fn claim(
     pool: &PgPool,
     account: &str,
@@ -106,8 +105,8 @@ pub async fn claim(
         .collect())
 }
 
-/// The link with this id, to be looked at whether it is due or not. `None` if there is no such link, or no intent
-/// to look at.
+/// The link with this id, to be reconciled whether it is due or not. `None` if there is no such link, or if it has no
+/// intent.
 pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<LinkSnapshot>, Error> {
     Ok(snapshot(pool, &[id.uuid()]).await?.pop())
 }
@@ -116,16 +115,16 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    // The versions first: if a link changes in between, its version is the older one, and what the look found
-    // is not applied to what it did not see.
+    // The revisions first: if a link changes in between, its revision is the older one, and Dojo's response is not applied
+    // to a state that the read didn't start from.
     let versions = sqlx::query!(
         r#"SELECT id, revision, due_at, asked_until, dojo_updated_at,
                   refunds_read_at, refunds_elsewhere,
-                  extract(epoch FROM now() - disputed_since)::float8 AS disputed_for, now() AS "now!",
+                  extract(epoch FROM now() - disputed_since)::float8 AS conflicting_for, now() AS "now!",
                   EXISTS (SELECT FROM payment_link_events
-                          WHERE payment_link_id = payment_links.id AND kind = ANY($2)) AS "asked_again!",
+                          WHERE payment_link_id = payment_links.id AND kind = ANY($2)) AS "creation_retried!",
                   (SELECT amount FROM operations WHERE payment_link_id = payment_links.id
-                          AND kind = 'amount' AND status = 'Pending') AS amount_to_be
+                          AND kind = 'amount' AND status = 'Pending') AS pending_amount
            FROM payment_links WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id"#,
         ids,
         &Kind::CREATION_RETRIED as &[&str]
@@ -144,13 +143,13 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
         let Some(row) = links.next_if(|row| row.id == version.id) else {
             continue;
         };
-        let settled = row
+        let accepted = row
             .status
             .parse()
             .ok()
-            .and_then(|status| row.settled(status));
+            .and_then(|status| row.accepted_status(status));
         let latest = row.unsettled_status.clone().or(row.dojo_status.clone());
-        // One that cannot be read must not hold up the others; its lease runs out.
+        // One that can't be read must not hold up the others. Its lease runs out.
         let Ok(link) = Row::into_link(row)
             .inspect_err(|error| tracing::error!(id = %version.id, %error, "a link is unreadable"))
         else {
@@ -158,22 +157,22 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
         };
         all.push(LinkSnapshot {
             payment_intent_id: link.payment_intent_id.clone().unwrap_or_default(),
-            held: Held {
+            stored: StoredState {
                 status: link.status,
+                accepted,
                 dojo_updated_at: version.dojo_updated_at,
-                disputed_for: version
-                    .disputed_for
+                conflicting_for: version
+                    .conflicting_for
                     .map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
             },
             link,
-            asked_again: version.asked_again,
+            creation_retried: version.creation_retried,
             asked_until: version.asked_until,
             now: version.now,
             from_search: false,
             refunds_read_at: version.refunds_read_at,
             refunds_elsewhere: version.refunds_elsewhere,
-            amount_to_be: version.amount_to_be,
-            settled,
+            pending_amount: version.pending_amount,
             latest,
             revision: version.revision,
             due_at: version.due_at,
@@ -182,22 +181,52 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
     Ok(all)
 }
 
-/// A time as Postgres keeps it.
-fn micros(at: OffsetDateTime) -> i128 {
-    at.unix_timestamp_nanos() / 1000
-}
-
-/// What a look changed.
+/// What a response changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// Whether anything is different now.
     pub changed: bool,
-    /// Whether Dojo reports an amount that was not asked for, and did not before.
+    /// Whether Dojo reports another amount than the requested one, and did not before.
     pub mismatch: bool,
 }
 
-/// Writes what Dojo answered, and when to look again (`None`: never). `None` if the link has changed since the
-/// look began: nothing is written then, and the link is due at once. `window`: how long Dojo's answers may lag behind.
+/// What an accepted response sets in its link's row, by the names that the statement knows.
+#[derive(Debug, Serialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names are those of the columns"
+)]
+struct Columns<'a> {
+    status: &'a str,
+    dojo_status: Option<&'a str>,
+    unsettled_status: Option<&'a str>,
+    #[serde(with = "microseconds::option")]
+    dojo_updated_at: Option<OffsetDateTime>,
+    total_amount: Option<i64>,
+    tips_amount: Option<i64>,
+    refunded_amount: i64,
+    refunds_elsewhere: i64,
+    #[serde(with = "microseconds::option")]
+    refunds_read_at: Option<OffsetDateTime>,
+    captures: &'a [Capture],
+    mismatch: Option<&'a ReportedAmount>,
+    payment: Option<&'a Payment>,
+    attempts: &'a [Attempt],
+    #[serde(with = "microseconds::option")]
+    expire_at: Option<OffsetDateTime>,
+    /// Whether anything is different for a caller.
+    is_change: bool,
+    /// Whether anything is overwritten, recorded or not, so that no slower response can undo it.
+    is_new_revision: bool,
+    /// The link's `due_at` when the read began.
+    #[serde(with = "microseconds::option")]
+    seen_due_at: Option<OffsetDateTime>,
+    /// Seconds until the next reconciliation.
+    next: Option<f64>,
+}
+
+/// Stores an accepted response, and when to reconcile the link next (`None`: never again). Returns `None` if the link has
+/// changed since the read began: nothing is stored then, and the link is due at once. `window`: how long Dojo's responses
+/// may lag behind.
 pub async fn apply(
     pool: &PgPool,
     snapshot: &LinkSnapshot,
@@ -215,7 +244,7 @@ pub async fn apply(
     let refunded = snapshot.refunded_amount(intent);
     let read_at = (!snapshot.from_search).then_some(snapshot.now);
     let refunds = Refunds {
-        // After Dojo's answer: whatever refund of ours it includes is among them.
+        // Read after Dojo's response, so that any refund of ours which it includes is among them.
         ours: refunds_of(pool, link.id).await?,
         elsewhere: snapshot.refunds_elsewhere,
         read_at,
@@ -223,79 +252,92 @@ pub async fn apply(
     let payment = intent.payment().or_else(|| link.payment.clone());
     let attempts = intent.attempts();
     let captures = intent.captures.as_ref().unwrap_or(&link.captures);
-    let collected = snapshot.captured_amount(intent);
+    let captured = snapshot.captured_amount(intent);
     let known = intent.known_status();
     let unknown = known.is_none().then_some(intent.status.as_str());
-    let confirmed = is_confirmed(status, known, unknown);
+    let accepted = known.or(snapshot.stored.accepted);
     let mismatch = intent
         .amount
         .as_ref()
         .filter(|amount| ours(amount) != Some(link.amount.value))
-        // Asked for, if not known to be done yet.
-        .filter(|amount| snapshot.amount_to_be.is_none() || ours(amount) != snapshot.amount_to_be);
+        // A change of the amount that was requested and may be done already.
+        .filter(|amount| {
+            snapshot.pending_amount.is_none() || ours(amount) != snapshot.pending_amount
+        });
     let new_mismatch = mismatch.is_some() && mismatch != link.reported_amount.as_ref();
-    let mismatch = mismatch.map(to_json).transpose()?;
 
     let mut changed = serde_json::Map::new();
-    let mut note = |name: &str, before: Value, after: Value| {
+    let mut compare = |name: &str, before: Value, after: Value| {
         if before != after {
             changed.insert(name.to_owned(), json!({"from": before, "to": after}));
         }
     };
-    note("status", json!(link.status), json!(status));
-    note("confirmed", json!(link.confirmed), json!(confirmed));
-    // Of a word that is known, the status tells.
+    compare("status", json!(link.status), json!(status));
+    let confirmed = is_confirmed(status, accepted, unknown);
+    compare("confirmed", json!(link.confirmed), json!(confirmed));
+    // A word that is known shows in the status.
     if unknown.is_some() {
-        note("reported", json!(snapshot.latest), json!(unknown));
+        compare("reported", json!(snapshot.latest), json!(unknown));
     }
-    note(
-        "totalAmount",
-        json!(link.total_amount.map(|total| total.value)),
-        json!(total),
-    );
-    note(
-        "tipsAmount",
-        json!(link.tips_amount.map(|tips| tips.value)),
-        json!(tips),
-    );
-    note(
+    let value = |money: Option<Money>| json!(money.map(|money| money.value));
+    compare("totalAmount", value(link.total_amount), json!(total));
+    compare("tipsAmount", value(link.tips_amount), json!(tips));
+    compare(
         "capturedAmount",
         json!(link.captured_amount),
-        json!(collected),
+        json!(captured),
     );
-    note(
+    compare(
         "refundedAmount",
         json!(link.refunded_amount),
         json!(refunded),
     );
-    note(
+    compare(
         "attempts",
         json!(link.attempts.len()),
         json!(attempts.len()),
     );
-    note(
+    compare(
         "payment",
         json!(link.payment.is_some()),
         json!(payment.is_some()),
     );
 
-    // Whatever is written over makes a new version, told of or not, so that no slower answer can undo it.
-    let differs = !changed.is_empty()
-        || payment != link.payment
-        || attempts != link.attempts
-        || *captures != link.captures
-        || intent.expire_at.is_some()
-            && intent.expire_at.map(micros) != link.terms.expire_at.map(micros);
-
-    let detail = json!({"changed": changed});
+    let is_change = !changed.is_empty();
+    let new_expiry = intent.expire_at.map(microseconds::truncate);
+    let columns = Columns {
+        status: status.as_str(),
+        dojo_status: known.map(Status::as_str),
+        unsettled_status: unknown,
+        dojo_updated_at: intent.updated_at,
+        total_amount: total,
+        tips_amount: tips,
+        refunded_amount: refunded,
+        refunds_elsewhere: refunds.elsewhere_by(refunded, window),
+        refunds_read_at: read_at,
+        captures,
+        mismatch,
+        payment: payment.as_ref(),
+        attempts: &attempts,
+        expire_at: new_expiry,
+        is_change,
+        is_new_revision: is_change
+            || payment != link.payment
+            || attempts != link.attempts
+            || *captures != link.captures
+            || new_expiry.is_some()
+                && new_expiry != link.terms.expire_at.map(microseconds::truncate),
+        seen_due_at: snapshot.due_at,
+        next: next.map(|next| next.as_secs_f64()),
+    };
     let mut entries = Vec::new();
-    if !changed.is_empty() {
+    if is_change {
         entries.push(NewEntry {
             kind: Kind::Reconciled,
             before: link.status,
             after: status,
             cause,
-            detail,
+            detail: json!({"changed": changed}),
         });
     }
     if new_mismatch {
@@ -307,84 +349,80 @@ pub async fn apply(
             detail: json!({"asked": link.amount, "reported": mismatch}),
         });
     }
-    let written = record_each!(
+    let stored = record_each!(
         &entries,
         "WITH changed AS (
-             UPDATE payment_links
-             SET status = $4, total_amount = $5, tips_amount = $6, refunded_amount = $7, captures = $8,
-                 expire_at = coalesce($9, expire_at), payment = $10, attempts = $11, mismatch = $12,
-                 dojo_updated_at = coalesce($13, dojo_updated_at),
-                 dojo_status = coalesce($14, dojo_status), unsettled_status = $15, disputed_since = NULL,
+             UPDATE payment_links link
+             SET status = new.status, dojo_status = coalesce(new.dojo_status, link.dojo_status),
+                 unsettled_status = new.unsettled_status, disputed_since = NULL,
+                 dojo_updated_at = coalesce(new.dojo_updated_at, link.dojo_updated_at),
+                 total_amount = new.total_amount, tips_amount = new.tips_amount, captures = new.captures,
+                 refunded_amount = new.refunded_amount, refunds_elsewhere = new.refunds_elsewhere,
+                 -- The same amount read earlier doesn't make the stored one older. A time in the future is from another
+                 -- server's clock, before a failover.
+                 refunds_read_at = CASE WHEN link.refunded_amount = new.refunded_amount
+                                             AND link.refunds_read_at <= now()
+                                        THEN greatest(link.refunds_read_at, new.refunds_read_at)
+                                        ELSE new.refunds_read_at END,
+                 mismatch = new.mismatch, payment = new.payment, attempts = new.attempts,
+                 expire_at = coalesce(new.expire_at, link.expire_at),
                  synced_at = now(), leased_until = NULL,
-                 updated_at = CASE WHEN $16 THEN now() ELSE updated_at END,
-                 -- So is the end of a dispute: a slower answer must not be accepted for having stood in it.
-                 revision = revision + ($17::bool OR disputed_since IS NOT NULL)::int,
-                 refunds_elsewhere = $18,
-                 -- The same amount read earlier doesn't make the one that is held older. A time in the future is from
-                 -- another server's clock, before a failover.
-                 refunds_read_at = CASE WHEN refunded_amount = $7 AND refunds_read_at <= now()
-                                        THEN greatest(refunds_read_at, $19) ELSE $19 END,
-                 -- A webhook that came meanwhile has made the link due, and it stays so.
-                 due_at = CASE WHEN due_at IS NOT DISTINCT FROM $20
-                               THEN now() + make_interval(secs => $21) ELSE due_at END
-             WHERE id = $2 AND revision = $3
-             RETURNING id AS link_id
+                 updated_at = CASE WHEN new.is_change THEN now() ELSE link.updated_at END,
+                 -- The end of a conflict counts too: a slower response must not be accepted because it stood during it.
+                 revision = link.revision + (new.is_new_revision OR link.disputed_since IS NOT NULL)::int,
+                 -- A webhook that arrived during the read has made the link due at once, and it stays so.
+                 due_at = CASE WHEN link.due_at IS NOT DISTINCT FROM new.seen_due_at
+                               THEN now() + make_interval(secs => new.next) ELSE link.due_at END
+             FROM jsonb_to_record($4::jsonb) AS new (
+                 status text, dojo_status text, unsettled_status text, dojo_updated_at timestamptz,
+                 total_amount bigint, tips_amount bigint, refunded_amount bigint, refunds_elsewhere bigint,
+                 refunds_read_at timestamptz, captures jsonb, mismatch jsonb, payment jsonb, attempts jsonb,
+                 expire_at timestamptz, is_change bool, is_new_revision bool, seen_due_at timestamptz, next float8
+             )
+             WHERE link.id = $2 AND link.revision = $3
+             RETURNING link.id AS link_id
          )" => "
          SELECT link_id FROM changed",
         link.id.uuid(),
         snapshot.revision,
-        status.as_str(),
-        total,
-        tips,
-        refunded,
-        to_json(captures)?,
-        intent.expire_at,
-        payment.as_ref().map(to_json).transpose()?,
-        to_json(&attempts)?,
-        mismatch,
-        intent.updated_at,
-        known.map(Status::as_str),
-        unknown,
-        !changed.is_empty(),
-        differs,
-        refunds.elsewhere_by(refunded, window),
-        read_at,
-        snapshot.due_at,
-        next.map(|next| next.as_secs_f64()),
+        to_json(&columns)?,
     )
     .fetch_optional(pool)
     .await?;
-    if written.is_none() {
-        look_again(pool, link.id, Duration::ZERO).await?;
+    if stored.is_none() {
+        release(pool, link.id, Duration::ZERO).await?;
         return Ok(None);
     }
     Ok(Some(Applied {
-        changed: !changed.is_empty(),
+        changed: is_change,
         mismatch: new_mismatch,
     }))
 }
 
-/// Notes that Dojo's answer is in dispute; the link is to be looked at again after `wait`. Of several such answers in a
-/// row the timeline tells the first, and each that says something else than the one before. Nothing is written if the
-/// link has changed since the look began: it is due at once then.
-pub async fn dispute(
+/// Stores that Dojo's response conflicts with what is stored. The link is due again after `wait`. Of a run of such responses
+/// the timeline records the first, and each that says something else than the one before. Nothing is stored if the link has
+/// changed since the read began: it is due at once then.
+pub async fn record_conflict(
     pool: &PgPool,
     snapshot: &LinkSnapshot,
-    dispute: Conflict,
+    conflict: Conflict,
     reported: &str,
     wait: Duration,
     cause: &Cause,
 ) -> Result<(), Error> {
-    let noted = record!(
+    let stored = record!(
         Kind::ConflictingResponse,
         cause,
         "WITH before AS (
              SELECT id, status, disputed_since, unsettled_status FROM payment_links
              WHERE id = $3 AND revision = $4 FOR UPDATE
-         ), noted AS (
+         ), stored AS (
              UPDATE payment_links link
              SET disputed_since = coalesce(before.disputed_since, now()), unsettled_status = $6,
-                 leased_until = NULL, due_at = now() + make_interval(secs => $5)
+                 leased_until = NULL,
+                 -- As in `apply`.
+                 due_at = CASE WHEN link.due_at IS NOT DISTINCT FROM $8
+                               THEN now() + make_interval(secs => $5) ELSE link.due_at END
              FROM before WHERE link.id = before.id
          ), entry AS (
              SELECT id AS link_id, status AS before, status AS after, $7::jsonb AS detail
@@ -395,18 +433,19 @@ pub async fn dispute(
         snapshot.revision,
         wait.as_secs_f64(),
         reported,
-        json!({"reported": reported, "reason": dispute.name()})
+        json!({"reported": reported, "reason": conflict.name()}),
+        snapshot.due_at
     )
     .fetch_optional(pool)
     .await?;
-    if noted.is_none() {
-        look_again(pool, snapshot.link.id, Duration::ZERO).await?;
+    if stored.is_none() {
+        release(pool, snapshot.link.id, Duration::ZERO).await?;
     }
     Ok(())
 }
 
-/// Gives a link back without a finding, to be looked at again after `wait`, or sooner if it is due sooner.
-pub async fn look_again(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Result<(), Error> {
+/// Releases a link without a result, to be reconciled again after `wait`, or sooner if it is due sooner.
+pub async fn release(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Result<(), Error> {
     sqlx::query!(
         "UPDATE payment_links
          SET leased_until = NULL,
@@ -421,10 +460,10 @@ pub async fn look_again(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Res
     Ok(())
 }
 
-/// Has the link looked at again no later than it would have been without this look.
+/// Makes the link due no later than it was when this read began.
 pub async fn keep_due(pool: &PgPool, snapshot: &LinkSnapshot) -> Result<(), Error> {
     sqlx::query!(
-        // `least` passes over nulls.
+        // `least` ignores nulls.
         "UPDATE payment_links SET due_at = least(due_at, $2) WHERE id = $1",
         snapshot.link.id.uuid(),
         snapshot.due_at
@@ -434,19 +473,17 @@ pub async fn keep_due(pool: &PgPool, snapshot: &LinkSnapshot) -> Result<(), Erro
     Ok(())
 }
 
-/// How much is due, and for how long the oldest of it has been: links and intents that somebody should have
-/// looked at by now.
+/// How many links of an account are due, and for how long the oldest has been.
 #[derive(Debug, Clone, Copy)]
 pub struct Backlog {
-    /// Pending links whose creation is not settled, and that nobody is just asking Dojo about.
+    /// Lost creations that nobody is calling Dojo for right now.
     pub unsettled: i64,
-    /// Links to be looked at.
+    /// Links that are due for reconciliation.
     pub due: i64,
     /// Seconds.
     pub lag: f64,
 }
 
-/// The backlog of an account.
 pub async fn backlog(pool: &PgPool, account: &str) -> Result<Backlog, Error> {
     let row = sqlx::query!(
         r#"SELECT (SELECT count(*) FROM payment_links
@@ -466,7 +503,7 @@ pub async fn backlog(pool: &PgPool, account: &str) -> Result<Backlog, Error> {
     })
 }
 
-/// The accounts other than these that have links which can still change, and how many.
+/// The accounts other than these that have links which can still change, with the number of such links.
 pub async fn unconfigured(
     pool: &PgPool,
     configured: &[String],

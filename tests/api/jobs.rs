@@ -194,7 +194,7 @@ async fn a_job_that_cannot_claim_its_work_makes_no_progress_and_is_counted() {
 
 #[tokio::test]
 async fn intents_that_dojo_does_not_show_hold_up_nothing_and_are_given_up() {
-    let refusals = [400, 401, 403, 405, 409, 422];
+    let refusals = [400, 401, 403, 404, 405, 408, 409, 422, 500];
     for_each_case(&refusals, &[], async |app, status| {
         let theirs = join_all((0..6).map(async |_| {
             let id = foreign(&app).await;

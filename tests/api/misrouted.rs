@@ -5,9 +5,11 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 
 use crate::support::{
-    TestApp, eventually, eventually_within, for_each_case, manual, pounds, ten_pounds, text,
+    TestApp, eventually, eventually_within, for_each_case, manual, new_database, port_of, pounds,
+    proxy::Proxy, ten_pounds, text, through,
 };
 
 /// Two links, of which the second one is paid.
@@ -301,8 +303,107 @@ async fn a_surplus_intent_is_not_canceled_by_a_response_about_another_intent() {
 }
 
 #[tokio::test]
+async fn another_intent_of_the_link_is_adopted_if_the_best_one_belongs_to_another_link() {
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "20s")]).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.search_lags(600.0).await;
+    app.sandbox.next("create", "cutAfter", json!({})).await;
+    let body = ten_pounds("Order 1");
+    let first = app.create_with_key("a", &body).await;
+    let first = first.problem(504, "outcome-unknown")["paymentLinkId"].clone();
+    let lost = app.sandbox.first_intent().await;
+    // The second link is given the first one's intent. The first link has two more: one is its own, and one is surplus.
+    app.sandbox
+        .next_fields("create", json!({"id": lost["id"], "metadata": null}))
+        .await;
+    let second = app.create_with_key("b", &ten_pounds("Order 2")).await;
+    assert_eq!(second.expect(201).json()["paymentIntentId"], lost["id"]);
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        let mut body = body.clone();
+        body["metadata"] = json!({"paymentLinkId": first});
+        let intent = app.sandbox.api(Method::POST, "/payment-intents", &body);
+        others.push(intent.await["id"].clone());
+    }
+
+    app.sandbox.search_lags(0.0).await;
+    let link = app.link_with_status(&first, "Created").await;
+    assert_eq!(link["paymentIntentId"], others[0]);
+    eventually("the surplus intent is canceled", async || {
+        let intent = app.sandbox.intent(&others[1]).await;
+        (intent["status"] == "Canceled").then_some(())
+    })
+    .await;
+    let errors = app.logged("belongs to another one").await;
+    assert!(errors[0].contains(text(&first)), "{}", errors[0]);
+    let intent = app.sandbox.intent(&lost["id"]).await;
+    assert_eq!(
+        intent["status"], "Created",
+        "it is not the first link's to cancel"
+    );
+}
+
+/// The commit of the adoption is carried out and its response is lost. So the service tries again, and finds the link
+/// with its intent.
+#[tokio::test]
+async fn a_mismatch_is_reported_although_the_response_to_its_commit_is_lost() {
+    let database_url = new_database().await;
+    let proxy = Proxy::to(port_of(&database_url)).await;
+    let limits = [
+        ("DATABASE_STATEMENT_TIMEOUT", "2s"),
+        ("DOJO_TIMEOUT", "30s"),
+    ];
+    let app = TestApp::on(through(proxy.port, &database_url), &limits)
+        .await
+        .with_database(&database_url);
+    app.sandbox.drop_webhooks().await;
+    // A commit that stores an intent waits for this lock.
+    const LOCK: i64 = 236;
+    sqlx::raw_sql(AssertSqlSafe(format!(
+        "CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql
+             AS $$ BEGIN PERFORM pg_advisory_xact_lock({LOCK}); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER at_commit AFTER UPDATE ON payment_links DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW WHEN (OLD.payment_intent_id IS NULL AND NEW.payment_intent_id IS NOT NULL)
+             EXECUTE FUNCTION wait_for_test();"
+    )))
+    .execute(&app.pool)
+    .await
+    .unwrap();
+    let mut lock = app.pool.acquire().await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(LOCK)
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let amount = json!({"amount": {"value": 100, "currencyCode": "GBP"}});
+    app.sandbox.next_fields("create", amount).await;
+
+    let body = ten_pounds("Order 1");
+    let committing = async {
+        eventually("the commit waits", async || {
+            sqlx::query_scalar::<_, i32>(
+                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted",
+            )
+            .fetch_optional(&app.pool)
+            .await
+            .unwrap()
+        })
+        .await;
+        proxy.silence();
+        drop(lock.detach());
+    };
+    let (response, ()) = tokio::join!(app.create(&body), committing);
+    let link = response.expect(201).json();
+    assert_eq!(link["reportedAmount"]["value"], 100);
+    assert_eq!(app.told(&link["id"], "created").await.len(), 1);
+    assert_eq!(app.told(&link["id"], "amountMismatch").await.len(), 1);
+    app.logged("another amount").await;
+    assert!(app.metric("amount_mismatches_total").await >= 1.0);
+}
+
+#[tokio::test]
 async fn a_recovered_creation_with_another_amount_is_reported() {
-    // The orphan is looked at after five seconds; until then nothing is to be created again.
+    // An orphaned intent is read after five seconds. Until then the creation must not be retried.
     let settings = [("RECOVERY_SETTLE", "20s")];
     for_each_case(&["search", "webhook"], &settings, async |app, found_by| {
         app.sandbox.drop_webhooks().await;
@@ -332,6 +433,24 @@ async fn a_recovered_creation_with_another_amount_is_reported() {
         assert!((mismatches - 1.0).abs() < f64::EPSILON, "{found_by}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_retried_creation_with_another_amount_is_reported() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.next("create", "cutBefore", json!({})).await;
+    let amount = json!({"amount": {"value": 100, "currencyCode": "GBP"}});
+    app.sandbox.next_fields("create", amount).await;
+    let problem = app.create_with_key("a", &ten_pounds("Order 1")).await;
+    let id = problem.problem(504, "outcome-unknown")["paymentLinkId"].clone();
+    let link = app.link_with_status(&id, "Created").await;
+    assert_eq!(app.told(&id, "creationRetried").await.len(), 1);
+    assert_eq!(link["reportedAmount"]["value"], 100);
+    assert_eq!(app.told(&id, "amountMismatch").await.len(), 1);
+    assert_eq!(app.logged("another amount").await.len(), 1);
+    let mismatches = app.metric("amount_mismatches_total").await;
+    assert!((mismatches - 1.0).abs() < f64::EPSILON);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Creations whose answer got lost: found or made good, never doubled, and one outcome for the caller.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -7,8 +9,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{
-    SETTLE, TestApp, empty_database, eventually, for_each_case, received_at, stable_address,
-    ten_pounds, text,
+    SETTLE, TestApp, empty_database, eventually, eventually_within, for_each_case, received_at,
+    stable_address, ten_pounds, text,
 };
 
 /// Every way in which an answer gets lost, and whether Dojo has done the work all the same.
@@ -181,6 +183,136 @@ async fn a_second_intent_that_somebody_paid_is_told_loudly_and_left_to_people() 
     assert!(error.contains(r#""level":"ERROR""#), "{error}");
     assert_eq!(app.sandbox.intent(&first).await["status"], "Captured");
     assert_eq!(app.link(&id).await["status"], "Created");
+}
+
+#[tokio::test]
+async fn a_surplus_intent_that_was_refunded_in_part_is_reported() {
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "1s")]).await;
+    app.sandbox.search_lags(600.0).await;
+    let id = lose(&app, "a", &ten_pounds("Order 1"), "cutAfter", json!({})).await;
+    let first = app.sandbox.first_intent().await["id"].clone();
+    app.sandbox.pay(&first).await;
+    app.sandbox.refund(&first, 300).await;
+    app.sandbox
+        .act(&first, "status", json!({"status": "Refunded"}))
+        .await;
+    let told = eventually("it is reported", async || {
+        app.told(&id, "surplusPaid").await.pop()
+    })
+    .await;
+    assert_eq!(told["detail"]["paymentIntentId"], first);
+    assert!(app.metric("surplus_paid_total").await >= 1.0);
+    assert!(app.told(&id, "surplusCanceled").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_surplus_intent_that_cannot_be_canceled_is_tried_less_and_less_often() {
+    let app = TestApp::quick(&[("RECOVERY_SETTLE", "1s")]).await;
+    app.sandbox.search_lags(600.0).await;
+    let rejection = json!({"operation": "cancel", "kind": "status", "status": 409, "share": 1.0});
+    app.sandbox.control("faults", rejection).await;
+    let id = lose(&app, "a", &ten_pounds("Order 1"), "cutAfter", json!({})).await;
+    eventually("it was tried several times", async || {
+        sqlx::query("UPDATE payment_intents SET due_at = now() WHERE surplus_of IS NOT NULL AND due_at IS NOT NULL")
+            .execute(&app.pool)
+            .await
+            .unwrap();
+        (app.sandbox.requests("cancel").await.len() >= 4).then_some(())
+    })
+    .await;
+    eventually("it waits for longer", async || {
+        let wait: Option<f64> = sqlx::query_scalar(
+            "SELECT extract(epoch FROM due_at - now())::float8 FROM payment_intents
+             WHERE surplus_of IS NOT NULL",
+        )
+        .fetch_one(&app.pool)
+        .await
+        .unwrap();
+        wait.filter(|wait| *wait > 15.0)
+    })
+    .await;
+
+    app.sandbox.clear("faults").await;
+    sqlx::query("UPDATE payment_intents SET due_at = now() WHERE surplus_of IS NOT NULL")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    eventually("it is canceled", async || {
+        app.told(&id, "surplusCanceled").await.pop()
+    })
+    .await;
+}
+
+/// The pages take longer than one round may last, and the newest are shown first.
+#[tokio::test]
+async fn a_second_intent_is_found_behind_very_many_newer_ones() {
+    let settings = [("RECOVERY_SETTLE", "1s"), ("BACKGROUND_RATE", "4")];
+    let app = TestApp::quick(&settings).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.search_lags(600.0).await;
+    let body = ten_pounds("Order 1");
+    let id = lose(&app, "a", &body, "cutAfter", json!({})).await;
+    settled(&app, &id).await;
+    assert_eq!(app.sandbox.live_intents_about("Order 1").await.len(), 2);
+    app.sandbox
+        .control("payment-intents", json!({"count": 2_500}))
+        .await;
+    app.sandbox.search_lags(0.0).await;
+    app.all_are_due().await;
+    eventually_within(Duration::from_mins(1), "it is canceled", async || {
+        app.told(&id, "surplusCanceled").await.pop()
+    })
+    .await;
+    app.the_only_link("a", &body).await;
+}
+
+/// What was searched in full before each retry is not searched again, so that the search stays short.
+#[tokio::test]
+async fn a_creation_that_was_retried_for_a_day_is_searched_for_from_its_last_retry() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    let lost = json!({"operation": "create", "kind": "cutBefore", "share": 1.0});
+    app.sandbox.control("faults", lost).await;
+    let body = ten_pounds("Order 1");
+    let problem = app.create_with_key("a", &body).await;
+    let id = problem.problem(504, "outcome-unknown")["paymentLinkId"].clone();
+    eventually("it is retried", async || {
+        app.told(&id, "creationRetried").await.pop()
+    })
+    .await;
+    sqlx::query("UPDATE payment_links SET created_at = created_at - interval '20 hours'")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    app.sandbox.clear("requests").await;
+    app.sandbox.clear("faults").await;
+    app.the_only_link("a", &body).await;
+    let search = &app.sandbox.requests("search").await[0];
+    let start = text(&search["body"]["startDate"]);
+    let start = OffsetDateTime::parse(start, &Rfc3339).unwrap();
+    let searched = OffsetDateTime::now_utc() - start;
+    assert!(
+        searched < Duration::from_mins(10),
+        "{searched} are searched"
+    );
+}
+
+#[tokio::test]
+async fn an_early_webhook_is_followed_by_a_read_at_once() {
+    let app = TestApp::quick(&[("POLL_INTERVAL", "1h")]).await;
+    app.sandbox
+        .next("create", "latencyAfter", json!({"latencyMs": 1000}))
+        .await;
+    let link = app.created().await;
+    assert_eq!(
+        app.told(&link["id"], "webhook").await.len(),
+        1,
+        "it was early"
+    );
+    eventually("the intent is read", async || {
+        app.sandbox.requests("get").await.pop()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -378,7 +510,8 @@ async fn a_search_that_fails_keeps_no_payment_from_being_told() {
     app.sandbox.pay(&link["paymentIntentId"]).await;
     let told = app.refresh(&id).await.expect(200).json();
     assert_eq!(told["status"], "Captured");
-    app.logged("not searched for a second intent").await;
+    app.logged("the search for a second intent was not completed")
+        .await;
 
     // The background's looks are no different.
     app.sandbox.refund(&link["paymentIntentId"], 1000).await;

@@ -3,7 +3,7 @@
 //! [`stateright`] explores all reachable states of a small world: one link, the handler of the request that asked
 //! for it, one worker or two (on one replica or two, which is the same: they share nothing but the database), Dojo,
 //! its webhooks, and a customer. The decisions are the service's own functions (`Status::judge`, `reconcile`,
-//! `next_look`, `next_step`); what is modelled is what stands around them: which transaction writes what
+//! `next_reconciliation`, `next_step`); what is modelled is what stands around them: which transaction writes what
 //! ([`state`]), and what can happen between two of them ([`protocol`]).
 //!
 //! **What goes wrong.** A process may die before each of its steps. It may sleep through the end of its lease and
@@ -20,7 +20,7 @@
 //! - *A transaction is one step*, which is Postgres's promise. Reading before a call and the call's own effect are
 //!   one step where the write that follows is guarded by what was read (`revision`, `asked_until`): anything that
 //!   happens in between makes the guard fail.
-//! - *No leases on looks and orphaned_intents*, so more of them overlap here than ever do.
+//! - *No leases on looks and orphaned intents*, so more of them overlap here than ever do.
 //! - *A lost webhook* is one that has not arrived. Each state is asked how it would end if none came any more.
 //! - *A freed key* leads to another link, for which all of this holds again; here it is enough that nothing of the
 //!   first one stays alive.
@@ -138,7 +138,7 @@ fn check(rules: Rules, world: World, until: HasDiscoveries) -> Checked {
         .spawn_bfs()
         .join();
     let mut broken = Vec::new();
-    let mut missing = checker.model().witness.missing();
+    let mut missing = checker.model().witness.missing(world);
     for property in checker.model().properties() {
         let found = checker.discovery(property.name);
         match (checker.discovery_classification(property.name), found) {
@@ -216,6 +216,7 @@ fn is_found_out(what: &str, rules: Rules, world: World, by: &'static str) {
 const WITHOUT_WEBHOOKS: &str = "without any webhook, all ends well";
 const WITH_WEBHOOKS: &str = "once webhooks arrive, all ends well";
 const CONFIRMED: &str = "what is confirmed, Dojo has answered";
+const ACCEPTED: &str = "what is confirmed, was accepted";
 const NO_WAY_BACK: &str = "a link never goes back";
 
 #[test]
@@ -317,6 +318,16 @@ fn confirming_what_only_a_webhook_reported_is_found_out() {
 }
 
 #[test]
+fn confirming_what_was_not_accepted_is_found_out() {
+    let rules = Rules {
+        reconcile: rules::reconcile_with_patience,
+        is_confirmed: rules::confirm_by_latest,
+        ..Rules::REAL
+    };
+    is_found_out("the latest answer confirms", rules, AHEAD, ACCEPTED);
+}
+
+#[test]
 fn a_dispute_that_outlives_its_status_is_found_out() {
     let rules = Rules {
         a_move_ends_a_dispute: false,
@@ -328,7 +339,7 @@ fn a_dispute_that_outlives_its_status_is_found_out() {
 #[test]
 fn waiting_for_webhooks_is_found_out() {
     let rules = Rules {
-        next_look: rules::look_only_when_told,
+        next_reconciliation: rules::look_only_when_told,
         ..Rules::REAL
     };
     is_found_out("no schedule", rules, MILD, WITHOUT_WEBHOOKS);

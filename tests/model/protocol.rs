@@ -58,6 +58,7 @@ pub(crate) struct Witness {
     disputed: AtomicBool,
     outstood: AtomicBool,
     overtaken: AtomicBool,
+    ahead: AtomicBool,
 }
 
 impl World {
@@ -77,19 +78,22 @@ impl Witness {
     }
 
     /// What was not met.
-    pub(crate) fn missing(&self) -> Vec<&'static str> {
-        [
+    pub(crate) fn missing(&self, world: World) -> Vec<&'static str> {
+        let always = [
             ("an early webhook was applied", &self.early),
             ("a stale webhook was ignored", &self.stale),
             ("an older answer was disputed", &self.older),
             ("an answer was disputed for being behind", &self.disputed),
             ("an answer stood until it was accepted", &self.outstood),
             ("an answer was overtaken by a change", &self.overtaken),
-        ]
-        .into_iter()
-        .filter(|(_, met)| !met.load(Ordering::Relaxed))
-        .map(|(what, _)| what)
-        .collect()
+        ];
+        let ahead = ("an older answer was accepted at once", &self.ahead);
+        always
+            .into_iter()
+            .chain((world.budget.ahead > 0).then_some(ahead))
+            .filter(|(_, met)| !met.load(Ordering::Relaxed))
+            .map(|(what, _)| what)
+            .collect()
     }
 }
 
@@ -656,6 +660,12 @@ impl Model for Protocol {
                 "what is confirmed, Dojo has answered",
                 |_, state: &State| !state.unfounded,
             ),
+            Property::always(
+                "what is confirmed, was accepted",
+                |model: &Self, state: &State| {
+                    !state.confirmed(&model.rules) || state.link.settled == Some(state.link.status)
+                },
+            ),
             Property::always("a link never goes back", |model, state: &State| {
                 // What was forged is taken back.
                 !state.went_back || model.world.budget.forgeries > 0
@@ -776,6 +786,8 @@ impl Protocol {
                 Finding::Accepted(status) if unchanged => {
                     if next.link.disputed == Disputed::ForLong {
                         self.witness.outstood.store(true, Ordering::Relaxed);
+                    } else if Some(version) < next.link.version {
+                        self.witness.ahead.store(true, Ordering::Relaxed);
                     }
                     next.apply(&self.rules, status, version, due);
                 }

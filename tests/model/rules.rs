@@ -5,7 +5,7 @@ use std::time::Duration;
 use dojo_payment_links::payment_link::{
     RecoveryLimits, SettlementWindow, Status, Verdict,
     creation_recovery::{self, Found, Step},
-    reconciliation::{self, Conflict, Held, Reading},
+    reconciliation::{self, Conflict, Decision, StoredState},
 };
 use time::OffsetDateTime;
 
@@ -20,9 +20,10 @@ pub(crate) struct Rules {
     pub(crate) judge: fn(Status, Option<Status>) -> Verdict,
     /// How an answer is weighed.
     pub(crate) reconcile:
-        fn(Held, Option<Status>, Option<OffsetDateTime>, SettlementWindow) -> Reading,
+        fn(StoredState, Option<Status>, Option<OffsetDateTime>, SettlementWindow) -> Decision,
     /// When to look again.
-    pub(crate) next_look: fn(Status, bool, Duration, Option<Duration>) -> Option<Duration>,
+    pub(crate) next_reconciliation:
+        fn(Status, bool, Duration, Option<Duration>) -> Option<Duration>,
     /// Whether Dojo's own answers agree with the link's status.
     pub(crate) is_confirmed: fn(Status, Option<Status>, Option<&str>) -> bool,
     /// What to do about a lost creation.
@@ -46,7 +47,7 @@ impl Rules {
     pub(crate) const REAL: Self = Self {
         judge: Status::judge,
         reconcile: reconciliation::reconcile,
-        next_look: reconciliation::next_look,
+        next_reconciliation: reconciliation::next_reconciliation,
         is_confirmed: reconciliation::is_confirmed,
         next_step: creation_recovery::next_step,
         lost_is_unknown: true,
@@ -65,50 +66,77 @@ pub(crate) fn judge_by_arrival(_: Status, reported: Option<Status>) -> Verdict {
 
 /// Broken: what Dojo answers is taken, however old it is.
 pub(crate) fn reconcile_blindly(
-    held: Held,
+    stored: StoredState,
     answered: Option<Status>,
     _: Option<OffsetDateTime>,
     _: SettlementWindow,
-) -> Reading {
-    Reading::Accepted(answered.unwrap_or(held.status))
+) -> Decision {
+    Decision::Accept(answered.unwrap_or(stored.status))
 }
 
 /// Broken: an answer that is behind what a webhook told is never believed, nor is one that agrees.
 pub(crate) fn reconcile_never(
-    _: Held,
+    _: StoredState,
     _: Option<Status>,
     _: Option<OffsetDateTime>,
     _: SettlementWindow,
-) -> Reading {
-    Reading::Conflicting(Conflict::Behind)
+) -> Decision {
+    Decision::Conflict(Conflict::Behind)
 }
 
 /// Broken: a signed webhook is believed whatever Dojo answers, as long as it could be true.
 pub(crate) fn reconcile_for_webhooks(
-    held: Held,
+    stored: StoredState,
     answered: Option<Status>,
     answered_at: Option<OffsetDateTime>,
     window: SettlementWindow,
-) -> Reading {
-    if answered.is_some_and(|answered| answered.leads_to(held.status)) {
-        Reading::Conflicting(Conflict::Behind)
+) -> Decision {
+    if answered.is_some_and(|answered| answered.leads_to(stored.status)) {
+        Decision::Conflict(Conflict::Behind)
     } else {
-        reconciliation::reconcile(held, answered, answered_at, window)
+        reconciliation::reconcile(stored, answered, answered_at, window)
     }
 }
 
 /// Broken: an older answer is never believed, so one `updatedAt` in the future shuts Dojo out.
 pub(crate) fn reconcile_by_time(
-    held: Held,
+    stored: StoredState,
     answered: Option<Status>,
     answered_at: Option<OffsetDateTime>,
     window: SettlementWindow,
-) -> Reading {
-    if answered_at < held.dojo_updated_at {
-        Reading::Conflicting(Conflict::Older)
+) -> Decision {
+    if answered_at < stored.dojo_updated_at {
+        Decision::Conflict(Conflict::Older)
     } else {
-        reconciliation::reconcile(held, answered, answered_at, window)
+        reconciliation::reconcile(stored, answered, answered_at, window)
     }
+}
+
+/// Broken: every older response must stand, even one that no lag can explain.
+pub(crate) fn reconcile_with_patience(
+    stored: StoredState,
+    reported: Option<Status>,
+    updated_at: Option<OffsetDateTime>,
+    window: SettlementWindow,
+) -> Decision {
+    let stands = stored
+        .conflicting_for
+        .is_some_and(|conflicting_for| window.is_over(conflicting_for));
+    if updated_at < stored.dojo_updated_at && !stands {
+        Decision::Conflict(Conflict::Older)
+    } else {
+        reconciliation::reconcile(stored, reported, updated_at, window)
+    }
+}
+
+/// Broken: the latest response confirms a status, accepted or not.
+pub(crate) fn confirm_by_latest(
+    status: Status,
+    accepted: Option<Status>,
+    latest: Option<&str>,
+) -> bool {
+    let reported = latest.map_or(accepted, Status::from_dojo);
+    reported == Some(status)
 }
 
 /// Broken: what a webhook reported is confirmed as long as Dojo has not said otherwise.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dojo_payment_links::payment_link::{
     RecoveryLimits, SettlementWindow, Status, Verdict,
     creation_recovery::{Found, Step},
-    reconciliation::{Conflict, Held, Reading},
+    reconciliation::{Conflict, Decision, StoredState},
 };
 use time::OffsetDateTime;
 
@@ -279,7 +279,7 @@ pub(crate) struct Seen {
     pub(crate) version: u8,
 }
 
-/// [`Reading`], hashable, with the status that was answered.
+/// [`Decision`], hashable, with the status that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Finding {
     Accepted(Status),
@@ -423,26 +423,27 @@ impl State {
 
     /// `protocol::reconciliation::look` up to its decision: what is held, what Dojo answers, and the rule.
     pub(crate) fn weigh(&self, rules: &Rules, seen: Seen) -> Process {
-        let held = Held {
+        let stored = StoredState {
             status: self.link.status,
+            accepted: self.link.settled,
             dojo_updated_at: self.link.version.map(updated_at),
-            disputed_for: match self.link.disputed {
+            conflicting_for: match self.link.disputed {
                 Disputed::No => None,
                 Disputed::Lately => Some(Duration::ZERO),
                 Disputed::ForLong => Some(LIMITS.window.length()),
             },
         };
-        let reading = (rules.reconcile)(
-            held,
+        let decision = (rules.reconcile)(
+            stored,
             Some(seen.status),
             Some(updated_at(seen.version)),
             LIMITS.window,
         );
         Process::Looking {
-            finding: match reading {
-                Reading::Accepted(status) => Finding::Accepted(status),
-                Reading::Conflicting(Conflict::Older) => Finding::Older(seen.status),
-                Reading::Conflicting(Conflict::Behind) => Finding::Behind(seen.status),
+            finding: match decision {
+                Decision::Accept(status) => Finding::Accepted(status),
+                Decision::Conflict(Conflict::Older) => Finding::Older(seen.status),
+                Decision::Conflict(Conflict::Behind) => Finding::Behind(seen.status),
             },
             version: seen.version,
             due: self.link.due,
@@ -543,7 +544,7 @@ impl State {
         self.link.unsettled = None;
         self.link.disputed = Disputed::No;
         if self.link.due == due {
-            self.link.due = match (rules.next_look)(status, false, Duration::ZERO, None) {
+            self.link.due = match (rules.next_reconciliation)(status, false, Duration::ZERO, None) {
                 Some(_) => Due::Later,
                 None => Due::Never,
             };
