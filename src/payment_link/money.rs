@@ -7,11 +7,11 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Money {
-    /// The amount in ISO 4217 minor units: 1000 is 10.00 GBP. Within what every JSON parser reads exactly
+    /// The amount in ISO 4217 minor units: 1000 is 10.00 GBP. Limited to the integers that every JSON parser reads exactly
     /// (RFC 7493).
     #[schema(example = 1000, minimum = -9_007_199_254_740_991_i64, maximum = 9_007_199_254_740_991_i64)]
     pub value: i64,
-    /// The currency, by its ISO 4217 code.
+    /// The ISO 4217 code of the currency.
     pub currency_code: Currency,
 }
 
@@ -31,7 +31,6 @@ pub enum Currency {
 }
 
 impl Currency {
-    /// The ISO 4217 code.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -53,13 +52,12 @@ impl FromStr for Currency {
     }
 }
 
-/// A currency code that Dojo does not accept.
 #[derive(Debug, thiserror::Error)]
 #[error("the currency is neither GBP nor EUR")]
 pub struct UnknownCurrency;
 
 impl fmt::Display for Money {
-    /// For people: `10.00 GBP`. Both currencies have two decimal places (ISO 4217).
+    /// `10.00 GBP`, for people to read. Both currencies have two decimal places (ISO 4217).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.value < 0 { "-" } else { "" };
         let value = self.value.unsigned_abs();
@@ -87,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_as_people_write_it() {
+    fn is_displayed_with_two_decimal_places() {
         assert_eq!(gbp(1000).to_string(), "10.00 GBP");
         assert_eq!(gbp(5).to_string(), "0.05 GBP");
         assert_eq!(gbp(-350).to_string(), "-3.50 GBP");
@@ -95,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_fraction_of_a_penny_and_other_currencies() {
+    fn fractions_of_a_penny_and_other_currencies_are_rejected() {
         for body in [
             r#"{"value": 10.5, "currencyCode": "GBP"}"#,
             r#"{"value": 9223372036854775808, "currencyCode": "GBP"}"#,
@@ -109,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn survives_json(value: i64, euro: bool) {
+        fn is_read_back_from_json_unchanged(value: i64, euro: bool) {
             let money = Money {
                 value,
                 currency_code: if euro { Currency::Eur } else { Currency::Gbp },
