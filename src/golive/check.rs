@@ -347,7 +347,7 @@ async fn ask_database(
     }
 
     if is_migrated {
-        let held = store::deployment::held(pool)
+        let held = store::deployment::claimed(pool)
             .await
             .map_err(at(of_environment))?;
         match (held, environment) {

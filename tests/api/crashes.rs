@@ -80,7 +80,8 @@ async fn nothing_happens_when_killed_before_the_link_is_saved() {
 
 #[tokio::test]
 async fn creation_recovers_when_killed_before_postgres_saves_the_link() {
-    let mut app = TestApp::quick(&[]).await;
+    // The lease must last until a busy machine has restarted the service.
+    let mut app = TestApp::quick(&[("DOJO_TIMEOUT", "5s")]).await;
     let body = ten_pounds("Order 1");
     // The saved key refers to the client. Postgres checks that at the end of the statement.
     let lock = app.lock("SELECT FROM clients FOR UPDATE").await;

@@ -238,6 +238,9 @@ async fn another_intent_is_adopted_if_the_best_belongs_to_another_link() {
 /// with its intent.
 #[tokio::test]
 async fn a_mismatch_is_reported_if_the_response_to_its_commit_is_lost() {
+    /// A commit that stores an intent waits for this lock.
+    const LOCK: i64 = 236;
+
     let database_url = new_database().await;
     let proxy = Proxy::to(port_of(&database_url)).await;
     let limits = [
@@ -248,8 +251,6 @@ async fn a_mismatch_is_reported_if_the_response_to_its_commit_is_lost() {
         .await
         .with_database(&database_url);
     app.sandbox.drop_webhooks().await;
-    // A commit that stores an intent waits for this lock.
-    const LOCK: i64 = 236;
     sqlx::raw_sql(AssertSqlSafe(format!(
         "CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql
              AS $$ BEGIN PERFORM pg_advisory_xact_lock({LOCK}); RETURN NULL; END $$;
