@@ -15,7 +15,7 @@ use crate::payment_link::{
 /// Only its id is required. Any other field that is missing, `null`, given twice or of another form than documented is
 /// `None`: a surprise in one field must not lose the response to a creation, which would then have to be searched for.
 ///
-/// A body that serde_json can't parse is lost as a whole. Besides invalid JSON, that is a number beyond `f64` (`1e400`), a
+/// A body that `serde_json` can't parse is lost as a whole. Besides invalid JSON, that is a number beyond `f64` (`1e400`), a
 /// lone surrogate (`"\ud800"`), or nesting deeper than 128 levels, in any field.
 #[derive(Debug, Clone)]
 pub struct PaymentIntent {

@@ -1,4 +1,4 @@
-//! What to do about a creation whose answer was lost: the rule that keeps it at one intent for a link.
+//! The rule for lost creations, which keeps each link at one intent.
 
 use std::time::Duration;
 
@@ -9,32 +9,29 @@ use super::{RecoveryLimits, Status};
 /// An intent at Dojo that names the link in its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Dojo's id for it.
     pub id: String,
-    /// Its status; `None` for a word that we do not know.
+    /// `None`: a word that isn't known here.
     pub status: Option<Status>,
-    /// When it was created.
     pub created_at: Option<OffsetDateTime>,
 }
 
 /// What to do next about a pending link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// The intent at this index is the link's; all others are to be canceled.
+    /// The intent at this index is the link's. All others must be canceled.
     Adopt(usize),
-    /// It may still come to light.
+    /// An intent may still appear.
     Wait,
-    /// It cannot any more: create it again.
+    /// None can appear any more: create the intent again.
     CreateAgain,
-    /// It cannot any more, and it is too late to create it.
+    /// None can appear any more, and it is too late to create one.
     GiveUp,
 }
 
 /// Decides about a link by what a search for its intents found.
 ///
-/// `since_asked` counts from the moment Dojo was last asked to create the intent (`None`: never), `age` from the
-/// moment the link was asked for. Of several intents the one that somebody paid is the link's, or else the
-/// oldest.
+/// `since_asked` counts from the last moment at which a request to create the intent may have left (`None`: none did), `age`
+/// from the creation of the link. Of several intents, the one that somebody paid is the link's, or else the oldest.
 #[must_use]
 pub fn next_step(
     found: &[Found],
@@ -59,7 +56,7 @@ pub fn next_step(
     }
 }
 
-/// The better an intent, the lower. A canceled one is the link's only if there is no other.
+/// Lower is better. A canceled intent is the link's only if there is no other.
 fn rank(status: Option<Status>) -> u8 {
     match status {
         Some(Status::Authorized | Status::Captured | Status::Refunded | Status::Reversed) => 0,
@@ -94,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn an_intent_that_may_still_come_to_light_is_waited_for() {
+    fn an_intent_that_may_still_appear_is_waited_for() {
         assert_eq!(after(0, 0), Step::Wait);
         assert_eq!(
             after(119, 86_400 * 2),
@@ -108,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_has_expired_is_not_created_any_more() {
+    fn an_expired_link_is_not_created_again() {
         let since = Some(Duration::from_mins(3));
         assert_eq!(
             next_step(&[], since, Duration::from_mins(3), true, LIMITS),
@@ -117,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_paid_one_of_several_is_the_links() {
+    fn the_paid_one_of_several_intents_is_adopted() {
         let all = [
             found("pi_a", Status::Canceled),
             found("pi_b", Status::Created),
@@ -138,7 +135,7 @@ mod tests {
     }
 
     proptest! {
-        /// Two replicas that see the same intents in another order have to agree.
+        /// Two replicas that find the same intents in another order must agree.
         #[test]
         fn the_choice_does_not_depend_on_the_order(
             statuses in prop::collection::vec(prop::sample::select(Status::ALL[2..].to_vec()), 1..5),

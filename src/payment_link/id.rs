@@ -1,6 +1,6 @@
 use type_safe_id::{StaticType, TypeSafeId};
 
-/// The type of a payment link's id; exists only to name the prefix.
+/// Only names the prefix of a payment link's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PaymentLinkPrefix;
 
@@ -8,11 +8,11 @@ impl StaticType for PaymentLinkPrefix {
     const TYPE: &'static str = "plink";
 }
 
-/// A payment link's id: a [TypeID](https://github.com/jetify-com/typeid), `plink_` and 26 characters
-/// that hold a version 7 UUID. It sorts by time of creation and is stored as that UUID.
+/// A payment link's id: a [TypeID](https://github.com/jetify-com/typeid), `plink_` and 26 characters that encode a version 7
+/// UUID. It sorts by time of creation and is stored as that UUID.
 pub type PaymentLinkId = TypeSafeId<PaymentLinkPrefix>;
 
-/// The type of an operation's id; exists only to name the prefix.
+/// Only names the prefix of an operation's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct OperationPrefix;
 

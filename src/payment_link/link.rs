@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{Currency, Money, PaymentLinkId, Status, Terms};
 
-/// A payment link as this service knows it.
+/// A payment link.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentLink {
@@ -17,11 +17,10 @@ pub struct PaymentLink {
     pub account: String,
     /// Whether real money moves.
     pub environment: Environment,
-    /// Where the link stands.
     pub status: Status,
-    /// Whether Dojo's latest answer to this service's own key agrees with `status`. `false` from a webhook that changes
-    /// the status until the read that follows it, and while Dojo's answers disagree. Hand over goods only when `status`
-    /// is `Captured` **and** this is `true`.
+    /// Whether Dojo's latest response to this service's own key agrees with `status`. It is `false` from a webhook that changes
+    /// the status until the read that follows, and while Dojo's responses disagree. Hand over goods only when `status` is
+    /// `Captured` **and** this is `true`.
     pub confirmed: bool,
     /// The page on which the customer pays. `null` until Dojo has confirmed the link.
     pub url: Option<String>,
@@ -32,40 +31,40 @@ pub struct PaymentLink {
     pub amount: Money,
     /// The tip, on top of `amount`.
     pub tips_amount: Option<Money>,
-    /// The whole of it, as Dojo has it. `null` until Dojo has confirmed the link.
+    /// The total, as Dojo reports it. `null` until Dojo has confirmed the link.
     pub total_amount: Option<Money>,
-    /// What Dojo reports as `amount`, where it is not the one asked for. Something is wrong then.
+    /// The amount that Dojo reports, if it is not `amount`. Something is wrong then.
     pub reported_amount: Option<ReportedAmount>,
-    /// How much was taken from the customer, tips included, in minor units, as Dojo answered it: never on a webhook's word,
-    /// and less than `totalAmount` where a `Manual` payment was captured in part. What went back since is not taken off.
+    /// How much was captured, including tips, in minor units. It comes from Dojo's response to a read, never from a webhook, and
+    /// is less than `totalAmount` if a `Manual` payment was captured in part. Refunds are not subtracted.
     pub captured_amount: i64,
-    /// How much went back to the customer, in minor units.
+    /// How much was refunded, in minor units.
     pub refunded_amount: i64,
     /// The captures of a `Manual` payment, oldest first.
     pub captures: Vec<Capture>,
-    /// The payment itself; once it is final.
+    /// The payment. `null` until it is final.
     pub payment: Option<Payment>,
-    /// The customer's tries that were declined or challenged, oldest first.
+    /// The customer's attempts that were declined or challenged, oldest first.
     pub attempts: Vec<Attempt>,
-    /// Why there is nothing to pay, where the status is `Failed`.
+    /// Why there is nothing to pay, if the status is `Failed`.
     pub failure: Option<Failure>,
-    /// The name of the client that asked for the link.
+    /// The name of the client that requested the link.
     pub created_by: String,
-    /// When the link was asked for.
+    /// When the link was requested.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When anything about the link last changed here.
+    /// When anything about the link last changed in this service.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
-    /// When an answer of Dojo's about this link was last accepted. `null` until one was.
+    /// When a response of Dojo's about this link was last accepted. `null` until the first one.
     #[serde(with = "time::serde::rfc3339::option")]
     pub synced_at: Option<OffsetDateTime>,
-    /// Everything else that the caller asked for.
+    /// All other parameters of the request.
     #[serde(flatten)]
     pub terms: Terms,
 }
 
-/// An amount that Dojo reports, in whatever currency.
+/// An amount that Dojo reports, in any currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReportedAmount {
@@ -76,7 +75,7 @@ pub struct ReportedAmount {
 }
 
 impl ReportedAmount {
-    /// As money of this currency, if it is.
+    /// The value in minor units, if it is in this currency.
     #[must_use]
     pub fn in_currency(&self, currency: Currency) -> Option<i64> {
         (self.currency_code == currency.code()).then_some(self.value)
@@ -94,7 +93,7 @@ pub enum Environment {
 }
 
 impl Environment {
-    /// The word for it in JSON, in the database and in logs.
+    /// The environment's word in JSON, in the database and in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -116,7 +115,7 @@ impl FromStr for Environment {
     }
 }
 
-/// A word that is no environment.
+/// The word is not an environment.
 #[derive(Debug, thiserror::Error)]
 #[error("the environment is neither sandbox nor production")]
 pub struct UnknownEnvironment;
@@ -127,54 +126,54 @@ pub struct UnknownEnvironment;
 pub struct Payment {
     /// The transaction's id at Dojo.
     pub transaction_id: Option<String>,
-    /// When the payment was made, as Dojo writes it.
+    /// When the payment was made, in Dojo's format.
     pub transaction_date_time: Option<String>,
     /// The bank's authorization code.
     pub auth_code: Option<String>,
-    /// The card's number, all but its last digits masked.
+    /// The card number, masked except for its first and last digits.
     #[schema(example = "52000000****1005")]
     pub card_number: Option<String>,
-    /// The card's last four digits.
+    /// The card number's last four digits.
     pub last4: Option<String>,
     /// The card's scheme.
     #[schema(example = "Mastercard")]
     pub card_type: Option<String>,
-    /// Credit, debit, pre-paid or charge.
+    /// Credit, debit, prepaid or charge.
     pub card_funding_type: Option<String>,
 }
 
-/// A part of a `Manual` payment that was collected, or was to be.
+/// A capture of a `Manual` payment, or an attempt at one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Capture {
     /// The capture's id at Dojo.
     pub id: Option<String>,
-    /// Minor units, without the tip.
+    /// In minor units, without the tip.
     pub amount: i64,
-    /// The tip that was collected with it, in minor units.
+    /// The tip that was captured with it, in minor units.
     pub tips_amount: Option<i64>,
-    /// Dojo's word: `Created`, `Successful`, `Declined` or `Failed`.
+    /// As Dojo reports it: `Created`, `Successful`, `Declined` or `Failed`.
     #[schema(example = "Successful")]
     pub status: Option<String>,
-    /// When it was, as Dojo writes it.
+    /// In Dojo's format.
     pub created_at: Option<String>,
 }
 
 impl Capture {
-    /// Whether it came to nothing.
+    /// Whether it failed.
     #[must_use]
     pub fn is_void(&self) -> bool {
         matches!(self.status.as_deref(), Some("Declined" | "Failed"))
     }
 
-    /// Whether the money is there. A word that we do not know, or none, is no reason to doubt it: Dojo lists it.
+    /// Whether the money was collected. A missing or unknown word is no reason to doubt it, because Dojo lists the capture.
     #[must_use]
     pub fn is_collected(&self) -> bool {
         !self.is_void() && self.status.as_deref() != Some("Created")
     }
 
-    /// How much was taken from the customer: minor units, the tip included. `status` is Dojo's own answer, and `whole` what
-    /// an intent without any `captures` has collected, as an `Auto` one does.
+    /// How much was captured, in minor units, including tips. `status` is the one in Dojo's own response. `whole` is what an
+    /// intent without any `captures` has collected, such as an `Auto` one.
     #[must_use]
     pub fn collected(captures: &[Self], status: Status, whole: i64) -> i64 {
         if !matches!(status, Status::Captured | Status::Refunded) {
@@ -195,54 +194,53 @@ impl Capture {
     }
 }
 
-/// A try to pay that did not go through, or that the bank wanted confirmed.
+/// An attempt to pay that was declined, failed, or had to be confirmed with the bank.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
-    /// Dojo's word: `Declined`, `AuthChallenged` or `Error`.
+    /// As Dojo reports it: `Declined`, `AuthChallenged` or `Error`.
     #[schema(example = "Declined")]
     pub event_type: String,
-    /// When it was, as Dojo writes it.
+    /// In Dojo's format.
     pub transaction_date_time: Option<String>,
 }
 
-/// Why a link or an operation came to nothing.
+/// Why a link was not created or an operation was not performed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Failure {
-    /// What went wrong.
     pub reason: FailureKind,
-    /// The status that Dojo answered with, where it answered.
+    /// The HTTP status of Dojo's response, if there was one.
     pub status: Option<u16>,
-    /// What it means, in words.
+    /// An explanation.
     pub detail: String,
-    /// Dojo's objections to single fields.
+    /// The fields that Dojo rejected.
     #[serde(default)]
     pub errors: Vec<Fault>,
 }
 
-/// What went wrong with a link or an operation that came to nothing.
+/// The reason for a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum FailureKind {
-    /// Dojo refused what was asked for.
+    /// Dojo rejected the request.
     Refused,
-    /// Dojo refused this service's key.
+    /// Dojo rejected this service's API key.
     KeyRefused,
-    /// What answered at Dojo's address is not its API. Nothing was created.
+    /// The server at Dojo's address is not Dojo's API. Nothing was created.
     Misrouted,
-    /// Dojo was not reached, or had no time. Nothing was created.
+    /// Dojo was not reached, or was too busy. Nothing was created.
     NotReached,
-    /// Dojo's answer was lost, and it is known by now that nothing was created.
+    /// Dojo's response was lost, and it has turned out that nothing was created.
     NotCreated,
-    /// Dojo's answer to an operation was lost, and it is known by now that it was not done.
+    /// Dojo's response to an operation was lost, and it has turned out that it was not performed.
     NotDone,
 }
 
-/// One fault of a request.
+/// One thing that is wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Fault {
-    /// Where it is: a JSON pointer (RFC 6901) into the body, or a query parameter's name.
+    /// A JSON pointer (RFC 6901) into the body, or the name of a query parameter or header.
     #[schema(example = "/amount/value")]
     pub pointer: String,
     /// What is wrong.
@@ -251,7 +249,6 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault at `pointer`.
     #[must_use]
     pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
@@ -260,7 +257,7 @@ impl Fault {
         }
     }
 
-    /// The JSON pointer to the field `name` of what is at `pointer` (RFC 6901, section 3).
+    /// The JSON pointer to the member `name` of the value at `pointer` (RFC 6901, section 3).
     #[must_use]
     pub fn below(pointer: &str, name: &str) -> String {
         format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))

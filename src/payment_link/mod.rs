@@ -1,7 +1,7 @@
 //! What a payment link is and how its state moves.
 //!
-//! Pure: no I/O and no clock of its own. Everything here can be tested without a database, and the
-//! same rules serve the API, the webhooks and the background jobs.
+//! Pure: no I/O and no clock of its own. Everything here can be tested without a database, and the API, the webhooks and the
+//! background jobs all use the same rules.
 
 pub mod creation_recovery;
 mod id;

@@ -3,19 +3,19 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Where a payment link stands.
+/// The status of a payment link.
 ///
-/// `Created` to `Canceled` are Dojo's words (`PaymentIntentStatus` in its API); `Pending` and `Failed`
-/// are ours, for the time before and instead of a payment intent.
+/// `Created` to `Canceled` are Dojo's (`PaymentIntentStatus` in its API). `Pending` and `Failed` are this service's, for a link
+/// that has no payment intent yet, or will never have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum Status {
-    /// Saved here; Dojo has not confirmed a payment intent yet. Nothing to send to the customer.
+    /// Saved, but Dojo has not confirmed a payment intent yet. There is nothing to send to the customer.
     Pending,
-    /// Dojo refused it or was never reached. There is nothing to pay.
+    /// Dojo rejected the link or was never reached. There is nothing to pay.
     Failed,
     /// The link is live and unpaid.
     Created,
-    /// The customer's bank has set the money aside (manual capture). It is not collected yet.
+    /// The customer's bank has reserved the money (manual capture). It is not collected yet.
     Authorized,
     /// The money is collected: paid, if the link is `confirmed` as well.
     Captured,
@@ -24,25 +24,25 @@ pub enum Status {
     Refunded,
     /// The authorization, or the payment of the same day, was undone.
     Reversed,
-    /// The link was withdrawn or expired before it was paid.
+    /// The link was canceled or expired before it was paid.
     Canceled,
 }
 
-/// What a report of Dojo's means for a link that is in a known state.
+/// What a webhook means for a link with a known status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The link moves forward to this status.
     Moved(Status),
-    /// The link has this status already.
+    /// The link already has this status.
     Unchanged,
-    /// The report is of an earlier stage: late, or out of order. Nothing changes.
+    /// The webhook reports an earlier stage: it is late, or out of order. Nothing changes.
     Stale,
-    /// The report cannot follow from the link's status, nor lead to it. Nothing changes on its word
-    /// alone; what Dojo answers when it is asked decides.
+    /// The reported status can neither follow the link's status nor lead to it. Nothing changes until Dojo's response to a read
+    /// decides.
     Contradictory,
-    /// Dojo used a word that this version does not know. Nothing changes.
+    /// This version does not know the word. Nothing changes.
     Unknown,
-    /// The event is not one that reports a payment intent's status, whatever its body says. Nothing changes.
+    /// It is not an event that reports a payment intent's status, whatever its body says. Nothing changes.
     UnknownEvent,
 }
 
@@ -62,7 +62,7 @@ impl Verdict {
 }
 
 impl Status {
-    /// Every status, in the order of a link's life.
+    /// In the order of a link's life.
     pub const ALL: [Self; 8] = [
         Self::Pending,
         Self::Failed,
@@ -74,7 +74,7 @@ impl Status {
         Self::Canceled,
     ];
 
-    /// The word for it in JSON and in the database.
+    /// The status's word in JSON and in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,8 +89,8 @@ impl Status {
         }
     }
 
-    /// Reads one of Dojo's six words. `None` for any other: Dojo may add some without a new version of
-    /// its API, and our own `Pending` and `Failed` mean nothing coming from there.
+    /// Parses one of Dojo's six words. `None` for any other: Dojo may add words without a new version of its API, and our own
+    /// `Pending` and `Failed` mean nothing there.
     #[must_use]
     pub fn from_dojo(word: &str) -> Option<Self> {
         match word.parse() {
@@ -99,10 +99,10 @@ impl Status {
         }
     }
 
-    /// Whether a link in this status can come to be in `later`, in one step or several (webhooks may be
-    /// missed). The edges are those of Dojo's lifecycle:
-    /// `Created` leads to `Authorized`, `Captured` or `Canceled`; `Authorized` to `Captured` or
-    /// `Reversed`; `Captured` to `Refunded`, or `Reversed` on the same day.
+    /// Whether a link with this status can reach `later`, in one step or in several (webhooks may be missed).
+    ///
+    /// The steps are those of Dojo's lifecycle: `Created` leads to `Authorized`, `Captured` or `Canceled`, `Authorized` to
+    /// `Captured` or `Reversed`, and `Captured` to `Refunded`, or to `Reversed` on the same day.
     #[must_use]
     pub fn leads_to(self, later: Self) -> bool {
         use Status::{
@@ -120,10 +120,10 @@ impl Status {
         }
     }
 
-    /// Judges a status that Dojo reports by webhook against the one we hold.
+    /// What a status that Dojo reports by webhook means for a link with this status.
     ///
-    /// Webhooks are delivered at least once and in no promised order, so only the relation between the
-    /// two statuses counts, never the order of arrival.
+    /// Webhooks are delivered at least once and in any order, so only the relation between the two statuses counts, never the
+    /// order of arrival.
     #[must_use]
     pub fn judge(self, reported: Option<Self>) -> Verdict {
         match reported {
@@ -147,9 +147,9 @@ impl FromStr for Status {
     }
 }
 
-/// A word that is no status of a payment link.
+/// The word is not a status of a payment link.
 #[derive(Debug, thiserror::Error)]
-#[error("no such status of a payment link")]
+#[error("unknown status of a payment link")]
 pub struct UnknownStatus;
 
 #[cfg(test)]
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// Applies reports one after the other, as webhooks do.
+    /// The status after these webhooks.
     fn after(start: Status, reports: &[Status]) -> Status {
         reports
             .iter()
@@ -168,7 +168,7 @@ mod tests {
             })
     }
 
-    /// Every way through Dojo's lifecycle, step by step.
+    /// Every path through Dojo's lifecycle, step by step.
     fn histories() -> Vec<Vec<Status>> {
         use Status::{Authorized, Canceled, Captured, Created, Refunded, Reversed};
         vec![
@@ -185,7 +185,7 @@ mod tests {
         ]
     }
 
-    /// A history's reports shuffled, each at least once, some of them more often.
+    /// The webhooks of a history, shuffled, each at least once and some more often.
     fn shuffled_with_duplicates() -> impl Strategy<Value = (Status, Vec<Status>)> {
         prop::sample::select(histories()).prop_flat_map(|history| {
             let last = *history.last().unwrap();
@@ -201,14 +201,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_order_and_duplication_of_a_history_ends_in_its_last_state(
+        fn every_order_of_a_history_ends_in_its_last_status(
             (last, reports) in shuffled_with_duplicates()
         ) {
             prop_assert_eq!(after(Status::Created, &reports), last);
         }
 
         #[test]
-        fn whatever_arrives_a_link_only_moves_forward(
+        fn webhooks_only_move_a_link_forward(
             start in prop::sample::select(Status::ALL.to_vec()),
             reports in prop::collection::vec(prop::sample::select(Status::ALL.to_vec()), 0..12),
         ) {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lifecycle_has_no_way_back() {
+    fn the_lifecycle_has_no_cycles() {
         for a in Status::ALL {
             assert!(!a.leads_to(a));
             for b in Status::ALL {
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn contradictions_change_nothing() {
         use Status::{Authorized, Canceled, Captured, Refunded, Reversed};
-        for (held, reported) in [
+        for (status, reported) in [
             (Canceled, Captured),
             (Captured, Canceled),
             (Authorized, Canceled),
@@ -248,18 +248,18 @@ mod tests {
             (Reversed, Refunded),
             (Status::Failed, Captured),
         ] {
-            let verdict = held.judge(Some(reported));
+            let verdict = status.judge(Some(reported));
             assert_eq!(
                 verdict,
                 Verdict::Contradictory,
-                "{held:?} then {reported:?}"
+                "{status:?} then {reported:?}"
             );
         }
         assert_eq!(Captured.judge(None), Verdict::Unknown);
     }
 
     #[test]
-    fn dojo_cannot_report_our_own_words() {
+    fn our_own_statuses_are_not_accepted_from_dojo() {
         assert_eq!(Status::from_dojo("Pending"), None);
         assert_eq!(Status::from_dojo("Failed"), None);
         assert_eq!(Status::from_dojo("captured"), None);

@@ -1,8 +1,8 @@
-//! What a caller asks for: every parameter of Dojo's `CreatePaymentIntentRequest` (API version
-//! 2026-02-27) under Dojo's own name, with its documented limits.
+//! The request for a link: every parameter of Dojo's `CreatePaymentIntentRequest` (API version 2026-02-27) under Dojo's own
+//! name, with its documented limits.
 //!
-//! The limits stand once, as schema attributes: they make the OpenAPI document, and requests are
-//! checked against that same schema. Rules that a schema cannot say are in [`broken_rules`].
+//! The limits are written once, as schema attributes. The OpenAPI document is made from them, and requests are checked
+//! against the same schema. Rules that a schema can't express are in [`broken_rules`].
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::{Fault, Money, parse_time};
 
-/// A payment link to be made.
+/// A payment link to be created.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewPaymentLink {
@@ -31,7 +31,7 @@ pub struct NewPaymentLink {
     /// The tip, on top of `amount`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tips_amount: Option<Money>,
-    /// Everything else.
+    /// All other parameters.
     #[serde(flatten)]
     pub terms: Terms,
 }
@@ -41,22 +41,22 @@ fn default_account() -> String {
 }
 
 impl NewPaymentLink {
-    /// The account that is meant where none is named.
+    /// The account of a request that names none.
     pub const DEFAULT_ACCOUNT: &str = "default";
 
-    /// The metadata entry that names the link at Dojo, so that an intent whose creation was never
-    /// answered can be found again. Callers cannot set it.
+    /// The metadata entry that names the link at Dojo, so that the intent of a lost creation can be found. Callers can't set
+    /// it.
     pub const ID_METADATA_KEY: &str = "paymentLinkId";
 }
 
-/// The terms of a payment: what it is for, how it is collected, what the checkout page shows.
+/// The terms of a payment: what it is for, how it is collected, and what the checkout page shows.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Terms {
     /// Your own reference for the payment.
     #[schema(min_length = 1, max_length = 60, example = "Order 236")]
     pub reference: String,
-    /// What the payment is for; shown on the checkout page.
+    /// What the payment is for. Shown on the checkout page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 4096, example = "Two tickets")]
     pub description: Option<String>,
@@ -72,10 +72,10 @@ pub struct Terms {
     /// Where the goods go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shipping_details: Option<ShippingDetails>,
-    /// Whether the card's details are keyed in without the card holder being there.
+    /// Whether the card's details are entered while the card holder is not present.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub card_holder_not_present: Option<bool>,
-    /// What the checkout page shows, asks for and leads to.
+    /// What the checkout page shows and asks for, and where it leads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<CheckoutConfig>,
     /// The customer's device.
@@ -84,37 +84,37 @@ pub struct Terms {
     /// What the customer buys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub item_lines: Option<Vec<ItemLine>>,
-    /// The taxes on it.
+    /// The taxes that are included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tax_lines: Option<Vec<TaxLine>>,
-    /// How the customer may pay. Default: what the account offers.
+    /// How the customer may pay. Default: every method that the account offers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment_methods: Option<Vec<PaymentMethod>>,
-    /// A link that goes with the payment.
+    /// A link shown with the payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action_link: Option<ActionLink>,
-    /// When an unpaid link is voided; in the future. Default: 30 days after its creation.
+    /// When an unpaid link expires. Must be in the future. Default: 30 days after its creation.
     #[serde(
         default,
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"
     )]
     pub expire_at: Option<OffsetDateTime>,
-    /// How long after its authorization a `Manual` payment is captured or released, as `dd.hh:MM:ss`
-    /// or `hh:MM:ss`. More than 30 seconds, less than 7 days.
+    /// How long after its authorization a `Manual` payment is captured or released, as `dd.hh:MM:ss` or `hh:MM:ss`. More than
+    /// 30 seconds, less than 7 days.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "00.10:00:00")]
     pub auto_expire_in: Option<String>,
-    /// What happens then. Required where `captureMode` is `Manual`.
+    /// What happens then. Required if `captureMode` is `Manual`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_expire_action: Option<AutoExpireAction>,
-    /// Your own entries, kept by Dojo with the payment. `paymentLinkId` is set by this service.
+    /// Your own entries, which Dojo stores with the payment. This service sets `paymentLinkId`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<BTreeMap<String, String>>,
     /// The setup intent that the payment belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub setup_intent_id: Option<String>,
-    /// The order that is paid for.
+    /// The order that the payment is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order_details: Option<OrderDetails>,
     /// The cashback.
@@ -123,17 +123,16 @@ pub struct Terms {
     /// The service charge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_charge_amount: Option<Money>,
-    /// Whether Dojo makes a token to take the payment remotely at once.
+    /// Whether Dojo generates a token with which the payment can be taken remotely.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generate_remote_token: Option<bool>,
-    /// Whether payment links are accepted without an online-checkout integration. Needs a verified
-    /// partner integration.
+    /// Whether payment links are accepted without an online-checkout integration. Requires a verified partner integration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_not_online_checkout: Option<bool>,
 }
 
 impl fmt::Debug for Terms {
-    /// Shows nothing: names, addresses and devices of customers do not belong into logs.
+    /// Shows nothing, because customers' names, addresses and devices must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Terms(..)")
     }
@@ -142,26 +141,26 @@ impl fmt::Debug for Terms {
 /// How a payment is collected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum CaptureMode {
-    /// At once, when the customer's bank agrees.
+    /// At once, when the customer's bank approves.
     #[default]
     Auto,
-    /// On request, within 7 days.
+    /// When you request it, within 7 days.
     Manual,
 }
 
-/// What happens to a `Manual` payment that nobody captured in time.
+/// What happens to a `Manual` payment that is not captured in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum AutoExpireAction {
-    /// The money goes back to the customer.
+    /// The authorization is released.
     Release,
-    /// The money is collected.
+    /// The money is captured.
     Capture,
 }
 
 /// A way to pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum PaymentMethod {
-    /// A card typed in.
+    /// A card whose details are typed in.
     Card,
     /// Apple Pay or Google Pay.
     Wallet,
@@ -184,7 +183,7 @@ pub struct Customer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 50)]
     pub phone_number: Option<String>,
-    /// The customer's secret at Dojo. Passed on to Dojo, never answered.
+    /// The customer's secret at Dojo. Passed on to Dojo, and never returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(write_only)]
     pub secret: Option<String>,
@@ -225,10 +224,10 @@ pub struct Address {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 50)]
     pub postcode: Option<String>,
-    /// The country, by its ISO 3166-1 alpha-2 code.
+    /// ISO 3166-1 alpha-2 code.
     #[schema(max_length = 10, example = "GB")]
     pub country_code: String,
-    /// Locality, beside the city.
+    /// A locality within or near the city.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 100)]
     pub locality: Option<String>,
@@ -255,7 +254,7 @@ pub struct ShippingDetails {
     pub address: Option<Address>,
 }
 
-/// What the checkout page shows, asks for and leads to.
+/// What the checkout page shows and asks for, and where it leads.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckoutConfig {
@@ -283,7 +282,7 @@ pub struct CheckoutConfig {
     /// Whether the page asks for shipping details.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shipping_details: Option<Collection>,
-    /// What may still change about the payment.
+    /// What may still be changed about the payment.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment: Option<PaymentConfig>,
 }
@@ -292,7 +291,7 @@ pub struct CheckoutConfig {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Collection {
-    /// `true` if the customer has to give it.
+    /// `true` if the customer must enter it.
     #[serde(default)]
     pub collection_required: bool,
 }
@@ -309,7 +308,7 @@ pub struct DetailsConfig {
     pub show_reference: bool,
 }
 
-/// What may still change about a payment.
+/// What may still be changed about a payment.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentConfig {
@@ -339,7 +338,7 @@ pub struct RequestSecurity {
     pub device: Option<String>,
 }
 
-/// Something that the customer buys.
+/// An item that the customer buys.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ItemLine {
@@ -347,7 +346,7 @@ pub struct ItemLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 60, nullable = false)]
     pub id: Option<String>,
-    /// How many.
+    /// The number of items.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = -2_147_483_648, maximum = 2_147_483_647, nullable = false)]
     pub quantity: Option<i32>,
@@ -355,7 +354,7 @@ pub struct ItemLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 100, nullable = false)]
     pub name: Option<String>,
-    /// What kind of thing it is.
+    /// The item's category.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub category: Option<String>,
@@ -371,7 +370,7 @@ pub struct ItemLine {
     pub plu: Option<String>,
 }
 
-/// What changes the price of an item: an extra, or a discount.
+/// A change to the price of an item, such as an extra or a discount.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Modifier {
@@ -382,7 +381,7 @@ pub struct Modifier {
     /// How many times it applies to one item.
     #[schema(minimum = -2_147_483_648, maximum = 2_147_483_647)]
     pub quantity: i32,
-    /// What it adds, or takes away where negative.
+    /// How much it adds, or subtracts if negative.
     pub amount_per_modifier: Money,
 }
 
@@ -410,7 +409,7 @@ pub struct TaxLine {
     pub affected_plu: Option<String>,
 }
 
-/// A link that goes with the payment.
+/// A link shown with the payment.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ActionLink {
@@ -438,7 +437,7 @@ pub enum ActionType {
     DownloadFile,
 }
 
-/// The order that is paid for.
+/// The order that a payment is for.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderDetails {
@@ -449,21 +448,21 @@ pub struct OrderDetails {
         skip_serializing_if = "Option::is_none"
     )]
     pub availability_date: Option<OffsetDateTime>,
-    /// Whether it updates an order that is there already.
+    /// Whether it updates an existing order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_update: Option<bool>,
     /// The order's id at Dojo.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The order's id elsewhere, for example in a till.
+    /// The order's id in another system, such as a till.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external_id: Option<String>,
 }
 
-/// The rules for a [`NewPaymentLink`] that its schema cannot say, each broken one as a fault.
+/// The rules for a [`NewPaymentLink`] that its schema can't express: a fault for each that is broken.
 ///
-/// Works on the JSON and not on the type, so that these faults are found beside those of the schema
-/// and the caller gets all of them at once. What a rule cannot read is the schema's to report.
+/// Works on the JSON and not on the type, so that the caller gets these faults and those of the schema at once. The schema
+/// reports values that a rule can't read.
 #[must_use]
 pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -479,7 +478,7 @@ pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
             fault(&pointer, "must not be negative");
         }
     }
-    // Their sum is answered as the total, which has the limit of every amount.
+    // Their sum is returned as the total, which has the limit of every amount.
     let parts = [
         "/amount/value",
         "/tipsAmount/value",
@@ -495,7 +494,7 @@ pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
         );
         fault("/amount/value", &detail);
     }
-    // A time without a place in UTC passes the schema, and is in no future that Dojo could wait for.
+    // A time that can't be converted to UTC passes the schema, but is no future that Dojo could wait for.
     if let Some(at) = text("/expireAt").filter(|at| OffsetDateTime::parse(at, &Rfc3339).is_ok()) {
         match parse_time(at) {
             None => fault("/expireAt", "must be before the year 10000 in UTC"),
@@ -515,7 +514,10 @@ pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
     }
     if let Some(span) = text("/autoExpireIn") {
         match parse_timespan(span) {
-            None => fault("/autoExpireIn", "must be written dd.hh:MM:ss or hh:MM:ss"),
+            None => fault(
+                "/autoExpireIn",
+                "must have the form dd.hh:MM:ss or hh:MM:ss",
+            ),
             Some(span)
                 if span <= Duration::from_secs(30) || span >= Duration::from_hours(7 * 24) =>
             {
@@ -532,7 +534,7 @@ pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
     {
         fault(
             "/autoExpireAction",
-            "is required where captureMode is Manual: Release or Capture",
+            "is required if captureMode is Manual: Release or Capture",
         );
     }
     let own_entry = format!("/metadata/{}", NewPaymentLink::ID_METADATA_KEY);
@@ -551,7 +553,7 @@ fn integer(body: &Value, pointer: &str) -> Option<i64> {
     body.pointer(pointer).and_then(Value::as_i64)
 }
 
-/// Reads the .NET time span that Dojo uses, `[d.]hh:mm:ss`.
+/// Parses the .NET time span that Dojo uses, `[d.]hh:mm:ss`.
 fn parse_timespan(text: &str) -> Option<Duration> {
     fn number(text: &str, below: u64) -> Option<u64> {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -571,7 +573,7 @@ fn parse_timespan(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(minutes * 60 + number(seconds, 60)?))
 }
 
-/// Pointers to each currency code that is not `currency`. The caller's metadata is none of our money.
+/// Pointers to each currency code that is not `currency`. The caller's metadata has no amounts.
 fn other_currencies(body: &Value, currency: &str) -> Vec<String> {
     fn walk(value: &Value, at: &str, currency: &str, found: &mut Vec<String>) {
         match value {

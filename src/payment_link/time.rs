@@ -1,6 +1,6 @@
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
-/// Reads a time as RFC 3339 has it, as UTC. `None` for what is no time, or lies beyond the year 9999 in UTC.
+/// Parses an RFC 3339 time and converts it to UTC. `None` if it is not valid, or after the year 9999 in UTC.
 #[must_use]
 pub fn parse_time(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &Rfc3339)

@@ -30,10 +30,11 @@ pub async fn trace(context: &Context, orphan: &OrphanedIntent) -> Result<(), Err
         } else {
             recheck_interval(orphan.age)
         };
-        return Ok(match wait {
+        match wait {
             Some(wait) => store::orphaned_intents::release(pool, orphan, wait).await?,
             None => store::orphaned_intents::settle(pool, &orphan.id).await?,
-        });
+        }
+        return Ok(());
     };
     if orphan.surplus_of.is_some() {
         return settle_surplus(context, orphan, &intent).await;

@@ -1,8 +1,8 @@
 //! Clients and their API keys, by the keys' hashes.
 //!
-//! A client's current key carries the client's id as its own: the version before clients takes a key's id for its
-//! caller's identity, and may still run on the same database. So whoever makes a key the current one gives the key
-//! before another id.
+//! A client's current key has the client's id as its own. The version before clients uses a key's id as its caller's
+//! identity, and may still run on the same database. So when a key becomes the current one, the key before it gets another
+//! id.
 
 use std::time::Duration;
 
@@ -14,19 +14,19 @@ use super::{Error, PgPool, PgTransaction};
 /// A client that a key identifies, and what the key may do.
 #[derive(Debug, Clone)]
 pub struct Identified {
-    /// The client's id, which idempotency keys belong to.
+    /// Idempotency keys belong to this id.
     pub client_id: Uuid,
-    /// The client's name, shown on what it does.
+    /// The client's name, shown on everything that it does.
     pub client: String,
-    /// What the key may do, in words.
     pub scopes: Vec<String>,
-    /// The accounts that the key is open to, by name. `None`: to all.
+    /// The names of the accounts that the key may use. `None`: all.
     pub accounts: Option<Vec<String>>,
-    /// When the key ends, if it has been replaced.
+    /// When the key expires, if it has been replaced.
     pub ends_at: Option<OffsetDateTime>,
 }
 
-/// Whose key this is, by its hash. `None`: nobody's, or it has been revoked or has expired by the database's clock.
+/// The client with this key, by the key's hash. `None`: there is none, or the key is revoked or has expired by the
+/// database's clock.
 pub async fn identify(pool: &PgPool, hash: &[u8]) -> Result<Option<Identified>, Error> {
     Ok(sqlx::query_as!(
         Identified,
@@ -39,8 +39,8 @@ pub async fn identify(pool: &PgPool, hash: &[u8]) -> Result<Option<Identified>, 
     .await?)
 }
 
-/// Gives a client its first key, or the first one after its keys were revoked; open to these accounts or (`None`) to
-/// all. `false` if the client has a current key.
+/// Gives a client its first key, or the first one after its keys were revoked, for these accounts or (`None`) for all.
+/// Returns `false` if the client has a current key.
 pub async fn create(
     pool: &PgPool,
     client: &str,
@@ -62,9 +62,9 @@ pub async fn create(
     Ok(true)
 }
 
-/// Gives a client a new key with the scopes and accounts of its current one, which goes on working for `overlap`, as do
-/// those before it that do not end earlier. Answers when each of them ends, the latest first. `None` if the client has
-/// no current key.
+/// Gives a client a new key with the scopes and accounts of its current one. The current key works for `overlap` longer, and
+/// so do earlier keys that don't expire before. Returns when each of them expires, the latest first, or `None` if the client
+/// has no current key.
 pub async fn rotate(
     pool: &PgPool,
     client: &str,
@@ -81,7 +81,7 @@ pub async fn rotate(
         accounts: current.accounts.as_deref(),
     };
     make_current(&mut transaction, client, key, overlap).await?;
-    let ending = sqlx::query_scalar!(
+    let expiries = sqlx::query_scalar!(
         r#"SELECT key.revoked_at AS "revoked_at!"
            FROM api_keys key JOIN clients client ON client.id = key.client_id
            WHERE client.name = $1 AND key.revoked_at > now() ORDER BY key.revoked_at DESC"#,
@@ -90,20 +90,20 @@ pub async fn rotate(
     .fetch_all(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(Some(ending))
+    Ok(Some(expiries))
 }
 
-/// Why a key that somebody chose cannot be a client's.
+/// Why a chosen key can't be a client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflict {
     /// It is the key of another client.
     OtherClient,
-    /// It was revoked or has expired, and no key comes back.
+    /// It was revoked or has expired, which is final.
     Revoked,
 }
 
-/// Makes the key with this hash the client's current one and revokes all others, unless it is one of the client's keys
-/// already.
+/// Makes the key with this hash the client's current one and revokes all others, unless it already is one of the client's
+/// keys.
 pub async fn replace(
     pool: &PgPool,
     client: &str,
@@ -134,8 +134,8 @@ pub async fn replace(
     Ok(Ok(()))
 }
 
-/// Begins a change of the keys. Changes take turns, those of replicas that start together included. Looking keys up goes
-/// on meanwhile.
+/// Begins a change of the keys. Changes are made one after the other, even by replicas that start together. Keys can be looked
+/// up meanwhile.
 async fn begin(pool: &PgPool) -> Result<PgTransaction, Error> {
     let mut transaction = pool.begin().await?;
     sqlx::query!("LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE")
@@ -144,7 +144,7 @@ async fn begin(pool: &PgPool) -> Result<PgTransaction, Error> {
     Ok(transaction)
 }
 
-/// What a client's current key may do.
+/// The permissions of a client's current key.
 struct Current {
     scopes: Vec<String>,
     accounts: Option<Vec<String>>,
@@ -168,8 +168,8 @@ struct Key<'a> {
     accounts: Option<&'a [String]>,
 }
 
-/// Makes a new key the client's current one, and the client if there is none. All other keys of the client end after
-/// `overlap`, unless they end earlier.
+/// Makes a new key the client's current one, and creates the client if there is none. All other keys of the client expire
+/// after `overlap`, unless they expire earlier.
 async fn make_current(
     transaction: &mut PgTransaction,
     client: &str,
@@ -192,7 +192,7 @@ async fn make_current(
     sqlx::query!(
         "UPDATE api_keys
          SET id = CASE WHEN id = client_id THEN gen_random_uuid() ELSE id END,
-             -- `least` passes over nulls.
+             -- `least` ignores nulls.
              revoked_at = least(revoked_at, now() + make_interval(secs => $2))
          WHERE client_id = $1",
         client_id,
@@ -213,7 +213,7 @@ async fn make_current(
     Ok(())
 }
 
-/// How many clients can call the service.
+/// The number of clients that can call the service.
 pub async fn count_active_clients(pool: &PgPool) -> Result<i64, Error> {
     Ok(sqlx::query_scalar!(
         r#"SELECT count(DISTINCT client_id) AS "count!" FROM api_keys
@@ -223,24 +223,22 @@ pub async fn count_active_clients(pool: &PgPool) -> Result<i64, Error> {
     .await?)
 }
 
-/// A key as it is stored.
+/// A stored key.
 #[derive(Debug, Clone)]
 pub struct ApiKey {
-    /// The name of its client.
+    /// The client's name.
     pub client: String,
-    /// What it may do, in words.
     pub scopes: Vec<String>,
-    /// The accounts that it is open to, by name. `None`: to all.
+    /// The names of the accounts that it may use. `None`: all.
     pub accounts: Option<Vec<String>>,
-    /// When it was made.
     pub created_at: OffsetDateTime,
-    /// From when on it is refused, if that is settled: it was revoked, or replaced by another one.
+    /// When it stops working, if it was revoked or replaced.
     pub revoked_at: Option<OffsetDateTime>,
-    /// Whether it is refused now, by the database's clock.
+    /// Whether it is rejected now, by the database's clock.
     pub revoked: bool,
 }
 
-/// Every key, the revoked ones too: client by client in the order in which they came, each client's oldest key first.
+/// Every key, including revoked ones: by client, the oldest client first, and each client's oldest key first.
 pub async fn list(pool: &PgPool) -> Result<Vec<ApiKey>, Error> {
     Ok(sqlx::query_as!(
         ApiKey,
@@ -253,7 +251,7 @@ pub async fn list(pool: &PgPool) -> Result<Vec<ApiKey>, Error> {
     .await?)
 }
 
-/// Revokes every key of the client that is not revoked yet. `false` if there is none.
+/// Revokes every key of the client that is not revoked yet. Returns `false` if there is none.
 pub async fn revoke(pool: &PgPool, client: &str) -> Result<bool, Error> {
     let mut transaction = begin(pool).await?;
     let revoked = sqlx::query!(

@@ -68,7 +68,7 @@ pub async fn readiness(pool: &PgPool, environment: Environment) -> Result<Readin
     if !found.pending.is_empty() || !found.broken.is_empty() {
         return Ok(Readiness::NotMigrated);
     }
-    Ok(match deployment::held(pool).await? {
+    Ok(match deployment::claimed(pool).await? {
         Some(held) if held == environment => Readiness::Ready,
         Some(_) => Readiness::OtherEnvironment,
         None => Readiness::NotClaimed,

@@ -1,12 +1,12 @@
-//! What the database is for: test money or real money, never both.
+//! The environment that the database is for: test money or real money, never both.
 
 use super::{Error, PgPool, word};
 use crate::payment_link::Environment;
 
-/// Says what the database is for, if nobody has yet. Answers what it is for.
+/// Claims the database for an environment, unless it is already claimed. Returns the environment that it is for.
 pub async fn claim(pool: &PgPool, environment: Environment) -> Result<Environment, Error> {
-    if let Some(held) = held(pool).await? {
-        return Ok(held);
+    if let Some(claimed) = claimed(pool).await? {
+        return Ok(claimed);
     }
     sqlx::query!(
         "INSERT INTO deployment (environment) VALUES ($1) ON CONFLICT DO NOTHING",
@@ -14,14 +14,14 @@ pub async fn claim(pool: &PgPool, environment: Environment) -> Result<Environmen
     )
     .execute(pool)
     .await?;
-    // Another replica may have been quicker.
-    Ok(held(pool).await?.unwrap_or(environment))
+    // Another replica may have been faster.
+    Ok(claimed(pool).await?.unwrap_or(environment))
 }
 
-/// What the database is for, if anybody has said.
-pub async fn held(pool: &PgPool) -> Result<Option<Environment>, Error> {
-    let held = sqlx::query_scalar!("SELECT environment FROM deployment")
+/// The environment that the database is for; `None` if it is not claimed yet.
+pub async fn claimed(pool: &PgPool) -> Result<Option<Environment>, Error> {
+    let claimed = sqlx::query_scalar!("SELECT environment FROM deployment")
         .fetch_optional(pool)
         .await?;
-    held.as_deref().map(word).transpose()
+    claimed.as_deref().map(word).transpose()
 }

@@ -110,6 +110,7 @@ mod microseconds {
         use serde::Serializer;
         use time::OffsetDateTime;
 
+        #[expect(clippy::ref_option, reason = "serde passes the field like this")]
         pub(in crate::store) fn serialize<S: Serializer>(
             at: &Option<OffsetDateTime>,
             serializer: S,

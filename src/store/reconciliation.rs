@@ -191,10 +191,6 @@ pub struct Applied {
 
 /// What an accepted response sets in its link's row, by the names that the statement knows.
 #[derive(Debug, Serialize)]
-#[expect(
-    clippy::struct_field_names,
-    reason = "the names are those of the columns"
-)]
 struct Columns<'a> {
     status: &'a str,
     dojo_status: Option<&'a str>,
@@ -252,7 +248,7 @@ pub async fn apply(
     let payment = intent.payment().or_else(|| link.payment.clone());
     let attempts = intent.attempts();
     let captures = intent.captures.as_ref().unwrap_or(&link.captures);
-    let captured = snapshot.captured_amount(intent);
+    let captured_amount = snapshot.captured_amount(intent);
     let known = intent.known_status();
     let unknown = known.is_none().then_some(intent.status.as_str());
     let accepted = known.or(snapshot.stored.accepted);
@@ -285,7 +281,7 @@ pub async fn apply(
     compare(
         "capturedAmount",
         json!(link.captured_amount),
-        json!(captured),
+        json!(captured_amount),
     );
     compare(
         "refundedAmount",

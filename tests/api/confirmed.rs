@@ -1,4 +1,5 @@
-//! A link is `confirmed` only while Dojo's own answer to our key agrees with its status, and money is told of only then.
+//! A link is `confirmed` only while Dojo's own response to our key agrees with its status, and its amounts come only from such
+//! responses.
 
 use std::{path::Path, time::Duration};
 
@@ -11,13 +12,13 @@ use crate::support::{
     text,
 };
 
-/// A link whose webhooks are all the test's own.
-async fn unheard_of(app: &TestApp) -> Value {
+/// A link for which Dojo sends no webhooks, so that all come from the test.
+async fn link_without_webhooks(app: &TestApp) -> Value {
     app.sandbox.drop_webhooks().await;
     app.created().await
 }
 
-/// Delivers an event that bears the right signature and says this.
+/// Delivers a correctly signed event with this status.
 async fn report(app: &TestApp, link: &Value, id: &str, event: &str, status: &str) {
     let event = json!({"id": id, "event": event,
         "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": status}});
@@ -40,19 +41,19 @@ fn state(link: &Value) -> (&str, bool, i64) {
 #[tokio::test]
 async fn a_forged_payment_is_never_confirmed() {
     let app = TestApp::quick(&[]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     assert_eq!(state(&link), ("Created", true, 0));
     report(&app, &link, "evt_1", UPDATED, "Captured").await;
     let forged = app.link(&link["id"]).await;
     assert_eq!(state(&forged), ("Captured", false, 0));
     let refund = json!({"amount": pounds(300)});
-    // Dojo contradicts the webhook, so nothing is sent to it.
+    // Dojo contradicts the webhook, so no refund is requested from it.
     app.operate_with_key("r", &forged, "refunds", &refund)
         .await
         .problem(409, "refundable-amount-unclear");
     assert_eq!(app.sandbox.requests("refund").await.len(), 0);
 
-    eventually("Dojo's standing answer has won", async || {
+    eventually("the response that Dojo stands by is accepted", async || {
         for link in [refreshed(&app, &link).await, app.link(&link["id"]).await] {
             let (status, confirmed, captured) = state(&link);
             assert_eq!(confirmed, status == "Created", "{link:#}");
@@ -94,7 +95,7 @@ async fn a_payment_is_confirmed_by_the_read_that_follows_its_webhook() {
 }
 
 #[tokio::test]
-async fn what_dojo_has_not_created_is_not_confirmed() {
+async fn a_pending_link_is_not_confirmed() {
     let app = TestApp::start().await;
     app.sandbox
         .next("create", "status", json!({"status": 500}))
@@ -107,9 +108,9 @@ async fn what_dojo_has_not_created_is_not_confirmed() {
 }
 
 #[tokio::test]
-async fn an_event_of_another_kind_moves_nothing_and_has_dojo_asked() {
+async fn an_event_of_another_kind_moves_nothing_and_makes_the_link_due() {
     let app = TestApp::start().await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     let before = OffsetDateTime::now_utc();
     for (n, event) in ["payment_intent.captured", "order.status_updated"]
         .iter()
@@ -137,7 +138,7 @@ async fn an_event_of_another_kind_moves_nothing_and_has_dojo_asked() {
 }
 
 #[tokio::test]
-async fn an_early_event_of_another_kind_moves_nothing_either() {
+async fn an_early_event_of_another_kind_moves_nothing() {
     let app = TestApp::start().await;
     app.sandbox.drop_webhooks().await;
     app.sandbox
@@ -148,15 +149,15 @@ async fn an_early_event_of_another_kind_moves_nothing_either() {
         let link = json!({"paymentIntentId": app.sandbox.first_intent().await["id"]});
         report(&app, &link, "evt_1", "payment_intent.captured", "Captured").await;
     };
-    let (answer, ()) = tokio::join!(app.create(&body), early);
-    let link = answer.expect(201).json();
+    let (response, ()) = tokio::join!(app.create(&body), early);
+    let link = response.expect(201).json();
     assert_eq!(state(&link), ("Created", true, 0));
     let told = app.told(&link["id"], "webhook").await;
     assert_eq!(told[0]["detail"]["verdict"], "unknownEvent");
 }
 
 #[tokio::test]
-async fn an_early_webhook_is_not_confirmed_by_the_creation() {
+async fn the_creation_does_not_confirm_an_early_webhook() {
     let app = TestApp::start().await;
     app.sandbox.drop_webhooks().await;
     app.sandbox
@@ -167,15 +168,15 @@ async fn an_early_webhook_is_not_confirmed_by_the_creation() {
         let link = json!({"paymentIntentId": app.sandbox.first_intent().await["id"]});
         report(&app, &link, "evt_1", UPDATED, "Captured").await;
     };
-    let (answer, ()) = tokio::join!(app.create_with_key("a", &body), early);
-    let link = answer.expect(201).json();
+    let (response, ()) = tokio::join!(app.create_with_key("a", &body), early);
+    let link = response.expect(201).json();
     assert_eq!(state(&link), ("Captured", false, 0));
     let replayed = app.create_with_key("a", &body).await.expect(201).json();
     assert_eq!(replayed, link);
 }
 
 #[tokio::test]
-async fn an_older_answer_that_disagrees_takes_the_confirmation_and_nothing_else() {
+async fn an_older_response_that_disagrees_revokes_only_the_confirmation() {
     let app = TestApp::start().await;
     let link = app.created().await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
@@ -201,7 +202,7 @@ async fn an_older_answer_that_disagrees_takes_the_confirmation_and_nothing_else(
         state(&refreshed(&app, &link).await),
         ("Captured", true, 1000)
     );
-    // One that is older and says the same takes nothing.
+    // An older response with the same status changes nothing.
     app.sandbox
         .next("get", "clockSkew", json!({"skewMs": -3_600_000}))
         .await;
@@ -216,7 +217,7 @@ async fn an_older_answer_that_disagrees_takes_the_confirmation_and_nothing_else(
 }
 
 #[tokio::test]
-async fn a_word_that_nobody_knows_confirms_nothing_and_takes_no_money_away() {
+async fn an_unknown_status_confirms_nothing_and_keeps_the_amounts() {
     let app = TestApp::start().await;
     let link = app.created().await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
@@ -230,8 +231,8 @@ async fn a_word_that_nobody_knows_confirms_nothing_and_takes_no_money_away() {
         ("Captured", false, 1000)
     );
 
-    // Where Dojo never said that it was captured, a webhook's word does not make it so.
-    let other = unheard_of(&app).await;
+    // If Dojo has never reported the payment, a webhook does not make it captured.
+    let other = link_without_webhooks(&app).await;
     report(&app, &other, "evt_1", UPDATED, "Captured").await;
     let word = json!({"status": "Settling"});
     app.sandbox
@@ -252,16 +253,16 @@ async fn read_from_a_clock_ahead(app: &TestApp, link: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn an_updated_at_in_the_future_does_not_shut_dojo_out() {
+async fn responses_are_accepted_again_after_an_updated_at_in_the_future() {
     let app = TestApp::quick(&[]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     let intent = &link["paymentIntentId"];
     app.sandbox.pay(intent).await;
     let paid = read_from_a_clock_ahead(&app, &link).await;
     assert_eq!(state(&paid), ("Captured", true, 1000));
     app.sandbox.refund(intent, 300).await;
     app.sandbox.clear("requests").await;
-    // This may just as well come from a copy that lags.
+    // This might as well come from a copy that lags.
     assert_eq!(refreshed(&app, &link).await["refundedAmount"], 0);
 
     let refunded = eventually("the refund is accepted", async || {
@@ -285,10 +286,10 @@ async fn an_updated_at_in_the_future_does_not_shut_dojo_out() {
 }
 
 #[tokio::test]
-async fn a_payment_is_accepted_at_once_although_an_updated_at_was_in_the_future() {
+async fn a_payment_is_accepted_at_once_after_an_updated_at_in_the_future() {
     let app = TestApp::start().await;
     for webhook in [false, true] {
-        let link = unheard_of(&app).await;
+        let link = link_without_webhooks(&app).await;
         let ahead = read_from_a_clock_ahead(&app, &link).await;
         assert_eq!(state(&ahead), ("Created", true, 0));
         app.sandbox.pay(&link["paymentIntentId"]).await;
@@ -340,7 +341,7 @@ async fn no_amount_comes_from_a_webhook_after_a_creation_with_an_odd_status() {
 #[tokio::test]
 async fn a_webhook_during_a_conflicting_read_makes_the_link_due_at_once() {
     let app = TestApp::with(&[("RECOVERY_SETTLE", "1h")]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
     assert_eq!(
         state(&refreshed(&app, &link).await),
@@ -364,9 +365,9 @@ async fn a_webhook_during_a_conflicting_read_makes_the_link_due_at_once() {
 }
 
 #[tokio::test]
-async fn a_partial_refund_that_dojo_calls_refunded_is_watched_on() {
+async fn a_partial_refund_that_dojo_calls_refunded_is_not_final() {
     let app = TestApp::quick(&[]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     let (id, intent) = (&link["id"], &link["paymentIntentId"]);
     let become_ = async |status| {
         app.sandbox
@@ -379,17 +380,17 @@ async fn a_partial_refund_that_dojo_calls_refunded_is_watched_on() {
     app.all_are_due().await;
     let part = app.link_with_status(id, "Refunded").await;
     assert_eq!(part["refundedAmount"], 300);
-    assert_ne!(due(&app).await, None, "7.00 may still go back");
+    assert_ne!(due(&app).await, None, "7.00 can still be refunded");
 
-    // The sandbox refunds only what is captured.
+    // The sandbox only refunds what is `Captured`.
     become_("Captured").await;
     app.sandbox.refund(intent, 700).await;
     app.all_are_due().await;
-    eventually("the rest is known", async || {
+    eventually("the rest is stored", async || {
         (app.link(id).await["refundedAmount"] == 1000).then_some(())
     })
     .await;
-    assert_eq!(due(&app).await, None, "nothing can follow");
+    assert_eq!(due(&app).await, None, "nothing can change any more");
 }
 
 async fn due(app: &TestApp) -> Option<OffsetDateTime> {
@@ -400,7 +401,7 @@ async fn due(app: &TestApp) -> Option<OffsetDateTime> {
 }
 
 #[tokio::test]
-async fn partial_refunds_that_an_earlier_version_took_for_the_end_are_read_again() {
+async fn migration_makes_partial_refunds_due_again() {
     let url = empty_database().await;
     let pool = PgPoolOptions::new().connect_lazy(&url).unwrap();
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");

@@ -1,4 +1,4 @@
-//! Links end where Dojo says they are, whatever webhooks came, lied, or never came.
+//! Links converge on Dojo's state, whether their webhooks arrive, lie, or never arrive.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use time::OffsetDateTime;
 
 use crate::support::{TestApp, eventually, received_at, ten_pounds, text};
 
-/// A link whose webhooks never come.
-async fn unheard_of(app: &TestApp) -> Value {
+/// A link for which Dojo sends no webhooks, so that all come from the test.
+async fn link_without_webhooks(app: &TestApp) -> Value {
     app.sandbox.drop_webhooks().await;
     app.created().await
 }
 
-/// Waits for the link to satisfy a condition.
+/// Waits until the link satisfies a condition.
 async fn once(app: &TestApp, id: &Value, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     eventually(what, async || {
         let link = app.link(id).await;
@@ -23,8 +23,8 @@ async fn once(app: &TestApp, id: &Value, what: &str, is_so: impl Fn(&Value) -> b
     .await
 }
 
-/// Delivers an event that bears the right signature and says this.
-async fn claim(app: &TestApp, link: &Value, id: &str, status: &str) {
+/// Delivers a correctly signed event with this status.
+async fn report(app: &TestApp, link: &Value, id: &str, status: &str) {
     let event = json!({"id": id, "event": "payment_intent.status_updated",
         "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": status}});
     app.deliver(&event.to_string()).await.expect(204);
@@ -38,34 +38,36 @@ async fn due_at(app: &TestApp) -> Option<OffsetDateTime> {
 }
 
 #[tokio::test]
-async fn a_payment_that_no_webhook_told_of_is_found_without_anybody_asking() {
+async fn a_payment_without_webhooks_is_found_by_the_schedule() {
     let app = TestApp::quick(&[]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.link_with_status(&link["id"], "Captured").await;
     assert_eq!(app.stored_webhooks().await, 0);
 }
 
 #[tokio::test]
-async fn without_webhooks_a_look_finds_attempts_payment_refunds_and_the_end() {
+async fn reconciliation_finds_attempts_payment_and_refunds_without_webhooks() {
     let app = TestApp::quick(&[]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     let (id, intent) = (&link["id"], &link["paymentIntentId"]);
 
     app.sandbox.act(intent, "decline", json!({})).await;
     app.sandbox.act(intent, "challenge", json!({})).await;
     app.all_are_due().await;
-    let link = once(&app, id, "the tries are known", |link| {
+    let link = once(&app, id, "the attempts are stored", |link| {
         link["attempts"].as_array().unwrap().len() == 2
     })
     .await;
-    assert_eq!(link["status"], "Created", "a declined try ends nothing");
+    assert_eq!(link["status"], "Created", "a declined attempt ends nothing");
     for attempt in link["attempts"].as_array().unwrap() {
         assert!(attempt["transactionDateTime"].is_string(), "{attempt}");
     }
-    let tries = link["attempts"].as_array().unwrap().iter();
-    let tries: Vec<_> = tries.map(|attempt| text(&attempt["eventType"])).collect();
-    assert_eq!(tries, ["Declined", "AuthChallenged"]);
+    let attempts = link["attempts"].as_array().unwrap().iter();
+    let attempts: Vec<_> = attempts
+        .map(|attempt| text(&attempt["eventType"]))
+        .collect();
+    assert_eq!(attempts, ["Declined", "AuthChallenged"]);
 
     app.sandbox.pay(intent).await;
     app.all_are_due().await;
@@ -75,25 +77,29 @@ async fn without_webhooks_a_look_finds_attempts_payment_refunds_and_the_end() {
     }
     assert_eq!(
         link["payment"]["last4"], "1096",
-        "the one that was challenged"
+        "the card that was challenged"
     );
 
     app.sandbox.refund(intent, 300).await;
     app.all_are_due().await;
-    let link = once(&app, id, "the refund is known", |link| {
+    let link = once(&app, id, "the refund is stored", |link| {
         link["refundedAmount"] == 300
     })
     .await;
-    assert_eq!(link["status"], "Captured", "part of it only");
+    assert_eq!(link["status"], "Captured", "only a part was refunded");
 
     app.sandbox.refund(intent, 700).await;
     app.all_are_due().await;
     let link = app.link_with_status(id, "Refunded").await;
     assert_eq!(link["refundedAmount"], 1000);
-    assert_eq!(due_at(&app).await, None, "nothing can follow");
+    assert_eq!(due_at(&app).await, None, "nothing can change any more");
 
     let changes = app.told(id, "reconciled").await;
-    assert_eq!(changes.len(), 4, "each change is told once: {changes:#?}");
+    assert_eq!(
+        changes.len(),
+        4,
+        "each change is recorded once: {changes:#?}"
+    );
     assert!(
         changes
             .iter()
@@ -102,7 +108,7 @@ async fn without_webhooks_a_look_finds_attempts_payment_refunds_and_the_end() {
 }
 
 #[tokio::test]
-async fn a_link_that_expired_unheard_is_canceled() {
+async fn a_link_that_expires_without_a_webhook_is_canceled() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let mut body = ten_pounds("Order 1");
@@ -114,12 +120,12 @@ async fn a_link_that_expired_unheard_is_canceled() {
     );
     let link = app.create(&body).await.expect(201).json();
 
-    // A day old it would be looked at every six hours, were it not about to expire.
+    // At the age of a day it would be reconciled every six hours if it were not about to expire.
     sqlx::query("UPDATE payment_links SET created_at = now() - interval '1 day', due_at = now()")
         .execute(&app.pool)
         .await
         .unwrap();
-    let due = eventually("it was looked at", async || {
+    let due = eventually("it was reconciled", async || {
         due_at(&app)
             .await
             .filter(|due| *due > OffsetDateTime::now_utc())
@@ -137,20 +143,20 @@ async fn a_link_that_expired_unheard_is_canceled() {
 }
 
 #[tokio::test]
-async fn a_contradictory_webhook_is_settled_by_dojos_word() {
+async fn dojos_response_beats_a_contradictory_webhook() {
     let app = TestApp::quick(&[]).await;
-    // Dojo stays with it.
-    let paid = unheard_of(&app).await;
+    // Dojo says the same as the first webhook.
+    let paid = link_without_webhooks(&app).await;
     app.sandbox.pay(&paid["paymentIntentId"]).await;
-    claim(&app, &paid, "evt_1", "Captured").await;
-    claim(&app, &paid, "evt_2", "Canceled").await;
+    report(&app, &paid, "evt_1", "Captured").await;
+    report(&app, &paid, "evt_2", "Canceled").await;
     let known = |link: &Value| link["status"] == "Captured" && !link["payment"].is_null();
-    once(&app, &paid["id"], "Dojo was asked", known).await;
+    once(&app, &paid["id"], "the intent was read", known).await;
 
-    // A webhook told what never was, and Dojo says what nobody was told.
-    let other = unheard_of(&app).await;
+    // A webhook reports something that never happened, and no webhook reports the payment.
+    let other = link_without_webhooks(&app).await;
     app.sandbox.pay(&other["paymentIntentId"]).await;
-    claim(&app, &other, "evt_3", "Canceled").await;
+    report(&app, &other, "evt_3", "Canceled").await;
     let link = app.link_with_status(&other["id"], "Captured").await;
     assert!(!link["payment"].is_null());
     let last = app.told(&link["id"], "reconciled").await.pop().unwrap();
@@ -161,10 +167,10 @@ async fn a_contradictory_webhook_is_settled_by_dojos_word() {
 }
 
 #[tokio::test]
-async fn a_forged_payment_is_disputed_and_corrected_once_dojo_has_stood_by_its_word() {
+async fn a_forged_payment_is_corrected_once_dojo_stands_by_its_response() {
     let app = TestApp::quick(&[]).await;
-    let link = unheard_of(&app).await;
-    claim(&app, &link, "evt_1", "Captured").await;
+    let link = link_without_webhooks(&app).await;
+    report(&app, &link, "evt_1", "Captured").await;
     assert_eq!(app.link(&link["id"]).await["status"], "Captured");
 
     let link = app.link_with_status(&link["id"], "Created").await;
@@ -185,10 +191,13 @@ async fn a_forged_payment_is_disputed_and_corrected_once_dojo_has_stood_by_its_w
         ("reconciled", "Created"),
     ];
     let expected = expected.map(|(kind, status)| (kind.to_owned(), status.to_owned()));
-    assert_eq!(told, expected, "told once, however often Dojo was asked");
+    assert_eq!(
+        told, expected,
+        "recorded once, however often the intent was read"
+    );
     assert!(app.sandbox.requests("get").await.len() >= 3);
 
-    // The customer can still pay, and then it is true.
+    // The customer can still pay.
     app.sandbox.clear("webhook-faults").await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.link_with_status(&link["id"], "Captured").await;
@@ -196,11 +205,11 @@ async fn a_forged_payment_is_disputed_and_corrected_once_dojo_has_stood_by_its_w
 }
 
 #[tokio::test]
-async fn a_dojo_that_merely_lags_behind_its_own_webhook_is_waited_for() {
+async fn a_response_that_lags_behind_its_webhook_is_not_accepted() {
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "30s")]).await;
-    let link = unheard_of(&app).await;
-    claim(&app, &link, "evt_1", "Captured").await;
-    eventually("Dojo's answer is behind", async || {
+    let link = link_without_webhooks(&app).await;
+    report(&app, &link, "evt_1", "Captured").await;
+    eventually("Dojo's response is behind", async || {
         app.told(&link["id"], "conflictingResponse").await.pop()
     })
     .await;
@@ -219,15 +228,15 @@ async fn a_dojo_that_merely_lags_behind_its_own_webhook_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_status_word_that_nobody_knows_changes_nothing_and_is_kept() {
+async fn an_unknown_status_changes_nothing_and_is_recorded() {
     let app = TestApp::quick(&[]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     let (id, intent) = (&link["id"], &link["paymentIntentId"]);
     app.sandbox
         .act(intent, "status", json!({"status": "Chargeback"}))
         .await;
     app.all_are_due().await;
-    let told = eventually("it is told", async || {
+    let told = eventually("it is recorded", async || {
         app.told(id, "reconciled").await.pop()
     })
     .await;
@@ -243,29 +252,29 @@ async fn a_status_word_that_nobody_knows_changes_nothing_and_is_kept() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_comes_while_dojo_is_being_asked_makes_it_be_asked_again() {
+async fn a_webhook_during_a_read_triggers_another_read() {
     let app = TestApp::quick(&[("DOJO_TIMEOUT", "10s")]).await;
     let link = app.created().await;
     let (id, intent) = (&link["id"], &link["paymentIntentId"]);
     app.sandbox.pay(intent).await;
     let known = |link: &Value| link["status"] == "Captured" && !link["payment"].is_null();
-    once(&app, id, "the payment is known", known).await;
+    once(&app, id, "the payment is stored", known).await;
     app.in_step_with_dojo().await;
 
-    // The answer that is on its way knows nothing of what the webhook tells, and no schedule would soon ask again.
+    // The response that is on its way does not include what the webhook reports, and the next scheduled read is far away.
     app.sandbox.clear("requests").await;
     app.sandbox
         .next("get", "latencyAfter", json!({"latencyMs": 1500}))
         .await;
     app.all_are_due().await;
-    eventually("Dojo is being asked", async || {
+    eventually("the intent is being read", async || {
         app.sandbox.requests("get").await.pop()
     })
     .await;
     app.sandbox
         .act(intent, "status", json!({"status": "PartiallyRefunded"}))
         .await;
-    eventually("its answer is known", async || {
+    eventually("the second response is stored", async || {
         let told = app.told(id, "reconciled").await.pop()?;
         (told["detail"]["changed"]["reported"]["to"] == "PartiallyRefunded").then_some(())
     })
@@ -273,9 +282,9 @@ async fn a_webhook_that_comes_while_dojo_is_being_asked_makes_it_be_asked_again(
 }
 
 #[tokio::test]
-async fn an_amount_that_nobody_asked_for_is_told_loudly_and_once() {
+async fn an_amount_mismatch_is_reported_once() {
     let app = TestApp::quick(&[]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     let id = &link["id"];
     app.sandbox
         .act(&link["paymentIntentId"], "amount", json!({"amount": 100}))
@@ -302,21 +311,21 @@ async fn an_amount_that_nobody_asked_for_is_told_loudly_and_once() {
     })
     .await;
     let link = app.link(id).await;
-    assert_eq!(link["amount"]["value"], 1000, "what was asked for");
-    assert_eq!(link["totalAmount"]["value"], 100, "what Dojo took");
+    assert_eq!(link["amount"]["value"], 1000, "the requested amount");
+    assert_eq!(link["totalAmount"]["value"], 100, "the amount at Dojo");
 }
 
 #[tokio::test]
-async fn an_answer_that_was_overtaken_changes_nothing() {
+async fn a_response_overtaken_by_a_newer_one_changes_nothing() {
     let app = TestApp::with(&[("DOJO_TIMEOUT", "10s")]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     let id = &link["id"];
     app.sandbox
         .next("get", "latencyAfter", json!({"latencyMs": 1500}))
         .await;
     let slow = async { app.refresh(id).await.expect(200).json() };
     let quick = async {
-        eventually("the first one is on its way", async || {
+        eventually("the first read has begun", async || {
             app.sandbox.requests("get").await.pop()
         })
         .await;
@@ -331,7 +340,7 @@ async fn an_answer_that_was_overtaken_changes_nothing() {
 }
 
 #[tokio::test]
-async fn many_links_that_are_due_are_looked_at_by_pages() {
+async fn many_due_links_are_reconciled_by_pages() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let orders: Vec<_> = (0..60).map(|n| ten_pounds(&format!("Order {n}"))).collect();
@@ -361,7 +370,7 @@ async fn many_links_that_are_due_are_looked_at_by_pages() {
 }
 
 #[tokio::test]
-async fn what_search_does_not_show_is_asked_for_one_by_one() {
+async fn links_that_search_does_not_show_are_read_one_by_one() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox.search_lags(600.0).await;
@@ -377,8 +386,8 @@ async fn what_search_does_not_show_is_asked_for_one_by_one() {
 }
 
 #[tokio::test]
-async fn while_dojo_is_down_the_background_leaves_it_alone_and_resumes_by_itself() {
-    // One after the other, so that the calls can be told apart.
+async fn the_background_pauses_while_dojo_is_down_and_resumes() {
+    // One call after the other, so that the pauses between them can be measured.
     let app = TestApp::quick(&[("BACKGROUND_CONCURRENCY", "1")]).await;
     app.sandbox.drop_webhooks().await;
     let orders: Vec<_> = (0..30).map(|n| ten_pounds(&format!("Order {n}"))).collect();
@@ -393,7 +402,7 @@ async fn while_dojo_is_down_the_background_leaves_it_alone_and_resumes_by_itself
     app.sandbox.clear("requests").await;
     app.all_are_due().await;
 
-    let calls = eventually("it has tried again and again", async || {
+    let calls = eventually("it has retried several times", async || {
         let calls = [
             app.sandbox.requests("get").await,
             app.sandbox.requests("search").await,
@@ -405,7 +414,7 @@ async fn while_dojo_is_down_the_background_leaves_it_alone_and_resumes_by_itself
     let mut times: Vec<_> = calls.iter().map(received_at).collect();
     times.sort();
     let pauses: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    // Two failures are weather; from the third on it waits: 1 s, 2 s, and so on, more or less a quarter.
+    // Two failures are tolerated. From the third on it waits 1 s, 2 s, and so on, give or take a quarter.
     assert!(pauses[2] >= Duration::from_millis(700), "{pauses:?}");
     assert!(pauses[3] >= Duration::from_millis(1400), "{pauses:?}");
     assert!(
@@ -416,7 +425,7 @@ async fn while_dojo_is_down_the_background_leaves_it_alone_and_resumes_by_itself
 
     let due = r#"backlog_links{account="default",state="due"}"#;
     let lag = r#"backlog_lag_seconds{account="default"}"#;
-    eventually("the backlog can be seen", async || {
+    eventually("the metrics show the backlog", async || {
         (app.metric(due).await >= 20.0 && app.metric(lag).await > 0.0).then_some(())
     })
     .await;
@@ -429,9 +438,9 @@ async fn while_dojo_is_down_the_background_leaves_it_alone_and_resumes_by_itself
 }
 
 #[tokio::test]
-async fn the_background_waits_for_as_long_as_dojo_asks() {
+async fn the_background_waits_for_dojos_retry_after() {
     let app = TestApp::quick(&[]).await;
-    let link = unheard_of(&app).await;
+    let link = link_without_webhooks(&app).await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.sandbox
         .next("get", "status", json!({"status": 429, "retryAfter": 3}))

@@ -1,11 +1,11 @@
-//! SIGKILL at every step at which it could hurt. Whatever the step, the caller's repetition gets one link, and
-//! that link has one intent at Dojo.
+//! SIGKILL at every step where it could do harm. Whatever the step, the caller's retry gets one link, and that link has one
+//! intent at Dojo.
 
 use serde_json::{Value, json};
 
 use crate::support::{TestApp, TestSandbox, eventually, ten_pounds, text};
 
-/// Asks for a link and kills the service as soon as `step` is reached.
+/// Requests a link and kills the service as soon as `step` is reached.
 async fn die_while_creating<T>(
     app: &mut TestApp,
     body: &Value,
@@ -15,7 +15,7 @@ async fn die_while_creating<T>(
         let asking = app.try_to_create("a", body);
         tokio::pin!(asking);
         tokio::select! {
-            answer = &mut asking => panic!("it should have died before: {answer:?}"),
+            answer = &mut asking => panic!("the step was not reached before the response: {answer:?}"),
             reached = step(app) => reached,
         }
     };
@@ -23,12 +23,32 @@ async fn die_while_creating<T>(
     reached
 }
 
-/// Waits for a creation to be under way at Dojo, done or not.
-async fn dojo_is_asked(sandbox: &TestSandbox, times: usize) {
-    eventually("Dojo is asked", async || {
-        (sandbox.creations().await.len() >= times).then_some(())
+/// Waits until Dojo has received a request to create an intent, whether it has created one or not.
+async fn creation_reaches_dojo(sandbox: &TestSandbox) {
+    eventually("the creation reaches Dojo", async || {
+        sandbox.creations().await.pop()
     })
     .await;
+}
+
+/// Waits until this many sessions of the service wait for a lock on a table, or on one of its rows. Returns their pids.
+async fn waiting_for_lock(app: &TestApp, table: &str, sessions: usize) -> Vec<i32> {
+    let what = format!("{sessions} sessions wait for a lock on {table}");
+    eventually(&what, async || {
+        let pids: Vec<i32> = sqlx::query_scalar(
+            // A session that waits for a row holds a lock on the tuple, and waits for the transaction that locked the row.
+            "SELECT DISTINCT activity.pid FROM pg_stat_activity activity JOIN pg_locks lock USING (pid)
+             WHERE activity.datname = current_database() AND activity.application_name = 'dojo-payment-links'
+               AND activity.wait_event_type = 'Lock' AND lock.relation = $1::regclass
+               AND (lock.locktype = 'tuple' OR NOT lock.granted)",
+        )
+        .bind(table)
+        .fetch_all(&app.pool)
+        .await
+        .unwrap();
+        (pids.len() >= sessions).then_some(pids)
+    })
+    .await
 }
 
 async fn link_count(app: &TestApp) -> i64 {
@@ -39,16 +59,16 @@ async fn link_count(app: &TestApp) -> i64 {
 }
 
 #[tokio::test]
-async fn killed_before_saving_nothing_has_happened() {
+async fn nothing_happens_when_killed_before_the_link_is_saved() {
     let mut app = TestApp::quick(&[]).await;
     let body = ten_pounds("Order 1");
-    let lock = app.lock("LOCK TABLE payment_links IN SHARE MODE").await;
-    let statement = die_while_creating(&mut app, &body, async |app| {
-        app.blocked("WITH claim AS").await
+    let lock = app.lock("LOCK TABLE idempotency_keys IN SHARE MODE").await;
+    let waiting = die_while_creating(&mut app, &body, async |app| {
+        waiting_for_lock(app, "idempotency_keys", 1).await
     })
     .await;
-    // With the machine: not even Postgres goes on with what it was told.
-    app.disconnect(statement).await;
+    // As if the whole machine died: Postgres doesn't finish the statement either.
+    app.disconnect(waiting[0]).await;
     drop(lock);
     app.restart().await;
     assert_eq!(link_count(&app).await, 0);
@@ -59,17 +79,18 @@ async fn killed_before_saving_nothing_has_happened() {
 }
 
 #[tokio::test]
-async fn killed_while_saving_what_postgres_saved_all_the_same_is_seen_through() {
-    let mut app = TestApp::quick(&[]).await;
+async fn creation_recovers_when_killed_before_postgres_saves_the_link() {
+    // The lease must last until a busy machine has restarted the service.
+    let mut app = TestApp::quick(&[("DOJO_TIMEOUT", "5s")]).await;
     let body = ten_pounds("Order 1");
-    // Saving refers to the client, and waits for it at its very end.
+    // The saved key refers to the client. Postgres checks that at the end of the statement.
     let lock = app.lock("SELECT FROM clients FOR UPDATE").await;
     die_while_creating(&mut app, &body, async |app| {
-        app.blocked("WITH claim AS").await
+        waiting_for_lock(app, "clients", 1).await
     })
     .await;
     assert!(app.sandbox.creations().await.is_empty());
-    // Postgres has its orders, and carries them out although nobody waits for it any more.
+    // Postgres finishes the statement although its client is dead.
     drop(lock);
     eventually("the link is saved", async || {
         (link_count(&app).await == 1).then_some(())
@@ -84,14 +105,14 @@ async fn killed_while_saving_what_postgres_saved_all_the_same_is_seen_through() 
 }
 
 #[tokio::test]
-async fn killed_after_saving_a_request_that_dojo_never_worked_on_is_made_again() {
+async fn creation_is_retried_when_killed_and_dojo_did_nothing() {
     let mut app = TestApp::quick(&[]).await;
     let body = ten_pounds("Order 1");
     app.sandbox
         .next("create", "cutBefore", json!({"latencyMs": 2000}))
         .await;
     die_while_creating(&mut app, &body, async |app| {
-        dojo_is_asked(&app.sandbox, 1).await;
+        creation_reaches_dojo(&app.sandbox).await;
     })
     .await;
     assert!(app.sandbox.intents().await.is_empty());
@@ -103,7 +124,7 @@ async fn killed_after_saving_a_request_that_dojo_never_worked_on_is_made_again()
 }
 
 #[tokio::test]
-async fn killed_after_saving_a_request_that_dojo_works_on_later_is_found() {
+async fn intent_is_found_when_killed_before_dojo_creates_it() {
     let mut app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
@@ -111,7 +132,7 @@ async fn killed_after_saving_a_request_that_dojo_works_on_later_is_found() {
         .next("create", "latency", json!({"latencyMs": 2000}))
         .await;
     die_while_creating(&mut app, &body, async |app| {
-        dojo_is_asked(&app.sandbox, 1).await;
+        creation_reaches_dojo(&app.sandbox).await;
     })
     .await;
     assert!(app.sandbox.intents().await.is_empty());
@@ -122,7 +143,7 @@ async fn killed_after_saving_a_request_that_dojo_works_on_later_is_found() {
 }
 
 #[tokio::test]
-async fn killed_after_dojo_acted_the_intent_is_found() {
+async fn intent_is_found_when_killed_after_dojo_creates_it() {
     let mut app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
@@ -141,7 +162,7 @@ async fn killed_after_dojo_acted_the_intent_is_found() {
 }
 
 #[tokio::test]
-async fn killed_after_dojo_acted_what_was_paid_meanwhile_is_not_lost() {
+async fn payment_is_found_when_made_while_the_service_is_dead() {
     let mut app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
@@ -161,15 +182,13 @@ async fn killed_after_dojo_acted_what_was_paid_meanwhile_is_not_lost() {
 }
 
 #[tokio::test]
-async fn killed_after_dojo_answered_the_intent_is_found() {
+async fn intent_is_found_when_killed_before_its_adoption_and_its_webhook_are_stored() {
     let mut app = TestApp::quick(&[]).await;
     let body = ten_pounds("Order 1");
-    // Its webhook stands before the same lock, and dies with the service: Dojo has to send it again.
     let lock = app.lock("LOCK TABLE payment_intents IN SHARE MODE").await;
     die_while_creating(&mut app, &body, async |app| {
-        app.blocked("INSERT INTO payment_intents (id, account) SELECT $1, account")
-            .await;
-        app.blocked("WITH intent AS").await;
+        // The adoption, the webhook, which Dojo must send again, and the background's claim of orphaned intents.
+        waiting_for_lock(app, "payment_intents", 3).await
     })
     .await;
     drop(lock);
@@ -181,19 +200,18 @@ async fn killed_after_dojo_answered_the_intent_is_found() {
 }
 
 #[tokio::test]
-async fn killed_before_the_commit_none_of_it_stands_and_all_of_it_is_done_again() {
+async fn adoption_is_repeated_when_killed_before_its_commit() {
     let mut app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
-    // The key's row is there once the link is saved; its answer is the last statement before the commit.
+    // The key's row exists once the link is saved. Storing its response is the last statement before the commit.
     app.sandbox
         .next("create", "latency", json!({"latencyMs": 500}))
         .await;
     let lock = die_while_creating(&mut app, &body, async |app| {
-        dojo_is_asked(&app.sandbox, 1).await;
+        creation_reaches_dojo(&app.sandbox).await;
         let lock = app.lock("SELECT FROM idempotency_keys FOR UPDATE").await;
-        app.blocked("UPDATE idempotency_keys SET response_body")
-            .await;
+        waiting_for_lock(app, "idempotency_keys", 1).await;
         lock
     })
     .await;
@@ -211,7 +229,7 @@ async fn killed_before_the_commit_none_of_it_stands_and_all_of_it_is_done_again(
 }
 
 #[tokio::test]
-async fn killed_while_it_creates_a_lost_intent_again_the_second_try_is_found() {
+async fn intent_is_found_when_killed_during_the_retry_of_its_creation() {
     let mut app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
@@ -232,7 +250,7 @@ async fn killed_while_it_creates_a_lost_intent_again_the_second_try_is_found() {
 }
 
 #[tokio::test]
-async fn killed_while_it_cancels_a_second_intent_that_is_done_and_told_once() {
+async fn surplus_intent_is_canceled_and_recorded_once_when_killed_meanwhile() {
     let mut app = TestApp::quick(&[("RECOVERY_SETTLE", "1s")]).await;
     app.sandbox.search_lags(600.0).await;
     let body = ten_pounds("Order 1");
@@ -252,7 +270,7 @@ async fn killed_while_it_cancels_a_second_intent_that_is_done_and_told_once() {
     app.restart().await;
 
     let link = app.the_only_link_and_it_can_be_paid("a", &body).await;
-    eventually("it is told", async || {
+    eventually("it is recorded", async || {
         app.told(&link["id"], "surplusCanceled").await.pop()
     })
     .await;
@@ -260,21 +278,28 @@ async fn killed_while_it_cancels_a_second_intent_that_is_done_and_told_once() {
     assert_eq!(app.told(&link["id"], "surplusFound").await.len(), 1);
 }
 
-/// Pays a link whose row is locked, kills the service over the webhook, and lets it come back. Dojo sends the
-/// webhook again, for nobody acknowledged it.
-async fn die_over_a_webhook(postgres_goes_on: bool) {
+/// Whether Postgres finishes the statement of a service that was killed.
+#[derive(PartialEq)]
+enum Statement {
+    Finished,
+    RolledBack,
+}
+
+/// Pays a link whose row is locked, kills the service while it stores the webhook, and restarts it. Dojo sends the webhook
+/// again because nobody acknowledged it.
+async fn die_over_a_webhook(statement: Statement) {
     let mut app = TestApp::quick(&[("RUN_JOBS", "false")]).await;
     let link = app.created().await;
-    eventually("the webhook of its creation is here", async || {
+    eventually("the webhook about its creation is stored", async || {
         app.told(&link["id"], "webhook").await.pop()
     })
     .await;
     let lock = app.lock("SELECT FROM payment_links FOR UPDATE").await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
-    let statement = app.blocked("WITH intent AS").await;
+    let waiting = waiting_for_lock(&app, "payment_links", 1).await;
     app.service.kill().await;
-    if !postgres_goes_on {
-        app.disconnect(statement).await;
+    if statement == Statement::RolledBack {
+        app.disconnect(waiting[0]).await;
     }
     drop(lock);
     app.restart().await;
@@ -294,21 +319,25 @@ async fn die_over_a_webhook(postgres_goes_on: bool) {
         .filter(|entry| entry["cause"]["eventId"] == delivery["eventId"])
         .map(|entry| text(&entry["detail"]["verdict"]))
         .collect();
-    assert_eq!(of_this, ["applied"], "once, whoever came first");
+    assert_eq!(
+        of_this,
+        ["applied"],
+        "once, whichever copy was stored first"
+    );
 }
 
 #[tokio::test]
-async fn killed_over_a_webhook_that_was_not_stored_its_redelivery_is_applied() {
-    die_over_a_webhook(false).await;
+async fn redelivery_is_applied_when_killed_before_the_webhook_is_stored() {
+    die_over_a_webhook(Statement::RolledBack).await;
 }
 
 #[tokio::test]
-async fn killed_over_a_webhook_that_was_stored_its_redelivery_changes_nothing() {
-    die_over_a_webhook(true).await;
+async fn redelivery_changes_nothing_when_killed_after_the_webhook_is_stored() {
+    die_over_a_webhook(Statement::Finished).await;
 }
 
 #[tokio::test]
-async fn killed_while_it_looks_at_dojo_the_link_is_looked_at_by_the_next() {
+async fn link_is_reconciled_when_killed_during_an_earlier_read() {
     let mut app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let link = app.created().await;
@@ -317,14 +346,17 @@ async fn killed_while_it_looks_at_dojo_the_link_is_looked_at_by_the_next() {
         .next("get", "latencyAfter", json!({"latencyMs": 5000}))
         .await;
     app.all_are_due().await;
-    eventually("it looks", async || app.sandbox.requests("get").await.pop()).await;
+    eventually("the intent is being read", async || {
+        app.sandbox.requests("get").await.pop()
+    })
+    .await;
     app.service.kill().await;
-    // Of the database: by the time that a busy machine has started the service again, the lease may be over.
-    let held: String = sqlx::query_scalar("SELECT status FROM payment_links")
+    // Read from the database: by the time that a busy machine has restarted the service, the lease may be over.
+    let stored: String = sqlx::query_scalar("SELECT status FROM payment_links")
         .fetch_one(&app.pool)
         .await
         .unwrap();
-    assert_eq!(held, "Created");
+    assert_eq!(stored, "Created");
     app.restart().await;
     app.link_with_status(&link["id"], "Captured").await;
     assert_eq!(app.told(&link["id"], "reconciled").await.len(), 1);

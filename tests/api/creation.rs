@@ -1,4 +1,4 @@
-//! Creating links: the main job, and every way in which it can fail.
+//! Creating links, and every way in which that can fail.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,10 +9,10 @@ use crate::support::{DOJO_KEY, TestApp, WEBHOOK_SECRET, send, ten_pounds, text};
 async fn a_link_is_created_paid_and_read_as_paid() {
     let app = TestApp::start().await;
 
-    let answer = app.create(&ten_pounds("Order 236")).await.expect(201);
-    let link = answer.json();
+    let response = app.create(&ten_pounds("Order 236")).await.expect(201);
+    let link = response.json();
     let path = format!("/v1/payment-links/{}", text(&link["id"]));
-    assert_eq!(answer.header("location"), path);
+    assert_eq!(response.header("location"), path);
     assert!(text(&link["id"]).starts_with("plink_"));
     assert_eq!(link["status"], "Created");
     assert_eq!(link["environment"], "sandbox");
@@ -35,7 +35,7 @@ async fn a_link_is_created_paid_and_read_as_paid() {
     assert_eq!(paid["amount"], link["amount"]);
 
     let timeline = app.timeline(&link["id"]).await;
-    // The webhook of the creation may come before or after that of the payment.
+    // The webhook about the creation may arrive before or after that about the payment.
     let changes: Vec<_> = timeline
         .iter()
         .filter(|entry| entry["detail"]["event"] != "payment_intent.created")
@@ -53,7 +53,7 @@ async fn a_link_is_created_paid_and_read_as_paid() {
 }
 
 #[tokio::test]
-async fn everything_that_dojo_takes_arrives_there_and_is_answered() {
+async fn every_field_is_sent_to_dojo_and_returned() {
     let app = TestApp::start().await;
     let request = json!({
         "amount": {"value": 12000, "currencyCode": "EUR"},
@@ -105,13 +105,13 @@ async fn everything_that_dojo_takes_arrives_there_and_is_answered() {
     expected["metadata"]["paymentLinkId"] = link["id"].clone();
     assert_eq!(sent, expected);
 
-    // The customer's secret was for Dojo alone. `null` and absence mean the same.
-    let mut answered = request;
-    answered["customer"]
+    // The customer's secret was for Dojo alone. `null` and a missing member mean the same.
+    let mut returned = request;
+    returned["customer"]
         .as_object_mut()
         .unwrap()
         .remove("secret");
-    for (name, value) in answered.as_object().unwrap() {
+    for (name, value) in returned.as_object().unwrap() {
         assert_eq!(&link[name], value, "{name}");
     }
     let stored: Value = sqlx::query_scalar("SELECT request FROM payment_links")
@@ -128,14 +128,14 @@ async fn the_request_id_goes_to_dojo_and_comes_back() {
         .request(Method::POST, "/v1/payment-links")
         .header("x-request-id", "till-7/0042")
         .json(&ten_pounds("Order 1"));
-    let answer = send(request).await.expect(201);
-    assert_eq!(answer.header("x-request-id"), "till-7/0042");
+    let response = send(request).await.expect(201);
+    assert_eq!(response.header("x-request-id"), "till-7/0042");
     assert_eq!(
         app.sandbox.creations().await[0]["headers"]["x-request-id"],
         "till-7/0042"
     );
 
-    // One that would upset a log is replaced.
+    // An id that is not fit for a log is replaced.
     let request = app
         .request(Method::GET, "/healthz")
         .header("x-request-id", "two words");
@@ -155,7 +155,7 @@ async fn payment_source_can_be_changed_and_dropped() {
 }
 
 #[tokio::test]
-async fn what_dojo_refuses_is_422_with_its_reasons_and_the_link_failed() {
+async fn a_rejection_by_dojo_is_422_with_its_reasons_and_fails_the_link() {
     let app = TestApp::start().await;
     app.sandbox
         .next("create", "status", json!({"status": 400}))
@@ -169,7 +169,7 @@ async fn what_dojo_refuses_is_422_with_its_reasons_and_the_link_failed() {
     assert_eq!(link["failure"]["status"], 400);
     assert_eq!(link["url"], Value::Null);
 
-    // It would be refused again, so a repetition is told the same without asking.
+    // It would be rejected again, so a retry gets the same outcome without a call to Dojo.
     let again = app.create_with_key("a", &ten_pounds("Order 1")).await;
     assert_eq!(again.header("idempotent-replayed"), "true");
     let again = again.problem(422, "refused-by-dojo");
@@ -178,7 +178,7 @@ async fn what_dojo_refuses_is_422_with_its_reasons_and_the_link_failed() {
 }
 
 #[tokio::test]
-async fn dojo_unsure_is_504_with_the_links_id_whatever_got_lost() {
+async fn a_lost_response_is_504_with_the_links_id() {
     for (kind, more) in [
         ("cutBefore", json!({})),
         ("cutAfter", json!({})),
@@ -188,15 +188,15 @@ async fn dojo_unsure_is_504_with_the_links_id_whatever_got_lost() {
     ] {
         let app = TestApp::with(&[("DOJO_TIMEOUT", "1s")]).await;
         app.sandbox.next("create", kind, more).await;
-        let answer = app.create_with_key("a", &ten_pounds("Order 1")).await;
-        assert_ne!(answer.header("retry-after"), "", "{kind}");
-        let problem = answer.problem(504, "outcome-unknown");
+        let response = app.create_with_key("a", &ten_pounds("Order 1")).await;
+        assert_ne!(response.header("retry-after"), "", "{kind}");
+        let problem = response.problem(504, "outcome-unknown");
         let link = app.link(&problem["paymentLinkId"]).await;
         assert_eq!(link["status"], "Pending", "{kind}");
         let last = app.timeline(&link["id"]).await.pop().unwrap();
         assert_eq!(last["type"], "responseLost", "{kind}");
 
-        // Nobody knows yet, so nothing is asked for again.
+        // The outcome is unknown, so Dojo is not called again.
         let again = app.create_with_key("a", &ten_pounds("Order 1")).await;
         let again = again.problem(409, "request-in-progress");
         assert_eq!(again["paymentLinkId"], link["id"]);
@@ -205,20 +205,20 @@ async fn dojo_unsure_is_504_with_the_links_id_whatever_got_lost() {
 }
 
 #[tokio::test]
-async fn dojo_not_reached_is_503_and_the_same_key_may_try_again() {
+async fn an_unreachable_dojo_is_503_and_leaves_the_key_free() {
     let app = TestApp::start().await;
     app.sandbox
         .next("create", "status", json!({"status": 429, "retryAfter": 7}))
         .await;
-    let answer = app.create_with_key("a", &ten_pounds("Order 1")).await;
-    assert_eq!(answer.header("retry-after"), "7");
-    let problem = answer.problem(503, "dojo-not-reached");
+    let response = app.create_with_key("a", &ten_pounds("Order 1")).await;
+    assert_eq!(response.header("retry-after"), "7");
+    let problem = response.problem(503, "dojo-not-reached");
     assert_eq!(
         app.link(&problem["paymentLinkId"]).await["status"],
         "Failed"
     );
 
-    // Another request is still another request.
+    // The key is free for the same request only.
     app.create_with_key("a", &ten_pounds("Order 2"))
         .await
         .problem(422, "idempotency-key-reused");
@@ -232,7 +232,7 @@ async fn dojo_not_reached_is_503_and_the_same_key_may_try_again() {
 }
 
 #[tokio::test]
-async fn nobody_at_dojos_address_is_503() {
+async fn a_closed_port_at_dojos_address_is_503() {
     let app = TestApp::with(&[("DOJO_API_URL", "http://127.0.0.1:9")]).await;
     let problem = app
         .create(&ten_pounds("Order 1"))
@@ -243,7 +243,7 @@ async fn nobody_at_dojos_address_is_503() {
 }
 
 #[tokio::test]
-async fn what_is_not_dojos_api_is_502_and_the_same_key_may_try_again() {
+async fn another_api_at_dojos_address_is_502_and_leaves_the_key_free() {
     let app = TestApp::start().await;
     app.sandbox
         .next("create", "status", json!({"status": 404}))
@@ -257,17 +257,17 @@ async fn what_is_not_dojos_api_is_502_and_the_same_key_may_try_again() {
 }
 
 #[tokio::test]
-async fn our_own_key_refused_is_502_an_error_in_the_log_and_no_secret_in_it() {
+async fn a_rejected_dojo_key_is_502_and_logged_without_the_key() {
     let app = TestApp::with(&[("DOJO_API_KEY", "sk_sandbox_not_the_right_one")]).await;
-    let answer = app.create(&ten_pounds("Order 1")).await;
-    assert!(!answer.text.contains("not_the_right_one"));
-    answer.problem(502, "dojo-key-refused");
+    let response = app.create(&ten_pounds("Order 1")).await;
+    assert!(!response.text.contains("not_the_right_one"));
+    response.problem(502, "dojo-key-refused");
     let log = app.logged(r#""level":"ERROR""#).await.concat();
     assert!(!log.contains("not_the_right_one"), "{log}");
 }
 
 #[tokio::test]
-async fn no_secret_and_no_customer_reaches_the_log_or_the_metrics() {
+async fn secrets_and_customers_never_reach_the_log_or_the_metrics() {
     let app = TestApp::with(&[("LOG_FILTER", "trace")]).await;
     let mut request = ten_pounds("Order 1");
     request["customer"] = json!({"emailAddress": "ann@example.com", "secret": "cs_hush"});
@@ -279,7 +279,7 @@ async fn no_secret_and_no_customer_reaches_the_log_or_the_metrics() {
     app.link_with_status(&link["id"], "Captured").await;
 
     app.logged(r#""after":"Captured""#).await;
-    let told = app.service.log() + &app.get("/metrics").await.expect(200).text;
+    let output = app.service.log() + &app.get("/metrics").await.expect(200).text;
     for secret in [
         crate::support::API_KEY,
         DOJO_KEY,
@@ -289,14 +289,14 @@ async fn no_secret_and_no_customer_reaches_the_log_or_the_metrics() {
         "bob@example.com",
         "Order 1",
     ] {
-        assert!(!told.contains(secret), "{secret} was told");
+        assert!(!output.contains(secret), "{secret} is in the output");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs Dojo's OpenAPI file"]
 #[should_panic(expected = "request POST /payment-intents: body: Additional properties")]
-async fn a_request_that_is_not_as_dojos_file_says_fails_its_test() {
+async fn a_request_that_violates_dojos_openapi_file_fails_its_test() {
     let app = TestApp::start().await;
     let mut body = ten_pounds("Order 1");
     body["unheard"] = json!(1);

@@ -1,5 +1,5 @@
-//! Every fault that the sandbox knows, against everything that meets it; and a database that goes away under
-//! load. Once it is over, all is as Dojo has it, and each link has one intent.
+//! Every fault that the sandbox can inject, in everything that may meet it, and a database that stops under load. Once it is
+//! over, every link has Dojo's state and one intent.
 
 use std::{
     collections::BTreeSet,
@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, eventually, for_each_case, postgres::Postgres, ten_pounds, text};
 
-/// Each kind of fault, struck so hard that the answer is lost or refused. What is late is done within the settlement
-/// window: 3 seconds are more than `DOJO_TIMEOUT`, and less than that and `RECOVERY_SETTLE` together.
+/// Each kind of fault, severe enough that the response is lost or an error. What is late is still done within the settlement
+/// window: 3 seconds are more than `DOJO_TIMEOUT`, and less than `DOJO_TIMEOUT` and `RECOVERY_SETTLE` together.
 fn api_faults() -> [Value; 8] {
     [
         json!({"kind": "latency", "latencyMs": 3000}),
@@ -31,15 +31,15 @@ fn api_faults() -> [Value; 8] {
 }
 
 /// Sets the fault for the next calls of an operation.
-async fn strike(app: &TestApp, fault: &Value, operation: &str, count: u32) {
+async fn set_fault(app: &TestApp, fault: &Value, operation: &str, count: u32) {
     let mut fault = fault.clone();
     fault["operation"] = json!(operation);
     fault["count"] = json!(count);
     app.sandbox.control("faults", fault).await;
 }
 
-/// Links that are paid, and no webhook told so.
-async fn paid_unheard(app: &TestApp, count: usize) -> Vec<Value> {
+/// Links that are paid without any webhook.
+async fn paid_without_webhooks(app: &TestApp, count: usize) -> Vec<Value> {
     app.sandbox.drop_webhooks().await;
     let orders: Vec<_> = (0..count).map(|n| format!("Order {n}")).collect();
     join_all(orders.iter().map(async |order| {
@@ -54,15 +54,15 @@ async fn paid_unheard(app: &TestApp, count: usize) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn creation_survives_every_fault() {
     for_each_case(&api_faults(), &[], async |app, fault| {
-        strike(&app, fault, "create", 3).await;
+        set_fault(&app, fault, "create", 3).await;
         let orders: Vec<_> = (0..5).map(|n| format!("Order {n}")).collect();
         join_all(orders.iter().map(async |order| {
-            let answer = app.create_with_key(order, &ten_pounds(order)).await;
-            let status = answer.status.as_u16();
+            let response = app.create_with_key(order, &ten_pounds(order)).await;
+            let status = response.status.as_u16();
             assert!(
                 [201, 503, 504].contains(&status),
                 "{fault}: {}",
-                answer.text
+                response.text
             );
         }))
         .await;
@@ -77,16 +77,16 @@ async fn creation_survives_every_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refresh_tells_of_every_fault_and_changes_nothing() {
+async fn a_refresh_reports_every_fault_and_changes_nothing() {
     for_each_case(
         &api_faults(),
         &[("RUN_JOBS", "false")],
         async |app, fault| {
-            let link = paid_unheard(&app, 1).await.remove(0);
-            strike(&app, fault, "get", 1).await;
-            let answer = app.refresh(&link["id"]).await;
-            assert_ne!(answer.header("retry-after"), "", "{fault}");
-            answer.problem(503, "dojo-not-reached");
+            let link = paid_without_webhooks(&app, 1).await.remove(0);
+            set_fault(&app, fault, "get", 1).await;
+            let response = app.refresh(&link["id"]).await;
+            assert_ne!(response.header("retry-after"), "", "{fault}");
+            response.problem(503, "dojo-not-reached");
             assert_eq!(app.link(&link["id"]).await, link, "{fault}");
             let link = app.refresh(&link["id"]).await.expect(200).json();
             assert_eq!(link["status"], "Captured", "{fault}");
@@ -96,10 +96,10 @@ async fn a_refresh_tells_of_every_fault_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn looks_in_the_background_survive_every_fault() {
+async fn reconciliation_survives_every_fault() {
     for_each_case(&api_faults(), &[], async |app, fault| {
-        paid_unheard(&app, 3).await;
-        strike(&app, fault, "get", 3).await;
+        paid_without_webhooks(&app, 3).await;
+        set_fault(&app, fault, "get", 3).await;
         app.all_are_due().await;
         app.in_step_with_dojo().await;
     })
@@ -109,23 +109,23 @@ async fn looks_in_the_background_survive_every_fault() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_sweep_survives_every_fault() {
     for_each_case(&api_faults(), &[], async |app, fault| {
-        paid_unheard(&app, 10).await;
-        strike(&app, fault, "search", 2).await;
+        paid_without_webhooks(&app, 10).await;
+        set_fault(&app, fault, "search", 2).await;
         app.all_are_due().await;
         app.in_step_with_dojo().await;
-        // On a busy machine the schedule may have been there before the fault.
+        // On a busy machine the links may have been reconciled by schedule before the fault.
         let searches = app.sandbox.requests("search").await;
         let mut faults = searches.iter().map(|search| &search["fault"]);
-        assert!(faults.any(|struck| !struck.is_null()), "{fault}");
+        assert!(faults.any(|fault| !fault.is_null()), "{fault}");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_search_for_a_lost_intent_survives_every_fault() {
+async fn the_search_for_a_lost_creation_survives_every_fault() {
     for_each_case(&api_faults(), &[], async |app, fault| {
         app.sandbox.drop_webhooks().await;
-        strike(&app, fault, "search", 1).await;
+        set_fault(&app, fault, "search", 1).await;
         app.sandbox.next("create", "cutAfter", json!({})).await;
         let body = ten_pounds("Order 1");
         app.create_with_key("a", &body).await.expect(504);
@@ -136,18 +136,18 @@ async fn the_search_for_a_lost_intent_survives_every_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn canceling_a_second_intent_survives_every_fault() {
+async fn canceling_a_surplus_intent_survives_every_fault() {
     for_each_case(
         &api_faults(),
         &[("RECOVERY_SETTLE", "1s")],
         async |app, fault| {
             app.sandbox.search_lags(600.0).await;
-            strike(&app, fault, "cancel", 1).await;
+            set_fault(&app, fault, "cancel", 1).await;
             app.sandbox.next("create", "cutAfter", json!({})).await;
             let body = ten_pounds("Order 1");
             let problem = app.create_with_key("a", &body).await.expect(504).json();
             let id = &problem["paymentLinkId"];
-            eventually("it is told", async || {
+            eventually("it is recorded", async || {
                 app.told(id, "surplusCanceled").await.pop()
             })
             .await;
@@ -162,7 +162,7 @@ async fn canceling_a_second_intent_survives_every_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_payment_and_its_refund_survive_every_fault_of_webhooks() {
+async fn a_payment_and_its_refund_survive_every_webhook_fault() {
     let faults = [
         json!({"kind": "drop", "share": 0.7}),
         json!({"kind": "double", "share": 0.7}),
@@ -200,13 +200,13 @@ async fn a_payment_and_its_refund_survive_every_fault_of_webhooks() {
     .await;
 }
 
-/// What the load was told, by those who asked.
+/// What the service has acknowledged to the callers that make up the load.
 #[derive(Default)]
 pub struct Acknowledged {
     keys: AtomicUsize,
     pub links: Mutex<BTreeSet<String>>,
     pub events: Mutex<BTreeSet<String>>,
-    refused: AtomicUsize,
+    rejected: AtomicUsize,
     pub enough: AtomicBool,
 }
 
@@ -223,26 +223,26 @@ fn order(key: usize) -> (String, Value) {
     (name, body)
 }
 
-/// Asks for links, has some paid, and delivers webhooks, until it is enough.
-pub async fn load(app: &TestApp, told: &Acknowledged) {
-    while !told.enough.load(Ordering::Relaxed) {
-        let key = told.keys.fetch_add(1, Ordering::Relaxed);
+/// Requests links, pays some of them and delivers webhooks, until it is told to stop.
+pub async fn load(app: &TestApp, acknowledged: &Acknowledged) {
+    while !acknowledged.enough.load(Ordering::Relaxed) {
+        let key = acknowledged.keys.fetch_add(1, Ordering::Relaxed);
         let (name, body) = order(key);
-        let answer = app.create_with_key(&name, &body).await;
-        if answer.status != 201 {
+        let response = app.create_with_key(&name, &body).await;
+        if response.status != 201 {
             assert!(
-                [503, 504].contains(&answer.status.as_u16()),
+                [503, 504].contains(&response.status.as_u16()),
                 "{}",
-                answer.text
+                response.text
             );
-            told.refused.fetch_add(1, Ordering::Relaxed);
-            // As whoever is refused should.
+            acknowledged.rejected.fetch_add(1, Ordering::Relaxed);
+            // As a caller should after an error.
             tokio::time::sleep(Duration::from_millis(200)).await;
             continue;
         }
-        let link = answer.json();
+        let link = response.json();
         let id = text(&link["id"]).to_owned();
-        told.links.lock().unwrap().insert(id.clone());
+        acknowledged.links.lock().unwrap().insert(id.clone());
         if key.is_multiple_of(2) {
             app.sandbox.pay(&link["paymentIntentId"]).await;
         }
@@ -250,26 +250,26 @@ pub async fn load(app: &TestApp, told: &Acknowledged) {
         let event = json!({"id": event_id, "event": "payment_intent.status_updated",
             "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Created"}});
         if app.deliver(&event.to_string()).await.status == 204 {
-            told.events.lock().unwrap().insert(event_id);
+            acknowledged.events.lock().unwrap().insert(event_id);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_goes_away_under_load_loses_nothing_that_was_acknowledged() {
+async fn nothing_acknowledged_is_lost_when_the_database_stops_under_load() {
     let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
     let settings = [
         ("DATABASE_ACQUIRE_TIMEOUT", "500ms"),
         ("DOJO_TIMEOUT", "3s"),
     ];
     let app = TestApp::quick_on(postgres.url("postgres"), &settings).await;
-    let told = Acknowledged::default();
+    let acknowledged = Acknowledged::default();
     let outages = async {
         let mut postgres = postgres;
         for outage in 1..=2 {
-            let before = told.count();
-            eventually("work is going on", async || {
-                (told.count() >= before + 20).then_some(())
+            let before = acknowledged.count();
+            eventually("requests are served", async || {
+                (acknowledged.count() >= before + 20).then_some(())
             })
             .await;
             postgres = tokio::task::spawn_blocking(move || {
@@ -280,19 +280,19 @@ async fn a_database_that_goes_away_under_load_loses_nothing_that_was_acknowledge
             .unwrap();
             app.get("/readyz").await.problem(503, "not-ready");
             app.get("/healthz").await.expect(200);
-            // Whatever was answered before it stopped has been counted by now.
-            let count = told.count();
-            let refused = told.refused.load(Ordering::Relaxed);
-            eventually("callers are refused", async || {
-                let now = told.refused.load(Ordering::Relaxed);
-                (now >= refused + 6).then_some(())
+            // Everything that was acknowledged before the database stopped has been counted by now.
+            let count = acknowledged.count();
+            let rejected = acknowledged.rejected.load(Ordering::Relaxed);
+            eventually("callers get errors", async || {
+                let now = acknowledged.rejected.load(Ordering::Relaxed);
+                (now >= rejected + 6).then_some(())
             })
             .await;
             app.get("/readyz").await.problem(503, "not-ready");
-            let during = told.count() - count;
+            let during = acknowledged.count() - count;
             assert!(
                 during <= 8,
-                "outage {outage}: {during} acknowledged by nobody"
+                "outage {outage}: {during} acknowledged without a database"
             );
             postgres = tokio::task::spawn_blocking(move || {
                 postgres.resume();
@@ -305,22 +305,22 @@ async fn a_database_that_goes_away_under_load_loses_nothing_that_was_acknowledge
             })
             .await;
         }
-        let before = told.count();
-        eventually("work is going on again", async || {
-            (told.count() >= before + 20).then_some(())
+        let before = acknowledged.count();
+        eventually("requests are served again", async || {
+            (acknowledged.count() >= before + 20).then_some(())
         })
         .await;
-        told.enough.store(true, Ordering::Relaxed);
+        acknowledged.enough.store(true, Ordering::Relaxed);
         postgres
     };
-    let (_postgres, _) = tokio::join!(outages, join_all((0..4).map(|_| load(&app, &told))));
-    nothing_is_lost(&app, &told).await;
+    let (_postgres, _) = tokio::join!(outages, join_all((0..4).map(|_| load(&app, &acknowledged))));
+    nothing_is_lost(&app, &acknowledged).await;
 }
 
-/// Checks that the database still has everything that was acknowledged, and that whoever was refused, or got no answer,
-/// comes to one link as well.
-pub async fn nothing_is_lost(app: &TestApp, told: &Acknowledged) {
-    let links: BTreeSet<String> = told.links.lock().unwrap().clone();
+/// Checks that the database still has everything that was acknowledged, and that a retry of every other request leads to one
+/// link as well.
+pub async fn nothing_is_lost(app: &TestApp, acknowledged: &Acknowledged) {
+    let links: BTreeSet<String> = acknowledged.links.lock().unwrap().clone();
     for id in &links {
         assert_ne!(app.link(&json!(id)).await["status"], "Failed");
     }
@@ -329,17 +329,17 @@ pub async fn nothing_is_lost(app: &TestApp, told: &Acknowledged) {
         .await
         .unwrap();
     let stored: BTreeSet<String> = stored.into_iter().collect();
-    let lost: Vec<_> = told
+    let lost: Vec<_> = acknowledged
         .events
         .lock()
         .unwrap()
         .difference(&stored)
         .cloned()
         .collect();
-    assert!(lost.is_empty(), "acknowledged and gone: {lost:?}");
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
 
-    // Callers who were refused, or got no answer, come again.
-    for key in 0..told.keys.load(Ordering::Relaxed) {
+    // Callers that got an error, or no response, retry.
+    for key in 0..acknowledged.keys.load(Ordering::Relaxed) {
         let (name, body) = order(key);
         app.the_only_link(&name, &body).await;
     }

@@ -1,4 +1,4 @@
-//! One key, one intent: however often, however fast, on however many replicas a request is sent.
+//! One key, one intent: no matter how often, how fast, and to how many replicas a request is sent.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::{Service, TestApp, ten_pounds, text};
 
 #[tokio::test]
-async fn a_repetition_is_answered_with_the_same_body() {
+async fn a_retry_gets_the_same_body() {
     let app = TestApp::start().await;
     let first = app
         .create_with_key("order-1", &ten_pounds("Order 1"))
@@ -16,7 +16,7 @@ async fn a_repetition_is_answered_with_the_same_body() {
     app.sandbox.pay(&first.json()["paymentIntentId"]).await;
     app.link_with_status(&first.json()["id"], "Captured").await;
 
-    // What was answered, not what has become of it since; and however the body is written.
+    // The first response, not the link's current state; and however the body is written.
     let reordered = json!({"reference": "Order 1", "captureMode": "Auto", "account": "default",
                            "amount": {"currencyCode": "GBP", "value": 1000}});
     for (key, body) in [
@@ -33,7 +33,7 @@ async fn a_repetition_is_answered_with_the_same_body() {
 }
 
 #[tokio::test]
-async fn fifty_at_once_with_one_key_make_one_intent() {
+async fn fifty_concurrent_requests_with_one_key_create_one_intent() {
     let app = TestApp::start().await;
     // A second replica on the same database takes half of them.
     let replica = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
@@ -50,31 +50,31 @@ async fn fifty_at_once_with_one_key_make_one_intent() {
             .json(&ten_pounds("Order 1"));
         crate::support::send(request)
     };
-    let answers = join_all((0..50).map(request)).await;
+    let responses = join_all((0..50).map(request)).await;
 
     let mut links = Vec::new();
     let mut first = 0;
-    for answer in answers {
-        match answer.status.as_u16() {
+    for response in responses {
+        match response.status.as_u16() {
             201 => {
-                first += usize::from(answer.header("idempotent-replayed").is_empty());
-                links.push(answer.json()["id"].clone());
+                first += usize::from(response.header("idempotent-replayed").is_empty());
+                links.push(response.json()["id"].clone());
             }
             409 => {
-                assert_eq!(answer.header("retry-after"), "1");
-                links.push(answer.problem(409, "request-in-progress")["paymentLinkId"].clone());
+                assert_eq!(response.header("retry-after"), "1");
+                links.push(response.problem(409, "request-in-progress")["paymentLinkId"].clone());
             }
-            other => panic!("{other}: {}", answer.text),
+            other => panic!("{other}: {}", response.text),
         }
     }
-    assert_eq!(first, 1, "one of them made the link");
+    assert_eq!(first, 1, "one of them created the link");
     assert!(links.iter().all(|link| link == &links[0]), "{links:?}");
     assert_eq!(app.sandbox.intents().await.len(), 1);
     assert_eq!(app.sandbox.creations().await.len(), 1);
 }
 
 #[tokio::test]
-async fn the_same_key_with_another_request_is_refused() {
+async fn the_same_key_with_another_request_is_rejected() {
     let app = TestApp::start().await;
     app.create_with_key("order-1", &ten_pounds("Order 1"))
         .await
@@ -86,7 +86,7 @@ async fn the_same_key_with_another_request_is_refused() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_none_is_refused() {
+async fn an_invalid_key_is_rejected() {
     let app = TestApp::start().await;
     for key in ["", "\"\"", &"x".repeat(256)] {
         let problem = app
@@ -99,7 +99,7 @@ async fn a_key_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn two_keys_are_none() {
+async fn two_keys_are_rejected() {
     let app = TestApp::start().await;
     let request = app
         .request(reqwest::Method::POST, "/v1/payment-links")
@@ -112,12 +112,12 @@ async fn two_keys_are_none() {
     assert_eq!(
         problem["errors"].as_array().unwrap().len(),
         3,
-        "beside all other faults: {problem}"
+        "in addition to all other faults: {problem}"
     );
 }
 
 #[tokio::test]
-async fn a_repetition_gets_the_outcome_even_if_it_would_be_too_late_by_now() {
+async fn a_retry_gets_the_outcome_even_if_the_request_has_expired() {
     let app = TestApp::start().await;
     let soon = time::OffsetDateTime::now_utc() + time::Duration::milliseconds(1500);
     let mut body = ten_pounds("Order 1");
@@ -130,7 +130,7 @@ async fn a_repetition_gets_the_outcome_even_if_it_would_be_too_late_by_now() {
         .await
         .expect(201)
         .json();
-    crate::support::eventually("it would be too late", async || {
+    crate::support::eventually("the expiry is in the past", async || {
         (app.create(&body).await.status == 422).then_some(())
     })
     .await;
@@ -142,21 +142,21 @@ async fn a_repetition_gets_the_outcome_even_if_it_would_be_too_late_by_now() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_freed_while_others_wait_for_it_is_no_other_request() {
+async fn a_key_freed_while_retries_wait_is_not_reported_as_reused() {
     let app = TestApp::start().await;
-    // Dojo asks for so much patience that no try is made again within a request.
+    // Dojo's `Retry-After` is too long to try again within a request.
     let fault = json!({"operation": "create", "kind": "status", "status": 429, "retryAfter": 60, "share": 1.0});
     app.sandbox.control("faults", fault).await;
     for round in 0..20 {
         let key = format!("order-{round}");
         let body = ten_pounds("Order 1");
-        let answers = join_all((0..8).map(|_| app.create_with_key(&key, &body))).await;
-        for answer in answers {
+        let responses = join_all((0..8).map(|_| app.create_with_key(&key, &body))).await;
+        for response in responses {
             assert!(
-                matches!(answer.status.as_u16(), 503 | 409),
+                matches!(response.status.as_u16(), 503 | 409),
                 "{}: {}",
-                answer.status,
-                answer.text
+                response.status,
+                response.text
             );
         }
     }
@@ -182,7 +182,7 @@ async fn a_key_belongs_to_its_client() {
 }
 
 #[tokio::test]
-async fn without_a_key_each_request_is_its_own() {
+async fn requests_without_a_key_create_a_link_each() {
     let app = TestApp::start().await;
     app.created().await;
     app.created().await;
@@ -205,9 +205,9 @@ async fn a_caller_that_hangs_up_loses_nothing() {
         .json(&ten_pounds("Order 1"));
     assert!(impatient.send().await.unwrap_err().is_timeout());
 
-    let link = crate::support::eventually("the outcome is there", async || {
-        let answer = app.create_with_key("order-1", &ten_pounds("Order 1")).await;
-        (answer.status == 201).then(|| answer.json())
+    let link = crate::support::eventually("the outcome is known", async || {
+        let response = app.create_with_key("order-1", &ten_pounds("Order 1")).await;
+        (response.status == 201).then(|| response.json())
     })
     .await;
     assert_eq!(link["status"], "Created");

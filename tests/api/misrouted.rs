@@ -1,4 +1,4 @@
-//! Answers of Dojo's that are about something else than what was asked, or that are not of the documented form.
+//! Responses of Dojo's that are about another intent than the requested one, or not of the documented form.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn a_read_that_returns_another_intent_changes_nothing() {
     let other = json!({"intentId": paid["paymentIntentId"]});
     let faults = [
         ("otherIntent", other),
-        // The right id, and all the rest is the other's.
+        // The right id, but everything else is the other intent's.
         (
             "fields",
             json!({"fields": {"status": "Captured", "metadata": theirs["metadata"],
@@ -40,11 +40,11 @@ async fn a_read_that_returns_another_intent_changes_nothing() {
     ];
     for (kind, more) in faults {
         app.sandbox.next("get", kind, more.clone()).await;
-        let answer = app.refresh(&unpaid["id"]).await;
-        answer.problem(503, "dojo-not-reached");
+        let response = app.refresh(&unpaid["id"]).await;
+        response.problem(503, "dojo-not-reached");
         assert_eq!(app.link(&unpaid["id"]).await, unpaid, "{kind} {more}");
     }
-    // That the metadata is missing, or names no link, says nothing.
+    // Metadata that is missing or names no link says nothing.
     for metadata in [
         Value::Null,
         json!({}),
@@ -62,7 +62,7 @@ async fn a_read_that_returns_another_intent_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_search_that_mixes_intents_up_changes_nothing() {
+async fn a_search_that_mixes_up_intents_changes_nothing() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let orders: Vec<_> = (0..12).map(|n| ten_pounds(&format!("Order {n}"))).collect();
@@ -90,7 +90,7 @@ async fn a_search_that_mixes_intents_up_changes_nothing() {
         .await;
     app.sandbox.clear("requests").await;
     app.all_are_due().await;
-    eventually("each is asked for by itself", async || {
+    eventually("each intent is read by itself", async || {
         (app.sandbox.requests("get").await.len() >= links.len()).then_some(())
     })
     .await;
@@ -105,11 +105,11 @@ async fn a_search_that_mixes_intents_up_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_creation_answered_with_another_links_intent_is_lost_and_found() {
+async fn a_creation_that_returns_another_links_intent_is_recovered() {
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "20s")]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox.search_lags(600.0).await;
-    // The answer to the first creation is lost, and comes to the second one.
+    // The response to the first creation is lost, and is returned to the second one.
     app.sandbox.next("create", "cutAfter", json!({})).await;
     let first = app.create_with_key("a", &ten_pounds("Order 1")).await;
     first.problem(504, "outcome-unknown");
@@ -130,12 +130,12 @@ async fn a_creation_answered_with_another_links_intent_is_lost_and_found() {
 }
 
 #[tokio::test]
-async fn an_intent_that_belongs_to_another_link_is_reported_as_that() {
+async fn an_intent_that_belongs_to_another_link_is_reported() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let first = app.created().await;
     let body = ten_pounds("Order 2");
-    // Nothing but the id tells.
+    // Nothing but the id shows it.
     let fields = json!({"id": first["paymentIntentId"], "metadata": null});
     app.sandbox.next_fields("create", fields).await;
     let problem = app.create_with_key("b", &body).await;
@@ -146,7 +146,7 @@ async fn an_intent_that_belongs_to_another_link_is_reported_as_that() {
     for part in [text(second), text(&first["id"]), r#""level":"ERROR""#] {
         assert!(errors[0].contains(part), "{part}: {}", errors[0]);
     }
-    assert!(!app.service.log().contains("the database did not answer"));
+    assert!(!app.service.log().contains("the database did not response"));
     assert!((app.metric("intents_of_other_links_total").await - 1.0).abs() < f64::EPSILON);
     let told = app.told(second, "responseLost").await;
     assert!(
@@ -166,7 +166,7 @@ async fn an_intent_that_belongs_to_another_link_is_reported_as_that() {
 }
 
 #[tokio::test]
-async fn a_lost_creation_whose_intent_another_link_has_is_left_to_a_person() {
+async fn a_lost_creation_whose_intent_another_link_has_stays_pending() {
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "20s")]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox.search_lags(600.0).await;
@@ -174,7 +174,7 @@ async fn a_lost_creation_whose_intent_another_link_has_is_left_to_a_person() {
     let first = app.create_with_key("a", &ten_pounds("Order 1")).await;
     let first = first.problem(504, "outcome-unknown")["paymentLinkId"].clone();
     let lost = app.sandbox.first_intent().await;
-    // The second link is given the first one's intent, and nothing tells so.
+    // The second link gets the first one's intent, and nothing shows it.
     app.sandbox
         .next_fields("create", json!({"id": lost["id"], "metadata": null}))
         .await;
@@ -186,13 +186,13 @@ async fn a_lost_creation_whose_intent_another_link_has_is_left_to_a_person() {
     let errors = app.logged("belongs to another one").await;
     assert!(errors[0].contains(text(&first)) && errors[0].contains(text(&second["id"])));
     let outcome = r#"jobs_total{job="creation_recovery",outcome="intent_of_another_link"}"#;
-    eventually("the metric tells why", async || {
+    eventually("the metric counts it", async || {
         (app.metric(outcome).await >= 1.0).then_some(())
     })
     .await;
     assert_eq!(app.link(&first).await["status"], "Pending");
     let intent = app.sandbox.intent(&lost["id"]).await;
-    assert_eq!(intent["status"], "Created", "it is nobody's to cancel");
+    assert_eq!(intent["status"], "Created", "it must not be canceled");
 }
 
 #[tokio::test]
@@ -303,7 +303,7 @@ async fn a_surplus_intent_is_not_canceled_by_a_response_about_another_intent() {
 }
 
 #[tokio::test]
-async fn another_intent_of_the_link_is_adopted_if_the_best_one_belongs_to_another_link() {
+async fn another_intent_is_adopted_if_the_best_belongs_to_another_link() {
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "20s")]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox.search_lags(600.0).await;
@@ -312,7 +312,7 @@ async fn another_intent_of_the_link_is_adopted_if_the_best_one_belongs_to_anothe
     let first = app.create_with_key("a", &body).await;
     let first = first.problem(504, "outcome-unknown")["paymentLinkId"].clone();
     let lost = app.sandbox.first_intent().await;
-    // The second link is given the first one's intent. The first link has two more: one is its own, and one is surplus.
+    // The second link gets the first one's intent. The first link has two more: its own, and a surplus one.
     app.sandbox
         .next_fields("create", json!({"id": lost["id"], "metadata": null}))
         .await;
@@ -346,7 +346,10 @@ async fn another_intent_of_the_link_is_adopted_if_the_best_one_belongs_to_anothe
 /// The commit of the adoption is carried out and its response is lost. So the service tries again, and finds the link
 /// with its intent.
 #[tokio::test]
-async fn a_mismatch_is_reported_although_the_response_to_its_commit_is_lost() {
+async fn a_mismatch_is_reported_if_the_response_to_its_commit_is_lost() {
+    /// A commit that stores an intent waits for this lock.
+    const LOCK: i64 = 236;
+
     let database_url = new_database().await;
     let proxy = Proxy::to(port_of(&database_url)).await;
     let limits = [
@@ -357,8 +360,6 @@ async fn a_mismatch_is_reported_although_the_response_to_its_commit_is_lost() {
         .await
         .with_database(&database_url);
     app.sandbox.drop_webhooks().await;
-    // A commit that stores an intent waits for this lock.
-    const LOCK: i64 = 236;
     sqlx::raw_sql(AssertSqlSafe(format!(
         "CREATE FUNCTION wait_for_test() RETURNS trigger LANGUAGE plpgsql
              AS $$ BEGIN PERFORM pg_advisory_xact_lock({LOCK}); RETURN NULL; END $$;
@@ -454,7 +455,7 @@ async fn a_retried_creation_with_another_amount_is_reported() {
 }
 
 #[tokio::test]
-async fn a_creation_whose_answer_has_an_odd_status_is_kept() {
+async fn a_creation_with_an_odd_status_is_stored() {
     let app = TestApp::start().await;
     app.sandbox.drop_webhooks().await;
     for status in [
@@ -483,7 +484,7 @@ async fn a_creation_whose_answer_has_an_odd_status_is_kept() {
 }
 
 #[tokio::test]
-async fn a_creation_whose_answer_has_no_proper_id_is_lost_and_found() {
+async fn a_creation_without_a_proper_id_is_recovered() {
     let ids = [json!(""), json!("  "), Value::Null, json!(5)];
     for_each_case(&ids, &[], async |app, id| {
         app.sandbox.drop_webhooks().await;

@@ -16,7 +16,7 @@ fn ids(page: &Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_list_stays_right_while_links_are_added() {
+async fn pages_stay_stable_while_links_are_added() {
     let app = TestApp::start().await;
     let mut before = Vec::new();
     for n in 0..7 {
@@ -33,7 +33,7 @@ async fn a_list_stays_right_while_links_are_added() {
     loop {
         let page = app.get(&path).await.expect(200).json();
         seen.extend(ids(&page));
-        // Somebody makes another one between two pages.
+        // A link is added between two pages.
         app.created().await;
         let Some(after) = page["after"].as_str() else {
             break;
@@ -42,12 +42,12 @@ async fn a_list_stays_right_while_links_are_added() {
     }
     assert_eq!(
         seen, before,
-        "each once, newest first, and none that came later"
+        "each once, newest first, and none that was added later"
     );
 }
 
 #[tokio::test]
-async fn the_last_page_says_that_it_is() {
+async fn the_last_page_has_no_cursor() {
     let app = TestApp::start().await;
     for _ in 0..4 {
         app.created().await;
@@ -72,7 +72,7 @@ async fn the_last_page_says_that_it_is() {
 }
 
 #[tokio::test]
-async fn filters_let_through_what_they_name() {
+async fn filters_select_matching_links() {
     let app = TestApp::start().await;
     let a = app.create(&ten_pounds("Order A")).await.expect(201).json();
     let b = app
@@ -117,12 +117,12 @@ async fn filters_let_through_what_they_name() {
 }
 
 #[tokio::test]
-async fn every_fault_of_a_query_is_named() {
+async fn every_fault_of_a_query_is_reported() {
     let app = TestApp::start().await;
-    let answer = app
+    let response = app
         .get("/v1/payment-links?status=Paid&reference=%00&createdAfter=today&limit=101&after=x&limit=1&page=2")
         .await;
-    let problem = answer.problem(422, "invalid-request");
+    let problem = response.problem(422, "invalid-request");
     let named: HashSet<_> = problem["errors"]
         .as_array()
         .unwrap()
@@ -141,7 +141,7 @@ async fn every_fault_of_a_query_is_named() {
 }
 
 #[tokio::test]
-async fn a_timeline_comes_in_pages() {
+async fn a_timeline_is_paged() {
     let app = TestApp::start().await;
     let link = app.created().await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
@@ -161,7 +161,7 @@ async fn a_timeline_comes_in_pages() {
     }
     assert_eq!(pieces, whole);
 
-    // Behind its end there is nothing, which is not the same as no link.
+    // Behind the end there is an empty page, unlike for a link that does not exist.
     let last = text(&whole.last().unwrap()["id"]);
     let page = app
         .get(&format!("{base}&after={last}"))

@@ -1,4 +1,4 @@
-//! Creations whose answer got lost: found or made good, never doubled, and one outcome for the caller.
+//! Lost creations: found or retried, never duplicated, with one outcome for the caller.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::support::{
     stable_address, ten_pounds, text,
 };
 
-/// Every way in which an answer gets lost, and whether Dojo has done the work all the same.
-fn lost_answers() -> [(&'static str, Value, bool); 5] {
+/// Every way in which a response gets lost, and whether Dojo has created the intent nevertheless.
+fn lost_responses() -> [(&'static str, Value, bool); 5] {
     [
         ("cutAfter", json!({}), true),
         ("statusAfter", json!({"status": 502}), true),
@@ -24,7 +24,7 @@ fn lost_answers() -> [(&'static str, Value, bool); 5] {
     ]
 }
 
-/// Asks for a link whose answer gets lost; answers the pending link's id.
+/// Requests a link whose creation is lost. Returns the pending link's id.
 async fn lose(app: &TestApp, key: &str, body: &Value, kind: &str, more: Value) -> Value {
     app.sandbox.next("create", kind, more).await;
     let problem = app
@@ -34,9 +34,9 @@ async fn lose(app: &TestApp, key: &str, body: &Value, kind: &str, more: Value) -
     problem["paymentLinkId"].clone()
 }
 
-/// A link whose creation is settled.
+/// The link once it is no longer pending.
 async fn settled(app: &TestApp, id: &Value) -> Value {
-    eventually("the creation is settled", async || {
+    eventually("the link is no longer pending", async || {
         let link = app.link(id).await;
         (link["status"] != "Pending").then_some(link)
     })
@@ -44,9 +44,9 @@ async fn settled(app: &TestApp, id: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_made_good_and_every_repetition_gets_the_one_outcome() {
-    // No webhooks: only the search can tell.
-    for_each_case(&lost_answers(), &[], async |app, (kind, more, done)| {
+async fn a_lost_creation_is_recovered_and_every_retry_gets_its_outcome() {
+    // Without webhooks, only the search can find the intent.
+    for_each_case(&lost_responses(), &[], async |app, (kind, more, done)| {
         app.sandbox.drop_webhooks().await;
         let body = ten_pounds("Order 1");
         let id = lose(&app, "a", &body, kind, more.clone()).await;
@@ -67,14 +67,14 @@ async fn a_lost_answer_is_made_good_and_every_repetition_gets_the_one_outcome() 
             calls.last().map(received_at) >= calls.first().map(|first| received_at(first) + SETTLE);
         assert!(
             *done || settle,
-            "{kind}: not before it could have come to light: {calls:#?}"
+            "{kind}: retried before the settlement window was over: {calls:#?}"
         );
     })
     .await;
 }
 
 #[tokio::test]
-async fn while_search_lags_the_webhook_leads_to_the_lost_intent() {
+async fn a_webhook_leads_to_the_lost_intent_while_search_lags() {
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "1m")]).await;
     app.sandbox.search_lags(600.0).await;
     let body = ten_pounds("Order 1");
@@ -85,7 +85,7 @@ async fn while_search_lags_the_webhook_leads_to_the_lost_intent() {
 }
 
 #[tokio::test]
-async fn without_webhooks_a_search_that_lags_is_waited_for() {
+async fn recovery_waits_for_a_search_that_lags() {
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "20s")]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox.search_lags(3.0).await;
@@ -96,13 +96,13 @@ async fn without_webhooks_a_search_that_lags_is_waited_for() {
     assert_eq!(
         app.sandbox.creations().await.len(),
         1,
-        "patience was enough"
+        "the intent appeared within the settlement window"
     );
 }
 
 #[tokio::test]
-async fn of_two_intents_for_one_link_one_is_adopted_and_the_other_canceled() {
-    // Search lags for longer than anybody waits: nothing shows that the first try came to something.
+async fn of_two_intents_one_is_adopted_and_the_other_canceled() {
+    // Search lags for longer than recovery waits, so nothing shows that the first request created an intent.
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "1s")]).await;
     app.sandbox.search_lags(600.0).await;
     let body = ten_pounds("Order 1");
@@ -126,9 +126,9 @@ async fn of_two_intents_for_one_link_one_is_adopted_and_the_other_canceled() {
     assert_eq!(link["paymentIntentId"], second);
 }
 
-/// The settlement window is an assumption. A request that Dojo works on after it leads to a second intent.
+/// The settlement window is an assumption. A request that takes effect after it leads to a second intent.
 #[tokio::test]
-async fn a_request_that_dojo_works_on_after_the_settlement_window_leads_to_a_surplus_intent() {
+async fn a_request_that_takes_effect_after_the_window_leads_to_a_surplus_intent() {
     let app = TestApp::quick(&[("DOJO_TIMEOUT", "1s"), ("RECOVERY_SETTLE", "1s")]).await;
     let body = ten_pounds("Order 1");
     let late = json!({"latencyMs": 5000});
@@ -150,9 +150,9 @@ async fn a_request_that_dojo_works_on_after_the_settlement_window_leads_to_a_sur
     assert_eq!(link["id"], id);
 }
 
-/// The HTTP client may not send a request again by itself when a connection from its pool breaks.
+/// The HTTP client must not repeat a request by itself when a connection from its pool breaks.
 #[tokio::test]
-async fn a_connection_that_was_used_before_and_breaks_does_not_make_the_client_ask_twice() {
+async fn a_pooled_connection_that_breaks_does_not_repeat_the_request() {
     let app = TestApp::start().await;
     for (n, kind) in ["cutBefore", "cutAfter"].into_iter().enumerate() {
         app.create(&ten_pounds("warm")).await.expect(201);
@@ -166,14 +166,14 @@ async fn a_connection_that_was_used_before_and_breaks_does_not_make_the_client_a
 }
 
 #[tokio::test]
-async fn a_second_intent_that_somebody_paid_is_told_loudly_and_left_to_people() {
+async fn a_paid_surplus_intent_is_reported_and_left_alone() {
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "1s")]).await;
     app.sandbox.search_lags(600.0).await;
     let id = lose(&app, "a", &ten_pounds("Order 1"), "cutAfter", json!({})).await;
     let first = app.sandbox.first_intent().await["id"].clone();
     app.sandbox.pay(&first).await;
 
-    let told = eventually("it is told", async || {
+    let told = eventually("it is reported", async || {
         app.told(&id, "surplusPaid").await.pop()
     })
     .await;
@@ -206,7 +206,7 @@ async fn a_surplus_intent_that_was_refunded_in_part_is_reported() {
 }
 
 #[tokio::test]
-async fn a_surplus_intent_that_cannot_be_canceled_is_tried_less_and_less_often() {
+async fn a_surplus_intent_that_dojo_does_not_cancel_backs_off() {
     let app = TestApp::quick(&[("RECOVERY_SETTLE", "1s")]).await;
     app.sandbox.search_lags(600.0).await;
     let rejection = json!({"operation": "cancel", "kind": "status", "status": 409, "share": 1.0});
@@ -268,7 +268,7 @@ async fn a_second_intent_is_found_behind_very_many_newer_ones() {
 
 /// What was searched in full before each retry is not searched again, so that the search stays short.
 #[tokio::test]
-async fn a_creation_that_was_retried_for_a_day_is_searched_for_from_its_last_retry() {
+async fn a_creation_retried_for_a_day_is_searched_for_from_its_last_retry() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let lost = json!({"operation": "create", "kind": "cutBefore", "share": 1.0});
@@ -316,7 +316,7 @@ async fn an_early_webhook_is_followed_by_a_read_at_once() {
 }
 
 #[tokio::test]
-async fn what_was_found_out_too_late_is_given_up_and_says_so() {
+async fn a_lost_creation_is_given_up_after_the_limit() {
     let app = TestApp::quick(&[("RECOVERY_GIVE_UP", "1s")]).await;
     let body = ten_pounds("Order 1");
     let id = lose(&app, "a", &body, "cutBefore", json!({})).await;
@@ -331,13 +331,13 @@ async fn what_was_found_out_too_late_is_given_up_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_link_that_expired_meanwhile_fails_and_nothing_can_be_paid() {
-    // Whether Dojo had done nothing, or had done it and could not show it in time.
+async fn a_lost_creation_that_expires_fails_and_cannot_be_paid() {
+    // Whether Dojo did nothing, or created an intent that its search did not show in time.
     for_each_case(&["cutBefore", "cutAfter"], &[], async |app, kind| {
         app.sandbox.drop_webhooks().await;
         app.sandbox.search_lags(600.0).await;
         let mut body = ten_pounds("Order 1");
-        // Before it may be created again.
+        // Before the creation may be retried.
         let expire_at = OffsetDateTime::now_utc() + SETTLE * 3 / 4;
         body["expireAt"] = json!(expire_at.format(&Rfc3339).unwrap());
         let id = lose(&app, "a", &body, kind, json!({})).await;
@@ -354,7 +354,7 @@ async fn a_link_that_expired_meanwhile_fails_and_nothing_can_be_paid() {
 }
 
 #[tokio::test]
-async fn what_dojo_refuses_the_second_time_has_failed_with_its_reasons() {
+async fn a_retry_that_dojo_rejects_fails_the_link_with_its_reasons() {
     let app = TestApp::quick(&[]).await;
     let body = ten_pounds("Order 1");
     let id = lose(&app, "a", &body, "cutBefore", json!({})).await;
@@ -372,7 +372,7 @@ async fn what_dojo_refuses_the_second_time_has_failed_with_its_reasons() {
 }
 
 #[tokio::test]
-async fn what_recovery_loses_again_is_looked_for_again() {
+async fn a_retry_whose_response_is_lost_is_recovered_too() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
@@ -386,7 +386,7 @@ async fn what_recovery_loses_again_is_looked_for_again() {
 }
 
 #[tokio::test]
-async fn a_try_that_dojo_had_no_time_for_is_repeated_within_the_request() {
+async fn a_busy_dojo_is_retried_within_the_request() {
     let app = TestApp::start().await;
     app.sandbox
         .next("create", "status", json!({"status": 429, "count": 2}))
@@ -402,26 +402,26 @@ async fn a_try_that_dojo_had_no_time_for_is_repeated_within_the_request() {
 }
 
 #[tokio::test]
-async fn a_moment_in_which_nobody_listens_at_dojos_address_is_bridged_within_the_request() {
+async fn a_refused_connection_is_retried_within_the_request() {
     let address = stable_address();
     let url = format!("http://{address}");
     let app = TestApp::with(&[("DOJO_API_URL", &url)]).await;
     let body = ten_pounds("Order 1");
     let creating = app.create_with_key("a", &body);
     let coming_back = async {
-        eventually("a try found nobody", async || {
-            let refused = r#"dojo_requests_total{operation="create",outcome="unreachable"}"#;
-            (app.metric(refused).await >= 1.0).then_some(())
+        eventually("a connection was refused", async || {
+            let unreachable = r#"dojo_requests_total{operation="create",outcome="unreachable"}"#;
+            (app.metric(unreachable).await >= 1.0).then_some(())
         })
         .await;
         forward(&address, app.sandbox.url.trim_start_matches("http://")).await;
     };
-    let (answer, ()) = tokio::join!(creating, coming_back);
-    assert_eq!(answer.expect(201).json()["status"], "Created");
+    let (response, ()) = tokio::join!(creating, coming_back);
+    assert_eq!(response.expect(201).json()["status"], "Created");
     assert_eq!(app.sandbox.creations().await.len(), 1);
 }
 
-/// From now on whoever calls this address reaches that one.
+/// Forwards connections from one address to another.
 async fn forward(from: &str, to: &str) {
     let (listener, to) = (TcpListener::bind(from).await.unwrap(), to.to_owned());
     tokio::spawn(async move {
@@ -435,7 +435,7 @@ async fn forward(from: &str, to: &str) {
 }
 
 #[tokio::test]
-async fn a_hundred_lost_creations_are_all_made_good() {
+async fn a_hundred_lost_creations_are_recovered() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     for kind in ["cutAfter", "cutBefore"] {
@@ -443,15 +443,15 @@ async fn a_hundred_lost_creations_are_all_made_good() {
         app.sandbox.control("faults", fault).await;
     }
     let orders: Vec<_> = (0..100).map(|n| format!("Order {n}")).collect();
-    let answers = join_all(orders.iter().map(async |order| {
+    let responses = join_all(orders.iter().map(async |order| {
         app.create_with_key(order, &ten_pounds(order))
             .await
             .status
             .as_u16()
     }))
     .await;
-    assert!(answers.iter().all(|status| [201, 504].contains(status)));
-    assert!(answers.iter().filter(|status| **status == 504).count() > 20);
+    assert!(responses.iter().all(|status| [201, 504].contains(status)));
+    assert!(responses.iter().filter(|status| **status == 504).count() > 20);
     app.sandbox.clear("faults").await;
 
     app.in_step_with_dojo().await;
@@ -467,7 +467,7 @@ async fn a_hundred_lost_creations_are_all_made_good() {
 }
 
 #[tokio::test]
-async fn an_intent_that_comes_to_light_after_its_link_has_failed_is_canceled() {
+async fn an_intent_that_appears_after_its_link_has_failed_is_canceled() {
     let app = TestApp::quick(&[("RECOVERY_GIVE_UP", "1s")]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox.search_lags(600.0).await;
@@ -485,7 +485,7 @@ async fn an_intent_that_comes_to_light_after_its_link_has_failed_is_canceled() {
     })
     .await;
     assert_eq!(app.link(&id).await["status"], "Failed");
-    eventually("its timeline tells of it", async || {
+    eventually("the timeline records it", async || {
         let timeline = app.timeline(&id).await;
         timeline
             .iter()
@@ -496,10 +496,10 @@ async fn an_intent_that_comes_to_light_after_its_link_has_failed_is_canceled() {
 }
 
 #[tokio::test]
-async fn a_search_that_fails_keeps_no_payment_from_being_told() {
+async fn a_search_that_fails_does_not_keep_a_payment_from_being_stored() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
-    // Asked for twice, so every look at it also searches for a second intent.
+    // The creation is retried, so every reconciliation also searches for a second intent.
     let body = ten_pounds("Order 1");
     let id = lose(&app, "a", &body, "cutBefore", json!({})).await;
     let link = settled(&app, &id).await;
@@ -513,13 +513,13 @@ async fn a_search_that_fails_keeps_no_payment_from_being_told() {
     app.logged("the search for a second intent was not completed")
         .await;
 
-    // The background's looks are no different.
+    // The background does the same.
     app.sandbox.refund(&link["paymentIntentId"], 1000).await;
     app.all_are_due().await;
     app.link_with_status(&id, "Refunded").await;
 }
 
-/// A database whose clock is ahead of this machine's, as a replica with a slow clock finds it.
+/// A database whose clock is ahead of this machine's, as for a replica with a slow clock.
 async fn database_ahead(seconds: i32) -> String {
     let url = empty_database().await;
     let mut database = PgConnection::connect(&url).await.unwrap();
@@ -527,7 +527,7 @@ async fn database_ahead(seconds: i32) -> String {
         .fetch_one(&mut database)
         .await
         .unwrap();
-    // Postgres looks into its own schema first, unless told otherwise.
+    // By default, Postgres searches its own schema first.
     let statement = format!(
         "CREATE FUNCTION public.now() RETURNS timestamptz STABLE LANGUAGE sql
              AS $$ SELECT pg_catalog.now() + make_interval(secs => {seconds}) $$;
@@ -541,8 +541,8 @@ async fn database_ahead(seconds: i32) -> String {
 }
 
 #[tokio::test]
-async fn a_replica_whose_clock_is_slow_finds_what_a_lost_answer_had_made() {
-    // Ten minutes: more than a search looks ahead of its clock.
+async fn a_replica_with_a_slow_clock_finds_a_lost_creation() {
+    // Ten minutes are more than a search reads ahead of its own clock.
     let app = TestApp::quick_on(database_ahead(600).await, &[]).await;
     app.sandbox
         .control("clock", json!({"advanceSeconds": 600}))
@@ -553,17 +553,17 @@ async fn a_replica_whose_clock_is_slow_finds_what_a_lost_answer_had_made() {
 
     let link = app.the_only_link("a", &body).await;
     assert_eq!(link["id"], id);
-    let asked_at: OffsetDateTime = sqlx::query_scalar("SELECT created_at FROM payment_links")
+    let created_at: OffsetDateTime = sqlx::query_scalar("SELECT created_at FROM payment_links")
         .fetch_one(&app.pool)
         .await
         .unwrap();
-    let ahead = asked_at - OffsetDateTime::now_utc();
+    let ahead = created_at - OffsetDateTime::now_utc();
     assert!(ahead > time::Duration::minutes(9), "the clocks differ");
     assert_eq!(app.sandbox.creations().await.len(), 1);
 }
 
 #[tokio::test]
-async fn a_replica_whose_clock_is_slow_finds_a_second_intent() {
+async fn a_replica_with_a_slow_clock_finds_a_second_intent() {
     let app = TestApp::quick_on(database_ahead(600).await, &[("RECOVERY_SETTLE", "1s")]).await;
     app.sandbox
         .control("clock", json!({"advanceSeconds": 600}))

@@ -1,4 +1,4 @@
-//! Three processes on one database, any of which may die at any moment: nothing is lost, nothing done twice.
+//! Three processes on one database, any of which may die at any moment. Nothing is lost and nothing is done twice.
 
 use std::{
     collections::BTreeMap,
@@ -16,17 +16,16 @@ use crate::support::{
 };
 
 const REPLICAS: usize = 3;
-/// How long there is load, and kills.
+/// For how long there is load and processes are killed.
 const STORM: Duration = Duration::from_secs(10);
-/// How long a replica may live.
+/// How long to wait before the next replica is killed.
 const LIFE: Duration = Duration::from_millis(400);
 
 fn order(key: usize) -> String {
     format!("Order {key}")
 }
 
-/// Asks one of the replicas after the other for links, three times for each key and at the same time, and has
-/// the customer pay for every other.
+/// Requests links from the replicas in turn, three times for each key at the same time, and pays every other link.
 async fn load(app: &TestApp, addresses: &[String], next: &AtomicUsize, enough: &AtomicBool) {
     let http = client();
     while !enough.load(Ordering::Relaxed) {
@@ -38,22 +37,24 @@ async fn load(app: &TestApp, addresses: &[String], next: &AtomicUsize, enough: &
                 .header("idempotency-key", order(key))
                 .json(&ten_pounds(&order(key))),
         );
-        let Ok(answer) = asking.await else {
+        let Ok(response) = asking.await else {
             // It has just been killed.
             continue;
         };
-        let status = answer.status.as_u16();
-        assert!([201, 409, 503, 504].contains(&status), "{}", answer.text);
-        if status == 201 && key.is_multiple_of(2) && answer.header("idempotent-replayed").is_empty()
+        let status = response.status.as_u16();
+        assert!([201, 409, 503, 504].contains(&status), "{}", response.text);
+        if status == 201
+            && key.is_multiple_of(2)
+            && response.header("idempotent-replayed").is_empty()
         {
-            app.sandbox.pay(&answer.json()["paymentIntentId"]).await;
+            app.sandbox.pay(&response.json()["paymentIntentId"]).await;
         }
-        // A steady load, and not all that the machine can bear.
+        // A steady load, less than the machine can take.
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
 }
 
-/// Kills one replica after the other and starts it again.
+/// Kills one replica after the other and restarts it.
 async fn kill_and_restart(
     app: &TestApp,
     addresses: &[String],
@@ -76,7 +77,7 @@ async fn replica(app: &TestApp, address: &str) -> Service {
     Service::start(&app.database_url, &app.sandbox.url, &settings).await
 }
 
-/// An address behind which any replica answers that is alive, as behind a load balancer.
+/// A load balancer: its address leads to any replica that is alive.
 pub async fn balancer(addresses: &[String]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -111,8 +112,8 @@ fn by<'a>(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_are_killed_under_load_lose_nothing_and_do_nothing_twice() {
-    // A fourth one, to ask what became of it all. It does no work of its own.
+async fn replicas_killed_under_load_lose_nothing_and_repeat_nothing() {
+    // A fourth one, to read the results. It runs no jobs.
     let app = TestApp::start().await;
     let addresses: Vec<_> = (0..REPLICAS).map(|_| stable_address()).collect();
     let replicas = join_all(addresses.iter().map(|address| replica(&app, address))).await;
@@ -144,13 +145,13 @@ async fn replicas_that_are_killed_under_load_lose_nothing_and_do_nothing_twice()
     app.sandbox.clear("faults").await;
     app.sandbox.clear("webhook-faults").await;
 
-    // Each caller comes again until there is a link.
+    // Each caller retries until there is a link.
     let keys = next.load(Ordering::Relaxed).div_ceil(REPLICAS);
-    assert!(keys > 50, "only {keys} links were asked for");
+    assert!(keys > 50, "only {keys} links were requested");
     let mut links = Vec::new();
     for key in 0..keys {
-        let answer = app.outcome(&order(key), &ten_pounds(&order(key))).await;
-        links.push(answer.expect(201).json());
+        let response = app.outcome(&order(key), &ten_pounds(&order(key))).await;
+        links.push(response.expect(201).json());
     }
     app.in_step_with_dojo().await;
 
@@ -175,15 +176,15 @@ async fn replicas_that_are_killed_under_load_lose_nothing_and_do_nothing_twice()
     .await;
     app.each_webhook_is_told_once().await;
 
-    // Dojo was asked for each link as often as the link's timeline says, and each was confirmed once.
+    // Dojo was called for each link as often as the link's timeline says, and each link was created once.
     let calls = app.sandbox.creations().await;
     let calls = by(&calls, |call| &call["body"]["metadata"]["paymentLinkId"]);
     for (id, calls) in calls {
         let id = json!(id);
-        let asked_again = app.told(&id, "creationRetried").await.len();
-        assert!(calls.len() <= 1 + asked_again, "{id}: {calls:#?}");
-        let confirmed = app.told(&id, "created").await.len();
+        let retries = app.told(&id, "creationRetried").await.len();
+        assert!(calls.len() <= 1 + retries, "{id}: {calls:#?}");
+        let created = app.told(&id, "created").await.len();
         let failed = app.told(&id, "failed").await.len();
-        assert_eq!(confirmed + failed, 1, "{id}");
+        assert_eq!(created + failed, 1, "{id}");
     }
 }

@@ -1,4 +1,4 @@
-//! Dojo's webhooks: only genuine ones, each once, in any order.
+//! Dojo's webhooks: only those with a valid signature, each once, in any order.
 
 use dojo_sandbox::signature;
 use futures_util::future::join_all;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{TestApp, eventually, send, ten_pounds, text};
 
-/// The body that Dojo published with two signatures of it.
+/// A body that Dojo has published with two signatures.
 const PUBLISHED: &str = r#"{"id":"evt_hnnHxIKR_Uy6bhZCusCltw","event":"payment_intent.created","accountId":"acc_test","createdAt":"2022-02-01T13:07:41.8667859Z","data":{"paymentIntentId":"pi_vpwd4ooAPEqyNAQe4z89WQ","paymentStatus":"Created","captureMode":"Auto"}}"#;
 const PUBLISHED_SECRETS: &str = "PDYkJQq6sESYHp_zJuTTBQ,ws_OYsyzcrH70GpJfs8MMkKpg";
 const SIGNATURES: [&str; 2] = [
@@ -26,10 +26,10 @@ fn event(id: &str, link: &Value, status: &str) -> String {
     .to_string()
 }
 
-/// A link whose own webhooks have all arrived, so that a test's are the only ones to come.
+/// A link whose own webhooks have all arrived, so that all others come from the test.
 async fn quiet_link(app: &TestApp) -> Value {
     let link = app.created().await;
-    eventually("the sandbox has told of the creation", async || {
+    eventually("the webhook about the creation has arrived", async || {
         let told = app
             .timeline(&link["id"])
             .await
@@ -67,12 +67,12 @@ async fn dojos_published_signatures_are_accepted_with_either_secret() {
             .fetch_one(&app.pool)
             .await
             .unwrap();
-    assert_eq!(stored, PUBLISHED.as_bytes(), "kept as it came");
+    assert_eq!(stored, PUBLISHED.as_bytes(), "stored byte for byte");
     assert_eq!(deliveries, 6);
 }
 
 #[tokio::test]
-async fn while_secrets_rotate_both_are_good_and_after_that_one() {
+async fn both_secrets_are_accepted_during_a_rotation() {
     let (old, new) = PUBLISHED_SECRETS.split_once(',').unwrap();
     for (secrets, accepted) in [
         (old, [204, 401]),
@@ -89,7 +89,7 @@ async fn while_secrets_rotate_both_are_good_and_after_that_one() {
 }
 
 #[tokio::test]
-async fn forgeries_are_refused_and_nothing_is_kept() {
+async fn forgeries_are_rejected_and_not_stored() {
     let secret = PUBLISHED_SECRETS.split(',').next().unwrap();
     let app = TestApp::with(&[("DOJO_WEBHOOK_SECRETS", secret)]).await;
     let right = SIGNATURES[0];
@@ -132,9 +132,9 @@ async fn forgeries_are_refused_and_nothing_is_kept() {
         ("no hex", PUBLISHED, "sha256=zz"),
         ("a newline at the end", &format!("{PUBLISHED}\n"), right),
     ] {
-        let answer = app.deliver_signed(body, signature).await;
-        assert_eq!(answer.status, 401, "{what}");
-        answer.problem(401, "bad-signature");
+        let response = app.deliver_signed(body, signature).await;
+        assert_eq!(response.status, 401, "{what}");
+        response.problem(401, "bad-signature");
     }
     let unsigned = app
         .anonymous(Method::POST, "/webhooks/dojo")
@@ -153,12 +153,12 @@ async fn without_a_secret_nothing_is_accepted() {
 }
 
 #[tokio::test]
-async fn sixty_four_copies_at_once_are_one_event() {
+async fn sixty_four_concurrent_copies_are_one_event() {
     let app = TestApp::start().await;
     let link = quiet_link(&app).await;
     let body = event("evt_1", &link, "Captured");
-    let answers = join_all((0..64).map(|_| app.deliver(&body))).await;
-    assert!(answers.iter().all(|answer| answer.status == 204));
+    let responses = join_all((0..64).map(|_| app.deliver(&body))).await;
+    assert!(responses.iter().all(|response| response.status == 204));
     assert_eq!(app.link(&link["id"]).await["status"], "Captured");
     assert_eq!(verdicts(&app, &link).await, ["applied"]);
     let deliveries: i32 =
@@ -170,7 +170,7 @@ async fn sixty_four_copies_at_once_are_one_event() {
 }
 
 #[tokio::test]
-async fn every_order_of_a_history_ends_the_same_and_each_event_is_told_once() {
+async fn every_order_of_a_history_leads_to_the_same_status() {
     let app = TestApp::start().await;
     let history = ["Created", "Authorized", "Captured", "Refunded"];
     for order in permutations(&history) {
@@ -193,7 +193,7 @@ async fn every_order_of_a_history_ends_the_same_and_each_event_is_told_once() {
 }
 
 #[tokio::test]
-async fn all_of_a_history_at_once_ends_the_same() {
+async fn a_concurrent_history_leads_to_the_same_status() {
     let app = TestApp::start().await;
     for _ in 0..8 {
         let link = quiet_link(&app).await;
@@ -203,11 +203,11 @@ async fn all_of_a_history_at_once_ends_the_same() {
             .enumerate()
             .map(|(n, status)| event(&format!("evt_{n}_{}", text(&link["id"])), &link, status))
             .collect();
-        let answers = join_all(bodies.iter().map(|body| app.deliver(body))).await;
-        assert!(answers.iter().all(|answer| answer.status == 204));
+        let responses = join_all(bodies.iter().map(|body| app.deliver(body))).await;
+        assert!(responses.iter().all(|response| response.status == 204));
         assert_eq!(app.link(&link["id"]).await["status"], "Refunded");
 
-        // Each was judged against what the one before had left behind.
+        // Each was judged against the status that the one before had set.
         let timeline = app.timeline(&link["id"]).await;
         for pair in timeline.windows(2) {
             assert_eq!(pair[1]["statusBefore"], pair[0]["statusAfter"]);
@@ -217,9 +217,9 @@ async fn all_of_a_history_at_once_ends_the_same() {
 }
 
 #[tokio::test]
-async fn webhooks_that_come_before_the_create_call_returns_are_applied_when_it_does() {
+async fn webhooks_before_the_create_call_returns_are_applied() {
     let app = TestApp::start().await;
-    // The work is done, its webhook goes out, and the answer takes its time.
+    // Dojo creates the intent and sends its webhook, and responds late.
     app.sandbox
         .next("create", "latencyAfter", json!({"latencyMs": 1500}))
         .await;
@@ -230,19 +230,19 @@ async fn webhooks_that_come_before_the_create_call_returns_are_applied_when_it_d
             app.sandbox.intents().await.pop()
         })
         .await;
-        eventually("its creation is told of", async || {
+        eventually("the webhook about its creation is stored", async || {
             (app.stored_webhooks().await == 1).then_some(())
         })
         .await;
         app.sandbox.pay(&intent["id"]).await;
-        eventually("its webhooks are kept", async || {
+        eventually("the webhook about its payment is stored", async || {
             (app.stored_webhooks().await >= 2).then_some(())
         })
         .await;
     };
-    let (answer, ()) = tokio::join!(creating, paying);
-    let link = answer.expect(201).json();
-    assert_eq!(link["status"], "Captured", "paid before we knew its name");
+    let (response, ()) = tokio::join!(creating, paying);
+    let link = response.expect(201).json();
+    assert_eq!(link["status"], "Captured", "paid before its id was known");
 
     let kinds: Vec<_> = app
         .timeline(&link["id"])
@@ -268,9 +268,9 @@ async fn webhooks_that_come_before_the_create_call_returns_are_applied_when_it_d
 }
 
 #[tokio::test]
-async fn a_webhook_racing_its_creation_is_never_overlooked() {
+async fn a_webhook_that_races_its_creation_is_applied() {
     let app = TestApp::start().await;
-    // The sandbox tells of each creation at once, so that webhook and answer cross on their way.
+    // The sandbox sends the webhook about each creation at once, so that it races the response.
     let links = join_all((0..40).map(async |n| {
         let link = app
             .create(&ten_pounds(&format!("Order {n}")))
@@ -296,7 +296,7 @@ async fn a_webhook_racing_its_creation_is_never_overlooked() {
     let metrics = app.get("/metrics").await.text;
     assert!(
         !metrics.contains(r#"route="/webhooks/dojo",status="503""#),
-        "each was kept at once"
+        "each was stored at the first attempt"
     );
 }
 
@@ -309,14 +309,17 @@ async fn a_webhook_that_waits_for_its_creation_to_commit_is_applied() {
     app.sandbox
         .next("create", "latencyAfter", json!({"latencyMs": 1000}))
         .await;
-    // Holds the creation up in the middle of its transaction, with the intent's row written.
+    // Blocks the creation in the middle of its transaction, with the intent's row written.
     let mut lock = app.pool.begin().await.unwrap();
-    let hold = sqlx::query("LOCK TABLE idempotency_keys IN SHARE MODE");
+    let block = sqlx::query("LOCK TABLE idempotency_keys IN SHARE MODE");
     let body = ten_pounds("Order 1");
     let creating = app.create_with_key("order-1", &body);
     let delivering = async {
-        let intent = eventually("Dojo has acted", async || app.sandbox.intents().await.pop()).await;
-        hold.execute(&mut *lock).await.unwrap();
+        let intent = eventually("Dojo has created the intent", async || {
+            app.sandbox.intents().await.pop()
+        })
+        .await;
+        block.execute(&mut *lock).await.unwrap();
         eventually("the creation waits", async || waiting(&app, 1).await).await;
         let webhook = event(
             "evt_1",
@@ -330,13 +333,13 @@ async fn a_webhook_that_waits_for_its_creation_to_commit_is_applied() {
         };
         tokio::join!(delivering, committing).0.expect(204);
     };
-    let (answer, ()) = tokio::join!(creating, delivering);
-    let link = answer.expect(201).json();
+    let (response, ()) = tokio::join!(creating, delivering);
+    let link = response.expect(201).json();
     assert_eq!(app.link(&link["id"]).await["status"], "Captured");
     assert_eq!(verdicts(&app, &link).await, ["applied"]);
 }
 
-/// Whether so many statements wait for a lock.
+/// `Some` if this many statements wait for a lock.
 async fn waiting(app: &TestApp, count: i64) -> Option<()> {
     let waiting: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_stat_activity
@@ -349,7 +352,7 @@ async fn waiting(app: &TestApp, count: i64) -> Option<()> {
 }
 
 #[tokio::test]
-async fn contradictory_and_unknown_news_changes_nothing_and_is_kept() {
+async fn contradictory_and_unknown_statuses_change_nothing_and_are_recorded() {
     for (first, then, verdict) in [
         ("Canceled", "Captured", "contradictory"),
         ("Captured", "Canceled", "contradictory"),
@@ -363,12 +366,15 @@ async fn contradictory_and_unknown_news_changes_nothing_and_is_kept() {
         assert_eq!(app.link(&link["id"]).await["status"], first);
         assert_eq!(verdicts(&app, &link).await, ["applied", verdict]);
         let last = app.timeline(&link["id"]).await.pop().unwrap();
-        assert_eq!(last["detail"]["reported"], then, "the word itself is kept");
+        assert_eq!(
+            last["detail"]["reported"], then,
+            "the word itself is recorded"
+        );
     }
 }
 
 #[tokio::test]
-async fn what_is_about_nothing_of_ours_is_kept_and_acknowledged() {
+async fn webhooks_about_no_link_are_stored_and_acknowledged() {
     let app = TestApp::start().await;
     let nobody = json!({"paymentIntentId": "pi_nobody"});
     app.deliver(&event("evt_1", &nobody, "Captured"))
@@ -394,7 +400,7 @@ async fn what_is_about_nothing_of_ours_is_kept_and_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_genuine_body_that_cannot_be_understood_is_kept_for_inspection() {
+async fn a_signed_body_that_is_not_understood_is_stored() {
     let app = TestApp::start().await;
     let long_id = format!(r#"{{"id":"{}","event":"e"}}"#, "x".repeat(5000));
     let bodies = [

@@ -85,7 +85,7 @@ async fn check_all(
     }
 
     if found.pending.is_empty() && found.broken.is_empty() {
-        let stored = store::deployment::held(pool)
+        let stored = store::deployment::claimed(pool)
             .await
             .map_err(during(Name::Environment))?;
         check_environment(stored, environment, checks);
