@@ -354,7 +354,6 @@ impl Model for Protocol {
             let timing = match at {
                 Process::Idle => continue,
                 Process::Creating { call, timing, .. } => {
-                    let process = process;
                     if *call == Call::Out {
                         if state.intents.len() < self.world.intents {
                             actions.push(Action::DojoCreates { process });
