@@ -1,35 +1,35 @@
 //! Creation and convergence, checked in every order in which things can happen.
 //!
-//! [`stateright`] explores all reachable states of a small world: one link, the handler of the request that asked
-//! for it, one worker or two (on one replica or two, which is the same: they share nothing but the database), Dojo,
-//! its webhooks, and a customer. The decisions are the service's own functions (`Status::judge`, `reconcile`,
-//! `next_reconciliation`, `next_step`); what is modelled is what stands around them: which transaction writes what
-//! ([`state`]), and what can happen between two of them ([`protocol`]).
+//! [`stateright`] explores all reachable states of a small world: one link, the handler of the request that created it, one
+//! or two workers (on one replica or on two, which is the same, because they share only the database), Dojo, its webhooks,
+//! and a customer. The decisions are the service's own functions (`Status::judge`, `reconcile`, `next_reconciliation`,
+//! `next_step`). The model is of everything around them: which transaction writes what ([`state`]), and what can happen
+//! between two transactions ([`protocol`]).
 //!
-//! **What goes wrong.** A process may die before each of its steps. It may sleep through the end of its lease and
-//! then go on. Dojo may not be reached, refuse, act and not answer, or act after everybody gave up. Its search may
-//! lag, and so may copies of its data. Webhooks arrive in any order, early, twice or never. How often each happens
-//! in one history is bounded, so that there is an end; which happens when is not. Each world below has its own share
-//! of this: what two of them have is not checked together.
+//! **What goes wrong.** A process may die before each of its steps. It may sleep past the end of its lease and then go on.
+//! Dojo may be unreachable, reject a call, act without responding, or act after everybody has given up. Its search may lag,
+//! and so may copies of its data. Webhooks arrive in any order, early, twice or never. How often each of these happens in one
+//! history is limited, so that there is an end. In which order they happen is not. Each world below has its own mix of faults.
+//! Combinations of faults from two worlds are not checked.
 //!
-//! **What is abstracted, and why that loses nothing.**
-//! - *Time.* The rules ask only whether a span is over, so the model has an event for the end of each. One cannot
-//!   come before what it waits for: a lease ends only once its holder is done, dead or asleep, and what was asked
-//!   for in time comes to light before the settling time is over. Where the service's assumptions are dropped
-//!   (`stalls`, `search_lags_on`), so is this.
-//! - *A transaction is one step*, which is Postgres's promise. Reading before a call and the call's own effect are
-//!   one step where the write that follows is guarded by what was read (`revision`, `asked_until`): anything that
-//!   happens in between makes the guard fail.
-//! - *No leases on looks and orphaned intents*, so more of them overlap here than ever do.
-//! - *A lost webhook* is one that has not arrived. Each state is asked how it would end if none came any more.
-//! - *A freed key* leads to another link, for which all of this holds again; here it is enough that nothing of the
-//!   first one stays alive.
+//! **What is abstracted, and why nothing is lost by that.**
+//! - *Time.* The rules only ask whether a period is over, so the model has an event for the end of each period. It can't come
+//!   before what the period waits for: a lease ends only once its holder is done, dead or asleep, and the intent of a request
+//!   that left in time appears before the settlement window is over. Worlds that drop the service's assumptions (`stalls`,
+//!   `search_lags_on`) drop this as well.
+//! - *A transaction is one step*, as Postgres guarantees. A read before a call, and what the call itself does, are one step if
+//!   the write that follows is guarded by what was read (`revision`, `asked_until`): anything that happens in between makes
+//!   the guard fail.
+//! - *No leases on reconciliations and orphaned intents*, so more of them overlap here than in the service.
+//! - *A lost webhook* is one that has not arrived. For each state, the model also checks how it ends if no more arrive.
+//! - *A key that is freed* leads to another link, to which all of this applies again. Here it is enough that nothing of the
+//!   first link stays alive.
 //!
-//! **How convergence is checked.** Histories may go round in circles (a look that finds nothing, again and again), so
-//! "in the end" means: from each state, if nothing *more* goes wrong and what remains to be done is done in a fair
-//! order, everything comes to rest, and what it comes to is right ([`protocol::Protocol`]'s `ends_well`).
+//! **How convergence is checked.** Histories may go in circles (a read that finds nothing, again and again), so "in the end"
+//! means: from each state, if nothing *more* goes wrong and the remaining steps are taken in a fair order, everything comes to
+//! rest, and the result is right ([`protocol::Protocol`]'s `ends_well`).
 //!
-//! `cargo test --test model -- --nocapture` prints how many states there are, and how each broken rule is found out.
+//! `cargo test --test model -- --nocapture` prints how many states there are, and how each broken rule is detected.
 
 mod protocol;
 mod rules;
@@ -46,12 +46,12 @@ const NOTHING: Budget = Budget {
     crashes: 0,
     stalls: 0,
     copies: 0,
-    refusals: 0,
+    rejections: 0,
     forgeries: 0,
     ahead: 0,
 };
 
-/// Answers are lost and webhooks come as they like, but nothing else goes wrong.
+/// Responses are lost and webhooks arrive in any order, but nothing else goes wrong.
 const MILD: World = World {
     budget: NOTHING,
     workers: 2,
@@ -65,13 +65,13 @@ const MILD: World = World {
 const CRASHES: World = World {
     budget: Budget {
         crashes: 2,
-        refusals: 1,
+        rejections: 1,
         ..NOTHING
     },
     ..MILD
 };
 
-/// A process sleeps through the end of its lease.
+/// A process sleeps past the end of its lease.
 const STALLS: World = World {
     budget: Budget {
         stalls: 1,
@@ -81,7 +81,7 @@ const STALLS: World = World {
     ..MILD
 };
 
-/// Dojo's search and Dojo's copies lag for longer than the service allows for.
+/// Dojo's search and the copies of its data lag for longer than the service assumes.
 const LAGS: World = World {
     workers: 1,
     search_lags_on: true,
@@ -89,7 +89,7 @@ const LAGS: World = World {
     ..MILD
 };
 
-/// A payment has more stages, and an event may come twice under two names.
+/// A payment has more stages, and an event may arrive twice with two ids.
 const MANUAL: World = World {
     budget: Budget {
         copies: 1,
@@ -111,7 +111,7 @@ const FORGERY: World = World {
     ..MILD
 };
 
-/// A node of Dojo's has a clock that runs ahead.
+/// The clock of one of Dojo's nodes runs ahead.
 const AHEAD: World = World {
     budget: Budget {
         ahead: 1,
@@ -122,12 +122,12 @@ const AHEAD: World = World {
     ..MILD
 };
 
-/// What a check came to.
+/// The result of a check.
 struct Checked {
     states: usize,
-    /// The properties that do not hold, and what leads there.
+    /// The properties that do not hold, with the actions that lead there.
     broken: Vec<(&'static str, Vec<Action>)>,
-    /// What should have been met and was not.
+    /// The cases that should have occurred and did not.
     missing: Vec<&'static str>,
 }
 
@@ -156,18 +156,21 @@ fn check(rules: Rules, world: World, until: HasDiscoveries) -> Checked {
     }
 }
 
-/// All properties hold, the interesting cases were met, and there were at least so many states.
+/// Checks that all properties hold, that the interesting cases occurred, and that there were at least this many states.
 fn holds(name: &str, world: World, at_least: usize) {
     let start = Instant::now();
     let checked = check(Rules::REAL, world, HasDiscoveries::AnyFailures);
     println!("{name}: {} states, {:.1?}", checked.states, start.elapsed());
     assert_eq!(checked.broken, Vec::new(), "{name}");
-    assert_eq!(checked.missing, Vec::<&str>::new(), "{name}: never met");
-    assert!(checked.states > at_least, "{name}: this says nothing");
+    assert_eq!(checked.missing, Vec::<&str>::new(), "{name}: did not occur");
+    assert!(
+        checked.states > at_least,
+        "{name}: too few states to say anything"
+    );
 }
 
 #[test]
-fn holds_when_answers_are_lost_and_webhooks_come_as_they_like() {
+fn holds_when_responses_are_lost_and_webhooks_arrive_in_any_order() {
     holds("mild", MILD, 10_000);
 }
 
@@ -177,12 +180,12 @@ fn holds_when_processes_die() {
 }
 
 #[test]
-fn holds_when_a_process_sleeps_through_its_lease() {
+fn holds_when_a_process_sleeps_past_its_lease() {
     holds("stalls", STALLS, 50_000);
 }
 
 #[test]
-fn holds_when_dojo_lags_for_longer_than_allowed_for() {
+fn holds_when_dojo_lags_for_longer_than_assumed() {
     holds("lags", LAGS, 50_000);
 }
 
@@ -201,11 +204,11 @@ fn holds_when_a_clock_at_dojo_runs_ahead() {
     holds("ahead", AHEAD, 5_000);
 }
 
-/// A broken rule is found out, in this world and by this property.
-fn is_found_out(what: &str, rules: Rules, world: World, by: &'static str) {
+/// Checks that a broken rule is detected, in this world and by this property.
+fn is_detected(what: &str, rules: Rules, world: World, by: &'static str) {
     let broken = check(rules, world, HasDiscoveries::AnyOf([by].into())).broken;
     let Some((_, actions)) = broken.iter().find(|(property, _)| *property == by) else {
-        panic!("{what}: not found out by \"{by}\"");
+        panic!("{what}: not detected by \"{by}\"");
     };
     println!("{what}: not \"{by}\" after");
     for action in actions {
@@ -215,156 +218,166 @@ fn is_found_out(what: &str, rules: Rules, world: World, by: &'static str) {
 
 const WITHOUT_WEBHOOKS: &str = "without any webhook, all ends well";
 const WITH_WEBHOOKS: &str = "once webhooks arrive, all ends well";
-const CONFIRMED: &str = "what is confirmed, Dojo has answered";
-const ACCEPTED: &str = "what is confirmed, was accepted";
+const CONFIRMED: &str = "a confirmed status was reported by Dojo";
+const ACCEPTED: &str = "a confirmed status comes from an accepted response";
 const NO_WAY_BACK: &str = "a link never goes back";
 
 #[test]
-fn a_lost_answer_taken_for_a_failure_is_found_out() {
+fn treating_a_lost_response_as_a_failure_is_detected() {
     let rules = Rules {
         lost_is_unknown: false,
         ..Rules::REAL
     };
-    is_found_out("a lost answer is a failure", rules, MILD, WITHOUT_WEBHOOKS);
+    is_detected(
+        "a lost response is a failure",
+        rules,
+        MILD,
+        WITHOUT_WEBHOOKS,
+    );
 }
 
 #[test]
-fn creating_again_without_waiting_is_found_out() {
+fn retrying_without_waiting_is_detected() {
     let rules = Rules {
         next_step: rules::never_wait,
         ..Rules::REAL
     };
-    is_found_out("no waiting", rules, MILD, WITHOUT_WEBHOOKS);
+    is_detected("no waiting", rules, MILD, WITHOUT_WEBHOOKS);
     let rules = Rules {
         surplus_is_canceled: false,
         ..rules
     };
-    is_found_out("no waiting, no canceling", rules, MILD, WITH_WEBHOOKS);
+    is_detected("no waiting, no canceling", rules, MILD, WITH_WEBHOOKS);
 }
 
 #[test]
-fn leaving_a_second_intent_alone_is_found_out() {
+fn ignoring_a_surplus_intent_is_detected() {
     let rules = Rules {
         surplus_is_canceled: false,
         ..Rules::REAL
     };
-    is_found_out("no canceling", rules, STALLS, WITH_WEBHOOKS);
+    is_detected("no canceling", rules, STALLS, WITH_WEBHOOKS);
 }
 
 #[test]
-fn replacing_a_links_intent_is_found_out() {
+fn replacing_a_links_intent_is_detected() {
     let rules = Rules {
         first_intent_stays: false,
         ..Rules::REAL
     };
     let by = "a url that was handed out is the link's";
-    is_found_out("the last intent wins", rules, STALLS, by);
+    is_detected("the last intent wins", rules, STALLS, by);
 }
 
 #[test]
-fn believing_webhooks_in_the_order_of_arrival_is_found_out() {
+fn applying_webhooks_in_the_order_of_arrival_is_detected() {
     let rules = Rules {
         judge: rules::judge_by_arrival,
         ..Rules::REAL
     };
-    is_found_out("the last webhook wins", rules, MILD, NO_WAY_BACK);
+    is_detected("the last webhook wins", rules, MILD, NO_WAY_BACK);
 }
 
 #[test]
-fn believing_any_answer_is_found_out() {
+fn accepting_any_response_is_detected() {
     let rules = Rules {
         reconcile: rules::reconcile_blindly,
         ..Rules::REAL
     };
-    is_found_out("the last answer wins", rules, MILD, NO_WAY_BACK);
+    is_detected("the last response wins", rules, MILD, NO_WAY_BACK);
 }
 
 #[test]
-fn believing_no_answer_is_found_out() {
+fn accepting_no_response_is_detected() {
     let rules = Rules {
         reconcile: rules::reconcile_never,
         ..Rules::REAL
     };
-    is_found_out("no answer counts", rules, MILD, WITH_WEBHOOKS);
+    is_detected("no response is accepted", rules, MILD, WITH_WEBHOOKS);
 }
 
 #[test]
-fn believing_a_webhook_against_dojo_is_found_out() {
+fn preferring_webhooks_to_responses_is_detected() {
     let rules = Rules {
         reconcile: rules::reconcile_for_webhooks,
         ..Rules::REAL
     };
-    let what = "webhooks beat answers";
-    is_found_out(what, rules, FORGERY, WITH_WEBHOOKS);
+    let what = "webhooks beat responses";
+    is_detected(what, rules, FORGERY, WITH_WEBHOOKS);
 }
 
 #[test]
-fn never_believing_an_older_answer_is_found_out() {
+fn never_accepting_an_older_response_is_detected() {
     let rules = Rules {
         reconcile: rules::reconcile_by_time,
         ..Rules::REAL
     };
-    let what = "an older answer never counts";
-    is_found_out(what, rules, AHEAD, WITH_WEBHOOKS);
+    let what = "an older response is never accepted";
+    is_detected(what, rules, AHEAD, WITH_WEBHOOKS);
 }
 
 #[test]
-fn confirming_what_only_a_webhook_reported_is_found_out() {
+fn confirming_what_only_a_webhook_reported_is_detected() {
     let rules = Rules {
-        is_confirmed: rules::confirm_unless_disputed,
+        is_confirmed: rules::confirm_unless_conflicting,
         ..Rules::REAL
     };
-    is_found_out("webhooks confirm", rules, FORGERY, CONFIRMED);
+    is_detected("webhooks adopt", rules, FORGERY, CONFIRMED);
 }
 
 #[test]
-fn confirming_what_was_not_accepted_is_found_out() {
+fn confirming_a_response_that_was_not_accepted_is_detected() {
     let rules = Rules {
-        reconcile: rules::reconcile_with_patience,
+        reconcile: rules::reconcile_older_late,
         is_confirmed: rules::confirm_by_latest,
         ..Rules::REAL
     };
-    is_found_out("the latest answer confirms", rules, AHEAD, ACCEPTED);
+    is_detected("the latest response confirms", rules, AHEAD, ACCEPTED);
 }
 
 #[test]
-fn a_dispute_that_outlives_its_status_is_found_out() {
+fn a_conflict_that_outlives_its_status_is_detected() {
     let rules = Rules {
-        a_move_ends_a_dispute: false,
+        a_move_ends_a_conflict: false,
         ..Rules::REAL
     };
-    is_found_out("disputes go on", rules, MILD, NO_WAY_BACK);
+    is_detected("conflicts go on", rules, MILD, NO_WAY_BACK);
 }
 
 #[test]
-fn waiting_for_webhooks_is_found_out() {
+fn relying_on_webhooks_is_detected() {
     let rules = Rules {
-        next_reconciliation: rules::look_only_when_told,
+        next_reconciliation: rules::reconcile_only_after_webhooks,
         ..Rules::REAL
     };
-    is_found_out("no schedule", rules, MILD, WITHOUT_WEBHOOKS);
+    is_detected("no schedule", rules, MILD, WITHOUT_WEBHOOKS);
 }
 
 #[test]
-fn telling_of_a_failure_that_came_too_late_is_found_out() {
+fn returning_a_failure_that_was_not_stored_is_detected() {
     let rules = Rules {
-        only_failures_are_told: false,
+        only_stored_failures_are_returned: false,
         ..Rules::REAL
     };
-    let by = "what came to nothing stays so";
+    let by = "a failure that was returned stays so";
     let budget = Budget {
-        refusals: 1,
+        rejections: 1,
         ..STALLS.budget
     };
     let world = World { budget, ..STALLS };
-    is_found_out("late failures are told", rules, world, by);
+    is_detected(
+        "failures are returned without being stored",
+        rules,
+        world,
+        by,
+    );
 }
 
 #[test]
-fn forgetting_an_intent_that_is_not_there_yet_is_found_out() {
+fn forgetting_an_intent_that_is_not_shown_yet_is_detected() {
     let rules = Rules {
-        missing_is_asked_again: false,
+        missing_is_read_again: false,
         ..Rules::REAL
     };
-    is_found_out("404 is final", rules, LAGS, WITH_WEBHOOKS);
+    is_detected("404 is final", rules, LAGS, WITH_WEBHOOKS);
 }

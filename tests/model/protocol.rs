@@ -15,21 +15,21 @@ use stateright::{Model, Property};
 use crate::{
     rules::Rules,
     state::{
-        Asked, Budget, Disputed, Due, Finding, Intent, Key, Process, Row, Seen, State, Throttle,
-        Told, Wire,
+        Asked, Budget, Call, Conflicting, Due, Intent, IntentView, Key, Process, ReadOutcome,
+        Response, Row, State, Timing,
     },
 };
 
 /// The handler's place among the processes.
 const HANDLER: usize = 0;
 
-/// What is checked: the rules, and the world that they have to cope with.
+/// What is checked: the rules, and the world that they must cope with.
 #[derive(Debug)]
 pub(crate) struct Protocol {
     pub(crate) rules: Rules,
     pub(crate) world: World,
     pub(crate) witness: Witness,
-    /// The states that are known to end well by themselves, with and without webhooks.
+    /// The states that are known to end well, with and without webhooks.
     ends_well: [Mutex<HashSet<State>>; 2],
 }
 
@@ -39,30 +39,30 @@ pub(crate) struct World {
     pub(crate) budget: Budget,
     /// How many workers there are: one or two.
     pub(crate) workers: usize,
-    /// How many intents Dojo creates for the link at most. After that nobody gets through to it.
+    /// The greatest number of intents that Dojo creates for the link. After that it can't be reached.
     pub(crate) intents: usize,
-    /// The link is captured by hand.
+    /// The capture mode is `Manual`.
     pub(crate) manual: bool,
     /// Dojo's search may lag for longer than the service waits.
     pub(crate) search_lags_on: bool,
-    /// Dojo may answer that there is no such intent, as long as search does not find it.
+    /// Dojo may respond that it doesn't know an intent, as long as search doesn't find it.
     pub(crate) reads_lag: bool,
 }
 
-/// What has happened in some history: to show that the interesting cases were met.
+/// What has happened in any history, to show that the interesting cases occurred.
 #[derive(Debug, Default)]
 pub(crate) struct Witness {
     early: AtomicBool,
     stale: AtomicBool,
     older: AtomicBool,
-    disputed: AtomicBool,
-    outstood: AtomicBool,
+    conflicting: AtomicBool,
+    stood: AtomicBool,
     overtaken: AtomicBool,
     ahead: AtomicBool,
 }
 
 impl World {
-    /// Somebody acts, or something comes to light, later than the service allows for.
+    /// A process acts, or an intent appears, later than the service assumes.
     pub(crate) fn breaks_time_limits(&self) -> bool {
         self.budget.stalls > 0 || self.search_lags_on
     }
@@ -77,17 +77,20 @@ impl Witness {
         self.stale.store(true, Ordering::Relaxed);
     }
 
-    /// What was not met.
+    /// What did not occur.
     pub(crate) fn missing(&self, world: World) -> Vec<&'static str> {
         let always = [
             ("an early webhook was applied", &self.early),
             ("a stale webhook was ignored", &self.stale),
-            ("an older answer was disputed", &self.older),
-            ("an answer was disputed for being behind", &self.disputed),
-            ("an answer stood until it was accepted", &self.outstood),
-            ("an answer was overtaken by a change", &self.overtaken),
+            ("an older response was a conflict", &self.older),
+            (
+                "a response behind a webhook was a conflict",
+                &self.conflicting,
+            ),
+            ("a response stood until it was accepted", &self.stood),
+            ("a response was overtaken by a change", &self.overtaken),
         ];
-        let ahead = ("an older answer was accepted at once", &self.ahead);
+        let ahead = ("an older response was accepted at once", &self.ahead);
         always
             .into_iter()
             .chain((world.budget.ahead > 0).then_some(ahead))
@@ -97,28 +100,28 @@ impl Witness {
     }
 }
 
-/// Something that happens. Numbers are those of processes and intents.
+/// Something that happens. Numbers are indexes of processes and intents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Dojo creates an intent for a request.
     DojoCreates {
-        asked_by: usize,
+        process: usize,
     },
     /// Dojo creates an intent for a request that nobody waits for any more.
-    DojoCreatesForNobody {
+    DojoCreatesUnawaited {
         late: bool,
     },
-    /// The request provably comes to nothing.
+    /// The request provably does nothing.
     DojoIsNotReached {
-        asked_by: usize,
+        process: usize,
     },
-    /// Dojo does not take the request.
-    DojoRefuses {
-        asked_by: usize,
+    /// Dojo rejects the request.
+    DojoRejects {
+        process: usize,
     },
-    /// No answer comes, in time or at all, and the process notes it.
-    AnswerIsLost {
-        asked_by: usize,
+    /// No response arrives in time, and the process stores that.
+    ResponseIsLost {
+        process: usize,
     },
     /// The process takes its next step.
     Proceed {
@@ -132,21 +135,21 @@ pub(crate) enum Action {
     Stall {
         process: usize,
     },
-    /// A worker takes the pending link up, and searches.
+    /// A worker claims the pending link and searches for its intents.
     Recover {
         worker: usize,
         lagging: bool,
     },
-    /// A worker asks Dojo about the link's intent.
-    Look {
+    /// A worker reads the link's intent.
+    Read {
         worker: usize,
         lagging: bool,
     },
-    /// The same, of a node of Dojo's whose clock runs ahead.
-    LookAhead {
+    /// The same, from a node of Dojo's whose clock runs ahead.
+    ReadAhead {
         worker: usize,
     },
-    /// A worker asks Dojo about an intent that is a orphan or one too many.
+    /// A worker reads an orphaned or surplus intent.
     Trace {
         worker: usize,
         intent: usize,
@@ -162,13 +165,13 @@ pub(crate) enum Action {
         intent: usize,
         reported: Status,
     },
-    /// The customer, the merchant or Dojo's clock moves an intent along.
+    /// The customer, the merchant or Dojo's clock changes an intent's status.
     Move {
         intent: usize,
         to: Status,
     },
     /// Search finds the intent from now on.
-    ComesToLight {
+    Appears {
         intent: usize,
     },
     /// The lagging copies have caught up with it.
@@ -176,11 +179,11 @@ pub(crate) enum Action {
         intent: usize,
     },
     LeaseRunsOut,
-    /// What was asked for last was asked for so long ago that it is taken to be settled.
-    AskedLongAgo,
-    /// Dojo has stood by its answer for long.
-    DisputedForLong,
-    /// Nobody waits for the link any more.
+    /// The settlement window of the last request is over.
+    WindowIsOver,
+    /// Dojo has stood by its response for the settlement window.
+    ConflictStands,
+    /// The link reaches the age at which recovery gives up.
     GetsOld,
 }
 
@@ -194,7 +197,7 @@ impl Protocol {
         }
     }
 
-    /// Where an intent can get to in one step.
+    /// The statuses that an intent can reach in one step.
     fn moves(&self, from: Status) -> &'static [Status] {
         use Status::{Authorized, Canceled, Captured, Created, Refunded, Reversed};
         match from {
@@ -206,20 +209,18 @@ impl Protocol {
         }
     }
 
-    /// What the processes, the network and time do by themselves, in an order that is fair: each step is taken
-    /// once all before it are through. `None`: there is nothing left to do.
+    /// What the processes, the network and time do next if nothing goes wrong, in a fair order: each step is taken once all
+    /// before it are done. `None`: nothing is left to do.
     fn calmly(&self, state: &State, webhooks: bool) -> Option<Action> {
         let busy = |process: &usize| state.processes[*process] != Process::Idle;
         if let Some(process) = (0..state.processes.len()).find(busy) {
             return Some(match state.processes[process] {
                 Process::Creating {
-                    wire: Wire::Out, ..
-                } if state.intents.len() < self.world.intents => {
-                    Action::DojoCreates { asked_by: process }
-                }
+                    call: Call::Out, ..
+                } if state.intents.len() < self.world.intents => Action::DojoCreates { process },
                 Process::Creating {
-                    wire: Wire::Out, ..
-                } => Action::DojoIsNotReached { asked_by: process },
+                    call: Call::Out, ..
+                } => Action::DojoIsNotReached { process },
                 _ => Action::Proceed { process },
             });
         }
@@ -228,7 +229,7 @@ impl Protocol {
                 return Some(Action::Webhook { intent, reported });
             }
             if !at.visible {
-                return Some(Action::ComesToLight { intent });
+                return Some(Action::Appears { intent });
             }
             if at.before.is_some() {
                 return Some(Action::CopiesCatchUp { intent });
@@ -247,7 +248,7 @@ impl Protocol {
             return Some(if link.leased {
                 Action::LeaseRunsOut
             } else if waits {
-                Action::AskedLongAgo
+                Action::WindowIsOver
             } else {
                 Action::Recover {
                     worker: 1,
@@ -259,21 +260,21 @@ impl Protocol {
         let differs = link.status != state.intents[intent].status
             || link.version != Some(state.intents[intent].version)
             || !state.confirmed(&self.rules);
-        let look = Action::Look {
+        let read = Action::Read {
             worker: 1,
             lagging: false,
         };
         match link.due {
-            _ if link.disputed == Disputed::Lately => Some(Action::DisputedForLong),
-            Due::Now => Some(look),
-            // A look that finds nothing new changes nothing, so it need not be taken.
-            Due::Later => differs.then_some(look),
+            _ if link.conflicting == Conflicting::Lately => Some(Action::ConflictStands),
+            Due::Now => Some(read),
+            // A read that finds nothing new changes nothing, so it can be left out.
+            Due::Later => differs.then_some(read),
             Due::Never => None,
         }
     }
 
-    /// Whether all is well once nothing goes wrong any more, and what remains to be done is done. With `webhooks`,
-    /// all that are still out arrive; without, none does.
+    /// Whether all is well once nothing goes wrong any more and the remaining steps are taken. With `webhooks`, all that have
+    /// not arrived yet arrive. Without, none does.
     fn ends_well(&self, state: &State, webhooks: bool) -> bool {
         /// More steps than any history needs to come to rest.
         const STEPS: usize = 100;
@@ -309,29 +310,29 @@ impl Protocol {
         well
     }
 
-    /// Whether a state in which nothing is left to do is as it should be.
+    /// Whether a state in which nothing is left to do is right.
     fn is_well(&self, state: &State, webhooks: bool) -> bool {
         let link = state.link;
         let converged = match link.intent {
             Some(intent) => {
                 link.status == state.intents[intent].status
-                    // At its end it is not looked at any more, even if a clock ran ahead.
+                    // A link with a final status is not read any more, even if a clock ran ahead.
                     && (link.version == Some(state.intents[intent].version) || link.due == Due::Never)
                     && state.confirmed(&self.rules)
             }
             None => link.status == Status::Failed,
         };
         let others_are_gone = state.intents.iter().enumerate().all(|(intent, at)| {
-            // Where time limits are broken *and* all webhooks are lost, there may be an intent that nobody here
-            // has ever heard of. Nobody has its url, so nobody can pay it, and Dojo lets it expire.
-            let unheard_of = !webhooks && at.row == Row::Missing && self.world.breaks_time_limits();
-            link.intent == Some(intent) || !at.is_live() || unheard_of
+            // If time limits are broken *and* all webhooks are lost, there may be an intent that the service has never seen.
+            // Nobody has its URL, so nobody can pay it, and it expires.
+            let is_unknown = !webhooks && at.row == Row::Missing && self.world.breaks_time_limits();
+            link.intent == Some(intent) || !at.is_live() || is_unknown
         });
         converged && others_are_gone
     }
 }
 
-/// The webhooks that Dojo has sent for an intent and that have not arrived.
+/// The webhooks about an intent that Dojo has sent and that have not arrived.
 fn undelivered(intent: &Intent) -> impl Iterator<Item = Status> {
     let (history, delivered) = (intent.history, intent.delivered);
     Status::ALL
@@ -350,53 +351,51 @@ impl Model for Protocol {
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let budget = state.budget;
         for (process, at) in state.processes.iter().enumerate() {
-            let throttle = match at {
+            let timing = match at {
                 Process::Idle => continue,
-                Process::Creating { wire, throttle, .. } => {
-                    let asked_by = process;
-                    if *wire == Wire::Out {
+                Process::Creating { call, timing, .. } => {
+                    if *call == Call::Out {
                         if state.intents.len() < self.world.intents {
-                            actions.push(Action::DojoCreates { asked_by });
+                            actions.push(Action::DojoCreates { process });
                         }
-                        if budget.refusals > 0 {
-                            actions.push(Action::DojoIsNotReached { asked_by });
-                            actions.push(Action::DojoRefuses { asked_by });
+                        if budget.rejections > 0 {
+                            actions.push(Action::DojoIsNotReached { process });
+                            actions.push(Action::DojoRejects { process });
                         }
                     } else {
                         actions.push(Action::Proceed { process });
                     }
-                    if matches!(wire, Wire::Out | Wire::Done(_)) {
-                        actions.push(Action::AnswerIsLost { asked_by });
+                    if matches!(call, Call::Out | Call::Done(_)) {
+                        actions.push(Action::ResponseIsLost { process });
                     }
-                    *throttle
+                    *timing
                 }
-                Process::GivingBack { throttle }
-                | Process::AskingAgain { throttle, .. }
-                | Process::GivingUp { throttle, .. }
-                | Process::Adopting { throttle, .. } => {
+                Process::Releasing { timing }
+                | Process::Retrying { timing, .. }
+                | Process::GivingUp { timing, .. }
+                | Process::Adopting { timing, .. } => {
                     actions.push(Action::Proceed { process });
-                    *throttle
+                    *timing
                 }
-                Process::Looking { .. } | Process::Tracing { .. } | Process::Settling { .. } => {
+                Process::Reading { .. } | Process::Tracing { .. } | Process::Settling { .. } => {
                     actions.push(Action::Proceed { process });
-                    // These hold nothing that could be used against others, so all that a late one could do
-                    // one in time may do as well.
-                    Throttle::Late
+                    // These have nothing that could harm others, so a late one can do no more than one in time.
+                    Timing::Late
                 }
             };
             if budget.crashes > 0 {
                 actions.push(Action::Crash { process });
             }
-            if budget.stalls > 0 && throttle != Throttle::Late {
+            if budget.stalls > 0 && timing != Timing::Late {
                 actions.push(Action::Stall { process });
             }
         }
 
         if state.abandoned.in_time > 0 && state.intents.len() < self.world.intents {
-            actions.push(Action::DojoCreatesForNobody { late: false });
+            actions.push(Action::DojoCreatesUnawaited { late: false });
         }
         if state.abandoned.late > 0 && state.intents.len() < self.world.intents {
-            actions.push(Action::DojoCreatesForNobody { late: true });
+            actions.push(Action::DojoCreatesUnawaited { late: true });
         }
 
         // Workers are alike, so only one idle one needs to be tried.
@@ -413,20 +412,20 @@ impl Model for Protocol {
                     }
                 }
             }
-            // At any moment: a caller may ask for it.
+            // At any moment, because a caller may request it.
             if let Some(intent) = state.link.intent {
                 let lags = state.intents[intent].before.is_some();
                 for lagging in [false, true] {
                     if lags || !lagging {
-                        actions.push(Action::Look { worker, lagging });
+                        actions.push(Action::Read { worker, lagging });
                     }
                 }
                 if budget.ahead > 0 {
-                    actions.push(Action::LookAhead { worker });
+                    actions.push(Action::ReadAhead { worker });
                 }
             }
             for (intent, at) in state.intents.iter().enumerate() {
-                // By any number of workers at once: what a lease here would prevent does no harm.
+                // By any number of workers at once: what a lease would prevent here does no harm.
                 if matches!(at.row, Row::OrphanedIntent | Row::Surplus) {
                     for missing in [false, true] {
                         if !missing || (self.world.reads_lag && !at.visible) {
@@ -455,35 +454,36 @@ impl Model for Protocol {
                     }
                 }
             }
-            let url_is_out = state.told == Told::Url(intent) || state.link.intent == Some(intent);
+            let has_url =
+                state.response == Response::Url(intent) || state.link.intent == Some(intent);
             for to in self.moves(at.status) {
-                if url_is_out || *to == Status::Canceled {
+                if has_url || *to == Status::Canceled {
                     actions.push(Action::Move { intent, to: *to });
                 }
             }
             if !at.visible {
-                actions.push(Action::ComesToLight { intent });
+                actions.push(Action::Appears { intent });
             }
             if at.before.is_some() {
                 actions.push(Action::CopiesCatchUp { intent });
             }
         }
 
-        let pace_of = |process: &Process| match process {
-            Process::Creating { throttle, .. }
-            | Process::GivingBack { throttle }
-            | Process::AskingAgain { throttle, .. }
-            | Process::GivingUp { throttle, .. }
-            | Process::Adopting { throttle, .. } => Some(*throttle),
+        let timing_of = |process: &Process| match process {
+            Process::Creating { timing, .. }
+            | Process::Releasing { timing }
+            | Process::Retrying { timing, .. }
+            | Process::GivingUp { timing, .. }
+            | Process::Adopting { timing, .. } => Some(*timing),
             _ => None,
         };
         if state.pending() {
-            // Whoever still works on the link either holds the lease, and is done before it runs out, or is late.
+            // A process that still works on the link either has the lease, and is done before it runs out, or is late.
             if state.link.leased
                 && state
                     .processes
                     .iter()
-                    .all(|process| matches!(pace_of(process), None | Some(Throttle::Late)))
+                    .all(|process| matches!(timing_of(process), None | Some(Timing::Late)))
             {
                 actions.push(Action::LeaseRunsOut);
             }
@@ -491,33 +491,33 @@ impl Model for Protocol {
                 matches!(
                     process,
                     Process::Creating {
-                        throttle: Throttle::InTime,
+                        timing: Timing::InTime,
                         ..
                     }
                 )
             });
             if state.link.asked == Asked::Lately && !out_in_time {
-                actions.push(Action::AskedLongAgo);
+                actions.push(Action::WindowIsOver);
             }
             if !state.link.old {
                 actions.push(Action::GetsOld);
             }
         }
-        if state.link.disputed == Disputed::Lately {
-            actions.push(Action::DisputedForLong);
+        if state.link.conflicting == Conflicting::Lately {
+            actions.push(Action::ConflictStands);
         }
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = state.clone();
         match action {
-            Action::DojoCreates { asked_by } => {
-                if let Process::Creating { wire, throttle, .. } = &mut next.processes[asked_by] {
-                    *wire = Wire::Done(next.intents.len());
-                    next.intents.push(Intent::new(*throttle == Throttle::Late));
+            Action::DojoCreates { process } => {
+                if let Process::Creating { call, timing, .. } = &mut next.processes[process] {
+                    *call = Call::Done(next.intents.len());
+                    next.intents.push(Intent::new(*timing == Timing::Late));
                 }
             }
-            Action::DojoCreatesForNobody { late } => {
+            Action::DojoCreatesUnawaited { late } => {
                 if late {
                     next.abandoned.late -= 1;
                 } else {
@@ -525,24 +525,24 @@ impl Model for Protocol {
                 }
                 next.intents.push(Intent::new(late));
             }
-            Action::DojoIsNotReached { asked_by } | Action::DojoRefuses { asked_by } => {
-                next.budget.refusals = next.budget.refusals.saturating_sub(1);
-                if let Process::Creating { wire, .. } = &mut next.processes[asked_by] {
-                    *wire = if matches!(action, Action::DojoRefuses { .. }) {
-                        Wire::Refused
+            Action::DojoIsNotReached { process } | Action::DojoRejects { process } => {
+                next.budget.rejections = next.budget.rejections.saturating_sub(1);
+                if let Process::Creating { call, .. } = &mut next.processes[process] {
+                    *call = if matches!(action, Action::DojoRejects { .. }) {
+                        Call::Rejected
                     } else {
-                        Wire::NotReached
+                        Call::NotReached
                     };
                 }
             }
-            Action::AnswerIsLost { asked_by } => {
-                next.stop(asked_by);
+            Action::ResponseIsLost { process } => {
+                next.stop(process);
                 if self.rules.lost_is_unknown {
-                    next.unanswered();
-                    next.tell(asked_by, Told::Unknown);
+                    next.record_lost_response();
+                    next.respond(process, Response::Unknown);
                 } else {
                     next.fail(true);
-                    next.tell(asked_by, Told::NotReached);
+                    next.respond(process, Response::NotReached);
                 }
             }
             Action::Proceed { process } => self.proceed(&mut next, process),
@@ -552,40 +552,40 @@ impl Model for Protocol {
             }
             Action::Stall { process } => {
                 next.budget.stalls -= 1;
-                if let Process::Creating { throttle, .. }
-                | Process::GivingBack { throttle }
-                | Process::AskingAgain { throttle, .. }
-                | Process::GivingUp { throttle, .. }
-                | Process::Adopting { throttle, .. } = &mut next.processes[process]
+                if let Process::Creating { timing, .. }
+                | Process::Releasing { timing }
+                | Process::Retrying { timing, .. }
+                | Process::GivingUp { timing, .. }
+                | Process::Adopting { timing, .. } = &mut next.processes[process]
                 {
-                    *throttle = Throttle::Late;
+                    *timing = Timing::Late;
                 }
             }
             Action::Recover { worker, lagging } => {
                 next.link.leased = true;
-                next.processes[worker] = next.decide(&self.rules, lagging);
+                next.processes[worker] = next.recover(&self.rules, lagging);
             }
-            Action::Look { worker, lagging } => {
-                let seen = next.ask(next.link.intent?, lagging);
-                next.processes[worker] = next.weigh(&self.rules, seen);
+            Action::Read { worker, lagging } => {
+                let view = next.view(next.link.intent?, lagging);
+                next.processes[worker] = next.read(&self.rules, view);
             }
-            Action::LookAhead { worker } => {
+            Action::ReadAhead { worker } => {
                 next.budget.ahead -= 1;
-                let mut seen = next.ask(next.link.intent?, false);
+                let mut view = next.view(next.link.intent?, false);
                 // Later than the next change, and as late as the one after that.
-                seen.version += 2;
-                next.processes[worker] = next.weigh(&self.rules, seen);
+                view.version += 2;
+                next.processes[worker] = next.read(&self.rules, view);
             }
             Action::Trace {
                 worker,
                 intent,
                 missing,
             } => {
-                let seen = next.ask(intent, false);
+                let view = next.view(intent, false);
                 next.processes[worker] = Process::Tracing {
                     intent,
-                    seen: (!missing).then_some(seen.status),
-                    version: seen.version,
+                    view: (!missing).then_some(view.status),
+                    version: view.version,
                     surplus: next.intents[intent].row == Row::Surplus,
                 };
             }
@@ -601,10 +601,10 @@ impl Model for Protocol {
                 next.record(self, intent, reported);
             }
             Action::Move { intent, to } => next.intents[intent].moves(to),
-            Action::ComesToLight { intent } => next.intents[intent].visible = true,
+            Action::Appears { intent } => next.intents[intent].visible = true,
             Action::CopiesCatchUp { intent } => next.intents[intent].before = None,
             Action::LeaseRunsOut => next.link.leased = false,
-            Action::AskedLongAgo => {
+            Action::WindowIsOver => {
                 next.link.asked = Asked::LongAgo;
                 if !self.world.search_lags_on {
                     next.abandoned.in_time = 0;
@@ -613,15 +613,15 @@ impl Model for Protocol {
                     }
                 }
             }
-            Action::DisputedForLong => {
-                next.link.disputed = Disputed::ForLong;
+            Action::ConflictStands => {
+                next.link.conflicting = Conflicting::ForLong;
                 for intent in &mut next.intents {
                     intent.before = None;
                 }
             }
             Action::GetsOld => next.link.old = true,
         }
-        next.unfounded |= self.confirms_without_answer(state, action, &next);
+        next.unfounded |= self.confirms_without_response(state, action, &next);
         next.arrange(self.world);
         Some(next)
     }
@@ -638,16 +638,19 @@ impl Model for Protocol {
             ),
             Property::always(
                 "a url that was handed out is the link's",
-                |_, state: &State| match (state.told, state.key) {
-                    (Told::Url(told), _) if state.link.intent != Some(told) => false,
-                    (_, Key::Answered(stored)) => state.link.intent == Some(stored),
+                |_, state: &State| match (state.response, state.key) {
+                    (Response::Url(intent), _) if state.link.intent != Some(intent) => false,
+                    (_, Key::Responded(stored)) => state.link.intent == Some(stored),
                     _ => true,
                 },
             ),
-            Property::always("what came to nothing stays so", |_, state: &State| {
-                let failed = state.link.status == Status::Failed;
-                failed || (state.told != Told::Refused && state.key != Key::Free)
-            }),
+            Property::always(
+                "a failure that was returned stays so",
+                |_, state: &State| {
+                    let failed = state.link.status == Status::Failed;
+                    failed || (state.response != Response::Rejected && state.key != Key::Free)
+                },
+            ),
             Property::always(
                 "a link is what Dojo says it is or was",
                 |model, state: &State| {
@@ -657,17 +660,17 @@ impl Model for Protocol {
                 },
             ),
             Property::always(
-                "what is confirmed, Dojo has answered",
+                "a confirmed status was reported by Dojo",
                 |_, state: &State| !state.unfounded,
             ),
             Property::always(
-                "what is confirmed, was accepted",
+                "a confirmed status comes from an accepted response",
                 |model: &Self, state: &State| {
-                    !state.confirmed(&model.rules) || state.link.settled == Some(state.link.status)
+                    !state.confirmed(&model.rules) || state.link.accepted == Some(state.link.status)
                 },
             ),
             Property::always("a link never goes back", |model, state: &State| {
-                // What was forged is taken back.
+                // A forged status is corrected.
                 !state.went_back || model.world.budget.forgeries > 0
             }),
             Property::always("only the link's intent is ever paid", |_, state: &State| {
@@ -677,13 +680,13 @@ impl Model for Protocol {
                 })
             }),
             Property::sometimes("a lost creation is found", |_, state: &State| {
-                state.told == Told::Unknown && state.link.status == Status::Created
+                state.response == Response::Unknown && state.link.status == Status::Created
             }),
             Property::sometimes("a link is paid", |_, state: &State| {
                 state.link.status == Status::Captured
             }),
             Property::sometimes("a link is given up", |_, state: &State| {
-                state.link.status == Status::Failed && state.told == Told::Unknown
+                state.link.status == Status::Failed && state.response == Response::Unknown
             }),
         ];
         if self.world.budget.forgeries > 0 {
@@ -712,122 +715,119 @@ impl Model for Protocol {
 }
 
 impl Protocol {
-    /// Whether a step confirms what the link is now without an answer of Dojo's that says so.
-    fn confirms_without_answer(&self, before: &State, action: Action, after: &State) -> bool {
+    /// Whether a step confirms the link's status without a response of Dojo's with that status.
+    fn confirms_without_response(&self, before: &State, action: Action, after: &State) -> bool {
         let (was, is) = (before.link, after.link);
         let the_same =
             before.confirmed(&self.rules) && (was.intent, was.status) == (is.intent, is.status);
-        let answer = match action {
-            Action::Proceed { process } => before.processes[process].answer(was.intent),
+        let response = match action {
+            Action::Proceed { process } => before.processes[process].response(was.intent),
             _ => None,
         };
-        let founded = answer.is_some() && answer == is.intent.map(|intent| (intent, is.status));
+        let founded = response.is_some() && response == is.intent.map(|intent| (intent, is.status));
         after.confirmed(&self.rules) && !the_same && !founded
     }
 
-    /// The next step of a process: what it does with what it holds.
+    /// The next step of a process.
     fn proceed(&self, next: &mut State, process: usize) {
         match std::mem::replace(&mut next.processes[process], Process::Idle) {
             Process::Idle => {}
-            Process::Creating { wire, .. } => match wire {
-                Wire::Out => {}
-                Wire::Done(intent) => {
-                    // What Dojo answered then, whatever became of the intent since.
-                    let seen = Seen {
+            Process::Creating { call, .. } => match call {
+                Call::Out => {}
+                Call::Done(intent) => {
+                    // What Dojo reported then, whatever has happened to the intent since.
+                    let view = IntentView {
                         intent,
                         status: Status::Created,
                         version: 0,
                     };
-                    next.confirm(self, seen);
-                    let told = next.link.intent.map_or(Told::NotReached, Told::Url);
-                    next.tell(process, told);
+                    next.adopt(self, view);
+                    let response = next.link.intent.map_or(Response::NotReached, Response::Url);
+                    next.respond(process, response);
                 }
-                Wire::NotReached if process == HANDLER => {
+                Call::NotReached if process == HANDLER => {
                     let failed = next.fail(true);
-                    next.tell_failure(&self.rules, failed, Told::NotReached);
+                    next.respond_with_failure(&self.rules, failed, Response::NotReached);
                 }
-                Wire::NotReached => next.not_asked(),
-                Wire::Refused => {
+                Call::NotReached => next.undo_retry(),
+                Call::Rejected => {
                     let failed = next.fail(false);
                     if process == HANDLER {
-                        next.tell_failure(&self.rules, failed, Told::Refused);
+                        next.respond_with_failure(&self.rules, failed, Response::Rejected);
                     }
                 }
             },
-            Process::GivingBack { .. } => next.give_back(),
-            Process::AskingAgain {
-                unchanged,
-                throttle,
-            } => {
-                if next.ask_again(unchanged) {
+            Process::Releasing { .. } => next.release(),
+            Process::Retrying { unchanged, timing } => {
+                if next.retry(unchanged) {
                     next.processes[process] = Process::Creating {
-                        wire: Wire::Out,
-                        throttle,
+                        call: Call::Out,
+                        timing,
                     };
                 }
             }
             Process::GivingUp { .. } => {
                 next.fail(false);
             }
-            Process::Adopting { mut rest, throttle } => {
-                if let Some(seen) = rest.pop() {
-                    next.confirm(self, seen);
+            Process::Adopting { mut rest, timing } => {
+                if let Some(view) = rest.pop() {
+                    next.adopt(self, view);
                 }
                 if !rest.is_empty() {
-                    next.processes[process] = Process::Adopting { rest, throttle };
+                    next.processes[process] = Process::Adopting { rest, timing };
                 }
             }
-            Process::Looking {
-                finding,
+            Process::Reading {
+                outcome,
                 version,
                 due,
                 unchanged,
-            } => match finding {
-                Finding::Accepted(status) if unchanged => {
-                    if next.link.disputed == Disputed::ForLong {
-                        self.witness.outstood.store(true, Ordering::Relaxed);
+            } => match outcome {
+                ReadOutcome::Accepted(status) if unchanged => {
+                    if next.link.conflicting == Conflicting::ForLong {
+                        self.witness.stood.store(true, Ordering::Relaxed);
                     } else if Some(version) < next.link.version {
                         self.witness.ahead.store(true, Ordering::Relaxed);
                     }
                     next.apply(&self.rules, status, version, due);
                 }
-                Finding::Accepted(_) => {
+                ReadOutcome::Accepted(_) => {
                     self.witness.overtaken.store(true, Ordering::Relaxed);
                     next.link.due = Due::Now;
                 }
-                Finding::Older(answered) | Finding::Behind(answered) if unchanged => {
-                    let met = match finding {
-                        Finding::Older(_) => &self.witness.older,
-                        _ => &self.witness.disputed,
+                ReadOutcome::Older(reported) | ReadOutcome::Behind(reported) if unchanged => {
+                    let met = match outcome {
+                        ReadOutcome::Older(_) => &self.witness.older,
+                        _ => &self.witness.conflicting,
                     };
                     met.store(true, Ordering::Relaxed);
-                    next.dispute(answered);
+                    next.record_conflict(reported);
                 }
-                Finding::Older(_) | Finding::Behind(_) => next.link.due = Due::Now,
+                ReadOutcome::Older(_) | ReadOutcome::Behind(_) => next.link.due = Due::Now,
             },
             Process::Tracing {
                 intent,
-                seen,
+                view,
                 version,
                 surplus,
-            } => self.trace(next, process, intent, seen, version, surplus),
+            } => self.trace(next, process, intent, view, version, surplus),
             Process::Settling { intent } => next.intents[intent].row = Row::Settled,
         }
     }
 
-    /// `protocol::orphaned_intents::look`, once Dojo has answered.
+    /// `protocol::orphaned_intents::trace`, once Dojo has responded.
     fn trace(
         &self,
         next: &mut State,
         process: usize,
         intent: usize,
-        seen: Option<Status>,
+        view: Option<Status>,
         version: u8,
         surplus: bool,
     ) {
         let row = &mut next.intents[intent].row;
-        match seen {
-            None if self.rules.missing_is_asked_again => {}
+        match view {
+            None if self.rules.missing_is_read_again => {}
             None => {
                 *row = if *row == Row::Surplus {
                     Row::Settled
@@ -835,9 +835,9 @@ impl Protocol {
                     Row::Forgotten
                 };
             }
-            Some(status) if !surplus => next.confirm(
+            Some(status) if !surplus => next.adopt(
                 self,
-                Seen {
+                IntentView {
                     intent,
                     status,
                     version,
@@ -855,16 +855,16 @@ impl Protocol {
 }
 
 impl State {
-    /// The process drops what it holds. A request of its that Dojo has not seen yet may still arrive there.
+    /// The process loses what it has in memory. A request of its own that Dojo has not received yet may still arrive there.
     fn stop(&mut self, process: usize) {
         let was = std::mem::replace(&mut self.processes[process], Process::Idle);
         if let Process::Creating {
-            wire: Wire::Out,
-            throttle,
+            call: Call::Out,
+            timing,
             ..
         } = was
         {
-            if throttle == Throttle::Late {
+            if timing == Timing::Late {
                 self.abandoned.late += 1;
             } else {
                 self.abandoned.in_time += 1;
@@ -872,23 +872,23 @@ impl State {
         }
     }
 
-    /// Only the handler has somebody to tell.
-    fn tell(&mut self, process: usize, told: Told) {
+    /// Only the handler has a caller to respond to.
+    fn respond(&mut self, process: usize, response: Response) {
         if process == HANDLER {
-            self.told = told;
+            self.response = response;
         }
     }
 
-    /// What the handler says of a failure that could not be written is that it does not know.
-    fn tell_failure(&mut self, rules: &Rules, failed: bool, told: Told) {
-        self.told = if failed || !rules.only_failures_are_told {
-            told
+    /// The handler responds to a failure that could not be stored with an unknown outcome.
+    fn respond_with_failure(&mut self, rules: &Rules, failed: bool, response: Response) {
+        self.response = if failed || !rules.only_stored_failures_are_returned {
+            response
         } else {
-            Told::Unknown
+            Response::Unknown
         };
     }
 
-    /// Makes states the same that differ in nothing that matters any more.
+    /// Makes states equal that differ in nothing that matters any more.
     fn arrange(&mut self, world: World) {
         if !self.pending() {
             // Only pending links are recovered.
@@ -901,16 +901,16 @@ impl State {
             intent.visible |= found_no_more;
             intent.late &= intent.row == Row::Missing;
             if matches!(intent.row, Row::Surplus | Row::Settled) {
-                // Webhooks for these change nothing, and nobody looks at lagging copies of them.
+                // Webhooks about these change nothing, and nobody reads lagging copies of them.
                 intent.delivered = intent.history;
                 intent.before = None;
             }
         }
-        // More of these than intents that may still come into being make no difference.
+        // More of these than intents that can still be created make no difference.
         let room = u8::try_from(world.intents - self.intents.len()).unwrap_or_default();
         self.abandoned.in_time = self.abandoned.in_time.min(room);
         self.abandoned.late = self.abandoned.late.min(room);
-        // Workers are alike: which is which makes no difference.
+        // Workers are alike, so their order makes no difference.
         let hash =
             |process: &Process| BuildHasherDefault::<DefaultHasher>::default().hash_one(process);
         self.processes[1..=world.workers].sort_by_cached_key(hash);

@@ -1,4 +1,4 @@
-//! The rules that a model runs by: the service's own, and broken ones to show that the checks notice.
+//! The rules that a model uses: the service's own, and broken ones which show that the checks notice.
 
 use std::time::Duration;
 
@@ -9,37 +9,37 @@ use dojo_payment_links::payment_link::{
 };
 use time::OffsetDateTime;
 
-/// What decides. The function pointers are the service's own pure rules; the flags stand for what its SQL does.
+/// The function pointers are the service's own pure rules. The flags stand for what its SQL does.
 #[derive(Debug, Clone, Copy)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each stands for one clause that the service has or has not"
+    reason = "each stands for one clause that the service has or hasn't"
 )]
 pub(crate) struct Rules {
     /// What a webhook means.
     pub(crate) judge: fn(Status, Option<Status>) -> Verdict,
-    /// How an answer is weighed.
+    /// What a response means.
     pub(crate) reconcile:
         fn(StoredState, Option<Status>, Option<OffsetDateTime>, SettlementWindow) -> Decision,
-    /// When to look again.
+    /// When to reconcile again.
     pub(crate) next_reconciliation:
         fn(Status, bool, Duration, Option<Duration>) -> Option<Duration>,
-    /// Whether Dojo's own answers agree with the link's status.
+    /// Whether Dojo's own responses agree with the link's status.
     pub(crate) is_confirmed: fn(Status, Option<Status>, Option<&str>) -> bool,
     /// What to do about a lost creation.
     pub(crate) next_step: fn(&[Found], Option<Duration>, Duration, bool, RecoveryLimits) -> Step,
-    /// A lost answer leaves the link pending.
+    /// A lost response leaves the link pending.
     pub(crate) lost_is_unknown: bool,
-    /// A second intent is marked, and canceled.
+    /// A surplus intent is marked and canceled.
     pub(crate) surplus_is_canceled: bool,
     /// The first intent of a link stays its intent.
     pub(crate) first_intent_stays: bool,
-    /// The caller is told of a failure only if the link has failed.
-    pub(crate) only_failures_are_told: bool,
-    /// An intent that Dojo does not know is asked about again, for a copy of its data may lag.
-    pub(crate) missing_is_asked_again: bool,
-    /// A dispute is about one status, and over when a webhook moves the link on.
-    pub(crate) a_move_ends_a_dispute: bool,
+    /// The caller gets a failure only if the link has failed.
+    pub(crate) only_stored_failures_are_returned: bool,
+    /// An intent that Dojo doesn't know is read again, because a copy of its data may lag.
+    pub(crate) missing_is_read_again: bool,
+    /// A conflict is about one status, and ends when a webhook moves the link on.
+    pub(crate) a_move_ends_a_conflict: bool,
 }
 
 impl Rules {
@@ -53,28 +53,28 @@ impl Rules {
         lost_is_unknown: true,
         surplus_is_canceled: true,
         first_intent_stays: true,
-        only_failures_are_told: true,
-        missing_is_asked_again: true,
-        a_move_ends_a_dispute: true,
+        only_stored_failures_are_returned: true,
+        missing_is_read_again: true,
+        a_move_ends_a_conflict: true,
     };
 }
 
-/// Broken: what a webhook says is taken, even if it is of an earlier stage.
+/// Broken: a webhook is applied even if it reports an earlier stage.
 pub(crate) fn judge_by_arrival(_: Status, reported: Option<Status>) -> Verdict {
     reported.map_or(Verdict::Unknown, Verdict::Moved)
 }
 
-/// Broken: what Dojo answers is taken, however old it is.
+/// Broken: a response is accepted, however old it is.
 pub(crate) fn reconcile_blindly(
     stored: StoredState,
-    answered: Option<Status>,
+    reported: Option<Status>,
     _: Option<OffsetDateTime>,
     _: SettlementWindow,
 ) -> Decision {
-    Decision::Accept(answered.unwrap_or(stored.status))
+    Decision::Accept(reported.unwrap_or(stored.status))
 }
 
-/// Broken: an answer that is behind what a webhook told is never believed, nor is one that agrees.
+/// Broken: no response is accepted, whether it is behind a webhook or agrees with it.
 pub(crate) fn reconcile_never(
     _: StoredState,
     _: Option<Status>,
@@ -84,36 +84,36 @@ pub(crate) fn reconcile_never(
     Decision::Conflict(Conflict::Behind)
 }
 
-/// Broken: a signed webhook is believed whatever Dojo answers, as long as it could be true.
+/// Broken: a signed webhook beats a response that is behind it, however long Dojo stands by the response.
 pub(crate) fn reconcile_for_webhooks(
     stored: StoredState,
-    answered: Option<Status>,
-    answered_at: Option<OffsetDateTime>,
+    reported: Option<Status>,
+    updated_at: Option<OffsetDateTime>,
     window: SettlementWindow,
 ) -> Decision {
-    if answered.is_some_and(|answered| answered.leads_to(stored.status)) {
+    if reported.is_some_and(|reported| reported.leads_to(stored.status)) {
         Decision::Conflict(Conflict::Behind)
     } else {
-        reconciliation::reconcile(stored, answered, answered_at, window)
+        reconciliation::reconcile(stored, reported, updated_at, window)
     }
 }
 
-/// Broken: an older answer is never believed, so one `updatedAt` in the future shuts Dojo out.
+/// Broken: an older response is never accepted, so no response is after one `updatedAt` in the future.
 pub(crate) fn reconcile_by_time(
     stored: StoredState,
-    answered: Option<Status>,
-    answered_at: Option<OffsetDateTime>,
+    reported: Option<Status>,
+    updated_at: Option<OffsetDateTime>,
     window: SettlementWindow,
 ) -> Decision {
-    if answered_at < stored.dojo_updated_at {
+    if updated_at < stored.dojo_updated_at {
         Decision::Conflict(Conflict::Older)
     } else {
-        reconciliation::reconcile(stored, answered, answered_at, window)
+        reconciliation::reconcile(stored, reported, updated_at, window)
     }
 }
 
-/// Broken: every older response must stand, even one that no lag can explain.
-pub(crate) fn reconcile_with_patience(
+/// Broken: Dojo must stand by every older response, even by one that lag can't explain.
+pub(crate) fn reconcile_older_late(
     stored: StoredState,
     reported: Option<Status>,
     updated_at: Option<OffsetDateTime>,
@@ -139,8 +139,8 @@ pub(crate) fn confirm_by_latest(
     reported == Some(status)
 }
 
-/// Broken: what a webhook reported is confirmed as long as Dojo has not said otherwise.
-pub(crate) fn confirm_unless_disputed(
+/// Broken: what a webhook reported is confirmed as long as no response conflicts with it.
+pub(crate) fn confirm_unless_conflicting(
     status: Status,
     _: Option<Status>,
     latest: Option<&str>,
@@ -148,7 +148,7 @@ pub(crate) fn confirm_unless_disputed(
     latest.is_none_or(|latest| Status::from_dojo(latest) == Some(status))
 }
 
-/// Broken: what is not found is created again, without waiting for it to come to light.
+/// Broken: the creation is retried if no intent is found, without waiting for one to appear.
 pub(crate) fn never_wait(
     found: &[Found],
     since_asked: Option<Duration>,
@@ -162,8 +162,8 @@ pub(crate) fn never_wait(
     }
 }
 
-/// Broken: what a customer has not paid yet is never looked at without a webhook.
-pub(crate) fn look_only_when_told(
+/// Broken: a link is never reconciled without a webhook.
+pub(crate) fn reconcile_only_after_webhooks(
     _: Status,
     _: bool,
     _: Duration,

@@ -1,7 +1,7 @@
-//! What there is: the database, the processes, Dojo; and what each transaction of the service does to the database.
+//! The state of the database, the processes and Dojo, and what each transaction of the service does to the database.
 //!
-//! Every method of [`State`] that is named after a function of `store` is that function's statement: it happens
-//! whole or not at all, which is what Postgres is trusted with.
+//! Every method of [`State`] that is named after a function of `store` is that function's statement. It takes effect as a
+//! whole or not at all, as Postgres guarantees.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use crate::{protocol::Protocol, rules::Rules};
 
-/// How long things take. The model knows only whether such a time is over.
+/// The model only knows whether such a period is over.
 pub(crate) const LIMITS: RecoveryLimits = RecoveryLimits {
     window: SettlementWindow::new(Duration::from_mins(2)),
     give_up: Duration::from_hours(24),
@@ -25,19 +25,18 @@ pub(crate) const LIMITS: RecoveryLimits = RecoveryLimits {
 pub(crate) struct State {
     pub(crate) link: Link,
     pub(crate) key: Key,
-    pub(crate) told: Told,
-    /// Those that Dojo created for the link, in the order of their creation, each with what is known of it here.
+    pub(crate) response: Response,
+    /// Those that Dojo created for the link, in the order of their creation, each with what this service knows about it.
     pub(crate) intents: Vec<Intent>,
-    /// Requests to create that left, and that nobody waits for any more.
+    /// Requests to create an intent that left and that nobody waits for any more.
     pub(crate) abandoned: Abandoned,
     /// The request's handler, then the workers.
     pub(crate) processes: [Process; 3],
     /// How much may still go wrong.
     pub(crate) budget: Budget,
-    /// A link went back to an earlier stage of its life. Nothing ever takes this back.
+    /// The link went back to an earlier stage of its life. This is never reset.
     pub(crate) went_back: bool,
-    /// The link came to be confirmed by something else than an answer of Dojo's with its status. Nor does anything take
-    /// this back.
+    /// The link became confirmed by something other than a response of Dojo's with its status. This is never reset either.
     pub(crate) unfounded: bool,
 }
 
@@ -46,7 +45,7 @@ pub(crate) struct State {
 pub(crate) struct Link {
     pub(crate) status: Status,
     pub(crate) intent: Option<usize>,
-    /// `leased_until` lies in the future.
+    /// `leased_until` is in the future.
     pub(crate) leased: bool,
     pub(crate) asked: Asked,
     /// The link is older than [`RecoveryLimits::give_up`].
@@ -54,33 +53,34 @@ pub(crate) struct Link {
     /// `dojo_updated_at`.
     pub(crate) version: Option<u8>,
     /// `dojo_status`.
-    pub(crate) settled: Option<Status>,
+    pub(crate) accepted: Option<Status>,
     /// `unsettled_status`.
-    pub(crate) unsettled: Option<Status>,
-    pub(crate) disputed: Disputed,
+    pub(crate) latest: Option<Status>,
+    pub(crate) conflicting: Conflicting,
     pub(crate) due: Due,
 }
 
-/// What `asked_until` says.
+/// The meaning of `asked_until`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Asked {
     Never,
-    /// Less than [`RecoveryLimits::window`] ago, or still to come.
+    /// Less than [`RecoveryLimits::window`] ago, or in the future.
     Lately,
     /// Longer ago than that.
     LongAgo,
 }
 
-/// What `disputed_since` says.
+/// The meaning of `disputed_since`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Disputed {
+pub(crate) enum Conflicting {
     No,
-    /// For less than the patience.
+    /// For less than the settlement window.
     Lately,
+    /// For at least the settlement window.
     ForLong,
 }
 
-/// What `due_at` says, once the link has an intent.
+/// The meaning of `due_at`, once the link has an intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Due {
     Never,
@@ -93,24 +93,24 @@ pub(crate) enum Due {
 pub(crate) enum Key {
     /// It has led to the link.
     Claimed,
-    /// The answer is stored: a link with this intent's url.
-    Answered(usize),
+    /// The response is stored: a link with this intent's URL.
+    Responded(usize),
     /// It may be used for another try.
     Free,
 }
 
-/// What the caller was answered.
+/// The response to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Told {
+pub(crate) enum Response {
     Nothing,
-    /// 201, with this intent's url.
+    /// 201, with this intent's URL.
     Url(usize),
-    /// 504: nobody knows yet.
+    /// 504: the outcome is unknown.
     Unknown,
-    /// 503: it came to nothing, and may be tried again.
+    /// 503: nothing was created, and the request may be retried.
     NotReached,
-    /// 422: it came to nothing, and so it will again.
-    Refused,
+    /// 422: nothing was created, and a retry would fail as well.
+    Rejected,
 }
 
 /// A payment intent at Dojo.
@@ -119,17 +119,17 @@ pub(crate) struct Intent {
     pub(crate) status: Status,
     /// Counts its changes: `updatedAt`.
     pub(crate) version: u8,
-    /// What it was before, as long as a lagging copy of Dojo's data may still say so.
+    /// Its status before, as long as a lagging copy of Dojo's data may still show it.
     pub(crate) before: Option<Status>,
-    /// Search finds it.
+    /// Whether search finds it.
     pub(crate) visible: bool,
-    /// Its request left later than it was allowed to.
+    /// Whether its request left later than allowed.
     pub(crate) late: bool,
-    /// All that it ever was. There is a webhook for each.
+    /// Every status that it has had. There is a webhook for each.
     pub(crate) history: Statuses,
     /// The webhooks that are committed.
     pub(crate) delivered: Statuses,
-    /// The webhooks that no link claimed, in the order of their arrival.
+    /// The webhooks that no link has claimed, in the order of their arrival.
     pub(crate) early: Vec<Status>,
     pub(crate) row: Row,
 }
@@ -138,15 +138,15 @@ pub(crate) struct Intent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Row {
     Missing,
-    /// A webhook named it, and no link claimed it. To be traced.
+    /// A webhook named it and no link has claimed it. It will be traced.
     OrphanedIntent,
-    /// It was settled without a link.
+    /// It is settled without a link.
     Forgotten,
     /// It is the link's.
     Adopted,
-    /// It is one too many, and to be canceled.
+    /// It is surplus and will be canceled.
     Surplus,
-    /// It was one too many, and is dealt with.
+    /// It was surplus and is settled.
     Settled,
 }
 
@@ -164,12 +164,12 @@ impl Statuses {
     }
 }
 
-/// Requests to create that somebody sent and gave up on. Dojo may act on them still.
+/// Requests to create an intent that their senders have given up on. Dojo may still act on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Abandoned {
     /// They left in time, so they arrive in time or never.
     pub(crate) in_time: u8,
-    /// They left from a process that had lost its lease long ago.
+    /// They left from a process whose lease was over.
     pub(crate) late: u8,
 }
 
@@ -177,111 +177,116 @@ pub(crate) struct Abandoned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Budget {
     pub(crate) crashes: u8,
-    /// Processes that sleep through the end of their lease.
+    /// Processes that sleep past the end of their lease.
     pub(crate) stalls: u8,
-    /// Webhooks sent once more, as another event.
+    /// Webhooks that are sent again, as another event.
     pub(crate) copies: u8,
-    /// Calls that provably come to nothing.
-    pub(crate) refusals: u8,
-    /// Webhooks that bear a right signature and tell what never was.
+    /// Calls that provably do nothing.
+    pub(crate) rejections: u8,
+    /// Webhooks with a valid signature that report something that never happened.
     pub(crate) forgeries: u8,
-    /// Answers from a node of Dojo's whose clock runs ahead.
+    /// Responses from a node of Dojo's whose clock runs ahead.
     pub(crate) ahead: u8,
 }
 
-/// What a process is at. Each is what it holds in memory, and loses when it dies.
+/// What a process does. Each variant has what the process keeps in memory and loses when it dies.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Process {
-    /// A worker waits for work; the handler is done, or dead.
+    /// A worker waits for work. The handler is done or dead.
     Idle,
-    /// Waits for Dojo to answer a request to create.
-    Creating { wire: Wire, throttle: Throttle },
-    /// Is about to give the link back.
-    GivingBack { throttle: Throttle },
-    /// Is about to write that it will ask again.
-    AskingAgain {
-        throttle: Throttle,
-        /// `asked_until` is what this process read.
+    /// Waits for Dojo's response to a request to create an intent.
+    Creating { call: Call, timing: Timing },
+    /// Is about to release the link.
+    Releasing { timing: Timing },
+    /// Is about to store that it retries the creation.
+    Retrying {
+        timing: Timing,
+        /// `asked_until` is still what this process read.
         unchanged: bool,
     },
     /// Is about to give the link up.
-    GivingUp { throttle: Throttle },
+    GivingUp { timing: Timing },
     /// Is about to give the link these intents, the last one first.
-    Adopting { rest: Vec<Seen>, throttle: Throttle },
-    /// Has an answer about the link's intent, and is about to write it.
-    Looking {
-        finding: Finding,
+    Adopting {
+        rest: Vec<IntentView>,
+        timing: Timing,
+    },
+    /// Has a response about the link's intent, and is about to store it.
+    Reading {
+        outcome: ReadOutcome,
         version: u8,
         due: Due,
-        /// `revision` is what this process read.
+        /// `revision` is still what this process read.
         unchanged: bool,
     },
-    /// Has an answer about an intent that may be a orphan, or one too many.
+    /// Has a response about an orphaned or surplus intent.
     Tracing {
         intent: usize,
-        seen: Option<Status>,
+        view: Option<Status>,
         version: u8,
         surplus: bool,
     },
-    /// Has canceled an intent, or found it so, and is about to write it.
+    /// Has canceled a surplus intent, or found it canceled, and is about to store that.
     Settling { intent: usize },
 }
 
 impl Process {
-    /// The answer of Dojo's that the process is about to write: which intent, and its status.
-    pub(crate) fn answer(&self, of: Option<usize>) -> Option<(usize, Status)> {
+    /// The response of Dojo's that the process is about to store: which intent, and its status.
+    pub(crate) fn response(&self, of: Option<usize>) -> Option<(usize, Status)> {
         match self {
             Self::Creating {
-                wire: Wire::Done(intent),
+                call: Call::Done(intent),
                 ..
             } => Some((*intent, Status::Created)),
-            Self::Adopting { rest, .. } => rest.last().map(|seen| (seen.intent, seen.status)),
-            Self::Looking {
-                finding:
-                    Finding::Accepted(status) | Finding::Older(status) | Finding::Behind(status),
+            Self::Adopting { rest, .. } => rest.last().map(|view| (view.intent, view.status)),
+            Self::Reading {
+                outcome:
+                    ReadOutcome::Accepted(status)
+                    | ReadOutcome::Older(status)
+                    | ReadOutcome::Behind(status),
                 ..
             } => of.map(|intent| (intent, *status)),
-            Self::Tracing { intent, seen, .. } => seen.map(|status| (*intent, status)),
+            Self::Tracing { intent, view, .. } => view.map(|status| (*intent, status)),
             _ => None,
         }
     }
 }
 
-/// How far a request to create has got.
+/// The state of a request to create an intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Wire {
+pub(crate) enum Call {
     /// About to leave, or on its way.
     Out,
-    /// Dojo created this intent; the answer is on its way back.
+    /// Dojo created this intent. The response is on its way back.
     Done(usize),
     /// Provably not created: no connection, or 429.
     NotReached,
-    /// Provably not created: Dojo does not take it.
-    Refused,
+    /// Provably not created: Dojo rejects it.
+    Rejected,
 }
 
-/// Whether a process keeps the time it was given.
+/// Whether a process acts within its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Throttle {
-    /// It holds its lease.
+pub(crate) enum Timing {
+    /// It has its lease.
     InTime,
-    /// It would hold its lease, had nobody else cut it short.
+    /// It would have its lease if nobody else had ended it early.
     CutShort,
     /// It sleeps, or has slept, past the end of its lease.
     Late,
 }
 
-/// An intent as an answer of Dojo's shows it.
+/// An intent as a response of Dojo's shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Seen {
+pub(crate) struct IntentView {
     pub(crate) intent: usize,
     pub(crate) status: Status,
     pub(crate) version: u8,
 }
 
-/// [`Decision`], hashable, with the status that was answered.
+/// [`Decision`], hashable, with the status that was reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Finding {
+pub(crate) enum ReadOutcome {
     Accepted(Status),
     Older(Status),
     Behind(Status),
@@ -316,8 +321,8 @@ fn updated_at(version: u8) -> OffsetDateTime {
 }
 
 impl State {
-    /// The moment after `store::creation::begin`: the link is saved, and Dojo is about to be asked. A crash before
-    /// it leaves nothing at all.
+    /// The moment after `store::creation::begin`: the link is saved, and Dojo is about to be called. A crash before that leaves
+    /// nothing at all.
     pub(crate) fn begun(budget: Budget) -> Self {
         Self {
             link: Link {
@@ -327,19 +332,19 @@ impl State {
                 asked: Asked::Lately,
                 old: false,
                 version: None,
-                settled: None,
-                unsettled: None,
-                disputed: Disputed::No,
+                accepted: None,
+                latest: None,
+                conflicting: Conflicting::No,
                 due: Due::Never,
             },
             key: Key::Claimed,
-            told: Told::Nothing,
+            response: Response::Nothing,
             intents: Vec::new(),
             abandoned: Abandoned::default(),
             processes: [
                 Process::Creating {
-                    wire: Wire::Out,
-                    throttle: Throttle::InTime,
+                    call: Call::Out,
+                    timing: Timing::InTime,
                 },
                 Process::Idle,
                 Process::Idle,
@@ -357,20 +362,20 @@ impl State {
     /// Whether the link is confirmed, as a caller reads it.
     pub(crate) fn confirmed(&self, rules: &Rules) -> bool {
         let link = self.link;
-        let unsettled = link.unsettled.map(Status::as_str);
-        link.intent.is_some() && (rules.is_confirmed)(link.status, link.settled, unsettled)
+        let latest = link.latest.map(Status::as_str);
+        link.intent.is_some() && (rules.is_confirmed)(link.status, link.accepted, latest)
     }
 
-    /// What Dojo answers about an intent: how it is, or how a lagging copy has it.
-    pub(crate) fn ask(&self, intent: usize, lagging: bool) -> Seen {
+    /// What Dojo's response shows of an intent: its state, or that of a lagging copy.
+    pub(crate) fn view(&self, intent: usize, lagging: bool) -> IntentView {
         let at_dojo = &self.intents[intent];
         match at_dojo.before.filter(|_| lagging) {
-            Some(before) => Seen {
+            Some(before) => IntentView {
                 intent,
                 status: before,
                 version: at_dojo.version - 1,
             },
-            None => Seen {
+            None => IntentView {
                 intent,
                 status: at_dojo.status,
                 version: at_dojo.version,
@@ -379,18 +384,18 @@ impl State {
     }
 
     /// `protocol::creation_recovery::recover` up to its decision: a claim, a search, and the rule.
-    pub(crate) fn decide(&self, rules: &Rules, lagging: bool) -> Process {
-        let seen: Vec<_> = (0..self.intents.len())
+    pub(crate) fn recover(&self, rules: &Rules, lagging: bool) -> Process {
+        let views: Vec<_> = (0..self.intents.len())
             .filter(|intent| self.intents[*intent].visible)
-            .map(|intent| self.ask(intent, lagging))
+            .map(|intent| self.view(intent, lagging))
             .collect();
-        let found: Vec<_> = seen
+        let found: Vec<_> = views
             .iter()
-            .map(|seen| Found {
-                id: format!("pi_{}", seen.intent),
-                status: Some(seen.status),
+            .map(|view| Found {
+                id: format!("pi_{}", view.intent),
+                status: Some(view.status),
                 created_at: Some(
-                    OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seen.intent as u64),
+                    OffsetDateTime::UNIX_EPOCH + Duration::from_secs(view.intent as u64),
                 ),
             })
             .collect();
@@ -404,65 +409,65 @@ impl State {
         } else {
             Duration::ZERO
         };
-        let throttle = Throttle::InTime;
+        let timing = Timing::InTime;
         match (rules.next_step)(&found, since_asked, age, false, LIMITS) {
             Step::Adopt(best) => {
-                let mut rest = seen;
+                let mut rest = views;
                 let best = rest.remove(best);
                 rest.push(best);
-                Process::Adopting { rest, throttle }
+                Process::Adopting { rest, timing }
             }
-            Step::Wait => Process::GivingBack { throttle },
-            Step::CreateAgain => Process::AskingAgain {
-                throttle,
+            Step::Wait => Process::Releasing { timing },
+            Step::CreateAgain => Process::Retrying {
+                timing,
                 unchanged: true,
             },
-            Step::GiveUp => Process::GivingUp { throttle },
+            Step::GiveUp => Process::GivingUp { timing },
         }
     }
 
-    /// `protocol::reconciliation::look` up to its decision: what is held, what Dojo answers, and the rule.
-    pub(crate) fn weigh(&self, rules: &Rules, seen: Seen) -> Process {
+    /// `protocol::reconciliation::reconcile_due` up to its decision: the stored state, Dojo's response, and the rule.
+    pub(crate) fn read(&self, rules: &Rules, view: IntentView) -> Process {
         let stored = StoredState {
             status: self.link.status,
-            accepted: self.link.settled,
+            accepted: self.link.accepted,
             dojo_updated_at: self.link.version.map(updated_at),
-            conflicting_for: match self.link.disputed {
-                Disputed::No => None,
-                Disputed::Lately => Some(Duration::ZERO),
-                Disputed::ForLong => Some(LIMITS.window.length()),
+            conflicting_for: match self.link.conflicting {
+                Conflicting::No => None,
+                Conflicting::Lately => Some(Duration::ZERO),
+                Conflicting::ForLong => Some(LIMITS.window.length()),
             },
         };
         let decision = (rules.reconcile)(
             stored,
-            Some(seen.status),
-            Some(updated_at(seen.version)),
+            Some(view.status),
+            Some(updated_at(view.version)),
             LIMITS.window,
         );
-        Process::Looking {
-            finding: match decision {
-                Decision::Accept(status) => Finding::Accepted(status),
-                Decision::Conflict(Conflict::Older) => Finding::Older(seen.status),
-                Decision::Conflict(Conflict::Behind) => Finding::Behind(seen.status),
+        Process::Reading {
+            outcome: match decision {
+                Decision::Accept(status) => ReadOutcome::Accepted(status),
+                Decision::Conflict(Conflict::Older) => ReadOutcome::Older(view.status),
+                Decision::Conflict(Conflict::Behind) => ReadOutcome::Behind(view.status),
             },
-            version: seen.version,
+            version: view.version,
             due: self.link.due,
             unchanged: true,
         }
     }
 
-    /// `store::creation::confirm`.
-    pub(crate) fn confirm(&mut self, model: &Protocol, seen: Seen) {
-        let Seen {
+    /// `store::adoption::adopt_intent`.
+    pub(crate) fn adopt(&mut self, model: &Protocol, view: IntentView) {
+        let IntentView {
             intent,
             status,
             version,
-        } = seen;
+        } = view;
         if self.pending() || !model.rules.first_intent_stays {
             self.link.intent = Some(intent);
             self.link.status = status;
             self.link.version = Some(version);
-            self.link.settled = Some(status);
+            self.link.accepted = Some(status);
             self.link.due = Due::Later;
             self.link.leased = false;
             self.revise();
@@ -475,7 +480,7 @@ impl State {
         }
         if self.link.intent == Some(intent) {
             if self.key == Key::Claimed {
-                self.key = Key::Answered(intent);
+                self.key = Key::Responded(intent);
             }
         } else if model.rules.surplus_is_canceled {
             let row = &mut self.intents[intent].row;
@@ -486,7 +491,7 @@ impl State {
         }
     }
 
-    /// `store::creation::fail`. `false`: the link is settled already, and stays so.
+    /// `store::creation::fail`. `false`: the link is no longer pending, and stays as it is.
     pub(crate) fn fail(&mut self, frees_the_key: bool) -> bool {
         let may = self.pending();
         if may {
@@ -499,35 +504,35 @@ impl State {
         may
     }
 
-    /// `store::creation::unanswered`.
-    pub(crate) fn unanswered(&mut self) {
+    /// `store::creation::record_lost_response`.
+    pub(crate) fn record_lost_response(&mut self) {
         if self.pending() {
             self.link.leased = false;
-            self.asked(Asked::Lately, true);
+            self.set_asked(Asked::Lately, true);
         }
     }
 
-    /// `store::creation::not_asked`.
-    pub(crate) fn not_asked(&mut self) {
+    /// `store::creation_recovery::undo_retry`.
+    pub(crate) fn undo_retry(&mut self) {
         if self.pending() {
             self.link.leased = false;
-            self.asked(Asked::Never, true);
+            self.set_asked(Asked::Never, true);
         }
     }
 
-    /// `store::creation::give_back`.
-    pub(crate) fn give_back(&mut self) {
+    /// `store::creation_recovery::release`.
+    pub(crate) fn release(&mut self) {
         if self.pending() {
             self.link.leased = false;
         }
     }
 
-    /// `store::creation::ask_again`. `false`: Dojo must not be asked.
-    pub(crate) fn ask_again(&mut self, unchanged: bool) -> bool {
+    /// `store::creation_recovery::retry`. `false`: Dojo must not be called.
+    pub(crate) fn retry(&mut self, unchanged: bool) -> bool {
         let may = self.pending() && self.link.leased && unchanged;
         if may {
-            // Later than all that was written before, so whoever is still out stays covered by it.
-            self.asked(Asked::Lately, false);
+            // Later than everything that was stored before, so it also covers requests that are still on their way.
+            self.set_asked(Asked::Lately, false);
         }
         may
     }
@@ -536,13 +541,13 @@ impl State {
     pub(crate) fn apply(&mut self, rules: &Rules, status: Status, version: u8, due: Due) {
         if status != self.link.status {
             self.moved(status);
-        } else if self.link.disputed != Disputed::No || !self.confirmed(rules) {
+        } else if self.link.conflicting != Conflicting::No || !self.confirmed(rules) {
             self.revise();
         }
         self.link.version = Some(version);
-        self.link.settled = Some(status);
-        self.link.unsettled = None;
-        self.link.disputed = Disputed::No;
+        self.link.accepted = Some(status);
+        self.link.latest = None;
+        self.link.conflicting = Conflicting::No;
         if self.link.due == due {
             self.link.due = match (rules.next_reconciliation)(status, false, Duration::ZERO, None) {
                 Some(_) => Due::Later,
@@ -551,11 +556,11 @@ impl State {
         }
     }
 
-    /// `store::reconciliation::dispute`.
-    pub(crate) fn dispute(&mut self, answered: Status) {
-        self.link.unsettled = Some(answered);
-        if self.link.disputed == Disputed::No {
-            self.link.disputed = Disputed::Lately;
+    /// `store::reconciliation::record_conflict`.
+    pub(crate) fn record_conflict(&mut self, reported: Status) {
+        self.link.latest = Some(reported);
+        if self.link.conflicting == Conflicting::No {
+            self.link.conflicting = Conflicting::Lately;
         }
         self.link.due = Due::Now;
     }
@@ -587,9 +592,9 @@ impl State {
             && status != self.link.status
         {
             self.moved(status);
-            if rules.a_move_ends_a_dispute {
-                self.link.disputed = Disputed::No;
-                self.link.unsettled = None;
+            if rules.a_move_ends_a_conflict {
+                self.link.conflicting = Conflicting::No;
+                self.link.latest = None;
             }
         }
         verdict
@@ -601,24 +606,24 @@ impl State {
         self.revise();
     }
 
-    /// `revision` goes up: what others have read is outdated.
+    /// Increases `revision`: what other processes have read is outdated.
     fn revise(&mut self) {
         for process in &mut self.processes {
-            if let Process::Looking { unchanged, .. } = process {
+            if let Process::Reading { unchanged, .. } = process {
                 *unchanged = false;
             }
         }
     }
 
-    /// `asked_until` is written: what others have read or written is outdated. If it is written as over, nobody
-    /// waits for somebody else's call any more that is still out.
-    fn asked(&mut self, asked: Asked, over: bool) {
+    /// Writes `asked_until`: what other processes have read or written is outdated. If it is in the past, nobody waits any more
+    /// for a call of another process that is still on its way.
+    fn set_asked(&mut self, asked: Asked, over: bool) {
         self.link.asked = asked;
         for process in &mut self.processes {
             match process {
-                Process::AskingAgain { unchanged, .. } => *unchanged = false,
-                Process::Creating { throttle, .. } if over && *throttle == Throttle::InTime => {
-                    *throttle = Throttle::CutShort;
+                Process::Retrying { unchanged, .. } => *unchanged = false,
+                Process::Creating { timing, .. } if over && *timing == Timing::InTime => {
+                    *timing = Timing::CutShort;
                 }
                 _ => {}
             }
