@@ -411,7 +411,7 @@ async fn background_jobs_run_for_every_account() {
             )),
             "{metrics}"
         );
-        let logged = app.logged("payment link brought up to Dojo's state").await;
+        let logged = app.logged("payment link reconciled").await;
         let own = format!(r#""account":"{account}""#);
         assert!(logged.iter().any(|line| line.contains(&own)), "{logged:?}");
     }

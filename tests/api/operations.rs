@@ -179,7 +179,7 @@ async fn a_payment_is_reversed_on_the_same_day_only() {
     let problem = app.operate(&link, "reversal", &Value::Null).await;
     let problem = problem.problem(409, "refused-by-dojo");
     assert!(
-        detail(&problem).contains("on the day it was made"),
+        detail(&problem).contains("on the day of the payment"),
         "{problem}"
     );
     assert_eq!(problem["paymentLinkId"], link["id"]);
