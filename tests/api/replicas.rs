@@ -18,6 +18,8 @@ use crate::support::{
 const REPLICAS: usize = 3;
 /// For how long there is load and processes are killed.
 const STORM: Duration = Duration::from_secs(10);
+/// How many links must be requested during the storm.
+const ENOUGH_LINKS: usize = 50;
 /// How long to wait before the next replica is killed.
 const LIFE: Duration = Duration::from_millis(400);
 
