@@ -435,9 +435,15 @@ async fn later_migrations_that_wait_for_a_lock_do_not_hold_up_writes() {
         }
         drop(long);
         let output = migrating.wait_with_output().await.unwrap();
-        let log = String::from_utf8(output.stderr).unwrap();
-        assert!(output.status.success(), "migration {version}: {log}");
-        assert!(log.contains("trying again"), "migration {version}: {log}");
+        let output_text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.success(),
+            "migration {version}: {output_text}"
+        );
+        assert!(
+            output_text.contains("trying again"),
+            "migration {version}: {output_text}"
+        );
         app.get("/readyz").await.expect(200);
     }))
     .await;

@@ -599,7 +599,7 @@ async fn an_index_that_is_being_built_by_hand_is_waited_for() {
         let mut migrating = command.spawn().unwrap();
         let mut log = BufReader::new(migrating.stderr.take().unwrap()).lines();
         let mut lines = Vec::new();
-        within(Duration::from_secs(60), "it says that it waits", async {
+        within(Duration::from_mins(1), "it says that it waits", async {
             while let Some(line) = log.next_line().await.unwrap() {
                 lines.push(line);
                 if lines.last().unwrap().contains("is building this index") {
