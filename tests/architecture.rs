@@ -27,10 +27,11 @@ const FORBIDDEN_CRATES: &[(&str, &[&str])] = &[
 /// What a room may use: other rooms. `application` and the command line put everything together, so they aren't listed.
 const ALLOWED_ROOMS: &[(&str, &[&str])] = &[
     ("payment_link", &[]),
-    ("config", &["payment_link"]),
+    ("api_key", &[]),
+    ("config", &["api_key", "payment_link"]),
     ("telemetry", &["config", "payment_link"]),
-    ("dojo", &["config", "payment_link"]),
-    ("store", &["config", "payment_link"]),
+    ("dojo", &["config", "payment_link", "telemetry"]),
+    ("store", &["config", "dojo", "payment_link"]),
     ("protocol", &["dojo", "payment_link", "store", "telemetry"]),
     (
         "jobs",
@@ -46,6 +47,7 @@ const ALLOWED_ROOMS: &[(&str, &[&str])] = &[
     (
         "api",
         &[
+            "api_key",
             "config",
             "dojo",
             "payment_link",

@@ -8,7 +8,7 @@ use dojo_payment_links::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Result, on_database};
+use super::outcome::{Result, on_database};
 
 /// Create, list, rotate and revoke the API keys of the service's clients.
 #[derive(Debug, Args)]

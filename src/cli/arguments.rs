@@ -10,7 +10,7 @@ use clap::{
 };
 use dojo_payment_links::config::{ConfigError, Expected};
 
-use super::{Cli, check::Format};
+use super::{check::Format, command_line::Cli};
 
 /// Why the command line can't be run.
 pub(super) enum Failure {

@@ -9,7 +9,7 @@ use dojo_payment_links::{
     golive::check::{self, Report},
 };
 
-use super::{Result, serve};
+use super::{outcome::Result, serve};
 
 /// Check a deployment before it takes money: settings, database, Dojo, webhooks and clocks.
 ///

@@ -6,7 +6,7 @@ use std::{
 use clap::Args;
 use dojo_payment_links::config::listen_address;
 
-use super::Result;
+use super::outcome::Result;
 
 /// Check that a running service is alive. Exits with 1 if it isn't.
 ///

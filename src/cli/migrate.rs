@@ -4,7 +4,7 @@ use dojo_payment_links::{
     store::{self, PgPool},
 };
 
-use super::Result;
+use super::outcome::Result;
 
 /// Migrate the database to the schema of this version.
 ///

@@ -7,7 +7,7 @@ use dojo_payment_links::{
 };
 use time::format_description::well_known::Rfc3339;
 
-use super::{Result, on_database};
+use super::outcome::{Result, on_database};
 
 /// List and settle captures, refunds and other operations whose outcome can't be determined automatically.
 #[derive(Debug, Args)]

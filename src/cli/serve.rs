@@ -6,7 +6,7 @@ use dojo_payment_links::{
     store::PgPool,
 };
 
-use super::Result;
+use super::outcome::Result;
 
 /// Run the service.
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use dojo_payment_links::{
 };
 use secrecy::ExposeSecret;
 
-use super::Result;
+use super::outcome::Result;
 
 /// List and set up Dojo's webhooks, and rotate the secrets that sign them.
 #[derive(Debug, Args)]

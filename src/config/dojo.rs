@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{
     ConfigError, accounts,
-    accounts::AccountSettings,
+    accounts::{AccountSettings, DojoApiKey},
     value::{api_version, duration, path, secret, secrets, web_url},
 };
 use crate::payment_link::{Environment, NewPaymentLink};
@@ -99,35 +99,6 @@ pub struct ConfiguredAccounts {
     pub accounts: Vec<AccountSettings>,
     /// Whether the accounts' keys move test money or real money.
     pub environment: Environment,
-}
-
-/// One of Dojo's API keys.
-#[derive(Debug, Clone)]
-pub struct DojoApiKey {
-    pub secret: SecretString,
-    /// Whether the key moves test money or real money. Its prefix says so.
-    pub environment: Environment,
-}
-
-impl DojoApiKey {
-    /// On error, returns what is wrong as the text of a [`Problem`](super::Problem).
-    pub(super) fn new(secret: SecretString) -> Result<Self, &'static str> {
-        let key = secret.expose_secret();
-        let environment = if key.starts_with("sk_sandbox_") {
-            Environment::Sandbox
-        } else if key.starts_with("sk_prod_") {
-            Environment::Production
-        } else {
-            return Err("must begin with sk_sandbox_ or sk_prod_");
-        };
-        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("contains a character that is not allowed in an HTTP header");
-        }
-        Ok(Self {
-            secret,
-            environment,
-        })
-    }
 }
 
 impl DojoSettings {

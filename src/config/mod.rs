@@ -11,9 +11,9 @@ mod public_url;
 mod server;
 mod value;
 
-pub use accounts::AccountSettings;
+pub use accounts::{AccountSettings, DojoApiKey};
 pub use database::DatabaseSettings;
-pub use dojo::{ConfiguredAccounts, DojoApiKey, DojoSettings};
+pub use dojo::{ConfiguredAccounts, DojoSettings};
 pub use error::{ConfigError, Expected, Problem};
 pub use jobs::JobSettings;
 pub use log::{LogFormat, LogSettings};

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{Jobs, progress::Progress};
+use super::{progress::Progress, shared::Jobs};
 use crate::{protocol::Context, store};
 
 /// The name in logs and metrics.

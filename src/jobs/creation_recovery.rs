@@ -1,9 +1,9 @@
 use std::{fmt::Display, time::Duration};
 
 use super::{
-    Jobs,
     job::{Job, Prepared},
     progress::Progress,
+    shared::Jobs,
 };
 use crate::{
     protocol::{

@@ -15,7 +15,10 @@ use tokio::sync::{Notify, futures::Notified};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::{progress::Progress, throttle::Throttle};
+use super::{
+    progress::{Progress, count},
+    throttle::Throttle,
+};
 use crate::{protocol, store, telemetry::causes};
 
 /// A kind of background work: how to claim the items that are due, work on one, and release it.
@@ -281,10 +284,6 @@ impl<J: Job> Runner<J> {
             _ => wait,
         }
     }
-}
-
-pub(super) fn count(job: &'static str, outcome: &'static str) {
-    metrics::counter!("jobs_total", "job" => job, "outcome" => outcome).increment(1);
 }
 
 /// What a failure is about.

@@ -1,6 +1,6 @@
 use std::{fmt::Display, time::Duration};
 
-use super::{Jobs, job::Job};
+use super::{job::Job, shared::Jobs};
 use crate::{
     protocol,
     store::{self, operation_recovery::ClaimedOperation},

@@ -2,7 +2,7 @@ use std::{fmt::Display, time::Duration};
 
 use tracing::info;
 
-use super::{Jobs, job::Job};
+use super::{job::Job, shared::Jobs};
 use crate::{
     dojo,
     payment_link::orphaned_intent::is_given_up,

@@ -54,7 +54,7 @@ impl Progress {
             Ok(_) if failed => info!(job, "the job can query the database for work again"),
             Ok(_) => {}
             Err(error) => {
-                super::job::count(job, "database");
+                count(job, "database");
                 if !failed {
                     warn!(
                         job,
@@ -67,4 +67,9 @@ impl Progress {
         self.mark();
         result
     }
+}
+
+/// Counts the result of a piece of work.
+pub(super) fn count(job: &'static str, outcome: &'static str) {
+    metrics::counter!("jobs_total", "job" => job, "outcome" => outcome).increment(1);
 }

@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    Jobs,
     job::{Job, Prepared},
     progress::Progress,
+    shared::Jobs,
 };
 use crate::{
     protocol::{self, Context, intent_search::SurplusSearch},

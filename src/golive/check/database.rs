@@ -1,9 +1,6 @@
 use time::OffsetDateTime;
 
-use super::{
-    LIMIT, compare_clocks,
-    report::{Checks, Name},
-};
+use super::report::{Checks, LIMIT, Name};
 use crate::{
     golive::listed,
     payment_link::Environment,
@@ -110,7 +107,7 @@ async fn check_all(
         );
     }
     let difference = (server.now - here).unsigned_abs();
-    compare_clocks(Name::DatabaseClock, difference, checks);
+    checks.compare_clocks(Name::DatabaseClock, difference);
     Ok(())
 }
 

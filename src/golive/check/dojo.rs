@@ -1,10 +1,7 @@
 use futures_util::future::join;
 use url::Url;
 
-use super::{
-    LIMIT, PublicAddress, compare_clocks,
-    report::{Checks, Name},
-};
+use super::report::{Checks, LIMIT, Name};
 use crate::{
     dojo::{Account, Probe, Subscription},
     golive::{
@@ -16,6 +13,15 @@ use crate::{
     },
     payment_link::Environment,
 };
+
+/// The public base URL of this service, as far as the settings say.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum PublicAddress<'a> {
+    Given(&'a Url),
+    NotGiven,
+    /// It is set, but is not usable. The check of the settings reports that.
+    Wrong,
+}
 
 /// Checks one account at Dojo. `api` is the base URL of Dojo's API.
 pub(super) async fn check(account: &Account, api: &Url, address: PublicAddress<'_>) -> Checks {
@@ -92,7 +98,7 @@ fn check_clock(probe: Probe, checks: &mut Checks) {
     } else {
         time::Duration::ZERO
     };
-    compare_clocks(Name::DojoClock, difference.unsigned_abs(), checks);
+    checks.compare_clocks(Name::DojoClock, difference.unsigned_abs());
 }
 
 fn has(subscription: &Subscription, event: &str) -> bool {

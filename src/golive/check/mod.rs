@@ -5,10 +5,7 @@ mod database;
 mod dojo;
 mod report;
 
-use std::time::Duration;
-
 use futures_util::future::{join, join_all};
-use url::Url;
 
 use super::{listed, secrets_setting};
 use crate::{
@@ -16,25 +13,10 @@ use crate::{
     dojo::Accounts,
     store::PgPool,
 };
+use dojo::PublicAddress;
 use report::{Checks, Name};
 
 pub use report::Report;
-
-/// The time limit for all checks of the database, and for those of one account.
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// How far two clocks may differ. Deadlines depend on Dojo's clock and the database's, timestamps in the log on this
-/// machine's.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
-
-/// The public base URL of this service, as far as the settings say.
-#[derive(Debug, Clone, Copy)]
-enum PublicAddress<'a> {
-    Given(&'a Url),
-    NotGiven,
-    /// It is set, but is not usable. The check of the settings reports that.
-    Wrong,
-}
 
 impl Report {
     /// The report if the settings can't be parsed, so that nothing else can be checked.
@@ -119,17 +101,4 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl) -> Report {
     let (of_database, of_accounts) = join(of_database, of_accounts).await;
     let all = [checks, of_database].into_iter().chain(of_accounts);
     Report::new(all.flat_map(Checks::into_list).collect())
-}
-
-/// Checks the difference between another clock and this machine's.
-fn compare_clocks(name: Name, difference: Duration, checks: &mut Checks) {
-    let detail = format!(
-        "{:.1} s away from this machine's clock",
-        difference.as_secs_f64()
-    );
-    if difference > CLOCK_TOLERANCE {
-        checks.fail(name, detail, "synchronize both clocks with NTP");
-    } else {
-        checks.pass(name, detail);
-    }
 }

@@ -137,6 +137,13 @@ impl fmt::Display for Report {
     }
 }
 
+/// The time limit for all checks of the database, and for those of one account.
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
+
+/// How far two clocks may differ. Deadlines depend on Dojo's clock and the database's, timestamps in the log on this
+/// machine's.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
+
 /// Collects the results of checks, in order.
 pub(super) struct Checks {
     account: Option<String>,
@@ -149,6 +156,19 @@ impl Checks {
         Self {
             account: None,
             list: Vec::new(),
+        }
+    }
+
+    /// Checks the difference between another clock and this machine's.
+    pub(super) fn compare_clocks(&mut self, name: Name, difference: Duration) {
+        let detail = format!(
+            "{:.1} s away from this machine's clock",
+            difference.as_secs_f64()
+        );
+        if difference > CLOCK_TOLERANCE {
+            self.fail(name, detail, "synchronize both clocks with NTP");
+        } else {
+            self.pass(name, detail);
         }
     }
 
