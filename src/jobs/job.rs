@@ -133,7 +133,7 @@ impl<J: Job> Runner<J> {
                     Ok(_) => continue,
                     Err(error) => {
                         // Readiness tells of it; here it would be told every second.
-                        debug!(error = %causes(&error), "the database did not answer");
+                        debug!(error = %causes(&error), "the database failed");
                         self.poll_interval
                     }
                 },
