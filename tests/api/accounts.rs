@@ -413,7 +413,7 @@ async fn the_background_sees_to_every_account() {
             )),
             "{metrics}"
         );
-        let told = app.logged("payment link brought up to Dojo's state").await;
+        let told = app.logged("payment link reconciled").await;
         let own = format!(r#""account":"{account}""#);
         assert!(told.iter().any(|line| line.contains(&own)), "{told:?}");
     }
