@@ -32,7 +32,7 @@ pub struct Entry {
 
 /// Declares [`Kind`] with each kind's word, so that a kind is spelled in one place.
 macro_rules! kinds {
-    ($($(#[$meta:meta])* $kind:ident = $word:literal,)*) => {
+    ($($(#[$meta:meta])* $kind:ident = $word:tt,)*) => {
         /// What a timeline entry records.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         pub enum Kind {

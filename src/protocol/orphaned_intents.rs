@@ -1,4 +1,4 @@
-//! Orphaned intents, which a webhook named and no link claims, and surplus intents, of which each link has one too many.
+//! Orphaned intents, which a webhook named and no link claims, and surplus intents, which are second ones for their links.
 
 use std::time::Duration;
 

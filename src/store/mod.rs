@@ -35,7 +35,7 @@ pub use pool::{PgPool, PgTransaction};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Postgres can't be reached, has no free connection, or rejected the statement.
-    #[error("the database did not answer")]
+    #[error("the database failed")]
     Database(#[source] Cause),
     /// A payment intent that Dojo returned for one link belongs to another one.
     #[error("payment intent {payment_intent_id} already belongs to the link {owner}")]

@@ -15,7 +15,7 @@ async fn die_while_creating<T>(
         let asking = app.try_to_create("a", body);
         tokio::pin!(asking);
         tokio::select! {
-            answer = &mut asking => panic!("the step was not reached before the response: {answer:?}"),
+            response = &mut asking => panic!("the step was not reached before the response: {response:?}"),
             reached = step(app) => reached,
         }
     };

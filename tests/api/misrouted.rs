@@ -146,7 +146,7 @@ async fn an_intent_that_belongs_to_another_link_is_reported() {
     for part in [text(second), text(&first["id"]), r#""level":"ERROR""#] {
         assert!(errors[0].contains(part), "{part}: {}", errors[0]);
     }
-    assert!(!app.service.log().contains("the database did not response"));
+    assert!(!app.service.log().contains("the database failed"));
     assert!((app.metric("intents_of_other_links_total").await - 1.0).abs() < f64::EPSILON);
     let told = app.told(second, "responseLost").await;
     assert!(
@@ -343,8 +343,8 @@ async fn another_intent_is_adopted_if_the_best_belongs_to_another_link() {
     );
 }
 
-/// The commit of the adoption is carried out and its response is lost. So the service tries again, and finds the link
-/// with its intent.
+/// Postgres commits the adoption, and its response is lost. So the service tries again, and finds that the link already has
+/// its intent.
 #[tokio::test]
 async fn a_mismatch_is_reported_if_the_response_to_its_commit_is_lost() {
     /// A commit that stores an intent waits for this lock.
