@@ -95,7 +95,7 @@ impl Application {
         if settings.migrate_on_start {
             store::migrate(&pool).await?;
         }
-        // If another process runs the migrations, the service starts even without its database, but isn't ready until it has it.
+        // If another process runs the migrations, the service starts even without its database, but isn't ready then.
         let claimed = match store::deployment::claim(&pool, environment).await {
             Err(error) if !settings.migrate_on_start && error.is_outage() => {
                 warn!(error = %pool.diagnose(&error), "the service is not ready");

@@ -47,7 +47,7 @@ pub(super) trait Job: Sync {
         std::future::ready(Prepared::from(claimed))
     }
 
-    /// Whether working on the item needs calls to Dojo. Such an item waits while the background makes no calls.
+    /// Whether working on the item needs calls to Dojo. Such an item waits while background jobs make no calls.
     fn needs_dojo(_item: &Self::Item) -> bool {
         true
     }

@@ -142,7 +142,7 @@ async fn store_response(
         Decision::Conflict(conflict) => {
             warn!(
                 link_id = %link.id, stored = link.status.as_str(), reported = intent.status, reason = conflict.name(),
-                "Dojo's response conflicts with the stored state; it is accepted only if Dojo stands by it"
+                "Dojo's response conflicts with the stored state; it is accepted only if Dojo keeps reporting it"
             );
             metrics::counter!("conflicting_responses_total", "reason" => conflict.name())
                 .increment(1);

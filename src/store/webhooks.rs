@@ -40,7 +40,7 @@ pub enum Effect {
 
 /// Stores a webhook once and applies the rules to its link's status, in one statement: one round trip and one transaction.
 ///
-/// The rules are a pure function of two statuses ([`Status::judge`]). So the statement is given the verdict for each status that
+/// The rules are a pure function of two statuses ([`Status::judge`]). So the statement gets the verdict for each status that
 /// the link may have, and picks the one for the status that it finds under its lock.
 ///
 /// Two things make it safe to run at any moment, any number of times:
