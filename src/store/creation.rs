@@ -182,7 +182,7 @@ pub enum Retry {
 }
 
 /// Marks a pending link as failed. This requires proof that nothing was created, obtained under `lease`. Returns `false`, and
-/// changes nothing, if that lease has expired: another worker may have taken over the link, and its result stands.
+/// changes nothing, if the link is no longer under that lease: another worker has taken it over, and its result stands.
 ///
 /// `late_check` is how long to wait before searching once more for an intent that appears late, if a response was lost before.
 pub async fn fail(
@@ -223,7 +223,7 @@ pub async fn fail(
 
 /// Stores that Dojo's response was lost. The link stays pending, and creation recovery finds out what happened.
 ///
-/// Has no effect if `lease`, under which Dojo was called, has expired.
+/// Has no effect if the link is no longer under `lease`, the one under which Dojo was called.
 pub async fn record_lost_response(
     pool: &PgPool,
     id: PaymentLinkId,
