@@ -92,7 +92,7 @@ macro_rules! claim {
 }
 
 /// A query that releases a leased row, to be claimed again after `$wait` (`None` if it is not due again). Without
-/// effect if the lease has expired, or if `$condition` no longer holds.
+/// effect if the row is no longer under the lease, or if `$condition` no longer holds.
 macro_rules! release {
     ($table:tt, $condition:tt, $id:expr, $lease:expr, $wait:expr $(,)?) => {
         sqlx::query!(

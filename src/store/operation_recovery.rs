@@ -249,8 +249,8 @@ pub async fn release(
     Ok(())
 }
 
-/// Gives up finding out whether an operation was performed. What it may have refunded stays reserved. Returns `false` if the
-/// lease has expired.
+/// Gives up finding out whether an operation was performed. What it may have refunded stays reserved. Returns `false` if it
+/// is no longer under the lease.
 pub async fn give_up(
     pool: &PgPool,
     id: OperationId,

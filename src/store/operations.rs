@@ -382,8 +382,8 @@ pub struct OperationFailure<'a> {
     pub cause: &'a Cause,
 }
 
-/// Records that an operation was not performed. Requires proof. Returns `false` if the lease under which it was found
-/// has expired. The link becomes due for reconciliation, because its state isn't what it was assumed to be.
+/// Records that an operation was not performed. Requires proof. Returns `false` if the operation is no longer under
+/// the lease under which it was found. The link becomes due for reconciliation, because its state isn't what it was assumed to be.
 pub async fn fail(pool: &PgPool, failed: OperationFailure<'_>) -> Result<bool, Error> {
     let recorded = record!(
         Kind::OperationFailed,
