@@ -1,4 +1,4 @@
-//! The service as a whole: built once, then run until it is told to stop.
+//! The service as a whole: built once, then run until it receives a signal to stop.
 
 use std::{
     future::Future,
@@ -56,7 +56,7 @@ pub enum StartError {
     #[error("LISTEN_ADDR {address} {}", cannot_listen(error))]
     Listen {
         address: SocketAddr,
-        /// Why not. Not called `source`, because the message contains it.
+        /// Why not. Not named `source`, because the message already contains it.
         error: io::Error,
     },
     #[error(transparent)]
@@ -95,7 +95,7 @@ impl Application {
         if settings.migrate_on_start {
             store::migrate(&pool).await?;
         }
-        // If another process migrates, the service also starts without its database. It isn't ready then.
+        // If another process runs the migrations, the service starts even without its database, but isn't ready then.
         let claimed = match store::deployment::claim(&pool, environment).await {
             Err(error) if !settings.migrate_on_start && error.is_outage() => {
                 warn!(error = %pool.diagnose(&error), "the service is not ready");
@@ -265,7 +265,7 @@ async fn warn_of_unconfigured_accounts(pool: &PgPool, accounts: &Accounts) {
     }
 }
 
-/// Warns if `BOOTSTRAP_API_KEY` is a key that has been rotated: once it has expired, the service doesn't start with it.
+/// Warns if `BOOTSTRAP_API_KEY` is a key that has been rotated: once the key expires, the service doesn't start with it.
 async fn warn_of_ending_bootstrap_key(pool: &PgPool, key: &ApiKey) {
     let key = store::api_keys::identify(pool, &key.hash())
         .await
@@ -276,7 +276,7 @@ async fn warn_of_ending_bootstrap_key(pool: &PgPool, key: &ApiKey) {
         warn!(
             ends_at,
             "the key in BOOTSTRAP_API_KEY has been rotated: replace it with the new one before it expires, \
-             or the service will not start any more"
+             or the service will no longer start"
         );
     }
 }
@@ -285,21 +285,21 @@ async fn warn_of_ending_bootstrap_key(pool: &PgPool, key: &ApiKey) {
 fn cannot_listen(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "is in use: stop what listens there or choose another address".to_owned()
+            "is in use: stop the process that listens there or choose another address".to_owned()
         }
         io::ErrorKind::AddrNotAvailable => {
             "is not an address of this machine: choose one of its own, or 0.0.0.0 for all"
                 .to_owned()
         }
         io::ErrorKind::PermissionDenied => {
-            "is not open to this user: choose a port above 1023, or grant the right to use it"
+            "is not permitted for this user: choose a port above 1023, or grant permission to use it"
                 .to_owned()
         }
         _ => format!("cannot be listened on: {error}"),
     }
 }
 
-/// Binds the address at once, so that a wrong one prevents the start.
+/// Binds the address before the service runs, so that a wrong address makes the start fail.
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -314,8 +314,8 @@ async fn supervised_upkeep(state: AppState, stop: CancellationToken) {
     supervise("upkeep", &heartbeat, limit, RESTART_PAUSE, &stop, run).await;
 }
 
-/// Compacts the metrics, which would grow without end if nobody scraped them, and reports what requests have left to be
-/// summed up.
+/// Compacts the metrics, which would grow without bound if nobody scraped them, forgets idle rate limits, and logs summaries
+/// of anonymous requests.
 async fn upkeep(state: &AppState, heartbeat: &Heartbeat, stop: &CancellationToken) {
     let mut ticks = tokio::time::interval(Duration::from_secs(5));
     while !stop.is_cancelled() {

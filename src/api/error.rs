@@ -155,7 +155,7 @@ impl From<protocol::Error> for Error {
     }
 }
 
-/// What the caller gets.
+/// The response to a failed request.
 struct ErrorResponse {
     problem: Problem,
     retry_after: Option<Duration>,
@@ -240,7 +240,7 @@ impl Error {
                 replayed,
             } => {
                 let response = match failure.reason {
-                    // A rejection that names no member is about the state of the payment.
+                    // A rejection that names no field is about the state of the payment.
                     FailureKind::Refused
                         if matches!(subject, Subject::Operation { .. })
                             && failure.errors.is_empty() =>

@@ -103,7 +103,7 @@ impl Problem {
         self
     }
 
-    /// A problem for an error response of the framework, of which only the status is known.
+    /// A problem for an error response of the framework, which has only a status.
     pub(super) fn of_status(status: StatusCode) -> Self {
         let (kind, detail) = match status {
             StatusCode::NOT_FOUND => (ProblemType::NotFound, "there is nothing at this path"),

@@ -40,7 +40,7 @@ enum Command {
     },
     /// List all API keys: client, scopes, accounts, date of creation, and state (active, expiring or revoked).
     List,
-    /// Replace a client's API key by a new one with the same scopes and accounts, and print it.
+    /// Replace a client's API key with a new one with the same scopes and accounts, and print it.
     ///
     /// Idempotency keys belong to the client, so a request that is retried under the new key is still the same request.
     Rotate {

@@ -32,7 +32,7 @@ pub struct DojoSettings {
     #[arg(long, env = "DOJO_ACCOUNTS_FILE", value_name = "FILE", value_parser = path())]
     dojo_accounts_file: Option<PathBuf>,
 
-    /// The base URL of Dojo's API. When you point it to a sandbox, set `DOJO_CHECKOUT_URL` to the same sandbox.
+    /// The base URL of Dojo's API. When you point it at a sandbox, set `DOJO_CHECKOUT_URL` to the same sandbox.
     #[arg(id = "dojo-api-url", long, env = "DOJO_API_URL", default_value = "https://api.dojo.tech",
           value_name = "URL", value_parser = web_url)]
     pub api_url: Url,
@@ -73,7 +73,7 @@ pub struct DojoSettings {
     /// Extra time in the leases that give one replica the exclusive right to work on a link or operation. A lease lasts
     /// 2 × `DOJO_TIMEOUT` for a creation or reconciliation, 3 × `DOJO_TIMEOUT` for an operation, and this much more for the
     /// database and for a machine that stalls. Another replica takes over the work of one that died once the lease has
-    /// ended. Too short risks a second intent for a link that is merely slow, which must then be canceled.
+    /// expired. A lease that is too short risks a surplus intent for a link that is merely slow, which must then be canceled.
     #[arg(id = "lease-slack", long, env = "LEASE_SLACK", default_value = "10s", value_name = "DURATION",
           value_parser = duration)]
     pub lease_slack: Duration,

@@ -75,8 +75,8 @@ impl Error for ConfigError {}
 
 /// Why the value of a setting is rejected, in terms of what is expected.
 ///
-/// The parsers of settings return it, so that whoever reports the problem can add the setting's name and, unless it is a
-/// secret, the value.
+/// The parsers of settings return it, so that the code that reports the problem can add the setting's name and, unless
+/// it is a secret, the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected(pub(super) String);
 

@@ -23,12 +23,12 @@ pub struct ServeSettings {
     pub request_timeout: Duration,
 
     /// The maximum number of creations, operations and reconciliations that requests may have in progress on this replica.
-    /// More get 503 before anything is saved, so that a slow Dojo can't exhaust the memory.
+    /// Further ones get 503 before anything is saved, so that a slow Dojo can't exhaust the memory.
     #[arg(long, env = "MAX_CREATIONS", default_value_t = 256, value_name = "N", value_parser = number(1..=u16::MAX))]
     pub max_creations: u16,
 
-    /// The maximum number of requests per second from each client to this replica. Bursts of up to as many requests are
-    /// allowed. More get 429.
+    /// The maximum number of requests per second from each client to this replica. Bursts of up to the same number are
+    /// allowed. Further requests get 429.
     #[arg(long, env = "CLIENT_RATE", default_value_t = 200, value_name = "N",
           value_parser = number(1..=1_000_000_u32))]
     pub client_rate: u32,

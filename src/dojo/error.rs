@@ -12,7 +12,7 @@ pub enum Error {
     #[error("Dojo is unreachable")]
     Unreachable(#[source] reqwest::Error),
     /// Dojo limits our rate (429). It has done nothing.
-    #[error("Dojo is busy and asks for fewer calls")]
+    #[error("Dojo limits the rate of calls")]
     Busy {
         /// How long to wait, if Dojo said so.
         retry_after: Option<Duration>,

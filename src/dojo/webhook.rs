@@ -81,7 +81,7 @@ pub struct Event {
 #[derive(Debug, thiserror::Error)]
 pub enum EventError {
     /// The body is not valid JSON, or not of the form that Dojo documents.
-    #[error("the body is not an event as Dojo documents it")]
+    #[error("the body is not an event in the format that Dojo documents")]
     Form(#[source] serde_json::Error),
     /// A field is empty, not text, longer than any id or name should be, or contains a NUL character.
     #[error("the event's {0} is not a plausible value")]

@@ -23,7 +23,7 @@ use crate::{protocol, store, telemetry::causes};
 
 /// A kind of background work: how to claim the items that are due, work on one, and release it.
 ///
-/// Working on an item twice changes nothing.
+/// Working on an item is idempotent.
 pub(super) trait Job: Sync {
     /// The name in logs and metrics.
     const NAME: &'static str;
@@ -50,7 +50,7 @@ pub(super) trait Job: Sync {
         std::future::ready(Prepared::from(claimed))
     }
 
-    /// Whether working on the item needs calls to Dojo. Such an item waits while the background makes no calls.
+    /// Whether working on the item needs calls to Dojo. Such an item waits while background jobs make no calls.
     fn needs_dojo(_item: &Self::Item) -> bool {
         true
     }
@@ -81,7 +81,7 @@ pub(super) trait Job: Sync {
 pub(super) struct Prepared<T> {
     /// Items to be worked on one by one.
     pub(super) ready: Vec<T>,
-    /// Items to be released, because of `error` or because the job was told to stop.
+    /// Items to be released, because of `error` or because the job is stopping.
     pub(super) deferred: Vec<T>,
     /// Why the shared work failed.
     pub(super) error: Option<protocol::Error>,
@@ -128,7 +128,7 @@ impl<J: Job> Runner<J> {
             woken.as_mut().enable();
             self.progress.mark();
             let wait = match self.throttle.pause() {
-                // Dojo is in trouble, so the background makes no calls for a while.
+                // Dojo is in trouble, so background jobs make no calls for a while.
                 Some(pause) => pause,
                 None => match self.round().await {
                     Ok(1..) => continue,
@@ -213,7 +213,7 @@ impl<J: Job> Runner<J> {
             .await;
     }
 
-    /// Works on one item and records how it went.
+    /// Works on one item and records the outcome.
     async fn work_on(&self, item: J::Item) {
         // Since the item was claimed, Dojo may have got into trouble, or this replica may have been told to stop.
         let leaving = self.stop.is_cancelled().then_some(Duration::ZERO);
@@ -289,9 +289,9 @@ impl<J: Job> Runner<J> {
 /// What a failure is about.
 #[derive(Debug, Clone, Copy)]
 enum Concerns {
-    /// One item: the reason won't go away soon.
+    /// One item: the cause is unlikely to go away soon.
     OneItem,
-    /// All work: the reason may be gone at any moment.
+    /// All work: the cause may go away at any moment.
     Everything,
 }
 
@@ -304,13 +304,13 @@ impl Concerns {
     }
 }
 
-/// How often in a row the work on each item has failed, on this replica, and how long to wait after that.
+/// How many times in a row the work on each item has failed on this replica, and how long to wait after that.
 #[derive(Debug, Default)]
 pub(super) struct Backoff(Mutex<HashMap<String, u32>>);
 
 impl Backoff {
     const FIRST_WAIT: Duration = Duration::from_secs(5);
-    /// Beyond this many items, all are forgotten. That only costs calls.
+    /// Beyond this many items, all are forgotten. The only cost is extra calls.
     const MAX_ITEMS: usize = 10_000;
 
     /// Counts a failure. Returns how long to wait before the next attempt.

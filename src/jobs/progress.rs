@@ -10,7 +10,7 @@ use crate::{store, telemetry::causes};
 
 /// How a job's loop is doing.
 ///
-/// Two things are told apart: that the loop is alive, which its supervisor needs, and that it makes progress, which the
+/// Two things are distinguished: that the loop is alive, which its supervisor needs, and that it makes progress, which the
 /// metric `job_last_progress_timestamp_seconds` shows. A job that can't claim its work is alive and makes none.
 pub(super) struct Progress {
     pub(super) heartbeat: Heartbeat,

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::dojo;
 
-/// Limits the calls that the background makes to Dojo: so many a second, and none for a while when Dojo is in trouble.
+/// Limits the calls that background jobs make to Dojo: so many per second, and none for a while when Dojo is in trouble.
 pub(super) struct Throttle {
     interval: tokio::sync::Mutex<Interval>,
     trouble: Mutex<Trouble>,
@@ -27,7 +27,7 @@ struct Trouble {
     paused_until: Option<Instant>,
 }
 
-/// How many failures in a row don't pause the background yet: single calls always fail now and then.
+/// How many consecutive failures don't pause the background jobs yet: single calls always fail now and then.
 const TOLERATED_FAILURES: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
@@ -48,7 +48,7 @@ impl Throttle {
         self.interval.lock().await.tick().await;
     }
 
-    /// How much longer the background makes no calls, if it is paused.
+    /// How much longer the background jobs make no calls, if they are paused.
     pub(super) fn pause(&self) -> Option<Duration> {
         let until = self.trouble().paused_until?;
         until
@@ -108,7 +108,7 @@ impl Throttle {
         if trouble.paused_until.is_none_or(|until| until <= now) {
             warn!(
                 seconds = pause.as_secs_f64(),
-                "Dojo is in trouble; the background makes no calls for a while"
+                "Dojo is in trouble; background jobs make no calls for a while"
             );
         }
         trouble.paused_until = Some(now + pause);

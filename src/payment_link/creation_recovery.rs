@@ -1,4 +1,4 @@
-//! The rule for lost creations, which keeps each link at one intent.
+//! The rule for lost creations, which ensures that each link has only one intent.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{RecoveryLimits, Status};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub id: String,
-    /// `None`: a word that isn't known here.
+    /// `None` if this version doesn't know the status.
     pub status: Option<Status>,
     pub created_at: Option<OffsetDateTime>,
 }
@@ -22,16 +22,17 @@ pub enum Step {
     Adopt(usize),
     /// An intent may still appear.
     Wait,
-    /// None can appear any more: create the intent again.
+    /// It is too late for an intent to appear: create it again.
     CreateAgain,
-    /// None can appear any more, and it is too late to create one.
+    /// It is too late for an intent to appear, and also too late to create one.
     GiveUp,
 }
 
-/// Decides about a link by what a search for its intents found.
+/// Decides what to do about a link, given the intents that a search for it found.
 ///
-/// `since_asked` counts from the last moment at which a request to create the intent may have left (`None`: none did), `age`
-/// from the creation of the link. Of several intents, the one that somebody paid is the link's, or else the oldest.
+/// `since_asked` is the time since the last moment at which a request to create the intent may have been sent (`None` if none
+/// was sent), and `age` the time since the link was created. Of several intents, the one that was paid is the link's, or else
+/// the oldest.
 #[must_use]
 pub fn next_step(
     found: &[Found],
@@ -135,7 +136,7 @@ mod tests {
     }
 
     proptest! {
-        /// Two replicas that find the same intents in another order must agree.
+        /// Two replicas that find the same intents in a different order must agree.
         #[test]
         fn the_choice_does_not_depend_on_the_order(
             statuses in prop::collection::vec(prop::sample::select(Status::ALL[2..].to_vec()), 1..5),

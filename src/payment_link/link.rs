@@ -18,11 +18,11 @@ pub struct PaymentLink {
     /// Whether real money moves.
     pub environment: Environment,
     pub status: Status,
-    /// Whether Dojo's latest response to this service's own key agrees with `status`. It is `false` from a webhook that changes
-    /// the status until the read that follows, and while Dojo's responses disagree. Hand over goods only when `status` is
+    /// Whether Dojo's latest response to this service's own key agrees with `status`. After a webhook changes the status, it is
+    /// `false` until the next read, and it is `false` while Dojo's responses disagree. Hand over goods only when `status` is
     /// `Captured` **and** this is `true`.
     pub confirmed: bool,
-    /// The page on which the customer pays. `null` until Dojo has confirmed the link.
+    /// The URL of the page on which the customer pays. `null` until Dojo has confirmed the link.
     pub url: Option<String>,
     /// The id of the payment intent at Dojo. `null` until Dojo has confirmed the link.
     #[schema(example = "pi_CggWPWfehUWgVNnDdsdLMQ")]
@@ -33,7 +33,7 @@ pub struct PaymentLink {
     pub tips_amount: Option<Money>,
     /// The total, as Dojo reports it. `null` until Dojo has confirmed the link.
     pub total_amount: Option<Money>,
-    /// The amount that Dojo reports, if it is not `amount`. Something is wrong then.
+    /// The amount that Dojo reports, if it differs from `amount`, which means that something is wrong.
     pub reported_amount: Option<ReportedAmount>,
     /// How much was captured, including tips, in minor units. It comes from Dojo's response to a read, never from a webhook, and
     /// is less than `totalAmount` if a `Manual` payment was captured in part. Refunds are not subtracted.
@@ -56,7 +56,7 @@ pub struct PaymentLink {
     /// When anything about the link last changed in this service.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
-    /// When a response of Dojo's about this link was last accepted. `null` until the first one.
+    /// When a response from Dojo about this link was last accepted. `null` until the first one.
     #[serde(with = "time::serde::rfc3339::option")]
     pub synced_at: Option<OffsetDateTime>,
     /// All other parameters of the request.
@@ -82,7 +82,7 @@ impl ReportedAmount {
     }
 }
 
-/// Whether real money moves. Dojo's API key decides.
+/// Whether real money moves. It depends on Dojo's API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Environment {
@@ -93,7 +93,7 @@ pub enum Environment {
 }
 
 impl Environment {
-    /// The environment's word in JSON, in the database and in logs.
+    /// The environment's name in JSON, in the database and in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -115,7 +115,7 @@ impl FromStr for Environment {
     }
 }
 
-/// The word is not an environment.
+/// The text is not the name of an environment.
 #[derive(Debug, thiserror::Error)]
 #[error("the environment is neither sandbox nor production")]
 pub struct UnknownEnvironment;
@@ -160,13 +160,13 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Whether it failed.
+    /// Whether the capture failed.
     #[must_use]
     pub fn is_void(&self) -> bool {
         matches!(self.status.as_deref(), Some("Declined" | "Failed"))
     }
 
-    /// Whether the money was collected. A missing or unknown word is no reason to doubt it, because Dojo lists the capture.
+    /// Whether the money was collected. A missing or unknown status is no reason to doubt it, because Dojo lists the capture.
     #[must_use]
     pub fn is_collected(&self) -> bool {
         !self.is_void() && self.status.as_deref() != Some("Created")

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use super::Status;
 
-/// For how long to go on tracing an intent that Dojo doesn't show. One of ours could be read with our own key by then.
+/// How long to keep tracing an intent that Dojo doesn't show. By then, one of ours could be read with our own key.
 const GIVE_UP: Duration = Duration::from_hours(24);
 
-/// When to read an orphaned intent again that Dojo says it doesn't know, though it sent a webhook about it. `None`: no more.
+/// When to read an orphaned intent again that Dojo doesn't know, although it sent a webhook about it. `None` if never again.
 ///
 /// A copy of Dojo's data that lags is the likely reason, so it is read soon at first. But the intents of other programs that
-/// use the same account may never be shown. There may be many of them, and they must not use up the background's calls.
+/// use the same account may never be shown. There may be many of them, and they must not use up the background jobs' calls.
 #[must_use]
 pub fn recheck_interval(age: Duration) -> Option<Duration> {
     (!is_given_up(age)).then(|| surplus_recheck_interval(age))
 }
 
-/// The same for a surplus intent, which is never given up: somebody might pay it.
+/// The same for a surplus intent, on which the service never gives up: somebody might pay it.
 #[must_use]
 pub fn surplus_recheck_interval(age: Duration) -> Duration {
     (age / 4).clamp(Duration::from_secs(30), Duration::from_mins(15))
@@ -33,16 +33,16 @@ pub fn is_given_up(age: Duration) -> bool {
 pub enum SurplusStep {
     /// Cancel it, so that nobody can pay it.
     Cancel,
-    /// Nobody paid it, or all of the money went back.
+    /// Nobody paid it, or it was fully refunded.
     Done,
     /// Somebody paid it: a person must refund it.
     ReportPaid,
-    /// Dojo's word for its status isn't known. Read it again later.
+    /// This version doesn't know its status. Read it again later.
     Wait,
 }
 
-/// Decides about a surplus intent by its status and amounts as Dojo reports them. `captured` and `refunded` are minor units;
-/// `None`: not reported.
+/// Decides about a surplus intent by its status and amounts as Dojo reports them. `captured` and `refunded` are in minor
+/// units, or `None` if not reported.
 ///
 /// Dojo may call a payment `Refunded` after a partial refund, so the amounts decide whether there is money left.
 #[must_use]

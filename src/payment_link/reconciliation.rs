@@ -6,12 +6,12 @@ use time::OffsetDateTime;
 
 use super::{SettlementWindow, Status};
 
-/// What is stored about a link, as far as the rules need it.
+/// The part of a link's stored state that the rules need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredState {
     /// The link's status, which a webhook may have reported.
     pub status: Status,
-    /// The status in the newest response that was accepted. `None` if no response has settled a status yet.
+    /// The status in the newest response that was accepted. `None` if no response has determined a status yet.
     pub accepted: Option<Status>,
     /// Dojo's `updatedAt` in the newest response that was accepted.
     pub dojo_updated_at: Option<OffsetDateTime>,
@@ -31,7 +31,7 @@ pub enum Decision {
 /// Why a response is not accepted at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conflict {
-    /// By Dojo's own `updatedAt` it is older than a response that was accepted before.
+    /// By Dojo's own `updatedAt`, it is older than a response that was accepted before.
     Older,
     /// Its status comes before the one that a webhook reported.
     Behind,
@@ -50,8 +50,8 @@ impl Conflict {
 
 /// Decides about Dojo's response to a read with our own key.
 ///
-/// Such a response beats any webhook. Two kinds of responses may come from a copy of Dojo's data that lags, so Dojo must
-/// stand by them for the settlement window before they are accepted:
+/// Such a response overrides any webhook. Two kinds of responses may come from a copy of Dojo's data that lags, so they are
+/// accepted only if Dojo stands by them, that is, keeps returning them, for the settlement window:
 ///
 /// - The response is older, by Dojo's own `updatedAt`, than one that was accepted.
 /// - Its status comes before the one that a signed webhook reported (`Created` where the webhook said `Captured`).
@@ -64,7 +64,7 @@ impl Conflict {
 /// state, never a later one. So the accepted `updatedAt` came from a clock that ran ahead, and the response is the newer of
 /// the two. It is accepted at once, unless it is behind a webhook.
 ///
-/// A status word that isn't known here is no status: the stored one stays.
+/// A status that this version doesn't know is ignored: the stored one stays.
 #[must_use]
 pub fn reconcile(
     stored: StoredState,
@@ -88,7 +88,7 @@ pub fn reconcile(
     } else {
         return Decision::Accept(status);
     };
-    // What is stored was known before the conflict began, so by now every copy has caught up with it.
+    // The stored state predates the conflict, so by now every copy has caught up with it.
     if stored
         .conflicting_for
         .is_some_and(|conflicting_for| window.is_over(conflicting_for))
@@ -99,8 +99,8 @@ pub fn reconcile(
     }
 }
 
-/// How long to wait before reading the intent again after a conflicting response: first a short while, then longer and
-/// longer, and once more when the `window` is over and the response is accepted.
+/// How long to wait before reading the intent again after a conflicting response. The wait is short at first and increases.
+/// The last one ends with the `window`, when the response is accepted.
 #[must_use]
 pub fn conflict_recheck(conflicting_for: Option<Duration>, window: SettlementWindow) -> Duration {
     const SHORTEST: Duration = Duration::from_millis(500);
@@ -116,22 +116,22 @@ pub fn conflict_recheck(conflicting_for: Option<Duration>, window: SettlementWin
 /// Whether Dojo's own responses agree with a link's status.
 ///
 /// `accepted` is the status in the newest response that was accepted; the link's amounts come from that response, so a
-/// status is never confirmed with the amounts of another one. `latest` is Dojo's word in its latest response, where that
-/// response didn't settle the status: because it conflicts, or because the word isn't known here. Webhooks write neither,
-/// so a status that only a webhook reported is not confirmed.
+/// status is never confirmed with the amounts of another one. `latest` is the status in Dojo's latest response, if that
+/// response didn't determine the link's status, because it conflicts or because this version doesn't know the status.
+/// Webhooks write neither, so a status that only a webhook reported is not confirmed.
 #[must_use]
 pub fn is_confirmed(status: Status, accepted: Option<Status>, latest: Option<&str>) -> bool {
     accepted == Some(status) && latest.is_none_or(|word| Status::from_dojo(word) == Some(status))
 }
 
 /// How long to wait before the next reconciliation of a link if no webhook triggers one earlier. It is short while the link
-/// is new, because that is when customers pay, and grows with its age. `None`: no more, because nothing can change.
+/// is new, because that is when customers pay, and grows with its age. `None` if nothing can change after this.
 ///
-/// `money_left`: whether less was refunded than was captured. Dojo doesn't document what it calls a payment after a partial
-/// refund, so `Refunded` is final only once everything went back.
+/// `money_left` is whether less was refunded than was captured. Dojo doesn't document the status of a payment after a partial
+/// refund, so `Refunded` is final only once everything was refunded.
 ///
 /// `age` counts from the link's creation while it is unpaid, and from its last change after that. An unpaid link is
-/// reconciled just after it expires, whatever its age.
+/// reconciled just after it expires, regardless of its age.
 #[must_use]
 pub fn next_reconciliation(
     status: Status,

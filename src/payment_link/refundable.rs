@@ -2,15 +2,15 @@
 //!
 //! Dojo reports one figure for all refunds of a payment, whether they were requested through this service or elsewhere, such
 //! as in Dojo's portal. It doesn't say which refunds the figure includes. So what is left lies between two bounds, which
-//! depend on how many of our own refunds are in the figure.
+//! depend on how many of our own refunds (those requested through this service) are in the figure.
 //!
-//! A refund of ours is *certainly* in the figure if it ended (succeeded, or was given up as unconfirmed) more than a
-//! settlement window before Dojo was read. Any other refund of ours may or may not be in it: it may not have reached Dojo by
-//! then, or the response may come from a copy of Dojo's data that doesn't have it yet. That Dojo confirmed a refund before
-//! it was read doesn't help: a lagging copy may show a portal refund that is at least as large in its place.
+//! One of our refunds is *certainly* in the figure if it ended (succeeded, or was given up as unconfirmed) more than a
+//! settlement window before Dojo was read. Any other may or may not be in it: it may not have reached Dojo by then, or the
+//! response may come from a copy of Dojo's data that doesn't have it yet. It doesn't help that Dojo confirmed the refund
+//! before the read: a lagging copy may lack it and show a portal refund that is at least as large instead.
 //!
-//! Often the figure itself proves what it includes. All refunds together never exceed what was captured. If 6 of 10 were
-//! refunded by us and the figure is 6, then it is our refund: a portal refund of 6 wouldn't have fit beside it.
+//! Often the figure itself proves what it includes. All refunds together never exceed what was captured. If we refunded 6 of
+//! 10 and the figure is 6, then it is our refund: there was no room for a portal refund of 6 as well.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -30,8 +30,8 @@ pub struct OurRefund {
 }
 
 impl OurRefund {
-    /// Whether Dojo had made it before `at`, or its outcome is unknown and it was no longer attempted then. Either way it
-    /// can't change what Dojo shows as of `at` or later.
+    /// Whether Dojo had made the refund before `at`, or its outcome is unknown and it was no longer attempted by then. Either
+    /// way it can't change what Dojo shows as of `at` or later.
     fn ended_before(&self, at: OffsetDateTime) -> bool {
         matches!(
             self.status,
@@ -47,31 +47,31 @@ impl OurRefund {
 pub struct Refunds {
     /// Those requested through this service that haven't failed.
     pub ours: Vec<OurRefund>,
-    /// A lower bound of what was refunded elsewhere, in minor units.
+    /// A lower bound on what was refunded elsewhere, in minor units.
     pub elsewhere: i64,
-    /// When the request was sent whose response Dojo's figure comes from, by the database's clock. `None`: not known.
+    /// When the request that returned Dojo's figure was sent, by the database's clock. `None` if not known.
     pub read_at: Option<OffsetDateTime>,
 }
 
 /// How much is left to refund, in minor units.
 ///
-/// The two bounds are equal once no refund of ours is under way and all of them ended more than a settlement window ago.
+/// The two bounds are equal once none of our refunds is in progress and all of them ended more than a settlement window ago.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefundBounds {
     /// At least this much is left. A refund up to this amount can't exceed what Dojo has left.
     pub certain: i64,
-    /// At most this much is left, which is the case if Dojo's figure includes all of our refunds that were made.
+    /// At most this much is left: exactly this much if Dojo's figure includes all of our refunds that were made.
     pub possible: i64,
 }
 
-/// How many refunds that may or may not be in Dojo's figure are told apart by their amounts. With more of them, the worst
-/// case is assumed. The number of combinations doubles with each.
+/// The maximum number of refunds, of those that may or may not be in Dojo's figure, that are distinguished by their amounts.
+/// With more of them, the worst case is assumed, because the number of combinations doubles with each.
 const MOST_TOLD_APART: usize = 10;
 
 impl Refunds {
     /// How much is left of what was captured, given that Dojo reports `refunded` as refunded.
     ///
-    /// Refunds that are under way or whose outcome is unknown count as made. `window`: how long Dojo's responses may lag.
+    /// Refunds that are in progress or whose outcome is unknown count as made. `window` is how long Dojo's responses may lag.
     #[must_use]
     pub fn bounds(&self, captured: i64, refunded: i64, window: SettlementWindow) -> RefundBounds {
         let ours = self.sum(|_| true);
@@ -87,7 +87,7 @@ impl Refunds {
         }
     }
 
-    /// The most that Dojo's figure may include of refunds made elsewhere: as few of ours as possible are in it.
+    /// The largest part of Dojo's figure that may be refunds made elsewhere: as few of ours as possible are in it.
     fn elsewhere_at_most(&self, captured: i64, refunded: i64, window: SettlementWindow) -> i64 {
         let read_at = self.read_at.map(|read_at| before(read_at, window));
         let is_included = |refund: &OurRefund| read_at.is_some_and(|at| refund.ended_before(at));
@@ -106,7 +106,7 @@ impl Refunds {
             let with_it: Vec<i64> = sums.iter().map(|sum| sum.saturating_add(amount)).collect();
             sums.extend(with_it);
         }
-        // Dojo made all of those, so what was refunded elsewhere fitted beside them.
+        // Dojo made all of these, so what was refunded elsewhere can't exceed what they leave.
         let made = self.sum(|refund| refund.status == OperationStatus::Succeeded);
         let room = captured.saturating_sub(made);
         sums.into_iter()
@@ -115,9 +115,10 @@ impl Refunds {
             .unwrap_or(unexplained)
     }
 
-    /// How long until an amount that is between the two bounds is likely to be clear, if nobody refunds anything else.
+    /// How long until it is likely to be clear whether an amount between the two bounds is left, if nothing else is refunded.
     ///
-    /// A refund under way ends any moment. Otherwise the bounds meet as the settlement windows of earlier refunds end.
+    /// A refund in progress may end at any moment. Otherwise the bounds converge as the settlement windows of earlier refunds
+    /// end.
     #[must_use]
     pub fn unclear_for(
         &self,
@@ -148,10 +149,10 @@ impl Refunds {
         wait.map_or(SOON, |wait| Duration::from_secs(wait) + SOON)
     }
 
-    /// The lower bound of what was refunded elsewhere, now that Dojo reports `refunded` for a request sent at
+    /// The lower bound on what was refunded elsewhere, now that Dojo reports `refunded` for a request sent at
     /// [`Refunds::read_at`]: the part of the figure that can't be ours.
     ///
-    /// While refunds of ours are under way, or so recent that a copy of Dojo's data may lack them, the bound only rises.
+    /// While any of our refunds is in progress, or so recent that a copy of Dojo's data may lack it, the bound only rises.
     /// After that the figure is known to include all of ours, and the rest of it is what was refunded elsewhere.
     #[must_use]
     pub fn elsewhere_by(&self, refunded: i64, window: SettlementWindow) -> i64 {
@@ -169,7 +170,7 @@ impl Refunds {
         }
     }
 
-    /// Whether one of ours has this status.
+    /// Whether any of our refunds has this status.
     #[must_use]
     pub fn has(&self, status: OperationStatus) -> bool {
         self.ours.iter().any(|refund| refund.status == status)
@@ -315,10 +316,10 @@ mod tests {
         assert_eq!(wait(&one_runs, 6), 1);
     }
 
-    /// What can happen to a payment. Indices and amounts may be out of range; then nothing happens.
+    /// What can happen to a payment. An event whose index or amount is out of range has no effect.
     #[derive(Debug, Clone, Copy)]
     enum Event {
-        /// Somebody refunds this much in Dojo's portal.
+        /// Someone refunds this much in Dojo's portal.
         Elsewhere(i64),
         /// We read Dojo and save the response at once.
         Read,
@@ -328,7 +329,7 @@ mod tests {
         Answer(usize, i64),
         /// We save the response to the `n`th read, unless the link has changed meanwhile.
         Accept(usize),
-        /// We weigh a refund of this amount that was requested this many seconds ago, and save it if it fits.
+        /// We check a refund of this amount that was requested this many seconds ago, and save it if enough is left.
         Request(i64, i64),
         /// The `n`th open refund arrives at Dojo.
         Arrive(usize),
@@ -396,7 +397,7 @@ mod tests {
         ours: OurRefund,
         requested: i64,
         arrived: bool,
-        /// How much had been refunded elsewhere in the figure that it was weighed against.
+        /// How much had been refunded elsewhere in the figure that it was checked against.
         elsewhere_then: i64,
     }
 

@@ -22,7 +22,7 @@ pub enum Status {
     /// Money went back to the customer: all of it, or a part (Dojo doesn't document which). Compare `refundedAmount`
     /// with `capturedAmount`.
     Refunded,
-    /// The authorization, or the payment of the same day, was undone.
+    /// The authorization was undone, or the payment was undone on the same day.
     Reversed,
     /// The link was canceled or expired before it was paid.
     Canceled,

@@ -1,8 +1,8 @@
 //! The request for a link: every parameter of Dojo's `CreatePaymentIntentRequest` (API version 2026-02-27) under Dojo's own
 //! name, with its documented limits.
 //!
-//! The limits are written once, as schema attributes. The OpenAPI document is made from them, and requests are checked
-//! against the same schema. Rules that a schema can't express are in [`broken_rules`].
+//! The limits are written once, as schema attributes. The OpenAPI document is generated from them, and requests are
+//! checked against the same schema. Rules that a schema can't express are in [`broken_rules`].
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -41,7 +41,7 @@ fn default_account() -> String {
 }
 
 impl NewPaymentLink {
-    /// The account of a request that names none.
+    /// The account for a request that names none.
     pub const DEFAULT_ACCOUNT: &str = "default";
 
     /// The metadata entry that names the link at Dojo, so that the intent of a lost creation can be found. Callers can't set
@@ -66,10 +66,10 @@ pub struct Terms {
     /// Who pays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub customer: Option<Customer>,
-    /// Where the invoice goes.
+    /// Where the invoice is sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub billing_address: Option<Address>,
-    /// Where the goods go.
+    /// Where the goods are sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shipping_details: Option<ShippingDetails>,
     /// Whether the card's details are entered while the card holder is not present.
@@ -105,7 +105,7 @@ pub struct Terms {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "00.10:00:00")]
     pub auto_expire_in: Option<String>,
-    /// What happens then. Required if `captureMode` is `Manual`.
+    /// What happens to a `Manual` payment that is not captured within `autoExpireIn`. Required if `captureMode` is `Manual`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_expire_action: Option<AutoExpireAction>,
     /// Your own entries, which Dojo stores with the payment. This service sets `paymentLinkId`.
@@ -237,7 +237,7 @@ pub struct Address {
     pub county: Option<String>,
 }
 
-/// Where the goods go.
+/// Where the goods are sent.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ShippingDetails {
@@ -350,7 +350,7 @@ pub struct ItemLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = -2_147_483_648, maximum = 2_147_483_647, nullable = false)]
     pub quantity: Option<i32>,
-    /// What it is called.
+    /// The item's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 100, nullable = false)]
     pub name: Option<String>,
@@ -358,7 +358,7 @@ pub struct ItemLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub category: Option<String>,
-    /// What changes its price.
+    /// What changes the item's price.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub modifiers: Option<Vec<Modifier>>,
@@ -376,7 +376,7 @@ pub struct ItemLine {
 pub struct Modifier {
     /// The modifier's id.
     pub id: String,
-    /// What it is called.
+    /// The modifier's name.
     pub name: String,
     /// How many times it applies to one item.
     #[schema(minimum = -2_147_483_648, maximum = 2_147_483_647)]
@@ -403,7 +403,7 @@ pub struct TaxLine {
     pub sub_caption: Option<String>,
     /// The total of the tax.
     pub amount_total: Money,
-    /// The price look-up code that it applies to.
+    /// The price look-up code that the tax applies to.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200, nullable = false)]
     pub affected_plu: Option<String>,
@@ -419,7 +419,7 @@ pub struct ActionLink {
     /// What it does. Default: `OpenLink`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<ActionType>,
-    /// What it is called.
+    /// The text of the link.
     #[schema(min_length = 1, max_length = 60)]
     pub label: String,
     /// The name of the file behind it.
@@ -459,7 +459,7 @@ pub struct OrderDetails {
     pub external_id: Option<String>,
 }
 
-/// The rules for a [`NewPaymentLink`] that its schema can't express: a fault for each that is broken.
+/// The rules for a [`NewPaymentLink`] that its schema can't express: a fault for each rule that is broken.
 ///
 /// Works on the JSON and not on the type, so that the caller gets these faults and those of the schema at once. The schema
 /// reports values that a rule can't read.
@@ -478,7 +478,7 @@ pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
             fault(&pointer, "must not be negative");
         }
     }
-    // Their sum is returned as the total, which has the limit of every amount.
+    // Their sum is returned as the total, which has the same limit as every amount.
     let parts = [
         "/amount/value",
         "/tipsAmount/value",
@@ -494,7 +494,7 @@ pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
         );
         fault("/amount/value", &detail);
     }
-    // A time that can't be converted to UTC passes the schema, but is no future that Dojo could wait for.
+    // A time that can't be converted to UTC passes the schema, but is too far in the future for Dojo.
     if let Some(at) = text("/expireAt").filter(|at| OffsetDateTime::parse(at, &Rfc3339).is_ok()) {
         match parse_time(at) {
             None => fault("/expireAt", "must be before the year 10000 in UTC"),
@@ -573,7 +573,7 @@ fn parse_timespan(text: &str) -> Option<Duration> {
     Some(Duration::from_secs(minutes * 60 + number(seconds, 60)?))
 }
 
-/// Pointers to each currency code that is not `currency`. The caller's metadata has no amounts.
+/// Pointers to each currency code that is not `currency`. Skips the caller's metadata, which contains no amounts.
 fn other_currencies(body: &Value, currency: &str) -> Vec<String> {
     fn walk(value: &Value, at: &str, currency: &str, found: &mut Vec<String>) {
         match value {
@@ -653,7 +653,7 @@ mod tests {
         assert_eq!(with_tips(Money::MAX), ["/amount/value"]);
         assert!(
             with_tips(Money::MAX + 1).is_empty(),
-            "the schema tells of it"
+            "the schema reports it"
         );
     }
 

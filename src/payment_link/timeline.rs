@@ -75,7 +75,7 @@ kinds! {
     /// (`detail.reason`: `older`, `behind`). The intent is read again before the response is accepted.
     #[serde(alias = "disputed")]
     ConflictingResponse = "conflictingResponse",
-    /// Dojo reports another amount than the requested one.
+    /// Dojo reports an amount other than the requested one.
     AmountMismatch = "amountMismatch",
     /// The first try created nothing, so Dojo is called again to create the intent.
     #[serde(alias = "askedAgain")]
@@ -84,7 +84,7 @@ kinds! {
     SurplusFound = "surplusFound",
     /// The second intent is canceled, so nobody can pay it.
     SurplusCanceled = "surplusCanceled",
-    /// Somebody paid the second intent, so it can't be canceled any more. A person must refund it.
+    /// Somebody paid the second intent, so it can no longer be canceled. A person must refund it.
     SurplusPaid = "surplusPaid",
     /// An operation on the payment was requested. `detail` says which.
     OperationRequested = "operationRequested",

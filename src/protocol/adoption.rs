@@ -1,4 +1,4 @@
-//! Giving a link its intent, wherever the intent was learned of, and reporting what is wrong with it.
+//! Giving a link its intent, regardless of how the intent was found, and reporting what is wrong with it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Gives a link the intent that Dojo has for it, if the link is pending. Any other intent of the link is surplus and is
-/// canceled later. Reports a surplus intent, one with another amount than the requested one, and one of another link.
+/// canceled later. Reports a surplus intent, one with an amount other than the requested one, and one of another link.
 pub(super) async fn adopt_intent(
     context: &Context,
     link_id: PaymentLinkId,
@@ -23,7 +23,7 @@ pub(super) async fn adopt_intent(
     let pool = &context.pool;
     let url = context.account.checkout_page(&intent.id);
     let mut attempts = 0;
-    // Dojo's response is in this process's memory alone, so a moment's outage must not lose it.
+    // Only this process has Dojo's response, in memory, so a short outage must not lose it.
     let adopted = (|| {
         attempts += 1;
         store::adoption::adopt_intent(pool, link_id, intent, &url, cause)
@@ -53,7 +53,7 @@ pub(super) async fn adopt_intent(
         metrics::counter!("recoveries_total", "outcome" => "surplus").increment(1);
     }
     // The first attempt may have been committed and its response lost. Then the link is no longer pending, and only the
-    // link itself shows the mismatch. Reported twice is better than never.
+    // link itself shows the mismatch. Reporting it twice is better than never.
     let was_retried = attempts > 1;
     let mismatch_of_lost_attempt =
         was_retried && !adopted.surplus && adopted.link.reported_amount.is_some();
@@ -63,11 +63,11 @@ pub(super) async fn adopt_intent(
     Ok(adopted)
 }
 
-/// Reports that Dojo has another amount than the requested one.
+/// Reports that Dojo has an amount other than the requested one.
 pub(super) fn report_mismatch(link: &PaymentLink, intent: &PaymentIntent) {
     error!(
         link_id = %link.id, payment_intent_id = intent.id, requested = %link.amount, reported = ?intent.amount,
-        "Dojo reports another amount than the requested one"
+        "Dojo reports an amount other than the requested one"
     );
     metrics::counter!("amount_mismatches_total").increment(1);
 }

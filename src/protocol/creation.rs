@@ -1,8 +1,8 @@
 //! Creating a link: save it, call Dojo, store the outcome.
 //!
-//! Dojo documents no idempotency key for creation, so the order is what protects: the link is saved before Dojo is called,
-//! its id is in the intent's metadata, and only a failure which proves that nothing was created makes the link `Failed`. No
-//! database connection is held while Dojo works.
+//! Dojo documents no idempotency key for creation, so safety depends on the order of the steps: the link is saved before
+//! Dojo is called, its id is in the intent's metadata, and only a failure that proves that nothing was created makes the link
+//! `Failed`. No database connection is in use while waiting for Dojo.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::{
 /// A caller's request for a link.
 #[derive(Debug)]
 pub struct Request {
-    /// The link's id, unless an earlier request has led to another link.
+    /// The id that the link gets, unless an earlier request with the same key already created one.
     pub link_id: PaymentLinkId,
     pub new: NewPaymentLink,
     /// The name of the client that sent the request.
@@ -44,11 +44,11 @@ pub enum Outcome {
         /// The body of the response to that request.
         body: String,
     },
-    /// Nothing was created; now, or by an earlier request with the same key.
+    /// Nothing was created, either now or by an earlier request with the same key.
     Failed {
         link_id: PaymentLinkId,
         failure: Failure,
-        /// How long Dojo asks to wait before another try.
+        /// How long Dojo asks to wait before another attempt, if it does.
         retry_after: Option<Duration>,
         /// Whether this is the outcome of an earlier request with the same key.
         replayed: bool,
@@ -57,11 +57,11 @@ pub enum Outcome {
     Unknown {
         link_id: PaymentLinkId,
     },
-    /// An equal request is in progress, or its outcome is not known yet.
+    /// An earlier request with the same key is in progress, or its outcome is not known yet.
     Running {
         link_id: PaymentLinkId,
     },
-    /// The idempotency key was used for another request.
+    /// The idempotency key was used for a different request.
     KeyReused,
 }
 
@@ -131,8 +131,8 @@ struct SavedRequest {
 impl SavedRequest {
     /// Calls Dojo and stores the outcome.
     ///
-    /// From here on there may be an intent, so there are no more errors: an outcome that can't be stored is *unknown*, the
-    /// link stays pending, and creation recovery finds out.
+    /// From here on an intent may exist, so this returns no errors: an outcome that can't be stored is *unknown*, the link
+    /// stays pending, and creation recovery determines the outcome.
     async fn finish(self, context: &Context) -> Outcome {
         let link_id = self.request.link_id;
         let response = context
@@ -161,10 +161,10 @@ impl SavedRequest {
         intent: &PaymentIntent,
     ) -> Result<Outcome, store::Error> {
         let link_id = self.request.link_id;
-        // Logged before it is stored: if storing fails, the log is the place to find it.
+        // Logged before it is stored: if storing fails, the log is the only record.
         info!(%link_id, payment_intent_id = intent.id, "Dojo created a payment intent");
         let adopted = match adopt_intent(context, link_id, intent, &self.cause).await {
-            // The response was not about our request, so whether that created an intent is not known.
+            // The response was not about our request, so it is not known whether our request created an intent.
             Err(error @ store::Error::IntentOfAnotherLink { .. }) => {
                 return self.store_lost_response(context, &error.to_string()).await;
             }
@@ -204,7 +204,7 @@ impl SavedRequest {
             warn!(%link_id, error = %causes(&error), "Dojo's response to a creation was lost");
             return self.store_lost_response(context, &error.to_string()).await;
         };
-        // Only a rejection of the request itself would be the same next time.
+        // Only a rejection of the request itself would recur on a retry.
         let retry = if failure.reason == FailureKind::Refused {
             Retry::Final
         } else {
@@ -213,10 +213,10 @@ impl SavedRequest {
         match failure.reason {
             FailureKind::KeyRefused | FailureKind::Misrouted => error!(
                 %link_id, error = %causes(&error), detail = failure.detail,
-                "no link can be created until the account's API key and DOJO_API_URL are right"
+                "no link can be created until the account's API key and DOJO_API_URL are correct"
             ),
             FailureKind::NotReached => {
-                warn!(%link_id, error = %causes(&error), "Dojo was not reached");
+                warn!(%link_id, error = %causes(&error), "Dojo could not be reached to create a link");
             }
             FailureKind::Refused | FailureKind::NotCreated | FailureKind::NotDone => {
                 info!(%link_id, status = failure.status, "Dojo rejected a payment link");
@@ -225,8 +225,8 @@ impl SavedRequest {
         count(error.name());
         let (pool, lease, cause) = (&context.pool, self.lease, &self.cause);
         if !store::creation::fail(pool, link_id, lease, &failure, retry, None, cause).await? {
-            // This call took so long that it was treated as lost, so there may be an intent after all.
-            warn!(%link_id, "this failure came after the lease was over; creation recovery has the link");
+            // This call took so long that it was treated as lost, so an intent may exist after all.
+            warn!(%link_id, "the failure arrived after the lease had expired; creation recovery has taken over the link");
             return Ok(Outcome::Unknown { link_id });
         }
         Ok(Outcome::Failed {

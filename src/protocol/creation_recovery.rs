@@ -1,7 +1,7 @@
-//! Recovering a lost creation: one whose response was lost, so that nobody knows whether there is an intent.
+//! Recovering a lost creation: one whose response was lost, so that it is not known whether an intent exists.
 //!
-//! A search for the link's intents answers that ([`super::intent_search`]). Only once none can appear any more is the
-//! intent created again.
+//! A search for the link's intents settles that ([`super::intent_search`]). The intent is created again only once it is too
+//! late for one to appear.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub async fn recover(
     let since = |at: OffsetDateTime| Duration::try_from(*now - at).unwrap_or_default();
     if lost.failed {
         adopt_all(context, *id, intents).await?;
-        // An intent may appear late. After many times the window there is none.
+        // An intent may appear late. After many settlement windows there is none.
         let again = lost
             .asked_until
             .and_then(|asked_until| limits.window.late_check(since(asked_until)));
@@ -54,12 +54,12 @@ pub async fn recover(
                 // The best one first: all others are surplus then.
                 let best = left.swap_remove(best);
                 match adopt_intent(context, *id, best, &Cause::Recovery).await {
-                    // It is no candidate. The next best one may be the link's. If there is no other, it takes a person to
-                    // find out whose it is, and the creation must not be retried meanwhile.
+                    // It is no candidate. The next best one may be the link's. If there is no other, a person must find
+                    // out whose it is, and the creation must not be retried meanwhile.
                     Err(store::Error::IntentOfAnotherLink { .. }) if !left.is_empty() => continue,
                     adopted => adopted?,
                 };
-                info!(link_id = %id, payment_intent_id = best.id, "a lost creation was found");
+                info!(link_id = %id, payment_intent_id = best.id, "the intent of a lost creation was found");
                 count("found");
                 adopt_all(context, *id, left).await?;
             }
@@ -79,7 +79,7 @@ pub async fn recover(
                     },
                     errors: Vec::new(),
                 };
-                warn!(link_id = %id, expired, "a lost creation was given up; nothing was created");
+                warn!(link_id = %id, expired, "gave up on a lost creation; nothing was created");
                 count("given_up");
                 let late_check = Some(limits.window.length());
                 store::creation::fail(
@@ -122,7 +122,7 @@ async fn create_again(context: &Context, lost: &LostCreation) -> Result<(), Erro
         ..
     } = context;
     let (id, cause) = (lost.id, &Cause::Recovery);
-    // Longer than the call can take: nobody else works on the link until then.
+    // Longer than the call can take, so that no other worker works on the link meanwhile.
     let lease = account.client.creation_lease();
     let Some(lease) = store::creation_recovery::retry(pool, lost, lease, cause).await? else {
         return Ok(());

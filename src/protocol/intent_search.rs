@@ -224,7 +224,7 @@ async fn renew_leases(
     Ok(())
 }
 
-/// A search for second intents of links whose creation was retried: the first intent may appear long after the second one
+/// A search for surplus intents of links whose creation was retried: the first intent may appear long after the second one
 /// was created, and its webhook may be lost. It can be interrupted after any page and continued.
 #[derive(Debug)]
 pub struct SurplusSearch {
@@ -236,7 +236,7 @@ pub struct SurplusSearch {
 }
 
 impl SurplusSearch {
-    /// The searches for these links, as far as they may have a second intent.
+    /// The searches for those of these links that may have a surplus intent.
     #[must_use]
     pub fn of(mut links: Vec<LinkSnapshot>) -> Vec<Self> {
         links.retain(|snapshot| snapshot.creation_retried);

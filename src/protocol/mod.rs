@@ -1,4 +1,4 @@
-//! The exactly-once dealings between our database and Dojo: the only code that makes Dojo do something with money. The API
+//! The exactly-once protocol between our database and Dojo: the only code that creates or changes payments at Dojo. The API
 //! and the background jobs both use it, under the same rules.
 
 mod adoption;
@@ -23,8 +23,8 @@ use crate::{
 
 /// What every part of the protocol works with: the database, one Dojo account, and the limits of recovery.
 ///
-/// How long a lease must be follows from the account's client ([`dojo::Client::creation_lease`] and
-/// [`dojo::Client::operation_lease`]). A clone copies a handful of short strings and handles.
+/// The account's client determines how long a lease must be ([`dojo::Client::creation_lease`] and
+/// [`dojo::Client::operation_lease`]). Cloning is cheap: it copies a handful of short strings and handles.
 #[derive(Debug, Clone)]
 pub struct Context {
     pub pool: PgPool,
@@ -37,22 +37,22 @@ pub struct Context {
 /// Why a piece of work was not finished. It is still due and will be tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database failed, or what it stores rules the change out.
+    /// The database failed, or its contents rule out the change.
     #[error(transparent)]
     Store(#[from] store::Error),
     /// Dojo failed or can't be reached, which may concern all work of the account.
     #[error(transparent)]
     Dojo(#[from] dojo::Error),
-    /// Dojo rejects this piece of work, or always fails over it, and serves others.
+    /// Dojo rejects this piece of work or always fails on it, but handles others.
     #[error(transparent)]
     Rejected(dojo::Error),
     /// Dojo has more intents around the time of this creation than are read, so whether its intent exists is unknown.
     #[error("there are too many intents around the time of this creation to read them all")]
     TooManyIntents,
-    /// The lease ran out.
-    #[error("it took too long")]
+    /// The lease expired.
+    #[error("the work took too long")]
     TimedOut,
     /// A bug in this program.
-    #[error("it panicked")]
+    #[error("the work panicked")]
     Panicked,
 }

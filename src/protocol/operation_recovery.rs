@@ -197,7 +197,7 @@ async fn succeed(
     dojo_id: Option<&str>,
 ) -> Result<(), Error> {
     let (id, action) = (operation.id, &operation.action);
-    info!(operation_id = %id, operation = action.kind(), "a lost operation was performed");
+    info!(operation_id = %id, operation = action.kind(), "Dojo performed an operation whose response was lost");
     count(action, "found");
     store::operations::succeed(&context.pool, id, dojo_id, &CAUSE).await?;
     Ok(())
@@ -215,7 +215,7 @@ async fn fail(
     // Dojo's own text is stored, but not logged: it may repeat what a caller wrote about a customer.
     warn!(
         operation_id = %id, operation = action.kind(), reason = ?failure.reason, status = failure.status,
-        "a lost operation was not performed"
+        "an operation whose response was lost was not performed"
     );
     count(action, "given_up");
     let failed = OperationFailure {

@@ -1,8 +1,8 @@
 //! Performing an operation on a payment: save it, call Dojo, store the outcome, and read the link back from Dojo.
 //!
-//! Dojo recognizes repetitions of refunds only, by their idempotency key. Three rules protect the other operations: each is
-//! saved before Dojo is called, a link has one pending change at a time, and after a lost response nothing is repeated before
-//! Dojo has been read ([`super::operation_recovery`]).
+//! Dojo recognizes repeated requests only for refunds, by their idempotency key. Three rules protect the other operations:
+//! each is saved before Dojo is called, a link has one pending change at a time, and after a lost response nothing is repeated
+//! until Dojo has been read ([`super::operation_recovery`]).
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub enum Outcome {
     /// Dojo performed it.
     Done {
         operation_id: OperationId,
-        /// The link as Dojo has it now. If Dojo couldn't be read: as it was stored before, not confirmed.
+        /// The link as Dojo reports it now. If Dojo couldn't be read, the link as it was stored before, not confirmed.
         link: Box<PaymentLink>,
         /// Whether Dojo could be read after the operation.
         read_back: bool,
@@ -87,7 +87,7 @@ pub enum Outcome {
     Running {
         operation_id: OperationId,
     },
-    /// The idempotency key belongs to another request.
+    /// The idempotency key was used for a different request.
     KeyReused,
     NoSuchLink,
 }
@@ -144,8 +144,8 @@ pub async fn perform(context: &Context, request: Request) -> Result<Outcome, sto
 
 /// Saves an operation other than a refund, if the rules allow it.
 ///
-/// What is stored may be out of date: the customer may have paid a moment ago. So nothing is rejected before Dojo was read, if
-/// that is possible. A capture of all that is left needs Dojo's figures in any case.
+/// The stored state may be out of date: the customer may have paid a moment ago. So before an operation is rejected, Dojo is
+/// read if possible. A capture of all that is left always needs Dojo's figures.
 async fn save(
     context: &Context,
     new: &NewOperation<'_>,
@@ -162,7 +162,7 @@ async fn save(
         if needs_read {
             read_back(context, new.link_id, new.cause).await?;
         }
-        // After a read: another copy of this request may have been saved meanwhile. Then this one is a repetition.
+        // During a read, another copy of this request may have been saved. Then this one is a repetition.
         let outcome = store::operations::save(&context.pool, new, key, rules).await?;
         let is_rejected = matches!(outcome, SaveOutcome::Objected(Objection::NotPossible(_)));
         if needs_read || !is_rejected {
@@ -172,13 +172,13 @@ async fn save(
     }
 }
 
-/// How often Dojo is read if its figure leaves open whether a refund fits.
+/// How many times Dojo is read if its figure doesn't show whether enough is left for a refund.
 const READS_FOR_A_REFUND: usize = 2;
 
-/// Saves a refund, if Dojo has that much left. Fails if Dojo can't be read.
+/// Saves a refund, if that much is left to refund at Dojo. Returns an error if Dojo can't be read.
 ///
-/// Somebody may have refunded in Dojo's portal a moment ago, and no webhook announces a partial refund. So Dojo is always read
-/// first, and under the link's lock, the refund is checked only against figures that were read after this request.
+/// Someone may have refunded in Dojo's portal a moment ago, and no webhook announces a partial refund. So Dojo is always read
+/// first, and under the link's lock, the refund is checked only against figures that were read after this request arrived.
 async fn save_refund(
     context: &Context,
     new: &NewOperation<'_>,
@@ -189,14 +189,14 @@ async fn save_refund(
     }
     let mut outcome = SaveOutcome::Objected(Objection::STALE);
     for _ in 0..READS_FOR_A_REFUND {
-        // Whether a response was accepted that was requested since then shows under the link's lock.
+        // Whether a response requested since then was accepted is checked under the link's lock.
         let read = read_now(context, new.link_id, new.cause).await?;
         let read_since = read.map(|read| read.since);
         let rules = |action: &mut Action, link: &PaymentLink, others: &OtherOperations| {
             permit(action, link, others, permit_context(context, read_since))
         };
         outcome = store::operations::save(&context.pool, new, key, rules).await?;
-        // A refund that is under way may have ended by the second read.
+        // A refund in progress may have ended by the second read.
         if !matches!(outcome, SaveOutcome::Objected(Objection::Unclear { .. })) {
             break;
         }
@@ -222,7 +222,7 @@ async fn earlier_request(
     }
 }
 
-/// Whether it captures all that is left.
+/// Whether the action captures all that is left.
 fn captures_the_rest(action: &Action) -> bool {
     matches!(action, Action::Capture(_)) && action.amount().is_none()
 }
@@ -231,7 +231,7 @@ fn captures_the_rest(action: &Action) -> bool {
 struct FreshRead {
     /// When it began, by the database's clock.
     since: OffsetDateTime,
-    /// Whether a response that was requested since then is what is stored now.
+    /// Whether the stored state comes from a response that was requested since then.
     is_accepted: bool,
 }
 
@@ -243,8 +243,8 @@ async fn read_now(
 ) -> Result<Option<FreshRead>, Error> {
     const READS: usize = 3;
     let mut since = None;
-    // If something else changes the link meanwhile, such as a webhook, the response is from before that change. Another read
-    // shows both.
+    // If something else changes the link during the read, such as a webhook, the response may predate that change. Another
+    // read reflects both.
     for read in 0..=READS {
         let Some(snapshot) = store::reconciliation::find(&context.pool, link_id).await? else {
             return Ok(None);
@@ -254,7 +254,8 @@ async fn read_now(
             since,
             is_accepted: true,
         }));
-        // Of concurrent requests, the response to one may arrive first and outdate those to the others. It serves all of them.
+        // The response to one of several concurrent requests may be stored first and make the others stale. It serves all of
+        // them.
         let is_fresh = snapshot
             .refunds_read_at
             .is_some_and(|read_at| read_at >= since);
@@ -293,8 +294,8 @@ async fn read_back(
 
 /// The idempotency key that is sent to Dojo: a hash of the caller's key and the client's id.
 ///
-/// It follows from the caller's key, so that even a service whose database was restored from a backup doesn't refund twice for
-/// one key. It includes the client's id, because two clients may choose the same key. It doesn't depend on the client's API
+/// It is derived from the caller's key, so that even a service whose database was restored from a backup doesn't refund twice
+/// for one key. It includes the client's id, because two clients may choose the same key. It doesn't depend on the client's API
 /// key, which may change. It has 64 characters; Dojo accepts up to 100.
 fn dojo_key(key: &IdempotencyKey) -> String {
     let hash = Sha256::new()
@@ -350,8 +351,8 @@ struct SavedCall<'a> {
 impl SavedCall<'_> {
     /// Calls Dojo and stores the outcome.
     ///
-    /// From here on the operation may have been performed, so nothing is an error any longer. If the outcome can't be stored,
-    /// it is *unknown*: the operation stays pending, and recovery finds out.
+    /// From here on the operation may have been performed, so this returns no errors: an outcome that can't be stored is
+    /// *unknown*, the operation stays pending, and recovery determines the outcome.
     async fn perform(self) -> Outcome {
         let operation_id = self.new.id;
         let outcome = match self.prepare().await {
@@ -380,7 +381,7 @@ impl SavedCall<'_> {
     }
 
     /// Checks that Dojo may still be called. For a capture, stores which captures Dojo already has, so that this one can be
-    /// told from them if the response is lost.
+    /// distinguished from them if the response is lost.
     async fn prepare(&self) -> Result<(), Error> {
         let before = match self.saved.action {
             Action::Capture(_) => Some(self.captures_at_dojo().await?),
@@ -467,7 +468,7 @@ impl SavedCall<'_> {
         Ok(Outcome::Unknown { operation_id })
     }
 
-    /// Stores that the operation was not sent, because what must be read from Dojo first could not be read.
+    /// Stores that the operation was not sent, because Dojo could not be read first.
     async fn not_sent(&self, error: dojo::Error) -> Result<Outcome, store::Error> {
         let failure = error
             .proves_nothing_was_changed(On409::NotDone)
@@ -484,7 +485,7 @@ impl SavedCall<'_> {
         let operation_id = self.new.id;
         let action = &self.saved.action;
         let operation = action.kind();
-        // Only a rejection of the request itself would be the same next time.
+        // Only a rejection of the request itself would recur on a retry.
         let retry = match failure.reason {
             FailureKind::Refused => {
                 info!(%operation_id, operation, status = failure.status, "Dojo rejected an operation");
@@ -493,7 +494,7 @@ impl SavedCall<'_> {
             FailureKind::KeyRefused | FailureKind::Misrouted => {
                 error!(
                     %operation_id, operation, error = %causes(error),
-                    "operations fail until DOJO_API_KEY and DOJO_API_URL are right"
+                    "operations will fail until the account's API key and DOJO_API_URL are correct"
                 );
                 Retry::Allowed
             }
@@ -512,7 +513,7 @@ impl SavedCall<'_> {
             cause: self.new.cause,
         };
         if !store::operations::fail(&self.context.pool, failed).await? {
-            // This call took so long that its lease ran out. Recovery finds out.
+            // This call took so long that its lease expired. Recovery determines the outcome.
             return Ok(Outcome::Unknown { operation_id });
         }
         Ok(Outcome::Failed {

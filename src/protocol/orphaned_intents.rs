@@ -1,4 +1,4 @@
-//! Orphaned intents, which a webhook named and no link claims, and surplus intents, which are second ones for their links.
+//! Orphaned intents, which a webhook named but no link claims, and surplus intents, which a link has in addition to its own.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub async fn trace(context: &Context, orphan: &OrphanedIntent) -> Result<(), Err
     Ok(())
 }
 
-/// Cancels a surplus intent, or reports that somebody paid it.
+/// Cancels a surplus intent, or reports that it was paid.
 async fn settle_surplus(
     context: &Context,
     orphan: &OrphanedIntent,

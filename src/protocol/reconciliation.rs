@@ -1,5 +1,5 @@
-//! Reconciliation: reads a link's intent from Dojo and brings the link to Dojo's state. This is what makes every link
-//! converge on the truth, whether its webhooks arrived, arrived late, or never arrived.
+//! Reconciliation: reads a link's intent from Dojo and updates the link to match it. This makes every link converge on
+//! Dojo's state, whether its webhooks arrive on time, late or never.
 
 use std::{collections::HashMap, future::ready, time::Duration};
 
@@ -25,22 +25,22 @@ const CALLERS_PAGES: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Dojo's response is what is stored now.
+    /// Dojo's response is now stored.
     Accepted,
     /// The response was not accepted. The link is due to be reconciled again.
     Again,
 }
 
-/// What a read came to.
+/// The result of a read.
 struct Read {
     outcome: Outcome,
-    /// The status that Dojo reported, if it is one that is known here.
+    /// The status that Dojo reported, if this version knows it.
     reported: Option<Status>,
 }
 
-/// Reconciles a link for a caller and returns it as it then is. `None` if there is no such link.
+/// Reconciles a link for a caller and returns its new state. `None` if there is no such link.
 ///
-/// The link is confirmed only if Dojo reported its status in this very call. A link without an intent is returned as it is.
+/// The link is confirmed only if Dojo reported its status during this call. A link without an intent is returned unchanged.
 pub async fn refresh(
     context: &Context,
     id: PaymentLinkId,
@@ -57,7 +57,7 @@ pub async fn refresh(
     }))
 }
 
-/// Reconciles a link while a caller waits, then searches for a second intent if there may be one.
+/// Reconciles a link while a caller waits, then searches for a surplus intent if there may be one.
 pub async fn reconcile_for_caller(
     context: &Context,
     snapshot: &LinkSnapshot,
@@ -66,7 +66,7 @@ pub async fn reconcile_for_caller(
     Ok(read_and_search(context, snapshot, cause).await?.outcome)
 }
 
-/// Reconciles a link in the background, which searches for second intents itself.
+/// Reconciles a link in a background job, which searches for surplus intents separately.
 pub async fn reconcile_due(context: &Context, snapshot: &LinkSnapshot) -> Result<Outcome, Error> {
     Ok(read(context, snapshot, &Cause::Reconciliation)
         .await?
@@ -79,7 +79,7 @@ async fn read_and_search(
     cause: &Cause,
 ) -> Result<Read, Error> {
     let read = read(context, snapshot, cause).await?;
-    // Only now that the response is stored: a search that fails must not keep a payment from being recorded.
+    // This comes after the response is stored, because a failed search must not prevent a payment from being recorded.
     for mut search in SurplusSearch::of(vec![snapshot.clone()]) {
         let found = search.run(context, CALLERS_PAGES, || ready(())).await;
         if matches!(found, Ok(true)) {
@@ -88,15 +88,15 @@ async fn read_and_search(
         let error = found.err().map(|error| causes(&error).to_string());
         warn!(
             link_id = %snapshot.link.id, error,
-            "the search for a second intent was not completed; the background repeats it"
+            "the search for a surplus intent was not completed; a background job will repeat it"
         );
-        // However often callers reconcile the link meanwhile.
+        // The background job must repeat the search, no matter how often callers reconcile the link in the meantime.
         store::reconciliation::keep_due(&context.pool, snapshot).await?;
     }
     Ok(read)
 }
 
-/// Reads a link's intent and stores what follows from the response.
+/// Reads a link's intent and stores the result.
 async fn read(context: &Context, snapshot: &LinkSnapshot, cause: &Cause) -> Result<Read, Error> {
     let Some(intent) = context
         .account
@@ -122,7 +122,7 @@ async fn read(context: &Context, snapshot: &LinkSnapshot, cause: &Cause) -> Resu
     })
 }
 
-/// Decides about a response by the rules and stores what follows.
+/// Applies the rules to a response and stores the result.
 async fn store_response(
     context: &Context,
     snapshot: &LinkSnapshot,
@@ -142,7 +142,7 @@ async fn store_response(
         Decision::Conflict(conflict) => {
             warn!(
                 link_id = %link.id, stored = link.status.as_str(), reported = intent.status, reason = conflict.name(),
-                "Dojo's response conflicts with what is stored; it is accepted if Dojo stands by it"
+                "Dojo's response conflicts with the stored state; it is accepted only if Dojo keeps reporting it"
             );
             metrics::counter!("conflicting_responses_total", "reason" => conflict.name())
                 .increment(1);
@@ -167,7 +167,7 @@ async fn store_response(
         return Ok(Outcome::Again);
     };
     if intent.known_status().is_none() {
-        warn!(link_id = %link.id, reported = intent.status, "Dojo reports a status that is not known here");
+        warn!(link_id = %link.id, reported = intent.status, "Dojo reports a status that this version does not know");
     }
     if mismatch {
         report_mismatch(link, intent);
@@ -181,7 +181,7 @@ async fn store_response(
     Ok(Outcome::Accepted)
 }
 
-/// How long to wait before the next reconciliation; `None`: no more.
+/// How long to wait before the next reconciliation. `None` if there is no next one.
 fn next(
     context: &Context,
     snapshot: &LinkSnapshot,
@@ -198,11 +198,11 @@ fn next(
     };
     let money_left = snapshot.refunded_amount(intent) < snapshot.captured_amount(intent);
     let expire_at = intent.expire_at.or(link.terms.expire_at);
-    // An expiry in the past is no reason to reconcile soon, nor is that of a paid link.
+    // Neither an expiry in the past nor that of a paid link is a reason to reconcile soon.
     let until_expiry = expire_at
         .filter(|_| status == Status::Created)
         .and_then(|at| Duration::try_from(at - now).ok());
-    // A second intent may appear after the link has reached a final status.
+    // A surplus intent may appear after the link has reached a final status.
     let late = || {
         let asked_until = snapshot.asked_until.filter(|_| snapshot.creation_retried)?;
         context.limits.window.late_check(since(asked_until))
@@ -210,13 +210,13 @@ fn next(
     next_reconciliation(status, money_left, age, until_expiry).or_else(late)
 }
 
-/// How many links a page of search must stand for to be worth its call.
+/// How many due links justify the call that reads one page of search results.
 const LINKS_PER_PAGE: usize = 10;
 
-/// Reconciles many links in few calls: reads the intents of their time from Dojo's search, page by page. Returns the links
-/// that are left, to be read one by one.
+/// Reconciles many links with few calls: searches Dojo for the intents created at about the same time, page by page. Returns
+/// the remaining links, which must be read one by one.
 ///
-/// Search may lag behind, so a response from it only counts if it is accepted without any doubt.
+/// Search may lag behind, so a result from it is used only if nothing makes it doubtful.
 pub async fn sweep(context: &Context, all: Vec<LinkSnapshot>) -> Result<Vec<LinkSnapshot>, Error> {
     let pages = all.len() / LINKS_PER_PAGE;
     let (Some(first), Some(last)) = (
@@ -255,7 +255,7 @@ pub async fn sweep(context: &Context, all: Vec<LinkSnapshot>) -> Result<Vec<Link
             intent.updated_at,
             context.limits.window,
         );
-        // The intent may already show what a webhook has just reported when search doesn't show it yet.
+        // What a webhook has just reported may already be in the intent, but not yet in the search results.
         let is_quiet = snapshot
             .link
             .synced_at

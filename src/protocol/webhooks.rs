@@ -1,4 +1,4 @@
-//! Receiving a webhook: store it once and move its link by the rules.
+//! Receiving a webhook: store it once and apply the rules to its link's status.
 
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// Stores a webhook whose signature is valid, and moves the link that it is about. Once this returns `Ok`, the webhook is
+/// Stores a webhook whose signature is valid, and applies it to its link's status. Once this returns `Ok`, the webhook is
 /// committed, and a duplicate of it changes nothing.
 pub async fn receive(context: &Context, body: &[u8]) -> Result<(), store::Error> {
     let parsed = Event::parse(body);
@@ -48,7 +48,7 @@ pub async fn receive(context: &Context, body: &[u8]) -> Result<(), store::Error>
             count(&verdict);
             info!(
                 %link_id, event_id = dedup_key, verdict, before = before.as_str(), after = after.as_str(),
-                "webhook"
+                "webhook processed"
             );
         }
         Effect::Duplicate => {

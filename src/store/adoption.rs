@@ -22,7 +22,7 @@ pub struct Adopted {
     pub link: PaymentLink,
     /// Whether the link already has another intent, so that this one must be canceled.
     pub surplus: bool,
-    /// Whether the link got its intent now, and Dojo reports another amount for it than the requested one.
+    /// Whether the link got its intent now, and Dojo reports an amount for it other than the requested one.
     pub mismatch: bool,
     /// Whether webhooks about the intent had arrived before, so that the link is due for reconciliation at once.
     pub has_early_webhooks: bool,
@@ -181,7 +181,7 @@ pub async fn adopt_intent(
     })
 }
 
-/// Records that Dojo reports another amount than the requested one.
+/// Records that Dojo reports an amount other than the requested one.
 async fn record_mismatch(
     transaction: &mut PgTransaction,
     link: &PaymentLink,

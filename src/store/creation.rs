@@ -1,4 +1,4 @@
-//! The database's side of creating a link: saving it before Dojo is called, and the outcome afterwards.
+//! The database side of creating a link: saving it before Dojo is called, and the outcome afterwards.
 //!
 //! Each function is one short transaction. None of them is open while Dojo is called.
 
@@ -27,7 +27,7 @@ pub struct Draft<'a> {
     /// The name of the client that requested it.
     pub created_by: &'a str,
     pub cause: &'a Cause,
-    /// How long nobody else may work on it: longer than creating it at Dojo can take.
+    /// How long no other worker may work on the link: longer than creating it at Dojo can take.
     pub lease: Duration,
 }
 
@@ -41,12 +41,12 @@ pub struct IdempotencyKey {
     pub request_hash: [u8; 32],
 }
 
-/// What becomes of a request to create a link.
+/// Whether a request to create a link is new or a repetition.
 #[derive(Debug)]
 pub enum Admission {
-    /// The link is saved. Dojo must be called before this lease is over.
+    /// The link is saved. Dojo must be called before this lease expires.
     New(Lease),
-    /// A request with the same idempotency key came before.
+    /// An earlier request had the same idempotency key.
     Repeated(Earlier),
 }
 
@@ -54,24 +54,24 @@ pub enum Admission {
 #[derive(Debug)]
 pub enum Earlier {
     Same(EarlierRequest),
-    /// It was another request, so the key must not be used for this one.
+    /// It was a different request, so the key must not be used for this one.
     Other,
 }
 
-/// The state of an earlier, equal request.
+/// The state of an earlier, identical request.
 #[derive(Debug)]
 pub struct EarlierRequest {
     pub link_id: PaymentLinkId,
     /// The response, byte for byte, if the link was created.
     pub response_body: Option<String>,
-    /// Why nothing was created, if so.
+    /// Why the link was not created, if it failed.
     pub failure: Option<Failure>,
 }
 
 /// Saves a link as `Pending`, unless its idempotency key was used before.
 ///
-/// The key's primary key in Postgres decides, so exactly one of any number of requests on any number of replicas is the
-/// first. A key whose last request provably created nothing is free for the same request.
+/// A primary key in Postgres decides, so exactly one of any number of requests with the same key, on any number of replicas,
+/// is the first. A key whose last request provably created nothing is free for the same request.
 pub async fn begin(
     pool: &PgPool,
     draft: &Draft<'_>,
@@ -147,7 +147,7 @@ async fn save(
     Ok(saved.map(|row| lease.granted(row.until)))
 }
 
-/// The earlier request with this key. `None`: there was none, or it failed and left the key free.
+/// The earlier request with this key. `None` if there was none, or if it failed and left the key free.
 pub async fn earlier(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Earlier>, Error> {
     let row = sqlx::query!(
         r#"SELECT known.request_hash, known.payment_link_id AS "link_id?", known.response_body, link.failure
@@ -175,16 +175,16 @@ pub async fn earlier(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Earli
 /// Whether a request with the same idempotency key may try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Retry {
-    /// Retries get the failure as well.
+    /// Retries get the same failure.
     Final,
-    /// The key is free for another try.
+    /// The key is free for another attempt.
     Allowed,
 }
 
-/// Marks a pending link as failed, which only ever happens on proof, and under the lease that the proof was found under.
-/// Returns `false` if that lease is over: somebody else works on the link, and what they store stays.
+/// Marks a pending link as failed. This requires proof that nothing was created, obtained under `lease`. Returns `false`, and
+/// changes nothing, if the link is no longer under that lease: another worker has taken it over, and its result stands.
 ///
-/// `late_check`: if a response was lost before, search once more after that long for an intent that appeared late.
+/// `late_check` is how long to wait before searching once more for an intent that appears late, if a response was lost before.
 pub async fn fail(
     pool: &PgPool,
     id: PaymentLinkId,
@@ -223,7 +223,7 @@ pub async fn fail(
 
 /// Stores that Dojo's response was lost. The link stays pending, and creation recovery finds out what happened.
 ///
-/// Has no effect if `lease`, under which Dojo was called, is over.
+/// Has no effect if the link is no longer under `lease`, the one under which Dojo was called.
 pub async fn record_lost_response(
     pool: &PgPool,
     id: PaymentLinkId,

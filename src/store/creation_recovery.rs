@@ -58,7 +58,7 @@ pub async fn claim(
         .into_iter()
         .filter_map(|row| {
             let id = PaymentLinkId::from_uuid(row.id);
-            // One that can't be read must not hold up the others. Its lease runs out.
+            // A link that can't be read must not block the others. Its lease expires.
             let new = from_json(row.request)
                 .inspect_err(
                     |error| tracing::error!(link_id = %id, %error, "a pending link is unreadable"),
@@ -96,8 +96,8 @@ pub async fn release(
     Ok(())
 }
 
-/// Records that the creation is about to be retried, under a new lease. `None`: somebody else has claimed or settled the
-/// link meanwhile, so Dojo must not be called.
+/// Records that the creation is about to be retried, under a new lease. `None` if another worker has claimed or
+/// resolved the link in the meantime, so that Dojo must not be called.
 pub async fn retry(
     pool: &PgPool,
     lost: &LostCreation,

@@ -1,6 +1,6 @@
 //! Leases: the exclusive right to work on a row of `payment_links`, `operations` or `payment_intents` until a time.
 //!
-//! A replica that dies loses its leases when they run out, and others take up the work. The end of a lease also
+//! A replica that dies loses its leases when they expire, and others take over the work. The end of a lease also
 //! identifies it: what is written under a lease is written only while `leased_until` is that very time.
 
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::payment_link::PaymentLinkId;
 /// A lease on one row, or on several that were claimed together.
 #[derive(Debug, Clone, Copy)]
 pub struct Lease {
-    /// When it runs out, by the database's clock.
+    /// When it expires, by the database's clock.
     pub(super) until: OffsetDateTime,
     length: Duration,
     /// From before the lease was requested, so that this process never thinks that it lasts longer than it does.
@@ -64,9 +64,9 @@ impl Lease {
 }
 
 /// A query that claims rows that are due, oldest first, and returns `$select` `FROM claimed`, where `claimed` has the
-/// rows of the table as they are after the claim. Nobody else gets them until the lease is over.
+/// rows of the table as they are after the claim. No other worker can claim them until the lease expires.
 ///
-/// `$condition` says which rows; more conditions than being due, of the account and without a lease. `$1` is the account,
+/// `$condition` restricts the rows further; they are always due, of the account and without a lease. `$1` is the account,
 /// `$2` the lease in seconds and `$3` the greatest number of rows, so further arguments start at `$4`.
 macro_rules! claim {
     ($table:tt, $condition:tt, $select:tt, $account:expr, $lease:expr, $limit:expr $(, $argument:expr)* $(,)?) => {
@@ -91,8 +91,8 @@ macro_rules! claim {
     };
 }
 
-/// A query that releases a row that is leased, to be claimed again after `$wait`; `None`: it is not due again. Without
-/// effect if the lease is over, or if `$condition` no longer holds.
+/// A query that releases a leased row, to be claimed again after `$wait` (`None` if it is not due again). Without
+/// effect if the row is no longer under the lease, or if `$condition` no longer holds.
 macro_rules! release {
     ($table:tt, $condition:tt, $id:expr, $lease:expr, $wait:expr $(,)?) => {
         sqlx::query!(
@@ -112,7 +112,7 @@ macro_rules! release {
 pub(super) use {claim, release};
 
 /// Renews a lease on these links. Returns the new lease and the links that it covers; the others were released or
-/// claimed by somebody else meanwhile.
+/// claimed by another worker in the meantime.
 pub async fn renew(
     pool: &PgPool,
     lease: &Lease,

@@ -116,7 +116,7 @@ async fn drop_invalid_indexes(connection: &mut PgConnection) -> Result<(), sqlx:
                 }
                 Some(true) => {
                     if !logged {
-                        info!(index, "someone is building this index; waiting");
+                        info!(index, "another session is building this index; waiting");
                         logged = true;
                     }
                     sleep(RETRY_PAUSE).await;
@@ -149,8 +149,8 @@ async fn apply_while_active(
             return Err(no_response());
         }
         info!(
-            "migrating takes a while; an index that is built beside running writes waits until every transaction \
-             that was open before has ended"
+            "still migrating; building an index without blocking writes waits until every transaction that was open \
+             before has ended"
         );
     }
 }

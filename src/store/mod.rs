@@ -1,6 +1,6 @@
 //! All SQL: one file per table or question, one function per question.
 //!
-//! Every statement is checked at compile time against the migrations. `.sqlx/` has what that needs without a database.
+//! Every statement is checked at compile time against the migrations. `.sqlx/` contains what this needs if there is no database.
 
 pub mod adoption;
 pub mod api_keys;
@@ -35,7 +35,7 @@ pub use pool::{PgPool, PgTransaction};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Postgres can't be reached, has no free connection, or rejected the statement.
-    #[error("the database failed")]
+    #[error("the database could not complete the request")]
     Database(#[source] Cause),
     /// A payment intent that Dojo returned for one link belongs to another one.
     #[error("payment intent {payment_intent_id} already belongs to the link {owner}")]

@@ -70,8 +70,8 @@ impl ClaimedOperation {
     }
 }
 
-/// Claims up to `limit` operations that are due for recovery. Nobody else gets them until the lease is over. `window`: how
-/// long Dojo's responses may lag.
+/// Claims up to `limit` operations that are due for recovery. No other worker can claim them until the
+/// lease expires. `window` is how long Dojo's responses may lag.
 pub async fn claim(
     pool: &PgPool,
     account: &str,
@@ -126,7 +126,7 @@ pub async fn claim(
         .into_iter()
         .filter_map(|row| {
             let id = OperationId::from_uuid(row.id);
-            // An unreadable operation must not hold up the others. Its lease runs out.
+            // An unreadable operation must not block the others. Its lease expires.
             let action = from_json(row.action)
                 .inspect_err(
                     |error| error!(operation_id = %id, %error, "an operation is unreadable"),
@@ -165,8 +165,8 @@ pub async fn backlog(pool: &PgPool, account: &str) -> Result<i64, Error> {
     .await?)
 }
 
-/// Records under a new lease that an operation is about to be sent to Dojo again. `None`: meanwhile its outcome became known,
-/// or somebody else claimed it, so Dojo must not be called.
+/// Records under a new lease that an operation is about to be sent to Dojo again. `None` if its outcome has become
+/// known or another worker has claimed it in the meantime, so that Dojo must not be called.
 pub async fn begin_repetition(
     pool: &PgPool,
     id: OperationId,
@@ -230,7 +230,7 @@ pub async fn undo_repetition(
     Ok(())
 }
 
-/// Releases a claimed operation, to be claimed again after `wait`. `None`: there is nothing more to find out.
+/// Releases a claimed operation, to be claimed again after `wait` (`None` if there is nothing more to find out).
 pub async fn release(
     pool: &PgPool,
     id: OperationId,
@@ -249,8 +249,8 @@ pub async fn release(
     Ok(())
 }
 
-/// Gives up finding out whether an operation was performed. What it may have refunded stays reserved. Returns `false` if the
-/// lease is over.
+/// Gives up finding out whether an operation was performed. What it may have refunded stays reserved. Returns `false` if it
+/// is no longer under the lease.
 pub async fn give_up(
     pool: &PgPool,
     id: OperationId,

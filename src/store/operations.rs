@@ -38,7 +38,7 @@ pub struct NewOperation<'a> {
     /// The name of the client that requested it.
     pub created_by: &'a str,
     pub cause: &'a Cause,
-    /// How long nobody else may work on it. Longer than the call to Dojo can take.
+    /// How long no other worker may work on it. Longer than the call to Dojo can take.
     pub lease: Duration,
 }
 
@@ -275,7 +275,7 @@ pub async fn earlier_request(
 }
 
 /// Checks that Dojo may still be called for an operation. For a capture, stores which captures Dojo already has, so that the
-/// new one can be told from them. Returns `false` if the lease is over, so that Dojo must not be called.
+/// new one can be distinguished from them. Returns `false` if the lease has expired, so that Dojo must not be called.
 pub async fn prepare_call(
     pool: &PgPool,
     id: OperationId,
@@ -382,8 +382,8 @@ pub struct OperationFailure<'a> {
     pub cause: &'a Cause,
 }
 
-/// Records that an operation was not performed. Requires proof. Returns `false` if the lease under which it was found is
-/// over. The link becomes due for reconciliation, because it isn't in the state that it was thought to be in.
+/// Records that an operation was not performed. Requires proof. Returns `false` if the operation is no longer under
+/// the lease under which it was found. The link becomes due for reconciliation, because its state isn't what it was assumed to be.
 pub async fn fail(pool: &PgPool, failed: OperationFailure<'_>) -> Result<bool, Error> {
     let recorded = record!(
         Kind::OperationFailed,

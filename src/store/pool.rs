@@ -94,8 +94,8 @@ impl PgPool {
 
     /// A pool for a service whose shortest lease is this long.
     ///
-    /// A replica that freezes in the middle of a transaction has row locks, and they must be gone before its lease is:
-    /// whoever claims its work next would wait for them.
+    /// A replica that freezes in the middle of a transaction keeps its row locks. They must be released before its lease
+    /// expires, because the replica that claims its work next would wait for them.
     pub fn for_leases(
         settings: &DatabaseSettings,
         shortest: Duration,

@@ -1,4 +1,4 @@
-//! The database's side of reconciliation: which links are due, and what Dojo's response changes.
+//! The database side of reconciliation: which links are due, and what Dojo's response changes.
 
 use std::time::Duration;
 
@@ -33,9 +33,9 @@ pub struct LinkSnapshot {
     pub payment_intent_id: String,
     /// What the rules compare Dojo's response with.
     pub stored: StoredState,
-    /// Whether the creation was retried, so that there may be a second intent.
+    /// Whether the creation was retried, so that there may be a surplus intent.
     pub creation_retried: bool,
-    /// Until when a request to create the intent may have left.
+    /// The latest time at which a request to create the intent may have been sent.
     pub asked_until: Option<OffsetDateTime>,
     /// The database's time: the replicas' own clocks may differ.
     pub now: OffsetDateTime,
@@ -43,13 +43,13 @@ pub struct LinkSnapshot {
     pub from_search: bool,
     /// When the read began that returned the stored refunded amount.
     pub refunds_read_at: Option<OffsetDateTime>,
-    /// A lower bound of what was refunded elsewhere, in minor units.
+    /// A lower bound on what was refunded elsewhere, in minor units.
     refunds_elsewhere: i64,
     /// The amount that a pending operation changes the payment to, in minor units.
     pending_amount: Option<i64>,
-    /// Dojo's word in its latest response.
+    /// The status in Dojo's latest response.
     latest: Option<String>,
-    /// Changes with every change of the link's state.
+    /// Incremented with every change of the link's state.
     revision: i64,
     due_at: Option<OffsetDateTime>,
 }
@@ -63,7 +63,7 @@ impl LinkSnapshot {
         let total = intent.total_amount.as_ref();
         let total = total.and_then(|total| total.in_currency(link.amount.currency_code));
         let whole = total.unwrap_or(link.amount.value);
-        // A word that isn't known takes back nothing that Dojo reported before.
+        // An unknown status doesn't undo anything that Dojo reported before.
         let status = intent.known_status().or(self.stored.accepted);
         status.map_or(0, |status| Capture::collected(captures, status, whole))
     }
@@ -149,7 +149,7 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
             .ok()
             .and_then(|status| row.accepted_status(status));
         let latest = row.unsettled_status.clone().or(row.dojo_status.clone());
-        // One that can't be read must not hold up the others. Its lease runs out.
+        // A link that can't be read must not block the others. Its lease expires.
         let Ok(link) = Row::into_link(row)
             .inspect_err(|error| tracing::error!(id = %version.id, %error, "a link is unreadable"))
         else {
@@ -185,11 +185,11 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     pub changed: bool,
-    /// Whether Dojo reports another amount than the requested one, and did not before.
+    /// Whether Dojo reports an amount other than the requested one, and did not do so before.
     pub mismatch: bool,
 }
 
-/// What an accepted response sets in its link's row, by the names that the statement knows.
+/// What an accepted response sets in its link's row, under the names that the statement uses.
 #[derive(Debug, Serialize)]
 struct Columns<'a> {
     status: &'a str,
@@ -209,9 +209,9 @@ struct Columns<'a> {
     attempts: &'a [Attempt],
     #[serde(with = "microseconds::option")]
     expire_at: Option<OffsetDateTime>,
-    /// Whether anything is different for a caller.
+    /// Whether anything changes that callers can see.
     is_change: bool,
-    /// Whether anything is overwritten, recorded or not, so that no slower response can undo it.
+    /// Whether anything changes, even if it isn't recorded in the timeline, so that no slower response can undo it.
     is_new_revision: bool,
     /// The link's `due_at` when the read began.
     #[serde(with = "microseconds::option")]
@@ -220,8 +220,8 @@ struct Columns<'a> {
     next: Option<f64>,
 }
 
-/// Stores an accepted response, and when to reconcile the link next (`None`: never again). Returns `None` if the link has
-/// changed since the read began: nothing is stored then, and the link is due at once. `window`: how long Dojo's responses
+/// Stores an accepted response, and when to reconcile the link next (`None` if never again). Returns `None` if the link has
+/// changed since the read began: then nothing is stored, and the link is due at once. `window` is how long Dojo's responses
 /// may lag behind.
 pub async fn apply(
     pool: &PgPool,
@@ -233,14 +233,14 @@ pub async fn apply(
     cause: &Cause,
 ) -> Result<Option<Applied>, Error> {
     let link = &snapshot.link;
-    // In another currency it would be read as an amount of this one.
+    // An amount in another currency must not be taken for one in the link's currency.
     let ours = |amount: &ReportedAmount| amount.in_currency(link.amount.currency_code);
     let total = intent.total_amount.as_ref().and_then(ours);
     let tips = intent.tips_amount.as_ref().and_then(ours);
     let refunded = snapshot.refunded_amount(intent);
     let read_at = (!snapshot.from_search).then_some(snapshot.now);
     let refunds = Refunds {
-        // Read after Dojo's response, so that any refund of ours which it includes is among them.
+        // Read after Dojo's response, so that they include all of our refunds that the response includes.
         ours: refunds_of(pool, link.id).await?,
         elsewhere: snapshot.refunds_elsewhere,
         read_at,
@@ -256,7 +256,7 @@ pub async fn apply(
         .amount
         .as_ref()
         .filter(|amount| ours(amount) != Some(link.amount.value))
-        // A change of the amount that was requested and may be done already.
+        // Not a mismatch: a pending operation changes the amount to this one, and may have taken effect already.
         .filter(|amount| {
             snapshot.pending_amount.is_none() || ours(amount) != snapshot.pending_amount
         });
@@ -271,7 +271,7 @@ pub async fn apply(
     compare("status", json!(link.status), json!(status));
     let confirmed = is_confirmed(status, accepted, unknown);
     compare("confirmed", json!(link.confirmed), json!(confirmed));
-    // A word that is known shows in the status.
+    // A known status already shows as `status`.
     if unknown.is_some() {
         compare("reported", json!(snapshot.latest), json!(unknown));
     }
@@ -395,9 +395,9 @@ pub async fn apply(
     }))
 }
 
-/// Stores that Dojo's response conflicts with what is stored. The link is due again after `wait`. Of a run of such responses
-/// the timeline records the first, and each that says something else than the one before. Nothing is stored if the link has
-/// changed since the read began: it is due at once then.
+/// Stores that Dojo's response conflicts with the stored state. The link is due again after `wait`. Of consecutive conflicting
+/// responses, the timeline records the first, and each whose status differs from that of the one before. If the link has
+/// changed since the read began, nothing is stored, and the link is due at once.
 pub async fn record_conflict(
     pool: &PgPool,
     snapshot: &LinkSnapshot,
@@ -472,11 +472,11 @@ pub async fn keep_due(pool: &PgPool, snapshot: &LinkSnapshot) -> Result<(), Erro
 /// How many links of an account are due, and for how long the oldest has been.
 #[derive(Debug, Clone, Copy)]
 pub struct Backlog {
-    /// Lost creations that nobody is calling Dojo for right now.
+    /// Lost creations that no process is working on right now.
     pub unsettled: i64,
     /// Links that are due for reconciliation.
     pub due: i64,
-    /// Seconds.
+    /// How long the oldest has been due, in seconds.
     pub lag: f64,
 }
 

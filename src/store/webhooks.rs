@@ -1,4 +1,4 @@
-//! Webhooks: storing each once, and moving the link that it is about.
+//! Webhooks: storing each once, and updating the status of its link.
 
 use super::{Error, PgPool, timeline::record, word};
 use crate::{
@@ -17,18 +17,18 @@ pub struct Webhook<'a> {
     /// The same in every copy of the webhook: the event's id, or the hash of a body without one.
     pub dedup_key: &'a str,
     pub body: &'a [u8],
-    /// `Err` is why the body was not understood.
+    /// `Err` says why the body was not understood.
     pub event: Result<&'a Event, String>,
 }
 
 /// What a webhook did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// It had been stored before. Nothing changed.
+    /// It was already stored. Nothing changed.
     Duplicate,
     /// It is stored. It is about no link, or about one that doesn't have its intent yet.
     NoLink,
-    /// It is stored, and was judged by the rules.
+    /// It is stored, and the rules were applied to the link's status.
     Judged {
         link_id: PaymentLinkId,
         before: Status,
@@ -38,7 +38,7 @@ pub enum Effect {
     },
 }
 
-/// Stores a webhook once and moves its link by the rules, in one statement: one round trip and one transaction.
+/// Stores a webhook once and applies the rules to its link's status, in one statement: one round trip and one transaction.
 ///
 /// The rules are a pure function of two statuses ([`Status::judge`]). So the statement gets the verdict for each status that
 /// the link may have, and picks the one for the status that it finds under its lock.
@@ -56,7 +56,7 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Effect, Error
         Err(problem) => (None, Some(problem)),
     };
     let reported = event.and_then(|event| event.payment_status.as_deref());
-    // An event about a link without a status still says that something happened.
+    // Even without a status, an event about a link says that something happened.
     let verdicts = event
         .filter(|event| event.payment_intent_id.is_some())
         .map(|event| verdicts_for(&event.event_type, reported))

@@ -302,7 +302,7 @@ async fn an_amount_mismatch_is_reported_once() {
     assert_eq!(told.len(), 1, "{told:#?}");
     assert_eq!(told[0]["detail"]["asked"]["value"], 1000);
     assert_eq!(told[0]["detail"]["reported"]["value"], 100);
-    let errors = app.logged("another amount").await;
+    let errors = app.logged("an amount other than").await;
     assert_eq!(errors.len(), 1, "{errors:#?}");
     assert!(errors[0].contains(text(id)) && errors[0].contains(r#""level":"ERROR""#));
     eventually("the metric counts it", async || {

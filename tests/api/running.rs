@@ -42,7 +42,7 @@ async fn an_address_that_cannot_be_listened_on_is_reported_with_a_remedy() {
     for (address, problem) in [
         (
             taken.as_str(),
-            "is in use: stop what listens there or choose another address",
+            "is in use: stop the process that listens there or choose another address",
         ),
         (
             "192.0.2.1:8080",

@@ -142,8 +142,8 @@ impl Action {
         }
     }
 
-    /// Whether it is a refund. Refunds are the only operations whose repetitions Dojo recognizes by a key, and of which
-    /// several may be under way.
+    /// Whether it is a refund. Refunds are the only operations whose repetitions Dojo recognizes by a key, and the
+    /// only ones that may be in progress several at a time.
     #[must_use]
     pub fn is_refund(&self) -> bool {
         matches!(self, Self::Refund(_))
@@ -221,7 +221,7 @@ impl FromStr for OperationStatus {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("not the status of an operation")]
+#[error("unknown status of an operation")]
 pub struct UnknownOperationStatus;
 
 #[cfg(test)]
