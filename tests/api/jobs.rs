@@ -714,7 +714,7 @@ async fn lost_creations_are_found_among_very_many_intents_although_a_page_fails(
     let orders = orders.iter().map(String::as_str);
     for order in orders.chain(["Order 3", "Order 4"]) {
         eventually_within(
-            Duration::from_mins(1),
+            Duration::from_mins(3),
             "the creation is resolved",
             async || {
                 let answer = app.create_with_key(order, &ten_pounds(order)).await;
