@@ -4,6 +4,7 @@
 //! background jobs all use the same rules.
 
 pub mod creation_recovery;
+mod fault;
 mod id;
 mod link;
 mod money;
@@ -17,10 +18,10 @@ mod terms;
 mod time;
 pub mod timeline;
 
+pub use fault::Fault;
 pub use id::{OperationId, PaymentLinkId};
 pub use link::{
-    Attempt, Capture, Environment, Failure, FailureKind, Fault, Payment, PaymentLink,
-    ReportedAmount,
+    Attempt, Capture, Environment, Failure, FailureKind, Payment, PaymentLink, ReportedAmount,
 };
 pub use money::{Currency, Money};
 pub use settlement::{RecoveryLimits, SettlementWindow};

@@ -36,7 +36,7 @@ struct Columns<'a> {
     status: &'a str,
     dojo_status: Option<&'a str>,
     unsettled_status: Option<&'a str>,
-    #[serde(with = "microseconds::option")]
+    #[serde(serialize_with = "microseconds::serialize_option")]
     dojo_updated_at: Option<OffsetDateTime>,
     amount: Option<&'a ReportedAmount>,
     total: Option<&'a ReportedAmount>,
@@ -44,7 +44,7 @@ struct Columns<'a> {
     captures: &'a [Capture],
     payment: Option<Payment>,
     attempts: Vec<Attempt>,
-    #[serde(with = "microseconds::option")]
+    #[serde(serialize_with = "microseconds::serialize_option")]
     expire_at: Option<OffsetDateTime>,
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use time::OffsetDateTime;
 
-use super::{Error, PgPool, deployment, migration::MIGRATOR};
+use super::{Error, PgPool, deployment, migrator::MIGRATOR};
 use crate::payment_link::Environment;
 
 /// The oldest Postgres that the service runs on.
@@ -136,18 +136,4 @@ pub async fn migrations(pool: &PgPool) -> Result<Migrations, Error> {
     }
     found.unknown = applied.into_keys().collect();
     Ok(found)
-}
-
-/// Whether a session has had nothing to do for this long, or is gone.
-pub(super) async fn is_idle(pool: &PgPool, id: i32, time: Duration) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar!(
-        r#"SELECT NOT EXISTS (
-             SELECT FROM pg_stat_activity
-             WHERE pid = $1 AND (state = 'active' OR state_change > now() - make_interval(secs => $2))
-           ) AS "idle!""#,
-        id,
-        time.as_secs_f64()
-    )
-    .fetch_one(pool)
-    .await?)
 }

@@ -1,11 +1,11 @@
 //! What to tell an operator when the database cannot be used: which database it is, what is wrong, and what to do about it.
 //! Never the password.
 
-use std::{error, fmt};
+use std::fmt;
 
 use sqlx::{migrate::MigrateError, postgres::PgConnectOptions};
 
-use super::Error;
+use super::error::{Cause, Error, reason};
 
 /// Why the database cannot be used, and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -167,34 +167,5 @@ impl Place {
             problem: format!("{problem}: {self}: {at}{cause}"),
             remedy,
         }
-    }
-}
-
-/// An error of sqlx without the line of Postgres's source code that sqlx appends to it.
-#[derive(Debug)]
-pub struct Cause(pub(super) sqlx::Error);
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&reason(&self.0))
-    }
-}
-
-impl error::Error for Cause {
-    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
-        match &self.0 {
-            sqlx::Error::Database(_) => None,
-            error => error.source(),
-        }
-    }
-}
-
-fn reason(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => match error.code() {
-            Some(code) => format!("{} (SQLSTATE {code})", error.message()),
-            None => error.message().to_owned(),
-        },
-        error => error.to_string(),
     }
 }

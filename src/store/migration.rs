@@ -1,27 +1,13 @@
 use std::{
     pin::pin,
-    sync::LazyLock,
     time::{Duration, Instant},
 };
 
-use sqlx::{
-    Connection, Executor, PgConnection,
-    migrate::{MigrateError, Migrator},
-};
+use sqlx::{Connection, Executor, PgConnection, migrate::MigrateError};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{condition, diagnosis::Diagnosis, pool::PgPool};
-
-/// Ignores migrations that a later version has added: during an upgrade, a replica of the previous version may still
-/// restart.
-pub(super) static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrator = sqlx::migrate!();
-    migrator.set_ignore_missing(true);
-    // `take_turns` does the locking.
-    migrator.set_locking(false);
-    migrator
-});
+use super::{Error, condition, diagnosis::Diagnosis, migrator::MIGRATOR, pool::PgPool};
 
 /// How long a statement of a migration waits for a lock. Every statement that needs the table after it queues up behind
 /// it, webhooks included, so this must be shorter than they wait.
@@ -142,10 +128,7 @@ async fn apply_while_active(
             return applied;
         }
         // If this fails as well, it isn't known whether the migrations have ended.
-        if condition::is_idle(pool, id, RETRY_PAUSE * 2)
-            .await
-            .unwrap_or(false)
-        {
+        if is_idle(pool, id, RETRY_PAUSE * 2).await.unwrap_or(false) {
             return Err(no_response());
         }
         info!(
@@ -206,6 +189,20 @@ fn is_locked_out(error: &MigrateError) -> bool {
 
 fn no_response() -> MigrateError {
     MigrateError::Execute(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+}
+
+/// Whether a session has had nothing to do for this long, or is gone.
+async fn is_idle(pool: &PgPool, id: i32, time: Duration) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT NOT EXISTS (
+             SELECT FROM pg_stat_activity
+             WHERE pid = $1 AND (state = 'active' OR state_change > now() - make_interval(secs => $2))
+           ) AS "idle!""#,
+        id,
+        time.as_secs_f64()
+    )
+    .fetch_one(pool)
+    .await?)
 }
 
 #[cfg(test)]

@@ -195,26 +195,26 @@ struct Columns<'a> {
     status: &'a str,
     dojo_status: Option<&'a str>,
     unsettled_status: Option<&'a str>,
-    #[serde(with = "microseconds::option")]
+    #[serde(serialize_with = "microseconds::serialize_option")]
     dojo_updated_at: Option<OffsetDateTime>,
     total_amount: Option<i64>,
     tips_amount: Option<i64>,
     refunded_amount: i64,
     refunds_elsewhere: i64,
-    #[serde(with = "microseconds::option")]
+    #[serde(serialize_with = "microseconds::serialize_option")]
     refunds_read_at: Option<OffsetDateTime>,
     captures: &'a [Capture],
     mismatch: Option<&'a ReportedAmount>,
     payment: Option<&'a Payment>,
     attempts: &'a [Attempt],
-    #[serde(with = "microseconds::option")]
+    #[serde(serialize_with = "microseconds::serialize_option")]
     expire_at: Option<OffsetDateTime>,
     /// Whether anything changes that callers can see.
     is_change: bool,
     /// Whether anything changes, even if it isn't recorded in the timeline, so that no slower response can undo it.
     is_new_revision: bool,
     /// The link's `due_at` when the read began.
-    #[serde(with = "microseconds::option")]
+    #[serde(serialize_with = "microseconds::serialize_option")]
     seen_due_at: Option<OffsetDateTime>,
     /// Seconds until the next reconciliation.
     next: Option<f64>,
