@@ -510,7 +510,7 @@ async fn a_search_that_fails_does_not_keep_a_payment_from_being_stored() {
     app.sandbox.pay(&link["paymentIntentId"]).await;
     let told = app.refresh(&id).await.expect(200).json();
     assert_eq!(told["status"], "Captured");
-    app.logged("the search for a second intent was not completed")
+    app.logged("the search for a surplus intent was not completed")
         .await;
 
     // The background does the same.
