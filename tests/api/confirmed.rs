@@ -221,7 +221,7 @@ async fn an_unknown_status_confirms_nothing_and_keeps_the_amounts() {
     let app = TestApp::start().await;
     let link = app.created().await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
-    refreshed(&app, &link).await;
+    app.read_until_confirmed(&link["id"]).await;
     let word = json!({"status": "PartiallySettled"});
     app.sandbox
         .act(&link["paymentIntentId"], "status", word)
