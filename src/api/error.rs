@@ -318,7 +318,7 @@ impl IntoResponse for Error {
 
         let headers = response.headers_mut();
         if let Some(wait) = retry_after {
-            // Rounded up, because a retry before the end of the wait would be in vain.
+            // Rounded up: a client that retries before the wait is over would be told to wait again.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
