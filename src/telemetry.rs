@@ -193,6 +193,10 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         "intents_missing_total",
         "Reconciliations of links whose intent Dojo doesn't have"
     );
+    metrics::describe_counter!(
+        "intents_of_other_links_total",
+        "Intents that Dojo returned for one link although they belong to another"
+    );
     metrics::describe_counter!("surplus_paid_total", "Surplus intents that somebody paid");
     metrics::describe_gauge!(
         "backlog_links",

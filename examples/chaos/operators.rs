@@ -76,14 +76,14 @@ impl RequestedOperation {
             (409, _) if is_temporary => return Ok(None),
             (401, _) if stage.has(Trouble::RotatedKeys) => return Ok(None),
             (409, "not-possible") => Outcome::NotPossible,
-            (409, "refused-by-dojo" | "not-done") => Outcome::NotDone,
+            (409, "rejected-by-dojo" | "not-done") => Outcome::NotDone,
             (409, "outcome-unconfirmed") => Outcome::Unconfirmed,
             (
                 409,
                 "request-in-progress" | "operation-in-progress" | "refundable-amount-unclear",
             )
             | (429 | 503 | 504, _)
-            | (502, "dojo-key-refused") => return Ok(None),
+            | (502, "dojo-key-rejected") => return Ok(None),
             _ => {
                 let what = format!("{} returned {status}: {body}", self.operation);
                 return broken(Promise::Answers, &self.link, what);

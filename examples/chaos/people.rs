@@ -102,13 +102,13 @@ impl Order {
                 id: text(&body["id"]).to_owned(),
                 intent: text(&body["paymentIntentId"]).to_owned(),
             },
-            (422, "refused-by-dojo") | (409, "not-created") => Outcome::Failed { id: named() },
+            (422, "rejected-by-dojo") | (409, "not-created") => Outcome::Failed { id: named() },
             (422, "invalid-request") if self.expires() => Outcome::TooLate,
             (504, _) => {
                 self.named.borrow_mut().get_or_insert_with(named);
                 return Ok(Answer::Again(soon * 2));
             }
-            (409, "request-in-progress") | (429 | 503, _) | (502, "dojo-key-refused") => {
+            (409, "request-in-progress") | (429 | 503, _) | (502, "dojo-key-rejected") => {
                 return Ok(Answer::Again(soon));
             }
             (401, _) if stage.has(Trouble::RotatedKeys) => return Ok(Answer::Again(soon)),

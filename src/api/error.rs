@@ -113,8 +113,8 @@ fn dojo_failed(subject: &Subject, failure: &Failure) -> String {
     };
     let detail = &failure.detail;
     match failure.reason {
-        FailureKind::Refused => format!("Dojo rejected the request: {detail}"),
-        FailureKind::KeyRefused => format!("Dojo rejected this service's API key; {nothing}"),
+        FailureKind::Rejected => format!("Dojo rejected the request: {detail}"),
+        FailureKind::KeyRejected => format!("Dojo rejected this service's API key; {nothing}"),
         FailureKind::Misrouted => {
             format!("the server at Dojo's address is not Dojo's API; {nothing}")
         }
@@ -241,14 +241,14 @@ impl Error {
             } => {
                 let response = match failure.reason {
                     // A rejection that names no field is about the state of the payment.
-                    FailureKind::Refused
+                    FailureKind::Rejected
                         if matches!(subject, Subject::Operation { .. })
                             && failure.errors.is_empty() =>
                     {
-                        of(Type::RefusedByDojo).status(409)
+                        of(Type::RejectedByDojo).status(409)
                     }
-                    FailureKind::Refused => of(Type::RefusedByDojo),
-                    FailureKind::KeyRefused => of(Type::DojoKeyRefused),
+                    FailureKind::Rejected => of(Type::RejectedByDojo),
+                    FailureKind::KeyRejected => of(Type::DojoKeyRejected),
                     FailureKind::Misrouted => of(Type::DojoMisrouted),
                     FailureKind::NotReached => {
                         of(Type::DojoNotReached).retry_after(retry_after.unwrap_or(LATER))
@@ -272,7 +272,7 @@ impl Error {
                 let kind = if error.is_outage() {
                     Type::DatabaseUnavailable
                 } else {
-                    Type::NotKept
+                    Type::NotStored
                 };
                 of(kind).retry_after(SOON).logged()
             }
@@ -288,7 +288,7 @@ impl Error {
                 };
                 of(Type::DojoNotReached).retry_after(wait.unwrap_or(LATER))
             }
-            Self::DojoKeyRejected(_) => of(Type::DojoKeyRefused).logged(),
+            Self::DojoKeyRejected(_) => of(Type::DojoKeyRejected).logged(),
             Self::AccountNotConfigured(id) => {
                 of(Type::AccountNotConfigured).about(Subject::Link(*id))
             }

@@ -329,7 +329,7 @@ pub(super) fn problems(kind: ProblemType) -> Vec<Value> {
         statuses => statuses,
     };
     let examples = statuses.iter().map(|&status| match (kind, status) {
-        (ProblemType::RefusedByDojo, 409) => problem(kind, status, Call::Operates),
+        (ProblemType::RejectedByDojo, 409) => problem(kind, status, Call::Operates),
         _ => problem(kind, status, call),
     });
     examples.collect()
@@ -383,13 +383,13 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
         ProblemType::UnsupportedMediaType => Error::NotJson,
         ProblemType::InvalidRequest => Error::Invalid(vec![call.fault()]),
         ProblemType::IdempotencyKeyReused => Error::IdempotencyKeyReused,
-        ProblemType::RefusedByDojo if status == 409 => failed(
-            FailureKind::Refused,
+        ProblemType::RejectedByDojo if status == 409 => failed(
+            FailureKind::Rejected,
             "The payment has been settled already",
             vec![],
         ),
-        ProblemType::RefusedByDojo => failed(
-            FailureKind::Refused,
+        ProblemType::RejectedByDojo => failed(
+            FailureKind::Rejected,
             "One or more validation errors occurred.",
             vec![Fault::new(
                 "/amount/value",
@@ -397,11 +397,11 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
             )],
         ),
         ProblemType::InternalError => Error::Internal(store_error),
-        ProblemType::DojoKeyRefused => failed(FailureKind::KeyRefused, "", vec![]),
+        ProblemType::DojoKeyRejected => failed(FailureKind::KeyRejected, "", vec![]),
         ProblemType::DojoMisrouted => failed(FailureKind::Misrouted, "", vec![]),
         ProblemType::DojoNotReached => failed(FailureKind::NotReached, "", vec![]),
         ProblemType::DatabaseUnavailable => Error::DatabaseUnavailable(store_error),
-        ProblemType::NotKept => Error::WebhookNotStored(store_error),
+        ProblemType::NotStored => Error::WebhookNotStored(store_error),
         ProblemType::Overloaded => Error::Overloaded,
         ProblemType::AccountNotConfigured => Error::AccountNotConfigured(link_id()),
         ProblemType::OutcomeUnknown => Error::OutcomeUnknown(call.subject()),
@@ -417,7 +417,7 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
         }
     };
     let instance = match kind {
-        ProblemType::BadSignature | ProblemType::NotKept => "/webhooks/dojo".to_owned(),
+        ProblemType::BadSignature | ProblemType::NotStored => "/webhooks/dojo".to_owned(),
         _ => call.path(),
     };
     complete_problem(error.problem(), instance)

@@ -69,14 +69,14 @@ enum OperationResponse {
     /// The payment doesn't allow the operation (`detail` says what it allows), Dojo rejected it, or it failed. With
     /// `Retry-After`, retry: the outcome of another operation, or of an earlier request with the same key, must be known
     /// first, or it's not clear yet whether enough is left to refund.
-    #[response(status = 409, content_type = "application/problem+json", examples(("not-possible" = ()), ("request-in-progress" = ()), ("operation-in-progress" = ()), ("refundable-amount-unclear" = ()), ("not-done" = ()), ("outcome-unconfirmed" = ()), ("refused-by-dojo" = ())))]
+    #[response(status = 409, content_type = "application/problem+json", examples(("not-possible" = ()), ("request-in-progress" = ()), ("operation-in-progress" = ()), ("refundable-amount-unclear" = ()), ("not-done" = ()), ("outcome-unconfirmed" = ()), ("rejected-by-dojo" = ())))]
     Conflict(Problem),
     /// The request is invalid or Dojo rejected it (`errors` lists the reasons), or the key was already used for a different
     /// request.
-    #[response(status = 422, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("refused-by-dojo" = ())))]
+    #[response(status = 422, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("rejected-by-dojo" = ())))]
     Invalid(Problem),
     /// Dojo rejected this service's API key, or the server at the configured address is not Dojo's API. Nothing was done.
-    #[response(status = 502, content_type = "application/problem+json", examples(("dojo-key-refused" = ()), ("dojo-misrouted" = ())))]
+    #[response(status = 502, content_type = "application/problem+json", examples(("dojo-key-rejected" = ()), ("dojo-misrouted" = ())))]
     BadGateway(Problem),
     /// The database or Dojo could not be reached, or too many requests are in progress. Retry after `Retry-After`.
     #[response(status = 503, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("overloaded" = ()), ("timed-out" = ()), ("account-not-configured" = ())))]

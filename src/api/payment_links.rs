@@ -68,8 +68,8 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         BadBody,
         Guarded,
         (status = 409, description = "An earlier request with this key is still in progress: retry after `Retry-After`. Or nothing was created (`not-created`).", body = Problem, content_type = "application/problem+json", examples(("request-in-progress" = ()), ("not-created" = ()))),
-        (status = 422, description = "The request is invalid or Dojo rejected it (`errors` lists the reasons), or the key was already used for a different request.", body = Problem, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("refused-by-dojo" = ()))),
-        (status = 502, description = "Dojo rejected this service's API key, or the server at the configured address is not Dojo's API. Nothing was created.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-refused" = ()), ("dojo-misrouted" = ()))),
+        (status = 422, description = "The request is invalid or Dojo rejected it (`errors` lists the reasons), or the key was already used for a different request.", body = Problem, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("rejected-by-dojo" = ()))),
+        (status = 502, description = "Dojo rejected this service's API key, or the server at the configured address is not Dojo's API. Nothing was created.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-rejected" = ()), ("dojo-misrouted" = ()))),
         (status = 503, description = "The database or Dojo could not be reached, or too many requests are in progress. Retry after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("overloaded" = ()), ("timed-out" = ()))),
         (status = 504, description = "Dojo's response was lost, so it is not known yet whether the link was created. `paymentLinkId` is the id it has if it was.", body = Problem, content_type = "application/problem+json", examples(("outcome-unknown" = ()))),
     )
@@ -341,7 +341,7 @@ async fn events(
         (status = 200, description = "The payment link.", body = PaymentLink, example = json!(examples::paid_link())),
         Guarded,
         NoSuchLink,
-        (status = 502, description = "Dojo rejected this service's API key.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-refused" = ()))),
+        (status = 502, description = "Dojo rejected this service's API key.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-rejected" = ()))),
         (status = 503, description = "The database or Dojo could not be reached. Retry after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("timed-out" = ()), ("account-not-configured" = ()))),
     )
 )]

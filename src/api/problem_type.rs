@@ -13,8 +13,8 @@ Every response with a status of 400 or more is [`application/problem+json`](http
 your program: it's `urn:problem-type:dojo-payment-links:` followed by one of the types below. `detail` is for people, and its wording
 may change. New types may be added, so handle an unknown type by its status.
 
-In short: if you get no response, a 429, 503 or 504, or a 409 with `Retry-After`, send the same request again with the same
-`Idempotency-Key` (*the key* below). Retrying any other 4xx won't help.
+In short: if you get no response, a 429, any 5xx, `body-incomplete`, or a 409 with `Retry-After`, send the same request again
+with the same `Idempotency-Key` (*the key* below). Retrying any other 4xx won't help.
 ";
 
 macro_rules! problem_types {
@@ -87,14 +87,14 @@ problem_types! {
         "`errors` lists everything that is wrong. Fix it and send the request again.";
     IdempotencyKeyReused "idempotency-key-reused" [422]
         "The key was already used for a different request. Use a new key.";
-    RefusedByDojo "refused-by-dojo" [422, 409]
+    RejectedByDojo "rejected-by-dojo" [422, 409]
         "Dojo rejected the request, and nothing was done. `detail` and `errors` contain Dojo's reasons: fix them and use a new key. \
          Status 409 means that the state of the payment doesn't allow the operation.";
     RateLimited "rate-limited" [429]
         "Nothing was done. Send the same request again after `Retry-After`, and send fewer requests per second.";
     InternalError "internal-error" [500]
         "Send the same request again later. Report the problem with its `requestId`.";
-    DojoKeyRefused "dojo-key-refused" [502]
+    DojoKeyRejected "dojo-key-rejected" [502]
         "Nothing was done. For the operator: the account's Dojo API key is wrong or was revoked. Send the same request again \
          once that is fixed.";
     DojoMisrouted "dojo-misrouted" [502]
@@ -104,7 +104,7 @@ problem_types! {
         "Nothing was done. Send the same request again after `Retry-After`.";
     DatabaseUnavailable "database-unavailable" [503]
         "Send the same request again after `Retry-After`.";
-    NotKept "not-kept" [503]
+    NotStored "not-stored" [503]
         "For Dojo's webhooks: the event could not be stored. Send it again.";
     Overloaded "overloaded" [503]
         "Nothing was done. Send the same request again after `Retry-After`.";

@@ -41,7 +41,7 @@ enum Received {
     #[response(status = 413, content_type = "application/problem+json", examples(("body-too-large" = ())))]
     TooLarge(Problem),
     /// The event could not be stored. Send it again.
-    #[response(status = 503, content_type = "application/problem+json", examples(("database-unavailable" = ()), ("not-kept" = ()), ("timed-out" = ())))]
+    #[response(status = 503, content_type = "application/problem+json", examples(("database-unavailable" = ()), ("not-stored" = ()), ("timed-out" = ())))]
     NotStored(Problem),
 }
 
@@ -116,7 +116,7 @@ fn genuine<'a>(
     if let Some(account) = account.filter(|_| is_genuine) {
         return Ok(account);
     }
-    count("refused");
+    count("rejected");
     let kind = Anonymous::Webhook(account.map(|account| account.name.clone()));
     if state.anonymous.is_first(kind, Instant::now()) {
         if account.is_some() {

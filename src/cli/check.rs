@@ -23,7 +23,7 @@ pub(super) struct Check {
     #[command(flatten)]
     public_url: PublicUrl,
 
-    /// Print JSON: `ok`, and `checks` with `name`, `account`, `outcome` (passed, failed or skipped), `detail` and `mend`
+    /// Print JSON: `ok`, and `checks` with `name`, `account`, `outcome` (passed, failed or skipped), `detail` and `fix`
     /// (how to fix it).
     #[arg(long)]
     json: bool,

@@ -144,7 +144,7 @@ impl Error {
                 Vec::new(),
             )),
             Self::KeyRejected { status } => Some(failure(
-                FailureKind::KeyRefused,
+                FailureKind::KeyRejected,
                 Some(*status),
                 self.to_string(),
                 Vec::new(),
@@ -158,7 +158,7 @@ impl Error {
             }
             Self::Rejected { status, problem } if is_rejection(status.as_u16(), problem) => {
                 Some(failure(
-                    FailureKind::Refused,
+                    FailureKind::Rejected,
                     Some(*status),
                     problem.words(),
                     problem.faults(),
@@ -264,7 +264,7 @@ mod tests {
                 .proves_nothing_was_created()
                 .map(|failure| failure.reason)
         };
-        assert_eq!(reason(400), Some(FailureKind::Refused));
+        assert_eq!(reason(400), Some(FailureKind::Rejected));
         assert_eq!(reason(404), Some(FailureKind::Misrouted));
         assert_eq!(reason(409), None);
         assert_eq!(reason(499), None);

@@ -269,7 +269,7 @@ pub async fn end(
         outcome.say(format!(
             "Keep the old secret in the settings for now, because Dojo may still retry webhooks that were signed with it. \
              Dojo documents no limit; a day is a safe choice. Then remove every secret but the new one ({new}) from {}, \
-             restart the replicas, and make sure that webhooks_total{{verdict=\"refused\"}} doesn't rise.",
+             restart the replicas, and make sure that webhooks_total{{verdict=\"rejected\"}} doesn't rise.",
             secrets_setting(account)
         ));
     }

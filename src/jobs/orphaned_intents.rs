@@ -52,7 +52,7 @@ impl Job for OrphanedIntents {
                 payment_intent_id = orphan.id,
                 "giving up on an orphaned intent that Dojo does not show to this account"
             );
-            return store::orphaned_intents::settle(pool, &orphan.id).await;
+            return store::orphaned_intents::resolve(pool, &orphan.id).await;
         }
         store::orphaned_intents::release(pool, orphan, wait).await
     }

@@ -30,13 +30,13 @@ pub enum Step {
 
 /// Decides what to do about a link, given the intents that a search for it found.
 ///
-/// `since_asked` is the time since the last moment at which a request to create the intent may have been sent (`None` if none
+/// `since_sent` is the time since the last moment at which a request to create the intent may have been sent (`None` if none
 /// was sent), and `age` the time since the link was created. Of several intents, the one that was paid is the link's, or else
 /// the oldest.
 #[must_use]
 pub fn next_step(
     found: &[Found],
-    since_asked: Option<Duration>,
+    since_sent: Option<Duration>,
     age: Duration,
     expired: bool,
     limits: RecoveryLimits,
@@ -48,7 +48,7 @@ pub fn next_step(
     if let Some((index, _)) = best {
         return Step::Adopt(index);
     }
-    if since_asked.is_some_and(|since| !limits.window.is_over(since)) {
+    if since_sent.is_some_and(|since| !limits.window.is_over(since)) {
         Step::Wait
     } else if expired || age >= limits.give_up {
         Step::GiveUp
@@ -86,9 +86,9 @@ mod tests {
         }
     }
 
-    fn after(since_asked: u64, age: u64) -> Step {
-        let since_asked = Some(Duration::from_secs(since_asked));
-        next_step(&[], since_asked, Duration::from_secs(age), false, LIMITS)
+    fn after(since_sent: u64, age: u64) -> Step {
+        let since_sent = Some(Duration::from_secs(since_sent));
+        next_step(&[], since_sent, Duration::from_secs(age), false, LIMITS)
     }
 
     #[test]
@@ -101,8 +101,8 @@ mod tests {
         );
         assert_eq!(after(120, 120), Step::CreateAgain);
         assert_eq!(after(120, 86_400), Step::GiveUp);
-        let never_asked = next_step(&[], None, Duration::ZERO, false, LIMITS);
-        assert_eq!(never_asked, Step::CreateAgain);
+        let never_sent = next_step(&[], None, Duration::ZERO, false, LIMITS);
+        assert_eq!(never_sent, Step::CreateAgain);
     }
 
     #[test]

@@ -224,9 +224,11 @@ pub struct Failure {
 #[serde(rename_all = "camelCase")]
 pub enum FailureKind {
     /// Dojo rejected the request.
-    Refused,
+    #[serde(alias = "refused")]
+    Rejected,
     /// Dojo rejected this service's API key.
-    KeyRefused,
+    #[serde(alias = "keyRefused")]
+    KeyRejected,
     /// The server at Dojo's address is not Dojo's API. Nothing was created.
     Misrouted,
     /// Dojo was not reached, or was too busy. Nothing was created.

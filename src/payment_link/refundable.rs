@@ -66,7 +66,7 @@ pub struct RefundBounds {
 
 /// The maximum number of refunds, of those that may or may not be in Dojo's figure, that are distinguished by their amounts.
 /// With more of them, the worst case is assumed, because the number of combinations doubles with each.
-const MOST_TOLD_APART: usize = 10;
+const MAX_UNCLEAR_REFUNDS: usize = 10;
 
 impl Refunds {
     /// How much is left of what was captured, given that Dojo reports `refunded` as refunded.
@@ -98,7 +98,7 @@ impl Refunds {
             .filter(|refund| !is_included(refund))
             .map(|refund| refund.amount)
             .collect();
-        if unclear.len() > MOST_TOLD_APART {
+        if unclear.len() > MAX_UNCLEAR_REFUNDS {
             return unexplained;
         }
         let mut sums = BTreeSet::from([0_i64]);
@@ -155,7 +155,7 @@ impl Refunds {
     /// While any of our refunds is in progress, or so recent that a copy of Dojo's data may lack it, the bound only rises.
     /// After that the figure is known to include all of ours, and the rest of it is what was refunded elsewhere.
     #[must_use]
-    pub fn elsewhere_by(&self, refunded: i64, window: SettlementWindow) -> i64 {
+    pub fn refunded_elsewhere(&self, refunded: i64, window: SettlementWindow) -> i64 {
         let not_ours = refunded.saturating_sub(self.sum(|_| true)).max(0);
         let is_exact = self.read_at.is_some_and(|read_at| {
             let until = before(read_at, window);
@@ -273,9 +273,9 @@ mod tests {
         let running = ours(6, OperationStatus::Pending, None);
         assert_eq!(bounds(vec![running], 0, 6), (-2, 4));
         // Too many to tell apart.
-        let many = vec![recent(1); MOST_TOLD_APART];
+        let many = vec![recent(1); MAX_UNCLEAR_REFUNDS];
         assert_eq!(bounds(many, 0, 10), (0, 0));
-        let many = vec![recent(1); MOST_TOLD_APART + 1];
+        let many = vec![recent(1); MAX_UNCLEAR_REFUNDS + 1];
         assert_eq!(bounds(many, 0, 11), (-12, -1));
     }
 
@@ -288,7 +288,7 @@ mod tests {
         };
         let RefundBounds { certain, possible } = refunds.bounds(CAPTURED, 4, WINDOW);
         assert_eq!((certain, possible), (2, 6));
-        assert_eq!(refunds.elsewhere_by(7, WINDOW), 3);
+        assert_eq!(refunds.refunded_elsewhere(7, WINDOW), 3);
     }
 
     #[test]
@@ -508,7 +508,7 @@ mod tests {
                 return Ok(());
             }
             let refunds = self.refunds(Some(reading.began));
-            self.stored_elsewhere = refunds.elsewhere_by(figure.refunded, WINDOW);
+            self.stored_elsewhere = refunds.refunded_elsewhere(figure.refunded, WINDOW);
             if figure.refunded == self.refunded {
                 self.read_at = self.read_at.max(Some(reading.began));
             } else {

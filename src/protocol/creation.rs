@@ -205,20 +205,20 @@ impl SavedRequest {
             return self.store_lost_response(context, &error.to_string()).await;
         };
         // Only a rejection of the request itself would recur on a retry.
-        let retry = if failure.reason == FailureKind::Refused {
+        let retry = if failure.reason == FailureKind::Rejected {
             Retry::Final
         } else {
             Retry::Allowed
         };
         match failure.reason {
-            FailureKind::KeyRefused | FailureKind::Misrouted => error!(
+            FailureKind::KeyRejected | FailureKind::Misrouted => error!(
                 %link_id, error = %causes(&error), detail = failure.detail,
                 "no link can be created until the account's API key and DOJO_API_URL are correct"
             ),
             FailureKind::NotReached => {
                 warn!(%link_id, error = %causes(&error), "Dojo could not be reached to create a link");
             }
-            FailureKind::Refused | FailureKind::NotCreated | FailureKind::NotDone => {
+            FailureKind::Rejected | FailureKind::NotCreated | FailureKind::NotDone => {
                 info!(%link_id, status = failure.status, "Dojo rejected a payment link");
             }
         }

@@ -31,8 +31,8 @@ pub async fn recover(
         adopt_all(context, *id, intents).await?;
         // An intent may appear late. After many settlement windows there is none.
         let again = lost
-            .asked_until
-            .and_then(|asked_until| limits.window.late_check(since(asked_until)));
+            .sent_until
+            .and_then(|sent_until| limits.window.late_check(since(sent_until)));
         return Ok(store::creation_recovery::release(pool, lost, again).await?);
     }
     let expired = new
@@ -44,7 +44,7 @@ pub async fn recover(
         let candidates: Vec<Found> = left.iter().map(|intent| intent.found()).collect();
         let step = next_step(
             &candidates,
-            lost.asked_until.map(since),
+            lost.sent_until.map(since),
             since(lost.created_at),
             expired,
             *limits,
@@ -145,8 +145,8 @@ async fn create_again(context: &Context, lost: &LostCreation) -> Result<(), Erro
         Err(error) => error,
     };
     match error.proves_nothing_was_created() {
-        Some(failure) if failure.reason == FailureKind::Refused => {
-            count("refused");
+        Some(failure) if failure.reason == FailureKind::Rejected => {
+            count("rejected");
             let late_check = Some(limits.window.length());
             store::creation::fail(pool, id, lease, &failure, Retry::Final, late_check, cause)
                 .await?;

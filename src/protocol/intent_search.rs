@@ -128,7 +128,7 @@ fn window(first: OffsetDateTime, last: OffsetDateTime, now: OffsetDateTime) -> W
 /// The time to search for a lost creation.
 fn window_of_lost(lost: &LostCreation, settlement: SettlementWindow) -> Window {
     let first = first_request(lost.created_at, lost.retried_at, settlement);
-    window(first, lost.asked_until.unwrap_or(lost.now), lost.now)
+    window(first, lost.sent_until.unwrap_or(lost.now), lost.now)
 }
 
 /// When the first request left whose intent must still be searched for.
@@ -242,8 +242,8 @@ impl SurplusSearch {
         links.retain(|snapshot| snapshot.creation_retried);
         let window_of = |snapshot: &LinkSnapshot| {
             let created_at = snapshot.link.created_at;
-            let asked_until = snapshot.asked_until.unwrap_or(created_at);
-            window(created_at, asked_until, snapshot.now)
+            let sent_until = snapshot.sent_until.unwrap_or(created_at);
+            window(created_at, sent_until, snapshot.now)
         };
         groups(links, window_of)
             .into_iter()

@@ -117,7 +117,7 @@ async fn repeat(context: &Context, operation: &ClaimedOperation) -> Result<(), E
             store::operation_recovery::lose_response_again(pool, operation.id, lease, wait).await?;
             Err(error.into())
         }
-        Some(failure) if failure.reason == FailureKind::Refused => {
+        Some(failure) if failure.reason == FailureKind::Rejected => {
             rejected(context, operation, lease, &failure).await
         }
         Some(_) => {

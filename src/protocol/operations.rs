@@ -487,11 +487,11 @@ impl SavedCall<'_> {
         let operation = action.kind();
         // Only a rejection of the request itself would recur on a retry.
         let retry = match failure.reason {
-            FailureKind::Refused => {
+            FailureKind::Rejected => {
                 info!(%operation_id, operation, status = failure.status, "Dojo rejected an operation");
                 Retry::Final
             }
-            FailureKind::KeyRefused | FailureKind::Misrouted => {
+            FailureKind::KeyRejected | FailureKind::Misrouted => {
                 error!(
                     %operation_id, operation, error = %causes(error),
                     "operations will fail until the account's API key and DOJO_API_URL are correct"

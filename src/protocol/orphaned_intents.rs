@@ -32,12 +32,12 @@ pub async fn trace(context: &Context, orphan: &OrphanedIntent) -> Result<(), Err
         };
         match wait {
             Some(wait) => store::orphaned_intents::release(pool, orphan, wait).await?,
-            None => store::orphaned_intents::settle(pool, &orphan.id).await?,
+            None => store::orphaned_intents::resolve(pool, &orphan.id).await?,
         }
         return Ok(());
     };
     if orphan.surplus_of.is_some() {
-        return settle_surplus(context, orphan, &intent).await;
+        return resolve_surplus(context, orphan, &intent).await;
     }
     let link = match intent.link_id() {
         Some(id) => store::links::find(pool, id).await?,
@@ -45,18 +45,18 @@ pub async fn trace(context: &Context, orphan: &OrphanedIntent) -> Result<(), Err
     };
     let Some(link) = link.filter(|link| link.account == account.name) else {
         // Somebody else's: created in Dojo's portal, or by another program with the same account.
-        return Ok(store::orphaned_intents::settle(pool, &orphan.id).await?);
+        return Ok(store::orphaned_intents::resolve(pool, &orphan.id).await?);
     };
     let adopted = adopt_intent(context, link.id, &intent, &Cause::Recovery).await?;
     if !adopted.surplus {
         info!(link_id = %link.id, payment_intent_id = intent.id, "an intent was traced to its link");
-        store::orphaned_intents::settle(pool, &orphan.id).await?;
+        store::orphaned_intents::resolve(pool, &orphan.id).await?;
     }
     Ok(())
 }
 
 /// Cancels a surplus intent, or reports that it was paid.
-async fn settle_surplus(
+async fn resolve_surplus(
     context: &Context,
     orphan: &OrphanedIntent,
     intent: &PaymentIntent,
@@ -86,5 +86,5 @@ async fn settle_surplus(
             return Ok(store::orphaned_intents::release(pool, orphan, wait).await?);
         }
     };
-    Ok(store::orphaned_intents::settle_surplus(pool, &orphan.id, kind, &Cause::Recovery).await?)
+    Ok(store::orphaned_intents::resolve_surplus(pool, &orphan.id, kind, &Cause::Recovery).await?)
 }

@@ -21,14 +21,14 @@ use crate::{
 };
 
 /// How many pages of a search to read while a caller waits for it: 500 intents around the time of a link's creation.
-const CALLERS_PAGES: usize = 5;
+const PAGES_PER_REQUEST: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Dojo's response is now stored.
     Accepted,
     /// The response was not accepted. The link is due to be reconciled again.
-    Again,
+    Retry,
 }
 
 /// The result of a read.
@@ -81,7 +81,7 @@ async fn read_and_search(
     let read = read(context, snapshot, cause).await?;
     // This comes after the response is stored, because a failed search must not prevent a payment from being recorded.
     for mut search in SurplusSearch::of(vec![snapshot.clone()]) {
-        let found = search.run(context, CALLERS_PAGES, || ready(())).await;
+        let found = search.run(context, PAGES_PER_REQUEST, || ready(())).await;
         if matches!(found, Ok(true)) {
             continue;
         }
@@ -112,7 +112,7 @@ async fn read(context: &Context, snapshot: &LinkSnapshot, cause: &Cause) -> Resu
         let wait = Duration::from_mins(5);
         store::reconciliation::release(&context.pool, snapshot.link.id, wait).await?;
         return Ok(Read {
-            outcome: Outcome::Again,
+            outcome: Outcome::Retry,
             reported: None,
         });
     };
@@ -156,7 +156,7 @@ async fn store_response(
                 cause,
             )
             .await?;
-            return Ok(Outcome::Again);
+            return Ok(Outcome::Retry);
         }
     };
     let next = next(context, snapshot, intent, status);
@@ -164,7 +164,7 @@ async fn store_response(
         store::reconciliation::apply(pool, snapshot, intent, status, next, limits.window, cause)
             .await?;
     let Some(Applied { changed, mismatch }) = applied else {
-        return Ok(Outcome::Again);
+        return Ok(Outcome::Retry);
     };
     if intent.known_status().is_none() {
         warn!(link_id = %link.id, reported = intent.status, "Dojo reports a status that this version does not know");
@@ -204,8 +204,8 @@ fn next(
         .and_then(|at| Duration::try_from(at - now).ok());
     // A surplus intent may appear after the link has reached a final status.
     let late = || {
-        let asked_until = snapshot.asked_until.filter(|_| snapshot.creation_retried)?;
-        context.limits.window.late_check(since(asked_until))
+        let sent_until = snapshot.sent_until.filter(|_| snapshot.creation_retried)?;
+        context.limits.window.late_check(since(sent_until))
     };
     next_reconciliation(status, money_left, age, until_expiry).or_else(late)
 }

@@ -23,7 +23,7 @@ pub struct LostCreation {
     pub new: NewPaymentLink,
     pub created_at: OffsetDateTime,
     /// Until when a request to create the intent may have left; `None`: none ever did.
-    pub asked_until: Option<OffsetDateTime>,
+    pub sent_until: Option<OffsetDateTime>,
     /// When the creation was last retried.
     pub retried_at: Option<OffsetDateTime>,
     pub lease: Lease,
@@ -69,7 +69,7 @@ pub async fn claim(
                 failed: row.failed,
                 new,
                 created_at: row.created_at,
-                asked_until: row.asked_until,
+                sent_until: row.asked_until,
                 retried_at: row.retried_at,
                 lease: lease.granted(row.leased_until),
                 now: row.now,
@@ -142,7 +142,7 @@ pub async fn undo_retry(
         lost.id.uuid(),
         wait.as_secs_f64(),
         lease.until,
-        lost.asked_until
+        lost.sent_until
     )
     .execute(pool)
     .await?;

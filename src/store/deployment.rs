@@ -1,6 +1,6 @@
 //! The environment that the database is for: test money or real money, never both.
 
-use super::{Error, PgPool, word};
+use super::{Error, PgPool, parse_stored};
 use crate::payment_link::Environment;
 
 /// Claims the database for an environment, unless it is already claimed. Returns the environment that it is for.
@@ -23,5 +23,5 @@ pub async fn claimed(pool: &PgPool) -> Result<Option<Environment>, Error> {
     let claimed = sqlx::query_scalar!("SELECT environment FROM deployment")
         .fetch_optional(pool)
         .await?;
-    claimed.as_deref().map(word).transpose()
+    claimed.as_deref().map(parse_stored).transpose()
 }

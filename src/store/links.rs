@@ -4,7 +4,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Error, PgPool, from_json, word};
+use super::{Error, PgPool, from_json, parse_stored};
 use crate::payment_link::{
     Capture, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status,
     reconciliation::is_confirmed, timeline,
@@ -74,7 +74,7 @@ impl Row {
     }
 
     pub(super) fn into_link(self) -> Result<PaymentLink, Error> {
-        let status = word(&self.status)?;
+        let status = parse_stored(&self.status)?;
         let (accepted, confirmed) = (self.accepted_status(status), self.is_confirmed(status));
         let request: NewPaymentLink = from_json(self.request)?;
         let mut terms = request.terms;
@@ -82,7 +82,7 @@ impl Row {
         if let Some(customer) = &mut terms.customer {
             customer.secret = None;
         }
-        let currency_code = word(&self.currency)?;
+        let currency_code = parse_stored(&self.currency)?;
         let money = |value| Money {
             value,
             currency_code,
@@ -92,7 +92,7 @@ impl Row {
         Ok(PaymentLink {
             id: PaymentLinkId::from_uuid(self.id),
             account: self.account,
-            environment: word(&self.environment)?,
+            environment: parse_stored(&self.environment)?,
             status,
             confirmed,
             url: self.url,
@@ -221,8 +221,8 @@ pub async fn timeline(
                 Ok(timeline::Entry {
                     id: id.to_string(),
                     kind: from_json(Value::String(kind))?,
-                    status_before: row.status_before.as_deref().map(word).transpose()?,
-                    status_after: word(&status_after)?,
+                    status_before: row.status_before.as_deref().map(parse_stored).transpose()?,
+                    status_after: parse_stored(&status_after)?,
                     cause: from_json(cause)?,
                     detail: row.detail,
                     occurred_at,

@@ -42,7 +42,7 @@ fn from_json<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
 }
 
 /// Parses a word that is stored as text.
-fn word<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Error> {
+fn parse_stored<T: FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, Error> {
     text.parse()
         .map_err(|error: T::Err| Error::Unreadable(error.to_string()))
 }

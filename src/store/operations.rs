@@ -13,8 +13,9 @@ use super::{
     from_json,
     leases::{Lease, LeaseRequest},
     links::select_links,
+    parse_stored,
     timeline::record,
-    to_json, word,
+    to_json,
 };
 use crate::payment_link::{
     Failure, OperationId, PaymentLink, PaymentLinkId,
@@ -237,7 +238,7 @@ pub(super) async fn refunds_of(
     .map(|row| {
         Ok(OurRefund {
             amount: row.amount,
-            status: word(&row.status)?,
+            status: parse_stored(&row.status)?,
             completed_at: row.completed_at,
         })
     })
@@ -268,7 +269,7 @@ pub async fn earlier_request(
     };
     Ok(Some(SaveOutcome::Earlier(Box::new(EarlierRequest {
         operation_id: OperationId::from_uuid(id),
-        status: word(&status)?,
+        status: parse_stored(&status)?,
         response_body: row.response_body,
         failure: row.failure.map(from_json).transpose()?,
     }))))
@@ -477,7 +478,7 @@ pub async fn list(
     .map(|row| {
         Ok(Operation {
             id: OperationId::from_uuid(row.id),
-            status: word(&row.status)?,
+            status: parse_stored(&row.status)?,
             dojo_id: row.dojo_id,
             failure: row.failure.map(from_json).transpose()?,
             created_by: row.created_by,

@@ -57,7 +57,7 @@ pub async fn claim(
 }
 
 /// Stores that there is nothing more to do about an orphaned intent.
-pub async fn settle(pool: &PgPool, id: &str) -> Result<(), Error> {
+pub async fn resolve(pool: &PgPool, id: &str) -> Result<(), Error> {
     sqlx::query!(
         "UPDATE payment_intents SET due_at = NULL, leased_until = NULL
          WHERE id = $1 AND surplus_of IS NULL",
@@ -83,7 +83,7 @@ pub async fn release(pool: &PgPool, orphan: &OrphanedIntent, wait: Duration) -> 
 }
 
 /// Stores that there is nothing more to do about a surplus intent, and records `kind` in its link's timeline, once.
-pub async fn settle_surplus(
+pub async fn resolve_surplus(
     pool: &PgPool,
     id: &str,
     kind: Kind,
@@ -92,13 +92,13 @@ pub async fn settle_surplus(
     record!(
         kind,
         cause,
-        "WITH settled AS (
+        "WITH resolved AS (
              UPDATE payment_intents SET due_at = NULL, leased_until = NULL
              WHERE id = $3 AND due_at IS NOT NULL AND surplus_of IS NOT NULL
              RETURNING surplus_of
          ), link AS (
              -- Locked, so that the entry has the status that the link has when it is written.
-             SELECT id, status FROM payment_links WHERE id IN (SELECT surplus_of FROM settled) FOR UPDATE
+             SELECT id, status FROM payment_links WHERE id IN (SELECT surplus_of FROM resolved) FOR UPDATE
          ), entry AS (
              SELECT id AS link_id, status AS before, status AS after, $4::jsonb AS detail FROM link
          )",

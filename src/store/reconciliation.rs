@@ -36,7 +36,7 @@ pub struct LinkSnapshot {
     /// Whether the creation was retried, so that there may be a surplus intent.
     pub creation_retried: bool,
     /// The latest time at which a request to create the intent may have been sent.
-    pub asked_until: Option<OffsetDateTime>,
+    pub sent_until: Option<OffsetDateTime>,
     /// The database's time: the replicas' own clocks may differ.
     pub now: OffsetDateTime,
     /// Whether Dojo's response comes from search, which may lag behind, so that its age is unknown.
@@ -167,7 +167,7 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
             },
             link,
             creation_retried: version.creation_retried,
-            asked_until: version.asked_until,
+            sent_until: version.asked_until,
             now: version.now,
             from_search: false,
             refunds_read_at: version.refunds_read_at,
@@ -309,7 +309,7 @@ pub async fn apply(
         total_amount: total,
         tips_amount: tips,
         refunded_amount: refunded,
-        refunds_elsewhere: refunds.elsewhere_by(refunded, window),
+        refunds_elsewhere: refunds.refunded_elsewhere(refunded, window),
         refunds_read_at: read_at,
         captures,
         mismatch,

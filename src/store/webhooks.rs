@@ -1,6 +1,6 @@
 //! Webhooks: storing each once, and updating the status of its link.
 
-use super::{Error, PgPool, timeline::record, word};
+use super::{Error, PgPool, parse_stored, timeline::record};
 use crate::{
     dojo::webhook::{Event, INTENT_EVENTS},
     payment_link::{
@@ -140,8 +140,8 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Effect, Error
         (false, ..) => Ok(Effect::Duplicate),
         (true, Some(id), Some(before), Some(after), Some(verdict)) => Ok(Effect::Judged {
             link_id: PaymentLinkId::from_uuid(id),
-            before: word(&before)?,
-            after: word(&after)?,
+            before: parse_stored(&before)?,
+            after: parse_stored(&after)?,
             verdict,
         }),
         (true, ..) => Ok(Effect::NoLink),

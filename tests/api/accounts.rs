@@ -461,9 +461,9 @@ async fn an_account_with_a_rejected_key_does_not_delay_the_others() {
     }
     app.create(&order("york"))
         .await
-        .problem(502, "dojo-key-refused");
+        .problem(502, "dojo-key-rejected");
     let refresh = app.refresh(&of_york[0]["id"]).await;
-    refresh.problem(502, "dojo-key-refused");
+    refresh.problem(502, "dojo-key-rejected");
     let logged = app.logged("a request failed").await;
     assert!(logged[0].contains(r#""account":"york""#), "{logged:?}");
     sites.link_of("leeds").await;

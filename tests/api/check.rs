@@ -59,11 +59,11 @@ async fn report(app: &TestApp, settings: &[(&str, &str)]) -> BTreeMap<String, Va
             check["outcome"] == "skipped"
         );
         assert_eq!(
-            check["mend"].is_string(),
+            check["fix"].is_string(),
             check["outcome"] == "failed",
             "{check}"
         );
-        assert_eq!(line.contains('→'), check["mend"].is_string(), "{line}");
+        assert_eq!(line.contains('→'), check["fix"].is_string(), "{line}");
     }
     for Finished { stdout, stderr, .. } in [&json, &plain] {
         for secret in [DOJO_KEY, WEBHOOK_SECRET, "hush"] {
@@ -98,7 +98,7 @@ fn fails(report: &BTreeMap<String, Value>, name: &str, words: &str, skipped: &[&
         .collect();
     assert_eq!(not_passed(report), expected, "{report:#?}");
     let check = &report[name];
-    let line = format!("{} → {}", text(&check["detail"]), text(&check["mend"]));
+    let line = format!("{} → {}", text(&check["detail"]), text(&check["fix"]));
     assert!(line.contains(words), "{line}");
 }
 
@@ -472,7 +472,7 @@ async fn webhooks_to_another_url_or_to_none_fail() {
         "register --url http://pay.example.com/",
         &rest,
     );
-    assert!(text(&elsewhere["webhook-address"]["mend"]).contains("--replace"));
+    assert!(text(&elsewhere["webhook-address"]["fix"]).contains("--replace"));
 
     let id = subscriptions(&app).await[0]["id"].clone();
     let path = format!("/webhooks/{}", text(&id));
@@ -484,7 +484,7 @@ async fn webhooks_to_another_url_or_to_none_fail() {
         "Dojo sends no webhooks anywhere",
         &rest,
     );
-    assert!(!text(&nowhere["webhook-address"]["mend"]).contains("--replace"));
+    assert!(!text(&nowhere["webhook-address"]["fix"]).contains("--replace"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -163,7 +163,7 @@ async fn a_rejection_by_dojo_is_422_with_its_reasons_and_fails_the_link() {
     let problem = app
         .create_with_key("a", &ten_pounds("Order 1"))
         .await
-        .problem(422, "refused-by-dojo");
+        .problem(422, "rejected-by-dojo");
     let link = app.link(&problem["paymentLinkId"]).await;
     assert_eq!(link["status"], "Failed");
     assert_eq!(link["failure"]["status"], 400);
@@ -172,7 +172,7 @@ async fn a_rejection_by_dojo_is_422_with_its_reasons_and_fails_the_link() {
     // It would be rejected again, so a retry gets the same outcome without a call to Dojo.
     let again = app.create_with_key("a", &ten_pounds("Order 1")).await;
     assert_eq!(again.header("idempotent-replayed"), "true");
-    let again = again.problem(422, "refused-by-dojo");
+    let again = again.problem(422, "rejected-by-dojo");
     assert_eq!(again["paymentLinkId"], problem["paymentLinkId"]);
     assert_eq!(app.sandbox.creations().await.len(), 1);
 }
@@ -261,7 +261,7 @@ async fn a_rejected_dojo_key_is_502_and_logged_without_the_key() {
     let app = TestApp::with(&[("DOJO_API_KEY", "sk_sandbox_not_the_right_one")]).await;
     let response = app.create(&ten_pounds("Order 1")).await;
     assert!(!response.text.contains("not_the_right_one"));
-    response.problem(502, "dojo-key-refused");
+    response.problem(502, "dojo-key-rejected");
     let log = app.logged(r#""level":"ERROR""#).await.concat();
     assert!(!log.contains("not_the_right_one"), "{log}");
 }

@@ -535,7 +535,7 @@ fn of_the_database(report: &[u8]) -> String {
         (&json!("database"), &json!("failed")),
         "{report}"
     );
-    format!("{}; {}", text(&line["detail"]), text(&line["mend"]))
+    format!("{}; {}", text(&line["detail"]), text(&line["fix"]))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -192,7 +192,7 @@ async fn strangers_cannot_fill_the_log() {
         let genuine = format!(r#"{{"id":"evt_{n}","event":"terminal.moved","data":{{}}}}"#);
         app.deliver(&genuine).await.expect(204);
     }
-    let refused = r#"webhooks_total{verdict="refused"}"#;
+    let refused = r#"webhooks_total{verdict="rejected"}"#;
     assert!((app.metric(refused).await - 150.0).abs() < 0.5);
 
     app.service.terminate();

@@ -362,7 +362,7 @@ async fn a_lost_refund_that_is_not_visible_and_is_then_rejected_has_failed() {
     let answer = app
         .operation_outcome("a", &link, "refunds", &json!({}))
         .await;
-    answer.problem(409, "refused-by-dojo");
+    answer.problem(409, "rejected-by-dojo");
     app.sandbox.clear("faults").await;
     app.operate_with_key("b", &link, "refunds", &json!({}))
         .await

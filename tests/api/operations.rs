@@ -177,7 +177,7 @@ async fn a_payment_is_reversed_on_the_same_day_only() {
         .control("clock", json!({"advanceSeconds": 86400}))
         .await;
     let problem = app.operate(&link, "reversal", &Value::Null).await;
-    let problem = problem.problem(409, "refused-by-dojo");
+    let problem = problem.problem(409, "rejected-by-dojo");
     assert!(
         detail(&problem).contains("on the day of the payment"),
         "{problem}"
@@ -188,7 +188,7 @@ async fn a_payment_is_reversed_on_the_same_day_only() {
     };
     assert_eq!(operation["id"], problem["operationId"]);
     assert_eq!(operation["status"], "Failed");
-    assert_eq!(operation["failure"]["reason"], "refused");
+    assert_eq!(operation["failure"]["reason"], "rejected");
     assert_eq!(operation["failure"]["status"], 409);
     assert_eq!(
         app.operation_entries(&link).await,
@@ -381,7 +381,7 @@ async fn operations_on_an_intent_unknown_to_dojo_are_rejected_for_good() {
         (unpaid, "cancel", &Value::Null),
     ] {
         let first = app.operate_with_key(operation, link, operation, body).await;
-        let problem = first.problem(409, "refused-by-dojo");
+        let problem = first.problem(409, "rejected-by-dojo");
         assert!(
             detail(&problem).contains("no payment intent with this id"),
             "{operation}: {problem}"
@@ -649,13 +649,13 @@ async fn a_rejection_by_dojo_is_passed_on_and_repeated_for_the_same_key() {
     let first = app
         .operate_with_key("a", &link, "refunds", &json!({}))
         .await;
-    let problem = first.problem(409, "refused-by-dojo");
+    let problem = first.problem(409, "rejected-by-dojo");
     let again = app
         .operate_with_key("a", &link, "refunds", &json!({}))
         .await;
     assert_eq!(again.header("idempotent-replayed"), "true");
     assert_eq!(
-        again.problem(409, "refused-by-dojo")["detail"],
+        again.problem(409, "rejected-by-dojo")["detail"],
         problem["detail"]
     );
     assert_eq!(app.sandbox.requests("refund").await.len(), 1);
@@ -672,7 +672,7 @@ async fn a_key_can_be_retried_if_dojo_provably_did_nothing() {
     let link = app.paid().await;
     for (status, response, slug) in [
         (429, 503, "dojo-not-reached"),
-        (401, 502, "dojo-key-refused"),
+        (401, 502, "dojo-key-rejected"),
     ] {
         app.sandbox
             .control(

@@ -363,10 +363,10 @@ async fn a_retry_that_dojo_rejects_fails_the_link_with_its_reasons() {
         .await;
     let link = settled(&app, &id).await;
     assert_eq!(link["status"], "Failed");
-    assert_eq!(link["failure"]["reason"], "refused");
+    assert_eq!(link["failure"]["reason"], "rejected");
     let again = app.create_with_key("a", &body).await;
     assert_eq!(again.header("idempotent-replayed"), "true");
-    assert_eq!(again.problem(422, "refused-by-dojo")["paymentLinkId"], id);
+    assert_eq!(again.problem(422, "rejected-by-dojo")["paymentLinkId"], id);
     assert!(app.sandbox.intents().await.is_empty());
     assert_eq!(app.sandbox.creations().await.len(), 2);
 }

@@ -459,7 +459,7 @@ async fn the_metrics_count_what_happens() {
         r#"dojo_requests_total{operation="create",outcome="ok"} 1"#,
         r#"payment_links_total{outcome="created"} 1"#,
         r#"webhooks_total{verdict="applied"} 1"#,
-        r#"webhooks_total{verdict="refused"} 1"#,
+        r#"webhooks_total{verdict="rejected"} 1"#,
         "dojo_request_duration_seconds_bucket{",
     ] {
         assert!(metrics.contains(line), "{line} is missing from\n{metrics}");

@@ -151,12 +151,12 @@ pub(crate) fn confirm_unless_conflicting(
 /// Broken: the creation is retried if no intent is found, without waiting for one to appear.
 pub(crate) fn never_wait(
     found: &[Found],
-    since_asked: Option<Duration>,
+    since_sent: Option<Duration>,
     age: Duration,
     expired: bool,
     limits: RecoveryLimits,
 ) -> Step {
-    match creation_recovery::next_step(found, since_asked, age, expired, limits) {
+    match creation_recovery::next_step(found, since_sent, age, expired, limits) {
         Step::Wait => Step::CreateAgain,
         step => step,
     }

@@ -399,7 +399,7 @@ impl State {
                 ),
             })
             .collect();
-        let since_asked = match self.link.asked {
+        let since_sent = match self.link.asked {
             Asked::Never => None,
             Asked::Lately => Some(Duration::ZERO),
             Asked::LongAgo => Some(LIMITS.window.length()),
@@ -410,7 +410,7 @@ impl State {
             Duration::ZERO
         };
         let timing = Timing::InTime;
-        match (rules.next_step)(&found, since_asked, age, false, LIMITS) {
+        match (rules.next_step)(&found, since_sent, age, false, LIMITS) {
             Step::Adopt(best) => {
                 let mut rest = views;
                 let best = rest.remove(best);

@@ -19,7 +19,6 @@ pub(super) struct Check {
     /// What was found. Never contains a secret.
     detail: String,
     /// How to fix a failure.
-    #[serde(rename = "mend")]
     fix: Option<String>,
 }
 
