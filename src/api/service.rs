@@ -40,7 +40,7 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
     // Shorter than the timeout of any probe, so that the probe gets the reason.
     let ready = tokio::time::timeout(
         Duration::from_secs(2),
-        readiness(&state.pool, state.accounts.environment()),
+        readiness(&state.probes, state.accounts.environment()),
     )
     .await;
     let reason = match ready {

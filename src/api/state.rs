@@ -31,6 +31,8 @@ pub struct AppState(Arc<Shared>);
 /// The contents of [`AppState`].
 pub struct Shared {
     pub pool: PgPool,
+    /// For `/readyz`: a busy pool is no reason to take a replica out of service.
+    pub(super) probes: PgPool,
     /// The Dojo accounts that take the money.
     pub accounts: Accounts,
     /// Work that continues after its caller has disconnected, and that a shutdown waits for.
@@ -71,6 +73,7 @@ impl AppState {
         document: &Value,
     ) -> Self {
         Self(Arc::new(Shared {
+            probes: pool.reserved(),
             pool,
             accounts,
             tasks,

@@ -86,6 +86,52 @@ impl Discarded {
     }
 }
 
+/// sqlx's pool, with what every pool of this service needs.
+fn connections(
+    max_connections: u32,
+    acquire_timeout: Duration,
+    options: &PgConnectOptions,
+    session: &str,
+    discarded: &Discarded,
+) -> sqlx::PgPool {
+    let (session, discarded) = (session.to_owned(), discarded.clone());
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(acquire_timeout)
+        // A connection that was used a moment ago counts as alive: testing it would double the round trips of every
+        // request.
+        .test_before_acquire(false)
+        .before_acquire({
+            let discarded = discarded.clone();
+            move |connection, used| {
+                let discarded = discarded.clone();
+                Box::pin(async move {
+                    if discarded.includes(used.age) {
+                        return Ok(false);
+                    }
+                    if used.idle_for > Duration::from_secs(1) {
+                        timeout(PING, connection.ping()).await.unwrap_or_else(|_| {
+                            discarded.discard_all("silent");
+                            Err(silent(PING))
+                        })?;
+                    }
+                    Ok(true)
+                })
+            }
+        })
+        .after_connect({
+            let session = session.clone();
+            move |connection, _| {
+                let session = session.clone();
+                Box::pin(async move {
+                    connection.execute(sqlx::AssertSqlSafe(session)).await?;
+                    Ok(())
+                })
+            }
+        })
+        .connect_lazy_with(options.clone())
+}
+
 impl PgPool {
     /// A pool for this database.
     pub fn new(settings: &DatabaseSettings) -> Result<Self, ConfigError> {
@@ -122,41 +168,13 @@ impl PgPool {
         let place = Place::new(&options, settings.url_setting());
         let discarded = Discarded::default();
         let session = session(settings.database_statement_timeout, idle_in_transaction);
-        let connections = PgPoolOptions::new()
-            .max_connections(settings.database_max_connections)
-            .acquire_timeout(settings.database_acquire_timeout)
-            // A connection that was used a moment ago counts as alive: testing it would double the round trips of every
-            // request.
-            .test_before_acquire(false)
-            .before_acquire({
-                let discarded = discarded.clone();
-                move |connection, used| {
-                    let discarded = discarded.clone();
-                    Box::pin(async move {
-                        if discarded.includes(used.age) {
-                            return Ok(false);
-                        }
-                        if used.idle_for > Duration::from_secs(1) {
-                            timeout(PING, connection.ping()).await.unwrap_or_else(|_| {
-                                discarded.discard_all("silent");
-                                Err(silent(PING))
-                            })?;
-                        }
-                        Ok(true)
-                    })
-                }
-            })
-            .after_connect({
-                let session = session.clone();
-                move |connection, _| {
-                    let session = session.clone();
-                    Box::pin(async move {
-                        connection.execute(sqlx::AssertSqlSafe(session)).await?;
-                        Ok(())
-                    })
-                }
-            })
-            .connect_lazy_with(options.clone());
+        let connections = connections(
+            settings.database_max_connections,
+            settings.database_acquire_timeout,
+            &options,
+            &session,
+            &discarded,
+        );
         Ok(Self {
             connections,
             options: Arc::new(options),
@@ -166,6 +184,21 @@ impl PgPool {
             statement_timeout: settings.database_statement_timeout,
             acquire_timeout: settings.database_acquire_timeout,
         })
+    }
+
+    /// A pool for the same database with a single connection of its own, for statements that must not wait behind requests.
+    #[must_use]
+    pub fn reserved(&self) -> Self {
+        Self {
+            connections: connections(
+                1,
+                self.acquire_timeout,
+                &self.options,
+                &self.session,
+                &self.discarded,
+            ),
+            ..self.clone()
+        }
     }
 
     /// Begins a transaction. It is rolled back unless it is committed.

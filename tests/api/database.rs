@@ -264,6 +264,45 @@ async fn reset(connection: &mut PgConnection, change: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_connections_are_all_in_use_is_ready() {
+    let app = TestApp::with(&[("DATABASE_MAX_CONNECTIONS", "1")]).await;
+    let link = app.created().await;
+    let event = json!({"id": "evt_1", "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Created"}})
+    .to_string();
+    let mut connection = by_hand(&app).await;
+    execute(&mut connection, "BEGIN").await;
+    execute(&mut connection, "SELECT FROM payment_links FOR UPDATE").await;
+    // Each of them waits for the lock, with the only connection, for as long as the lock timeout allows.
+    let webhooks = async {
+        for _ in 0..3 {
+            app.deliver(&event).await.expect(503);
+        }
+    };
+    let probes = async {
+        let mut ready = 0;
+        while ready < 20 {
+            app.get("/readyz").await.expect(200);
+            ready += 1;
+        }
+    };
+    tokio::join!(webhooks, async {
+        eventually("a webhook waits for the lock", async || {
+            let waiting: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                 AND application_name = 'dojo-payment-links' AND datname = current_database())",
+            )
+            .fetch_one(&app.pool)
+            .await
+            .unwrap();
+            waiting.then_some(())
+        })
+        .await;
+        probes.await;
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_database_is_not_ready_until_it_accepts_writes_again() {
     let app = TestApp::start().await;
     let link = app.created().await;
