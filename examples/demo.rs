@@ -207,7 +207,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     );
     println!(
         "    confirmed by Dojo: {:.2} GBP captured",
-        paid["capturedAmount"].as_f64().unwrap_or_default() / 100.0
+        paid["capturedAmount"]["value"].as_f64().unwrap_or_default() / 100.0
     );
     println!(
         "    curl {}{path}/events -H 'Authorization: Bearer {API_KEY}'",

@@ -144,6 +144,20 @@ need_schemathesis() {
         "schemathesis==$SCHEMATHESIS_VERSION" "hypothesis==$HYPOTHESIS_VERSION"
 }
 
+# Node 20.19 or newer, which the linters of the OpenAPI document need. Debian 12 has an older one.
+need_node() {
+    local usable='const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)'
+    if have npm && node -e "$usable" 2>/dev/null; then return; fi
+    have npm || install_package "Node.js" "nodejs npm" node
+    node -e "$usable" 2>/dev/null && return
+    # The npm registry has Node itself as a package.
+    local home=$PWD/target/node
+    [ -x "$home/node_modules/node/bin/node" ] || npm install --silent --no-fund --no-audit --prefix "$home" node@22 npm@11
+    PATH="$home/node_modules/node/bin:$home/node_modules/.bin:$PATH"
+    export PATH
+    node -e "$usable" || die "Node 20.19 or newer is needed"
+}
+
 need_shellcheck() { have shellcheck || install_package ShellCheck shellcheck shellcheck; }
 
 need_haproxy() { have haproxy || install_package HAProxy haproxy haproxy; }

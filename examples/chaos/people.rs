@@ -412,11 +412,7 @@ async fn truthful(stage: &Stage, id: &str, link: &Value) -> Result {
     let paid = matches!(told, "Authorized" | "Captured");
     // A forged webhook moves a link, which is not confirmed then.
     let is_claimed = paid && !stage.has(Trouble::Forgeries);
-    let captured = &link["capturedAmount"];
-    let captured = captured
-        .as_i64()
-        .or(captured["value"].as_i64())
-        .unwrap_or(0);
+    let captured = link["capturedAmount"]["value"].as_i64().unwrap_or(0);
     if !(confirmed || is_claimed || captured > 0) {
         return Ok(());
     }

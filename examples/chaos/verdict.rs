@@ -261,7 +261,7 @@ async fn all_links(stage: &Stage) -> Result<Vec<Value>> {
         let mut page: Value = request.send().await?.error_for_status()?.json().await?;
         after = page["after"].take();
         links.extend(page["data"].as_array().into_iter().flatten().cloned());
-        if after.is_null() {
+        if page["hasMore"] == false {
             return Ok(links);
         }
     }
@@ -283,8 +283,8 @@ impl<'a> Figures<'a> {
         Self {
             status: text(&link["status"]),
             total: link["totalAmount"]["value"].as_i64(),
-            captured: link["capturedAmount"].as_i64(),
-            refunded: link["refundedAmount"].as_i64(),
+            captured: link["capturedAmount"]["value"].as_i64(),
+            refunded: link["refundedAmount"]["value"].as_i64(),
             captures: captures(link),
         }
     }

@@ -16,7 +16,9 @@ use super::{
 use crate::{
     api_key::Scope,
     dojo,
-    payment_link::{Failure, FailureKind, Fault, PaymentLinkId},
+    payment_link::{
+        Failure, FailureKind, Fault, PaymentLinkId, Progress, operation::permission::NotPossible,
+    },
     protocol, store,
     telemetry::causes,
 };
@@ -28,6 +30,8 @@ pub(crate) enum Error {
     NotFound,
     #[error("there is no such payment link, or the API key has no access to its account")]
     NoSuchLink,
+    #[error("there is no such operation, or the API key has no access to its account")]
+    NoSuchOperation,
     #[error("the API key is missing, wrong, expired or revoked: send Authorization: Bearer dpl_…")]
     Unauthenticated,
     #[error("the API key lacks the scope {0}")]
@@ -48,10 +52,12 @@ pub(crate) enum Error {
         "this Idempotency-Key was already used for a different request; use a new key for a new request"
     )]
     IdempotencyKeyReused,
-    #[error(
-        "an earlier request with this Idempotency-Key is still in progress; send it again to get its outcome"
-    )]
-    RequestInProgress(Subject),
+    #[error("{}", in_progress(*progress))]
+    RequestInProgress {
+        subject: Subject,
+        progress: Progress,
+        retry_after: Duration,
+    },
     #[error("Dojo's response was lost or is late, so it is not known yet whether {}", match .0 {
         Subject::Link(_) => {
             "the link was created: send the request again with the same Idempotency-Key, or read the link; do not \
@@ -70,8 +76,8 @@ pub(crate) enum Error {
         retry_after: Option<Duration>,
         replayed: bool,
     },
-    #[error("{0}")]
-    NotPossible(String),
+    #[error("{}", .0.reason)]
+    NotPossible(NotPossible),
     #[error(
         "another operation on this payment is in progress, and its outcome must be known first; nothing was done"
     )]
@@ -104,6 +110,19 @@ pub(crate) enum Error {
     DojoKeyRejected(#[source] dojo::Error),
     #[error("the link's account is no longer configured, so the service cannot call Dojo for it")]
     AccountNotConfigured(PaymentLinkId),
+}
+
+fn in_progress(progress: Progress) -> String {
+    if !progress.is_lost {
+        return "an earlier request with this Idempotency-Key is still in progress; send it again to get its outcome"
+            .to_owned();
+    }
+    format!(
+        "Dojo's response to an earlier request with this Idempotency-Key was lost {} s ago. The service looks for the \
+         outcome at Dojo, next in {} s. Send the request again after Retry-After to get its outcome",
+        progress.since_sent.as_secs(),
+        progress.until_next.as_secs()
+    )
 }
 
 fn dojo_failed(subject: &Subject, failure: &Failure) -> String {
@@ -192,6 +211,11 @@ impl ErrorResponse {
         self
     }
 
+    fn instead(mut self, objection: &NotPossible) -> Self {
+        self.problem = self.problem.with_alternatives(objection);
+        self
+    }
+
     fn status(mut self, status: u16) -> Self {
         self.problem = self.problem.with_status(status);
         self
@@ -213,7 +237,7 @@ impl Error {
             log: false,
         };
         match self {
-            Self::NotFound | Self::NoSuchLink => of(Type::NotFound),
+            Self::NotFound | Self::NoSuchLink | Self::NoSuchOperation => of(Type::NotFound),
             // RFC 9110 requires a challenge with every 401. RFC 6750 defines the one for a token that lacks a scope.
             Self::Unauthenticated => of(Type::Unauthenticated).challenge("Bearer"),
             Self::Forbidden(_) => {
@@ -227,9 +251,13 @@ impl Error {
             Self::BodyTooLarge(_) => of(Type::BodyTooLarge),
             Self::BodyIncomplete => of(Type::BodyIncomplete),
             Self::IdempotencyKeyReused => of(Type::IdempotencyKeyReused),
-            Self::RequestInProgress(subject) => of(Type::RequestInProgress)
+            Self::RequestInProgress {
+                subject,
+                retry_after,
+                ..
+            } => of(Type::RequestInProgress)
                 .about(*subject)
-                .retry_after(SOON),
+                .retry_after(*retry_after),
             Self::OutcomeUnknown(subject) => {
                 of(Type::OutcomeUnknown).about(*subject).retry_after(LATER)
             }
@@ -262,7 +290,7 @@ impl Error {
                     ..response
                 }
             }
-            Self::NotPossible(_) => of(Type::NotPossible),
+            Self::NotPossible(objection) => of(Type::NotPossible).instead(objection),
             Self::OperationInProgress => of(Type::OperationInProgress).retry_after(SOON),
             Self::RefundableUnclear { retry_after } => {
                 of(Type::RefundableAmountUnclear).retry_after(*retry_after)

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     api_key::Scope,
-    payment_link::{Failure, FailureKind, Fault, PaymentLinkId},
+    payment_link::{
+        Currency, Failure, FailureKind, Fault, Money, PaymentLinkId, Progress,
+        operation::{ActionKind, permission::NotPossible},
+    },
     store,
 };
 
@@ -38,8 +41,9 @@ pub(super) fn link() -> Value {
         "tipsAmount": null,
         "totalAmount": pounds(2450),
         "reportedAmount": null,
-        "capturedAmount": 0,
-        "refundedAmount": 0,
+        "capturedAmount": pounds(0),
+        "refundedAmount": pounds(0),
+        "refundableAmount": pounds(0),
         "captures": [],
         "payment": null,
         "attempts": [],
@@ -50,7 +54,7 @@ pub(super) fn link() -> Value {
         "syncedAt": "2026-11-22T12:47:12.568313Z",
         "reference": "Order 236",
         "captureMode": "Auto",
-        "expireAt": "2026-12-22T12:47:12.540Z",
+        "expireAt": "2026-12-22T12:47:12.540000Z",
     })
 }
 
@@ -60,7 +64,8 @@ pub(super) fn paid_link() -> Value {
         link(),
         json!({
             "status": "Captured",
-            "capturedAmount": 2450,
+            "capturedAmount": pounds(2450),
+            "refundableAmount": pounds(2450),
             "payment": {
                 "transactionId": "820973c4-c6df-4c91-bb31-f48044b0bcb8",
                 "transactionDateTime": "2026-11-22T13:02:41.685Z",
@@ -94,10 +99,11 @@ fn link_after(operation: &str) -> Option<Value> {
         "captures" => with(
             with(paid_link(), manual),
             json!({
-                "capturedAmount": 1500,
+                "capturedAmount": pounds(1500),
+                "refundableAmount": pounds(1500),
                 "captures": [{
                     "id": "16afc7a9-3557-4510-b97f-6df948ab7fed",
-                    "amount": 1500,
+                    "amount": pounds(1500),
                     "tipsAmount": null,
                     "status": "Successful",
                     "createdAt": "2026-11-22T13:02:41.685Z",
@@ -107,18 +113,52 @@ fn link_after(operation: &str) -> Option<Value> {
         "cancel" => with(link(), json!({"status": "Canceled"})),
         "reversal" => with(
             paid_link(),
-            json!({"status": "Reversed", "capturedAmount": 0}),
+            json!({"status": "Reversed", "capturedAmount": pounds(0), "refundableAmount": pounds(0)}),
         ),
-        "refunds" => with(paid_link(), json!({"refundedAmount": 350})),
+        "refunds" => with(
+            paid_link(),
+            json!({"refundedAmount": pounds(350), "refundableAmount": pounds(2100)}),
+        ),
         "receipt" => paid_link(),
         _ => return None,
     };
-    Some(link)
+    Some(with(link, json!({"operation": operation_for(operation)})))
+}
+
+/// The operation with this last part of its path.
+fn operation_for(path: &str) -> Value {
+    let (kind, request) = match path {
+        "captures" => ("capture", json!({"amount": pounds(1500)})),
+        "refunds" => (
+            "refund",
+            json!({"amount": pounds(350), "refundReason": "Returned goods"}),
+        ),
+        "amount" => ("amount", json!({"amount": pounds(1950)})),
+        "tips-amount" => ("tipsAmount", json!({"tipsAmount": pounds(200)})),
+        "receipt" => ("receipt", json!({"emails": ["ann@example.com"]})),
+        other => (other, Value::Null),
+    };
+    let mut operation = json!({
+        "id": OPERATION_ID,
+        "paymentLinkId": LINK_ID,
+        "account": "default",
+        "status": "Succeeded",
+        "dojoId": "7b49adaf-a01a-4c82-999e-2480b6355a07",
+        "failure": null,
+        "createdBy": "orders",
+        "createdAt": "2026-11-22T15:11:41.742430Z",
+        "completedAt": "2026-11-22T15:11:41.784598Z",
+        "type": kind,
+    });
+    if !request.is_null() {
+        operation["request"] = request;
+    }
+    operation
 }
 
 /// The first page of several, with one link.
 pub(super) fn links() -> Value {
-    json!({"data": [paid_link()], "after": "641d1f2a4c9e0-01a20e1c7b50f3d689d49f3a2b57c8d1"})
+    json!({"data": [paid_link()], "after": "641d1f2a4c9e0-01a20e1c7b50f3d689d49f3a2b57c8d1", "hasMore": true})
 }
 
 /// A link's timeline, from the request to the payment.
@@ -154,25 +194,17 @@ pub(super) fn timeline() -> Value {
                 "occurredAt": "2026-11-22T13:02:41.989233Z",
             },
         ],
-        "after": null,
+        "after": "1057",
+        "hasMore": false,
     })
 }
 
 /// A page of operations: one refund.
 pub(super) fn operations() -> Value {
     json!({
-        "data": [{
-            "id": OPERATION_ID,
-            "status": "Succeeded",
-            "dojoId": "7b49adaf-a01a-4c82-999e-2480b6355a07",
-            "failure": null,
-            "createdBy": "orders",
-            "createdAt": "2026-11-22T15:11:41.74243Z",
-            "completedAt": "2026-11-22T15:11:41.784598Z",
-            "type": "refund",
-            "request": {"amount": pounds(350), "refundReason": "Returned goods"},
-        }],
-        "after": null,
+        "data": [operation_for("refunds")],
+        "after": OPERATION_ID,
+        "hasMore": false,
     })
 }
 
@@ -272,7 +304,7 @@ pub(super) fn complete(document: &mut Value) {
                 else {
                     continue;
                 };
-                if let (200, Some(link)) = (status, link_after(last)) {
+                if let (200 | 202, Some(link)) = (status, link_after(last)) {
                     content["application/json"]["example"] = link;
                 }
                 let Some(problem) = content.get_mut("application/problem+json") else {
@@ -359,15 +391,28 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
         ProblemType::BadSignature => Error::BadSignature,
         ProblemType::Forbidden => Error::Forbidden(call.scope()),
         ProblemType::NotFound => Error::NoSuchLink,
-        ProblemType::RequestInProgress => Error::RequestInProgress(call.subject()),
+        ProblemType::RequestInProgress => Error::RequestInProgress {
+            subject: call.subject(),
+            progress: Progress {
+                since_sent: Duration::from_secs(14),
+                until_next: Duration::from_secs(6),
+                is_lost: true,
+            },
+            retry_after: Duration::from_secs(7),
+        },
         ProblemType::OperationInProgress => Error::OperationInProgress,
         ProblemType::RefundableAmountUnclear => Error::RefundableUnclear {
             retry_after: Duration::from_secs(1),
         },
         ProblemType::RateLimited => Error::RateLimited(Duration::from_secs(1)),
-        ProblemType::NotPossible => {
-            Error::NotPossible("only 3.50 GBP is left to refund".to_owned())
-        }
+        ProblemType::NotPossible => Error::NotPossible(NotPossible {
+            reason: "only 3.50 GBP is left to refund".to_owned(),
+            allowed_actions: vec![ActionKind::Refund, ActionKind::Receipt],
+            remaining: Some(Money {
+                value: 350,
+                currency_code: Currency::Gbp,
+            }),
+        }),
         ProblemType::NotCreated => failed(
             FailureKind::NotCreated,
             "Dojo did not create it in time",

@@ -17,7 +17,14 @@ pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idem
 pub(super) struct OptionalKey {
     /// Makes retries safe: however often you send the request with the same key, it takes effect once. 1 to 255 printable
     /// ASCII characters.
-    #[param(rename = "Idempotency-Key", nullable = false)]
+    #[param(
+        rename = "Idempotency-Key",
+        nullable = false,
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[ !#-~]+$",
+        example = "order-236-link"
+    )]
     key: Option<String>,
 }
 
@@ -28,7 +35,13 @@ pub(super) struct OptionalKey {
 pub(super) struct RequiredKey {
     /// Makes retries safe: however often you send the request with the same key, it takes effect once. 1 to 255 printable
     /// ASCII characters.
-    #[param(rename = "Idempotency-Key")]
+    #[param(
+        rename = "Idempotency-Key",
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[ !#-~]+$",
+        example = "order-236-refund-1"
+    )]
     key: String,
 }
 

@@ -3,6 +3,7 @@
 mod anonymous;
 pub mod auth;
 mod body;
+mod client_types;
 mod docs;
 mod error;
 mod examples;

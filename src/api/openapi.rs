@@ -8,11 +8,13 @@ use utoipa::{
 
 use super::{
     body::request_bodies,
-    examples,
+    client_types, examples,
+    operations::PerformedOperation,
+    payment_links::Sort,
     problem::Problem,
     problem_type::{PREFIX, ProblemType},
 };
-use crate::payment_link::NewPaymentLink;
+use crate::payment_link::{NewPaymentLink, timeline};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -33,7 +35,13 @@ use crate::payment_link::NewPaymentLink;
         (name = "Webhooks", description = "Dojo sends its webhooks here."),
         (name = "Service", description = "Probes, metrics, and this document."),
     ),
-    components(schemas(Problem)),
+    servers((url = "http://localhost:8080", description = "A service on this machine, as the demo starts it.")),
+    components(schemas(
+        Problem, PerformedOperation, Sort,
+        timeline::CreatedDetail<'_>, timeline::ResponseLostDetail<'_>, timeline::WebhookDetail<'_>,
+        timeline::ReconciledDetail, timeline::Change, timeline::ConflictDetail<'_>, timeline::MismatchDetail<'_>,
+        timeline::SurplusDetail<'_>, timeline::OperationDetail,
+    )),
     modifiers(&ApiKeyScheme),
     security(("apiKey" = [])),
 )]
@@ -65,8 +73,9 @@ pub(super) fn header() -> utoipa::openapi::OpenApi {
 pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
     let mut document = serde_json::to_value(document).expect("plain structs become JSON");
     let bodies: Vec<_> = request_bodies(&document).map(str::to_owned).collect();
+    merge_all_of(&mut document["components"]["schemas"]);
+    client_types::shape(&mut document);
     let schemas = &mut document["components"]["schemas"];
-    merge_all_of(schemas);
     schemas["Problem"]["properties"]["type"]["description"] = json!(format!(
         "The type of problem: `{PREFIX}` followed by one of the types below. New types may be added.\n\n{}",
         ProblemType::table()
@@ -75,12 +84,123 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
         close(schemas, &name);
     }
     examples::complete(&mut document);
+    declare_headers(&mut document);
+    name_scopes(&mut document);
     // Not part of OpenAPI, but many renderers know it.
     document["x-tagGroups"] = json!([
         {"name": "For callers", "tags": ["Payment links", "Operations"]},
         {"name": "For Dojo and for operators", "tags": ["Webhooks", "Service"]},
     ]);
     document
+}
+
+/// Declares the headers of responses.
+fn declare_headers(document: &mut Value) {
+    document["components"]["headers"] = json!({
+        "x-request-id": {
+            "description": "The id of the request: the one that the request sent, or a new one.",
+            "schema": {"type": "string"},
+        },
+        "Retry-After": {
+            "description": "In how many seconds to send the same request again, with the same `Idempotency-Key`. Absent if \
+                            that won't help.",
+            "schema": {"type": "integer", "minimum": 1},
+        },
+        "Location": {
+            "description": "The path of the payment link.",
+            "schema": {"type": "string"},
+        },
+        "Idempotent-Replayed": {
+            "description": "`true` if an earlier request with the same key had this outcome. Absent otherwise.",
+            "schema": {"type": "string", "enum": ["true"]},
+        },
+        "Preference-Applied": {
+            "description": "The `wait` of `Prefer` that was honored.",
+            "schema": {"type": "string"},
+        },
+        "Operation-Id": {
+            "description": "The id of the operation, `op_…`.",
+            "schema": {"type": "string"},
+        },
+        "ETag": {
+            "description": "Identifies this state of the link, for `If-None-Match`.",
+            "schema": {"type": "string"},
+        },
+        "WWW-Authenticate": {
+            "description": "How to authenticate.",
+            "schema": {"type": "string"},
+        },
+    });
+    for (path, method, mut call) in calls(document) {
+        let sends_key = call["parameters"].as_array().is_some_and(|parameters| {
+            parameters
+                .iter()
+                .any(|parameter| parameter["name"] == "Idempotency-Key")
+        });
+        for (status, response) in call["responses"].as_object_mut().into_iter().flatten() {
+            let mut names = vec!["x-request-id"];
+            if matches!(status.as_str(), "409" | "429" | "503" | "504") {
+                names.push("Retry-After");
+            }
+            if status == "401" || status == "403" {
+                names.push("WWW-Authenticate");
+            }
+            if sends_key
+                && matches!(
+                    status.as_str(),
+                    "200" | "201" | "202" | "409" | "422" | "502" | "503"
+                )
+            {
+                names.push("Idempotent-Replayed");
+                names.push("Preference-Applied");
+            }
+            if status == "201" {
+                names.push("Location");
+            }
+            if sends_key && matches!(status.as_str(), "200" | "202") {
+                names.push("Operation-Id");
+            }
+            if path == "/v1/payment-links/{id}"
+                && method == "get"
+                && matches!(status.as_str(), "200" | "304")
+            {
+                names.push("ETag");
+            }
+            for name in names {
+                response["headers"][name] = json!({"$ref": format!("#/components/headers/{name}")});
+            }
+        }
+        document["paths"][&path][&method] = call;
+    }
+}
+
+/// Says in each call's description which scope it requires.
+fn name_scopes(document: &mut Value) {
+    for (path, method, mut call) in calls(document) {
+        // How utoipa says that a call needs no API key means to some generators that it needs an unknown one.
+        if call["security"] == json!([{}]) {
+            document["paths"][&path][&method]["security"] = json!([]);
+        }
+        if let Some(scope) = call["security"][0]["apiKey"][0].as_str() {
+            let text = call["description"].as_str().unwrap_or_default();
+            let text = format!("{text}\n\nRequires the scope `{scope}`.")
+                .trim_start()
+                .to_owned();
+            call["description"] = json!(text);
+            document["paths"][&path][&method] = call;
+        }
+    }
+}
+
+/// Every call in the document, with its path and method.
+fn calls(document: &Value) -> Vec<(String, String, Value)> {
+    let paths = document["paths"].as_object().into_iter().flatten();
+    paths
+        .flat_map(|(path, calls)| {
+            let calls = calls.as_object().into_iter().flatten();
+            calls.map(move |(method, call)| (path.clone(), method.clone(), call.clone()))
+        })
+        .collect()
 }
 
 /// Makes a request's schema, and all schemas that it refers to, reject unknown fields. The Rust types don't reject them,

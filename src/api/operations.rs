@@ -2,12 +2,14 @@
 
 use axum::{
     Json,
-    extract::{RawQuery, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    extract::{FromRequestParts, Path, RawQuery, State},
+    http::{HeaderName, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use utoipa::IntoResponses;
+use serde::Serialize;
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
 
 use super::{
     auth::Caller,
@@ -16,18 +18,18 @@ use super::{
     idempotency::{IDEMPOTENT_REPLAYED, OptionalKey, RequiredKey},
     payment_links::LinkId,
     problem::{Problem, Subject},
-    query::{Page, PageParameters, Query, to_i64},
-    responses::{BadBody, Guarded, InvalidQuery, NoSuchLink},
+    query::{AFTER, Page, PageParameters, Query, one_to_sixty, to_i64},
+    responses::{BadBody, Guarded, InvalidQuery, NoSuchLink, NoSuchOperation},
     scope::{LinksRead, PaymentsManage},
     state::AppState,
-    write_request::{Key, WriteRequest},
+    write_request::{Key, PreferWait, WriteRequest, applied},
 };
 use crate::{
     payment_link::{
         OperationId, PaymentLink, PaymentLinkId,
         operation::{
             Action, NewAmount, NewCapture, NewReceipt, NewRefund, NewTipsAmount, Operation,
-            broken_rules, permission::Objection,
+            OperationStatus, broken_rules, permission::Objection,
         },
     },
     protocol::operations::{self, Outcome},
@@ -46,7 +48,9 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(change_amount))
         .routes(routes!(change_tips_amount))
         .routes(routes!(send_receipt))
+        .routes(routes!(list_of_link))
         .routes(routes!(list))
+        .routes(routes!(get))
 }
 
 /// The responses of every operation, for the OpenAPI document.
@@ -57,18 +61,17 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 )]
 enum OperationResponse {
     /// The operation succeeded. The link in its new state, as Dojo reports it.
-    #[response(status = 200, headers(
-        ("Operation-Id" = String, description = "The id of the operation, `op_…`."),
-        ("Idempotent-Replayed" = Option<String>, description = "`true` if this response repeats that of an earlier request with the same key."),
-    ))]
-    Done(PaymentLink),
-    /// The operation succeeded, but reading the link from Dojo afterwards failed. The link in its state before the operation.
-    /// It is updated within seconds once Dojo responds again.
-    #[response(status = 202, headers(("Operation-Id" = String, description = "The id of the operation, `op_…`.")))]
-    DoneNotRead(PaymentLink),
-    /// The payment doesn't allow the operation (`detail` says what it allows), Dojo rejected it, or it failed. With
-    /// `Retry-After`, retry: the outcome of another operation, or of an earlier request with the same key, must be known
-    /// first, or it's not clear yet whether enough is left to refund.
+    #[response(status = 200)]
+    Done(PerformedOperation),
+    /// The operation succeeded, but reading the link from Dojo afterwards failed. The link in its state before the operation,
+    /// with `confirmed` `false`. It is updated within seconds once Dojo responds again. To get it then, repeat the request
+    /// with the same key, or read the link.
+    #[response(status = 202)]
+    DoneNotRead(PerformedOperation),
+    /// With `Retry-After`, repeat the request with the same key: the outcome of another operation, or of an earlier request
+    /// with the same key, must be known first, or it's not clear yet whether enough is left to refund. Without it, the
+    /// payment doesn't allow the operation (`allowedActions` lists what it allows), Dojo rejected it, or it failed:
+    /// retrying won't help.
     #[response(status = 409, content_type = "application/problem+json", examples(("not-possible" = ()), ("request-in-progress" = ()), ("operation-in-progress" = ()), ("refundable-amount-unclear" = ()), ("not-done" = ()), ("outcome-unconfirmed" = ()), ("rejected-by-dojo" = ())))]
     Conflict(Problem),
     /// The request is invalid or Dojo rejected it (`errors` lists the reasons), or the key was already used for a different
@@ -87,6 +90,15 @@ enum OperationResponse {
     OutcomeUnknown(Problem),
 }
 
+/// A link after an operation on it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PerformedOperation {
+    /// The operation that the request performed.
+    operation: Operation,
+    #[serde(flatten)]
+    link: PaymentLink,
+}
+
 /// A request for an operation on the link in its path.
 type OperationRequest = WriteRequest<PaymentsManage, LinkId>;
 
@@ -96,8 +108,10 @@ type OperationRequest = WriteRequest<PaymentsManage, LinkId>;
 #[utoipa::path(
     post,
     path = "/v1/payment-links/{id}/cancel",
+    operation_id = "cancelPaymentLink",
     tag = "Operations",
-    params(LinkId, OptionalKey),
+    params(LinkId, OptionalKey, PreferWait),
+    security(("apiKey" = ["payments:manage"])),
     responses(BadBody, Guarded, NoSuchLink, OperationResponse)
 )]
 async fn cancel(request: OperationRequest) -> Result<Response, Error> {
@@ -109,9 +123,10 @@ async fn cancel(request: OperationRequest) -> Result<Response, Error> {
 ///
 /// Captures the whole amount or a part of it. You can capture several parts until the whole amount is captured.
 #[utoipa::path(
-    post, path = "/v1/payment-links/{id}/captures", tag = "Operations",
-    params(LinkId, OptionalKey),
+    post, path = "/v1/payment-links/{id}/captures", operation_id = "capturePaymentLink", tag = "Operations",
+    params(LinkId, OptionalKey, PreferWait),
     request_body(content = NewCapture, example = json!({"amount": {"value": 1500, "currencyCode": "GBP"}})),
+    security(("apiKey" = ["payments:manage"])),
     responses(BadBody, Guarded, NoSuchLink, OperationResponse)
 )]
 async fn capture(request: OperationRequest) -> Result<Response, Error> {
@@ -126,9 +141,10 @@ async fn capture(request: OperationRequest) -> Result<Response, Error> {
 /// The `Idempotency-Key` is required. Use a new one for each refund. If you get no response, send the same request again with
 /// the same key: however often you send it, the money is refunded once.
 #[utoipa::path(
-    post, path = "/v1/payment-links/{id}/refunds", tag = "Operations",
-    params(LinkId, RequiredKey),
+    post, path = "/v1/payment-links/{id}/refunds", operation_id = "refundPaymentLink", tag = "Operations",
+    params(LinkId, RequiredKey, PreferWait),
     request_body(content = NewRefund, example = json!({"amount": {"value": 350, "currencyCode": "GBP"}, "refundReason": "Returned goods"})),
+    security(("apiKey" = ["payments:manage"])),
     responses(BadBody, Guarded, NoSuchLink, OperationResponse)
 )]
 async fn refund(request: OperationRequest) -> Result<Response, Error> {
@@ -143,8 +159,10 @@ async fn refund(request: OperationRequest) -> Result<Response, Error> {
 #[utoipa::path(
     post,
     path = "/v1/payment-links/{id}/reversal",
+    operation_id = "reversePaymentLink",
     tag = "Operations",
-    params(LinkId, OptionalKey),
+    params(LinkId, OptionalKey, PreferWait),
+    security(("apiKey" = ["payments:manage"])),
     responses(BadBody, Guarded, NoSuchLink, OperationResponse)
 )]
 async fn reverse(request: OperationRequest) -> Result<Response, Error> {
@@ -156,9 +174,10 @@ async fn reverse(request: OperationRequest) -> Result<Response, Error> {
 ///
 /// The link must have been created with `config.payment.customAmountAllowed`.
 #[utoipa::path(
-    post, path = "/v1/payment-links/{id}/amount", tag = "Operations",
-    params(LinkId, OptionalKey),
+    post, path = "/v1/payment-links/{id}/amount", operation_id = "changePaymentLinkAmount", tag = "Operations",
+    params(LinkId, OptionalKey, PreferWait),
     request_body(content = NewAmount, example = json!({"amount": {"value": 1950, "currencyCode": "GBP"}})),
+    security(("apiKey" = ["payments:manage"])),
     responses(BadBody, Guarded, NoSuchLink, OperationResponse)
 )]
 async fn change_amount(request: OperationRequest) -> Result<Response, Error> {
@@ -170,9 +189,10 @@ async fn change_amount(request: OperationRequest) -> Result<Response, Error> {
 ///
 /// The link must have been created with `config.payment.tipsAllowed`.
 #[utoipa::path(
-    post, path = "/v1/payment-links/{id}/tips-amount", tag = "Operations",
-    params(LinkId, OptionalKey),
+    post, path = "/v1/payment-links/{id}/tips-amount", operation_id = "changePaymentLinkTipsAmount", tag = "Operations",
+    params(LinkId, OptionalKey, PreferWait),
     request_body(content = NewTipsAmount, example = json!({"tipsAmount": {"value": 200, "currencyCode": "GBP"}})),
+    security(("apiKey" = ["payments:manage"])),
     responses(BadBody, Guarded, NoSuchLink, OperationResponse)
 )]
 async fn change_tips_amount(request: OperationRequest) -> Result<Response, Error> {
@@ -182,9 +202,10 @@ async fn change_tips_amount(request: OperationRequest) -> Result<Response, Error
 
 /// Sends a receipt by email.
 #[utoipa::path(
-    post, path = "/v1/payment-links/{id}/receipt", tag = "Operations",
-    params(LinkId, OptionalKey),
+    post, path = "/v1/payment-links/{id}/receipt", operation_id = "sendPaymentLinkReceipt", tag = "Operations",
+    params(LinkId, OptionalKey, PreferWait),
     request_body(content = NewReceipt, example = json!({"emails": ["ann@example.com"]})),
+    security(("apiKey" = ["payments:manage"])),
     responses(BadBody, Guarded, NoSuchLink, OperationResponse)
 )]
 async fn send_receipt(request: OperationRequest) -> Result<Response, Error> {
@@ -205,6 +226,7 @@ async fn carry_out(
         state,
         caller,
         request_id,
+        prefer_wait,
         ..
     } = request;
     let link = caller.find_link(&state, link_id).await?;
@@ -218,35 +240,51 @@ async fn carry_out(
         client: caller.client,
         request_id,
     };
-    let work = Box::pin(async move { Ok(operations::perform(&context, request).await?) });
-    let subject = Subject::Operation { id, link_id };
-    respond(link_id, state.run_to_completion(subject, work).await?)
+    let waiting = prefer_wait.map(|limit| (limit, request.waiting()));
+    let work = Box::pin({
+        let context = context.clone();
+        async move { Ok(operations::perform(&context, request).await?) }
+    });
+    let subject = || Subject::Operation { id, link_id };
+    let mut outcome = state.run_to_completion(subject, work).await?;
+    if let Some((limit, (key, cause))) = waiting {
+        outcome =
+            operations::await_outcome(&context, key.as_ref(), link_id, &cause, outcome, limit)
+                .await?;
+    }
+    respond(&state, link_id, outcome).map(|response| applied(response, prefer_wait))
 }
 
-fn respond(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> {
+fn respond(state: &AppState, link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> {
     let subject = |id| Subject::Operation { id, link_id };
     let (operation_id, mut response) = match outcome {
         Outcome::Done {
-            operation_id,
+            operation,
             link,
             read_back,
+            replayed,
         } => {
             let status = if read_back {
                 StatusCode::OK
             } else {
                 StatusCode::ACCEPTED
             };
-            (operation_id, (status, Json(link)).into_response())
-        }
-        Outcome::Replayed { operation_id, link } => {
-            let json = [(header::CONTENT_TYPE, "application/json")];
-            let mut response = (json, link).into_response();
-            response
-                .headers_mut()
-                .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+            let performed = PerformedOperation {
+                operation: *operation,
+                link: *link,
+            };
+            let operation_id = performed.operation.id;
+            let mut response = (status, Json(performed)).into_response();
+            if replayed {
+                response
+                    .headers_mut()
+                    .insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+            }
             (operation_id, response)
         }
-        Outcome::Objected(Objection::NotPossible(words)) => return Err(Error::NotPossible(words)),
+        Outcome::Objected(Objection::NotPossible(objection)) => {
+            return Err(Error::NotPossible(objection));
+        }
         Outcome::Objected(Objection::Busy) => return Err(Error::OperationInProgress),
         Outcome::Objected(Objection::Unclear { retry_after }) => {
             return Err(Error::RefundableUnclear { retry_after });
@@ -269,8 +307,15 @@ fn respond(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> 
         Outcome::Unknown { operation_id } => {
             return Err(Error::OutcomeUnknown(subject(operation_id)));
         }
-        Outcome::Running { operation_id } => {
-            return Err(Error::RequestInProgress(subject(operation_id)));
+        Outcome::Running {
+            operation_id,
+            progress,
+        } => {
+            return Err(Error::RequestInProgress {
+                subject: subject(operation_id),
+                progress,
+                retry_after: state.limits.window.retry_after(progress),
+            });
         }
         Outcome::Unconfirmed { operation_id } => {
             return Err(Error::Unconfirmed(subject(operation_id)));
@@ -288,8 +333,9 @@ fn respond(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> 
 ///
 /// Lists the operations requested through this service, with their outcomes.
 #[utoipa::path(
-    get, path = "/v1/payment-links/{id}/operations", tag = "Operations",
+    get, path = "/v1/payment-links/{id}/operations", operation_id = "listPaymentLinkOperations", tag = "Operations",
     params(LinkId, PageParameters),
+    security(("apiKey" = ["links:read"])),
     responses(
         (status = 200, description = "A page of operations.", body = Page<Operation>, example = json!(examples::operations())),
         Guarded,
@@ -297,7 +343,7 @@ fn respond(link_id: PaymentLinkId, outcome: Outcome) -> Result<Response, Error> 
         InvalidQuery,
     )
 )]
-async fn list(
+async fn list_of_link(
     State(state): State<AppState>,
     caller: Caller<LinksRead>,
     LinkId { id: link_id }: LinkId,
@@ -305,15 +351,110 @@ async fn list(
 ) -> Result<Json<Page<Operation>>, Error> {
     let mut query = Query::new(query.as_deref());
     let limit = query.limit();
-    let after = query.take("after", "the after of an earlier page", |text| {
-        text.parse::<OperationId>().ok()
-    });
+    let after = query.take("after", AFTER, |text| text.parse::<OperationId>().ok());
     query.finish()?;
 
     let link = caller.find_link(&state, link_id).await?;
     let operations =
-        store::operations::list(&state.pool, link.id, after, to_i64(limit) + 1).await?;
-    Ok(Json(Page::new(operations, limit, |last| {
+        store::operations::of_link(&state.pool, link.id, after, to_i64(limit) + 1).await?;
+    let start = after.map_or_else(
+        || OperationId::from_uuid(Uuid::nil()).to_string(),
+        |after| after.to_string(),
+    );
+    Ok(Json(Page::new(operations, limit, start, |last| {
         last.id.to_string()
     })))
+}
+
+/// The filters of the list, for the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes what `list` reads")]
+struct Filters {
+    /// Only operations on links of this account.
+    #[param(min_length = 1, max_length = 60)]
+    account: Option<String>,
+    /// Only operations with this status. Repeat the parameter to allow several.
+    status: Option<Vec<OperationStatus>>,
+}
+
+/// Lists operations on all payments, newest first.
+///
+/// Use it to find operations that need attention, such as those with the status `Unconfirmed`.
+#[utoipa::path(
+    get, path = "/v1/operations", operation_id = "listOperations", tag = "Operations", params(Filters, PageParameters),
+    security(("apiKey" = ["links:read"])),
+    responses(
+        (status = 200, description = "A page of operations.", body = Page<Operation>, example = json!(examples::operations())),
+        Guarded,
+        InvalidQuery,
+    )
+)]
+async fn list(
+    State(state): State<AppState>,
+    caller: Caller<LinksRead>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Page<Operation>>, Error> {
+    let mut query = Query::new(query.as_deref());
+    let filter = store::operations::Filter {
+        open: caller.accounts(),
+        account: query.take("account", "1 to 60 characters", one_to_sixty),
+        statuses: query.statuses(&OperationStatus::ALL.map(OperationStatus::as_str)),
+    };
+    let limit = query.limit();
+    let after = query.take("after", AFTER, |text| text.parse::<OperationId>().ok());
+    query.finish()?;
+
+    let operations =
+        store::operations::list(&state.pool, &filter, after, to_i64(limit) + 1).await?;
+    let start = after
+        .unwrap_or_else(|| OperationId::from_uuid(Uuid::max()))
+        .to_string();
+    Ok(Json(Page::new(operations, limit, start, |last| {
+        last.id.to_string()
+    })))
+}
+
+/// Retrieves an operation.
+#[utoipa::path(
+    get, path = "/v1/operations/{id}", operation_id = "getOperation", tag = "Operations",
+    params(OperationPath),
+    security(("apiKey" = ["links:read"])),
+    responses(
+        (status = 200, description = "The operation.", body = Operation, example = json!(examples::operations()["data"][0])),
+        Guarded,
+        NoSuchOperation,
+    )
+)]
+async fn get(
+    State(state): State<AppState>,
+    caller: Caller<LinksRead>,
+    OperationPath { id }: OperationPath,
+) -> Result<Json<Operation>, Error> {
+    let operation = store::operations::find(&state.pool, id).await?;
+    operation
+        .filter(|operation| caller.may_see(&operation.account))
+        .map(Json)
+        .ok_or(Error::NoSuchOperation)
+}
+
+/// The id in a path. If it isn't a valid id, there is no such operation.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+struct OperationPath {
+    /// The id of the operation, `op_…`.
+    #[param(value_type = String, example = "op_01kaz8v4wce7q8m6s5gq9nq2fd")]
+    id: OperationId,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for OperationPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let Path(id) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Error::NotFound)?;
+        let id = id.parse().map_err(|_| Error::NoSuchOperation)?;
+        Ok(Self { id })
+    }
 }

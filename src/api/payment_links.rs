@@ -1,16 +1,21 @@
 //! Payment links: create one, read one, list them, read a timeline, reconcile now.
 
-use std::fmt;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     Json,
     extract::{FromRequestParts, Path, RawQuery, State},
-    http::{HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde_json::Value;
-use time::OffsetDateTime;
-use utoipa::IntoParams;
+use sha2::{Digest, Sha256};
+use time::{OffsetDateTime, macros::datetime};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -21,16 +26,16 @@ use super::{
     idempotency::{IDEMPOTENT_REPLAYED, OptionalKey},
     observe::RequestId,
     problem::{Problem, Subject},
-    query::{Page, PageParameters, Query, to_i64},
+    query::{AFTER, Page, PageParameters, Query, one_to_sixty, to_i64},
     responses::{BadBody, Guarded, InvalidQuery, NoSuchLink},
     scope::{LinksRead, LinksWrite},
     state::AppState,
-    write_request::{Key, WriteRequest},
+    write_request::{Key, PreferWait, WriteRequest, applied},
 };
 use crate::{
     payment_link::{
-        Fault, NewPaymentLink, PaymentLink, PaymentLinkId, Status, broken_rules, parse_time,
-        timeline,
+        Fault, NewPaymentLink, OperationId, PaymentLink, PaymentLinkId, Status, broken_rules,
+        parse_time, timeline,
     },
     protocol::{
         self,
@@ -38,7 +43,7 @@ use crate::{
     },
     store::{
         self,
-        links::{Filter, Place},
+        links::{Filter, Place, Term},
     },
 };
 
@@ -55,16 +60,15 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// Creates a payment link.
 ///
 /// Send an `Idempotency-Key`, and use a new one for each link you need. If you get no response, a 503 or 504, or a 409 with
-/// `Retry-After`, send the same request again with the same key: however often you send it, only one link is created.
+/// `Retry-After`, send the same request again with the same key: however often you send it, only one link is created. A
+/// repeated request gets the link as it is now.
 #[utoipa::path(
-    post, path = "/v1/payment-links", tag = "Payment links",
-    params(OptionalKey),
+    post, path = "/v1/payment-links", operation_id = "createPaymentLink", tag = "Payment links",
+    params(OptionalKey, PreferWait),
     request_body(content = NewPaymentLink, example = json!({"amount": {"value": 2450, "currencyCode": "GBP"}, "reference": "Order 236"})),
+    security(("apiKey" = ["links:write"])),
     responses(
-        (status = 201, description = "The payment link.", body = PaymentLink, headers(
-            ("Location" = String, description = "The path of the payment link."),
-            ("Idempotent-Replayed" = Option<String>, description = "`true` if this response repeats that of an earlier request with the same key."),
-        ), example = json!(examples::link())),
+        (status = 201, description = "The payment link.", body = PaymentLink, example = json!(examples::link())),
         BadBody,
         Guarded,
         (status = 409, description = "An earlier request with this key is still in progress: retry after `Retry-After`. Or nothing was created (`not-created`).", body = Problem, content_type = "application/problem+json", examples(("request-in-progress" = ()), ("not-created" = ()))),
@@ -85,6 +89,7 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
         state,
         caller,
         request_id,
+        prefer_wait,
         ..
     } = request;
     if !faults.is_empty() {
@@ -96,11 +101,15 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
             }
             _ => None,
         };
-        return earlier.map_or(Err(Error::Invalid(faults)), respond);
+        return earlier.map_or(Err(Error::Invalid(faults)), |earlier| {
+            respond(&state, earlier)
+        });
     }
     let id = PaymentLinkId::new();
+    let known_id = Arc::new(OnceLock::new());
     let request = creation::Request {
         link_id: id,
+        known_id: Arc::clone(&known_id),
         new,
         client: caller.client,
         request_id,
@@ -115,7 +124,12 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
             Ok(creation::create(&state.context(account), request).await?)
         }
     });
-    respond(state.run_to_completion(Subject::Link(id), work).await?)
+    let subject = || Subject::Link(known_id.get().copied().unwrap_or(id));
+    let mut outcome = state.run_to_completion(subject, work).await?;
+    if let Some(limit) = prefer_wait {
+        outcome = creation::await_outcome(&state.pool, outcome, limit).await?;
+    }
+    respond(&state, outcome).map(|response| applied(response, prefer_wait))
 }
 
 /// What is wrong with the account of a request, which is `default` if the request names none.
@@ -139,13 +153,9 @@ fn account_fault<S>(state: &AppState, caller: &Caller<S>, body: &Value) -> Optio
     Some(Fault::new("/account", detail))
 }
 
-fn respond(outcome: Outcome) -> Result<Response, Error> {
+fn respond(state: &AppState, outcome: Outcome) -> Result<Response, Error> {
     match outcome {
-        Outcome::Created(link) => Ok(created(link.id, Json(link), false)),
-        Outcome::Replayed { link_id, body } => {
-            let json = [(header::CONTENT_TYPE, "application/json")];
-            Ok(created(link_id, (json, body), true))
-        }
+        Outcome::Created { link, replayed } => Ok(created(&link, replayed)),
         Outcome::Failed {
             link_id,
             failure,
@@ -158,18 +168,18 @@ fn respond(outcome: Outcome) -> Result<Response, Error> {
             replayed,
         }),
         Outcome::Unknown { link_id } => Err(Error::OutcomeUnknown(Subject::Link(link_id))),
-        Outcome::Running { link_id } => Err(Error::RequestInProgress(Subject::Link(link_id))),
+        Outcome::Running { link_id, progress } => Err(Error::RequestInProgress {
+            subject: Subject::Link(link_id),
+            progress,
+            retry_after: state.limits.window.retry_after(progress),
+        }),
         Outcome::KeyReused => Err(Error::IdempotencyKeyReused),
     }
 }
 
-fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Response {
-    let mut response = (
-        StatusCode::CREATED,
-        [(header::LOCATION, format!("{PATH}/{id}"))],
-        body,
-    )
-        .into_response();
+fn created(link: &PaymentLink, replayed: bool) -> Response {
+    let location = [(header::LOCATION, format!("{PATH}/{}", link.id))];
+    let mut response = (StatusCode::CREATED, location, Json(link)).into_response();
     if replayed {
         response
             .headers_mut()
@@ -179,11 +189,16 @@ fn created(id: PaymentLinkId, body: impl IntoResponse, replayed: bool) -> Respon
 }
 
 /// Retrieves a payment link.
+///
+/// To poll cheaply, send the `ETag` of the last response as `If-None-Match`: while nothing has changed, the response is a 304
+/// without a body.
 #[utoipa::path(
-    get, path = "/v1/payment-links/{id}", tag = "Payment links",
-    params(LinkId),
+    get, path = "/v1/payment-links/{id}", operation_id = "getPaymentLink", tag = "Payment links",
+    params(LinkId, IfNoneMatch),
+    security(("apiKey" = ["links:read"])),
     responses(
         (status = 200, description = "The payment link.", body = PaymentLink, example = json!(examples::paid_link())),
+        (status = 304, description = "The link is as `If-None-Match` says."),
         Guarded,
         NoSuchLink,
     )
@@ -192,8 +207,40 @@ async fn get(
     State(state): State<AppState>,
     caller: Caller<LinksRead>,
     LinkId { id }: LinkId,
-) -> Result<Json<PaymentLink>, Error> {
-    caller.find_link(&state, id).await.map(Json)
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let link = caller.find_link(&state, id).await?;
+    let body = serde_json::to_vec(&link).expect("a struct of plain values becomes JSON");
+    let etag = entity_tag(&body);
+    let is_same = headers
+        .get_all(header::IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|tags| tags.split(','))
+        .any(|tag| tag.trim().trim_start_matches("W/") == etag);
+    let etag = [(header::ETAG, etag)];
+    Ok(if is_same {
+        (StatusCode::NOT_MODIFIED, etag).into_response()
+    } else {
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        (etag, json, body).into_response()
+    })
+}
+
+/// A strong entity tag: a hash of the body. The link's revision would not do, because not every member counts as a change.
+fn entity_tag(body: &[u8]) -> String {
+    let hash = Sha256::digest(body);
+    format!("\"{}\"", hex::encode(&hash[..16]))
+}
+
+/// The header of [`get`], for the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `get` reads")]
+struct IfNoneMatch {
+    /// The `ETag` of an earlier response.
+    #[param(rename = "If-None-Match", nullable = false)]
+    tag: Option<String>,
 }
 
 /// The id in a path. If it isn't a valid id, there is no such link.
@@ -225,28 +272,58 @@ struct Filters {
     /// Only links of this account.
     #[param(min_length = 1, max_length = 60)]
     account: Option<String>,
-    /// Only links with this status.
-    #[param(inline, example = "Captured")]
-    status: Option<Status>,
+    /// Only links with this status. Repeat the parameter to allow several.
+    status: Option<Vec<Status>>,
     /// Only links with this reference.
     #[param(min_length = 1, max_length = 60)]
     reference: Option<String>,
     /// Only the link with this payment intent at Dojo.
     #[param(rename = "paymentIntentId")]
     payment_intent_id: Option<String>,
+    /// Only links with all of these metadata entries: `metadata[order]=236`.
+    #[param(style = DeepObject, explode, value_type = Option<BTreeMap<String, String>>)]
+    metadata: Option<BTreeMap<String, String>>,
+    /// Only links whose `customer.emailAddress` is this, whatever the case of its letters.
+    #[param(rename = "customerEmail", max_length = 256)]
+    customer_email: Option<String>,
+    /// Only links paid by a card whose number ends with these digits.
+    #[param(rename = "cardLast4", pattern = "^[0-9]{4}$")]
+    card_last4: Option<String>,
+    /// Only links with this amount, in minor units.
+    #[param(minimum = 0)]
+    amount: Option<i64>,
+    /// Only the link, payment intent or operation with this id, or links whose reference starts with this text.
+    #[param(min_length = 1, max_length = 100)]
+    q: Option<String>,
     /// Only links created at or after this time.
     #[param(rename = "createdAfter")]
     created_after: Option<OffsetDateTime>,
     /// Only links created before this time.
     #[param(rename = "createdBefore")]
     created_before: Option<OffsetDateTime>,
+    /// Only links that changed at or after this time.
+    #[param(rename = "updatedAfter")]
+    updated_after: Option<OffsetDateTime>,
+    /// `-createdAt`: newest first, the order if omitted. `updatedAt`: in the order of their last change, oldest first. With
+    /// `updatedAt`, the `after` of the last page leads to links that change later.
+    sort: Option<Sort>,
+}
+
+/// The order of a list of links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+pub(super) enum Sort {
+    #[schema(rename = "-createdAt")]
+    Newest,
+    #[schema(rename = "updatedAt")]
+    Updated,
 }
 
 /// Lists payment links, newest first.
 ///
 /// Pages don't shift while you read them: links created in the meantime neither repeat nor hide an item.
 #[utoipa::path(
-    get, path = "/v1/payment-links", tag = "Payment links", params(Filters, PageParameters),
+    get, path = "/v1/payment-links", operation_id = "listPaymentLinks", tag = "Payment links", params(Filters, PageParameters),
+    security(("apiKey" = ["links:read"])),
     responses(
         (status = 200, description = "A page of payment links.", body = Page<PaymentLink>, example = json!(examples::links())),
         Guarded,
@@ -262,44 +339,85 @@ async fn list(
     let filter = Filter {
         open: caller.accounts(),
         account: query.take("account", "1 to 60 characters", one_to_sixty),
-        status: query.take(
-            "status",
-            &format!("one of {}", Status::ALL.map(Status::as_str).join(", ")),
-            |text| text.parse().ok(),
-        ),
+        statuses: query.statuses(&Status::ALL.map(Status::as_str)),
         reference: query.take("reference", "1 to 60 characters", one_to_sixty),
         payment_intent_id: query.take("paymentIntentId", "an id", |text| Some(text.to_owned())),
+        metadata: query.entries("metadata"),
+        customer_email: query.take("customerEmail", "1 to 256 characters", |text| {
+            (1..=256)
+                .contains(&text.chars().count())
+                .then(|| text.to_lowercase())
+        }),
+        card_last4: query.take("cardLast4", "4 digits", |text| {
+            (text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit()))
+                .then(|| text.to_owned())
+        }),
+        amount: query.take("amount", "an amount in minor units", |text| {
+            text.parse().ok().filter(|amount| *amount >= 0)
+        }),
+        term: query.take("q", "1 to 100 characters", search_term),
         created_after: query.take("createdAfter", "an RFC 3339 time", parse_time),
         created_before: query.take("createdBefore", "an RFC 3339 time", parse_time),
+        updated_after: query.take("updatedAfter", "an RFC 3339 time", parse_time),
     };
-    let limit = query.limit();
-    let after = query.take("after", "the after of an earlier page", |text| {
-        text.parse::<Cursor>().ok()
+    let sort = query.take("sort", "-createdAt or updatedAt", |text| match text {
+        "-createdAt" => Some(Sort::Newest),
+        "updatedAt" => Some(Sort::Updated),
+        _ => None,
     });
+    let sort = sort.unwrap_or(Sort::Newest);
+    let limit = query.limit();
+    let after = query.take(
+        "after",
+        "the after of an earlier page with the same sort",
+        |text| {
+            text.parse::<Cursor>()
+                .ok()
+                .filter(|cursor| cursor.sort == sort)
+        },
+    );
     query.finish()?;
 
-    let links = store::links::list(
-        &state.pool,
-        &filter,
-        after.map(|cursor| cursor.0),
-        to_i64(limit) + 1,
-    )
-    .await?;
-    Ok(Json(Page::new(links, limit, |last| {
+    let (place, more) = (after.map(|cursor| cursor.place), to_i64(limit) + 1);
+    let links = match sort {
+        Sort::Newest => store::links::list(&state.pool, &filter, place, more).await?,
+        Sort::Updated => store::links::list_updated(&state.pool, &filter, place, more).await?,
+    };
+    let start = after.unwrap_or_else(|| Cursor::start(sort)).to_string();
+    Ok(Json(Page::new(links, limit, start, |last| {
+        let at = match sort {
+            Sort::Newest => last.created_at,
+            Sort::Updated => last.updated_at,
+        };
         let place = Place {
-            created_at: last.created_at,
+            at,
             id: last.id.uuid(),
         };
-        Cursor(place).to_string()
+        Cursor { sort, place }.to_string()
     })))
+}
+
+/// What to search for: ids are recognized by their prefix.
+fn search_term(text: &str) -> Option<Term> {
+    if !(1..=100).contains(&text.chars().count()) {
+        return None;
+    }
+    Some(if let Ok(id) = text.parse::<PaymentLinkId>() {
+        Term::Link(id)
+    } else if let Ok(id) = text.parse::<OperationId>() {
+        Term::Operation(id)
+    } else {
+        Term::Text(text.to_owned())
+    })
 }
 
 /// Lists the timeline of a payment link, oldest entry first.
 ///
 /// Each entry is a change, or an attempt at one, with its cause.
 #[utoipa::path(
-    get, path = "/v1/payment-links/{id}/events", tag = "Payment links",
+    get, path = "/v1/payment-links/{id}/events", operation_id = "listPaymentLinkEvents", tag = "Payment links",
     params(LinkId, PageParameters),
+    security(("apiKey" = ["links:read"])),
     responses(
         (status = 200, description = "A page of the timeline.", body = Page<timeline::Entry>, example = json!(examples::timeline())),
         Guarded,
@@ -315,7 +433,7 @@ async fn events(
 ) -> Result<Json<Page<timeline::Entry>>, Error> {
     let mut query = Query::new(query.as_deref());
     let limit = query.limit();
-    let after = query.take("after", "the after of an earlier page", |text| {
+    let after = query.take("after", AFTER, |text| {
         text.parse().ok().filter(|after| *after >= 0)
     });
     query.finish()?;
@@ -324,7 +442,10 @@ async fn events(
     let entries = store::links::timeline(&state.pool, id, after.unwrap_or(0), to_i64(limit) + 1)
         .await?
         .ok_or(Error::NoSuchLink)?;
-    Ok(Json(Page::new(entries, limit, |last| last.id.clone())))
+    let start = after.unwrap_or(0).to_string();
+    Ok(Json(Page::new(entries, limit, start, |last| {
+        last.id.clone()
+    })))
 }
 
 /// Reconciles a payment link with Dojo now, and returns it.
@@ -335,8 +456,9 @@ async fn events(
 /// Then call again, or wait: if Dojo keeps reporting the same state, the link adopts it within minutes. A link whose
 /// creation is still in progress is returned unchanged.
 #[utoipa::path(
-    post, path = "/v1/payment-links/{id}/refresh", tag = "Payment links",
+    post, path = "/v1/payment-links/{id}/refresh", operation_id = "refreshPaymentLink", tag = "Payment links",
     params(LinkId),
+    security(("apiKey" = ["links:read"])),
     responses(
         (status = 200, description = "The payment link.", body = PaymentLink, example = json!(examples::paid_link())),
         Guarded,
@@ -363,22 +485,39 @@ async fn refresh(
     link.map(Json).ok_or(Error::NoSuchLink)
 }
 
-/// A value that a reference or an account's name can have.
-fn one_to_sixty(text: &str) -> Option<String> {
-    (1..=60)
-        .contains(&text.chars().count())
-        .then(|| text.to_owned())
+/// A [`Place`] in the list as it is sent to callers, who pass it back unread: the order, microseconds since 1970 and the
+/// link's UUID, in hex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cursor {
+    sort: Sort,
+    place: Place,
 }
 
-/// A [`Place`] in the list as it is sent to callers, who pass it back unread: microseconds since 1970 and the link's UUID,
-/// in hex.
-#[derive(Debug, PartialEq, Eq)]
-struct Cursor(Place);
+impl Cursor {
+    /// Where the list begins.
+    fn start(sort: Sort) -> Self {
+        let place = match sort {
+            Sort::Newest => Place {
+                at: datetime!(9999-12-31 0:00 UTC),
+                id: Uuid::max(),
+            },
+            Sort::Updated => Place {
+                at: OffsetDateTime::UNIX_EPOCH,
+                id: Uuid::nil(),
+            },
+        };
+        Self { sort, place }
+    }
+}
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let microseconds = self.0.created_at.unix_timestamp_nanos() / 1000;
-        write!(f, "{microseconds:x}-{}", self.0.id.simple())
+        let order = match self.sort {
+            Sort::Newest => "",
+            Sort::Updated => "u",
+        };
+        let microseconds = self.place.at.unix_timestamp_nanos() / 1000;
+        write!(f, "{order}{microseconds:x}-{}", self.place.id.simple())
     }
 }
 
@@ -386,13 +525,18 @@ impl std::str::FromStr for Cursor {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
+        let (sort, text) = match text.strip_prefix('u') {
+            Some(rest) => (Sort::Updated, rest),
+            None => (Sort::Newest, text),
+        };
         let (microseconds, id) = text.split_once('-').ok_or(())?;
         let microseconds = i64::from_str_radix(microseconds, 16).map_err(|_| ())?;
-        Ok(Self(Place {
-            created_at: OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * 1000)
+        let place = Place {
+            at: OffsetDateTime::from_unix_timestamp_nanos(i128::from(microseconds) * 1000)
                 .map_err(|_| ())?,
             id: Uuid::try_parse(id).map_err(|_| ())?,
-        }))
+        };
+        Ok(Self { sort, place })
     }
 }
 
@@ -404,10 +548,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cursor_parses_back_to_its_place(seconds in 0..4_000_000_000_i64, micro in 0..1_000_000_u32, id: u128) {
-            let created_at = OffsetDateTime::from_unix_timestamp(seconds).unwrap()
+        fn a_cursor_parses_back_to_its_place(seconds in 0..4_000_000_000_i64, micro in 0..1_000_000_u32, id: u128, updated: bool) {
+            let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap()
                 .replace_microsecond(micro).unwrap();
-            let cursor = Cursor(Place { created_at, id: Uuid::from_u128(id) });
+            let sort = if updated { Sort::Updated } else { Sort::Newest };
+            let cursor = Cursor { sort, place: Place { at, id: Uuid::from_u128(id) } };
             prop_assert_eq!(cursor.to_string().parse::<Cursor>(), Ok(cursor));
         }
 

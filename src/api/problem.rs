@@ -14,7 +14,10 @@ use super::{
     observe::RequestId,
     problem_type::{PREFIX, ProblemType},
 };
-use crate::payment_link::{Fault, OperationId, PaymentLinkId};
+use crate::payment_link::{
+    Fault, Money, OperationId, PaymentLinkId,
+    operation::{ActionKind, permission::NotPossible},
+};
 
 /// Why the service is not ready if it has no usable database.
 pub(super) const NO_DATABASE: &str = "the database cannot be reached, or was never migrated";
@@ -24,10 +27,10 @@ pub(super) const NO_DATABASE: &str = "the database cannot be reached, or was nev
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Problem {
     // The OpenAPI document replaces this description by one that lists every type.
-    /// The type of problem, as a URN.
+    /// The type of problem: the path of its documentation in this service.
     #[serde(rename = "type")]
     pub(crate) kind: String,
-    /// The reason phrase of the HTTP status, for example `Not Found`.
+    /// The problem type in a few words. The same for every problem of the type.
     pub(crate) title: String,
     /// The HTTP status.
     pub(crate) status: u16,
@@ -40,6 +43,12 @@ pub(crate) struct Problem {
     /// Everything that is wrong with the request, one entry per value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) errors: Vec<Fault>,
+    /// The operations that the payment allows now, if it doesn't allow the requested one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) allowed_actions: Option<Vec<ActionKind>>,
+    /// How much is left to capture or to refund, if the payment doesn't allow the requested capture or refund.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) remaining: Option<Money>,
     /// The payment link that the problem is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -66,12 +75,14 @@ impl Problem {
         let usual = kind.statuses().first().copied();
         let problem = Self {
             kind: format!("{PREFIX}{}", kind.slug()),
-            title: String::new(),
+            title: kind.title().to_owned(),
             status: 0,
             detail: detail.into(),
             instance: String::new(),
             request_id: String::new(),
             errors: Vec::new(),
+            allowed_actions: None,
+            remaining: None,
             payment_link_id: None,
             operation_id: None,
         };
@@ -79,11 +90,13 @@ impl Problem {
     }
 
     pub(super) fn with_status(mut self, status: u16) -> Self {
-        let reason = StatusCode::from_u16(status)
-            .ok()
-            .and_then(|status| status.canonical_reason());
-        reason.unwrap_or("Error").clone_into(&mut self.title);
         self.status = status;
+        self
+    }
+
+    pub(super) fn with_alternatives(mut self, objection: &NotPossible) -> Self {
+        self.allowed_actions = Some(objection.allowed_actions.clone());
+        self.remaining = objection.remaining;
         self
     }
 

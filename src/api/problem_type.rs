@@ -5,20 +5,22 @@
 //! asks for the example.
 
 /// What every problem's `type` starts with.
-pub(super) const PREFIX: &str = "urn:problem-type:dojo-payment-links:";
+pub(super) const PREFIX: &str = "/docs/problems#";
 
 /// What applies to all problems, for `docs/problems.md` and the page at `/docs/problems`. In Markdown.
 pub(super) const INTRODUCTION: &str = "\
 Every response with a status of 400 or more is [`application/problem+json`](https://www.rfc-editor.org/rfc/rfc9457). Use `type` in
-your program: it's `urn:problem-type:dojo-payment-links:` followed by one of the types below. `detail` is for people, and its wording
-may change. New types may be added, so handle an unknown type by its status.
+your program: it's `/docs/problems#` followed by one of the types below, which is also where the service documents it. `detail` and
+`title` are for people, and their wording may change. New types may be added, so handle an unknown type by its status.
+
+A request that isn't valid HTTP, or whose headers are too large, gets a 400 or 431 without a body.
 
 In short: if you get no response, a 429, any 5xx, `body-incomplete`, or a 409 with `Retry-After`, send the same request again
 with the same `Idempotency-Key` (*the key* below). Retrying any other 4xx won't help.
 ";
 
 macro_rules! problem_types {
-    ($($name:ident $slug:literal [$($status:literal),*] $advice:literal;)*) => {
+    ($($name:ident $slug:literal [$($status:literal),*] $title:literal $advice:literal;)*) => {
         /// The type of a problem, by which programs tell problems apart.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum ProblemType {
@@ -39,6 +41,11 @@ macro_rules! problem_types {
                 match self { $(Self::$name => &[$($status),*],)* }
             }
 
+            /// The type in a few words.
+            pub(crate) const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+
             /// What the caller should do about it. In Markdown.
             pub(crate) const fn advice(self) -> &'static str {
                 match self { $(Self::$name => $advice,)* }
@@ -48,76 +55,77 @@ macro_rules! problem_types {
 }
 
 problem_types! {
-    MalformedJson "malformed-json" [400]
+    MalformedJson "malformed-json" [400] "Malformed JSON"
         "The body is not valid JSON. Fix it and send it again.";
-    BodyIncomplete "body-incomplete" [400]
+    BodyIncomplete "body-incomplete" [400] "Incomplete body"
         "The body was cut off on its way. Send the same request again.";
-    Unauthenticated "unauthenticated" [401]
+    Unauthenticated "unauthenticated" [401] "Not authenticated"
         "Send `Authorization: Bearer dpl_…` with an active API key.";
-    BadSignature "bad-signature" [401]
+    BadSignature "bad-signature" [401] "Invalid signature"
         "For Dojo's webhooks: sign with one of the account's configured webhook secrets.";
-    Forbidden "forbidden" [403]
+    Forbidden "forbidden" [403] "Missing scope"
         "Use an API key that has the scope named in `detail`.";
-    NotFound "not-found" [404]
+    NotFound "not-found" [404] "Not found"
         "Check the path and the id. Links of accounts that the API key has no access to aren't found either.";
-    MethodNotAllowed "method-not-allowed" [405]
+    MethodNotAllowed "method-not-allowed" [405] "Method not allowed"
         "Use one of the methods listed in the `Allow` header.";
-    RequestInProgress "request-in-progress" [409]
+    RequestInProgress "request-in-progress" [409] "Request in progress"
         "An earlier request with the same key is still in progress. Send the same request again after `Retry-After`.";
-    OperationInProgress "operation-in-progress" [409]
+    OperationInProgress "operation-in-progress" [409] "Another operation in progress"
         "Nothing was done: the outcome of another operation on this payment is not known yet. Send the same request again \
          after `Retry-After`.";
-    RefundableAmountUnclear "refundable-amount-unclear" [409]
+    RefundableAmountUnclear "refundable-amount-unclear" [409] "Refundable amount unclear"
         "Nothing was done: until the outcome of other refunds is known, it's unclear whether enough is left to refund. Send the \
          same request again after `Retry-After`.";
-    NotPossible "not-possible" [409]
-        "Nothing was done. `detail` says what the payment allows instead.";
-    NotCreated "not-created" [409]
+    NotPossible "not-possible" [409] "Not possible in this state"
+        "Nothing was done. `allowedActions` lists the operations that the payment allows now, and `remaining` says how much is left \
+         to capture or to refund.";
+    NotCreated "not-created" [409] "Link not created"
         "Nothing was created. If you still need the link, send the request with a new key.";
-    NotDone "not-done" [409]
+    NotDone "not-done" [409] "Operation not performed"
         "Nothing was done. If you still need the operation, send the request with a new key.";
-    OutcomeUnconfirmed "outcome-unconfirmed" [409]
+    OutcomeUnconfirmed "outcome-unconfirmed" [409] "Outcome unconfirmed"
         "The outcome can't be determined automatically. Don't retry with a new key: an operator must check the payment in Dojo's \
          portal and record the outcome.";
-    BodyTooLarge "body-too-large" [413]
+    BodyTooLarge "body-too-large" [413] "Body too large"
         "Send at most 256 KiB.";
-    UnsupportedMediaType "unsupported-media-type" [415]
+    UnsupportedMediaType "unsupported-media-type" [415] "Unsupported media type"
         "Send `Content-Type: application/json`.";
-    InvalidRequest "invalid-request" [422]
+    InvalidRequest "invalid-request" [422] "Invalid request"
         "`errors` lists everything that is wrong. Fix it and send the request again.";
-    IdempotencyKeyReused "idempotency-key-reused" [422]
+    IdempotencyKeyReused "idempotency-key-reused" [422] "Idempotency key reused"
         "The key was already used for a different request. Use a new key.";
-    RejectedByDojo "rejected-by-dojo" [422, 409]
+    RejectedByDojo "rejected-by-dojo" [422, 409] "Rejected by Dojo"
         "Dojo rejected the request, and nothing was done. `detail` and `errors` contain Dojo's reasons: fix them and use a new key. \
          Status 409 means that the state of the payment doesn't allow the operation.";
-    RateLimited "rate-limited" [429]
+    RateLimited "rate-limited" [429] "Rate limit exceeded"
         "Nothing was done. Send the same request again after `Retry-After`, and send fewer requests per second.";
-    InternalError "internal-error" [500]
+    InternalError "internal-error" [500] "Internal error"
         "Send the same request again later. Report the problem with its `requestId`.";
-    DojoKeyRejected "dojo-key-rejected" [502]
+    DojoKeyRejected "dojo-key-rejected" [502] "Dojo rejected the API key"
         "Nothing was done. For the operator: the account's Dojo API key is wrong or was revoked. Send the same request again \
          once that is fixed.";
-    DojoMisrouted "dojo-misrouted" [502]
+    DojoMisrouted "dojo-misrouted" [502] "Not Dojo's API"
         "Nothing was done. For the operator: the server at `DOJO_API_URL` is not Dojo's API. Send the same request again once \
          that is fixed.";
-    DojoNotReached "dojo-not-reached" [503]
+    DojoNotReached "dojo-not-reached" [503] "Dojo not reached"
         "Nothing was done. Send the same request again after `Retry-After`.";
-    DatabaseUnavailable "database-unavailable" [503]
+    DatabaseUnavailable "database-unavailable" [503] "Database unavailable"
         "Send the same request again after `Retry-After`.";
-    NotStored "not-stored" [503]
+    NotStored "not-stored" [503] "Webhook not stored"
         "For Dojo's webhooks: the event could not be stored. Send it again.";
-    Overloaded "overloaded" [503]
+    Overloaded "overloaded" [503] "Overloaded"
         "Nothing was done. Send the same request again after `Retry-After`.";
-    TimedOut "timed-out" [503]
+    TimedOut "timed-out" [503] "Timed out"
         "The request took too long. Send it again with the same key to get its outcome.";
-    AccountNotConfigured "account-not-configured" [503]
+    AccountNotConfigured "account-not-configured" [503] "Account not configured"
         "For the operator: add the link's account to the settings again.";
-    NotReady "not-ready" [503]
+    NotReady "not-ready" [503] "Not ready"
         "For operators, only from `/readyz`: `detail` says what is missing.";
-    OutcomeUnknown "outcome-unknown" [504]
+    OutcomeUnknown "outcome-unknown" [504] "Outcome unknown"
         "The request may have taken effect. Send the same request again after `Retry-After`, with the same key. Never use a new \
          key.";
-    Other "error" []
+    Other "error" [] "Error"
         "The request was rejected before it reached the API. The status says why.";
 }
 

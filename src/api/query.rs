@@ -1,6 +1,6 @@
 //! Lists: the query of a request, and one page of results.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
 use url::form_urlencoded;
@@ -14,7 +14,7 @@ use crate::payment_link::Fault;
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes what `Query` reads")]
 pub(super) struct PageParameters {
-    /// The maximum number of items to return. Defaults to 50.
+    /// The maximum number of items to return. 50 if omitted.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<i64>,
     /// Where to continue: the `after` of the previous page.
@@ -27,17 +27,32 @@ pub(super) struct PageParameters {
 pub(super) struct Page<T> {
     /// The items of this page.
     data: Vec<T>,
-    /// The `after` to send to get the next page. `null` on the last page.
-    after: Option<String>,
+    /// The `after` to send to get the next page. On the last page, too: to continue later where this page ends.
+    after: String,
+    /// Whether more items follow.
+    has_more: bool,
 }
 
+/// What an `after` in a query must be.
+pub(super) const AFTER: &str = "the after of an earlier page";
+
 impl<T> Page<T> {
-    /// A page of `limit` items. To know whether another page follows, `data` must contain one more if there is one.
-    pub(super) fn new(mut data: Vec<T>, limit: usize, cursor: impl FnOnce(&T) -> String) -> Self {
-        let more = data.len() > limit;
+    /// A page of `limit` items that begins behind the cursor `start`. To know whether another page follows, `data` must
+    /// contain one more if there is one.
+    pub(super) fn new(
+        mut data: Vec<T>,
+        limit: usize,
+        start: String,
+        cursor: impl FnOnce(&T) -> String,
+    ) -> Self {
+        let has_more = data.len() > limit;
         data.truncate(limit);
-        let after = data.last().filter(|_| more).map(cursor);
-        Self { data, after }
+        let after = data.last().map_or(start, cursor);
+        Self {
+            data,
+            after,
+            has_more,
+        }
     }
 }
 
@@ -82,6 +97,47 @@ impl<'a> Query<'a> {
         None
     }
 
+    /// Reads the parameters `name[key]=value`, each key once.
+    pub(super) fn entries(&mut self, name: &str) -> Option<BTreeMap<String, String>> {
+        let key = |given: &str| {
+            let key = given.strip_prefix(name)?.strip_prefix('[')?;
+            key.strip_suffix(']').map(str::to_owned)
+        };
+        let (mine, others): (Vec<_>, _) = self
+            .pairs
+            .drain(..)
+            .partition(|(given, _)| key(given).is_some());
+        self.pairs = others;
+        let mut entries = BTreeMap::new();
+        for (given, value) in mine {
+            let key = key(&given).unwrap_or_default();
+            let is_valid = !key.contains('\0') && !value.contains('\0');
+            if !is_valid || entries.insert(key, value.into_owned()).is_some() {
+                self.faults
+                    .push(Fault::new(given.as_ref(), "must be given once, as text"));
+            }
+        }
+        (!entries.is_empty()).then_some(entries)
+    }
+
+    /// Reads the parameter `status`, which may be repeated. Each value must be one of `allowed`.
+    pub(super) fn statuses(&mut self, allowed: &[&str]) -> Option<Vec<String>> {
+        let (mine, others): (Vec<_>, _) =
+            self.pairs.drain(..).partition(|(name, _)| name == "status");
+        self.pairs = others;
+        let (known, unknown): (Vec<_>, Vec<_>) = mine
+            .into_iter()
+            .map(|(_, value)| value.into_owned())
+            .partition(|value| allowed.contains(&value.as_str()));
+        if !unknown.is_empty() {
+            self.faults.push(Fault::new(
+                "status",
+                format!("must be one of {}", allowed.join(", ")),
+            ));
+        }
+        (!known.is_empty()).then_some(known)
+    }
+
     pub(super) fn limit(&mut self) -> usize {
         self.take("limit", "1 to 100", |text| {
             text.parse().ok().filter(|limit| (1..=100).contains(limit))
@@ -104,6 +160,13 @@ impl<'a> Query<'a> {
     }
 }
 
+/// A value that a reference or an account's name can have.
+pub(super) fn one_to_sixty(text: &str) -> Option<String> {
+    (1..=60)
+        .contains(&text.chars().count())
+        .then(|| text.to_owned())
+}
+
 pub(super) fn to_i64(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX - 1)
 }
@@ -111,20 +174,17 @@ pub(super) fn to_i64(limit: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payment_link::Status;
 
     #[test]
     fn a_query_reports_all_its_faults() {
-        let mut query = Query::new(Some("limit=0&status=Paid&color=red&status=Created"));
+        let mut query = Query::new(Some("limit=0&account=a&color=red&account=b&status=Paid"));
         assert_eq!(query.limit(), 50);
-        assert_eq!(
-            query.take("status", "a status", |text| text.parse::<Status>().ok()),
-            None
-        );
+        assert_eq!(query.take("account", "a name", one_to_sixty), None);
+        assert_eq!(query.statuses(&["Created", "Captured"]), None);
         let Err(Error::Invalid(faults)) = query.finish() else {
             panic!("the query has faults");
         };
         let at: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
-        assert_eq!(at, ["limit", "status", "color"]);
+        assert_eq!(at, ["limit", "account", "status", "color"]);
     }
 }

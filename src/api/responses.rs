@@ -46,6 +46,12 @@ pub(super) enum BadBody {
 #[expect(dead_code, reason = "describes the response that `Error` creates")]
 pub(super) struct NoSuchLink(Problem);
 
+/// There is no such operation.
+#[derive(IntoResponses)]
+#[response(status = 404, content_type = "application/problem+json", examples(("not-found" = ())))]
+#[expect(dead_code, reason = "describes the response that `Error` creates")]
+pub(super) struct NoSuchOperation(Problem);
+
 /// The query is invalid. `errors` lists everything that is wrong.
 #[derive(IntoResponses)]
 #[response(status = 422, content_type = "application/problem+json", examples(("invalid-request" = ())))]

@@ -21,7 +21,9 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 }
 
 /// Checks whether the process is alive.
-#[utoipa::path(get, path = "/healthz", tag = "Service", security(()), responses(
+///
+/// It does not check the database, so that an outage of the database makes no orchestrator restart the service.
+#[utoipa::path(get, path = "/healthz", operation_id = "getHealth", tag = "Service", security(()), responses(
     (status = 200, description = "The process is alive.", body = String, content_type = "text/plain", example = json!("ok")),
 ))]
 async fn healthz() -> &'static str {
@@ -31,7 +33,7 @@ async fn healthz() -> &'static str {
 /// Checks whether the service is ready.
 ///
 /// It is ready if the database is reachable, migrated and writable, and belongs to the service's environment.
-#[utoipa::path(get, path = "/readyz", tag = "Service", security(()), responses(
+#[utoipa::path(get, path = "/readyz", operation_id = "getReadiness", tag = "Service", security(()), responses(
     (status = 200, description = "The service is ready.", body = String, content_type = "text/plain", example = json!("ready")),
     (status = 503, description = "The service is not ready. `detail` says why.", body = Problem,
      content_type = "application/problem+json", examples(("not-ready" = ()))),
@@ -61,8 +63,10 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
     Err(Problem::new(ProblemType::NotReady, reason))
 }
 
-/// Returns the metrics in Prometheus's text format.
-#[utoipa::path(get, path = "/metrics", tag = "Service", security(()), responses(
+/// Returns the metrics.
+///
+/// They are in Prometheus's text format.
+#[utoipa::path(get, path = "/metrics", operation_id = "getMetrics", tag = "Service", security(()), responses(
     (status = 200, description = "The metrics.", body = String, content_type = "text/plain",
      example = json!("# HELP webhooks_total Webhooks received, by verdict\n# TYPE webhooks_total counter\nwebhooks_total{verdict=\"applied\"} 6\n")),
 ))]
@@ -75,8 +79,10 @@ async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
 }
 
 /// Returns this document.
-#[utoipa::path(get, path = "/openapi.yaml", tag = "Service", security(()), responses(
-    (status = 200, description = "The OpenAPI document.", body = Object, content_type = "application/yaml"),
+///
+/// It is the OpenAPI document of the version that is running, as YAML.
+#[utoipa::path(get, path = "/openapi.yaml", operation_id = "getOpenApiDocument", tag = "Service", security(()), responses(
+    (status = 200, description = "The OpenAPI document.", body = String, content_type = "application/yaml"),
 ))]
 async fn openapi_yaml(State(state): State<AppState>) -> impl IntoResponse {
     (

@@ -134,7 +134,7 @@ impl AppState {
     /// between saving the request, calling Dojo, and saving the response.
     pub(crate) async fn run_to_completion<T: Send + 'static>(
         &self,
-        subject: Subject,
+        subject: impl FnOnce() -> Subject,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let permit = self.reserve_call()?;
@@ -145,7 +145,7 @@ impl AppState {
         let work = self.tasks.spawn(work.in_current_span());
         match tokio::time::timeout(self.request_timeout, work).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) | Err(_) => Err(Error::OutcomeUnknown(subject)),
+            Ok(Err(_)) | Err(_) => Err(Error::OutcomeUnknown(subject())),
         }
     }
 }

@@ -51,7 +51,7 @@ enum Received {
 /// with a valid signature and responds in the same way to all of them, whether or not the event is new, belongs to a known link,
 /// or has a known type.
 #[utoipa::path(
-    post, path = "/webhooks/dojo", tag = "Webhooks", security(()),
+    post, path = "/webhooks/dojo", operation_id = "receiveWebhook", tag = "Webhooks", security(()),
     params(("dojo-signature" = String, Header, description = "`sha256=` followed by the HMAC-SHA256 of the body.", example = "sha256=14-C5-95-42-1E-D1-B4-80-3E-B2-B0-EB-7F-5D-70-FF-A1-0C-5F-6B-2D-98-13-44-E7-81-39-C0-5A-F2-66-1B")),
     request_body(content = Object, content_type = "application/json", description = "The event. The signature covers its exact bytes.", example = json!(examples::webhook())),
     responses(Received)
@@ -72,7 +72,7 @@ async fn receive(
 /// The signature must have been made with one of this account's secrets. Apart from that, the call works like
 /// `/webhooks/dojo`. An account that doesn't exist has no secrets, so no signature is valid for it.
 #[utoipa::path(
-    post, path = "/webhooks/dojo/{account}", tag = "Webhooks", security(()),
+    post, path = "/webhooks/dojo/{account}", operation_id = "receiveAccountWebhook", tag = "Webhooks", security(()),
     params(
         ("account" = String, Path, description = "The account's name in this service.", example = "leeds"),
         ("dojo-signature" = String, Header, description = "`sha256=` followed by the HMAC-SHA256 of the body.", example = "sha256=14-C5-95-42-1E-D1-B4-80-3E-B2-B0-EB-7F-5D-70-FF-A1-0C-5F-6B-2D-98-13-44-E7-81-39-C0-5A-F2-66-1B"),

@@ -1,13 +1,16 @@
 //! The extractor of every request that creates or changes something at Dojo.
 
+use std::time::Duration;
+
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, Request},
-    http::HeaderMap,
+    http::{HeaderMap, HeaderName, HeaderValue},
+    response::Response,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{
     auth::Caller,
@@ -28,6 +31,8 @@ pub(super) struct WriteRequest<S, P = ()> {
     pub(super) caller: Caller<S>,
     pub(super) request_id: String,
     pub(super) path: P,
+    /// How long the response may wait for an outcome that isn't known at once (`Prefer: wait`, RFC 7240).
+    pub(super) prefer_wait: Option<Duration>,
     /// The `Idempotency-Key`, or what is wrong with it.
     key: Result<Option<String>, Fault>,
     headers: HeaderMap,
@@ -53,11 +58,59 @@ where
             caller,
             request_id: RequestId::of(&request),
             path,
+            prefer_wait: prefer_wait(request.headers()),
             key: idempotency_key(request.headers()),
             headers: request.headers().clone(),
             body: Raw::from_request(request, state).await?.0,
         })
     }
+}
+
+/// The longest wait that a request may prefer.
+const MAX_WAIT: Duration = Duration::from_secs(25);
+
+/// The header of [`WriteRequest::prefer_wait`], for the OpenAPI document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "describes what `prefer_wait` reads")]
+pub(super) struct PreferWait {
+    /// `wait=N`: if the outcome isn't known at once, because Dojo's response was lost, wait for it for up to N seconds, at most
+    /// 25 (RFC 7240). Without it, the response is a 409 or 504 at once.
+    #[param(
+        rename = "Prefer",
+        nullable = false,
+        pattern = "^wait=[0-9]{1,4}$",
+        example = "wait=20"
+    )]
+    prefer: Option<String>,
+}
+
+/// Reads `Prefer: wait=N`. A preference that isn't understood is ignored, as RFC 7240 demands.
+fn prefer_wait(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|preference| {
+            let (name, seconds) = preference.split_once('=')?;
+            let seconds = name
+                .trim()
+                .eq_ignore_ascii_case("wait")
+                .then(|| seconds.trim().trim_matches('"').parse().ok())??;
+            Some(Duration::from_secs(seconds).min(MAX_WAIT))
+        })
+}
+
+/// The response, with the preference that it honors.
+pub(super) fn applied(mut response: Response, prefer_wait: Option<Duration>) -> Response {
+    let applied = prefer_wait.map(|wait| format!("wait={}", wait.as_secs()));
+    if let Some(applied) = applied.and_then(|applied| HeaderValue::try_from(applied).ok()) {
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("preference-applied"), applied);
+    }
+    response
 }
 
 /// Whether the `Idempotency-Key` may be missing.

@@ -78,7 +78,7 @@ async fn list_unconfirmed(pool: &PgPool) -> Result {
         println!(
             "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
             operation.id,
-            operation.action.kind(),
+            operation.action.kind().as_str(),
             operation
                 .action
                 .amount()

@@ -1,6 +1,6 @@
 use std::{
     future::Future,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use backon::{ExponentialBuilder, Retryable};
@@ -38,6 +38,35 @@ pub struct Client {
     lease_slack: Duration,
 }
 
+/// The time by which a call must have left, because others may work on the same thing after it.
+///
+/// A process can be stopped at any moment and continue much later, so this is checked immediately before each attempt. Both
+/// clocks count: the monotonic one may stand still while a virtual machine is paused, and the other one can be set.
+#[derive(Debug, Clone, Copy)]
+pub struct SendBy {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl SendBy {
+    /// As long as this from now on.
+    #[must_use]
+    pub fn within(left: Duration) -> Self {
+        Self {
+            monotonic: Instant::now() + left,
+            wall: SystemTime::now() + left,
+        }
+    }
+
+    fn check(self) -> Result<(), Error> {
+        if Instant::now() < self.monotonic && SystemTime::now() < self.wall {
+            Ok(())
+        } else {
+            Err(Error::TooLate)
+        }
+    }
+}
+
 /// A payment intent to create.
 #[derive(Debug, Clone, Copy)]
 pub struct CreatePaymentIntent<'a> {
@@ -46,6 +75,8 @@ pub struct CreatePaymentIntent<'a> {
     pub new: &'a NewPaymentLink,
     /// The id of the request that caused this call, sent as `x-request-id`.
     pub request_id: &'a str,
+    /// When the lease on the link expires.
+    pub send_by: SendBy,
 }
 
 /// An operation to perform on an intent.
@@ -60,6 +91,8 @@ pub struct Operate<'a> {
     pub idempotency_key: Option<&'a str>,
     /// The id of the request that caused this call, sent as `x-request-id`.
     pub request_id: &'a str,
+    /// When the lease on the operation expires.
+    pub send_by: SendBy,
 }
 
 /// A period of time.
@@ -159,14 +192,16 @@ impl Client {
         create: CreatePaymentIntent<'_>,
     ) -> Result<PaymentIntent, Error> {
         let body = self.create_body(create);
-        self.retrying(|| {
+        self.retrying(async || {
             let request = self
                 .request(Method::POST, &["payment-intents"])
                 .header("x-request-id", create.request_id)
                 .json(&body);
+            create.send_by.check()?;
             Self::call_for("create", request, |intent| {
                 check_link(intent, Some(create.link_id))
             })
+            .await
         })
         .await
     }
@@ -203,7 +238,7 @@ impl Client {
             Action::TipsAmount(new) => ("tips", Some("tips-amount"), Some(json!(new))),
             Action::Receipt(new) => ("receipt", Some("receipt"), Some(json!(new))),
         };
-        let attempt = || {
+        let attempt = async || {
             let mut request = match path {
                 Some(path) => self.request(Method::POST, &["payment-intents", id, path]),
                 None => self.request(Method::DELETE, &["payment-intents", id]),
@@ -215,9 +250,17 @@ impl Client {
                 request = request.header("idempotencyKey", key);
             }
             request = request.header("x-request-id", operate.request_id);
+            operate.send_by.check()?;
             Self::call_for(name, request, |response: &Value| {
-                check_subject(response, id, Some(operate.link_id))
+                check_subject(response, id, Some(operate.link_id))?;
+                match (operate.action, response["status"].as_str()) {
+                    (Action::Cancel, Some(status)) if status != "Canceled" => Err(format!(
+                        "the response to a cancellation says that {id} is {status}"
+                    )),
+                    _ => Ok(()),
+                }
             })
+            .await
         };
         let response = match operate.action {
             Action::Refund(_) => attempt().await?,
@@ -454,10 +497,11 @@ impl Client {
                 Error::response_lost(format!("status {status} without a body"), None)
             });
         }
-        response.json().await.map_err(|error| {
+        let body = body(response, LARGEST_BODY).await?;
+        serde_json::from_slice(&body).map_err(|error| {
             Error::response_lost(
-                format!("status {status} with an unreadable body"),
-                Some(error),
+                format!("status {status} with an unreadable body: {error}"),
+                None,
             )
         })
     }
@@ -478,10 +522,39 @@ impl Client {
             }
             status if status.is_client_error() => Err(Error::Rejected {
                 status,
-                problem: response.json().await.unwrap_or_default(),
+                problem: body(response, LARGEST_PROBLEM)
+                    .await
+                    .ok()
+                    .and_then(|body| serde_json::from_slice(&body).ok())
+                    .unwrap_or_default(),
             }),
             status => Err(Error::response_lost(format!("status {status}"), None)),
         }
+    }
+}
+
+/// The largest body that is read, in bytes. A page of a search has 100 intents of a few kilobytes each.
+const LARGEST_BODY: usize = 8 << 20;
+
+/// The largest body of an error that is read, in bytes.
+const LARGEST_PROBLEM: usize = 64 << 10;
+
+/// Reads a body. One that is larger than `limit`, or is cut off, counts as a lost response.
+async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, Error> {
+    let mut body = Vec::new();
+    loop {
+        let chunk = response
+            .chunk()
+            .await
+            .map_err(|error| Error::response_lost("the body was cut off", Some(error)))?;
+        let Some(chunk) = chunk else { return Ok(body) };
+        if body.len() + chunk.len() > limit {
+            return Err(Error::response_lost(
+                format!("the body is larger than {limit} bytes"),
+                None,
+            ));
+        }
+        body.extend_from_slice(&chunk);
     }
 }
 
@@ -548,6 +621,19 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+
+    #[test]
+    fn nothing_may_be_sent_after_the_lease() {
+        assert!(SendBy::within(Duration::from_mins(1)).check().is_ok());
+        let too_late = SendBy::within(Duration::ZERO).check();
+        assert!(matches!(too_late, Err(Error::TooLate)));
+        // The monotonic clock of a paused virtual machine may stand still.
+        let paused = SendBy {
+            wall: SystemTime::now() - Duration::from_secs(1),
+            ..SendBy::within(Duration::from_mins(1))
+        };
+        assert!(matches!(paused.check(), Err(Error::TooLate)));
+    }
 
     #[test]
     fn a_response_that_names_another_intent_or_link_is_not_ours() {

@@ -30,6 +30,10 @@ pub enum Error {
         /// Dojo's reasons.
         problem: Problem,
     },
+    /// The lease on the work expired before the request was sent. This process has done nothing, but another may have taken
+    /// over.
+    #[error("the lease expired before the call was sent")]
+    TooLate,
     /// The request was sent, but no readable response arrived: timeout, cut connection, 5xx. Dojo may or may not have
     /// done the work.
     #[error("Dojo's response was lost: {reason}")]
@@ -170,7 +174,7 @@ impl Error {
                 format!("status {status} instead of a response from Dojo; is DOJO_API_URL right?"),
                 Vec::new(),
             )),
-            Self::ResponseLost { .. } => None,
+            Self::ResponseLost { .. } | Self::TooLate => None,
         }
     }
 
@@ -207,7 +211,18 @@ impl Error {
             Self::KeyRejected { .. } => "key_rejected",
             Self::Rejected { .. } => "rejected",
             Self::ResponseLost { .. } => "response_lost",
+            Self::TooLate => "too_late",
         }
+    }
+
+    /// For a response that repeats the outcome of an earlier call, such as one from a faulty cache. The response to this call
+    /// is lost.
+    #[must_use]
+    pub fn about_another(dojo_id: &str) -> Self {
+        Self::response_lost(
+            format!("the response repeats {dojo_id}, the outcome of an earlier operation"),
+            None,
+        )
     }
 
     pub(super) fn from_send(error: reqwest::Error) -> Self {
@@ -244,6 +259,18 @@ fn pointer(field: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_was_not_sent_in_time_proves_nothing() {
+        // Another worker may have taken over and done the work.
+        assert!(Error::TooLate.proves_nothing_was_created().is_none());
+        assert!(
+            Error::TooLate
+                .proves_nothing_was_changed(On409::NotDone)
+                .is_none()
+        );
+        assert!(!Error::TooLate.is_worth_a_retry());
+    }
 
     #[test]
     fn field_names_become_json_pointers() {

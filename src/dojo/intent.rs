@@ -30,6 +30,8 @@ pub struct PaymentIntent {
     pub total_amount: Option<ReportedAmount>,
     /// In minor units.
     pub refunded_amount: Option<i64>,
+    /// Whether Dojo reported a refunded amount that can't be read, so that it is unknown what is left to refund.
+    pub refunds_are_unreadable: bool,
     /// The intent's captures, if Dojo reports them.
     pub captures: Option<Vec<Capture>>,
     /// When Dojo voids the intent if nobody pays.
@@ -47,6 +49,8 @@ impl<'de> Deserialize<'de> for PaymentIntent {
         // Not derived, because a derived implementation rejects a field that is given twice.
         let mut fields = Fields(Map::deserialize(body)?);
         let id: String = fields.take("id").unwrap_or_default();
+        let has_refunded_amount = fields.has("refundedAmount");
+        let refunded_amount = fields.take("refundedAmount");
         if !is_valid_id(&id) {
             return Err(de::Error::custom("a payment intent without a valid id"));
         }
@@ -59,7 +63,8 @@ impl<'de> Deserialize<'de> for PaymentIntent {
                 .take("tipsAmount")
                 .filter(|tips: &ReportedAmount| tips.value >= 0),
             total_amount: fields.take("totalAmount"),
-            refunded_amount: fields.take("refundedAmount"),
+            refunds_are_unreadable: has_refunded_amount && refunded_amount.is_none(),
+            refunded_amount,
             captures: fields
                 .take("captures")
                 .map(|captures: Vec<CaptureDetails>| {
@@ -93,8 +98,17 @@ impl Fields {
         serde_json::from_value(value).ok()
     }
 
+    /// A time in an unlikely year is as good as none, and Postgres can't read some of them.
     fn take_time(&mut self, name: &str) -> Option<OffsetDateTime> {
-        self.take::<String>(name).as_deref().and_then(parse_time)
+        self.take::<String>(name)
+            .as_deref()
+            .and_then(parse_time)
+            .filter(|at| (1970..=9999).contains(&at.year()))
+    }
+
+    /// Whether the field is there and is not `null`.
+    fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !value.is_null())
     }
 }
 
@@ -284,6 +298,7 @@ fn masked(number: &str) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -400,6 +415,27 @@ mod tests {
                 "{body}"
             );
         }
+    }
+
+    #[test]
+    fn times_that_postgres_cannot_read_and_unreadable_refunds_are_noticed() {
+        let intent = |more: Value| -> PaymentIntent {
+            let mut body = json!({"id": "pi_1", "status": "Captured"});
+            body.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().cloned().unwrap());
+            serde_json::from_value(body).unwrap()
+        };
+        for at in ["0000-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00"] {
+            let read = intent(json!({"expireAt": at, "updatedAt": at}));
+            assert_eq!((read.expire_at, read.updated_at), (None, None), "{at}");
+        }
+        for refunded in [json!({"value": 5}), json!(1.5), json!("5")] {
+            assert!(intent(json!({"refundedAmount": refunded})).refunds_are_unreadable);
+        }
+        assert!(!intent(json!({"refundedAmount": 5})).refunds_are_unreadable);
+        assert!(!intent(json!({"refundedAmount": null})).refunds_are_unreadable);
+        assert!(!intent(json!({})).refunds_are_unreadable);
     }
 
     #[test]

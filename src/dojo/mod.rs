@@ -8,7 +8,7 @@ mod subscriptions;
 pub mod webhook;
 
 pub use account::{Account, Accounts};
-pub use client::{Client, CreatePaymentIntent, Operate, Page, Probe, Window};
+pub use client::{Client, CreatePaymentIntent, Operate, Page, Probe, SendBy, Window};
 pub use error::{Error, On409};
 pub use intent::PaymentIntent;
 pub use subscriptions::{Secret, Subscription};

@@ -95,7 +95,7 @@ fn fix(account: &Account, error: &dojo::Error) -> Option<String> {
             "create a key in Dojo's developer portal, or give this one the permission, and set it as {}",
             key_setting(account)
         )),
-        dojo::Error::Unreachable(_) | dojo::Error::ResponseLost { .. } => {
+        dojo::Error::Unreachable(_) | dojo::Error::ResponseLost { .. } | dojo::Error::TooLate => {
             Some("check the connection from this machine to Dojo, and DOJO_API_URL".to_owned())
         }
         dojo::Error::Busy { .. } => Some("wait a minute".to_owned()),

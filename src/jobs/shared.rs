@@ -77,6 +77,8 @@ impl Jobs {
             Err(protocol::Error::Dojo(error @ dojo::Error::Rejected { .. })) => {
                 Err(protocol::Error::Rejected(error))
             }
+            // This says nothing about Dojo.
+            Err(protocol::Error::Dojo(dojo::Error::TooLate)) => Err(protocol::Error::TimedOut),
             Err(protocol::Error::Dojo(error @ dojo::Error::KeyRejected { .. })) => {
                 Err(self.attribute(error).await)
             }

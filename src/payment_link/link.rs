@@ -1,4 +1,4 @@
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -35,13 +35,17 @@ pub struct PaymentLink {
     pub total_amount: Option<Money>,
     /// The amount that Dojo reports, if it differs from `amount`, which means that something is wrong.
     pub reported_amount: Option<ReportedAmount>,
-    /// How much was captured, including tips, in minor units. It comes from Dojo's response to a read, never from a webhook, and
-    /// is less than `totalAmount` if a `Manual` payment was captured in part. Refunds are not subtracted.
-    pub captured_amount: i64,
-    /// How much was refunded, in minor units.
-    pub refunded_amount: i64,
+    /// How much was captured, including tips. It comes from Dojo's response to a read, never from a webhook, and is less than
+    /// `totalAmount` if a `Manual` payment was captured in part. Refunds are not subtracted.
+    pub captured_amount: Money,
+    /// How much was refunded, as Dojo reports it, whoever refunded it.
+    pub refunded_amount: Money,
+    /// How much is left to refund: what was captured, less what was refunded, less refunds whose outcome isn't known yet. For
+    /// a while after a refund, Dojo's figure may not include it yet, so a refund of that much may have to wait
+    /// (`refundable-amount-unclear`).
+    pub refundable_amount: Money,
     /// The captures of a `Manual` payment, oldest first.
-    pub captures: Vec<Capture>,
+    pub captures: Vec<LinkCapture>,
     /// The payment. `null` until it is final.
     pub payment: Option<Payment>,
     /// The customer's attempts that were declined or challenged, oldest first.
@@ -51,15 +55,18 @@ pub struct PaymentLink {
     /// The name of the client that requested the link.
     pub created_by: String,
     /// When the link was requested.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::payment_link::time::microseconds")]
     pub created_at: OffsetDateTime,
     /// When anything about the link last changed in this service.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::payment_link::time::microseconds")]
     pub updated_at: OffsetDateTime,
     /// When a response from Dojo about this link was last accepted. `null` until the first one.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(default, with = "crate::payment_link::time::microseconds::option")]
     pub synced_at: Option<OffsetDateTime>,
-    /// All other parameters of the request.
+    /// When the link expires, if nobody has paid it. `null` if Dojo hasn't reported it and the request didn't say.
+    #[serde(default, with = "crate::payment_link::time::microseconds::option")]
+    pub expire_at: Option<OffsetDateTime>,
+    /// All other parameters of the request. `expireAt` is above.
     #[serde(flatten)]
     pub terms: Terms,
 }
@@ -145,6 +152,24 @@ pub struct Payment {
 /// A capture of a `Manual` payment, or an attempt at one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Capture)]
+pub struct LinkCapture {
+    /// The capture's id at Dojo.
+    pub id: Option<String>,
+    /// How much was captured, without the tip.
+    pub amount: Money,
+    /// The tip that was captured with it.
+    pub tips_amount: Option<Money>,
+    /// As Dojo reports it: `Created`, `Successful`, `Declined` or `Failed`.
+    #[schema(example = "Successful")]
+    pub status: Option<String>,
+    /// In Dojo's format.
+    pub created_at: Option<String>,
+}
+
+/// A capture as Dojo reports it, without a currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Capture {
     /// The capture's id at Dojo.
     pub id: Option<String>,
@@ -153,17 +178,32 @@ pub struct Capture {
     /// The tip that was captured with it, in minor units.
     pub tips_amount: Option<i64>,
     /// As Dojo reports it: `Created`, `Successful`, `Declined` or `Failed`.
-    #[schema(example = "Successful")]
     pub status: Option<String>,
     /// In Dojo's format.
     pub created_at: Option<String>,
 }
 
 impl Capture {
+    /// The capture as callers see it.
+    #[must_use]
+    pub fn in_currency(&self, currency_code: Currency) -> LinkCapture {
+        let money = |value| Money {
+            value,
+            currency_code,
+        };
+        LinkCapture {
+            id: self.id.clone(),
+            amount: money(self.amount),
+            tips_amount: self.tips_amount.map(money),
+            status: self.status.clone(),
+            created_at: self.created_at.clone(),
+        }
+    }
+
     /// Whether the capture failed.
     #[must_use]
     pub fn is_void(&self) -> bool {
-        matches!(self.status.as_deref(), Some("Declined" | "Failed"))
+        is_void(self.status.as_deref())
     }
 
     /// Whether the money was collected. A missing or unknown status is no reason to doubt it, because Dojo lists the capture.
@@ -192,6 +232,18 @@ impl Capture {
             })
             .fold(0, i64::saturating_add)
     }
+}
+
+impl LinkCapture {
+    /// Whether the capture failed.
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        is_void(self.status.as_deref())
+    }
+}
+
+fn is_void(status: Option<&str>) -> bool {
+    matches!(status, Some("Declined" | "Failed"))
 }
 
 /// An attempt to pay that was declined, failed, or had to be confirmed with the bank.
@@ -237,4 +289,26 @@ pub enum FailureKind {
     NotCreated,
     /// Dojo's response to an operation was lost, and it has turned out that it was not performed.
     NotDone,
+}
+
+impl FailureKind {
+    /// Whether the same request gets the same outcome for good. Otherwise it may be sent again, and Dojo is called again.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Rejected | Self::NotCreated | Self::NotDone => true,
+            Self::KeyRejected | Self::Misrouted | Self::NotReached => false,
+        }
+    }
+}
+
+/// What is known about the outcome of a call to Dojo whose response was lost or is not there yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// How long ago the last call that may have taken effect ended. Zero if it may still be under way.
+    pub since_sent: Duration,
+    /// How long until the service next looks at Dojo for the outcome.
+    pub until_next: Duration,
+    /// Whether a response was lost, or the call may simply be under way.
+    pub is_lost: bool,
 }

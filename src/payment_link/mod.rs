@@ -21,7 +21,8 @@ pub mod timeline;
 pub use fault::Fault;
 pub use id::{OperationId, PaymentLinkId};
 pub use link::{
-    Attempt, Capture, Environment, Failure, FailureKind, Payment, PaymentLink, ReportedAmount,
+    Attempt, Capture, Environment, Failure, FailureKind, LinkCapture, Payment, PaymentLink,
+    Progress, ReportedAmount,
 };
 pub use money::{Currency, Money};
 pub use settlement::{RecoveryLimits, SettlementWindow};

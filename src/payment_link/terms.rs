@@ -428,7 +428,7 @@ pub struct ActionLink {
     pub file_name: Option<String>,
 }
 
-/// What an [`ActionLink`] does.
+/// What an action link does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum ActionType {
     /// Opens a page.

@@ -1,11 +1,13 @@
 //! A link's timeline, which records each change once, with its cause.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::Status;
+use super::{Failure, Money, OperationId, ReportedAmount, Status, operation::ActionKind};
 
 /// One entry of a link's timeline.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -23,24 +25,33 @@ pub struct Entry {
     pub status_after: Status,
     /// What caused it.
     pub cause: Cause,
-    /// More about it. Its members depend on `type`.
+    /// More about it. Its members depend on `type`: each of the types in this module is the detail of one or more of them.
     pub detail: Option<Value>,
     /// When it was recorded.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::payment_link::time::microseconds")]
     pub occurred_at: OffsetDateTime,
 }
 
 /// Declares [`Kind`] with each kind's word, so that a kind is spelled in one place.
 macro_rules! kinds {
-    ($($(#[$meta:meta])* $kind:ident = $word:tt,)*) => {
+    ($($(#[doc = $about:literal])+ $(#[serde($serde:meta)])? $kind:ident = $word:tt,)*) => {
         /// What a timeline entry records.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
         pub enum Kind {
-            $($(#[$meta])* #[serde(rename = $word)] $kind,)*
+            $($(#[doc = $about])+ $(#[serde($serde)])? #[serde(rename = $word)] $kind,)*
         }
 
         impl Kind {
             pub const ALL: &[Self] = &[$(Self::$kind),*];
+
+            /// What the kind means, for the OpenAPI document.
+            #[must_use]
+            pub fn about(self) -> String {
+                let lines: &[&str] = match self {
+                    $(Self::$kind => &[$($about),+],)*
+                };
+                lines.concat().trim().to_owned()
+            }
 
             /// The kind's word in JSON and in the database.
             #[must_use]
@@ -65,8 +76,7 @@ kinds! {
     /// Dojo's response was lost, so it is not known whether there is a payment intent.
     #[serde(alias = "unanswered")]
     ResponseLost = "responseLost",
-    /// A webhook arrived. `detail.verdict` says what it meant: `applied`, `unchanged` (the link already has that status),
-    /// `stale`, `contradictory`, `unknownStatus`, or `unknownEvent` (not an event that reports a payment intent's status).
+    /// A webhook arrived. `detail.verdict` says what it meant.
     Webhook = "webhook",
     /// The intent was read from Dojo and something is new. `detail.changed` says what.
     #[serde(alias = "refreshed")]
@@ -102,6 +112,125 @@ kinds! {
 impl Kind {
     /// [`Self::CreationRetried`] in the database: its word, and the one that earlier versions stored.
     pub const CREATION_RETRIED: [&str; 2] = ["creationRetried", "askedAgain"];
+}
+
+/// The detail of an entry of the type `created`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CreatedDetail<'a> {
+    /// The intent's id at Dojo.
+    pub payment_intent_id: &'a str,
+    /// The status that Dojo reported.
+    pub reported: &'a str,
+}
+
+/// The detail of an entry of the type `responseLost`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResponseLostDetail<'a> {
+    /// How the response was lost, for people to read.
+    pub reason: &'a str,
+}
+
+/// The detail of an entry of the type `webhook`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WebhookDetail<'a> {
+    /// What the webhook meant: `applied`, `unchanged` (the link already has that status), `stale`, `contradictory`,
+    /// `unknownStatus`, or `unknownEvent` (not an event that reports a payment intent's status).
+    pub verdict: &'a str,
+    /// The status that it reported.
+    pub reported: Option<&'a str>,
+    /// The name of the event.
+    pub event: Option<&'a str>,
+}
+
+/// The detail of an entry of the type `reconciled`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReconciledDetail {
+    /// What changed, by the names of the link's members. Amounts are in minor units, and lists are counted.
+    pub changed: BTreeMap<String, Change>,
+}
+
+/// A change of one member.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    pub from: Value,
+    pub to: Value,
+}
+
+/// The detail of an entry of the type `conflictingResponse`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConflictDetail<'a> {
+    /// The status that Dojo reported.
+    pub reported: &'a str,
+    /// `older` (than an earlier response), or `behind` (its status comes before the one that a webhook reported).
+    pub reason: &'a str,
+}
+
+/// The detail of an entry of the type `amountMismatch`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MismatchDetail<'a> {
+    /// The amount that was requested from Dojo.
+    pub requested: Money,
+    /// The amount that Dojo reports.
+    pub reported: Option<&'a ReportedAmount>,
+}
+
+/// The detail of an entry about a surplus intent.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SurplusDetail<'a> {
+    /// The surplus intent's id at Dojo.
+    pub payment_intent_id: &'a str,
+}
+
+/// The detail of an entry about an operation.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationDetail {
+    #[schema(value_type = String)]
+    pub operation_id: OperationId,
+    pub operation: ActionKind,
+    /// The amount that was requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<Money>,
+    /// Dojo's id for what it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dojo_id: Option<String>,
+    /// Why the operation was not performed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// How the response was lost, for people to read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Kind {
+    /// The name of the schema of the kind's details. `None` if there are none.
+    #[must_use]
+    pub fn detail_schema(self) -> Option<Cow<'static, str>> {
+        Some(match self {
+            Self::Requested | Self::CreationRetried => return None,
+            Self::Created => CreatedDetail::name(),
+            Self::Failed => Failure::name(),
+            Self::ResponseLost => ResponseLostDetail::name(),
+            Self::Webhook => WebhookDetail::name(),
+            Self::Reconciled => ReconciledDetail::name(),
+            Self::ConflictingResponse => ConflictDetail::name(),
+            Self::AmountMismatch => MismatchDetail::name(),
+            Self::SurplusFound | Self::SurplusCanceled | Self::SurplusPaid => SurplusDetail::name(),
+            Self::OperationRequested
+            | Self::OperationSucceeded
+            | Self::OperationFailed
+            | Self::OperationResponseLost
+            | Self::OperationUnconfirmed => OperationDetail::name(),
+        })
+    }
 }
 
 /// What caused a timeline entry.

@@ -4,19 +4,22 @@
 //! Dojo is called, its id is in the intent's metadata, and only a failure that proves that nothing was created makes the link
 //! `Failed`. No database connection is in use while waiting for Dojo.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use tracing::{error, info, warn};
 
 use super::{Context, adoption::adopt_intent};
 use crate::{
-    dojo::{self, CreatePaymentIntent, PaymentIntent},
+    dojo::{self, CreatePaymentIntent, PaymentIntent, SendBy},
     payment_link::{
-        Failure, FailureKind, NewPaymentLink, PaymentLink, PaymentLinkId, timeline::Cause,
+        Failure, FailureKind, NewPaymentLink, PaymentLink, PaymentLinkId, Progress, timeline::Cause,
     },
     store::{
         self, PgPool,
-        creation::{Admission, Draft, Earlier, EarlierRequest, IdempotencyKey, Retry},
+        creation::{Admission, CreationState, Draft, Earlier, EarlierRequest, IdempotencyKey},
         leases::Lease,
     },
     telemetry::causes,
@@ -25,8 +28,10 @@ use crate::{
 /// A caller's request for a link.
 #[derive(Debug)]
 pub struct Request {
-    /// The id that the link gets, unless an earlier request with the same key already created one.
+    /// The id that the link gets, unless an earlier request with the same key already has one.
     pub link_id: PaymentLinkId,
+    /// Gets the id that the link has, before Dojo is called.
+    pub known_id: Arc<OnceLock<PaymentLinkId>>,
     pub new: NewPaymentLink,
     /// The name of the client that sent the request.
     pub client: String,
@@ -37,12 +42,11 @@ pub struct Request {
 
 #[derive(Debug)]
 pub enum Outcome {
-    Created(Box<PaymentLink>),
-    /// An earlier request with the same key created the link.
-    Replayed {
-        link_id: PaymentLinkId,
-        /// The body of the response to that request.
-        body: String,
+    /// The link was created, now or by an earlier request with the same key. The link is as it is now.
+    Created {
+        link: Box<PaymentLink>,
+        /// Whether an earlier request created it.
+        replayed: bool,
     },
     /// Nothing was created, either now or by an earlier request with the same key.
     Failed {
@@ -54,19 +58,18 @@ pub enum Outcome {
         replayed: bool,
     },
     /// Dojo's response was lost, so it is not known whether there is an intent. The link stays pending.
-    Unknown {
-        link_id: PaymentLinkId,
-    },
+    Unknown { link_id: PaymentLinkId },
     /// An earlier request with the same key is in progress, or its outcome is not known yet.
     Running {
         link_id: PaymentLinkId,
+        progress: Progress,
     },
     /// The idempotency key was used for a different request.
     KeyReused,
 }
 
 /// Creates a link, at most once for each idempotency key. An `Err` means that Dojo was not called.
-pub async fn create(context: &Context, request: Request) -> Result<Outcome, store::Error> {
+pub async fn create(context: &Context, mut request: Request) -> Result<Outcome, store::Error> {
     let Context { pool, account, .. } = context;
     let cause = Cause::Request {
         client: request.client.clone(),
@@ -81,8 +84,10 @@ pub async fn create(context: &Context, request: Request) -> Result<Outcome, stor
         lease: account.client.creation_lease(),
     };
     match store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await? {
-        Admission::Repeated(earlier) => Ok(outcome_of(earlier)),
-        Admission::New(lease) => {
+        Admission::Repeated(earlier) => outcome_of(pool, earlier).await,
+        Admission::New(link_id, lease) => {
+            request.link_id = link_id;
+            let _ = request.known_id.set(link_id);
             let saved = SavedRequest {
                 lease,
                 request,
@@ -93,31 +98,78 @@ pub async fn create(context: &Context, request: Request) -> Result<Outcome, stor
     }
 }
 
-/// The outcome of an earlier request with this key, if there was one.
+/// The outcome of an earlier request with this key. `None` if there was none, or if it failed for a reason that may pass.
 pub async fn replay(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Outcome>, store::Error> {
-    let earlier = store::creation::earlier(pool, key).await?;
-    Ok(earlier.map(outcome_of))
+    let Some(earlier) = store::creation::earlier(pool, key).await? else {
+        return Ok(None);
+    };
+    let outcome = outcome_of(pool, earlier).await?;
+    let may_pass =
+        matches!(&outcome, Outcome::Failed { failure, .. } if !failure.reason.is_final());
+    Ok((!may_pass).then_some(outcome))
 }
 
-fn outcome_of(earlier: Earlier) -> Outcome {
-    let Earlier::Same(EarlierRequest {
-        link_id,
-        response_body,
-        failure,
-    }) = earlier
-    else {
-        return Outcome::KeyReused;
+/// Waits until the outcome of a creation is known, but not longer than `limit`. Holds no database connection meanwhile.
+pub async fn await_outcome(
+    pool: &PgPool,
+    outcome: Outcome,
+    limit: Duration,
+) -> Result<Outcome, store::Error> {
+    let (Outcome::Unknown { link_id } | Outcome::Running { link_id, .. }) = outcome else {
+        return Ok(outcome);
     };
-    match (response_body, failure) {
-        (Some(body), _) => Outcome::Replayed { link_id, body },
-        (None, Some(failure)) => Outcome::Failed {
+    let replayed = matches!(outcome, Outcome::Running { .. });
+    let mut latest = outcome;
+    let deadline = Instant::now() + limit;
+    let mut wait = Duration::from_millis(100);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(latest);
+        }
+        tokio::time::sleep(wait.min(left)).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
+        match store::creation::state_of(pool, link_id).await? {
+            Some(CreationState::Pending(progress)) => {
+                latest = Outcome::Running { link_id, progress };
+            }
+            Some(state) => return outcome_in(pool, link_id, state, replayed).await,
+            None => return Ok(latest),
+        }
+    }
+}
+
+async fn outcome_of(pool: &PgPool, earlier: Earlier) -> Result<Outcome, store::Error> {
+    match earlier {
+        Earlier::Same(EarlierRequest { link_id, state }) => {
+            outcome_in(pool, link_id, state, true).await
+        }
+        Earlier::Other => Ok(Outcome::KeyReused),
+    }
+}
+
+async fn outcome_in(
+    pool: &PgPool,
+    link_id: PaymentLinkId,
+    state: CreationState,
+    replayed: bool,
+) -> Result<Outcome, store::Error> {
+    Ok(match state {
+        CreationState::Pending(progress) => Outcome::Running { link_id, progress },
+        CreationState::Failed(failure) => Outcome::Failed {
             link_id,
             failure,
             retry_after: None,
-            replayed: true,
+            replayed,
         },
-        (None, None) => Outcome::Running { link_id },
-    }
+        CreationState::Created => match store::links::find(pool, link_id).await? {
+            Some(link) => Outcome::Created {
+                link: Box::new(link),
+                replayed,
+            },
+            None => Outcome::Unknown { link_id },
+        },
+    })
 }
 
 /// A request whose link is saved, so that Dojo can be called.
@@ -142,6 +194,7 @@ impl SavedRequest {
                 link_id,
                 new: &self.request.new,
                 request_id: &self.request.request_id,
+                send_by: SendBy::within(self.lease.left()),
             })
             .await;
         let stored = match response {
@@ -178,7 +231,10 @@ impl SavedRequest {
                 retry_after: None,
                 replayed: false,
             },
-            None => Outcome::Created(Box::new(adopted.link)),
+            None => Outcome::Created {
+                link: Box::new(adopted.link),
+                replayed: false,
+            },
         })
     }
 
@@ -204,12 +260,6 @@ impl SavedRequest {
             warn!(%link_id, error = %causes(&error), "Dojo's response to a creation was lost");
             return self.store_lost_response(context, &error.to_string()).await;
         };
-        // Only a rejection of the request itself would recur on a retry.
-        let retry = if failure.reason == FailureKind::Rejected {
-            Retry::Final
-        } else {
-            Retry::Allowed
-        };
         match failure.reason {
             FailureKind::KeyRejected | FailureKind::Misrouted => error!(
                 %link_id, error = %causes(&error), detail = failure.detail,
@@ -224,7 +274,7 @@ impl SavedRequest {
         }
         count(error.name());
         let (pool, lease, cause) = (&context.pool, self.lease, &self.cause);
-        if !store::creation::fail(pool, link_id, lease, &failure, retry, None, cause).await? {
+        if !store::creation::fail(pool, link_id, lease, &failure, None, cause).await? {
             // This call took so long that it was treated as lost, so an intent may exist after all.
             warn!(%link_id, "the failure arrived after the lease had expired; creation recovery has taken over the link");
             return Ok(Outcome::Unknown { link_id });

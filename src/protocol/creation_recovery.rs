@@ -10,13 +10,13 @@ use tracing::{info, warn};
 
 use super::{Context, Error, adoption::adopt_intent, intent_search::SearchedCreation};
 use crate::{
-    dojo::{CreatePaymentIntent, PaymentIntent},
+    dojo::{CreatePaymentIntent, PaymentIntent, SendBy},
     payment_link::{
         Failure, FailureKind, PaymentLinkId,
         creation_recovery::{Found, Step, next_step},
         timeline::Cause,
     },
-    store::{self, creation::Retry, creation_recovery::LostCreation},
+    store::{self, creation_recovery::LostCreation},
 };
 
 /// Takes the next step for a claimed link, by what a search for its intents has found.
@@ -87,7 +87,6 @@ pub async fn recover(
                     *id,
                     lost.lease,
                     &failure,
-                    Retry::Final,
                     late_check,
                     &Cause::Recovery,
                 )
@@ -134,6 +133,7 @@ async fn create_again(context: &Context, lost: &LostCreation) -> Result<(), Erro
             link_id: id,
             new: &lost.new,
             request_id: &request_id,
+            send_by: SendBy::within(lease.left()),
         })
         .await;
     let error = match response {
@@ -148,8 +148,7 @@ async fn create_again(context: &Context, lost: &LostCreation) -> Result<(), Erro
         Some(failure) if failure.reason == FailureKind::Rejected => {
             count("rejected");
             let late_check = Some(limits.window.length());
-            store::creation::fail(pool, id, lease, &failure, Retry::Final, late_check, cause)
-                .await?;
+            store::creation::fail(pool, id, lease, &failure, late_check, cause).await?;
             return Ok(());
         }
         // Dojo can't be reached or is busy. The next try need not wait for an intent to appear.

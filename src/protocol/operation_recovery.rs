@@ -6,7 +6,7 @@ use tracing::{error, info, warn};
 
 use super::{Context, Error, operations::count};
 use crate::{
-    dojo::{self, On409, Operate, PaymentIntent},
+    dojo::{self, On409, Operate, PaymentIntent, SendBy},
     payment_link::{
         Capture, Failure, FailureKind, OperationId,
         operation::{
@@ -106,6 +106,7 @@ async fn repeat(context: &Context, operation: &ClaimedOperation) -> Result<(), E
         action: &operation.action,
         idempotency_key: operation.dojo_key.as_deref(),
         request_id: &request_id,
+        send_by: SendBy::within(lease.left()),
     };
     let error = match client.operate(operate).await {
         Ok(dojo_id) => return succeed(context, operation, dojo_id.as_deref()).await,
@@ -197,7 +198,7 @@ async fn succeed(
     dojo_id: Option<&str>,
 ) -> Result<(), Error> {
     let (id, action) = (operation.id, &operation.action);
-    info!(operation_id = %id, operation = action.kind(), "Dojo performed an operation whose response was lost");
+    info!(operation_id = %id, operation = action.kind().as_str(), "Dojo performed an operation whose response was lost");
     count(action, "found");
     store::operations::succeed(&context.pool, id, dojo_id, &CAUSE).await?;
     Ok(())
@@ -214,7 +215,7 @@ async fn fail(
     let (id, action) = (operation.id, &operation.action);
     // Dojo's own text is stored, but not logged: it may repeat what a caller wrote about a customer.
     warn!(
-        operation_id = %id, operation = action.kind(), reason = ?failure.reason, status = failure.status,
+        operation_id = %id, operation = action.kind().as_str(), reason = ?failure.reason, status = failure.status,
         "an operation whose response was lost was not performed"
     );
     count(action, "given_up");
@@ -237,7 +238,7 @@ async fn give_up(
 ) -> Result<(), Error> {
     let (id, action) = (operation.id, &operation.action);
     error!(
-        operation_id = %id, link_id = %operation.link_id, operation = action.kind(),
+        operation_id = %id, link_id = %operation.link_id, operation = action.kind().as_str(),
         "the outcome of an operation can't be determined: check the payment in Dojo's portal"
     );
     count(action, "unconfirmed");

@@ -4,7 +4,7 @@
 //! each is saved before Dojo is called, a link has one pending change at a time, and after a lost response nothing is repeated
 //! until Dojo has been read ([`super::operation_recovery`]).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use sha2::{Digest, Sha256};
@@ -13,11 +13,11 @@ use tracing::{error, info, warn};
 
 use super::{Context, Error, reconciliation};
 use crate::{
-    dojo::{self, On409, Operate},
+    dojo::{self, On409, Operate, SendBy},
     payment_link::{
-        Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId,
+        Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId, Progress,
         operation::{
-            Action, OperationStatus,
+            Action, Operation, OperationStatus,
             permission::{Objection, OtherOperations, PermitContext, permit},
         },
         timeline::Cause,
@@ -45,22 +45,30 @@ pub struct Request {
     pub idempotency_key: Option<IdempotencyKey>,
 }
 
+impl Request {
+    /// What [`await_outcome`] needs to know of the request.
+    #[must_use]
+    pub fn waiting(&self) -> (Option<IdempotencyKey>, Cause) {
+        let cause = Cause::Request {
+            client: self.client.clone(),
+            request_id: self.request_id.clone(),
+        };
+        (self.idempotency_key.clone(), cause)
+    }
+}
+
 /// The outcome of a request for an operation.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Dojo performed it.
+    /// Dojo performed it, now or for an earlier request with the same key.
     Done {
-        operation_id: OperationId,
-        /// The link as Dojo reports it now. If Dojo couldn't be read, the link as it was stored before, not confirmed.
+        operation: Box<Operation>,
+        /// The link as it is now. If Dojo couldn't be read after the operation, the link as it was before, not confirmed.
         link: Box<PaymentLink>,
         /// Whether Dojo could be read after the operation.
         read_back: bool,
-    },
-    /// Dojo performed it for an earlier request with the same key.
-    Replayed {
-        operation_id: OperationId,
-        /// The link as JSON: the earlier response, or the link as it is now if it couldn't be read back then.
-        link: String,
+        /// Whether this is the outcome of an earlier request.
+        replayed: bool,
     },
     /// The rules forbid it. Dojo was not called.
     Objected(Objection),
@@ -86,6 +94,7 @@ pub enum Outcome {
     /// An earlier request with the same key is in progress, or its outcome isn't known yet.
     Running {
         operation_id: OperationId,
+        progress: Progress,
     },
     /// The idempotency key was used for a different request.
     KeyReused,
@@ -134,7 +143,9 @@ pub async fn perform(context: &Context, request: Request) -> Result<Outcome, sto
             count(&request.action, outcome);
             Ok(Outcome::Objected(objection))
         }
-        Ok(SaveOutcome::Earlier(earlier)) => replay(&context.pool, request.link_id, *earlier).await,
+        Ok(SaveOutcome::Earlier(earlier)) => {
+            replay(context, request.link_id, *earlier, &cause).await
+        }
         Ok(SaveOutcome::KeyReused) => Ok(Outcome::KeyReused),
         Ok(SaveOutcome::NoSuchLink) => Ok(Outcome::NoSuchLink),
         Err(Error::Store(error)) => Err(error),
@@ -210,6 +221,37 @@ fn permit_context(context: &Context, read_since: Option<OffsetDateTime>) -> Perm
         read_since,
         window: context.limits.window,
     }
+}
+
+/// Waits until the outcome of an operation is known, but not longer than `limit`. Holds no database connection meanwhile.
+pub async fn await_outcome(
+    context: &Context,
+    key: Option<&IdempotencyKey>,
+    link_id: PaymentLinkId,
+    cause: &Cause,
+    outcome: Outcome,
+    limit: Duration,
+) -> Result<Outcome, store::Error> {
+    let Some(key) = key else { return Ok(outcome) };
+    let mut latest = outcome;
+    let deadline = Instant::now() + limit;
+    let mut wait = Duration::from_millis(100);
+    while matches!(latest, Outcome::Unknown { .. } | Outcome::Running { .. }) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        tokio::time::sleep(wait.min(left)).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
+        match store::operations::earlier_request(&context.pool, key).await? {
+            Some(SaveOutcome::Earlier(earlier)) => {
+                latest = replay(context, link_id, *earlier, cause).await?;
+            }
+            // The key is free again: nothing was done.
+            _ => break,
+        }
+    }
+    Ok(latest)
 }
 
 async fn earlier_request(
@@ -305,23 +347,20 @@ fn dojo_key(key: &IdempotencyKey) -> String {
     hex::encode(hash)
 }
 
-/// The outcome of an earlier request with the same key.
+/// The outcome of an earlier request with the same key, and the link as it is now.
 async fn replay(
-    pool: &PgPool,
+    context: &Context,
     link_id: PaymentLinkId,
     earlier: EarlierRequest,
+    cause: &Cause,
 ) -> Result<Outcome, store::Error> {
     let operation_id = earlier.operation_id;
     Ok(match (earlier.status, earlier.failure) {
         (OperationStatus::Succeeded, _) => {
-            let link = match earlier.response_body {
-                Some(body) => Some(body),
-                None => store::links::find(pool, link_id).await?.as_ref().map(json),
-            };
-            link.map_or(Outcome::NoSuchLink, |link| Outcome::Replayed {
-                operation_id,
-                link,
-            })
+            // Until the link has been read after the operation, it has the amounts from before it.
+            let read_back = earlier.is_read_back
+                || read_operation_back(context, operation_id, link_id, cause).await?;
+            done(&context.pool, operation_id, link_id, read_back, true).await?
         }
         (OperationStatus::Failed, Some(failure)) => Outcome::Failed {
             operation_id,
@@ -330,14 +369,46 @@ async fn replay(
             replayed: true,
         },
         (OperationStatus::Unconfirmed, _) => Outcome::Unconfirmed { operation_id },
-        (OperationStatus::Pending | OperationStatus::Failed, _) => {
-            Outcome::Running { operation_id }
-        }
+        (OperationStatus::Pending | OperationStatus::Failed, _) => Outcome::Running {
+            operation_id,
+            progress: earlier.progress,
+        },
     })
 }
 
-fn json(link: &PaymentLink) -> String {
-    serde_json::to_string(link).expect("a struct of plain values becomes JSON")
+/// Reconciles the link after an operation on it, and stores that it was. Returns `false` if Dojo can't be read.
+async fn read_operation_back(
+    context: &Context,
+    operation_id: OperationId,
+    link_id: PaymentLinkId,
+    cause: &Cause,
+) -> Result<bool, store::Error> {
+    let is_read_back = read_back(context, link_id, cause).await?;
+    if is_read_back {
+        store::operations::record_read_back(&context.pool, operation_id).await?;
+    }
+    Ok(is_read_back)
+}
+
+/// The outcome of an operation that Dojo performed.
+async fn done(
+    pool: &PgPool,
+    operation_id: OperationId,
+    link_id: PaymentLinkId,
+    read_back: bool,
+    replayed: bool,
+) -> Result<Outcome, store::Error> {
+    let operation = store::operations::find(pool, operation_id).await?;
+    let link = store::links::find(pool, link_id).await?;
+    let (Some(operation), Some(link)) = (operation, link) else {
+        return Ok(Outcome::NoSuchLink);
+    };
+    Ok(Outcome::Done {
+        operation: Box::new(operation),
+        link: Box::new(link),
+        read_back,
+        replayed,
+    })
 }
 
 /// The call to Dojo for an operation that is saved.
@@ -363,9 +434,10 @@ impl SavedCall<'_> {
                     action: &self.saved.action,
                     idempotency_key: self.new.dojo_key,
                     request_id: self.request_id,
+                    send_by: SendBy::within(self.saved.lease.left()),
                 };
                 match self.context.account.client.operate(operate).await {
-                    Ok(dojo_id) => self.succeeded(dojo_id.as_deref()).await,
+                    Ok(dojo_id) => self.responded(dojo_id.as_deref()).await,
                     Err(error) => self.not_confirmed(error).await,
                 }
             }
@@ -410,6 +482,18 @@ impl SavedCall<'_> {
             .collect())
     }
 
+    async fn responded(&self, dojo_id: Option<&str>) -> Result<Outcome, store::Error> {
+        let (pool, id) = (&self.context.pool, self.new.id);
+        if let Some(dojo_id) = dojo_id
+            && store::operations::is_of_another(pool, id, self.new.link_id, dojo_id).await?
+        {
+            return self
+                .not_confirmed(dojo::Error::about_another(dojo_id))
+                .await;
+        }
+        self.succeeded(dojo_id).await
+    }
+
     async fn succeeded(&self, dojo_id: Option<&str>) -> Result<Outcome, store::Error> {
         let pool = &self.context.pool;
         let NewOperation {
@@ -418,7 +502,7 @@ impl SavedCall<'_> {
             cause,
             ..
         } = *self.new;
-        let operation = self.saved.action.kind();
+        let operation = self.saved.action.kind().as_str();
         // Logged before it is stored: if storing fails, the log is the only record.
         info!(%link_id, %operation_id, operation, dojo_id, "Dojo performed an operation");
         (|| store::operations::succeed(pool, operation_id, dojo_id, cause))
@@ -430,19 +514,8 @@ impl SavedCall<'_> {
             .when(store::Error::is_outage)
             .await?;
         count(&self.saved.action, "succeeded");
-        let read_back = read_back(self.context, link_id, cause).await?;
-        let link = store::links::find(pool, link_id).await?;
-        let Some(link) = link else {
-            return Ok(Outcome::NoSuchLink);
-        };
-        if read_back {
-            store::operations::store_response(pool, operation_id, &json(&link)).await?;
-        }
-        Ok(Outcome::Done {
-            operation_id,
-            link: Box::new(link),
-            read_back,
-        })
+        let read_back = read_operation_back(self.context, operation_id, link_id, cause).await?;
+        done(pool, operation_id, link_id, read_back, false).await
     }
 
     /// Stores that Dojo rejected the operation, or that its response was lost.
@@ -458,7 +531,7 @@ impl SavedCall<'_> {
         if let Some(failure) = error.proves_nothing_was_changed(on_409) {
             return self.failed(&error, failure).await;
         }
-        let operation = action.kind();
+        let operation = action.kind().as_str();
         warn!(%operation_id, operation, error = %causes(&error), "Dojo's response to an operation was lost");
         count(action, "unknown");
         let (pool, lease) = (&self.context.pool, self.saved.lease);
@@ -484,7 +557,7 @@ impl SavedCall<'_> {
     async fn failed(&self, error: &dojo::Error, failure: Failure) -> Result<Outcome, store::Error> {
         let operation_id = self.new.id;
         let action = &self.saved.action;
-        let operation = action.kind();
+        let operation = action.kind().as_str();
         // Only a rejection of the request itself would recur on a retry.
         let retry = match failure.reason {
             FailureKind::Rejected => {
@@ -526,6 +599,6 @@ impl SavedCall<'_> {
 }
 
 pub(super) fn count(action: &Action, outcome: &'static str) {
-    metrics::counter!("operations_total", "operation" => action.kind(), "outcome" => outcome)
+    metrics::counter!("operations_total", "operation" => action.kind().as_str(), "outcome" => outcome)
         .increment(1);
 }

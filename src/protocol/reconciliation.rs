@@ -197,7 +197,7 @@ fn next(
         _ => since(link.created_at),
     };
     let money_left = snapshot.refunded_amount(intent) < snapshot.captured_amount(intent);
-    let expire_at = intent.expire_at.or(link.terms.expire_at);
+    let expire_at = intent.expire_at.or(link.expire_at);
     // Neither an expiry in the past nor that of a paid link is a reason to reconcile soon.
     let until_expiry = expire_at
         .filter(|_| status == Status::Created)
@@ -207,7 +207,18 @@ fn next(
         let sent_until = snapshot.sent_until.filter(|_| snapshot.creation_retried)?;
         context.limits.window.late_check(since(sent_until))
     };
-    next_reconciliation(status, money_left, age, until_expiry).or_else(late)
+    // Such a response is accepted, because Dojo keeps sending it or no other is known. It may still be wrong, so it is
+    // checked again soon, and less often the longer it stands.
+    let is_doubtful = intent.known_status().is_none()
+        || snapshot.refunded_amount(intent) < snapshot.succeeded_refunds;
+    let recheck = is_doubtful.then(|| context.limits.window.doubt_recheck(since(link.updated_at)));
+    [
+        next_reconciliation(status, money_left, age, until_expiry).or_else(late),
+        recheck,
+    ]
+    .into_iter()
+    .flatten()
+    .min()
 }
 
 /// How many due links justify the call that reads one page of search results.

@@ -1,7 +1,6 @@
 //! Giving a link the payment intent that Dojo created for it, in one transaction.
 
 use serde::Serialize;
-use serde_json::json;
 use time::OffsetDateTime;
 
 use super::{
@@ -12,7 +11,7 @@ use crate::{
     dojo::PaymentIntent,
     payment_link::{
         Attempt, Capture, Payment, PaymentLink, PaymentLinkId, ReportedAmount, Status, Verdict,
-        timeline::{Cause, Kind},
+        timeline::{Cause, CreatedDetail, Kind, MismatchDetail, WebhookDetail},
     },
 };
 
@@ -140,7 +139,10 @@ pub async fn adopt_intent(
          )",
         id.uuid(),
         to_json(&columns)?,
-        json!({"paymentIntentId": intent.id, "reported": intent.status}),
+        to_json(&CreatedDetail {
+            payment_intent_id: &intent.id,
+            reported: &intent.status,
+        })?,
     )
     .execute(&mut *transaction)
     .await?;
@@ -160,17 +162,6 @@ pub async fn adopt_intent(
     }
     if surplus {
         mark_surplus(&mut transaction, &link, &intent.id, cause).await?;
-    } else {
-        let body =
-            serde_json::to_string(&link).map_err(|error| Error::Unreadable(error.to_string()))?;
-        sqlx::query!(
-            "UPDATE idempotency_keys SET response_body = $2
-             WHERE payment_link_id = $1 AND response_body IS NULL",
-            id.uuid(),
-            body
-        )
-        .execute(&mut *transaction)
-        .await?;
     }
     transaction.commit().await?;
     Ok(Adopted {
@@ -193,7 +184,10 @@ async fn record_mismatch(
         "WITH entry AS (SELECT $3::uuid AS link_id, $4 AS before, $4 AS after, $5::jsonb AS detail)",
         link.id.uuid(),
         link.status.as_str(),
-        json!({"asked": link.amount, "reported": link.reported_amount})
+        to_json(&MismatchDetail {
+            requested: link.amount,
+            reported: link.reported_amount.as_ref(),
+        })?
     )
     .execute(&mut **transaction)
     .await?;
@@ -269,7 +263,11 @@ async fn apply_early_webhooks(
             id.uuid(),
             before.as_str(),
             status.as_str(),
-            json!({"verdict": verdict.name(), "reported": event.reported, "event": event_type})
+            to_json(&WebhookDetail {
+                verdict: verdict.name(),
+                reported: event.reported.as_deref(),
+                event: Some(&event_type),
+            })?
         )
         .execute(&mut **transaction)
         .await?;

@@ -4,22 +4,23 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
     Error, PgPool, from_json,
     leases::{Lease, LeaseRequest},
+    parse_stored,
     timeline::record,
     to_json,
 };
 use crate::payment_link::{
-    Environment, Failure, NewPaymentLink, PaymentLinkId, Status,
-    timeline::{Cause, Kind},
+    Environment, Failure, NewPaymentLink, PaymentLinkId, Progress, Status,
+    timeline::{Cause, Kind, ResponseLostDetail},
 };
 
 /// A link to be saved.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Draft<'a> {
     pub id: PaymentLinkId,
     pub environment: Environment,
@@ -45,7 +46,7 @@ pub struct IdempotencyKey {
 #[derive(Debug)]
 pub enum Admission {
     /// The link is saved. Dojo must be called before this lease expires.
-    New(Lease),
+    New(PaymentLinkId, Lease),
     /// An earlier request had the same idempotency key.
     Repeated(Earlier),
 }
@@ -62,16 +63,23 @@ pub enum Earlier {
 #[derive(Debug)]
 pub struct EarlierRequest {
     pub link_id: PaymentLinkId,
-    /// The response, byte for byte, if the link was created.
-    pub response_body: Option<String>,
-    /// Why the link was not created, if it failed.
-    pub failure: Option<Failure>,
+    pub state: CreationState,
+}
+
+/// How far the creation of a link is.
+#[derive(Debug)]
+pub enum CreationState {
+    /// The outcome isn't known yet.
+    Pending(Progress),
+    /// Nothing was created.
+    Failed(Failure),
+    Created,
 }
 
 /// Saves a link as `Pending`, unless its idempotency key was used before.
 ///
 /// A primary key in Postgres decides, so exactly one of any number of requests with the same key, on any number of replicas,
-/// is the first. A key whose last request provably created nothing is free for the same request.
+/// is the first. If the earlier request failed for a reason that may pass, its link is used again.
 pub async fn begin(
     pool: &PgPool,
     draft: &Draft<'_>,
@@ -81,19 +89,59 @@ pub async fn begin(
     // happen again only if yet another request used it in between.
     for _ in 0..3 {
         if let Some(lease) = save(pool, draft, key).await? {
-            return Ok(Admission::New(lease));
+            return Ok(Admission::New(draft.id, lease));
         }
-        if let Some(key) = key
-            && let Some(earlier) = earlier(pool, key).await?
+        let Some(key) = key else { continue };
+        let Some(earlier) = earlier(pool, key).await? else {
+            continue;
+        };
+        if let Earlier::Same(EarlierRequest {
+            link_id,
+            state: CreationState::Failed(failure),
+        }) = &earlier
+            && !failure.reason.is_final()
         {
-            return Ok(Admission::Repeated(earlier));
+            let id = *link_id;
+            if let Some(lease) = reopen(pool, &Draft { id, ..*draft }).await? {
+                return Ok(Admission::New(id, lease));
+            }
+            // Another copy of this request was faster.
+            continue;
         }
+        return Ok(Admission::Repeated(earlier));
     }
     Ok(Admission::Repeated(Earlier::Same(EarlierRequest {
         link_id: draft.id,
-        response_body: None,
-        failure: None,
+        state: CreationState::Pending(Progress::default()),
     })))
+}
+
+/// Makes a link whose creation failed pending again, for a repetition of the request. Returns the lease on it, or `None` if
+/// another repetition was faster.
+async fn reopen(pool: &PgPool, draft: &Draft<'_>) -> Result<Option<Lease>, Error> {
+    let lease = LeaseRequest::new(draft.lease);
+    let reopened = record!(
+        Kind::Requested,
+        draft.cause,
+        r#"WITH link AS (
+             UPDATE payment_links
+             SET status = 'Pending', failure = NULL, request = $4, updated_at = now(), revision = revision + 1,
+                 due_at = now(), leased_until = now() + make_interval(secs => $5),
+                 asked_until = now() + make_interval(secs => $5)
+             WHERE id = $3 AND status = 'Failed' AND NOT failure->>'reason' = ANY($6)
+             RETURNING id, status, leased_until
+         ), entry AS (
+             SELECT id AS link_id, 'Failed' AS before, status AS after, NULL::jsonb AS detail FROM link
+         )"# => r#"
+         SELECT leased_until AS "until!" FROM link"#,
+        draft.id.uuid(),
+        to_json(draft.new)?,
+        lease.seconds(),
+        &["rejected", "refused", "notCreated", "notDone"] as &[&str]
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(reopened.map(|row| lease.granted(row.until)))
 }
 
 /// Claims the key and saves the link, both or neither. Returns the lease on the link, or `None` if the key is in use.
@@ -147,10 +195,12 @@ async fn save(
     Ok(saved.map(|row| lease.granted(row.until)))
 }
 
-/// The earlier request with this key. `None` if there was none, or if it failed and left the key free.
+/// The earlier request with this key. `None` if there was none.
 pub async fn earlier(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Earlier>, Error> {
     let row = sqlx::query!(
-        r#"SELECT known.request_hash, known.payment_link_id AS "link_id?", known.response_body, link.failure
+        r#"SELECT known.request_hash, link.id AS "link_id?", link.status AS "status?", link.failure,
+                  extract(epoch FROM now() - link.asked_until)::float8 AS since_sent,
+                  extract(epoch FROM link.due_at - now())::float8 AS until_next
            FROM idempotency_keys known LEFT JOIN payment_links link ON link.id = known.payment_link_id
            WHERE known.api_key_id = $1 AND known.key = $2"#,
         key.client_id,
@@ -162,14 +212,61 @@ pub async fn earlier(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Earli
     if row.request_hash != key.request_hash {
         return Ok(Some(Earlier::Other));
     }
-    let Some(link_id) = row.link_id else {
+    let (Some(link_id), Some(status)) = (row.link_id, row.status) else {
         return Ok(None);
     };
     Ok(Some(Earlier::Same(EarlierRequest {
         link_id: PaymentLinkId::from_uuid(link_id),
-        response_body: row.response_body,
-        failure: row.failure.map(from_json).transpose()?,
+        state: creation_state(
+            &status,
+            row.failure,
+            progress(row.since_sent, row.until_next),
+        )?,
     })))
+}
+
+/// How far the creation of this link is. `None` if there is no such link.
+pub async fn state_of(pool: &PgPool, id: PaymentLinkId) -> Result<Option<CreationState>, Error> {
+    let row = sqlx::query!(
+        r#"SELECT status, failure, extract(epoch FROM now() - asked_until)::float8 AS since_sent,
+                  extract(epoch FROM due_at - now())::float8 AS until_next
+           FROM payment_links WHERE id = $1"#,
+        id.uuid()
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(|row| {
+        creation_state(
+            &row.status,
+            row.failure,
+            progress(row.since_sent, row.until_next),
+        )
+    })
+    .transpose()
+}
+
+fn creation_state(
+    status: &str,
+    failure: Option<Value>,
+    progress: Progress,
+) -> Result<CreationState, Error> {
+    Ok(match parse_stored(status)? {
+        Status::Pending => CreationState::Pending(progress),
+        Status::Failed => CreationState::Failed(from_json(failure.unwrap_or_default())?),
+        _ => CreationState::Created,
+    })
+}
+
+/// `since_sent` is negative while a call may be under way.
+pub(super) fn progress(since_sent: Option<f64>, until_next: Option<f64>) -> Progress {
+    let positive = |seconds: Option<f64>| {
+        Duration::try_from_secs_f64(seconds.unwrap_or(0.0).max(0.0)).unwrap_or_default()
+    };
+    Progress {
+        since_sent: positive(since_sent),
+        until_next: positive(until_next),
+        is_lost: since_sent.is_some_and(|since| since >= 0.0),
+    }
 }
 
 /// Whether a request with the same idempotency key may try again.
@@ -190,7 +287,6 @@ pub async fn fail(
     id: PaymentLinkId,
     lease: Lease,
     failure: &Failure,
-    retry: Retry,
     late_check: Option<Duration>,
     cause: &Cause,
 ) -> Result<bool, Error> {
@@ -200,20 +296,16 @@ pub async fn fail(
         "WITH failed AS (
              UPDATE payment_links
              SET status = 'Failed', failure = $5, updated_at = now(), leased_until = NULL,
-                 due_at = now() + make_interval(secs => $7),
+                 due_at = now() + make_interval(secs => $6),
                  revision = revision + 1, request = request #- '{customer,secret}'
              WHERE id = $3 AND status = 'Pending' AND leased_until = $4
              RETURNING id, status, failure
-         ), freed AS (
-             UPDATE idempotency_keys SET payment_link_id = NULL
-             WHERE $6 AND payment_link_id IN (SELECT id FROM failed)
          ), entry AS (
              SELECT id AS link_id, 'Pending' AS before, status AS after, failure AS detail FROM failed
          )",
         id.uuid(),
         lease.until,
         to_json(failure)?,
-        retry == Retry::Allowed,
         late_check.map(|wait| wait.as_secs_f64()),
     )
     .execute(pool)
@@ -244,7 +336,7 @@ pub async fn record_lost_response(
          )",
         id.uuid(),
         lease.until,
-        json!({"reason": reason})
+        to_json(&ResponseLostDetail { reason })?
     )
     .execute(pool)
     .await?;

@@ -34,11 +34,12 @@ impl Error {
         match self {
             Self::Database(Cause(sqlx::Error::Database(error))) => {
                 error.code().is_some_and(|code| {
+                    // 3D000: no such database. 42501: a missing permission. An operator can fix both at any time.
                     // 25006: a read-only server, such as a standby. 25P03 and 25P04: Postgres ended a transaction that
                     // took too long. 42P01: a database that is not migrated yet.
                     [
-                        "08", "25006", "25P03", "25P04", "28", "40", "42P01", "53", "55", "57",
-                        "58",
+                        "08", "25006", "25P03", "25P04", "28", "3D000", "3F000", "40", "42501",
+                        "42P01", "53", "55", "57", "58",
                     ]
                     .iter()
                     .any(|class| code.starts_with(class))

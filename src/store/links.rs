@@ -1,12 +1,14 @@
 //! Reading payment links and their timelines.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Error, PgPool, from_json, parse_stored};
 use crate::payment_link::{
-    Capture, Money, NewPaymentLink, PaymentLink, PaymentLinkId, Status,
+    Capture, Money, NewPaymentLink, OperationId, PaymentLink, PaymentLinkId, Status,
     reconciliation::is_confirmed, timeline,
 };
 
@@ -26,6 +28,8 @@ pub(super) struct Row {
     pub(super) tips_amount: Option<i64>,
     pub(super) total_amount: Option<i64>,
     pub(super) refunded_amount: i64,
+    /// Our refunds whose outcome isn't known yet, in minor units.
+    pub(super) open_refunds: i64,
     pub(super) captures: Value,
     pub(super) mismatch: Option<Value>,
     pub(super) expire_at: Option<OffsetDateTime>,
@@ -42,14 +46,18 @@ pub(super) struct Row {
 
 /// Selects links as [`Row`]s. `$rest` follows `FROM payment_links`.
 macro_rules! select_links {
-    ($rest:tt $(, $argument:expr)*) => {
+    ($rest:tt $(+ $more:tt)? $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             $crate::store::links::Row,
             "SELECT id, account, environment, status, dojo_status, unsettled_status, disputed_since, request, currency,
-                    amount, tips_amount, total_amount, refunded_amount, captures, mismatch, expire_at,
+                    amount, tips_amount, total_amount, refunded_amount,
+                    (SELECT coalesce(sum(operations.amount), 0)::bigint FROM operations
+                     WHERE payment_link_id = payment_links.id AND kind = 'refund'
+                       AND operations.status IN ('Pending', 'Unconfirmed')) AS \"open_refunds!\",
+                    captures, mismatch, expire_at,
                     payment_intent_id, url, payment, attempts, failure, created_by, created_at, updated_at, synced_at
              FROM payment_links "
-                + $rest
+                + $rest $(+ $more)?
             $(, $argument)*
         )
     };
@@ -78,7 +86,8 @@ impl Row {
         let (accepted, confirmed) = (self.accepted_status(status), self.is_confirmed(status));
         let request: NewPaymentLink = from_json(self.request)?;
         let mut terms = request.terms;
-        terms.expire_at = self.expire_at;
+        // The link has its own: Dojo sets one if the request has none.
+        terms.expire_at = None;
         if let Some(customer) = &mut terms.customer {
             customer.secret = None;
         }
@@ -89,6 +98,8 @@ impl Row {
         };
         let captures: Vec<Capture> = from_json(self.captures)?;
         let whole = self.total_amount.unwrap_or(self.amount);
+        let collected =
+            accepted.map_or(0, |accepted| Capture::collected(&captures, accepted, whole));
         Ok(PaymentLink {
             id: PaymentLinkId::from_uuid(self.id),
             account: self.account,
@@ -101,10 +112,18 @@ impl Row {
             tips_amount: self.tips_amount.map(money),
             total_amount: self.total_amount.map(money),
             reported_amount: self.mismatch.map(from_json).transpose()?,
-            captured_amount: accepted
-                .map_or(0, |accepted| Capture::collected(&captures, accepted, whole)),
-            refunded_amount: self.refunded_amount,
-            captures,
+            captured_amount: money(collected),
+            refunded_amount: money(self.refunded_amount),
+            refundable_amount: money(
+                collected
+                    .saturating_sub(self.refunded_amount)
+                    .saturating_sub(self.open_refunds)
+                    .max(0),
+            ),
+            captures: captures
+                .iter()
+                .map(|capture| capture.in_currency(currency_code))
+                .collect(),
             payment: self.payment.map(from_json).transpose()?,
             attempts: from_json(self.attempts)?,
             failure: self.failure.map(from_json).transpose()?,
@@ -112,6 +131,7 @@ impl Row {
             created_at: self.created_at,
             updated_at: self.updated_at,
             synced_at: self.synced_at,
+            expire_at: self.expire_at,
             terms,
         })
     }
@@ -131,20 +151,123 @@ pub struct Filter<'a> {
     /// Links of any of these accounts: those that the caller may see.
     pub open: Option<&'a [String]>,
     pub account: Option<String>,
-    pub status: Option<Status>,
+    /// Links with any of these statuses.
+    pub statuses: Option<Vec<String>>,
     pub reference: Option<String>,
     pub payment_intent_id: Option<String>,
+    /// Links with all of these metadata entries.
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// In lower case.
+    pub customer_email: Option<String>,
+    pub card_last4: Option<String>,
+    /// Minor units.
+    pub amount: Option<i64>,
+    pub term: Option<Term>,
     /// At this time or later.
     pub created_after: Option<OffsetDateTime>,
     /// Before this time.
     pub created_before: Option<OffsetDateTime>,
+    /// At this time or later.
+    pub updated_after: Option<OffsetDateTime>,
 }
 
-/// A position in the list: just behind the link with this time and id.
+/// A search term.
+#[derive(Debug, Clone)]
+pub enum Term {
+    Link(PaymentLinkId),
+    /// The link of this operation.
+    Operation(OperationId),
+    /// A payment intent's id, or the start of a reference.
+    Text(String),
+}
+
+impl Filter<'_> {
+    fn metadata(&self) -> Option<Value> {
+        self.metadata.as_ref().map(|entries| json!(entries))
+    }
+
+    fn link(&self) -> Option<Uuid> {
+        match &self.term {
+            Some(Term::Link(id)) => Some(id.uuid()),
+            _ => None,
+        }
+    }
+
+    fn operation(&self) -> Option<Uuid> {
+        match &self.term {
+            Some(Term::Operation(id)) => Some(id.uuid()),
+            _ => None,
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        match &self.term {
+            Some(Term::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The pattern of references that start with the term.
+    fn prefix(&self) -> Option<String> {
+        let text = self.text()?;
+        let escaped = text
+            .replace('\\', "\\\\")
+            .replace('%', "\\%")
+            .replace('_', "\\_");
+        Some(format!("{escaped}%"))
+    }
+}
+
+/// A position in a list: just behind the link with this time and id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
-    pub created_at: OffsetDateTime,
+    /// When the link was created or changed, depending on the list's order.
+    pub at: OffsetDateTime,
     pub id: Uuid,
+}
+
+/// Selects the links that match a filter. `$order` follows the conditions and may use `$1` and `$2`, the place to begin
+/// behind, and `$3`, the limit.
+macro_rules! select_filtered {
+    ($filter:expr, $after:expr, $limit:expr, $order:tt) => {
+        select_links!(
+            "WHERE ($4::text[] IS NULL OR status = ANY($4))
+               AND ($5::text IS NULL OR reference = $5)
+               AND ($6::text IS NULL OR payment_intent_id = $6)
+               AND ($7::timestamptz IS NULL OR created_at >= $7)
+               AND ($8::timestamptz IS NULL OR created_at < $8)
+               AND ($9::text IS NULL OR account = $9)
+               AND ($10::text[] IS NULL OR account = ANY($10))
+               AND ($11::jsonb IS NULL OR request -> 'metadata' @> $11)
+               AND ($12::text IS NULL OR lower(request #>> '{customer,emailAddress}') = $12)
+               AND ($13::text IS NULL OR payment ->> 'last4' = $13)
+               AND ($14::bigint IS NULL OR amount = $14)
+               AND ($15::uuid IS NULL OR id = $15)
+               AND ($16::uuid IS NULL OR id = (SELECT payment_link_id FROM operations WHERE operations.id = $16))
+               AND ($17::text IS NULL OR payment_intent_id = $17 OR reference LIKE $18)
+               AND ($19::timestamptz IS NULL OR updated_at >= $19) "
+                + $order,
+            $after.map(|place: Place| place.at),
+            $after.map(|place: Place| place.id),
+            $limit,
+            $filter.statuses.as_deref(),
+            $filter.reference.as_deref(),
+            $filter.payment_intent_id.as_deref(),
+            $filter.created_after,
+            $filter.created_before,
+            $filter.account.as_deref(),
+            $filter.open,
+            $filter.metadata(),
+            $filter.customer_email.as_deref(),
+            $filter.card_last4.as_deref(),
+            $filter.amount,
+            $filter.link(),
+            $filter.operation(),
+            $filter.text(),
+            $filter.prefix(),
+            $filter.updated_after
+        )
+    };
 }
 
 /// Up to `limit` links behind `after`, newest first.
@@ -154,27 +277,35 @@ pub async fn list(
     after: Option<Place>,
     limit: i64,
 ) -> Result<Vec<PaymentLink>, Error> {
-    select_links!(
-        "WHERE ($1::text IS NULL OR status = $1)
-           AND ($2::text IS NULL OR reference = $2)
-           AND ($3::text IS NULL OR payment_intent_id = $3)
-           AND ($4::timestamptz IS NULL OR created_at >= $4)
-           AND ($5::timestamptz IS NULL OR created_at < $5)
-           AND ($6::timestamptz IS NULL OR (created_at, id) < ($6, $7))
-           AND ($8::text IS NULL OR account = $8)
-           AND ($9::text[] IS NULL OR account = ANY($9))
+    select_filtered!(
+        filter,
+        after,
+        limit,
+        "AND ($1::timestamptz IS NULL OR (created_at, id) < ($1, $2))
          ORDER BY created_at DESC, id DESC
-         LIMIT $10",
-        filter.status.map(Status::as_str),
-        filter.reference.as_deref(),
-        filter.payment_intent_id.as_deref(),
-        filter.created_after,
-        filter.created_before,
-        after.map(|place| place.created_at),
-        after.map(|place| place.id),
-        filter.account.as_deref(),
-        filter.open,
-        limit
+         LIMIT $3"
+    )
+    .fetch_all(pool)
+    .await?
+    .into_iter()
+    .map(Row::into_link)
+    .collect()
+}
+
+/// Up to `limit` links behind `after`, in the order of their last change, oldest first.
+pub async fn list_updated(
+    pool: &PgPool,
+    filter: &Filter<'_>,
+    after: Option<Place>,
+    limit: i64,
+) -> Result<Vec<PaymentLink>, Error> {
+    select_filtered!(
+        filter,
+        after,
+        limit,
+        "AND ($1::timestamptz IS NULL OR (updated_at, id) > ($1, $2))
+         ORDER BY updated_at, id
+         LIMIT $3"
     )
     .fetch_all(pool)
     .await?

@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::Value;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
     Error, PgPool, PgTransaction,
-    creation::{IdempotencyKey, Retry},
+    creation::{IdempotencyKey, Retry, progress},
     from_json,
     leases::{Lease, LeaseRequest},
     links::select_links,
@@ -18,13 +19,13 @@ use super::{
     to_json,
 };
 use crate::payment_link::{
-    Failure, OperationId, PaymentLink, PaymentLinkId,
+    Failure, OperationId, PaymentLink, PaymentLinkId, Progress,
     operation::{
         Action, Operation, OperationStatus,
         permission::{Objection, OtherOperations},
     },
     refundable::{OurRefund, Refunds},
-    timeline::{Cause, Kind},
+    timeline::{Cause, Kind, OperationDetail},
 };
 
 /// An operation to save.
@@ -72,10 +73,12 @@ pub struct EarlierRequest {
     /// The operation that it led to.
     pub operation_id: OperationId,
     pub status: OperationStatus,
-    /// The body of the response, if the link could be read back.
-    pub response_body: Option<String>,
+    /// Whether the link was read from Dojo after the operation.
+    pub is_read_back: bool,
     /// Why the operation failed, if it did.
     pub failure: Option<Failure>,
+    /// If the outcome isn't known yet, what is known about it.
+    pub progress: Progress,
 }
 
 /// Saves an operation as `Pending`, unless its idempotency key shows that it is a repetition, or `permit` objects.
@@ -172,7 +175,7 @@ async fn save_permitted(
         link.id.uuid(),
         link.account,
         // What it does
-        action.kind(),
+        action.kind().as_str(),
         to_json(&action)?,
         action.amount().map(|amount| amount.value),
         OperationStatus::Pending.as_str(),
@@ -184,7 +187,14 @@ async fn save_permitted(
         key.map(|key| key.key.as_str()),
         // The timeline entry
         link.status.as_str(),
-        json!({"operationId": new.id, "operation": action.kind(), "amount": action.amount()}),
+        to_json(&OperationDetail {
+            operation_id: new.id,
+            operation: action.kind(),
+            amount: action.amount(),
+            dojo_id: None,
+            failure: None,
+            reason: None,
+        })?,
     )
     .fetch_one(&mut *transaction)
     .await?;
@@ -252,7 +262,10 @@ pub async fn earlier_request(
 ) -> Result<Option<SaveOutcome>, Error> {
     let row = sqlx::query!(
         r#"SELECT known.request_hash, operation.id AS "id?", operation.status AS "status?",
-                  operation.response_body, operation.failure
+                  (operation.read_back_at IS NOT NULL OR operation.response_body IS NOT NULL) AS "is_read_back!",
+                  operation.failure,
+                  extract(epoch FROM now() - operation.asked_until)::float8 AS since_sent,
+                  extract(epoch FROM operation.due_at - now())::float8 AS until_next
            FROM idempotency_keys known LEFT JOIN operations operation ON operation.id = known.operation_id
            WHERE known.api_key_id = $1 AND known.key = $2"#,
         key.client_id,
@@ -270,7 +283,8 @@ pub async fn earlier_request(
     Ok(Some(SaveOutcome::Earlier(Box::new(EarlierRequest {
         operation_id: OperationId::from_uuid(id),
         status: parse_stored(&status)?,
-        response_body: row.response_body,
+        is_read_back: row.is_read_back,
+        progress: progress(row.since_sent, row.until_next),
         failure: row.failure.map(from_json).transpose()?,
     }))))
 }
@@ -293,6 +307,25 @@ pub async fn prepare_call(
     .execute(pool)
     .await?;
     Ok(updated.rows_affected() == 1)
+}
+
+/// Whether another operation on this link has this id at Dojo.
+pub async fn is_of_another(
+    pool: &PgPool,
+    id: OperationId,
+    link_id: PaymentLinkId,
+    dojo_id: &str,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+             SELECT FROM operations WHERE payment_link_id = $1 AND id <> $2 AND dojo_id = $3
+           ) AS "exists!""#,
+        link_id.uuid(),
+        id.uuid(),
+        dojo_id
+    )
+    .fetch_one(pool)
+    .await?)
 }
 
 /// Records that Dojo performed an operation, which is true no matter who finds it out, and makes the link due for
@@ -358,12 +391,11 @@ pub async fn succeed(
     Ok(recorded.rows_affected() == 1)
 }
 
-/// Stores the body of the response, for repetitions of the request.
-pub async fn store_response(pool: &PgPool, id: OperationId, body: &str) -> Result<(), Error> {
+/// Stores that the link was read from Dojo after the operation, so that it shows the operation's effect.
+pub async fn record_read_back(pool: &PgPool, id: OperationId) -> Result<(), Error> {
     sqlx::query!(
-        "UPDATE operations SET response_body = $2 WHERE id = $1 AND response_body IS NULL",
-        id.uuid(),
-        body
+        "UPDATE operations SET read_back_at = now() WHERE id = $1 AND read_back_at IS NULL",
+        id.uuid()
     )
     .execute(pool)
     .await?;
@@ -455,17 +487,68 @@ pub async fn lose_response(
     Ok(())
 }
 
+/// A row of `operations`, as far as callers see it.
+#[derive(Debug)]
+struct Row {
+    id: Uuid,
+    payment_link_id: Uuid,
+    account: String,
+    action: Value,
+    status: String,
+    dojo_id: Option<String>,
+    failure: Option<Value>,
+    created_by: String,
+    created_at: OffsetDateTime,
+    completed_at: Option<OffsetDateTime>,
+}
+
+/// Selects operations as [`Row`]s. `$rest` follows `FROM operations`.
+macro_rules! select_operations {
+    ($rest:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT id, payment_link_id, account, action, status, dojo_id, failure, created_by, created_at, completed_at
+             FROM operations "
+                + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+impl Row {
+    fn into_operation(self) -> Result<Operation, Error> {
+        Ok(Operation {
+            id: OperationId::from_uuid(self.id),
+            payment_link_id: PaymentLinkId::from_uuid(self.payment_link_id),
+            account: self.account,
+            status: parse_stored(&self.status)?,
+            dojo_id: self.dojo_id,
+            failure: self.failure.map(from_json).transpose()?,
+            created_by: self.created_by,
+            created_at: self.created_at,
+            completed_at: self.completed_at,
+            action: from_json(self.action)?,
+        })
+    }
+}
+
+pub async fn find(pool: &PgPool, id: OperationId) -> Result<Option<Operation>, Error> {
+    select_operations!("WHERE id = $1", id.uuid())
+        .fetch_optional(pool)
+        .await?
+        .map(Row::into_operation)
+        .transpose()
+}
+
 /// Up to `limit` operations on a link after the operation `after`, oldest first.
-pub async fn list(
+pub async fn of_link(
     pool: &PgPool,
     link_id: PaymentLinkId,
     after: Option<OperationId>,
     limit: i64,
 ) -> Result<Vec<Operation>, Error> {
-    sqlx::query!(
-        "SELECT id, action, status, dojo_id, failure, created_by, created_at, completed_at
-         FROM operations
-         WHERE payment_link_id = $1 AND ($2::uuid IS NULL OR id > $2)
+    select_operations!(
+        "WHERE payment_link_id = $1 AND ($2::uuid IS NULL OR id > $2)
          ORDER BY id
          LIMIT $3",
         link_id.uuid(),
@@ -475,17 +558,43 @@ pub async fn list(
     .fetch_all(pool)
     .await?
     .into_iter()
-    .map(|row| {
-        Ok(Operation {
-            id: OperationId::from_uuid(row.id),
-            status: parse_stored(&row.status)?,
-            dojo_id: row.dojo_id,
-            failure: row.failure.map(from_json).transpose()?,
-            created_by: row.created_by,
-            created_at: row.created_at,
-            completed_at: row.completed_at,
-            action: from_json(row.action)?,
-        })
-    })
+    .map(Row::into_operation)
+    .collect()
+}
+
+/// Which operations to list. A filter that is `None` matches every operation.
+#[derive(Debug, Clone, Default)]
+pub struct Filter<'a> {
+    /// Operations of any of these accounts: those that the caller may see.
+    pub open: Option<&'a [String]>,
+    pub account: Option<String>,
+    /// Operations with any of these statuses.
+    pub statuses: Option<Vec<String>>,
+}
+
+/// Up to `limit` operations of all links, newest first, behind the operation `after`.
+pub async fn list(
+    pool: &PgPool,
+    filter: &Filter<'_>,
+    after: Option<OperationId>,
+    limit: i64,
+) -> Result<Vec<Operation>, Error> {
+    select_operations!(
+        "WHERE ($1::uuid IS NULL OR id < $1)
+           AND ($2::text[] IS NULL OR status = ANY($2))
+           AND ($3::text IS NULL OR account = $3)
+           AND ($4::text[] IS NULL OR account = ANY($4))
+         ORDER BY id DESC
+         LIMIT $5",
+        after.map(|after| after.uuid()) as Option<Uuid>,
+        filter.statuses.as_deref(),
+        filter.account.as_deref(),
+        filter.open,
+        limit
+    )
+    .fetch_all(pool)
+    .await?
+    .into_iter()
+    .map(Row::into_operation)
     .collect()
 }

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::{
     Error, PgPool,
     leases::{Lease, LeaseRequest, claim, release},
     timeline::record,
+    to_json,
 };
 use crate::payment_link::{
     PaymentLinkId,
-    timeline::{Cause, Kind},
+    timeline::{Cause, Kind, SurplusDetail},
 };
 
 /// A claimed intent that must be read from Dojo.
@@ -103,7 +102,9 @@ pub async fn resolve_surplus(
              SELECT id AS link_id, status AS before, status AS after, $4::jsonb AS detail FROM link
          )",
         id,
-        json!({"paymentIntentId": id})
+        to_json(&SurplusDetail {
+            payment_intent_id: id
+        })?
     )
     .execute(pool)
     .await?;

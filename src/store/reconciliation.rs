@@ -1,13 +1,13 @@
 //! The database side of reconciliation: which links are due, and what Dojo's response changes.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
-    Error, PgPool,
+    Error, PgPool, from_json,
     leases::{Lease, LeaseRequest, claim},
     links::{Row, select_links},
     microseconds,
@@ -22,7 +22,7 @@ use crate::{
         SettlementWindow, Status,
         reconciliation::{Conflict, StoredState, is_confirmed},
         refundable::Refunds,
-        timeline::{Cause, Kind},
+        timeline::{Cause, Change, ConflictDetail, Kind, MismatchDetail, ReconciledDetail},
     },
 };
 
@@ -45,6 +45,10 @@ pub struct LinkSnapshot {
     pub refunds_read_at: Option<OffsetDateTime>,
     /// A lower bound on what was refunded elsewhere, in minor units.
     refunds_elsewhere: i64,
+    /// The refunds of ours that succeeded, in minor units.
+    pub succeeded_refunds: i64,
+    /// The captures in the newest accepted response.
+    captures: Vec<Capture>,
     /// The amount that a pending operation changes the payment to, in minor units.
     pending_amount: Option<i64>,
     /// The status in Dojo's latest response.
@@ -59,7 +63,7 @@ impl LinkSnapshot {
     #[must_use]
     pub fn captured_amount(&self, intent: &PaymentIntent) -> i64 {
         let link = &self.link;
-        let captures = intent.captures.as_ref().unwrap_or(&link.captures);
+        let captures = intent.captures.as_ref().unwrap_or(&self.captures);
         let total = intent.total_amount.as_ref();
         let total = total.and_then(|total| total.in_currency(link.amount.currency_code));
         let whole = total.unwrap_or(link.amount.value);
@@ -71,7 +75,9 @@ impl LinkSnapshot {
     /// How much was refunded according to this response, in minor units.
     #[must_use]
     pub fn refunded_amount(&self, intent: &PaymentIntent) -> i64 {
-        intent.refunded_amount.unwrap_or(self.link.refunded_amount)
+        intent
+            .refunded_amount
+            .unwrap_or(self.link.refunded_amount.value)
     }
 }
 
@@ -124,7 +130,10 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
                   EXISTS (SELECT FROM payment_link_events
                           WHERE payment_link_id = payment_links.id AND kind = ANY($2)) AS "creation_retried!",
                   (SELECT amount FROM operations WHERE payment_link_id = payment_links.id
-                          AND kind = 'amount' AND status = 'Pending') AS pending_amount
+                          AND kind = 'amount' AND status = 'Pending') AS pending_amount,
+                  (SELECT coalesce(sum(amount), 0)::bigint FROM operations
+                   WHERE payment_link_id = payment_links.id AND kind = 'refund' AND status = 'Succeeded')
+                      AS "succeeded_refunds!"
            FROM payment_links WHERE id = ANY($1) AND payment_intent_id IS NOT NULL ORDER BY id"#,
         ids,
         &Kind::CREATION_RETRIED as &[&str]
@@ -150,6 +159,7 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
             .and_then(|status| row.accepted_status(status));
         let latest = row.unsettled_status.clone().or(row.dojo_status.clone());
         // A link that can't be read must not block the others. Its lease expires.
+        let unread = row.captures.clone();
         let Ok(link) = Row::into_link(row)
             .inspect_err(|error| tracing::error!(id = %version.id, %error, "a link is unreadable"))
         else {
@@ -172,6 +182,8 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
             from_search: false,
             refunds_read_at: version.refunds_read_at,
             refunds_elsewhere: version.refunds_elsewhere,
+            succeeded_refunds: version.succeeded_refunds,
+            captures: from_json(unread)?,
             pending_amount: version.pending_amount,
             latest,
             revision: version.revision,
@@ -238,7 +250,8 @@ pub async fn apply(
     let total = intent.total_amount.as_ref().and_then(ours);
     let tips = intent.tips_amount.as_ref().and_then(ours);
     let refunded = snapshot.refunded_amount(intent);
-    let read_at = (!snapshot.from_search).then_some(snapshot.now);
+    let is_current = !snapshot.from_search && !intent.refunds_are_unreadable;
+    let read_at = is_current.then_some(snapshot.now);
     let refunds = Refunds {
         // Read after Dojo's response, so that they include all of our refunds that the response includes.
         ours: refunds_of(pool, link.id).await?,
@@ -247,7 +260,7 @@ pub async fn apply(
     };
     let payment = intent.payment().or_else(|| link.payment.clone());
     let attempts = intent.attempts();
-    let captures = intent.captures.as_ref().unwrap_or(&link.captures);
+    let captures = intent.captures.as_ref().unwrap_or(&snapshot.captures);
     let captured_amount = snapshot.captured_amount(intent);
     let known = intent.known_status();
     let unknown = known.is_none().then_some(intent.status.as_str());
@@ -262,10 +275,16 @@ pub async fn apply(
         });
     let new_mismatch = mismatch.is_some() && mismatch != link.reported_amount.as_ref();
 
-    let mut changed = serde_json::Map::new();
+    let mut changed = BTreeMap::new();
     let mut compare = |name: &str, before: Value, after: Value| {
         if before != after {
-            changed.insert(name.to_owned(), json!({"from": before, "to": after}));
+            changed.insert(
+                name.to_owned(),
+                Change {
+                    from: before,
+                    to: after,
+                },
+            );
         }
     };
     compare("status", json!(link.status), json!(status));
@@ -280,12 +299,12 @@ pub async fn apply(
     compare("tipsAmount", value(link.tips_amount), json!(tips));
     compare(
         "capturedAmount",
-        json!(link.captured_amount),
+        json!(link.captured_amount.value),
         json!(captured_amount),
     );
     compare(
         "refundedAmount",
-        json!(link.refunded_amount),
+        json!(link.refunded_amount.value),
         json!(refunded),
     );
     compare(
@@ -320,9 +339,8 @@ pub async fn apply(
         is_new_revision: is_change
             || payment != link.payment
             || attempts != link.attempts
-            || *captures != link.captures
-            || new_expiry.is_some()
-                && new_expiry != link.terms.expire_at.map(microseconds::truncate),
+            || *captures != snapshot.captures
+            || new_expiry.is_some() && new_expiry != link.expire_at.map(microseconds::truncate),
         seen_due_at: snapshot.due_at,
         next: next.map(|next| next.as_secs_f64()),
     };
@@ -333,7 +351,7 @@ pub async fn apply(
             before: link.status,
             after: status,
             cause,
-            detail: json!({"changed": changed}),
+            detail: to_json(&ReconciledDetail { changed })?,
         });
     }
     if new_mismatch {
@@ -342,7 +360,10 @@ pub async fn apply(
             before: status,
             after: status,
             cause,
-            detail: json!({"asked": link.amount, "reported": mismatch}),
+            detail: to_json(&MismatchDetail {
+                requested: link.amount,
+                reported: mismatch,
+            })?,
         });
     }
     let stored = record_each!(
@@ -429,7 +450,10 @@ pub async fn record_conflict(
         snapshot.revision,
         wait.as_secs_f64(),
         reported,
-        json!({"reported": reported, "reason": conflict.name()}),
+        to_json(&ConflictDetail {
+            reported,
+            reason: conflict.name(),
+        })?,
         snapshot.due_at
     )
     .fetch_optional(pool)

@@ -8,6 +8,8 @@ use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, PgPool, migrate::Migrator};
 use uuid::Uuid;
 
+use dojo_payment_links::payment_link::PaymentLinkId;
+
 use crate::{
     commands::{api_keys, create_api_key, error_of as refused, output_of as told, revoke_api_key},
     support::{
@@ -351,7 +353,12 @@ async fn key_before_clients(
 }
 
 /// Inserts a link created for [`known_request`] with this idempotency key, like the version before clients.
-async fn link_before_clients(connection: &mut PgConnection, api_key: Uuid, key: &str, body: &str) {
+async fn link_before_clients(
+    connection: &mut PgConnection,
+    api_key: Uuid,
+    key: &str,
+    body: &str,
+) -> PaymentLinkId {
     let link = Uuid::now_v7();
     sqlx::query(
         "INSERT INTO payment_links (id, account, environment, status, request, reference, currency, amount,
@@ -376,6 +383,7 @@ async fn link_before_clients(connection: &mut PgConnection, api_key: Uuid, key: 
     .execute(connection)
     .await
     .unwrap();
+    PaymentLinkId::from_uuid(link)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -392,6 +400,7 @@ async fn data_of_the_version_before_clients_keeps_its_meaning() {
     let active = key_before_clients(before, "orders", &active_key, 10, false).await;
     let first_gone = key_before_clients(before, "gone", "dpl_4", 30, true).await;
     let gone = key_before_clients(before, "gone", "dpl_5", 20, true).await;
+    let mut links = std::collections::HashMap::new();
     for (api_key, key, body) in [
         (oldest, "a", "of the oldest"),
         (oldest, "b", "lost to the older one"),
@@ -402,8 +411,10 @@ async fn data_of_the_version_before_clients_keeps_its_meaning() {
         (active, "d", "of the active one alone"),
         (first_gone, "e", "of one that is gone"),
     ] {
-        link_before_clients(before, api_key, key, body).await;
+        let link = link_before_clients(before, api_key, key, body).await;
+        links.insert(body, json!(link));
     }
+    let link_of = |body: &str| links[body].clone();
     let rows: Vec<(String, String)> =
         sqlx::query_as("SELECT key, response_body FROM idempotency_keys ORDER BY 1, 2")
             .fetch_all(&mut *before)
@@ -419,12 +430,13 @@ async fn data_of_the_version_before_clients_keeps_its_meaning() {
     ] {
         let response = create(&app, &active_key, key, &known_request()).await;
         let response = response.expect(201);
-        assert_eq!(response.text, body);
+        assert_eq!(response.json()["id"], link_of(body), "{body}");
         assert_eq!(response.header("idempotent-replayed"), "true");
     }
     let next = create_api_key(&app, "gone", EVERYTHING);
     let response = create(&app, &next, "e", &known_request()).await;
-    assert_eq!(response.expect(201).text, "of one that is gone");
+    let link = response.expect(201).json();
+    assert_eq!(link["id"], link_of("of one that is gone"));
     assert!(app.sandbox.creations().await.is_empty());
 
     // The idempotency keys that Dojo gets for refunds are derived from these ids, so active clients keep theirs.

@@ -34,7 +34,7 @@ async fn refreshed(app: &TestApp, link: &Value) -> Value {
 /// Status, whether it is confirmed, and how much was captured.
 fn state(link: &Value) -> (&str, bool, i64) {
     let confirmed = link["confirmed"].as_bool().unwrap();
-    let captured = link["capturedAmount"].as_i64().unwrap();
+    let captured = link["capturedAmount"]["value"].as_i64().unwrap();
     (text(&link["status"]), confirmed, captured)
 }
 
@@ -91,7 +91,7 @@ async fn a_payment_is_confirmed_by_the_read_that_follows_its_webhook() {
     report(&app, &link, "evt_back", UPDATED, "Refunded").await;
     let link = app.link(id).await;
     assert_eq!(state(&link), ("Refunded", false, 1000));
-    assert_eq!(link["refundedAmount"], 0);
+    assert_eq!(link["refundedAmount"]["value"], 0);
 }
 
 #[tokio::test]
@@ -263,11 +263,11 @@ async fn responses_are_accepted_again_after_an_updated_at_in_the_future() {
     app.sandbox.refund(intent, 300).await;
     app.sandbox.clear("requests").await;
     // This might as well come from a copy that lags.
-    assert_eq!(refreshed(&app, &link).await["refundedAmount"], 0);
+    assert_eq!(refreshed(&app, &link).await["refundedAmount"]["value"], 0);
 
     let refunded = eventually("the refund is accepted", async || {
         let link = app.link(&link["id"]).await;
-        (link["refundedAmount"] == 300).then_some(link)
+        (link["refundedAmount"]["value"] == 300).then_some(link)
     })
     .await;
     assert_eq!(state(&refunded), ("Captured", true, 1000));
@@ -281,7 +281,7 @@ async fn responses_are_accepted_again_after_an_updated_at_in_the_future() {
 
     // The stored time is Dojo's again, so the next response is newer.
     app.sandbox.refund(intent, 200).await;
-    assert_eq!(refreshed(&app, &link).await["refundedAmount"], 500);
+    assert_eq!(refreshed(&app, &link).await["refundedAmount"]["value"], 500);
     app.in_step_with_dojo().await;
 }
 
@@ -379,7 +379,7 @@ async fn a_partial_refund_that_dojo_calls_refunded_is_not_final() {
     become_("Refunded").await;
     app.all_are_due().await;
     let part = app.link_with_status(id, "Refunded").await;
-    assert_eq!(part["refundedAmount"], 300);
+    assert_eq!(part["refundedAmount"]["value"], 300);
     assert_ne!(due(&app).await, None, "7.00 can still be refunded");
 
     // The sandbox only refunds what is `Captured`.
@@ -387,7 +387,7 @@ async fn a_partial_refund_that_dojo_calls_refunded_is_not_final() {
     app.sandbox.refund(intent, 700).await;
     app.all_are_due().await;
     eventually("the rest is stored", async || {
-        (app.link(id).await["refundedAmount"] == 1000).then_some(())
+        (app.link(id).await["refundedAmount"]["value"] == 1000).then_some(())
     })
     .await;
     assert_eq!(due(&app).await, None, "nothing can change any more");

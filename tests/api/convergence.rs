@@ -83,7 +83,7 @@ async fn reconciliation_finds_attempts_payment_and_refunds_without_webhooks() {
     app.sandbox.refund(intent, 300).await;
     app.all_are_due().await;
     let link = once(&app, id, "the refund is stored", |link| {
-        link["refundedAmount"] == 300
+        link["refundedAmount"]["value"] == 300
     })
     .await;
     assert_eq!(link["status"], "Captured", "only a part was refunded");
@@ -91,7 +91,7 @@ async fn reconciliation_finds_attempts_payment_and_refunds_without_webhooks() {
     app.sandbox.refund(intent, 700).await;
     app.all_are_due().await;
     let link = app.link_with_status(id, "Refunded").await;
-    assert_eq!(link["refundedAmount"], 1000);
+    assert_eq!(link["refundedAmount"]["value"], 1000);
     assert_eq!(due_at(&app).await, None, "nothing can change any more");
 
     let changes = app.told(id, "reconciled").await;
@@ -300,7 +300,7 @@ async fn an_amount_mismatch_is_reported_once() {
     }
     let told = app.told(id, "amountMismatch").await;
     assert_eq!(told.len(), 1, "{told:#?}");
-    assert_eq!(told[0]["detail"]["asked"]["value"], 1000);
+    assert_eq!(told[0]["detail"]["requested"]["value"], 1000);
     assert_eq!(told[0]["detail"]["reported"]["value"], 100);
     let errors = app.logged("an amount other than").await;
     assert_eq!(errors.len(), 1, "{errors:#?}");

@@ -204,17 +204,8 @@ async fn adoption_is_repeated_when_killed_before_its_commit() {
     let mut app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
-    // The key's row exists once the link is saved. Storing its response is the last statement before the commit.
-    app.sandbox
-        .next("create", "latency", json!({"latencyMs": 500}))
-        .await;
-    let lock = die_while_creating(&mut app, &body, async |app| {
-        creation_reaches_dojo(&app.sandbox).await;
-        let lock = app.lock("SELECT FROM idempotency_keys FOR UPDATE").await;
-        waiting_for_lock(app, "idempotency_keys", 1).await;
-        lock
-    })
-    .await;
+    let lock = app.block_adoption().await;
+    die_while_creating(&mut app, &body, async |app| app.adoption_is_blocked().await).await;
     drop(lock);
     let statuses: Vec<String> = sqlx::query_scalar("SELECT status FROM payment_links")
         .fetch_all(&app.pool)

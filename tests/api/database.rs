@@ -185,22 +185,14 @@ async fn a_replica_frozen_in_a_transaction_holds_up_others_only_briefly() {
     let healthy = Service::start(&app.database_url, &app.sandbox.url, &[]).await;
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
-    // The creation's last statement waits for the idempotency key. By then the link's row is locked.
-    app.sandbox
-        .next("create", "latency", json!({"latencyMs": 300}))
-        .await;
+    // The creation waits with the link's row locked.
+    let lock = app.block_adoption().await;
     let asking = tokio::spawn(send(
         app.request(Method::POST, "/v1/payment-links")
             .header("idempotency-key", "a")
             .json(&body),
     ));
-    eventually("Dojo receives the creation", async || {
-        app.sandbox.creations().await.pop()
-    })
-    .await;
-    let lock = app.lock("SELECT FROM idempotency_keys FOR UPDATE").await;
-    app.blocked("UPDATE idempotency_keys SET response_body")
-        .await;
+    app.adoption_is_blocked().await;
     app.service.freeze();
     // The statement ends, and the transaction stays open because the replica can't commit it.
     drop(lock);

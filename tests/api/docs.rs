@@ -66,7 +66,7 @@ async fn the_pages_contain_every_route_schema_and_problem_type() {
             .unwrap_or_else(|| panic!("{slug}"));
         let article = article.split("</article>").next().unwrap();
         assert!(
-            article.contains(&format!("dojo-payment-links:{slug}&#34;")),
+            article.contains(&format!("/docs/problems#{slug}&#34;")),
             "{article}"
         );
     }
@@ -207,7 +207,8 @@ async fn every_command_for_callers_succeeds() {
     let commands = commands(page);
     assert!(commands.len() > 12, "{commands:?}");
     for command in commands {
-        let path = command.iter().find(|word| word.starts_with("/v1")).unwrap();
+        let path = command.iter().find(|word| word.starts_with("/v1"));
+        let path = path.unwrap().clone();
         let call = path.split('?').next().unwrap().rsplit('/').next().unwrap();
         let mut body = match call {
             "amount" | "tips-amount" | "captures" => manual("Order 236"),
@@ -225,6 +226,14 @@ async fn every_command_for_callers_succeeds() {
         if status != "Created" {
             app.sandbox.pay(&link["paymentIntentId"]).await;
             app.link_with_status(&link["id"], status).await;
+        }
+        let mut command = command;
+        if path.starts_with("/v1/operations/") {
+            let canceled = app.operate(&link, "cancel", &Value::Null).await;
+            let id = canceled.header("operation-id").to_owned();
+            for word in &mut command {
+                *word = word.replace("op_01kaz8v4wce7q8m6s5gq9nq2fd", &id);
+            }
         }
         let response = run(&app, &command, text(&link["id"])).await;
         assert!(

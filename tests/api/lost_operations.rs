@@ -293,7 +293,7 @@ async fn a_refund_that_may_have_been_made_is_unconfirmed_and_stays_reserved() {
         .operation_outcome("b", &link, "refunds", &json!({}))
         .await
         .expect(200);
-    assert_eq!(rest.json()["refundedAmount"], 1000);
+    assert_eq!(rest.json()["refundedAmount"]["value"], 1000);
     assert_eq!(
         app.operations(&link).await[1]["request"]["amount"],
         pounds(600)
@@ -397,7 +397,7 @@ async fn a_reversal_under_way_has_not_failed_although_its_repetition_is_rejected
     assert_eq!(answer.header("idempotent-replayed"), "true");
     assert!(app.sandbox.requests("reversal").await.len() > 1);
     assert_eq!(
-        app.link_with_status(&link["id"], "Reversed").await["capturedAmount"],
+        app.link_with_status(&link["id"], "Reversed").await["capturedAmount"]["value"],
         0
     );
 }
@@ -614,7 +614,7 @@ async fn a_capture_that_appears_after_it_failed_is_recorded() {
     );
     let link = app.read_until_confirmed(&link["id"]).await;
     assert_eq!(
-        (&link["status"], &link["capturedAmount"]),
+        (&link["status"], &link["capturedAmount"]["value"]),
         (&json!("Captured"), &json!(400))
     );
 }

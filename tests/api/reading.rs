@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{TestApp, ten_pounds, text};
 
@@ -35,9 +35,10 @@ async fn pages_stay_stable_while_links_are_added() {
         seen.extend(ids(&page));
         // A link is added between two pages.
         app.created().await;
-        let Some(after) = page["after"].as_str() else {
+        if page["hasMore"] == false {
             break;
-        };
+        }
+        let after = text(&page["after"]);
         path = format!("/v1/payment-links?limit=2&after={after}");
     }
     assert_eq!(
@@ -47,7 +48,7 @@ async fn pages_stay_stable_while_links_are_added() {
 }
 
 #[tokio::test]
-async fn the_last_page_has_no_cursor() {
+async fn the_last_page_says_so_and_can_be_continued() {
     let app = TestApp::start().await;
     for _ in 0..4 {
         app.created().await;
@@ -57,7 +58,7 @@ async fn the_last_page_has_no_cursor() {
         .await
         .expect(200)
         .json();
-    assert_eq!((ids(&page).len(), &page["after"]), (4, &Value::Null));
+    assert_eq!((ids(&page).len(), &page["hasMore"]), (4, &json!(false)));
     let page = app
         .get("/v1/payment-links?limit=3")
         .await
@@ -68,7 +69,31 @@ async fn the_last_page_has_no_cursor() {
         .get(&format!("/v1/payment-links?limit=3&after={after}"))
         .await
         .json();
-    assert_eq!((ids(&page).len(), &page["after"]), (1, &Value::Null));
+    assert_eq!((ids(&page).len(), &page["hasMore"]), (1, &json!(false)));
+
+    // In the order of changes, the end is a place to wait at.
+    let updates = async |after: &str| {
+        let path = format!("/v1/payment-links?sort=updatedAt&after={after}");
+        app.get(&path).await.expect(200).json()
+    };
+    let page = app
+        .get("/v1/payment-links?sort=updatedAt")
+        .await
+        .expect(200)
+        .json();
+    let seen = ids(&page);
+    assert_eq!(seen.len(), 4);
+    let end = text(&page["after"]).to_owned();
+    let page = updates(&end).await;
+    assert_eq!((ids(&page).len(), text(&page["after"])), (0, end.as_str()));
+    let link = app.link(&json!(seen[0])).await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.link_with_status(&link["id"], "Captured").await;
+    assert_eq!(ids(&updates(&end).await), [seen[0].clone()]);
+    // A cursor belongs to its order.
+    app.get(&format!("/v1/payment-links?after={end}"))
+        .await
+        .problem(422, "invalid-request");
 }
 
 #[tokio::test]
@@ -154,9 +179,10 @@ async fn a_timeline_is_paged() {
     loop {
         let page = app.get(&path).await.expect(200).json();
         pieces.extend(page["data"].as_array().unwrap().clone());
-        let Some(after) = page["after"].as_str() else {
+        if page["hasMore"] == false {
             break;
-        };
+        }
+        let after = text(&page["after"]);
         path = format!("{base}&after={after}");
     }
     assert_eq!(pieces, whole);

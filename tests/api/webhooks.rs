@@ -310,8 +310,7 @@ async fn a_webhook_that_waits_for_its_creation_to_commit_is_applied() {
         .next("create", "latencyAfter", json!({"latencyMs": 1000}))
         .await;
     // Blocks the creation in the middle of its transaction, with the intent's row written.
-    let mut lock = app.pool.begin().await.unwrap();
-    let block = sqlx::query("LOCK TABLE idempotency_keys IN SHARE MODE");
+    let lock = app.block_adoption().await;
     let body = ten_pounds("Order 1");
     let creating = app.create_with_key("order-1", &body);
     let delivering = async {
@@ -319,7 +318,6 @@ async fn a_webhook_that_waits_for_its_creation_to_commit_is_applied() {
             app.sandbox.intents().await.pop()
         })
         .await;
-        block.execute(&mut *lock).await.unwrap();
         eventually("the creation waits", async || waiting(&app, 1).await).await;
         let webhook = event(
             "evt_1",
@@ -329,7 +327,7 @@ async fn a_webhook_that_waits_for_its_creation_to_commit_is_applied() {
         let delivering = app.deliver(&webhook);
         let committing = async {
             eventually("the webhook waits too", async || waiting(&app, 2).await).await;
-            lock.commit().await.unwrap();
+            drop(lock);
         };
         tokio::join!(delivering, committing).0.expect(204);
     };

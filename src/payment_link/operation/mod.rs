@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::{Failure, ItemLine, Money, OperationId, TaxLine};
+use super::{Failure, ItemLine, Money, OperationId, PaymentLinkId, TaxLine};
 
 mod body;
 pub mod permission;
@@ -34,6 +34,35 @@ pub enum Action {
     TipsAmount(NewTipsAmount),
     /// Sends a receipt by email.
     Receipt(NewReceipt),
+}
+
+/// The kind of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ActionKind {
+    Cancel,
+    Capture,
+    Refund,
+    Reversal,
+    Amount,
+    TipsAmount,
+    Receipt,
+}
+
+impl ActionKind {
+    /// Its name in JSON, in the database, in logs and in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Capture => "capture",
+            Self::Refund => "refund",
+            Self::Reversal => "reversal",
+            Self::Amount => "amount",
+            Self::TipsAmount => "tipsAmount",
+            Self::Receipt => "receipt",
+        }
+    }
 }
 
 /// How much of an authorized payment to capture.
@@ -116,17 +145,16 @@ impl fmt::Debug for NewReceipt {
 }
 
 impl Action {
-    /// Its name in JSON, in the database, in logs and in metrics.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> ActionKind {
         match self {
-            Self::Cancel => "cancel",
-            Self::Capture(_) => "capture",
-            Self::Refund(_) => "refund",
-            Self::Reversal => "reversal",
-            Self::Amount(_) => "amount",
-            Self::TipsAmount(_) => "tipsAmount",
-            Self::Receipt(_) => "receipt",
+            Self::Cancel => ActionKind::Cancel,
+            Self::Capture(_) => ActionKind::Capture,
+            Self::Refund(_) => ActionKind::Refund,
+            Self::Reversal => ActionKind::Reversal,
+            Self::Amount(_) => ActionKind::Amount,
+            Self::TipsAmount(_) => ActionKind::TipsAmount,
+            Self::Receipt(_) => ActionKind::Receipt,
         }
     }
 
@@ -157,6 +185,11 @@ pub struct Operation {
     /// The operation's id, `op_…`.
     #[schema(value_type = String, example = "op_01kaz8v4wce7q8m6s5gq9nq2fd")]
     pub id: OperationId,
+    /// The link that it operates on.
+    #[schema(value_type = String, example = "plink_01kaz8v4wce7q8m6s5gq9nq2fd")]
+    pub payment_link_id: PaymentLinkId,
+    /// The account of that link.
+    pub account: String,
     /// Where the operation stands.
     pub status: OperationStatus,
     /// Dojo's id for the capture, the refund or the reversal.
@@ -166,10 +199,10 @@ pub struct Operation {
     /// The name of the client that requested the operation.
     pub created_by: String,
     /// When the operation was requested.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "crate::payment_link::time::microseconds")]
     pub created_at: OffsetDateTime,
     /// When its outcome became known. `null` until then.
-    #[serde(with = "time::serde::rfc3339::option")]
+    #[serde(default, with = "crate::payment_link::time::microseconds::option")]
     pub completed_at: Option<OffsetDateTime>,
     /// What was requested.
     #[serde(flatten)]
@@ -190,7 +223,7 @@ pub enum OperationStatus {
 }
 
 impl OperationStatus {
-    const ALL: [Self; 4] = [
+    pub const ALL: [Self; 4] = [
         Self::Pending,
         Self::Succeeded,
         Self::Failed,
@@ -260,7 +293,7 @@ mod tests {
         ] {
             let read: Action = serde_json::from_value(action.clone()).unwrap();
             assert_eq!(json!(read), action);
-            assert_eq!(action["type"], read.kind());
+            assert_eq!(action["type"], read.kind().as_str());
         }
     }
 }

@@ -80,10 +80,7 @@ impl Answer {
         let answer = self.expect(status);
         let problem = answer.json();
         assert_eq!(answer.header("content-type"), "application/problem+json");
-        assert_eq!(
-            problem["type"],
-            format!("urn:problem-type:dojo-payment-links:{slug}")
-        );
+        assert_eq!(problem["type"], format!("/docs/problems#{slug}"));
         assert_eq!(problem["status"], status);
         assert!(documented(status, slug), "{slug} with {status}");
         assert_eq!(problem["requestId"], answer.header("x-request-id"));

@@ -116,7 +116,7 @@ impl TestApp {
         let link = self.outcome(key, body).await.expect(201).json();
         let again = self.create_with_key(key, body).await.expect(201);
         assert_eq!(again.header("idempotent-replayed"), "true");
-        assert_eq!(again.json(), link, "always the same response");
+        assert_eq!(again.json()["id"], link["id"], "always the same link");
 
         let reference = text(&body["reference"]);
         let links = self.links_about(reference).await;
@@ -191,6 +191,21 @@ impl TestApp {
             .unwrap();
     }
 
+    /// Waits until a transaction waits because of [`Self::block_adoption`].
+    pub async fn adoption_is_blocked(&self) {
+        eventually("a transaction waits at the gate", async || {
+            let waits: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event = 'advisory')",
+            )
+            .fetch_one(&self.pool)
+            .await
+            .unwrap();
+            waits.then_some(())
+        })
+        .await;
+    }
+
     /// Takes a lock, which lasts until the transaction is dropped.
     pub async fn lock(&self, statement: &str) -> PgTransaction<'static> {
         let mut transaction = self.pool.begin().await.unwrap();
@@ -199,6 +214,19 @@ impl TestApp {
             .await
             .unwrap();
         transaction
+    }
+
+    /// Makes the transaction that adopts an intent wait with all its rows written, until the guard is dropped.
+    pub async fn block_adoption(&self) -> PgTransaction<'static> {
+        for statement in [
+            "CREATE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql
+             AS 'BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END'",
+            "CREATE TRIGGER gate AFTER INSERT ON payment_link_events FOR EACH ROW WHEN (NEW.kind = 'created')
+             EXECUTE FUNCTION wait_at_gate()",
+        ] {
+            sqlx::query(statement).execute(&self.pool).await.unwrap();
+        }
+        self.lock("SELECT pg_advisory_xact_lock(77)").await
     }
 
     /// Waits until a statement with these words waits for a lock. Returns the pid of its session.

@@ -1,0 +1,34 @@
+//! Linters accept `openapi.yaml`, and programs with clients that are generated from it work against a live service. See
+//! `tests/clients`.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use tokio::process::Command;
+
+use crate::{
+    commands::create_api_key,
+    support::{API_KEY, TestApp, within},
+};
+
+/// Low enough for the programs to exceed it on purpose, and high enough for all else that they do.
+const CLIENT_RATE: &str = "50";
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "installs packages for Node and Python: script/test runs it"]
+async fn linters_and_generated_clients_accept_the_document() {
+    let app = TestApp::with(&[("CLIENT_RATE", CLIENT_RATE), ("RUN_JOBS", "true")]).await;
+    let reader = create_api_key(&app, "reader", "links:read");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let run = Command::new(root.join("tests/clients/run.sh"))
+        .current_dir(root)
+        .env("BASE_URL", &app.service.url)
+        .env("SANDBOX_URL", &app.sandbox.url)
+        .env("API_KEY", API_KEY)
+        .env("READ_KEY", reader)
+        .env("CLIENT_RATE", CLIENT_RATE)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .status();
+    let status = within(Duration::from_mins(10), "the clients end", run).await;
+    assert!(status.unwrap().success(), "its output is above");
+}
