@@ -9,10 +9,10 @@ use utoipa::{
 use super::{
     body::request_bodies,
     client_types, examples,
-    operations::PerformedOperation,
-    payment_links::Sort,
+    performed_operation::PerformedOperation,
     problem::Problem,
     problem_type::{PREFIX, ProblemType},
+    sort::Sort,
 };
 use crate::payment_link::{NewPaymentLink, timeline};
 

@@ -6,8 +6,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
-use utoipa::{IntoParams, IntoResponses, ToSchema};
+use utoipa::{IntoParams, IntoResponses};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -17,6 +16,7 @@ use super::{
     examples,
     idempotency::{IDEMPOTENT_REPLAYED, OptionalKey, RequiredKey},
     payment_links::LinkId,
+    performed_operation::PerformedOperation,
     problem::{Problem, Subject},
     query::{AFTER, Page, PageParameters, Query, one_to_sixty, to_i64},
     responses::{BadBody, Guarded, InvalidQuery, NoSuchLink, NoSuchOperation},
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     payment_link::{
-        OperationId, PaymentLink, PaymentLinkId,
+        OperationId, PaymentLinkId,
         operation::{
             Action, NewAmount, NewCapture, NewReceipt, NewRefund, NewTipsAmount, Operation,
             OperationStatus, broken_rules, permission::Objection,
@@ -88,15 +88,6 @@ enum OperationResponse {
     /// background. To get the outcome, repeat the request with the same key, or list the link's operations.
     #[response(status = 504, content_type = "application/problem+json", examples(("outcome-unknown" = ())))]
     OutcomeUnknown(Problem),
-}
-
-/// A link after an operation on it.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PerformedOperation {
-    /// The operation that the request performed.
-    operation: Operation,
-    #[serde(flatten)]
-    link: PaymentLink,
 }
 
 /// A request for an operation on the link in its path.

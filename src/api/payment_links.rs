@@ -15,7 +15,7 @@ use axum::{
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use time::{OffsetDateTime, macros::datetime};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -29,6 +29,7 @@ use super::{
     query::{AFTER, Page, PageParameters, Query, one_to_sixty, to_i64},
     responses::{BadBody, Guarded, InvalidQuery, NoSuchLink},
     scope::{LinksRead, LinksWrite},
+    sort::Sort,
     state::AppState,
     write_request::{Key, PreferWait, WriteRequest, applied},
 };
@@ -307,15 +308,6 @@ struct Filters {
     /// `-createdAt`: newest first, the order if omitted. `updatedAt`: in the order of their last change, oldest first. With
     /// `updatedAt`, the `after` of the last page leads to links that change later.
     sort: Option<Sort>,
-}
-
-/// The order of a list of links.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-pub(super) enum Sort {
-    #[schema(rename = "-createdAt")]
-    Newest,
-    #[schema(rename = "updatedAt")]
-    Updated,
 }
 
 /// Lists payment links, newest first.

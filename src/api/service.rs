@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::{extract::State, http::header, response::IntoResponse};
+use futures_util::future::{Either, select};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -10,7 +11,10 @@ use super::{
     problem_type::ProblemType,
     state::AppState,
 };
-use crate::store::condition::{Readiness, readiness};
+use crate::store::{
+    self,
+    condition::{Readiness, readiness},
+};
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -40,11 +44,7 @@ async fn healthz() -> &'static str {
 ))]
 async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> {
     // Shorter than the timeout of any probe, so that the probe gets the reason.
-    let ready = tokio::time::timeout(
-        Duration::from_secs(2),
-        readiness(&state.probes, state.accounts.environment()),
-    )
-    .await;
+    let ready = tokio::time::timeout(Duration::from_secs(2), is_ready(&state)).await;
     let reason = match ready {
         Ok(Ok(Readiness::Ready)) => return Ok("ready"),
         Ok(Ok(Readiness::ReadsOnly)) => "the database is read-only, like a standby",
@@ -61,6 +61,26 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
         Ok(Err(_)) | Err(_) => NO_DATABASE,
     };
     Err(Problem::new(ProblemType::NotReady, reason))
+}
+
+/// Asks on the reserved connection, which no request keeps busy, and on one of the pool's. One `Ready` is enough: the reserved
+/// connection may be the last one to notice that the database has moved.
+async fn is_ready(state: &AppState) -> Result<Readiness, store::Error> {
+    let environment = state.accounts.environment();
+    let reserved = Box::pin(readiness(&state.probes, environment));
+    let shared = Box::pin(readiness(&state.pool, environment));
+    let (first, other) = match select(reserved, shared).await {
+        Either::Left((first, other)) => (first, other),
+        Either::Right((first, other)) => (first, other),
+    };
+    if matches!(first, Ok(Readiness::Ready)) {
+        return first;
+    }
+    let second = other.await;
+    if matches!(second, Ok(Readiness::Ready)) {
+        return second;
+    }
+    first
 }
 
 /// Returns the metrics.

@@ -55,16 +55,16 @@ pub struct PaymentLink {
     /// The name of the client that requested the link.
     pub created_by: String,
     /// When the link was requested.
-    #[serde(with = "crate::payment_link::time::microseconds")]
+    #[serde(with = "super::timestamp")]
     pub created_at: OffsetDateTime,
     /// When anything about the link last changed in this service.
-    #[serde(with = "crate::payment_link::time::microseconds")]
+    #[serde(with = "super::timestamp")]
     pub updated_at: OffsetDateTime,
     /// When a response from Dojo about this link was last accepted. `null` until the first one.
-    #[serde(default, with = "crate::payment_link::time::microseconds::option")]
+    #[serde(default, with = "super::optional_timestamp")]
     pub synced_at: Option<OffsetDateTime>,
     /// When the link expires, if nobody has paid it. `null` if Dojo hasn't reported it and the request didn't say.
-    #[serde(default, with = "crate::payment_link::time::microseconds::option")]
+    #[serde(default, with = "super::optional_timestamp")]
     pub expire_at: Option<OffsetDateTime>,
     /// All other parameters of the request. `expireAt` is above.
     #[serde(flatten)]

@@ -9,6 +9,7 @@ mod id;
 mod link;
 mod money;
 pub mod operation;
+mod optional_timestamp;
 pub mod orphaned_intent;
 pub mod reconciliation;
 pub mod refundable;
@@ -17,6 +18,7 @@ mod status;
 mod terms;
 mod time;
 pub mod timeline;
+mod timestamp;
 
 pub use fault::Fault;
 pub use id::{OperationId, PaymentLinkId};

@@ -28,7 +28,7 @@ pub struct Entry {
     /// More about it. Its members depend on `type`: each of the types in this module is the detail of one or more of them.
     pub detail: Option<Value>,
     /// When it was recorded.
-    #[serde(with = "crate::payment_link::time::microseconds")]
+    #[serde(with = "super::timestamp")]
     pub occurred_at: OffsetDateTime,
 }
 

@@ -67,7 +67,7 @@ async fn reconciling_on_request_searches_a_few_pages_and_the_job_the_rest() {
         join_all(intents).await;
     }
     // Sooner than a link that was just reconciled is due again, and not before the caller's request.
-    let soon = "UPDATE payment_links SET due_at = now() + interval '15 seconds'";
+    let soon = "UPDATE payment_links SET due_at = now() + interval '25 seconds'";
     sqlx::query(soon).execute(&app.pool).await.unwrap();
     let due_before = due().await;
 

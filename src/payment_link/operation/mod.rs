@@ -199,10 +199,10 @@ pub struct Operation {
     /// The name of the client that requested the operation.
     pub created_by: String,
     /// When the operation was requested.
-    #[serde(with = "crate::payment_link::time::microseconds")]
+    #[serde(with = "super::timestamp")]
     pub created_at: OffsetDateTime,
     /// When its outcome became known. `null` until then.
-    #[serde(default, with = "crate::payment_link::time::microseconds::option")]
+    #[serde(default, with = "super::optional_timestamp")]
     pub completed_at: Option<OffsetDateTime>,
     /// What was requested.
     #[serde(flatten)]

@@ -251,8 +251,13 @@ fn fit(refund: &NewRefund, lost: LostOperation<'_>, intent: IntentView<'_>) -> F
     let (Some(captured), Some(refunded)) = (intent.captured_amount, refunded_figure(intent)) else {
         return Fit::MayBeMade;
     };
-    if refunded >= lost.made_refunds.saturating_add(amount) {
+    let with_it = lost.made_refunds.saturating_add(amount);
+    if refunded >= with_it.saturating_add(lost.earlier_pending_refunds) {
         return Fit::MayBeMade;
+    }
+    if refunded >= with_it {
+        // What it shows may as well be the earlier refunds, whose outcome is about to be known.
+        return Fit::Unclear;
     }
     let left = captured
         .saturating_sub(refunded)
