@@ -70,7 +70,7 @@ impl RequestedOperation {
         let Ok(body) = response.json::<Value>().await else {
             return Ok(None);
         };
-        let kind = text(&body["type"]).rsplit(':').next().unwrap_or_default();
+        let kind = text(&body["type"]).rsplit('#').next().unwrap_or_default();
         let outcome = match (status.as_u16(), kind) {
             (200 | 202, _) => Outcome::Done,
             (409, _) if is_temporary => return Ok(None),

@@ -95,7 +95,7 @@ impl Order {
         let Ok(body) = answer.json::<Value>().await else {
             return Ok(Answer::Again(soon));
         };
-        let kind = text(&body["type"]).rsplit(':').next().unwrap_or_default();
+        let kind = text(&body["type"]).rsplit('#').next().unwrap_or_default();
         let named = || text(&body["paymentLinkId"]).to_owned();
         let outcome = match (status.as_u16(), kind) {
             (201, _) => Outcome::Link {

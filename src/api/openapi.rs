@@ -84,6 +84,9 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
         close(schemas, &name);
     }
     examples::complete(&mut document);
+    // Neither text nor an object: tools read YAML as one or the other.
+    document["paths"]["/openapi.yaml"]["get"]["responses"]["200"]["content"]["application/yaml"]
+        ["schema"] = json!({});
     declare_headers(&mut document);
     name_scopes(&mut document);
     // Not part of OpenAPI, but many renderers know it.

@@ -76,12 +76,7 @@ const MAX_WAIT: Duration = Duration::from_secs(25);
 pub(super) struct PreferWait {
     /// `wait=N`: if the outcome isn't known at once, because Dojo's response was lost, wait for it for up to N seconds, at most
     /// 25 (RFC 7240). Without it, the response is a 409 or 504 at once.
-    #[param(
-        rename = "Prefer",
-        nullable = false,
-        pattern = "^wait=[0-9]{1,4}$",
-        example = "wait=20"
-    )]
+    #[param(rename = "Prefer", nullable = false, example = "wait=20")]
     prefer: Option<String>,
 }
 

@@ -14,6 +14,8 @@ from requests.auth import AuthBase
 SECRET = os.environ["WEBHOOK_SECRET"].encode()
 # The ids of the links by their initial state.
 LINKS = json.loads(os.environ["LINKS"])
+# The ids of operations.
+OPERATIONS = LINKS.pop("operations")
 # The state that an operation needs, and which half of those links it uses: one that ends a link must not share it.
 SUITED = {
     "amount": ("Created", 0),
@@ -73,6 +75,8 @@ def a_link(path, number, given):
     # Given links were just created, and few operations are possible on those.
     if is_named and (number % 3 == 0 or state is None):
         return given
+    if path.startswith("/v1/operations/"):
+        return OPERATIONS[number % len(OPERATIONS)]
     links = LINKS[state][half::2] if state and number % 3 else sum(LINKS.values(), [])
     return links[number % len(links)]
 

@@ -626,6 +626,9 @@ mod tests {
             // Refunds that were requested earlier take precedence.
             (300, 0, 0, 101, 119, Step::Wait),
             (300, 0, 0, 100, 119, Step::Repeat),
+            // What the figure shows may be the earlier one or this one.
+            (601, 0, 0, 400, 120, Step::Wait),
+            (1000, 0, 0, 400, 120, Step::Repeat),
         ] {
             let lost = LostOperation {
                 settled_refunds: settled,
