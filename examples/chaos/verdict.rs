@@ -233,10 +233,12 @@ fn outcomes(books: &Books, intents: &[Value]) -> Result {
 
 /// A caller whose order was rejected as expired has no intent at Dojo.
 async fn keys(pool: &PgPool, books: &Books) -> Result {
-    let taken: Vec<String> =
-        sqlx::query_scalar("SELECT key FROM idempotency_keys WHERE payment_link_id IS NOT NULL")
-            .fetch_all(pool)
-            .await?;
+    let taken: Vec<String> = sqlx::query_scalar(
+        "SELECT key FROM idempotency_keys JOIN payment_links ON payment_links.id = payment_link_id
+             WHERE status <> 'Failed'",
+    )
+    .fetch_all(pool)
+    .await?;
     let taken: HashSet<String> = taken.into_iter().collect();
     for order in books.orders.borrow().iter() {
         if order.outcome() == Some(Outcome::TooLate) && taken.contains(&order.key) {
@@ -313,7 +315,14 @@ fn captures(of: &Value) -> Vec<(&str, i64, i64)> {
     let captures = of["captures"].as_array().into_iter().flatten();
     let mut captures: Vec<_> = captures
         .map(|capture| {
-            let number = |name: &str| capture[name].as_i64().unwrap_or_default();
+            // Dojo has plain numbers, and we have amounts with a currency.
+            let number = |name: &str| {
+                let amount = &capture[name];
+                amount
+                    .as_i64()
+                    .or(amount["value"].as_i64())
+                    .unwrap_or_default()
+            };
             (text(&capture["id"]), number("amount"), number("tipsAmount"))
         })
         .collect();
