@@ -69,10 +69,8 @@ async fn is_ready(state: &AppState) -> Result<Readiness, store::Error> {
     let environment = state.accounts.environment();
     let reserved = Box::pin(readiness(&state.probes, environment));
     let shared = Box::pin(readiness(&state.pool, environment));
-    let (first, other) = match select(reserved, shared).await {
-        Either::Left((first, other)) => (first, other),
-        Either::Right((first, other)) => (first, other),
-    };
+    let (Either::Left((first, other)) | Either::Right((first, other))) =
+        select(reserved, shared).await;
     if matches!(first, Ok(Readiness::Ready)) {
         return first;
     }
