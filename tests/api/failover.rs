@@ -316,7 +316,8 @@ async fn failover_from_an_unreachable_primary_loses_nothing_acknowledged() {
 
 /// Waits until a transaction of the service waits for the standby.
 async fn wait_for_the_standby(primary: &PgPool) {
-    eventually("a commit waits for the standby", async || {
+    let limit = Duration::from_mins(1);
+    eventually_within(limit, "a commit waits for the standby", async || {
         sqlx::query_scalar::<_, i32>(
             "SELECT pid FROM pg_stat_activity
              WHERE wait_event = 'SyncRep' AND application_name = 'dojo-payment-links'",
