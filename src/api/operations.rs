@@ -218,6 +218,7 @@ async fn carry_out(
         caller,
         request_id,
         prefer_wait,
+        begun,
         ..
     } = request;
     let link = caller.find_link(&state, link_id).await?;
@@ -239,6 +240,7 @@ async fn carry_out(
     let subject = || Subject::Operation { id, link_id };
     let mut outcome = state.run_to_completion(subject, work).await?;
     if let Some((limit, (key, cause))) = waiting {
+        let limit = limit.min(state.time_left(begun));
         outcome =
             operations::await_outcome(&context, key.as_ref(), link_id, &cause, outcome, limit)
                 .await?;

@@ -91,6 +91,7 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
         caller,
         request_id,
         prefer_wait,
+        begun,
         ..
     } = request;
     if !faults.is_empty() {
@@ -128,6 +129,7 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
     let subject = || Subject::Link(known_id.get().copied().unwrap_or(id));
     let mut outcome = state.run_to_completion(subject, work).await?;
     if let Some(limit) = prefer_wait {
+        let limit = limit.min(state.time_left(begun));
         outcome = creation::await_outcome(&state.pool, outcome, limit).await?;
     }
     respond(&state, outcome).map(|response| applied(response, prefer_wait))

@@ -130,6 +130,11 @@ impl AppState {
             .map_err(|_| Error::Overloaded)
     }
 
+    /// How long a request that began then may go on. Waiting longer would cut it off without its outcome.
+    pub(crate) fn time_left(&self, begun: Instant) -> Duration {
+        self.request_timeout.saturating_sub(begun.elapsed())
+    }
+
     /// Runs work about `subject` in a task of its own. A caller that disconnects, or the time limit, must not interrupt it
     /// between saving the request, calling Dojo, and saving the response.
     pub(crate) async fn run_to_completion<T: Send + 'static>(

@@ -1,6 +1,6 @@
 //! The extractor of every request that creates or changes something at Dojo.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::{
     body::Bytes,
@@ -33,6 +33,8 @@ pub(super) struct WriteRequest<S, P = ()> {
     pub(super) path: P,
     /// How long the response may wait for an outcome that isn't known at once (`Prefer: wait`, RFC 7240).
     pub(super) prefer_wait: Option<Duration>,
+    /// When the request arrived.
+    pub(super) begun: Instant,
     /// The `Idempotency-Key`, or what is wrong with it.
     key: Result<Option<String>, Fault>,
     headers: HeaderMap,
@@ -59,6 +61,7 @@ where
             request_id: RequestId::of(&request),
             path,
             prefer_wait: prefer_wait(request.headers()),
+            begun: Instant::now(),
             key: idempotency_key(request.headers()),
             headers: request.headers().clone(),
             body: Raw::from_request(request, state).await?.0,

@@ -46,6 +46,16 @@ async fn the_wait_ends_when_the_outcome_stays_unknown() {
 }
 
 #[tokio::test]
+async fn a_wait_ends_before_the_request_times_out() {
+    let app = TestApp::with(&[("REQUEST_TIMEOUT", "3s"), ("DOJO_TIMEOUT", "1s")]).await;
+    app.sandbox.drop_webhooks().await;
+    app.sandbox.next("create", "cutBefore", json!({})).await;
+    app.create_and_wait("a", &ten_pounds("Order 1"), 20)
+        .await
+        .problem(409, "request-in-progress");
+}
+
+#[tokio::test]
 async fn retry_after_grows_while_the_outcome_of_a_creation_is_unknown() {
     // The default settlement window is two minutes, so the outcome stays unknown during the test.
     let app = TestApp::start().await;
