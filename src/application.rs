@@ -138,7 +138,6 @@ impl Application {
                 Jobs::new(context, settings.jobs.clone(), stop_jobs.clone()).spawn(&tasks);
             }
         }
-        let document = api::document();
         let state = AppState::new(
             pool.clone(),
             accounts,
@@ -146,9 +145,9 @@ impl Application {
             metrics,
             wake,
             settings,
-            &document,
+            api::document,
         );
-        let router = api::router(state.clone(), &document);
+        let router = api::router(state.clone());
 
         let address = settings.listen_addr;
         let listener = listen(address).map_err(|error| StartError::Listen { address, error })?;

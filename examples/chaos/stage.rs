@@ -45,6 +45,9 @@ pub const LEASE: Duration = Duration::from_secs(6);
 /// The longest pause that a `Retry-After` from Dojo causes here (`MAX_RETRY_AFTER`). The service varies it by a quarter.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(8);
 
+/// How long one of the run's own calls to the sandbox may take. The machine may be busy, and at the end the lists are long.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Everything that runs. Dropping it ends all of it.
 pub struct Stage {
     pub dojo: Dojo,
@@ -408,7 +411,8 @@ impl Dojo {
     /// `POST /_sandbox/…`. Returns whether it was allowed: the sandbox responds 409 if the intent's state rules it out.
     pub async fn control(&self, path: &str, body: Value) -> Result<bool> {
         let url = format!("{}/_sandbox/{path}", self.url);
-        let answer = self.http.post(url).json(&body).send().await?;
+        let request = self.http.post(url).json(&body).timeout(CONTROL_TIMEOUT);
+        let answer = request.send().await?;
         match answer.status() {
             status if status.is_success() => Ok(true),
             StatusCode::CONFLICT => Ok(false),
@@ -419,15 +423,15 @@ impl Dojo {
     /// `DELETE /_sandbox/…`
     pub async fn clear(&self, path: &str) -> Result {
         let url = format!("{}/_sandbox/{path}", self.url);
-        self.http.delete(url).send().await?.error_for_status()?;
+        let request = self.http.delete(url).timeout(CONTROL_TIMEOUT);
+        request.send().await?.error_for_status()?;
         Ok(())
     }
 
     /// `GET /_sandbox/…`, which returns a list.
     pub async fn look(&self, path: &str) -> Result<Vec<Value>> {
         let url = format!("{}/_sandbox/{path}", self.url);
-        // At the end the lists are long.
-        let request = self.http.get(url).timeout(Duration::from_secs(30));
+        let request = self.http.get(url).timeout(CONTROL_TIMEOUT);
         let answer = request.send().await?.error_for_status()?;
         Ok(answer.json().await?)
     }

@@ -124,6 +124,8 @@ pub(crate) enum Kind {
     SilentBefore,
     /// The call takes effect, and the connection stays open without a response until the caller closes it.
     SilentAfter,
+    /// The call takes effect, and its response never ends: it goes on with spaces.
+    Endless,
     /// The call takes effect, and its response has other headers.
     Headers,
     /// The call takes effect, and its response comes from a node whose clock is wrong: `updatedAt` and `Date` are

@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use crate::app_state::AppState;
@@ -106,6 +107,7 @@ async fn apply(
         }
         (Kind::ClockSkew, Some(response)) => with_skewed_clock(state, fault, response).await,
         (Kind::OtherIntent, Some(response)) => with_other_intent(state, fault, response).await,
+        (Kind::Endless, Some(response)) => endless(response),
         (Kind::Misrouted, _) => misrouted(state, fault, &path),
         (Kind::Fields, Some(response)) => with_fields(fault, response).await,
         (Kind::Latency | Kind::LatencyAfter | Kind::Headers, Some(response)) => response,
@@ -123,6 +125,18 @@ fn error_response(fault: &Fault) -> Response {
         .and_then(|status| StatusCode::from_u16(status).ok());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Problem::new(status, "A fault of the sandbox caused this response.").into_response()
+}
+
+/// The same response without an end. JSON may be followed by any number of spaces.
+fn endless(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    // It is the length of the original body.
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let spaces = stream::repeat(Bytes::from_static(&[b' '; 16 << 10])).map(Ok);
+    Response::from_parts(
+        parts,
+        Body::from_stream(body.into_data_stream().chain(spaces)),
+    )
 }
 
 /// The response of a node whose clock is wrong.

@@ -1,6 +1,6 @@
 //! Request bodies: read them, check them against their schema, and parse them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::OnceLock};
 
 use axum::{
     body::Bytes,
@@ -40,6 +40,9 @@ fn too_large(rejection: &BytesRejection) -> Error {
     }
 }
 
+/// Returns the OpenAPI document of the whole API. The handlers take this function, because the document is made from them.
+pub(crate) type Document = fn() -> &'static Value;
+
 /// The names of the schemas that the routes of an OpenAPI document declare as their request bodies.
 pub(super) fn request_bodies(document: &Value) -> impl Iterator<Item = &str> {
     let paths = document["paths"].as_object().into_iter().flatten();
@@ -50,23 +53,37 @@ pub(super) fn request_bodies(document: &Value) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The schemas of the OpenAPI document's request bodies, by name. The service enforces exactly what it documents.
-pub(super) struct RequestSchemas(HashMap<String, Validator>);
+/// The schemas of the OpenAPI document's request bodies. The service enforces exactly what it documents.
+pub(super) struct RequestSchemas {
+    document: Document,
+    /// By the name of the schema. Made for the first body, so that the service starts quickly.
+    validators: OnceLock<HashMap<&'static str, Validator>>,
+}
 
 impl RequestSchemas {
-    pub(super) fn of(document: &Value) -> Self {
-        let schemas = request_bodies(document).map(|name| {
-            let schema = json!({
-                "$ref": format!("#/components/schemas/{name}"),
-                "components": document["components"],
+    pub(super) fn of(document: Document) -> Self {
+        Self {
+            document,
+            validators: OnceLock::new(),
+        }
+    }
+
+    fn validators(&self) -> &HashMap<&'static str, Validator> {
+        self.validators.get_or_init(|| {
+            let document = (self.document)();
+            let validators = request_bodies(document).map(|name| {
+                let schema = json!({
+                    "$ref": format!("#/components/schemas/{name}"),
+                    "components": {"schemas": document["components"]["schemas"]},
+                });
+                let validator = jsonschema::draft202012::options()
+                    .should_validate_formats(true)
+                    .build(&schema)
+                    .expect("the document is generated, and a test builds it");
+                (name, validator)
             });
-            let validator = jsonschema::draft202012::options()
-                .should_validate_formats(true)
-                .build(&schema)
-                .expect("the document is generated, and a test builds it");
-            (name.to_owned(), validator)
-        });
-        Self(schemas.collect())
+            validators.collect()
+        })
     }
 
     /// Parses a body of the type `T`. If it matches the type's schema, returns it with the faults that `rules` finds.
@@ -86,7 +103,7 @@ impl RequestSchemas {
         whole_numbers(&mut value);
         let mut faults = Vec::new();
         let validator = self
-            .0
+            .validators()
             .get(T::name().as_ref())
             .expect("a route that reads this type declares it as its request body");
         for error in validator.iter_errors(&value).take(MAX_FAULTS) {

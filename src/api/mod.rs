@@ -25,7 +25,10 @@ mod state;
 mod webhooks;
 mod write_request;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -51,20 +54,22 @@ fn documented() -> OpenApiRouter<AppState> {
         .merge(service::routes())
 }
 
-/// The OpenAPI document.
+/// The OpenAPI document. It is made when it is first needed.
 #[must_use]
-pub fn document() -> Value {
-    openapi::complete(documented().into_openapi())
+pub fn document() -> &'static Value {
+    static DOCUMENT: LazyLock<Value> =
+        LazyLock::new(|| openapi::complete(documented().into_openapi()));
+    &DOCUMENT
 }
 
 /// The OpenAPI document as YAML, as it is in `openapi.yaml`.
 #[must_use]
 pub fn document_yaml() -> String {
-    openapi::to_yaml(&document())
+    openapi::to_yaml(document())
 }
 
-/// The whole API. `document` is [`document`].
-pub fn router(state: AppState, document: &Value) -> Router {
+/// The whole API.
+pub fn router(state: AppState) -> Router {
     // Handlers that create something watch the time themselves, because their response must include an id. This limit is
     // for everything else.
     let request_timeout = state.request_timeout + Duration::from_secs(2);

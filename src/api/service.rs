@@ -1,12 +1,13 @@
 //! Probes, metrics, and the OpenAPI document.
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use axum::{extract::State, http::header, response::IntoResponse};
 use futures_util::future::{Either, select};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
+    openapi,
     problem::{NO_DATABASE, Problem},
     problem_type::ProblemType,
     state::AppState,
@@ -103,8 +104,7 @@ async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     (status = 200, description = "The OpenAPI document.", body = String, content_type = "application/yaml"),
 ))]
 async fn openapi_yaml(State(state): State<AppState>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "application/yaml")],
-        state.openapi.clone(),
-    )
+    static YAML: OnceLock<String> = OnceLock::new();
+    let yaml = YAML.get_or_init(|| openapi::to_yaml((state.document)()));
+    ([(header::CONTENT_TYPE, "application/yaml")], yaml.as_str())
 }

@@ -7,13 +7,15 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::Value;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use super::{
-    anonymous::AnonymousRequests, body::RequestSchemas, error::Error, openapi, problem::Subject,
+    anonymous::AnonymousRequests,
+    body::{Document, RequestSchemas},
+    error::Error,
+    problem::Subject,
     rates::Rates,
 };
 use crate::{
@@ -48,8 +50,7 @@ pub struct Shared {
     pub(super) rates: Rates,
     pub(super) anonymous: Arc<AnonymousRequests>,
     pub(super) schemas: RequestSchemas,
-    /// The OpenAPI document as YAML.
-    pub(super) openapi: String,
+    pub(super) document: Document,
 }
 
 impl std::ops::Deref for AppState {
@@ -61,7 +62,7 @@ impl std::ops::Deref for AppState {
 }
 
 impl AppState {
-    /// The state of a service that uses this database and these accounts. `document` is the OpenAPI document.
+    /// The state of a service that uses this database and these accounts.
     #[must_use]
     pub fn new(
         pool: PgPool,
@@ -70,7 +71,7 @@ impl AppState {
         metrics: PrometheusHandle,
         wake: Arc<Notify>,
         settings: &ServeSettings,
-        document: &Value,
+        document: Document,
     ) -> Self {
         Self(Arc::new(Shared {
             probes: pool.reserved(),
@@ -85,7 +86,7 @@ impl AppState {
             rates: Rates::new(settings.client_rate),
             anonymous: Arc::default(),
             schemas: RequestSchemas::of(document),
-            openapi: openapi::to_yaml(document),
+            document,
         }))
     }
 

@@ -334,6 +334,70 @@ async fn a_read_only_database_is_not_ready_until_it_accepts_writes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_missing_permission_is_an_outage_that_an_operator_can_end() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let mut connection = by_hand(&app).await;
+    execute(&mut connection, "CREATE ROLE without_permissions").await;
+    reset(&mut connection, "SET role = without_permissions").await;
+    let path = format!("/v1/payment-links/{}", text(&link["id"]));
+    for _ in 0..2 {
+        let answer = app.get(&path).await;
+        answer.problem(503, "database-unavailable");
+    }
+    let order = ten_pounds("Order 2");
+    let answer = app.create_with_key("a", &order).await;
+    answer.problem(503, "database-unavailable");
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+    eventually("it is not ready", async || {
+        (app.get("/readyz").await.status == 503).then_some(())
+    })
+    .await;
+
+    reset(&mut connection, "RESET role").await;
+    eventually_within(LIMIT, "it serves again", async || {
+        (app.create_with_key("a", &order).await.status == 201).then_some(())
+    })
+    .await;
+    assert_eq!(app.sandbox.creations().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_database_is_an_outage_until_its_name_is_back() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let (server, name) = app.database_url.rsplit_once('/').unwrap();
+    let mut connection = PgConnection::connect(&format!("{server}/postgres"))
+        .await
+        .unwrap();
+    let rename = |from: &str, to: &str| {
+        format!(
+            "ALTER DATABASE {from} ALLOW_CONNECTIONS false;
+             SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{from}';
+             ALTER DATABASE {from} RENAME TO {to};
+             ALTER DATABASE {to} ALLOW_CONNECTIONS true"
+        )
+    };
+    let elsewhere = format!("{name}_elsewhere");
+    for statement in rename(name, &elsewhere).split(';') {
+        execute(&mut connection, statement).await;
+    }
+    let path = format!("/v1/payment-links/{}", text(&link["id"]));
+    for _ in 0..2 {
+        app.get(&path).await.problem(503, "database-unavailable");
+    }
+    app.get("/readyz").await.expect(503);
+    for statement in rename(&elsewhere, name).split(';') {
+        execute(&mut connection, statement).await;
+    }
+    eventually_within(LIMIT, "it serves again", async || {
+        (app.get(&path).await.status == 200).then_some(())
+    })
+    .await;
+    app.create(&ten_pounds("Order 2")).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn readiness_check_writes_nothing() {
     let app = TestApp::start().await;
     app.get("/readyz").await.expect(200);

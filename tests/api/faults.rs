@@ -17,7 +17,7 @@ use crate::support::{TestApp, eventually, for_each_case, postgres::Postgres, ten
 
 /// Each kind of fault, severe enough that the response is lost or an error. What is late is still done within the settlement
 /// window: 3 seconds are more than `DOJO_TIMEOUT`, and less than `DOJO_TIMEOUT` and `RECOVERY_SETTLE` together.
-fn api_faults() -> [Value; 8] {
+fn api_faults() -> [Value; 9] {
     [
         json!({"kind": "latency", "latencyMs": 3000}),
         json!({"kind": "latencyAfter", "latencyMs": 3000}),
@@ -27,6 +27,7 @@ fn api_faults() -> [Value; 8] {
         json!({"kind": "statusAfter", "status": 408}),
         json!({"kind": "cutBefore"}),
         json!({"kind": "cutAfter"}),
+        json!({"kind": "endless"}),
     ]
 }
 

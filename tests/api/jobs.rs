@@ -26,12 +26,6 @@ use crate::support::{
 /// Settings under which a call to Dojo, and so the work under a lease, may take very long.
 const PATIENT: [(&str, &str); 1] = [("DOJO_TIMEOUT", "60s")];
 
-/// Another service on the same database, with quick background jobs and these settings on top.
-async fn another(app: &TestApp, more: &[(&str, &str)]) -> Service {
-    let settings = [&QUICK[..], more].concat();
-    Service::start(&app.database_url, &app.sandbox.url, &settings).await
-}
-
 /// When this job last made progress, according to its metric.
 async fn progress(app: &TestApp, job: &str) -> f64 {
     let name = format!(r#"job_last_progress_timestamp_seconds{{account="default",job="{job}"}}"#);
@@ -439,7 +433,7 @@ async fn claiming_lost_creations_does_not_scan_other_links_that_are_due() {
     app.create_with_key("a", &ten_pounds("Order 2"))
         .await
         .expect(504);
-    let _jobs = another(&app, &[]).await;
+    let _jobs = app.another(&[]).await;
     app.the_only_link("a", &ten_pounds("Order 2")).await;
     // After a few executions, a prepared statement gets a plan for any parameters. That must be this plan too.
     eventually("the index of lost creations is used", async || {
@@ -653,7 +647,7 @@ async fn lost_creations_of_many_links_are_found_by_one_search() {
     .await
     .unwrap();
     // No call times out and no lease expires, however slow the machine is.
-    let _jobs = another(&app, &PATIENT).await;
+    let _jobs = app.another(&PATIENT).await;
     for order in &orders {
         app.the_only_link(order, &ten_pounds(order)).await;
     }
@@ -670,7 +664,7 @@ async fn surplus_intents_of_many_links_are_found_by_one_search() {
     let app = TestApp::with(&[]).await;
     // Nothing was created the first time, so the creations are retried.
     let orders = lose_many(&app, "cutBefore", 20).await;
-    let jobs = another(&app, &[]).await;
+    let jobs = app.another(&[]).await;
     for order in &orders {
         app.the_only_link(order, &ten_pounds(order)).await;
     }
@@ -680,7 +674,7 @@ async fn surplus_intents_of_many_links_are_found_by_one_search() {
         .execute(&app.pool)
         .await
         .unwrap();
-    let _jobs = another(&app, &PATIENT).await;
+    let _jobs = app.another(&PATIENT).await;
     eventually("all have been read and searched for", async || {
         let reads = app.sandbox.requests("get").await;
         let read: BTreeSet<&str> = reads.iter().map(|read| text(&read["path"])).collect();
@@ -710,7 +704,9 @@ async fn lost_creations_are_found_among_very_many_intents_although_a_page_fails(
     }
     let fault = json!({"operation": "search", "kind": "status", "status": 500, "share": 0.02});
     app.sandbox.control("faults", fault).await;
-    let _jobs = another(&app, &[("BACKGROUND_RATE", "1000")]).await;
+    let _jobs = app
+        .another(&[("BACKGROUND_RATE", "1000"), ("DOJO_TIMEOUT", "10s")])
+        .await;
     let orders = orders.iter().map(String::as_str);
     for order in orders.chain(["Order 3", "Order 4"]) {
         eventually_within(
@@ -748,7 +744,7 @@ async fn no_lease_expires_in_a_queue() {
     app.sandbox.control("faults", slow).await;
     let few = [("BACKGROUND_CONCURRENCY", "2")];
     let began = OffsetDateTime::now_utc();
-    let _jobs = [another(&app, &few).await, another(&app, &few).await];
+    let _jobs = [app.another(&few).await, app.another(&few).await];
     eventually("all have been read", async || {
         let unread: i64 =
             sqlx::query_scalar("SELECT count(*) FROM payment_links WHERE due_at <= now()")

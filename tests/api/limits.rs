@@ -42,13 +42,15 @@ async fn reconciling_on_request_counts_as_a_call_to_dojo() {
 #[tokio::test]
 async fn reconciling_on_request_searches_a_few_pages_and_the_job_the_rest() {
     // No webhooks and no response, so the creation is retried and there may be a surplus intent.
-    let app = TestApp::quick(&[]).await;
+    let app = TestApp::with(&[]).await;
+    let mut jobs = app.another(&[]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox
         .next("create", "status", json!({"status": 500}))
         .await;
     let link = app.the_only_link("a", &ten_pounds("Order 1")).await;
     assert_eq!(app.told(&link["id"], "creationRetried").await.len(), 1);
+    jobs.kill().await;
     let due = async || -> f64 {
         sqlx::query_scalar("SELECT extract(epoch FROM due_at)::float8 FROM payment_links")
             .fetch_one(&app.pool)
@@ -66,13 +68,11 @@ async fn reconciling_on_request_searches_a_few_pages_and_the_job_the_rest() {
         let intents = (0..50).map(|_| app.sandbox.api(Method::POST, "/payment-intents", &foreign));
         join_all(intents).await;
     }
-    // Sooner than a link that was just reconciled is due again, and not before the caller's request.
-    let soon = "UPDATE payment_links SET due_at = now() + interval '25 seconds'";
-    sqlx::query(soon).execute(&app.pool).await.unwrap();
+    // Sooner than a link that was just reconciled is due again.
+    app.all_are_due().await;
     let due_before = due().await;
 
-    // The caller's search stops before its end. How many pages it reads can't be counted here, because the background
-    // job may search at the same time.
+    // The caller's search stops before its end.
     let response = app.refresh(&link["id"]).await.expect(200);
     let incomplete =
         "the search for a surplus intent was not completed; a background job will repeat it";
@@ -86,7 +86,7 @@ async fn reconciling_on_request_searches_a_few_pages_and_the_job_the_rest() {
         "the background's search is {postponed} s later"
     );
 
-    app.all_are_due().await;
+    let _jobs = app.another(&[]).await;
     eventually("the surplus intent is found", async || {
         app.told(&link["id"], "surplusFound").await.pop()
     })

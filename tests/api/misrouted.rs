@@ -270,6 +270,64 @@ async fn an_operation_whose_response_is_about_another_intent_is_lost_and_recover
 }
 
 #[tokio::test]
+async fn a_response_with_the_id_of_an_earlier_operation_is_lost_and_recovered() {
+    let cases = [
+        ("captures", "capture", "captureId"),
+        ("refunds", "refund", "refundId"),
+    ];
+    for_each_case(&cases, &[], async |app, (operation, call, id)| {
+        app.sandbox.drop_webhooks().await;
+        let link = match *call {
+            "capture" => app.authorized().await,
+            _ => app.paid().await,
+        };
+        let first = json!({"amount": pounds(400)});
+        let answer = app.operate_with_key("a", &link, operation, &first).await;
+        let first_id = answer.expect(200).json()["operation"]["dojoId"].clone();
+        assert!(first_id.is_string(), "{first_id}");
+
+        app.sandbox.next_fields(call, json!({*id: first_id})).await;
+        // It fits in any case, even if the first refund isn't in what Dojo shows.
+        let second = json!({"amount": pounds(200)});
+        let answer = app.operate_with_key("b", &link, operation, &second).await;
+        answer.problem(504, "outcome-unknown");
+        let outcome = app.operation_outcome("b", &link, operation, &second).await;
+        let outcome = outcome.expect(200).json();
+        assert_ne!(outcome["operation"]["dojoId"], first_id);
+        let intent = app.sandbox.intent(&link["paymentIntentId"]).await;
+        match *call {
+            "capture" => assert_eq!(intent["captures"].as_array().map(Vec::len), Some(2)),
+            _ => assert_eq!(intent["refundedAmount"], 600),
+        }
+        app.in_step_with_dojo().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cancellation_whose_response_shows_another_status_is_lost_and_recovered() {
+    let app = TestApp::quick(&[]).await;
+    app.sandbox.drop_webhooks().await;
+    let link = app.created().await;
+    for status in ["Created", "Captured"] {
+        app.sandbox
+            .next_fields("cancel", json!({"status": status}))
+            .await;
+    }
+    let answer = app
+        .operate_with_key("a", &link, "cancel", &Value::Null)
+        .await;
+    answer.problem(504, "outcome-unknown");
+    let outcome = app.operation_outcome("a", &link, "cancel", &Value::Null);
+    let canceled = outcome.await.expect(200).json();
+    assert_eq!(
+        (&canceled["status"], &canceled["confirmed"]),
+        (&json!("Canceled"), &json!(true))
+    );
+    app.in_step_with_dojo().await;
+}
+
+#[tokio::test]
 async fn a_surplus_intent_is_not_canceled_by_a_response_about_another_intent() {
     let app = TestApp::quick(&[]).await;
     app.sandbox.drop_webhooks().await;

@@ -117,11 +117,11 @@ async fn no_refund_is_sent_while_dojo_cannot_be_read() {
 
 #[tokio::test]
 async fn while_the_refundable_amount_is_unclear_the_caller_is_told_to_retry() {
-    let app = TestApp::with(&[("RECOVERY_SETTLE", "4s")]).await;
+    let app = TestApp::with(&[("RECOVERY_SETTLE", "4s"), ("DOJO_TIMEOUT", "20s")]).await;
     let link = app.paid().await;
     // Dojo has made the refund, but not responded yet. What Dojo shows may be this refund or one made in the portal.
     app.sandbox
-        .next("refund", "latencyAfter", json!({"latencyMs": 2500}))
+        .next("refund", "latencyAfter", json!({"latencyMs": 8000}))
         .await;
     let first = request(&app.service.url, &link, "first", Some(400));
     eventually("Dojo has made the first", async || {

@@ -121,6 +121,22 @@ pub async fn headers(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Ins
     Ok(())
 }
 
+/// Responses that never end.
+pub async fn endless_responses(
+    stage: &Stage,
+    damage: &Damage,
+    mut rng: StdRng,
+    until: Instant,
+) -> Result {
+    while pause(&mut rng, 2000..8000, until).await {
+        let operations = ["create", "get", "search", "refund", "any"];
+        let fault = json!({"operation": operations.choose(&mut rng), "kind": "endless"});
+        stage.dojo.control("faults", fault).await?;
+        damage.note(Trouble::EndlessResponses);
+    }
+    Ok(())
+}
+
 /// Responses from a node whose clock runs ahead, by more or by less than the settlement window.
 pub async fn clock_ahead(
     stage: &Stage,
@@ -141,7 +157,7 @@ pub async fn clock_ahead(
     Ok(())
 }
 
-/// Responses about another intent.
+/// Responses about another intent, whether Dojo did what was requested or not.
 pub async fn other_intents(
     stage: &Stage,
     damage: &Damage,
@@ -149,9 +165,13 @@ pub async fn other_intents(
     until: Instant,
 ) -> Result {
     while pause(&mut rng, 1500..5000, until).await {
-        let operations = ["get", "get", "create", "cancel"];
+        let (kind, operations) = if rng.random_bool(0.5) {
+            ("otherIntent", ["get", "get", "create", "cancel"])
+        } else {
+            ("misrouted", ["cancel", "capture", "refund", "reversal"])
+        };
         let fault = json!({
-            "operation": operations.choose(&mut rng), "kind": "otherIntent",
+            "operation": operations.choose(&mut rng), "kind": kind,
             "count": rng.random_range(1..=4),
         });
         stage.dojo.control("faults", fault).await?;

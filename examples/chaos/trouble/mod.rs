@@ -28,6 +28,8 @@ pub enum Trouble {
     SilentCalls,
     /// Dojo's responses have absurd headers
     Headers,
+    /// Dojo's responses never end
+    EndlessResponses,
     /// one of Dojo's nodes has a clock that runs ahead
     ClockAhead,
     /// Dojo responds with another intent than the one that was requested
@@ -68,6 +70,7 @@ impl Trouble {
             Self::Calls => dojo::calls(stage, rng, until).await,
             Self::SilentCalls => dojo::silent_calls(stage, damage, rng, until).await,
             Self::Headers => dojo::headers(stage, damage, rng, until).await,
+            Self::EndlessResponses => dojo::endless_responses(stage, damage, rng, until).await,
             Self::ClockAhead => dojo::clock_ahead(stage, damage, rng, until).await,
             Self::OtherIntents => dojo::other_intents(stage, damage, rng, until).await,
             Self::Search => dojo::search(stage, rng, until).await,

@@ -1,5 +1,7 @@
 //! Trouble with our processes: killed, or stopped in the middle of something.
 
+use std::time::Duration;
+
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 
@@ -22,6 +24,8 @@ pub async fn kills(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Insta
 
 /// Stops a replica for longer than a lease, as when a virtual machine is paused. Then it continues where it was, with
 /// connections, transactions and leases that others have given up on.
+///
+/// Often it stops between saving what it is about to do and doing it: the database's responses are held back until then.
 pub async fn freezes(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
     // Early enough for a short run.
     let mut next = 1000..3000;
@@ -30,7 +34,13 @@ pub async fn freezes(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Ins
         let Some(replica) = stage.take_any(&mut rng) else {
             continue;
         };
-        replica.freeze().await?;
+        if rng.random_bool(0.7) {
+            replica.wire.hold_responses(true);
+            sleep(Duration::from_millis(50)).await;
+        }
+        let frozen = replica.freeze().await;
+        replica.wire.hold_responses(false);
+        frozen?;
         damage.note(Trouble::Freezes);
         // The run waits for the end of it: a stop that is shorter than a lease shows nothing.
         sleep(LEASE.mul_f64(rng.random_range(1.1..1.6))).await;

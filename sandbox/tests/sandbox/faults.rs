@@ -214,6 +214,24 @@ async fn a_response_can_show_another_intent() {
 }
 
 #[tokio::test]
+async fn a_response_can_go_on_without_end() {
+    let sandbox = TestSandbox::start().await;
+    let id = sandbox.create_simple().await;
+    let fault = json!({"operation": "get", "kind": "endless"});
+    sandbox.control("faults", &fault).await;
+    let call = sandbox.api(Method::GET, &format!("/payment-intents/{id}"));
+    let mut response = call.send().await.expect("a response");
+    assert_eq!(response.status(), 200);
+    let mut body = Vec::new();
+    while body.len() < 10_000_000 {
+        let chunk = response.chunk().await.expect("a chunk");
+        body.extend_from_slice(&chunk.expect("the response has no end"));
+    }
+    let intent: Value = serde_json::from_slice(&body).expect("spaces follow the JSON");
+    assert_eq!(intent["id"], id.as_str());
+}
+
+#[tokio::test]
 async fn a_call_can_be_misrouted() {
     let sandbox = TestSandbox::start().await;
     let id = sandbox.create_simple().await;

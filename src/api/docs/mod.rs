@@ -1,6 +1,6 @@
 //! The documentation at `/docs`: the OpenAPI document and the problem types, as pages.
 //!
-//! They are rendered once, when the service starts. They contain no scripts and load nothing, so they work without the internet
+//! They are rendered once, when they are first requested. They contain no scripts and load nothing, so they work without the internet
 //! and without JavaScript, and their content security policy allows nothing but their own style.
 
 mod problems;
@@ -9,7 +9,7 @@ mod sample;
 mod schema;
 mod text;
 
-use std::sync::Arc;
+use std::sync::{LazyLock, OnceLock};
 
 use askama::Template;
 use axum::{
@@ -19,38 +19,46 @@ use axum::{
     routing::get,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::body::Document;
+
 /// The routes of the pages about the API that this OpenAPI document describes.
-pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: &Value) -> Router<S> {
-    let style = STANDARD.encode(Sha256::digest(text::STYLE));
-    let policy: Arc<str> = Arc::from(format!(
-        "default-src 'none'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'"
-    ));
-    let route = |page: askama::Result<String>| {
-        let page: Arc<str> =
-            Arc::from(page.expect("the templates render, and a test reads the pages"));
-        let policy = Arc::clone(&policy);
-        get(async move || response(&page, &policy))
-    };
+pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: Document) -> Router<S> {
+    static REFERENCE: OnceLock<String> = OnceLock::new();
+    static PROBLEMS: OnceLock<String> = OnceLock::new();
+    let reference = move || page(reference::Page::new(document()).render());
+    let problems = move || page(problems::Page::new(document()).render());
     Router::new()
-        .route("/docs", route(reference::Page::new(document).render()))
+        .route(
+            "/docs",
+            get(async move || response(REFERENCE.get_or_init(reference))),
+        )
         .route(
             "/docs/problems",
-            route(problems::Page::new(document).render()),
+            get(async move || response(PROBLEMS.get_or_init(problems))),
         )
         .route("/docs/", get(async || Redirect::permanent("/docs")))
 }
 
-fn response(page: &str, policy: &str) -> impl IntoResponse + use<> {
+fn page(rendered: askama::Result<String>) -> String {
+    rendered.expect("the templates render, and a test reads the pages")
+}
+
+fn response(page: &'static str) -> impl IntoResponse {
+    static POLICY: LazyLock<String> = LazyLock::new(|| {
+        let style = STANDARD.encode(Sha256::digest(text::STYLE));
+        format!(
+            "default-src 'none'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; form-action 'none'; \
+             frame-ancestors 'none'"
+        )
+    });
     let headers = [
-        (header::CONTENT_SECURITY_POLICY, policy.to_owned()),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
-        (header::REFERRER_POLICY, "no-referrer".to_owned()),
+        (header::CONTENT_SECURITY_POLICY, POLICY.as_str()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
         // The next version of the service has other pages at the same URLs.
-        (header::CACHE_CONTROL, "no-cache".to_owned()),
+        (header::CACHE_CONTROL, "no-cache"),
     ];
-    (headers, Html(page.to_owned()))
+    (headers, Html(page))
 }

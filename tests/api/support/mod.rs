@@ -415,7 +415,7 @@ pub fn text(value: &Value) -> &str {
 
 /// Waits for a condition, for 20 seconds at most.
 pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
-    eventually_within(Duration::from_secs(20), what, condition).await
+    eventually_within(Duration::from_mins(1), what, condition).await
 }
 
 /// Waits for a condition, for this long at most.

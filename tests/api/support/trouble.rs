@@ -48,7 +48,7 @@ pub async fn for_each_case<C: Sync>(
 
 /// Repeats a request until its response says what the outcome is.
 async fn outcome(request: impl AsyncFn() -> reqwest::Result<Answer>) -> Answer {
-    within(Duration::from_secs(30), "the outcome is known", async {
+    within(Duration::from_mins(1), "the outcome is known", async {
         loop {
             match request().await {
                 Ok(answer)
@@ -75,6 +75,12 @@ impl TestApp {
         let address = stable_address();
         let settings = [&QUICK[..], &[("LISTEN_ADDR", &address)], more].concat();
         Self::on(database_url, &settings).await
+    }
+
+    /// Another service on the same database, with quick background jobs and these settings on top.
+    pub async fn another(&self, more: &[(&str, &str)]) -> Service {
+        let settings = [&QUICK[..], more].concat();
+        Service::start(&self.database_url, &self.sandbox.url, &settings).await
     }
 
     /// Starts the service again after it was killed.
