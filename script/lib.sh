@@ -160,6 +160,11 @@ need_node() {
 
 need_shellcheck() { have shellcheck || install_package ShellCheck shellcheck shellcheck; }
 
+# For the commands in docs/guide.md.
+need_curl() { have curl || install_package curl "curl ca-certificates" curl; }
+
+need_jq() { have jq || install_package jq jq jq; }
+
 need_haproxy() { have haproxy || install_package HAProxy haproxy haproxy; }
 
 # Prints the folder of the PostgreSQL server's programs, which Debian and Homebrew don't add to the PATH.

@@ -15,8 +15,9 @@ pub(super) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idem
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes what `idempotency_key` reads")]
 pub(super) struct OptionalKey {
-    /// Makes retries safe: however often you send the request with the same key, it takes effect once. 1 to 255 printable
-    /// ASCII characters.
+    /// Makes retries safe: however often you send the request with the same key, it takes effect once. A key belongs to your
+    /// client and to one request, that is, its path and its body. It is kept forever. 1 to 255 printable ASCII characters
+    /// other than a double quote.
     #[param(
         rename = "Idempotency-Key",
         nullable = false,
@@ -33,8 +34,9 @@ pub(super) struct OptionalKey {
 #[into_params(parameter_in = Header)]
 #[expect(dead_code, reason = "describes what `idempotency_key` reads")]
 pub(super) struct RequiredKey {
-    /// Makes retries safe: however often you send the request with the same key, it takes effect once. 1 to 255 printable
-    /// ASCII characters.
+    /// Makes retries safe: however often you send the request with the same key, it takes effect once. A key belongs to your
+    /// client and to one request, that is, its path and its body. It is kept forever. 1 to 255 printable ASCII characters
+    /// other than a double quote.
     #[param(
         rename = "Idempotency-Key",
         min_length = 1,

@@ -60,9 +60,9 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 
 /// Creates a payment link.
 ///
-/// Send an `Idempotency-Key`, and use a new one for each link you need. If you get no response, a 503 or 504, or a 409 with
+/// Send an `Idempotency-Key`, and use a new one for each link you need. If you get no response, a 429, any 5xx, or a 409 with
 /// `Retry-After`, send the same request again with the same key: however often you send it, only one link is created. A
-/// repeated request gets the link as it is now.
+/// repeated request gets the link as it is now. Keys are kept forever.
 #[utoipa::path(
     post, path = "/v1/payment-links", operation_id = "createPaymentLink", tag = "Payment links",
     params(OptionalKey, PreferWait),
@@ -308,7 +308,8 @@ struct Filters {
     #[param(rename = "updatedAfter")]
     updated_after: Option<OffsetDateTime>,
     /// `-createdAt`: newest first, the order if omitted. `updatedAt`: in the order of their last change, oldest first. With
-    /// `updatedAt`, the `after` of the last page leads to links that change later.
+    /// `updatedAt`, the `after` of the last page leads to links that change later. A change that is stored late appears
+    /// behind newer ones, so to miss none, begin again from a minute before, with `updatedAfter`.
     sort: Option<Sort>,
 }
 

@@ -499,6 +499,8 @@ async fn links_of_an_unconfigured_account_can_still_be_read() {
     assert_eq!(problem["paymentLinkId"], link["id"]);
     let again = app.create_with_key("order-1", &body).await.expect(201);
     assert_eq!(again.header("idempotent-replayed"), "true");
+    let cancel = app.operate_with_key("cancel-1", &link, "cancel", &Value::Null);
+    cancel.await.problem(503, "account-not-configured");
     let another = app.create(&body).await;
     assert_eq!(account_fault(another), "is not an account of this service");
     let event = json!({"id": "evt_1", "event": "payment_intent.status_updated", "data": {}});
@@ -506,6 +508,14 @@ async fn links_of_an_unconfigured_account_can_still_be_read() {
         .deliver("/webhooks/dojo/york", &event, &sites.york_secret)
         .await;
     delivery.problem(401, "bad-signature");
+
+    // Once the account is back, the same request with the same key is carried out.
+    let both = alone + &york(YORK_KEY, &sites.york_secret);
+    sites.restart_with(&both).await;
+    let cancel = sites
+        .app
+        .operate_with_key("cancel-1", &link, "cancel", &Value::Null);
+    assert_eq!(cancel.await.expect(200).json()["status"], "Canceled");
 }
 
 #[tokio::test]

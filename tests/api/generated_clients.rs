@@ -1,5 +1,5 @@
-//! Linters accept `openapi.yaml`, and programs with clients that are generated from it work against a live service. See
-//! `tests/clients`.
+//! Linters accept `openapi.yaml`, and programs with clients that are generated from it work against a live service, as does
+//! all code in `docs/guide.md`. See `tests/clients`.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -29,6 +29,38 @@ async fn linters_and_generated_clients_accept_the_document() {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .status();
-    let status = within(Duration::from_mins(10), "the clients end", run).await;
+    let status = within(Duration::from_mins(15), "the clients end", run).await;
     assert!(status.unwrap().success(), "its output is above");
+}
+
+#[test]
+fn the_readme_shows_the_guide_and_lists_every_document() {
+    let readme = include_str!("../../README.md");
+    let guide = include_str!("../../docs/guide.md");
+    let (_, use_it) = readme.split_once("## Use it").unwrap();
+    let (_, block) = use_it.split_once("```sh\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    assert_eq!(block.lines().count(), 5, "{block}");
+    for line in block.lines() {
+        assert!(guide.contains(line), "docs/guide.md has no {line}");
+    }
+    for file in Path::new("docs").read_dir().unwrap() {
+        let path = file.unwrap().path();
+        let link = format!("]({})", path.display());
+        assert!(
+            path.extension().is_none_or(|end| end != "md") || readme.contains(&link),
+            "README.md doesn't list {}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn the_guide_contains_the_example_in_rust() {
+    let guide = include_str!("../../docs/guide.md");
+    let example = include_str!("../../examples/guide.rs");
+    assert!(
+        guide.contains(&format!("```rust\n{example}```\n")),
+        "docs/guide.md must contain examples/guide.rs as it is"
+    );
 }

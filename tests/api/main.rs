@@ -34,6 +34,7 @@ mod reading;
 mod recovery;
 mod replicas;
 mod restore;
+mod retries;
 mod rotation;
 mod running;
 mod schemathesis;

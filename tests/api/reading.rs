@@ -97,6 +97,42 @@ async fn the_last_page_says_so_and_can_be_continued() {
 }
 
 #[tokio::test]
+async fn a_change_that_is_stored_late_is_found_from_a_minute_before() {
+    let app = TestApp::start().await;
+    let late = app.created().await;
+    let updates = async |query: &str| {
+        let path = format!("/v1/payment-links?sort=updatedAt&{query}");
+        app.get(&path).await.expect(200).json()
+    };
+    // This transaction is still open when another change is stored and read.
+    let mut change = app.pool.begin().await.unwrap();
+    let change_late = "UPDATE payment_links SET updated_at = now() WHERE reference = 'Order 1'";
+    sqlx::query(change_late)
+        .execute(&mut *change)
+        .await
+        .unwrap();
+    let newer = app.create(&ten_pounds("Order 2")).await.expect(201).json();
+    let page = updates("").await;
+    assert_eq!(ids(&page).last().unwrap(), text(&newer["id"]));
+    let end = text(&page["after"]).to_owned();
+    change.commit().await.unwrap();
+
+    assert!(ids(&updates(&format!("after={end}")).await).is_empty());
+    let seen = time::OffsetDateTime::parse(
+        text(&newer["updatedAt"]),
+        &time::format_description::well_known::Rfc3339,
+    )
+    .unwrap();
+    let since = (seen - time::Duration::minutes(1))
+        .format(&time::format_description::well_known::Rfc3339)
+        .unwrap();
+    let found = updates(&format!("updatedAfter={since}")).await;
+    let found = found["data"].as_array().unwrap();
+    let found = found.iter().find(|link| link["id"] == late["id"]).unwrap();
+    assert_ne!(found["updatedAt"], late["updatedAt"]);
+}
+
+#[tokio::test]
 async fn filters_select_matching_links() {
     let app = TestApp::start().await;
     let a = app.create(&ten_pounds("Order A")).await.expect(201).json();

@@ -289,7 +289,8 @@ async fn without_its_database_it_responds_503_and_recovers_without_a_restart() {
     app.deliver(&webhook)
         .await
         .problem(503, "database-unavailable");
-    let answer = app.create(&ten_pounds("Order 2")).await;
+    let body = ten_pounds("Order 2");
+    let answer = app.create_with_key("order-2", &body).await;
     assert_ne!(answer.header("retry-after"), "");
     assert!(!answer.text.contains("postgres"), "{}", answer.text);
     answer.problem(503, "database-unavailable");
@@ -306,6 +307,8 @@ async fn without_its_database_it_responds_503_and_recovers_without_a_restart() {
         1,
         "nothing was created at Dojo that could not be stored"
     );
+    let again = app.create_with_key("order-2", &body).await.expect(201);
+    assert_eq!(again.header("idempotent-replayed"), "");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 # Usage: tests/clients/run.sh [lint]
 #
 # Proves that openapi.yaml is good for client generators: lints it, generates a client in TypeScript and one in Python,
-# type-checks a program for each, and runs the programs against a service and its sandbox. Stops at the first failure.
+# type-checks programs for each, and runs the programs against a service and its sandbox. Then runs the code in
+# docs/guide.md. Stops at the first failure.
 #
 #   lint  only lint; needs no service
 #
@@ -82,6 +83,8 @@ done
 
 lint
 
+step "The guide: extract its programs" $here/guide.sh extract
+
 ts=$here/typescript
 step "TypeScript: install" install_npm $ts
 step "TypeScript: generate the client" $ts/node_modules/.bin/openapi-typescript "$document" --output $ts/generated/api.ts
@@ -96,3 +99,5 @@ step "Python: generate the client" $venv/bin/openapi-python-client generate --pa
 step "Python: check the types" $venv/bin/mypy --config-file $py/mypy.ini $py/*.py
 step "Python: take a payment" $venv/bin/python $py/example.py
 step "Python: provoke problems" $venv/bin/python $py/problems.py
+
+$here/guide.sh
