@@ -65,7 +65,7 @@ async fn a_capture_is_saved(stage: &Stage) {
                    AND created_at BETWEEN $1 AND now() - interval '200 milliseconds')";
     let (began, limit) = (
         OffsetDateTime::now_utc(),
-        Instant::now() + Duration::from_millis(2500),
+        Instant::now() + Duration::from_millis(1500),
     );
     while Instant::now() < limit {
         let saved = sqlx::query_scalar(saved).bind(began);
