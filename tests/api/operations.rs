@@ -735,7 +735,7 @@ async fn of_twenty_concurrent_refunds_of_a_tenth_ten_succeed() {
     // Callers who are told to retry do so. What is left is clear once earlier refunds have ended and settled.
     let retrying = async |n| {
         within(
-            Duration::from_secs(30),
+            Duration::from_mins(1),
             "the refund succeeds or is rejected",
             async {
                 loop {
@@ -743,7 +743,10 @@ async fn of_twenty_concurrent_refunds_of_a_tenth_ten_succeed() {
                     if answer.header("retry-after").is_empty() {
                         return answer;
                     }
-                    answer.problem(409, "refundable-amount-unclear");
+                    // On a busy machine, twenty refunds at once may use up the database connections.
+                    if answer.status != 503 {
+                        answer.problem(409, "refundable-amount-unclear");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
