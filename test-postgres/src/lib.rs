@@ -35,6 +35,8 @@ cluster() {
         # Only a crash of the machine could lose anything, and then the server is gone anyway.
         fsync = off
         full_page_writes = off
+        # It would visit each of hundreds of short-lived databases once a minute.
+        autovacuum = off
     " >>"$home/data/postgresql.conf"
 }
 # A copy of the server on that port, which goes on receiving what is written there.
