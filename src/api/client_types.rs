@@ -56,6 +56,7 @@ pub(super) fn shape(document: &mut Value) {
     }
     rename_pages(document);
     drop_defaults(&mut document["components"]["schemas"]);
+    drop_names_of_members(&mut document["components"]["schemas"]);
     lift_descriptions(&mut document["components"]["schemas"]);
 }
 
@@ -267,6 +268,19 @@ fn drop_defaults(value: &mut Value) {
 fn lift_descriptions(value: &mut Value) {
     match value {
         Value::Object(members) => {
+/// Removes what `utoipa` says of the names of a map's members: that they are strings, as in any JSON. OpenAPI 3.0 has no keyword
+/// for it.
+fn drop_names_of_members(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.remove("propertyNames");
+            members.values_mut().for_each(drop_names_of_members);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_names_of_members),
+        _ => {}
+    }
+}
+
             let described = members
                 .get_mut("oneOf")
                 .and_then(Value::as_array_mut)

@@ -8,6 +8,7 @@ mod docs;
 mod error;
 mod examples;
 mod idempotency;
+mod metadata_entry;
 mod observe;
 mod openapi;
 mod operations;

@@ -9,6 +9,7 @@ use utoipa::{
 use super::{
     body::request_bodies,
     client_types, examples,
+    metadata_entry::MetadataEntry,
     performed_operation::PerformedOperation,
     problem::Problem,
     problem_type::{PREFIX, ProblemType},
@@ -37,7 +38,7 @@ use crate::payment_link::{NewPaymentLink, timeline};
     ),
     servers((url = "http://localhost:8080", description = "A service on this machine, as the demo starts it.")),
     components(schemas(
-        Problem, PerformedOperation, Sort,
+        Problem, PerformedOperation, MetadataEntry, Sort,
         timeline::CreatedDetail<'_>, timeline::ResponseLostDetail<'_>, timeline::WebhookDetail<'_>,
         timeline::ReconciledDetail, timeline::Change, timeline::ConflictDetail<'_>, timeline::MismatchDetail<'_>,
         timeline::SurplusDetail<'_>, timeline::OperationDetail,
