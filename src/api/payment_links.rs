@@ -278,7 +278,7 @@ struct Filters {
     /// Only links with this status. Repeat the parameter to allow several.
     status: Option<Vec<Status>>,
     /// Only links with this reference.
-    #[param(min_length = 1, max_length = 60)]
+    #[param(min_length = 1, max_length = 60, example = "Order 236")]
     reference: Option<String>,
     /// Only the link with this payment intent at Dojo.
     #[param(rename = "paymentIntentId")]
