@@ -56,6 +56,7 @@ pub(super) fn shape(document: &mut Value) {
     }
     rename_pages(document);
     drop_defaults(&mut document["components"]["schemas"]);
+    drop_names_of_members(&mut document["components"]["schemas"]);
     lift_descriptions(&mut document["components"]["schemas"]);
 }
 
@@ -93,9 +94,14 @@ fn add(whole: &mut Value, part: &Value) {
 
 /// Turns a schema that is composed of others into one object.
 fn merge(schemas: &mut Value, name: &str) {
-    let parts = schemas[name]["allOf"].as_array().cloned();
+    let mut parts = schemas[name]["allOf"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    // Its own members come first, and then those that it shares.
+    parts.sort_by_key(|part| part["$ref"].is_string());
     let mut whole = json!({"description": schemas[name]["description"]});
-    for part in parts.into_iter().flatten() {
+    for part in parts {
         add(&mut whole, &resolve(schemas, &part));
     }
     schemas[name] = whole;
@@ -172,18 +178,17 @@ fn type_entries(schemas: &mut Value) {
     });
 }
 
+/// Makes members required. Those that are required already keep their order, which is that of the type and of every example.
 fn require_all(schema: &mut Value, except: &[String]) {
-    let own: Vec<_> = names(&schema["properties"])
-        .into_iter()
-        .filter(|name| !except.contains(name))
-        .collect();
-    let already = schema["required"].as_array().cloned().unwrap_or_default();
-    let already = already.iter().filter_map(Value::as_str).map(str::to_owned);
-    let mut required: Vec<String> = own.into_iter().chain(already).collect();
-    required.sort();
-    required.dedup();
+    let mut required = schema["required"].as_array().cloned().unwrap_or_default();
+    for name in names(&schema["properties"]) {
+        let is_new = !except.contains(&name) && !required.iter().any(|known| *known == name);
+        if is_new {
+            required.push(Value::String(name));
+        }
+    }
     if !required.is_empty() {
-        schema["required"] = json!(required);
+        schema["required"] = Value::Array(required);
     }
 }
 
@@ -259,6 +264,19 @@ fn drop_defaults(value: &mut Value) {
             members.values_mut().for_each(drop_defaults);
         }
         Value::Array(items) => items.iter_mut().for_each(drop_defaults),
+        _ => {}
+    }
+}
+
+/// Removes what `utoipa` says of the names of a map's members: that they are strings, as in any JSON. OpenAPI 3.0 has no keyword
+/// for it.
+fn drop_names_of_members(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.remove("propertyNames");
+            members.values_mut().for_each(drop_names_of_members);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_names_of_members),
         _ => {}
     }
 }

@@ -156,9 +156,9 @@ fn operation_for(path: &str) -> Value {
     operation
 }
 
-/// The first page of several, with one link.
+/// A page of links with one link.
 pub(super) fn links() -> Value {
-    json!({"data": [paid_link()], "after": "641d1f2a4c9e0-01a20e1c7b50f3d689d49f3a2b57c8d1", "hasMore": true})
+    json!({"data": [paid_link()], "after": "641d1f2a4c9e0-01a20e1c7b50f3d689d49f3a2b57c8d1", "hasMore": false})
 }
 
 /// A link's timeline, from the request to the payment.
@@ -203,6 +203,16 @@ pub(super) fn timeline() -> Value {
 pub(super) fn operations() -> Value {
     json!({
         "data": [operation_for("refunds")],
+        "after": OPERATION_ID,
+        "hasMore": false,
+    })
+}
+
+/// A page of operations that need attention: one refund.
+pub(super) fn unconfirmed_operations() -> Value {
+    let unconfirmed = json!({"status": "Unconfirmed", "dojoId": null});
+    json!({
+        "data": [with(operation_for("refunds"), unconfirmed)],
         "after": OPERATION_ID,
         "hasMore": false,
     })

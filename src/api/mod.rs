@@ -8,8 +8,10 @@ mod docs;
 mod error;
 mod examples;
 mod idempotency;
+mod metadata_entry;
 mod observe;
 mod openapi;
+mod openapi_3_0;
 mod operations;
 mod payment_links;
 mod performed_operation;
@@ -43,6 +45,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use anonymous::AnonymousRequests;
 use error::Error;
+pub use openapi_3_0::NotIn30;
 pub use state::AppState;
 
 /// The routes that the OpenAPI document describes, and the document.
@@ -66,6 +69,15 @@ pub fn document() -> &'static Value {
 #[must_use]
 pub fn document_yaml() -> String {
     openapi::to_yaml(document())
+}
+
+/// The OpenAPI document in OpenAPI 3.0, as YAML.
+///
+/// # Errors
+///
+/// If the document uses what OpenAPI 3.0 can't express. A test converts the document, so this doesn't happen.
+pub fn document_3_0_yaml() -> Result<String, NotIn30> {
+    openapi_3_0::convert(document().clone()).map(|document| openapi::to_yaml(&document))
 }
 
 /// The whole API.

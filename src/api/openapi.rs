@@ -9,6 +9,7 @@ use utoipa::{
 use super::{
     body::request_bodies,
     client_types, examples,
+    metadata_entry::MetadataEntry,
     performed_operation::PerformedOperation,
     problem::Problem,
     problem_type::{PREFIX, ProblemType},
@@ -26,7 +27,11 @@ use crate::payment_link::{NewPaymentLink, timeline};
             response includes `x-request-id`.\n\n\
             Hand over goods only when a link is `Captured` **and** `confirmed` is `true`. A webhook changes `status` \
             immediately; `confirmed` says whether Dojo, called with this service's own API key, reports the same \
-            status. Amounts, captures and payment details always come from Dojo's responses, never from webhooks.",
+            status. Amounts, captures and payment details always come from Dojo's responses, never from webhooks.\n\n\
+            New members, new values of enums and new types of problems may be added at any time, so ignore what you don't \
+            know. Anything else changes only with a new path. The old path is then marked as deprecated here, and its \
+            responses have the headers `Deprecation` (RFC 9745) and `Sunset` (RFC 8594) for at least six months. Nothing is \
+            deprecated now.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
@@ -37,7 +42,7 @@ use crate::payment_link::{NewPaymentLink, timeline};
     ),
     servers((url = "http://localhost:8080", description = "A service on this machine, as the demo starts it.")),
     components(schemas(
-        Problem, PerformedOperation, Sort,
+        Problem, PerformedOperation, MetadataEntry, Sort,
         timeline::CreatedDetail<'_>, timeline::ResponseLostDetail<'_>, timeline::WebhookDetail<'_>,
         timeline::ReconciledDetail, timeline::Change, timeline::ConflictDetail<'_>, timeline::MismatchDetail<'_>,
         timeline::SurplusDetail<'_>, timeline::OperationDetail,
@@ -54,7 +59,8 @@ impl Modify for ApiKeyScheme {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
-                "An API key, `dpl_…`, created with `dojo-payment-links api-keys create`.",
+                "Every call below `/v1` needs an API key: `Authorization: Bearer dpl_…`. Each key has scopes, which are the \
+                 calls that it may make. `dojo-payment-links api-keys create` creates a key.",
             ))
             .build();
         openapi
@@ -105,8 +111,8 @@ fn declare_headers(document: &mut Value) {
             "schema": {"type": "string"},
         },
         "Retry-After": {
-            "description": "In how many seconds to send the same request again, with the same `Idempotency-Key`. Absent if \
-                            that won't help.",
+            "description": "In how many seconds to send the same request again, with the same `Idempotency-Key`. If it is \
+                            absent, the problem's type says whether repeating helps.",
             "schema": {"type": "integer", "minimum": 1},
         },
         "Location": {
@@ -186,7 +192,7 @@ fn name_scopes(document: &mut Value) {
         }
         if let Some(scope) = call["security"][0]["apiKey"][0].as_str() {
             let text = call["description"].as_str().unwrap_or_default();
-            let text = format!("{text}\n\nRequires the scope `{scope}`.")
+            let text = format!("{text}\n\nRequires an API key with the scope `{scope}`.")
                 .trim_start()
                 .to_owned();
             call["description"] = json!(text);

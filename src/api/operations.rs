@@ -368,6 +368,7 @@ struct Filters {
     #[param(min_length = 1, max_length = 60)]
     account: Option<String>,
     /// Only operations with this status. Repeat the parameter to allow several.
+    #[param(example = json!(["Unconfirmed"]))]
     status: Option<Vec<OperationStatus>>,
 }
 
@@ -378,7 +379,7 @@ struct Filters {
     get, path = "/v1/operations", operation_id = "listOperations", tag = "Operations", params(Filters, PageParameters),
     security(("apiKey" = ["links:read"])),
     responses(
-        (status = 200, description = "A page of operations.", body = Page<Operation>, example = json!(examples::operations())),
+        (status = 200, description = "A page of operations.", body = Page<Operation>, example = json!(examples::unconfirmed_operations())),
         Guarded,
         InvalidQuery,
     )

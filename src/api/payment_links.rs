@@ -1,7 +1,6 @@
 //! Payment links: create one, read one, list them, read a timeline, reconcile now.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -24,6 +23,7 @@ use super::{
     error::Error,
     examples,
     idempotency::{IDEMPOTENT_REPLAYED, OptionalKey},
+    metadata_entry::MetadataEntry,
     observe::RequestId,
     problem::{Problem, Subject},
     query::{AFTER, Page, PageParameters, Query, one_to_sixty, to_i64},
@@ -278,14 +278,14 @@ struct Filters {
     /// Only links with this status. Repeat the parameter to allow several.
     status: Option<Vec<Status>>,
     /// Only links with this reference.
-    #[param(min_length = 1, max_length = 60)]
+    #[param(min_length = 1, max_length = 60, example = "Order 236")]
     reference: Option<String>,
     /// Only the link with this payment intent at Dojo.
     #[param(rename = "paymentIntentId")]
     payment_intent_id: Option<String>,
-    /// Only links with all of these metadata entries: `metadata[order]=236`.
-    #[param(style = DeepObject, explode, value_type = Option<BTreeMap<String, String>>)]
-    metadata: Option<BTreeMap<String, String>>,
+    /// Only links with this metadata entry: `order:236`. Repeat the parameter to require several entries.
+    /// `metadata[order]=236` means the same, and its key may contain colons.
+    metadata: Option<Vec<MetadataEntry>>,
     /// Only links whose `customer.emailAddress` is this, whatever the case of its letters.
     #[param(rename = "customerEmail", max_length = 256)]
     customer_email: Option<String>,

@@ -97,25 +97,36 @@ impl<'a> Query<'a> {
         None
     }
 
-    /// Reads the parameters `name[key]=value`, each key once.
+    /// Reads the parameters `name=key:value` and `name[key]=value`, each key once.
     pub(super) fn entries(&mut self, name: &str) -> Option<BTreeMap<String, String>> {
-        let key = |given: &str| {
+        let key_in_brackets = |given: &str| {
             let key = given.strip_prefix(name)?.strip_prefix('[')?;
             key.strip_suffix(']').map(str::to_owned)
         };
         let (mine, others): (Vec<_>, _) = self
             .pairs
             .drain(..)
-            .partition(|(given, _)| key(given).is_some());
+            .partition(|(given, _)| given == name || key_in_brackets(given).is_some());
         self.pairs = others;
         let mut entries = BTreeMap::new();
         for (given, value) in mine {
-            let key = key(&given).unwrap_or_default();
-            let is_valid = !key.contains('\0') && !value.contains('\0');
-            if !is_valid || entries.insert(key, value.into_owned()).is_some() {
-                self.faults
-                    .push(Fault::new(given.as_ref(), "must be given once, as text"));
-            }
+            let entry = match key_in_brackets(&given) {
+                Some(key) => Some((key, value.as_ref())),
+                None => value
+                    .split_once(':')
+                    .map(|(key, value)| (key.to_owned(), value)),
+            };
+            let fault = match entry {
+                None => Some("must be key:value"),
+                Some((key, value)) if key.contains('\0') || value.contains('\0') => {
+                    Some("must be text without the NUL character")
+                }
+                Some((key, value)) => entries
+                    .insert(key, value.to_owned())
+                    .map(|_| "must be given once for each key"),
+            };
+            self.faults
+                .extend(fault.map(|fault| Fault::new(given.as_ref(), fault)));
         }
         (!entries.is_empty()).then_some(entries)
     }
@@ -186,5 +197,42 @@ mod tests {
         };
         let at: Vec<_> = faults.iter().map(|fault| fault.pointer.as_str()).collect();
         assert_eq!(at, ["limit", "account", "status", "color"]);
+    }
+
+    #[test]
+    fn an_entry_has_two_forms() {
+        let entries = |query| {
+            let mut query = Query::new(Some(query));
+            let entries = query.entries("metadata");
+            query.finish().map(|()| entries.unwrap_or_default()).ok()
+        };
+        let expected = |entries: &[(&str, &str)]| {
+            let owned = entries
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            Some(owned.collect::<BTreeMap<_, _>>())
+        };
+        assert_eq!(
+            entries("metadata=order:236&metadata=at:12:30&metadata[a:b]=c&metadata=empty:"),
+            expected(&[
+                ("order", "236"),
+                ("at", "12:30"),
+                ("a:b", "c"),
+                ("empty", "")
+            ])
+        );
+        assert_eq!(
+            entries("metadata[order]=236"),
+            entries("metadata=order:236")
+        );
+        for invalid in [
+            "metadata=order",
+            "metadata=a:1&metadata=a:2",
+            "metadata=a:1&metadata[a]=1",
+            "metadata=a:%00",
+            "metadata[a=1",
+        ] {
+            assert_eq!(entries(invalid), None, "{invalid}");
+        }
     }
 }

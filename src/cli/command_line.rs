@@ -45,7 +45,7 @@ impl Command {
             Self::Check(command) => return command.run().await,
             Self::Webhooks(command) => command.run().await?,
             Self::Healthcheck(command) => command.run().await?,
-            Self::Openapi(command) => command.run(),
+            Self::Openapi(command) => command.run()?,
         }
         Ok(ExitCode::SUCCESS)
     }

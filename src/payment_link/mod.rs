@@ -31,7 +31,7 @@ pub use settlement::{RecoveryLimits, SettlementWindow};
 pub use status::{Status, Verdict};
 pub use terms::{
     ActionLink, ActionType, Address, AutoExpireAction, CaptureMode, CheckoutConfig, Collection,
-    Customer, DetailsConfig, ItemLine, Modifier, NewPaymentLink, OrderDetails, PaymentConfig,
-    PaymentMethod, RequestSecurity, ShippingDetails, TaxLine, Terms, broken_rules,
+    Customer, DetailsConfig, ItemLine, Metadata, Modifier, NewPaymentLink, OrderDetails,
+    PaymentConfig, PaymentMethod, RequestSecurity, ShippingDetails, TaxLine, Terms, broken_rules,
 };
 pub use time::parse_time;

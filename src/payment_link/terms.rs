@@ -108,9 +108,9 @@ pub struct Terms {
     /// What happens to a `Manual` payment that is not captured within `autoExpireIn`. Required if `captureMode` is `Manual`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_expire_action: Option<AutoExpireAction>,
-    /// Your own entries, which Dojo stores with the payment. This service sets `paymentLinkId`.
+    /// Your own entries, which Dojo stores with the payment.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub metadata: Option<BTreeMap<String, String>>,
+    pub metadata: Option<Metadata>,
     /// The setup intent that the payment belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub setup_intent_id: Option<String>,
@@ -236,6 +236,11 @@ pub struct Address {
     #[schema(max_length = 100)]
     pub county: Option<String>,
 }
+
+/// The caller's own entries, which Dojo stores with the payment. This service sets `paymentLinkId`.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct Metadata(BTreeMap<String, String>);
 
 /// Where the goods are sent.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -414,7 +419,7 @@ pub struct TaxLine {
 #[serde(rename_all = "camelCase")]
 pub struct ActionLink {
     /// Where it leads.
-    #[schema(format = "uri", min_length = 1)]
+    #[schema(format = "uri")]
     pub url: String,
     /// What it does. Default: `OpenLink`.
     #[serde(skip_serializing_if = "Option::is_none")]

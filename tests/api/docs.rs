@@ -58,6 +58,9 @@ async fn the_pages_contain_every_route_schema_and_problem_type() {
         assert!(page.contains(&format!("id=\"schema-{name}\"")), "{name}");
     }
 
+    // The headers of responses are described where they are used.
+    assert!(page.contains("<dd><p>The path of the payment link.</p></dd>"));
+
     let problems = app.get("/docs/problems").await.expect(200).text;
     assert!(problems.contains("<title>Problems – Dojo payment links API</title>"));
     for slug in problem_types() {
@@ -207,6 +210,23 @@ async fn every_command_for_callers_succeeds() {
     let commands = commands(page);
     assert!(commands.len() > 12, "{commands:?}");
     for command in commands {
+        // A request as callers send it, short enough to take in at a glance.
+        let headers = command.windows(2).filter(|words| words[0] == "-H");
+        let headers: Vec<_> = headers
+            .filter_map(|words| words[1].split_once(": "))
+            .map(|(name, _)| name)
+            .collect();
+        let has = |word: &str| command.iter().any(|given| given == word);
+        let expected: &[_] = if has("-d") {
+            &["Authorization", "Content-Type", "Idempotency-Key"]
+        } else if has("-X") && !command.iter().any(|word| word.ends_with("/refresh")) {
+            &["Authorization", "Idempotency-Key"]
+        } else {
+            &["Authorization"]
+        };
+        assert_eq!(headers, expected, "{command:?}");
+        assert!(command.join(" ").len() < 320, "{command:?}");
+
         let path = command.iter().find(|word| word.starts_with("/v1"));
         let path = path.unwrap().clone();
         let call = path.split('?').next().unwrap().rsplit('/').next().unwrap();

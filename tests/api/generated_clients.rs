@@ -26,6 +26,7 @@ async fn linters_and_generated_clients_accept_the_document() {
         .env("API_KEY", API_KEY)
         .env("READ_KEY", reader)
         .env("CLIENT_RATE", CLIENT_RATE)
+        .env("PROGRAM", env!("CARGO_BIN_EXE_dojo-payment-links"))
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .status();

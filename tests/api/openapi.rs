@@ -17,6 +17,36 @@ fn the_committed_document_is_up_to_date() {
     );
 }
 
+/// `tests/clients/run.sh` validates it.
+#[test]
+fn the_document_is_printed_in_openapi_3_0() {
+    let printed = program()
+        .args(["openapi", "--version", "3.0"])
+        .output()
+        .unwrap();
+    assert!(printed.status.success(), "{printed:?}");
+    let old: Value = yaml_serde::from_slice(&printed.stdout).unwrap();
+    assert_eq!(old["openapi"], "3.0.3");
+    let new = document();
+    let calls = |document: &Value| -> Vec<String> {
+        let calls = members(&document["paths"]).flat_map(|(_, item)| members(item));
+        calls
+            .map(|(_, call)| call["operationId"].to_string())
+            .collect()
+    };
+    assert_eq!(calls(&old), calls(&new));
+    for (kind, parts) in members(&new["components"]) {
+        let names = |parts| members(parts).map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(&old["components"][kind]), names(parts), "{kind}");
+    }
+
+    let unknown = program()
+        .args(["openapi", "--version", "2.0"])
+        .output()
+        .unwrap();
+    assert_eq!(unknown.status.code(), Some(2));
+}
+
 #[tokio::test]
 async fn the_document_is_served() {
     let app = TestApp::start().await;

@@ -191,6 +191,11 @@ async fn links_are_found_by_what_is_known_about_them() {
             vec![&a_id],
         ),
         ("metadata[order]=236&metadata[shop]=york".to_owned(), vec![]),
+        (
+            "metadata=order:236&metadata=shop:leeds".to_owned(),
+            vec![&a_id],
+        ),
+        ("metadata=order:236&metadata[shop]=york".to_owned(), vec![]),
         ("customerEmail=ann%40example.COM".to_owned(), vec![&a_id]),
         (format!("cardLast4={last4}"), vec![&b_id]),
         ("amount=1200".to_owned(), vec![&b_id]),

@@ -50,7 +50,8 @@ struct Call {
     summary: Html,
     description: Html,
     deprecated: bool,
-    needs: Html,
+    /// Whether it takes an API key.
+    with_key: bool,
     parameters: Vec<(&'static str, Vec<Member>)>,
     body: Option<Body>,
     curl: String,
@@ -186,18 +187,22 @@ impl<'a> Reader<'a> {
                 .copied()
                 .collect()
         };
-        let mut filled = path.to_owned();
-        for parameter in of("path") {
-            if let Some(value) = sample_of(parameter) {
-                filled = filled.replace(&format!("{{{}}}", plain(&parameter["name"])), &value);
-            }
-        }
         let samples = |place: &str| -> Vec<(&'a str, String)> {
-            let named = of(place).into_iter();
-            named
-                .filter_map(|parameter| Some((parameter["name"].as_str()?, sample_of(parameter)?)))
+            let typical = of(place).into_iter().filter(|about| is_typical(about));
+            typical
+                .flat_map(|parameter| {
+                    let name = parameter["name"].as_str().unwrap_or_default();
+                    samples_of(parameter)
+                        .into_iter()
+                        .map(move |sample| (name, sample))
+                })
                 .collect()
         };
+        let mut filled = path.to_owned();
+        for (name, value) in samples("path") {
+            filled = filled.replace(&format!("{{{name}}}"), &value);
+        }
+        let with_key = self.takes_key(call);
         let mut bodies = Vec::new();
         let mut headers = Vec::new();
         if let Some((media_type, media)) = first_content(&call["requestBody"]) {
@@ -209,7 +214,7 @@ impl<'a> Reader<'a> {
             method: &method,
             path: &filled,
             query: samples("query"),
-            with_key: !self.security(call).is_empty(),
+            with_key,
             headers,
             body: bodies.first().map(|example| example.text.clone()),
         };
@@ -224,7 +229,7 @@ impl<'a> Reader<'a> {
             summary: heading(call["summary"].as_str().unwrap_or(path)),
             description: block(description(call), 4),
             deprecated: call["deprecated"] == true,
-            needs: self.needs(call),
+            with_key,
             parameters: [("Path", "path"), ("Query", "query"), ("Headers", "header")]
                 .map(|(title, place)| {
                     let members = of(place).into_iter();
@@ -248,35 +253,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The security requirements of a call: each alternative with its scopes.
-    fn security(&self, call: &'a Value) -> Vec<&'a Value> {
+    fn takes_key(&self, call: &Value) -> bool {
         let required = call.get("security").unwrap_or(&self.document["security"]);
-        list(required)
-            .filter(|ways| ways.as_object().is_some_and(|ways| !ways.is_empty()))
-            .collect()
+        list(required).any(|ways| ways.as_object().is_some_and(|ways| !ways.is_empty()))
     }
 
-    fn needs(&self, call: &'a Value) -> Html {
-        let ways = self.security(call);
-        if ways.is_empty() {
-            return Html("Requires no API key.".to_owned());
-        }
-        let scopes = ways
-            .iter()
-            .filter_map(|ways| ways.as_object())
-            .flat_map(|ways| ways.values())
-            .flat_map(list);
-        let scopes: Vec<_> = scopes
-            .map(|scope| format!("<code>{}</code>", escape(&plain(scope))))
-            .collect();
-        Html(if scopes.is_empty() {
-            "Requires an API key.".to_owned()
-        } else {
-            format!(
-                "Requires an API key with the scope {}.",
-                scopes.join(" and ")
-            )
-        })
+    /// What a reference refers to, or the value itself.
+    fn resolved(&self, value: &'a Value) -> &'a Value {
+        let target = value["$ref"].as_str().map(|at| at.trim_start_matches('#'));
+        target
+            .and_then(|at| self.document.pointer(at))
+            .unwrap_or(value)
     }
 
     fn body(&mut self, body: &'a Value) -> Option<Body> {
@@ -311,7 +298,7 @@ impl<'a> Reader<'a> {
                 .as_object()
                 .into_iter()
                 .flatten()
-                .map(|(name, header)| self.schemas.parameter(name, header))
+                .map(|(name, header)| self.schemas.parameter(name, self.resolved(header)))
                 .collect(),
             examples: content
                 .map(|(media_type, media)| {
@@ -325,13 +312,7 @@ impl<'a> Reader<'a> {
     fn examples(&self, media: &'a Value, path: Option<&str>) -> Vec<Example> {
         let named = media["examples"].as_object().into_iter().flatten();
         let named = named.map(|(name, example)| {
-            let example = match example["$ref"].as_str() {
-                Some(at) => self
-                    .document
-                    .pointer(at.trim_start_matches('#'))
-                    .unwrap_or(example),
-                None => example,
-            };
+            let example = self.resolved(example);
             (name.clone(), &example["value"])
         });
         let single = media.get("example").map(|value| (String::new(), value));
@@ -353,12 +334,23 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The value of a parameter in a sample request: its example, if it has one.
-fn sample_of(parameter: &Value) -> Option<String> {
+/// Whether a typical request has this parameter, if there is an example of it: what is required, the key that makes retries
+/// safe, and the most common filter of a list.
+fn is_typical(parameter: &Value) -> bool {
+    parameter["required"] == true
+        || parameter["in"] == "query"
+        || parameter["name"] == "Idempotency-Key"
+}
+
+/// The values of a parameter in a sample request: its example, if it has one. A list is a repeated parameter.
+fn samples_of(parameter: &Value) -> Vec<String> {
     let example = parameter
         .get("example")
         .or_else(|| parameter["schema"].get("example"));
-    example.map(plain)
+    match example {
+        Some(Value::Array(values)) => values.iter().map(plain).collect(),
+        example => example.map(plain).into_iter().collect(),
+    }
 }
 
 /// The first media type of a body.

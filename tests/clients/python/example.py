@@ -19,6 +19,7 @@ from dojo_payment_links.api.payment_links import (
 )
 from dojo_payment_links.models import (
     Currency,
+    Metadata,
     Money,
     NewPaymentLink,
     NewRefund,
@@ -35,7 +36,10 @@ client = connect()
 
 def create_link(key: str, reference: str, value: int) -> PaymentLink:
     """Requests a link. However often this is called with the same key, there is one link."""
-    body = NewPaymentLink(amount=Money(value=value, currency_code=Currency.GBP), reference=reference)
+    metadata = Metadata.from_dict({"order": reference, "value": str(value)})
+    body = NewPaymentLink(
+        amount=Money(value=value, currency_code=Currency.GBP), reference=reference, metadata=metadata
+    )
     return send(lambda: create_payment_link.sync_detailed(client=client, body=body, idempotency_key=key))
 
 
@@ -87,6 +91,10 @@ def main() -> None:
     listed = list(links(order))
     assert [link.amount.value for link in listed] == [500, 400, 300, 200, 2450]
     print(f"  listed     {len(listed)} links in pages of 2")
+
+    entries = [f"order:{order}", "value:400"]
+    by_metadata = send(lambda: list_payment_links.sync_detailed(client=client, metadata=entries)).data
+    assert [link.amount.value for link in by_metadata] == [400]
 
     half = NewRefund(amount=Money(value=1225, currency_code=Currency.GBP), refund_reason="Returned goods")
     refunded = send(

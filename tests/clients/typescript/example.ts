@@ -14,7 +14,11 @@ function createLink(key: string, reference: string, value: number): Promise<Paym
   return send(() =>
     client.POST("/v1/payment-links", {
       params: { header: { "Idempotency-Key": key } },
-      body: { amount: { value, currencyCode: "GBP" }, reference },
+      body: {
+        amount: { value, currencyCode: "GBP" },
+        reference,
+        metadata: { order: reference, value: String(value) },
+      },
     }),
   );
 }
@@ -73,6 +77,10 @@ const listed: PaymentLink[] = [];
 for await (const item of links(order)) listed.push(item);
 assert.deepEqual(listed.map(({ amount }) => amount.value), [500, 400, 300, 200, 2450]);
 console.log(`  listed     ${listed.length} links in pages of 2`);
+
+const metadata = [`order:${order}`, "value:400"];
+const byMetadata = await send(() => client.GET("/v1/payment-links", { params: { query: { metadata } } }));
+assert.deepEqual(byMetadata.data.map(({ amount }) => amount.value), [400]);
 
 const refunded = await send(() =>
   client.POST("/v1/payment-links/{id}/refunds", {
