@@ -2,7 +2,7 @@
 //! the outcome. In the end, Dojo must have exactly what the service reported, and nothing twice.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, HashSet},
     rc::Rc,
     time::Duration,
@@ -29,6 +29,8 @@ pub struct RequestedOperation {
     operation: &'static str,
     body: Value,
     outcome: RefCell<Option<Outcome>>,
+    /// Whether a request may have been saved without the operator learning of it, even if another one was not possible.
+    is_in_doubt: Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,17 @@ impl RequestedOperation {
 
     /// Requests it once. `None`: the outcome isn't known yet.
     async fn request(&self, stage: &Stage, replica: &Replica) -> Result<Option<Outcome>> {
+        let outcome = self.try_to_request(stage, replica).await?;
+        match outcome {
+            None => self.is_in_doubt.set(true),
+            // It says nothing about a request that was sent at the same time.
+            Some(Outcome::NotPossible) => {}
+            Some(_) => self.is_in_doubt.set(false),
+        }
+        Ok(outcome)
+    }
+
+    async fn try_to_request(&self, stage: &Stage, replica: &Replica) -> Result<Option<Outcome>> {
         let path = format!(
             "{}/v1/payment-links/{}/{}",
             replica.url, self.link, self.operation
@@ -224,6 +237,7 @@ async fn request_all(
             operation: name,
             body,
             outcome: RefCell::default(),
+            is_in_doubt: Cell::default(),
         });
         books.operations.borrow_mut().push(Rc::clone(&operation));
         for _ in 0..rng.random_range(1..=2) {
@@ -246,7 +260,8 @@ pub async fn ask_for_all(stage: &Stage, books: &Books, rng: &mut StdRng) -> Resu
             let mut rng = StdRng::from_rng(rng);
             async move {
                 // A request that was not possible was not saved, so this would be a new request.
-                if *operation.outcome.borrow() == Some(Outcome::NotPossible) {
+                let is_not_possible = *operation.outcome.borrow() == Some(Outcome::NotPossible);
+                if is_not_possible && !operation.is_in_doubt.get() {
                     return Ok(());
                 }
                 let limit = Duration::from_secs(40);
