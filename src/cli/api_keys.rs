@@ -8,7 +8,10 @@ use dojo_payment_links::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::outcome::{Result, on_database};
+use super::{
+    outcome::{Result, on_database},
+    stdout::{print, print_secret},
+};
 
 /// Create, list, rotate and revoke the API keys of the service's clients.
 #[derive(Debug, Args)]
@@ -82,6 +85,9 @@ impl ApiKeys {
     }
 }
 
+/// How to get a key in place of one that could not be printed.
+const ROTATE: &str = "create another key with api-keys rotate";
+
 async fn create(
     pool: &PgPool,
     name: &str,
@@ -100,8 +106,7 @@ async fn create(
         )
         .into());
     }
-    println!("{}", key.expose());
-    Ok(())
+    print_secret(key.expose(), ROTATE)
 }
 
 async fn list(pool: &PgPool) -> Result {
@@ -111,14 +116,14 @@ async fn list(pool: &PgPool) -> Result {
             Some(at) if key.revoked => format!("revoked {}", at.date()),
             Some(at) => format!("expires {}", to_the_second(at)?),
         };
-        println!(
-            "{}\t{}\t{}\t{}\t{state}",
+        print(format_args!(
+            "{}\t{}\t{}\t{}\t{state}\n",
             key.client,
             key.scopes.join(","),
             key.accounts
                 .map_or_else(|| "all accounts".to_owned(), |names| names.join(",")),
             key.created_at.date()
-        );
+        ))?;
     }
     Ok(())
 }
@@ -142,8 +147,7 @@ async fn rotate(pool: &PgPool, name: &str, overlap: Duration) -> Result {
             to_the_second(at)?
         );
     }
-    println!("{}", key.expose());
-    Ok(())
+    print_secret(key.expose(), ROTATE)
 }
 
 async fn revoke(pool: &PgPool, name: &str) -> Result {

@@ -6,7 +6,10 @@ use dojo_payment_links::{
 };
 use secrecy::ExposeSecret;
 
-use super::outcome::Result;
+use super::{
+    outcome::Result,
+    stdout::{print, print_secret},
+};
 
 /// List and set up Dojo's webhooks, and rotate the secrets that sign them.
 #[derive(Debug, Args)]
@@ -101,7 +104,7 @@ impl Webhooks {
             eprintln!("{message}");
         }
         if let Some(secrets) = &outcome.secrets {
-            println!("{}", secrets.expose_secret());
+            print_secret(secrets.expose_secret(), "run the command again")?;
         }
         Ok(())
     }
@@ -124,10 +127,13 @@ async fn list(accounts: &Accounts, name: Option<&str>, json: bool) -> Result {
         overviews.push(subscriptions::overview(account).await?);
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&overviews)?);
+        print(format_args!(
+            "{}\n",
+            serde_json::to_string_pretty(&overviews)?
+        ))?;
     } else {
         for overview in &overviews {
-            println!("{overview}");
+            print(format_args!("{overview}\n"))?;
         }
     }
     Ok(())
