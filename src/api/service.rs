@@ -48,7 +48,7 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
     let ready = tokio::time::timeout(Duration::from_secs(2), is_ready(&state)).await;
     let reason = match ready {
         Ok(Ok(Readiness::Ready)) => return Ok("ready"),
-        Ok(Ok(Readiness::ReadsOnly)) => "the database is read-only, like a standby",
+        Ok(Ok(Readiness::ReadOnly)) => "the database is read-only, like a standby",
         Ok(Ok(Readiness::CommitsHang)) => {
             "commits wait for a synchronous standby that does not respond"
         }

@@ -25,7 +25,6 @@ const PAGES_PER_REQUEST: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Dojo's response is now stored.
     Accepted,
     /// The response was not accepted. The link is due to be reconciled again.
     Retry,
