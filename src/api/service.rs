@@ -54,7 +54,7 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
         }
         Ok(Ok(Readiness::NotMigrated)) => "the database lacks migrations that this version needs",
         Ok(Ok(Readiness::NotClaimed)) => {
-            "it is not settled yet whether the database is for test money or for real money"
+            "the database has not been assigned to an environment (sandbox or production) yet"
         }
         Ok(Ok(Readiness::OtherEnvironment)) => {
             "the database contains links of the other environment"

@@ -30,7 +30,7 @@ enum Command {
     /// The key is printed only this once; the database stores its hash. Also creates a new key for a client whose keys were
     /// revoked.
     Create {
-        /// The client's name, which is shown on everything that it does.
+        /// The client's name, recorded with every action.
         #[arg(long)]
         name: String,
         /// What the key permits, separated by commas: links:read, links:write, payments:manage.
@@ -50,7 +50,8 @@ enum Command {
         /// The client's name.
         #[arg(long)]
         name: String,
-        /// How long the current key stays valid, from 0s to 31days. Keys that were replaced earlier end no later than this.
+        /// How long the current key stays valid, from 0s to 31days. Keys replaced by an earlier rotation expire at the
+        /// same time at the latest.
         #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = overlap)]
         overlap: Duration,
     },

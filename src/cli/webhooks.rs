@@ -94,8 +94,10 @@ impl Webhooks {
                 let account = choose(&accounts, account.as_deref())?;
                 let subscription = subscription.as_deref();
                 match every_replica_knows {
-                    None => rotation::begin(account, subscription).await?,
-                    Some(secret) => rotation::end(account, subscription, secret).await?,
+                    None => rotation::create_secret(account, subscription).await?,
+                    Some(secret) => {
+                        rotation::activate_secret(account, subscription, secret).await?
+                    }
                 }
             }
         };

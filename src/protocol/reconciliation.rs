@@ -105,7 +105,7 @@ async fn read(context: &Context, snapshot: &LinkSnapshot, cause: &Cause) -> Resu
     else {
         error!(
             link_id = %snapshot.link.id, payment_intent_id = snapshot.payment_intent_id,
-            "Dojo doesn't know the intent of a link; does the API key belong to another account?"
+            "Dojo does not know the intent of a link; does the API key belong to another account?"
         );
         metrics::counter!("intents_missing_total").increment(1);
         let wait = Duration::from_mins(5);
