@@ -61,7 +61,7 @@ pub enum StartError {
     },
     #[error(transparent)]
     Database(#[from] Diagnosis),
-    #[error("the metrics can't be set up")]
+    #[error("the metrics cannot be set up")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
 

@@ -7,7 +7,7 @@
 //! A request passes through the modules in one direction:
 //!
 //! ```text
-//! caller → api → protocol → dojo (out) / store (Postgres)
+//! client → api → protocol → dojo (out) / store (Postgres)
 //!                    ↓
 //!              payment_link (the rules)
 //! ```

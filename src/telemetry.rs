@@ -191,7 +191,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
     );
     metrics::describe_counter!(
         "intents_missing_total",
-        "Reconciliations of links whose intent Dojo doesn't have"
+        "Reconciliations of links whose intent Dojo does not have"
     );
     metrics::describe_counter!(
         "intents_of_other_links_total",

@@ -1,4 +1,4 @@
-//! The walls between the rooms of the service, and no cycles between files.
+//! The boundaries between the service's modules, and no cycles between files.
 //!
 //! Reads every path in the source code, in `use` declarations and elsewhere. Tests inside `src/` are exempt. A re-export counts as
 //! a use of the file that defines the item, and not of the file that re-exports it.
@@ -13,23 +13,24 @@ use std::{
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// What a room must not use: other crates.
+/// The crates that a module must not use.
 const FORBIDDEN_CRATES: &[(&str, &[&str])] = &[
     ("payment_link", &["axum", "reqwest", "sqlx", "tokio"]),
     ("store", &["axum", "reqwest"]),
-    ("protocol", &["axum"]),
+    ("protocol", &["axum", "sqlx"]),
     ("dojo", &["axum", "sqlx"]),
-    ("jobs", &["axum"]),
+    ("jobs", &["axum", "sqlx"]),
     ("golive", &["axum", "sqlx"]),
     ("api", &["sqlx"]),
 ];
 
-/// What a room may use: other rooms. `application` and the command line put everything together, so they aren't listed.
-const ALLOWED_ROOMS: &[(&str, &[&str])] = &[
+/// The other modules that a module may use. `application` and the command line put everything together, so they aren't
+/// listed.
+const ALLOWED_MODULES: &[(&str, &[&str])] = &[
     ("payment_link", &[]),
     ("api_key", &[]),
     ("config", &["api_key", "payment_link"]),
-    ("telemetry", &["config", "payment_link"]),
+    ("telemetry", &["config"]),
     ("dojo", &["config", "payment_link", "telemetry"]),
     ("store", &["config", "dojo", "payment_link"]),
     ("protocol", &["dojo", "payment_link", "store", "telemetry"]),
@@ -58,19 +59,12 @@ const ALLOWED_ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "golive",
-        &[
-            "config",
-            "dojo",
-            "payment_link",
-            "protocol",
-            "store",
-            "telemetry",
-        ],
+        &["config", "dojo", "payment_link", "store", "telemetry"],
     ),
 ];
 
-/// Violations that are tolerated for now: the file, the crate, room or file that it should not use, and how to fix it. Delete an
-/// exception when it's no longer needed. Until then, a test fails.
+/// Violations that are tolerated for now: the file, the crate, module or file that it should not use, and how to fix
+/// it. Delete an exception when it's no longer needed. Until then, a test fails.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[];
 
 /// A file's dependencies.
@@ -117,7 +111,6 @@ impl Package {
             .collect()
     }
 
-    /// The service.
     fn service() -> Self {
         Self::read(".")
     }
@@ -305,11 +298,11 @@ impl Package {
 
     /// The root of the crate that a file belongs to: the program's, if that declares the file's outermost module.
     fn root(&self, file: &str) -> &'static str {
-        let outermost = module(file).into_iter().next().unwrap_or_default();
+        let first = module(file).into_iter().next().unwrap_or_default();
         let is_programs = self.sources.get("main.rs").is_some_and(|main| {
             let pairs = main.tokens.windows(2);
             let mut names = pairs.filter(|pair| pair[0].to_string() == "mod");
-            names.any(|pair| pair[1].to_string() == outermost)
+            names.any(|pair| pair[1].to_string() == first)
         });
         if file == "main.rs" || is_programs {
             "main.rs"
@@ -346,8 +339,8 @@ fn module(file: &str) -> Vec<String> {
         .collect()
 }
 
-/// The room that a file belongs to.
-fn room(file: &str) -> String {
+/// The outermost module that a file belongs to.
+fn outermost(file: &str) -> String {
     module(file).into_iter().next().unwrap_or_default()
 }
 
@@ -491,13 +484,13 @@ fn occurrences(tokens: &[TokenTree], name: &str) -> usize {
     tokens.iter().map(count).sum()
 }
 
-/// Every use of a crate or room behind a wall: the file, and what it uses.
+/// Every use of a crate or module that the rules forbid: the file, and what it uses.
 fn breaches(files: &BTreeMap<&str, File>) -> BTreeSet<Pair> {
     let mut breaches = BTreeSet::new();
     for (file, used) in files {
-        let room = room(file);
+        let module = outermost(file);
         let rule = |rules: &[(&str, &'static [&'static str])]| {
-            let rule = rules.iter().find(|(name, _)| *name == room);
+            let rule = rules.iter().find(|(name, _)| *name == module);
             rule.map(|(_, names)| *names)
         };
         for name in rule(FORBIDDEN_CRATES).into_iter().flatten() {
@@ -505,12 +498,12 @@ fn breaches(files: &BTreeMap<&str, File>) -> BTreeSet<Pair> {
                 breaches.insert(((*file).to_owned(), (*name).to_owned()));
             }
         }
-        let Some(allowed) = rule(ALLOWED_ROOMS) else {
+        let Some(allowed) = rule(ALLOWED_MODULES) else {
             continue;
         };
         for target in &used.files {
-            let other = self::room(target);
-            if other != room && !allowed.contains(&other.as_str()) {
+            let other = outermost(target);
+            if other != module && !allowed.contains(&other.as_str()) {
                 breaches.insert(((*file).to_owned(), other));
             }
         }
@@ -544,7 +537,7 @@ fn cycles(files: &BTreeMap<&str, File>) -> BTreeSet<Pair> {
 }
 
 #[test]
-fn rooms_use_only_what_is_below_them() {
+fn modules_use_only_what_is_below_them() {
     let mut breaches = Package::service().breaches();
     breaches.retain(|(file, used)| {
         let is_exception = |(from, to, _): &(&str, &str, &str)| from == file && to == used;
@@ -552,7 +545,7 @@ fn rooms_use_only_what_is_below_them() {
     });
     assert!(
         breaches.is_empty(),
-        "the file must not use the crate or room: {breaches:#?}"
+        "the file must not use the crate or module: {breaches:#?}"
     );
 }
 

@@ -196,7 +196,7 @@ impl Fault {
                     .ok()
                     .filter(|header| !FRAMING.contains(header));
                 let header =
-                    header.ok_or_else(|| format!("A fault can't set the header {name:?}."))?;
+                    header.ok_or_else(|| format!("A fault cannot set the header {name:?}."))?;
                 let value = HeaderValue::from_bytes(value.as_bytes())
                     .map_err(|_| format!("The value of {name} is not valid in a header."))?;
                 Ok((header, value))

@@ -106,7 +106,7 @@ pub(crate) async fn serve(listener: TcpListener, routes: Router, stop: Cancellat
         .await
         .is_err()
     {
-        tracing::warn!("some calls didn't finish in time");
+        tracing::warn!("some calls did not finish in time");
     }
 }
 
@@ -120,7 +120,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 return stream;
             }
             Err(error) => {
-                tracing::warn!(%error, "can't accept a connection");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

@@ -94,7 +94,7 @@ pub(crate) enum Error {
     Unconfirmed(Subject),
     #[error("the webhook could not be stored; send it again")]
     WebhookNotStored(#[source] store::Error),
-    #[error("too many calls to Dojo are in progress; nothing was done")]
+    #[error("too many creations, operations and refreshes are in progress; nothing was done")]
     Overloaded,
     #[error("the signature is missing or does not match the body")]
     BadSignature,
@@ -211,8 +211,8 @@ impl ErrorResponse {
         self
     }
 
-    fn instead(mut self, objection: &NotPossible) -> Self {
-        self.problem = self.problem.with_alternatives(objection);
+    fn instead(mut self, denial: &NotPossible) -> Self {
+        self.problem = self.problem.with_alternatives(denial);
         self
     }
 
@@ -290,7 +290,7 @@ impl Error {
                     ..response
                 }
             }
-            Self::NotPossible(objection) => of(Type::NotPossible).instead(objection),
+            Self::NotPossible(denial) => of(Type::NotPossible).instead(denial),
             Self::OperationInProgress => of(Type::OperationInProgress).retry_after(SOON),
             Self::RefundableUnclear { retry_after } => {
                 of(Type::RefundableAmountUnclear).retry_after(*retry_after)

@@ -26,7 +26,7 @@ use crate::payment_link::{NewPaymentLink, timeline};
             `application/problem+json` (RFC 9457) and list everything that is wrong with a request at once. Every \
             response includes `x-request-id`.\n\n\
             Hand over goods only when a link is `Captured` **and** `confirmed` is `true`. A webhook changes `status` \
-            immediately; `confirmed` says whether Dojo, called with this service's own API key, reports the same \
+            immediately; `confirmed` says whether Dojo, called with the account's Dojo API key, reports the same \
             status. Amounts, captures and payment details always come from Dojo's responses, never from webhooks.\n\n\
             New members, new values of enums and new types of problems may be added at any time, so ignore what you don't \
             know. Anything else changes only with a new path. The old path is then marked as deprecated here, and its \

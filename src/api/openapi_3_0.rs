@@ -15,13 +15,13 @@ use Part::{Additional, List, Maps, One, Plain};
 
 type Members = Map<String, Value>;
 
-/// Where the document uses what OpenAPI 3.0 can't express, as JSON pointers.
+/// Where the document uses what OpenAPI 3.0 cannot express, as JSON pointers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotIn30(Vec<String>);
 
 impl fmt::Display for NotIn30 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OpenAPI 3.0 can't express {}", self.0.join(", "))
+        write!(f, "OpenAPI 3.0 cannot express {}", self.0.join(", "))
     }
 }
 
@@ -521,7 +521,7 @@ mod tests {
         let error = convert(call).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "OpenAPI 3.0 can't express /paths/~1a/get/responses/200/content/text~1plain/itemSchema"
+            "OpenAPI 3.0 cannot express /paths/~1a/get/responses/200/content/text~1plain/itemSchema"
         );
         assert_eq!(
             convert(json!({"components": {"pathItems": {}}})),

@@ -29,7 +29,7 @@ use crate::{
         OperationId, PaymentLinkId,
         operation::{
             Action, NewAmount, NewCapture, NewReceipt, NewRefund, NewTipsAmount, Operation,
-            OperationStatus, broken_rules, permission::Objection,
+            OperationStatus, broken_rules, permission::Denial,
         },
     },
     protocol::operations::{self, Outcome},
@@ -275,15 +275,15 @@ fn respond(state: &AppState, link_id: PaymentLinkId, outcome: Outcome) -> Result
             }
             (operation_id, response)
         }
-        Outcome::Objected(Objection::NotPossible(objection)) => {
-            return Err(Error::NotPossible(objection));
+        Outcome::Denied(Denial::NotPossible(denial)) => {
+            return Err(Error::NotPossible(denial));
         }
-        Outcome::Objected(Objection::Busy) => return Err(Error::OperationInProgress),
-        Outcome::Objected(Objection::Unclear { retry_after }) => {
+        Outcome::Denied(Denial::Busy) => return Err(Error::OperationInProgress),
+        Outcome::Denied(Denial::Unclear { retry_after }) => {
             return Err(Error::RefundableUnclear { retry_after });
         }
         Outcome::NotRead(error) => return Err(error.into()),
-        Outcome::Objected(Objection::Invalid(faults)) => return Err(Error::Invalid(faults)),
+        Outcome::Denied(Denial::Invalid(faults)) => return Err(Error::Invalid(faults)),
         Outcome::Failed {
             operation_id,
             failure,

@@ -94,9 +94,9 @@ impl Problem {
         self
     }
 
-    pub(super) fn with_alternatives(mut self, objection: &NotPossible) -> Self {
-        self.allowed_actions = Some(objection.allowed_actions.clone());
-        self.remaining = objection.remaining;
+    pub(super) fn with_alternatives(mut self, denial: &NotPossible) -> Self {
+        self.allowed_actions = Some(denial.allowed_actions.clone());
+        self.remaining = denial.remaining;
         self
     }
 

@@ -48,13 +48,13 @@ async fn readyz(State(state): State<AppState>) -> Result<&'static str, Problem> 
     let ready = tokio::time::timeout(Duration::from_secs(2), is_ready(&state)).await;
     let reason = match ready {
         Ok(Ok(Readiness::Ready)) => return Ok("ready"),
-        Ok(Ok(Readiness::ReadsOnly)) => "the database is read-only, like a standby",
+        Ok(Ok(Readiness::ReadOnly)) => "the database is read-only, like a standby",
         Ok(Ok(Readiness::CommitsHang)) => {
             "commits wait for a synchronous standby that does not respond"
         }
         Ok(Ok(Readiness::NotMigrated)) => "the database lacks migrations that this version needs",
         Ok(Ok(Readiness::NotClaimed)) => {
-            "it is not settled yet whether the database is for test money or for real money"
+            "the database has not been assigned to an environment (sandbox or production) yet"
         }
         Ok(Ok(Readiness::OtherEnvironment)) => {
             "the database contains links of the other environment"

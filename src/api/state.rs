@@ -45,7 +45,7 @@ pub struct Shared {
     pub limits: RecoveryLimits,
     /// How long a request may take.
     pub request_timeout: Duration,
-    /// Limits the calls to Dojo that run at once for callers.
+    /// Limits the creations, operations and refreshes in progress (`MAX_CREATIONS`).
     calls: Arc<Semaphore>,
     pub(super) rates: Rates,
     pub(super) anonymous: Arc<AnonymousRequests>,
@@ -124,7 +124,8 @@ impl AppState {
         self.anonymous.report_all();
     }
 
-    /// Reserves one of the calls to Dojo that may run at once for callers, until the permit is dropped.
+    /// Counts a creation, an operation or a refresh as in progress until the permit is dropped. Fails if there are too
+    /// many.
     pub(crate) fn reserve_call(&self) -> Result<OwnedSemaphorePermit, Error> {
         Arc::clone(&self.calls)
             .try_acquire_owned()

@@ -187,7 +187,7 @@ impl<S, P> WriteRequest<S, P> {
             Err(fault) => Some(fault.clone()),
             Ok(None) if rule == Key::Required => Some(Fault::new(
                 "Idempotency-Key",
-                "is required: without it, a refund whose response is lost can't be retried safely",
+                "is required: without it, a refund whose response is lost cannot be retried safely",
             )),
             Ok(_) => None,
         }

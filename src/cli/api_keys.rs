@@ -8,7 +8,10 @@ use dojo_payment_links::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::outcome::{Result, on_database};
+use super::{
+    outcome::{Result, on_database},
+    stdout::{print, print_secret},
+};
 
 /// Create, list, rotate and revoke the API keys of the service's clients.
 #[derive(Debug, Args)]
@@ -27,7 +30,7 @@ enum Command {
     /// The key is printed only this once; the database stores its hash. Also creates a new key for a client whose keys were
     /// revoked.
     Create {
-        /// The client's name, which is shown on everything that it does.
+        /// The client's name, recorded with every action.
         #[arg(long)]
         name: String,
         /// What the key permits, separated by commas: links:read, links:write, payments:manage.
@@ -47,7 +50,8 @@ enum Command {
         /// The client's name.
         #[arg(long)]
         name: String,
-        /// How long the current key stays valid, from 0s to 31days. Keys that were replaced earlier end no later than this.
+        /// How long the current key stays valid, from 0s to 31days. Keys replaced by an earlier rotation expire at the
+        /// same time at the latest.
         #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = overlap)]
         overlap: Duration,
     },
@@ -82,6 +86,9 @@ impl ApiKeys {
     }
 }
 
+/// How to get a key in place of one that could not be printed.
+const ROTATE: &str = "create another key with api-keys rotate";
+
 async fn create(
     pool: &PgPool,
     name: &str,
@@ -100,8 +107,7 @@ async fn create(
         )
         .into());
     }
-    println!("{}", key.expose());
-    Ok(())
+    print_secret(key.expose(), ROTATE)
 }
 
 async fn list(pool: &PgPool) -> Result {
@@ -111,14 +117,14 @@ async fn list(pool: &PgPool) -> Result {
             Some(at) if key.revoked => format!("revoked {}", at.date()),
             Some(at) => format!("expires {}", to_the_second(at)?),
         };
-        println!(
-            "{}\t{}\t{}\t{}\t{state}",
+        print(format_args!(
+            "{}\t{}\t{}\t{}\t{state}\n",
             key.client,
             key.scopes.join(","),
             key.accounts
                 .map_or_else(|| "all accounts".to_owned(), |names| names.join(",")),
             key.created_at.date()
-        );
+        ))?;
     }
     Ok(())
 }
@@ -142,8 +148,7 @@ async fn rotate(pool: &PgPool, name: &str, overlap: Duration) -> Result {
             to_the_second(at)?
         );
     }
-    println!("{}", key.expose());
-    Ok(())
+    print_secret(key.expose(), ROTATE)
 }
 
 async fn revoke(pool: &PgPool, name: &str) -> Result {

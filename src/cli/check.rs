@@ -1,7 +1,4 @@
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Args;
 use dojo_payment_links::{
@@ -9,7 +6,7 @@ use dojo_payment_links::{
     golive::check::{self, Report},
 };
 
-use super::{outcome::Result, serve};
+use super::{outcome::Result, serve, stdout};
 
 /// Check a deployment before it takes money: settings, database, Dojo, webhooks and clocks.
 ///
@@ -59,10 +56,11 @@ pub(super) fn settings_are_wrong(error: &ConfigError, format: Format) -> ExitCod
 }
 
 fn print(report: &Report, format: Format) -> Result<ExitCode> {
-    let mut stdout = io::stdout().lock();
     match format {
-        Format::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(report)?)?,
-        Format::Text => writeln!(stdout, "{report}")?,
+        Format::Json => {
+            stdout::print(format_args!("{}\n", serde_json::to_string_pretty(report)?))?;
+        }
+        Format::Text => stdout::print(format_args!("{report}\n"))?,
     }
     Ok(if report.is_ok() {
         ExitCode::SUCCESS

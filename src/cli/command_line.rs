@@ -12,7 +12,7 @@ use super::{
     api_keys, check, healthcheck, migrate, openapi, operations, outcome::Result, serve, webhooks,
 };
 
-/// Creates payment links at Dojo and always knows whether they were paid.
+/// Create payment links at Dojo and track whether they have been paid.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(super) struct Cli {

@@ -10,6 +10,7 @@ mod openapi;
 mod operations;
 mod outcome;
 mod serve;
+mod stdout;
 mod webhooks;
 
 use std::process::ExitCode;

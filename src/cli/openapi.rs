@@ -1,7 +1,7 @@
 use clap::{Args, ValueEnum};
 use dojo_payment_links::api;
 
-use super::outcome::Result;
+use super::{outcome::Result, stdout::print};
 
 /// Print the API's OpenAPI document.
 #[derive(Debug, Args)]
@@ -26,7 +26,6 @@ impl Openapi {
             Version::V31 => api::document_yaml(),
             Version::V30 => api::document_3_0_yaml()?,
         };
-        print!("{document}");
-        Ok(())
+        Ok(print(document)?)
     }
 }

@@ -7,7 +7,10 @@ use dojo_payment_links::{
 };
 use time::format_description::well_known::Rfc3339;
 
-use super::outcome::{Result, on_database};
+use super::{
+    outcome::{Result, on_database},
+    stdout::print,
+};
 
 /// List and settle captures, refunds and other operations whose outcome can't be determined automatically.
 #[derive(Debug, Args)]
@@ -75,8 +78,8 @@ async fn list_unconfirmed(pool: &PgPool) -> Result {
         eprintln!("No operation is Unconfirmed.");
     }
     for operation in operations {
-        println!(
-            "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
+        print(format_args!(
+            "{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\n",
             operation.id,
             operation.action.kind().as_str(),
             operation
@@ -88,7 +91,7 @@ async fn list_unconfirmed(pool: &PgPool) -> Result {
             operation.link_id,
             operation.created_by,
             operation.created_at.format(&Rfc3339)?
-        );
+        ))?;
     }
     Ok(())
 }

@@ -6,7 +6,10 @@ use dojo_payment_links::{
 };
 use secrecy::ExposeSecret;
 
-use super::outcome::Result;
+use super::{
+    outcome::Result,
+    stdout::{print, print_secret},
+};
 
 /// List and set up Dojo's webhooks, and rotate the secrets that sign them.
 #[derive(Debug, Args)]
@@ -91,8 +94,10 @@ impl Webhooks {
                 let account = choose(&accounts, account.as_deref())?;
                 let subscription = subscription.as_deref();
                 match every_replica_knows {
-                    None => rotation::begin(account, subscription).await?,
-                    Some(secret) => rotation::end(account, subscription, secret).await?,
+                    None => rotation::create_secret(account, subscription).await?,
+                    Some(secret) => {
+                        rotation::activate_secret(account, subscription, secret).await?
+                    }
                 }
             }
         };
@@ -101,7 +106,7 @@ impl Webhooks {
             eprintln!("{message}");
         }
         if let Some(secrets) = &outcome.secrets {
-            println!("{}", secrets.expose_secret());
+            print_secret(secrets.expose_secret(), "run the command again")?;
         }
         Ok(())
     }
@@ -124,10 +129,13 @@ async fn list(accounts: &Accounts, name: Option<&str>, json: bool) -> Result {
         overviews.push(subscriptions::overview(account).await?);
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&overviews)?);
+        print(format_args!(
+            "{}\n",
+            serde_json::to_string_pretty(&overviews)?
+        ))?;
     } else {
         for overview in &overviews {
-            println!("{overview}");
+            print(format_args!("{overview}\n"))?;
         }
     }
     Ok(())

@@ -68,7 +68,7 @@ pub(super) fn read(
     let text = std::fs::read_to_string(file).map_err(|error| {
         ConfigError::new(
             SETTING,
-            format!("names a file that can't be read, {path}: {error}"),
+            format!("names a file that cannot be read, {path}: {error}"),
         )
     })?;
     let folder = file.parent().unwrap_or(Path::new(""));
@@ -303,7 +303,7 @@ impl Entry<'_> {
                 self.fault(
                     field,
                     &format!(
-                        "names a file that can't be read, {}: {error}",
+                        "names a file that cannot be read, {}: {error}",
                         path.display()
                     ),
                 );

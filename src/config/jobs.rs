@@ -32,18 +32,19 @@ pub struct JobSettings {
     #[arg(long, env = "POLL_INTERVAL", default_value = "1s", value_name = "DURATION", value_parser = duration)]
     pub poll_interval: Duration,
 
-    /// The maximum number of links or operations that a background job claims at a time.
+    /// The maximum number of items (links, operations or intents) that a background job claims at a time.
     #[arg(id = "background-batch", long, env = "BACKGROUND_BATCH", default_value_t = 100, value_name = "N",
           value_parser = number(1..=1000_i64))]
     pub batch: i64,
 
-    /// The maximum number of concurrent calls to Dojo of each background job, per account.
+    /// The maximum number of items (links, operations or intents) that each background job works on at the same time,
+    /// per account and replica.
     #[arg(id = "background-concurrency", long, env = "BACKGROUND_CONCURRENCY", default_value_t = 4, value_name = "N",
           value_parser = number(1..=100_u16))]
     concurrency: u16,
 
-    /// The maximum number of links and operations that the background jobs start to process per second, per account. Most
-    /// take one call to Dojo. Lower it if Dojo limits the calls.
+    /// The maximum number of items (links, operations or intents) that the background jobs start per second, per
+    /// account and replica. Most take one call to Dojo. Lower it if Dojo returns 429.
     #[arg(long, env = "BACKGROUND_RATE", default_value_t = 20, value_name = "N",
           value_parser = number(1..=1000_u32))]
     pub background_rate: u32,
@@ -63,7 +64,7 @@ impl JobSettings {
         }
     }
 
-    /// The maximum number of concurrent calls to Dojo of each job.
+    /// The maximum number of items that each job works on at the same time.
     #[must_use]
     pub fn concurrency(&self) -> i64 {
         self.concurrency.into()

@@ -22,8 +22,8 @@ pub struct ServeSettings {
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub request_timeout: Duration,
 
-    /// The maximum number of creations, operations and reconciliations that requests may have in progress on this replica.
-    /// Further ones get 503 before anything is saved, so that a slow Dojo can't exhaust the memory.
+    /// The maximum number of creations, operations and refreshes in progress on this replica. Further ones get 503
+    /// before anything is saved, so that a slow Dojo can't exhaust the memory.
     #[arg(long, env = "MAX_CREATIONS", default_value_t = 256, value_name = "N", value_parser = number(1..=u16::MAX))]
     pub max_creations: u16,
 

@@ -128,7 +128,7 @@ pub(super) fn secret(
                 ConfigError::new(
                     format!("{setting}_FILE"),
                     format!(
-                        "names a file that can't be read, {}: {error}",
+                        "names a file that cannot be read, {}: {error}",
                         file.display()
                     ),
                 )

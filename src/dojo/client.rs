@@ -169,7 +169,7 @@ impl Client {
             .retry(retry::never())
             .build()
             .map_err(|error| {
-                let text = format!("can't be called: {}", telemetry::causes(&error));
+                let text = format!("cannot be called: {}", telemetry::causes(&error));
                 ConfigError::new("DOJO_API_URL", text)
             })?;
         Ok(Self {

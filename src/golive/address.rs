@@ -50,7 +50,7 @@ pub(super) fn objection(public_url: &Url, api: &Url) -> Option<&'static str> {
         }
         None => true,
     };
-    is_private.then_some("is not a public address, so Dojo can't reach it")
+    is_private.then_some("is not a public address, so Dojo cannot reach it")
 }
 
 #[cfg(test)]

@@ -38,13 +38,13 @@ enum State<'a> {
         inactive: Vec<&'a str>,
     },
     /// No secret is active.
-    Unsigned,
+    NoActiveSecret,
 }
 
 fn state(secrets: &[Secret], is_known: impl Fn(&Secret) -> bool) -> State<'_> {
     let (active, inactive): (Vec<_>, Vec<_>) = secrets.iter().partition(|secret| secret.is_active);
     if active.is_empty() {
-        return State::Unsigned;
+        return State::NoActiveSecret;
     }
     let newest_active = active
         .iter()
@@ -67,7 +67,10 @@ fn state(secrets: &[Secret], is_known: impl Fn(&Secret) -> bool) -> State<'_> {
 
 /// The first step: creates a secret that is not active yet, or finds that of a rotation that was begun. Returns the
 /// secrets to configure: those in the settings, and the new one.
-pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Outcome, Error> {
+pub async fn create_secret(
+    account: &Account,
+    subscription: Option<&str>,
+) -> Result<Outcome, Error> {
     const FAILED: &str =
         "Dojo did not create a secret; run the command again once the cause is fixed";
     let client = &account.client;
@@ -89,7 +92,7 @@ pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Outc
             let new = new.to_owned();
             (before, new)
         }
-        State::Unsigned => {
+        State::NoActiveSecret => {
             return Err(Error::NotPossible(format!(
                 "{subscription} has no active secret; run webhooks register{} first",
                 account_flag(account)
@@ -117,7 +120,7 @@ pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Outc
                 ));
             };
             let after =
-                keep_old_active(account, &subscription, &before, &new, &mut outcome).await?;
+                reactivate_old_secrets(account, &subscription, &before, &new, &mut outcome).await?;
             outcome.say(format!("Created {new}, which is not active yet."));
             (after, new)
         }
@@ -164,7 +167,7 @@ pub async fn begin(account: &Account, subscription: Option<&str>) -> Result<Outc
 
 /// If Dojo activated the new secret at once, no replica has it yet. Activates the old ones again in that case. Returns the
 /// secrets as they are then.
-async fn keep_old_active(
+async fn reactivate_old_secrets(
     account: &Account,
     subscription: &str,
     before: &[Secret],
@@ -209,7 +212,7 @@ async fn keep_old_active(
 /// The second step, for when every replica has the secret `new` in its settings: activates it, and deletes every other
 /// secret at Dojo. Does nothing unless at least the settings of this command contain it. Can be run again after an
 /// interruption.
-pub async fn end(
+pub async fn activate_secret(
     account: &Account,
     subscription: Option<&str>,
     new: &str,
@@ -229,14 +232,14 @@ pub async fn end(
         Some(true) => {}
         Some(false) => {
             return Err(Error::NotPossible(format!(
-                "nothing was changed: not even the settings of this command contain {new}, so webhooks that are signed with \
-                 it would be rejected. Set the secrets that webhooks rotate-secret{} prints on every replica",
+                "nothing was changed: {new} is not in the settings of this command, so webhooks signed with it would be \
+                 rejected. Set the secrets that webhooks rotate-secret{} prints on every replica",
                 account_flag(account)
             )));
         }
         None => {
             return Err(Error::NotPossible(format!(
-                "nothing was changed: Dojo does not show the value of {new}, so the command can't tell whether it is in the \
+                "nothing was changed: Dojo does not show the value of {new}, so the command cannot tell whether it is in the \
                  settings. If it is, activate it in Dojo's developer portal"
             )));
         }
@@ -269,7 +272,7 @@ pub async fn end(
         outcome.say(format!(
             "Keep the old secret in the settings for now, because Dojo may still retry webhooks that were signed with it. \
              Dojo documents no limit; a day is a safe choice. Then remove every secret but the new one ({new}) from {}, \
-             restart the replicas, and make sure that webhooks_total{{verdict=\"rejected\"}} doesn't rise.",
+             restart the replicas, and make sure that webhooks_total{{verdict=\"rejected\"}} does not rise.",
             secrets_setting(account)
         ));
     }
@@ -341,8 +344,8 @@ mod tests {
         };
         assert_eq!(state_of(&activated, &["old", "new"]), unfinished);
         assert_eq!(state_of(&activated[1..], &["old", "new"]), State::NotBegun);
-        assert_eq!(state_of(&[], &[]), State::Unsigned);
-        assert_eq!(state_of(&activated[..1], &[]), State::Unsigned);
+        assert_eq!(state_of(&[], &[]), State::NoActiveSecret);
+        assert_eq!(state_of(&activated[..1], &[]), State::NoActiveSecret);
     }
 
     #[test]

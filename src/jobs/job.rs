@@ -128,7 +128,7 @@ impl<J: Job> Runner<J> {
             woken.as_mut().enable();
             self.progress.mark();
             let wait = match self.throttle.pause() {
-                // Dojo is in trouble, so background jobs make no calls for a while.
+                // Calls to Dojo keep failing.
                 Some(pause) => pause,
                 None => match self.round().await {
                     Ok(1..) => continue,
@@ -176,7 +176,6 @@ impl<J: Job> Runner<J> {
         Ok(found)
     }
 
-    /// Works on the claimed items.
     async fn work(&self, claimed: Vec<J::Item>) {
         self.progress.mark();
         let prepared = AssertUnwindSafe(self.job.prepare(claimed.clone(), &self.progress))
@@ -215,7 +214,7 @@ impl<J: Job> Runner<J> {
 
     /// Works on one item and records the outcome.
     async fn work_on(&self, item: J::Item) {
-        // Since the item was claimed, Dojo may have got into trouble, or this replica may have been told to stop.
+        // Since the item was claimed, calls to Dojo may have begun to fail, or this replica may have been told to stop.
         let leaving = self.stop.is_cancelled().then_some(Duration::ZERO);
         let pause = self.throttle.pause().filter(|_| J::needs_dojo(&item));
         if let Some(wait) = leaving.or(pause) {

@@ -59,7 +59,7 @@ impl Progress {
                     warn!(
                         job,
                         error = %causes(error),
-                        "the job can't query the database for work; it keeps trying"
+                        "the job cannot query the database for work; it keeps trying"
                     );
                 }
             }

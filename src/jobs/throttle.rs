@@ -10,7 +10,8 @@ use tracing::{info, warn};
 
 use crate::dojo;
 
-/// Limits the calls that background jobs make to Dojo: so many per second, and none for a while when Dojo is in trouble.
+/// Limits the calls that background jobs make to Dojo: so many per second, and none for a while when Dojo keeps
+/// failing.
 pub(super) struct Throttle {
     interval: tokio::sync::Mutex<Interval>,
     trouble: Mutex<Trouble>,
@@ -84,10 +85,10 @@ impl Throttle {
             .and_then(|until| until.checked_duration_since(now))
             .filter(|left| !left.is_zero());
         if let Some(left) = left.filter(|left| retry_after.is_none_or(|wait| wait <= *left)) {
-            // Calls that were under way when the pause began count as one failure: they met the same bad moment.
+            // Calls that were under way when the pause began count as one failure: they had the same cause.
             return left;
         }
-        // Dojo may always fail over a single intent. Only failures of several items show that Dojo is in trouble.
+        // Dojo may always fail over a single intent. Only failures of several items show that Dojo itself fails.
         let ambiguous = matches!(error, dojo::Error::ResponseLost { .. });
         if trouble.failures <= TOLERATED_FAILURES
             && !trouble.items.insert(id.to_owned())
@@ -108,7 +109,7 @@ impl Throttle {
         if trouble.paused_until.is_none_or(|until| until <= now) {
             warn!(
                 seconds = pause.as_secs_f64(),
-                "Dojo is in trouble; background jobs make no calls for a while"
+                "calls to Dojo keep failing; background jobs are paused"
             );
         }
         trouble.paused_until = Some(now + pause);
@@ -162,7 +163,7 @@ mod tests {
         assert_eq!(throttle.batch_size(50), 1);
         let mut last = first;
         for _ in 0..20 {
-            // The pause is over, and Dojo is still in trouble.
+            // The pause is over, and Dojo still fails.
             throttle.trouble().paused_until = None;
             last = throttle.failed(&lost(), "one more");
         }

@@ -18,9 +18,9 @@ pub struct PaymentLink {
     /// Whether real money moves.
     pub environment: Environment,
     pub status: Status,
-    /// Whether Dojo's latest response to this service's own key agrees with `status`. After a webhook changes the status, it is
-    /// `false` until the next read, and it is `false` while Dojo's responses disagree. Hand over goods only when `status` is
-    /// `Captured` **and** this is `true`.
+    /// Whether Dojo's latest response to a read with the account's Dojo API key agrees with `status`. After a webhook
+    /// changes the status, it is `false` until the next read, and it is `false` while Dojo's responses disagree. Hand
+    /// over goods only when `status` is `Captured` **and** this is `true`.
     pub confirmed: bool,
     /// The URL of the page on which the customer pays. `null` until Dojo has confirmed the link.
     pub url: Option<String>,
@@ -41,7 +41,7 @@ pub struct PaymentLink {
     /// How much was refunded, as Dojo reports it, whoever refunded it.
     pub refunded_amount: Money,
     /// How much is left to refund: what was captured, less what was refunded, less refunds whose outcome isn't known yet. For
-    /// a while after a refund, Dojo's figure may not include it yet, so a refund of that much may have to wait
+    /// a while after a refund, Dojo's refund total may not include it yet, so a refund of that much may have to wait
     /// (`refundable-amount-unclear`).
     pub refundable_amount: Money,
     /// The captures of a `Manual` payment, oldest first.

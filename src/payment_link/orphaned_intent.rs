@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Status;
 
-/// How long to keep tracing an intent that Dojo doesn't show. By then, one of ours could be read with our own key.
+/// How long to keep tracing an intent that Dojo doesn't show. By then, one of ours could be read with the account's
+/// Dojo API key.
 const GIVE_UP: Duration = Duration::from_hours(24);
 
 /// When to read an orphaned intent again that Dojo doesn't know, although it sent a webhook about it. `None` if never again.

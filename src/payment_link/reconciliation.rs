@@ -48,7 +48,7 @@ impl Conflict {
     }
 }
 
-/// Decides about Dojo's response to a read with our own key.
+/// Decides about Dojo's response to a read with the account's Dojo API key.
 ///
 /// Such a response overrides any webhook. Two kinds of responses may come from a copy of Dojo's data that lags, so they are
 /// accepted only if Dojo stands by them, that is, keeps returning them, for the settlement window:

@@ -1,16 +1,17 @@
 //! How much of a payment is left to refund.
 //!
-//! Dojo reports one figure for all refunds of a payment, whether they were requested through this service or elsewhere, such
-//! as in Dojo's portal. It doesn't say which refunds the figure includes. So what is left lies between two bounds, which
-//! depend on how many of our own refunds (those requested through this service) are in the figure.
+//! Dojo reports one refund total for a payment: the sum of all its refunds, whether they were requested through this
+//! service or elsewhere, such as in Dojo's portal. Dojo doesn't say which refunds the total includes. So what is left
+//! lies between two bounds, which depend on how many of our own refunds (those requested through this service) are in
+//! the total.
 //!
-//! One of our refunds is *certainly* in the figure if it ended (succeeded, or was given up as unconfirmed) more than a
+//! One of our refunds is *certainly* in the total if it ended (succeeded, or was given up as unconfirmed) more than a
 //! settlement window before Dojo was read. Any other may or may not be in it: it may not have reached Dojo by then, or the
 //! response may come from a copy of Dojo's data that doesn't have it yet. It doesn't help that Dojo confirmed the refund
 //! before the read: a lagging copy may lack it and show a portal refund that is at least as large instead.
 //!
-//! Often the figure itself proves what it includes. All refunds together never exceed what was captured. If we refunded 6 of
-//! 10 and the figure is 6, then it is our refund: there was no room for a portal refund of 6 as well.
+//! Often the total itself proves what it includes. All refunds together never exceed what was captured. If we refunded
+//! 6 of 10 and the total is 6, then it is our refund: a portal refund of 6 wouldn't have fit as well.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -42,14 +43,14 @@ impl OurRefund {
     }
 }
 
-/// What is known about the refunds of a payment, apart from Dojo's figure.
+/// What is known about the refunds of a payment, apart from Dojo's refund total.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refunds {
     /// Those requested through this service that haven't failed.
     pub ours: Vec<OurRefund>,
     /// A lower bound on what was refunded elsewhere, in minor units.
     pub elsewhere: i64,
-    /// When the request that returned Dojo's figure was sent, by the database's clock. `None` if not known.
+    /// When the request that returned Dojo's refund total was sent, by the database's clock. `None` if not known.
     pub read_at: Option<OffsetDateTime>,
 }
 
@@ -60,12 +61,12 @@ pub struct Refunds {
 pub struct RefundBounds {
     /// At least this much is left. A refund up to this amount can't exceed what Dojo has left.
     pub certain: i64,
-    /// At most this much is left: exactly this much if Dojo's figure includes all of our refunds that were made.
+    /// At most this much is left: exactly this much if Dojo's refund total includes all of our refunds that were made.
     pub possible: i64,
 }
 
-/// The maximum number of refunds, of those that may or may not be in Dojo's figure, that are distinguished by their amounts.
-/// With more of them, the worst case is assumed, because the number of combinations doubles with each.
+/// The maximum number of refunds, of those that may or may not be in Dojo's refund total, that are distinguished by
+/// their amounts. With more of them, the worst case is assumed, because the number of combinations doubles with each.
 const MAX_UNCLEAR_REFUNDS: usize = 10;
 
 impl Refunds {
@@ -87,7 +88,8 @@ impl Refunds {
         }
     }
 
-    /// The largest part of Dojo's figure that may be refunds made elsewhere: as few of ours as possible are in it.
+    /// The largest part of Dojo's refund total that may be refunds made elsewhere: as few of ours as possible are in
+    /// it.
     fn elsewhere_at_most(&self, captured: i64, refunded: i64, window: SettlementWindow) -> i64 {
         let read_at = self.read_at.map(|read_at| before(read_at, window));
         let is_included = |refund: &OurRefund| read_at.is_some_and(|at| refund.ended_before(at));
@@ -150,10 +152,10 @@ impl Refunds {
     }
 
     /// The lower bound on what was refunded elsewhere, now that Dojo reports `refunded` for a request sent at
-    /// [`Refunds::read_at`]: the part of the figure that can't be ours.
+    /// [`Refunds::read_at`]: the part of the total that can't be ours.
     ///
     /// While any of our refunds is in progress, or so recent that a copy of Dojo's data may lack it, the bound only rises.
-    /// After that the figure is known to include all of ours, and the rest of it is what was refunded elsewhere.
+    /// After that the total is known to include all of ours, and the rest of it is what was refunded elsewhere.
     #[must_use]
     pub fn refunded_elsewhere(&self, refunded: i64, window: SettlementWindow) -> i64 {
         let not_ours = refunded.saturating_sub(self.sum(|_| true)).max(0);
@@ -233,33 +235,33 @@ mod tests {
     }
 
     #[test]
-    fn refunds_in_the_figure_are_told_from_those_that_may_not_be() {
+    fn refunds_in_the_total_are_told_from_those_that_may_not_be() {
         use OperationStatus::{Pending, Succeeded, Unconfirmed};
         let settled = ours(4, Succeeded, Some(91));
         let recent = ours(4, Succeeded, Some(99));
         let later = ours(4, Succeeded, Some(100));
         let running = ours(4, Pending, None);
         let unconfirmed = ours(4, Unconfirmed, Some(91));
-        // Refunds made elsewhere are in the figure, and so are ours that ended a window ago.
+        // Refunds made elsewhere are in the total, and so are ours that ended a window ago.
         assert_eq!(bounds(vec![], 0, 4), (6, 6));
         assert_eq!(bounds(vec![settled], 0, 4), (6, 6));
         assert_eq!(bounds(vec![settled], 0, 8), (2, 2));
-        // The figure may show any other refund of ours, or one made elsewhere.
+        // The total may show any other refund of ours, or one made elsewhere.
         for unclear in [recent, later, running] {
             assert_eq!(bounds(vec![unclear], 0, 4), (2, 6));
             assert_eq!(bounds(vec![unclear], 4, 4), (2, 2));
             assert_eq!(bounds(vec![unclear], 0, 0), (6, 6));
             assert_eq!(bounds(vec![settled, unclear], 0, 5), (1, 2));
         }
-        // An unconfirmed refund is in the figure or was never made. It stays reserved.
+        // An unconfirmed refund is in the total or was never made. It stays reserved.
         assert_eq!(bounds(vec![unconfirmed], 0, 0), (6, 6));
         assert_eq!(bounds(vec![unconfirmed], 0, 4), (6, 6));
-        // A figure that lacks what it must include comes from a lagging copy.
+        // A total that lacks what it must include comes from a lagging copy.
         assert_eq!(bounds(vec![recent], 0, 3), (3, 6));
     }
 
     #[test]
-    fn a_figure_that_only_our_refunds_can_explain_proves_that_they_are_in_it() {
+    fn a_total_that_only_our_refunds_can_explain_proves_that_they_are_in_it() {
         use OperationStatus::Succeeded;
         let recent = |amount| ours(amount, Succeeded, Some(99));
         // 6 elsewhere wouldn't fit beside our 6.
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_time_of_the_figure_none_of_ours_is_certain_to_be_in_it() {
+    fn without_the_time_of_the_total_none_of_ours_is_certain_to_be_in_it() {
         let refunds = Refunds {
             ours: vec![ours(4, OperationStatus::Succeeded, Some(1))],
             elsewhere: 0,
@@ -324,46 +326,48 @@ mod tests {
         /// We read Dojo and save the response at once.
         Read,
         /// We send a read.
-        Ask,
+        SendRead,
         /// Dojo responds to the `n`th open read. A lagging copy responds as of this many seconds ago.
-        Answer(usize, i64),
+        ReceiveResponse(usize, i64),
         /// We save the response to the `n`th read, unless the link has changed meanwhile.
         Accept(usize),
         /// We check a refund of this amount that was requested this many seconds ago, and save it if enough is left.
         Request(i64, i64),
         /// The `n`th open refund arrives at Dojo.
         Arrive(usize),
-        /// We receive Dojo's response to the `n`th refund that Dojo has made.
-        Learn(usize),
-        /// We give up finding out what became of the `n`th open refund.
-        GiveUp(usize),
+        /// We learn that Dojo has made the `n`th refund: its response arrives.
+        LearnOutcome(usize),
+        /// We give up on the `n`th open refund, and mark it as unconfirmed.
+        MarkUnconfirmed(usize),
     }
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let event = prop_oneof![
             2 => (1..5_i64).prop_map(Event::Elsewhere),
             6 => Just(Event::Read),
-            2 => Just(Event::Ask),
-            2 => (0..3_usize, 0..8_i64).prop_map(|(n, lag)| Event::Answer(n, lag)),
+            2 => Just(Event::SendRead),
+            2 => (0..3_usize, 0..8_i64).prop_map(|(n, lag)| Event::ReceiveResponse(n, lag)),
             2 => (0..3_usize).prop_map(Event::Accept),
             6 => (1..8_i64, 0..6_i64).prop_map(|(amount, ago)| Event::Request(amount, ago)),
             4 => (0..4_usize).prop_map(Event::Arrive),
-            2 => (0..4_usize).prop_map(Event::Learn),
-            1 => (0..4_usize).prop_map(Event::GiveUp),
+            2 => (0..4_usize).prop_map(Event::LearnOutcome),
+            1 => (0..4_usize).prop_map(Event::MarkUnconfirmed),
         ];
         prop::collection::vec(event, 1..80)
     }
 
     /// The same events, with many portal refunds that cross ours, and many reads from lagging copies.
     fn lagging_events() -> impl Strategy<Value = Vec<Event>> {
-        use Event::{Accept, Answer, Arrive, Ask, Elsewhere, Learn, Read, Request};
+        use Event::{
+            Accept, Arrive, Elsewhere, LearnOutcome, Read, ReceiveResponse, Request, SendRead,
+        };
         let request = |amount| vec![Request(amount, 3)];
         let crossing = move |(amount, elsewhere)| {
-            let arrival = vec![Elsewhere(elsewhere), Arrive(0), Learn(0)];
+            let arrival = vec![Elsewhere(elsewhere), Arrive(0), LearnOutcome(0)];
             [request(amount), arrival].concat()
         };
         let weighed_against_a_copy = move |(lag, amount)| {
-            let read = vec![Ask, Answer(0, lag), Accept(0)];
+            let read = vec![SendRead, ReceiveResponse(0, lag), Accept(0)];
             [read, request(amount), vec![Arrive(0)]].concat()
         };
         let steps = prop_oneof![
@@ -373,31 +377,31 @@ mod tests {
             3 => (1..8_i64, 1..8_i64).prop_map(weighed_against_a_copy),
             1 => (1..8_i64).prop_map(request),
             1 => (0..2_usize).prop_map(|n| vec![Arrive(n)]),
-            1 => (0..2_usize).prop_map(|n| vec![Learn(n)]),
+            1 => (0..2_usize).prop_map(|n| vec![LearnOutcome(n)]),
         ];
         prop::collection::vec(steps, 1..20).prop_map(|steps| steps.concat())
     }
 
     /// What Dojo, or a copy of its data, shows.
     #[derive(Clone, Copy)]
-    struct Figure {
+    struct RefundTotal {
         refunded: i64,
         /// How much of it was refunded elsewhere. Only the test knows.
         elsewhere: i64,
         as_of: i64,
     }
 
-    struct Reading {
+    struct PendingRead {
         began: i64,
         revision: u32,
-        answer: Option<Figure>,
+        response: Option<RefundTotal>,
     }
 
     struct Refund {
         ours: OurRefund,
         requested: i64,
         arrived: bool,
-        /// How much had been refunded elsewhere in the figure that it was checked against.
+        /// How much had been refunded elsewhere in the total that it was checked against.
         elsewhere_then: i64,
     }
 
@@ -407,10 +411,10 @@ mod tests {
         now: i64,
         lags: bool,
         elsewhere: i64,
-        /// Dojo's figure, second by second.
-        history: Vec<Figure>,
+        /// Dojo's refund total, second by second.
+        history: Vec<RefundTotal>,
         refunds: Vec<Refund>,
-        readings: Vec<Reading>,
+        reads: Vec<PendingRead>,
         revision: u32,
         refunded: i64,
         elsewhere_in_it: i64,
@@ -427,8 +431,8 @@ mod tests {
             self.elsewhere + arrived.map(|refund| refund.ours.amount).sum::<i64>()
         }
 
-        fn figure(&self) -> Figure {
-            Figure {
+        fn refund_total(&self) -> RefundTotal {
+            RefundTotal {
                 refunded: self.at_dojo(),
                 elsewhere: self.elsewhere,
                 as_of: self.now,
@@ -496,28 +500,28 @@ mod tests {
         }
 
         fn accept(&mut self, n: usize) -> Result<(), String> {
-            if n >= self.readings.len() || self.readings[n].answer.is_none() {
+            if n >= self.reads.len() || self.reads[n].response.is_none() {
                 return Ok(());
             }
-            let reading = self.readings.remove(n);
-            let Some(figure) = reading.answer.filter(|_| reading.revision == self.revision) else {
+            let read = self.reads.remove(n);
+            let Some(total) = read.response.filter(|_| read.revision == self.revision) else {
                 return Ok(());
             };
             // A response that is older by its `updatedAt` than an accepted one conflicts with it.
-            if figure.as_of < self.as_of {
+            if total.as_of < self.as_of {
                 return Ok(());
             }
-            let refunds = self.refunds(Some(reading.began));
-            self.stored_elsewhere = refunds.refunded_elsewhere(figure.refunded, WINDOW);
-            if figure.refunded == self.refunded {
-                self.read_at = self.read_at.max(Some(reading.began));
+            let refunds = self.refunds(Some(read.began));
+            self.stored_elsewhere = refunds.refunded_elsewhere(total.refunded, WINDOW);
+            if total.refunded == self.refunded {
+                self.read_at = self.read_at.max(Some(read.began));
             } else {
-                self.read_at = Some(reading.began);
-                self.refunded = figure.refunded;
+                self.read_at = Some(read.began);
+                self.refunded = total.refunded;
                 self.revision += 1;
             }
-            self.elsewhere_in_it = figure.elsewhere;
-            self.as_of = figure.as_of;
+            self.elsewhere_in_it = total.elsewhere;
+            self.as_of = total.as_of;
             if self.stored_elsewhere > self.elsewhere {
                 return Err(format!("{} is not elsewhere", self.stored_elsewhere));
             }
@@ -526,47 +530,47 @@ mod tests {
 
         fn happens(&mut self, event: Event, rule: Rule) -> Result<(), String> {
             self.now += 1;
-            self.history.push(self.figure());
+            self.history.push(self.refund_total());
             let now = self.now;
             match event {
                 Event::Elsewhere(amount) => {
                     self.elsewhere += amount.min(CAPTURED - self.at_dojo());
                 }
                 Event::Read => {
-                    let reading = Reading {
+                    let read = PendingRead {
                         began: now,
                         revision: self.revision,
-                        answer: Some(self.figure()),
+                        response: Some(self.refund_total()),
                     };
-                    self.readings.insert(0, reading);
+                    self.reads.insert(0, read);
                     return self.accept(0);
                 }
-                Event::Ask => self.readings.push(Reading {
+                Event::SendRead => self.reads.push(PendingRead {
                     began: now,
                     revision: self.revision,
-                    answer: None,
+                    response: None,
                 }),
-                Event::Answer(n, lag) => {
-                    let mut answer = self.figure();
+                Event::ReceiveResponse(n, lag) => {
+                    let mut response = self.refund_total();
                     if self.lags && lag > 0 {
                         let then = usize::try_from(now - lag).unwrap_or_default();
-                        answer = self.history[then.min(self.history.len() - 1)];
+                        response = self.history[then.min(self.history.len() - 1)];
                     }
-                    let mut open = self.readings.iter_mut().filter(|one| one.answer.is_none());
-                    if let Some(reading) = open.nth(n) {
-                        reading.answer = Some(answer);
+                    let mut open = self.reads.iter_mut().filter(|one| one.response.is_none());
+                    if let Some(read) = open.nth(n) {
+                        read.response = Some(response);
                     }
                 }
                 Event::Accept(n) => return self.accept(n),
                 Event::Request(amount, ago) => return self.request(amount, now - ago, rule),
                 Event::Arrive(n) => return self.arrive(n),
-                Event::Learn(n) => {
+                Event::LearnOutcome(n) => {
                     if let Some(refund) = self.running(n, Some(true)) {
                         refund.ours =
                             ours(refund.ours.amount, OperationStatus::Succeeded, Some(now));
                     }
                 }
-                Event::GiveUp(n) => {
+                Event::MarkUnconfirmed(n) => {
                     if let Some(refund) = self.running(n, None)
                         && now - refund.requested > 8
                     {
@@ -600,7 +604,7 @@ mod tests {
             let mut world = happen(&events, lags, Refunds::bounds)?;
             // Once everything has ended and settled, what is left is known exactly.
             for n in (0..world.refunds.len()).rev() {
-                world.happens(Event::Learn(n), Refunds::bounds).map_err(TestCaseError::fail)?;
+                world.happens(Event::LearnOutcome(n), Refunds::bounds).map_err(TestCaseError::fail)?;
             }
             let open = |refund: &&mut Refund| refund.ours.status == OperationStatus::Pending;
             for refund in world.refunds.iter_mut().filter(open) {
@@ -639,7 +643,7 @@ mod tests {
                 let bounds = refunds.bounds(CAPTURED, world.refunded, WINDOW);
                 prop_assert_eq!(bounds.possible, CAPTURED - made);
                 prop_assert!(bounds.certain >= CAPTURED - made - recent);
-                for event in [Event::Request(amount, 1), Event::Arrive(0), Event::Learn(0)] {
+                for event in [Event::Request(amount, 1), Event::Arrive(0), Event::LearnOutcome(0)] {
                     world.happens(event, Refunds::bounds).map_err(TestCaseError::fail)?;
                 }
                 let saved = amount <= bounds.certain;
@@ -654,11 +658,11 @@ mod tests {
         Event::Read,
         Event::Request(4, 1),
         Event::Elsewhere(4),
-        Event::Learn(3),
+        Event::LearnOutcome(3),
         Event::Arrive(0),
-        Event::Learn(0),
-        Event::Ask,
-        Event::Answer(0, 4),
+        Event::LearnOutcome(0),
+        Event::SendRead,
+        Event::ReceiveResponse(0, 4),
         Event::Accept(0),
         Event::Request(6, 3),
         Event::Arrive(0),
@@ -701,7 +705,7 @@ mod tests {
                 possible: left,
             }
         };
-        // Ours that Dojo confirmed before it was read are in the figure, unless the figure is too low for that.
+        // Ours that Dojo confirmed before it was read are in the total, unless the total is too low for that.
         let confirmed_is_included: Rule = |refunds, captured, refunded, window| {
             let read_at = refunds.read_at.unwrap_or_else(|| at(0));
             let made = |at| {
@@ -725,7 +729,7 @@ mod tests {
         };
         assert!(happen(&PORTAL_REFUND_HIDES_OURS, true, confirmed_is_included).is_err());
         for (name, rule, lags) in [
-            ("the larger of both figures", larger_of_both, false),
+            ("the larger of both totals", larger_of_both, false),
             ("what is possible", possible, false),
             ("all of ours again", all_of_ours_again, false),
             (

@@ -16,22 +16,20 @@ impl SettlementWindow {
     /// How many windows to go on looking for something that should have appeared within one.
     const LATE: u32 = 10;
 
-    /// A window of this length.
     #[must_use]
     pub const fn new(length: Duration) -> Self {
         Self(length)
     }
 
-    /// Its length.
     #[must_use]
     pub const fn length(self) -> Duration {
         self.0
     }
 
-    /// Whether something that happened `since` ago has settled by now.
+    /// Whether the window has passed after `elapsed`.
     #[must_use]
-    pub fn is_over(self, since: Duration) -> bool {
-        since >= self.0
+    pub fn is_over(self, elapsed: Duration) -> bool {
+        elapsed >= self.0
     }
 
     /// When a client should ask again for the outcome of a lost call.

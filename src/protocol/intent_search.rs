@@ -71,7 +71,7 @@ pub async fn search_all<F: Future<Output = ()> + Send>(
     let settlement = context.limits.window;
     let mut result = SearchResult::default();
     for (mut group, window) in groups(claimed, |lost| window_of_lost(lost, settlement)) {
-        // Dojo or the database is in trouble; a search over another time would fail as well.
+        // Dojo or the database fails; a search over another time would fail as well.
         if matches!(result.error, Some(Error::Dojo(_) | Error::Store(_))) {
             result.unsearched.append(&mut group);
             continue;

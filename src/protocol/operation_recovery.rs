@@ -169,7 +169,7 @@ async fn read_intent(
     if intent.is_none() {
         error!(
             operation_id = %operation.id, payment_intent_id = operation.payment_intent_id,
-            "Dojo doesn't know the intent of an operation; does the API key belong to another account?"
+            "Dojo does not know the intent of an operation; does the API key belong to another account?"
         );
     }
     Ok(intent)
@@ -239,7 +239,7 @@ async fn give_up(
     let (id, action) = (operation.id, &operation.action);
     error!(
         operation_id = %id, link_id = %operation.link_id, operation = action.kind().as_str(),
-        "the outcome of an operation can't be determined: check the payment in Dojo's portal"
+        "the outcome of an operation cannot be determined: check the payment in Dojo's portal"
     );
     count(action, "unconfirmed");
     store::operation_recovery::give_up(&context.pool, id, lease, &CAUSE).await?;

@@ -18,7 +18,7 @@ use crate::{
         Failure, FailureKind, OperationId, PaymentLink, PaymentLinkId, Progress,
         operation::{
             Action, Operation, OperationStatus,
-            permission::{Objection, OtherOperations, PermitContext, permit},
+            permission::{Denial, OtherOperations, PermitContext, permit},
         },
         timeline::Cause,
     },
@@ -70,8 +70,8 @@ pub enum Outcome {
         /// Whether this is the outcome of an earlier request.
         replayed: bool,
     },
-    /// The rules forbid it. Dojo was not called.
-    Objected(Objection),
+    /// The rules deny it. Dojo was not called.
+    Denied(Denial),
     /// How much is left to refund could not be read from Dojo, so the refund was not sent.
     NotRead(Error),
     /// It was not performed, now or for an earlier request with the same key.
@@ -133,15 +133,15 @@ pub async fn perform(context: &Context, request: Request) -> Result<Outcome, sto
             };
             Ok(call.perform().await)
         }
-        Ok(SaveOutcome::Objected(objection)) => {
-            let is_unclear = matches!(objection, Objection::Unclear { .. });
+        Ok(SaveOutcome::Denied(denial)) => {
+            let is_unclear = matches!(denial, Denial::Unclear { .. });
             let outcome = if is_unclear {
                 "unclear"
             } else {
                 "not_possible"
             };
             count(&request.action, outcome);
-            Ok(Outcome::Objected(objection))
+            Ok(Outcome::Denied(denial))
         }
         Ok(SaveOutcome::Earlier(earlier)) => {
             replay(context, request.link_id, *earlier, &cause).await
@@ -155,8 +155,8 @@ pub async fn perform(context: &Context, request: Request) -> Result<Outcome, sto
 
 /// Saves an operation other than a refund, if the rules allow it.
 ///
-/// The stored state may be out of date: the customer may have paid a moment ago. So before an operation is rejected, Dojo is
-/// read if possible. A capture of all that is left always needs Dojo's figures.
+/// The stored state may be out of date: the customer may have paid a moment ago. So before the rules deny an operation,
+/// Dojo is read if possible. A capture of all that is left always needs Dojo's current amounts.
 async fn save(
     context: &Context,
     new: &NewOperation<'_>,
@@ -173,23 +173,25 @@ async fn save(
         if needs_read {
             read_back(context, new.link_id, new.cause).await?;
         }
-        // During a read, another copy of this request may have been saved. Then this one is a repetition.
+        // If another copy of this request was saved during the read, this one is a repetition, and `save` returns that
+        // one's outcome.
         let outcome = store::operations::save(&context.pool, new, key, rules).await?;
-        let is_rejected = matches!(outcome, SaveOutcome::Objected(Objection::NotPossible(_)));
-        if needs_read || !is_rejected {
+        let is_denied = matches!(outcome, SaveOutcome::Denied(Denial::NotPossible(_)));
+        if needs_read || !is_denied {
             return Ok(outcome);
         }
         needs_read = true;
     }
 }
 
-/// How many times Dojo is read if its figure doesn't show whether enough is left for a refund.
+/// How many times Dojo is read if its refund total doesn't show whether enough is left for a refund.
 const READS_FOR_A_REFUND: usize = 2;
 
 /// Saves a refund, if that much is left to refund at Dojo. Returns an error if Dojo can't be read.
 ///
-/// Someone may have refunded in Dojo's portal a moment ago, and no webhook announces a partial refund. So Dojo is always read
-/// first, and under the link's lock, the refund is checked only against figures that were read after this request arrived.
+/// Someone may have refunded in Dojo's portal a moment ago, and no webhook announces a partial refund. So Dojo is
+/// always read first. Under the link's lock, the refund is then checked against Dojo's refund total. Only a total that
+/// was read after this request arrived counts.
 async fn save_refund(
     context: &Context,
     new: &NewOperation<'_>,
@@ -198,9 +200,10 @@ async fn save_refund(
     if let Some(earlier) = earlier_request(context, key).await? {
         return Ok(earlier);
     }
-    let mut outcome = SaveOutcome::Objected(Objection::STALE);
+    let mut outcome = SaveOutcome::Denied(Denial::STALE);
     for _ in 0..READS_FOR_A_REFUND {
-        // Whether a response requested since then was accepted is checked under the link's lock.
+        // `permit` checks under the link's lock that the stored amounts come from a response that was requested since
+        // then.
         let read = read_now(context, new.link_id, new.cause).await?;
         let read_since = read.map(|read| read.since);
         let rules = |action: &mut Action, link: &PaymentLink, others: &OtherOperations| {
@@ -208,7 +211,7 @@ async fn save_refund(
         };
         outcome = store::operations::save(&context.pool, new, key, rules).await?;
         // A refund in progress may have ended by the second read.
-        if !matches!(outcome, SaveOutcome::Objected(Objection::Unclear { .. })) {
+        if !matches!(outcome, SaveOutcome::Denied(Denial::Unclear { .. })) {
             break;
         }
     }
@@ -334,11 +337,11 @@ async fn read_back(
     }
 }
 
-/// The idempotency key that is sent to Dojo: a hash of the caller's key and the client's id.
+/// The idempotency key that is sent to Dojo: a hash of the client's id and its `Idempotency-Key`.
 ///
-/// It is derived from the caller's key, so that even a service whose database was restored from a backup doesn't refund twice
-/// for one key. It includes the client's id, because two clients may choose the same key. It doesn't depend on the client's API
-/// key, which may change. It has 64 characters; Dojo accepts up to 100.
+/// It is derived from the `Idempotency-Key`, so that even a service whose database was restored from a backup doesn't
+/// refund twice for one key. It includes the client's id, because two clients may choose the same key. It doesn't
+/// depend on the client's API key, which may change. It has 64 characters; Dojo accepts up to 100.
 fn dojo_key(key: &IdempotencyKey) -> String {
     let hash = Sha256::new()
         .chain_update(key.client_id.as_bytes())

@@ -25,7 +25,6 @@ const PAGES_PER_REQUEST: usize = 5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Dojo's response is now stored.
     Accepted,
     /// The response was not accepted. The link is due to be reconciled again.
     Retry,
@@ -106,7 +105,7 @@ async fn read(context: &Context, snapshot: &LinkSnapshot, cause: &Cause) -> Resu
     else {
         error!(
             link_id = %snapshot.link.id, payment_intent_id = snapshot.payment_intent_id,
-            "Dojo doesn't know the intent of a link; does the API key belong to another account?"
+            "Dojo does not know the intent of a link; does the API key belong to another account?"
         );
         metrics::counter!("intents_missing_total").increment(1);
         let wait = Duration::from_mins(5);

@@ -47,8 +47,8 @@ struct Columns<'a> {
     expire_at: Option<OffsetDateTime>,
 }
 
-/// Gives a pending link the intent that Dojo created for it, applies the webhooks about that intent that arrived before,
-/// and stores the response for retries of the request.
+/// Gives a pending link the intent that Dojo created for it, and applies the webhooks about that intent that arrived
+/// before.
 ///
 /// A link that is no longer pending stays as it is. If it has another intent, or has failed, this one is surplus and is
 /// marked to be canceled. An intent that belongs to another link, as its own or as surplus, is left alone:

@@ -19,7 +19,7 @@ pub struct Server {
     /// The major version.
     pub version: i32,
     /// Whether it is read-only, as a standby is.
-    pub reads_only: bool,
+    pub is_read_only: bool,
     /// The server's clock.
     pub now: OffsetDateTime,
 }
@@ -42,7 +42,7 @@ pub struct Migrations {
 pub enum Readiness {
     Ready,
     /// The server is read-only: a standby, or a primary that was made read-only.
-    ReadsOnly,
+    ReadOnly,
     /// Commits hang: they wait for a synchronous standby that doesn't respond.
     CommitsHang,
     /// Migrations of this version are missing.
@@ -56,10 +56,10 @@ pub enum Readiness {
 /// Whether a service of this environment can work with the database. That includes writing, which this finds out without
 /// writing anything.
 pub async fn readiness(pool: &PgPool, environment: Environment) -> Result<Readiness, Error> {
-    if server(pool).await?.reads_only {
+    if server(pool).await?.is_read_only {
         // The same address may lead to the new primary by now.
         pool.discard_connections("read_only");
-        return Ok(Readiness::ReadsOnly);
+        return Ok(Readiness::ReadOnly);
     }
     if commits_hang(pool).await? {
         return Ok(Readiness::CommitsHang);
@@ -78,14 +78,14 @@ pub async fn readiness(pool: &PgPool, environment: Environment) -> Result<Readin
 pub async fn server(pool: &PgPool) -> Result<Server, Error> {
     let row = sqlx::query!(
         r#"SELECT current_setting('server_version_num')::integer / 10000 AS "version!",
-             pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean AS "reads_only!",
+             pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean AS "is_read_only!",
              now() AS "now!""#
     )
     .fetch_one(pool)
     .await?;
     Ok(Server {
         version: row.version,
-        reads_only: row.reads_only,
+        is_read_only: row.is_read_only,
         now: row.now,
     })
 }

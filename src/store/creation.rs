@@ -257,7 +257,8 @@ fn creation_state(
     })
 }
 
-/// `since_sent` is negative while a call may be under way.
+/// `since_sent` is negative while a call may be under way. It is the time since the column `asked_until`, which has the
+/// former name of `sent_until`.
 pub(super) fn progress(since_sent: Option<f64>, until_next: Option<f64>) -> Progress {
     let positive = |seconds: Option<f64>| {
         Duration::try_from_secs_f64(seconds.unwrap_or(0.0).max(0.0)).unwrap_or_default()

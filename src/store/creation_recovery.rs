@@ -69,6 +69,7 @@ pub async fn claim(
                 failed: row.failed,
                 new,
                 created_at: row.created_at,
+                // The column has the former name of `sent_until`.
                 sent_until: row.asked_until,
                 retried_at: row.retried_at,
                 lease: lease.granted(row.leased_until),

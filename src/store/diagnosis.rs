@@ -73,7 +73,7 @@ impl Place {
     pub(super) fn diagnose_migration(&self, error: &MigrateError) -> Diagnosis {
         let changed = |version| Diagnosis {
             problem: format!(
-                "migration {version} was applied to {self} and differs from the one of this version"
+                "migration {version} was applied to {self} and differs from this version's"
             ),
             remedy: "this is another program's database, or someone changed it by hand: restore it"
                 .to_owned(),
@@ -141,8 +141,8 @@ impl Place {
                 "raise its max_connections, or lower DATABASE_MAX_CONNECTIONS".to_owned(),
             ),
             (Some("55P03" | "40P01"), _) => (
-                "another transaction has a lock that is needed",
-                "wait until it ends, or end it, and try again: pg_stat_activity shows the oldest by xact_start"
+                "another transaction holds a lock that this one needs",
+                "wait until it ends, or end it, and try again: find the oldest one by xact_start in pg_stat_activity"
                     .to_owned(),
             ),
             (Some("57P03"), _) => (
@@ -159,8 +159,8 @@ impl Place {
                 format!("check that Postgres is running, and the host and port in {setting}"),
             ),
             (None, _) => (
-                "the response is not that of a database",
-                format!("check that {setting} leads to Postgres"),
+                "the server did not respond like Postgres",
+                format!("check that {setting} points to Postgres"),
             ),
         };
         Diagnosis {

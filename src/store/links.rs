@@ -21,6 +21,7 @@ pub(super) struct Row {
     pub(super) status: String,
     pub(super) dojo_status: Option<String>,
     pub(super) unsettled_status: Option<String>,
+    /// When Dojo's responses began to conflict. The column has the former name of `conflicting_since`.
     pub(super) disputed_since: Option<OffsetDateTime>,
     pub(super) request: Value,
     pub(super) currency: String,

@@ -140,6 +140,7 @@ pub async fn claim(
                 action,
                 dojo_key: row.dojo_key,
                 created_at: row.created_at,
+                // The column has the former name of `sent_until`.
                 sent_until: row.asked_until,
                 lease: lease.granted(row.leased_until),
                 now: row.now,

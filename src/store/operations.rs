@@ -22,7 +22,7 @@ use crate::payment_link::{
     Failure, OperationId, PaymentLink, PaymentLinkId, Progress,
     operation::{
         Action, Operation, OperationStatus,
-        permission::{Objection, OtherOperations},
+        permission::{Denial, OtherOperations},
     },
     refundable::{OurRefund, Refunds},
     timeline::{Cause, Kind, OperationDetail},
@@ -50,7 +50,7 @@ pub enum SaveOutcome {
     /// The operation is saved, and Dojo is to be called.
     Saved(Box<SavedOperation>),
     /// The rules forbid it. Nothing is saved, and the idempotency key is free.
-    Objected(Objection),
+    Denied(Denial),
     /// There was an earlier request with this key.
     Earlier(Box<EarlierRequest>),
     /// There was an earlier request with this key, and it requested something else.
@@ -81,7 +81,7 @@ pub struct EarlierRequest {
     pub progress: Progress,
 }
 
-/// Saves an operation as `Pending`, unless its idempotency key shows that it is a repetition, or `permit` objects.
+/// Saves an operation as `Pending`, unless its idempotency key shows that it is a repetition, or `permit` denies it.
 ///
 /// The link is locked meanwhile. So each of any number of concurrent requests sees what those before it have reserved, and
 /// together they never refund more than was captured.
@@ -89,7 +89,7 @@ pub async fn save(
     pool: &PgPool,
     new: &NewOperation<'_>,
     key: Option<&IdempotencyKey>,
-    permit: impl Fn(&mut Action, &PaymentLink, &OtherOperations) -> Result<(), Objection>,
+    permit: impl Fn(&mut Action, &PaymentLink, &OtherOperations) -> Result<(), Denial>,
 ) -> Result<SaveOutcome, Error> {
     // As for a creation: a key that is taken may be free again by the time it is read.
     for _ in 0..3 {
@@ -130,7 +130,7 @@ async fn save_permitted(
     mut transaction: PgTransaction,
     new: &NewOperation<'_>,
     key: Option<&IdempotencyKey>,
-    permit: impl Fn(&mut Action, &PaymentLink, &OtherOperations) -> Result<(), Objection>,
+    permit: impl Fn(&mut Action, &PaymentLink, &OtherOperations) -> Result<(), Denial>,
 ) -> Result<SaveOutcome, Error> {
     let row = select_links!("WHERE id = $1 FOR UPDATE", new.link_id.uuid())
         .fetch_optional(&mut *transaction)
@@ -143,8 +143,8 @@ async fn save_permitted(
     let others = other_operations(&mut transaction, link.id).await?;
 
     let mut action = new.action.clone();
-    if let Err(objection) = permit(&mut action, &link, &others) {
-        return Ok(SaveOutcome::Objected(objection));
+    if let Err(denial) = permit(&mut action, &link, &others) {
+        return Ok(SaveOutcome::Denied(denial));
     }
     let payment_intent_id = link.payment_intent_id.ok_or_else(|| {
         Error::Unreadable("a link without an intent that is neither Pending nor Failed".to_owned())

@@ -121,6 +121,9 @@ async fn snapshot(pool: &PgPool, ids: &[uuid::Uuid]) -> Result<Vec<LinkSnapshot>
     if ids.is_empty() {
         return Ok(Vec::new());
     }
+    // Two columns have the former names of what they contain: `asked_until` is `sent_until`, and `disputed_since` is
+    // when the conflict began (`conflicting_since`).
+    //
     // The revisions first: if a link changes in between, its revision is the older one, and Dojo's response is not applied
     // to a state that the read didn't start from.
     let versions = sqlx::query!(

@@ -598,8 +598,9 @@ async fn an_invalid_file_prevents_the_start_and_errors_contain_no_secret() {
     };
     let missing = serve("/nowhere/accounts.toml", &[]);
     assert!(
-        missing
-            .contains("DOJO_ACCOUNTS_FILE names a file that can't be read, /nowhere/accounts.toml"),
+        missing.contains(
+            "DOJO_ACCOUNTS_FILE names a file that cannot be read, /nowhere/accounts.toml"
+        ),
         "{missing}"
     );
     let none = serve(&folder.write("none.toml", "# nobody\n"), &[]);
@@ -653,7 +654,7 @@ async fn an_invalid_file_prevents_the_start_and_errors_contain_no_secret() {
         ),
         (
             format!("{leeds}webhook_secrets_file = \"nowhere\""),
-            "[accounts.leeds] webhook_secrets_file names a file that can't be read",
+            "[accounts.leeds] webhook_secrets_file names a file that cannot be read",
         ),
         (
             format!("{leeds}webhook_secrets_file = \"empty\""),
@@ -736,7 +737,7 @@ async fn an_invalid_file_prevents_the_start_and_errors_contain_no_secret() {
     );
     for words in [
         "DOJO_API_KEY must begin with",
-        "DOJO_WEBHOOK_SECRETS_FILE names a file that can't be read, /nowhere",
+        "DOJO_WEBHOOK_SECRETS_FILE names a file that cannot be read, /nowhere",
         "[accounts.leeds] api_key is missing",
     ] {
         assert!(all.contains(words), "{words:?} is not in {all}");

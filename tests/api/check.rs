@@ -398,7 +398,7 @@ async fn a_rejected_key_and_an_unreachable_dojo_fail() {
     fails(
         &report(&app, &[]).await,
         "webhook-address",
-        "Dojo does not list its webhooks",
+        "Dojo did not return the webhook subscriptions",
         &CHECKS[10..],
     );
     app.sandbox.clear("faults").await;
@@ -481,7 +481,7 @@ async fn webhooks_to_another_url_or_to_none_fail() {
     fails(
         &nowhere,
         "webhook-address",
-        "Dojo sends no webhooks anywhere",
+        "the account has no webhook subscription for payment events",
         &rest,
     );
     assert!(!text(&nowhere["webhook-address"]["fix"]).contains("--replace"));

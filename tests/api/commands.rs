@@ -1,6 +1,9 @@
 //! The commands other than `serve`, and the settings of all commands.
 
-use std::process::{Command, Output};
+use std::{
+    io::Read,
+    process::{Command, Output, Stdio},
+};
 
 use crate::support::{Service, TestApp, empty_database, new_database, program};
 
@@ -170,6 +173,50 @@ async fn migrate_can_run_again_and_in_several_processes_at_once() {
         assert!(run.wait().unwrap().success());
     }
     output_of(program().arg("migrate").env("DATABASE_URL", &database));
+}
+
+/// Runs a command whose reader closes the pipe at once.
+fn without_reader(command: &mut Command) -> Output {
+    let (stdout, stderr) = (Stdio::piped(), Stdio::piped());
+    let mut child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut error = Vec::new();
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_to_end(&mut error).unwrap();
+    Output {
+        status: child.wait().unwrap(),
+        stdout: Vec::new(),
+        stderr: error,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_ends_quietly_if_the_reader_of_its_output_closes_the_pipe() {
+    let app = TestApp::start().await;
+    let quiet = |command: &mut Command, code| {
+        let Output { status, stderr, .. } = without_reader(command);
+        assert_eq!(String::from_utf8(stderr).unwrap(), "");
+        assert_eq!(status.code(), Some(code));
+    };
+    quiet(program().arg("openapi"), 0);
+    quiet(program().args(["openapi", "--version", "3.0"]), 0);
+    quiet(api_keys(&app.database_url).arg("list"), 0);
+    // The exit code of `check` says what it found.
+    quiet(program().arg("check"), 1);
+
+    // A key that nobody has read is lost.
+    let arguments = ["create", "--name", "lost", "--scopes", "links:read"];
+    let lost = without_reader(api_keys(&app.database_url).args(arguments));
+    let error = String::from_utf8(lost.stderr).unwrap();
+    assert!(
+        error.contains("create another key with api-keys rotate"),
+        "{error}"
+    );
+    assert!(
+        !error.contains("panicked") && !error.contains("dpl_"),
+        "{error}"
+    );
+    assert_eq!(lost.status.code(), Some(1));
 }
 
 #[test]

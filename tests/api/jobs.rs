@@ -182,7 +182,7 @@ async fn a_job_that_cannot_claim_its_work_makes_no_progress_and_is_counted() {
             (lines("for work again").await == 1).then_some(())
         })
         .await;
-        assert_eq!(lines("can't query the database").await, 1);
+        assert_eq!(lines("cannot query the database").await, 1);
     }
 }
 
@@ -218,7 +218,7 @@ async fn intents_that_dojo_does_not_show_hold_up_nothing_and_are_given_up() {
         app.all_are_due().await;
         app.link_with_status(&link["id"], "Captured").await;
         let log = app.service.log();
-        assert!(!log.contains("Dojo is in trouble"), "{status}: {log}");
+        assert!(!log.contains("calls to Dojo keep failing"), "{status}: {log}");
 
         // Each is read less and less often, and in the end no more.
         asked(4).await;
@@ -266,7 +266,10 @@ async fn an_intent_over_which_dojo_fails_does_not_pause_the_account() {
         })
         .await;
         let log = app.service.log();
-        assert!(!log.contains("Dojo is in trouble"), "{status}: {log}");
+        assert!(
+            !log.contains("calls to Dojo keep failing"),
+            "{status}: {log}"
+        );
     })
     .await;
 }
@@ -288,7 +291,7 @@ async fn a_key_that_dojo_rejects_pauses_its_account() {
         app.all_are_due().await;
         app.service
             .log()
-            .contains("Dojo is in trouble")
+            .contains("calls to Dojo keep failing")
             .then_some(())
     })
     .await;

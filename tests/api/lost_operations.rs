@@ -284,7 +284,7 @@ async fn a_refund_that_may_have_been_made_is_unconfirmed_and_stays_reserved() {
         .problem(504, "outcome-unknown");
     let answer = app.operation_outcome("a", &link, "refunds", &part).await;
     answer.problem(409, "outcome-unconfirmed");
-    app.logged("the outcome of an operation can't be determined")
+    app.logged("the outcome of an operation cannot be determined")
         .await;
 
     app.sandbox.clear("faults").await;

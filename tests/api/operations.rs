@@ -712,7 +712,7 @@ async fn a_key_can_be_retried_if_dojo_provably_did_nothing() {
 
 #[tokio::test]
 async fn of_twenty_concurrent_refunds_of_a_tenth_ten_succeed() {
-    // For one settlement window, Dojo's figure may lack a refund, so that part of what is left is unclear.
+    // For one settlement window, Dojo's refund total may lack a refund, so that part of what is left is unclear.
     let settings = [("RECOVERY_SETTLE", "1s")];
     let app = TestApp::with(&settings).await;
     let replica = Service::start(&app.database_url, &app.sandbox.url, &settings).await;

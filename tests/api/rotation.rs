@@ -132,7 +132,7 @@ async fn a_rotation_under_traffic_rejects_no_genuine_webhook() {
         let command = next_command(&first);
         let finished = run(&app, &command, WEBHOOK_SECRET).await.failure();
         assert!(
-            finished.contains("not even the settings of this command contain"),
+            finished.contains("is not in the settings of this command, so webhooks signed with it would be rejected"),
             "{finished}"
         );
         assert_eq!(secrets(&app).await[0]["isActive"], true);

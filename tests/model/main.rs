@@ -6,24 +6,24 @@
 //! `next_step`). The model is of everything around them: which transaction writes what ([`state`]), and what can happen
 //! between two transactions ([`protocol`]).
 //!
-//! **What goes wrong.** A process may die before each of its steps. It may sleep past the end of its lease and then go on.
-//! Dojo may be unreachable, reject a call, act without responding, or act after everybody has given up. Its search may lag,
-//! and so may copies of its data. Webhooks arrive in any order, early, twice or never. How often each of these happens in one
-//! history is limited, so that there is an end. In which order they happen is not. Each world below has its own mix of faults.
-//! Combinations of faults from two worlds are not checked.
+//! **What goes wrong.** A process may die before each of its steps. It may sleep past the end of its lease and then go
+//! on. Dojo may be unreachable, reject a call, act without responding, or act after everybody has given up. Its search
+//! may lag, and so may copies of its data. Webhooks arrive in any order, early, twice or never. How often each of these
+//! happens in one history is limited, so that there is an end. In which order they happen is not. Each scenario below
+//! has its own mix of faults. Combinations of faults from two scenarios are not checked.
 //!
 //! **What is abstracted, and why nothing is lost by that.**
-//! - *Time.* The rules only ask whether a period is over, so the model has an event for the end of each period. It can't come
-//!   before what the period waits for: a lease ends only once its holder is done, dead or asleep, and the intent of a request
-//!   that left in time appears before the settlement window is over. Worlds that drop the service's assumptions (`stalls`,
-//!   `search_lags_on`) drop this as well.
+//! - *Time.* The rules only ask whether a period is over, so the model has an event for the end of each period. It
+//!   can't come before what the period waits for: a lease ends only once its holder is done, dead or asleep, and the
+//!   intent of a request that left in time appears before the settlement window is over. Scenarios that drop the
+//!   service's assumptions (`stalls`, `search_lags_on`) drop this as well.
 //! - *A transaction is one step*, as Postgres guarantees. A read before a call, and what the call itself does, are one step if
 //!   the write that follows is guarded by what was read (`revision`, `asked_until`): anything that happens in between makes
 //!   the guard fail.
 //! - *No leases on reconciliations and orphaned intents*, so more of them overlap here than in the service.
 //! - *A lost webhook* is one that has not arrived. For each state, the model also checks how it ends if no more arrive.
-//! - *A key that is freed* leads to another link, to which all of this applies again. Here it is enough that nothing of the
-//!   first link stays alive.
+//! - *A repetition after a temporary failure* reopens the link (`store::creation::reopen`), which the model leaves out.
+//!   It ends with the failure, and checks that no intent of the link stays alive.
 //!
 //! **How convergence is checked.** Histories may go in circles (a read that finds nothing, again and again), so "in the end"
 //! means: from each state, if nothing *more* goes wrong and the remaining steps are taken in a fair order, everything comes to

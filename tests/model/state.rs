@@ -93,9 +93,9 @@ pub(crate) enum Due {
 pub(crate) enum Key {
     /// It has led to the link.
     Claimed,
-    /// The response is stored: a link with this intent's URL.
+    /// The link has this intent, whose URL a retry gets.
     Responded(usize),
-    /// It may be used for another try.
+    /// Its request failed for a temporary reason. A retry tries again.
     Free,
 }
 

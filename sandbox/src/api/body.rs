@@ -118,7 +118,7 @@ pub(crate) fn read_with<T: DeserializeOwned>(
         return Err(Problem::invalid(errors));
     }
     serde_json::from_value(body)
-        .map_err(|error| Problem::invalid_field("$", format!("The body can't be read: {error}.")))
+        .map_err(|error| Problem::invalid_field("$", format!("The body cannot be read: {error}.")))
 }
 
 /// The error as pairs of field and message. The message never contains the value, which may be personal data.

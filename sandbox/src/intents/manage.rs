@@ -220,7 +220,7 @@ impl Intent {
             Ok(())
         } else {
             Err(Rejection::State(
-                "The currency of a payment intent can't change.".to_owned(),
+                "The currency of a payment intent cannot change.".to_owned(),
             ))
         }
     }

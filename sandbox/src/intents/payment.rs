@@ -162,7 +162,7 @@ impl Intent {
 
     pub(super) fn rejection(&self, verb: &str) -> Rejection {
         Rejection::State(format!(
-            "A payment intent with status {} can't {verb}.",
+            "A payment intent with status {} cannot {verb}.",
             self.status.as_str()
         ))
     }

@@ -71,7 +71,7 @@ async fn check_all(
         .map_err(during(Name::Migrations))?;
     check_migrations(&found, checks);
 
-    if server.reads_only {
+    if server.is_read_only {
         checks.fail(
             Name::Writable,
             "the server is read-only, as a standby is",

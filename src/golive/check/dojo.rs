@@ -64,10 +64,16 @@ async fn check_all(account: &Account, api: &Url, address: PublicAddress<'_>, che
         (Err(error), _) | (_, Err(error)) => {
             checks.fail(
                 Name::WebhookAddress,
-                format!("Dojo does not list its webhooks: {}", reason(&error)),
+                format!(
+                    "Dojo did not return the webhook subscriptions: {}",
+                    reason(&error)
+                ),
                 "make sure that the key may manage webhooks, in Dojo's developer portal",
             );
-            checks.skip_rest(&Name::ACCOUNT, "Dojo does not list its webhooks");
+            checks.skip_rest(
+                &Name::ACCOUNT,
+                "Dojo did not return the webhook subscriptions",
+            );
             return;
         }
     };
@@ -119,7 +125,7 @@ fn check_address<'a>(
         .filter(|subscription| EVENTS.iter().any(|event| has(subscription, event)))
         .collect();
     let found = if relevant.is_empty() {
-        "Dojo sends no webhooks anywhere".to_owned()
+        "the account has no webhook subscription for payment events".to_owned()
     } else {
         format!(
             "Dojo sends webhooks to {}",
@@ -131,7 +137,7 @@ fn check_address<'a>(
         PublicAddress::NotGiven => {
             checks.fail(
                 name,
-                format!("can't tell whether webhooks reach this service, because its public URL is not set. {found}"),
+                format!("cannot tell whether webhooks reach this service, because its public URL is not set. {found}"),
                 "set it with --url or PUBLIC_URL",
             );
             return relevant;
@@ -260,8 +266,8 @@ fn check_secrets(account: &Account, ours: &[&Subscription], checks: &mut Checks)
         checks.pass(
             name,
             format!(
-                "the settings contain one, but it is NOT VERIFIED, because Dojo does not show {}: pay a link with a \
-                 test card and make sure that its webhook arrives",
+                "NOT VERIFIED: Dojo does not reveal the value of {}, so the settings cannot be compared with it. Pay a \
+                 link with a test card, and make sure that its webhook arrives",
                 listed(hidden)
             ),
         );

@@ -34,13 +34,13 @@ pub struct PermitContext {
 
 /// Why Dojo isn't called.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Objection {
+pub enum Denial {
     /// The payment doesn't allow the operation.
     NotPossible(NotPossible),
     /// The outcome of another operation must be known first.
     Busy,
-    /// Whether that much is left to refund isn't known yet: Dojo's figure may or may not include refunds that are under
-    /// way or recent, or Dojo's responses contradict each other.
+    /// Whether that much is left to refund isn't known yet: Dojo's refund total may or may not include refunds that are
+    /// under way or recent, or Dojo's responses contradict each other.
     Unclear {
         /// When the same request is likely to get a clear response.
         retry_after: Duration,
@@ -60,7 +60,7 @@ pub struct NotPossible {
     pub remaining: Option<Money>,
 }
 
-impl Objection {
+impl Denial {
     /// There is no response from Dojo that a refund may be checked against.
     pub const STALE: Self = Self::Unclear {
         retry_after: Duration::from_secs(1),
@@ -76,16 +76,15 @@ impl Objection {
 
 /// Checks whether the link's state and amounts allow an operation, and fills in amounts that were omitted.
 ///
-/// Dojo has the last word. What is rejected here would be rejected by Dojo, too. Where Dojo's documents say nothing, Dojo
-/// decides.
+/// Dojo has the last word. What is denied here, Dojo would reject. Where Dojo's documents say nothing, Dojo decides.
 pub fn permit(
     action: &mut Action,
     link: &PaymentLink,
     others: &OtherOperations,
     context: PermitContext,
-) -> Result<(), Objection> {
-    check(action, link, others, context).map_err(|objection| match objection {
-        Objection::NotPossible(NotPossible { reason, .. }) => Objection::NotPossible(NotPossible {
+) -> Result<(), Denial> {
+    check(action, link, others, context).map_err(|denial| match denial {
+        Denial::NotPossible(NotPossible { reason, .. }) => Denial::NotPossible(NotPossible {
             reason,
             allowed_actions: allowed_actions(link, others, context),
             remaining: remaining(action, link, &others.refunds, context.window),
@@ -123,9 +122,9 @@ fn allowed_actions(
     .filter_map(|mut action| {
         let kind = action.kind();
         match check_state(&mut action, link, &others.refunds, context) {
-            Ok(()) | Err(Objection::Busy) => Some(kind),
-            Err(Objection::Unclear { .. }) => may_refund(link).then_some(kind),
-            Err(Objection::NotPossible(_) | Objection::Invalid(_)) => None,
+            Ok(()) | Err(Denial::Busy) => Some(kind),
+            Err(Denial::Unclear { .. }) => may_refund(link).then_some(kind),
+            Err(Denial::NotPossible(_) | Denial::Invalid(_)) => None,
         }
     })
     .collect()
@@ -168,7 +167,7 @@ fn check(
     link: &PaymentLink,
     others: &OtherOperations,
     context: PermitContext,
-) -> Result<(), Objection> {
+) -> Result<(), Denial> {
     same_currency(action, link)?;
     let is_busy = match action {
         Action::Receipt(_) => false,
@@ -176,7 +175,7 @@ fn check(
         _ => others.change_is_pending || others.refunds.has(OperationStatus::Pending),
     };
     if is_busy {
-        return Err(Objection::Busy);
+        return Err(Denial::Busy);
     }
     check_state(action, link, &others.refunds, context)
 }
@@ -187,15 +186,15 @@ fn check_state(
     link: &PaymentLink,
     refunds: &Refunds,
     context: PermitContext,
-) -> Result<(), Objection> {
+) -> Result<(), Denial> {
     match link.status {
         Status::Pending => {
-            return Err(Objection::not_possible(
+            return Err(Denial::not_possible(
                 "Dojo has not confirmed the link yet: retry when its status is Created",
             ));
         }
         Status::Failed => {
-            return Err(Objection::not_possible(
+            return Err(Denial::not_possible(
                 "the link could not be created, so it has no payment",
             ));
         }
@@ -219,10 +218,8 @@ fn check_state(
             total_fits(link, before, new.tips_amount, "/tipsAmount/value")
         }
         Action::Receipt(_) => match link.status {
-            Status::Created => Err(Objection::not_possible(
-                "not paid yet, so there is no receipt",
-            )),
-            Status::Canceled => Err(Objection::not_possible(
+            Status::Created => Err(Denial::not_possible("not paid yet, so there is no receipt")),
+            Status::Canceled => Err(Denial::not_possible(
                 "canceled before it was paid, so there is no receipt",
             )),
             _ => Ok(()),
@@ -230,7 +227,7 @@ fn check_state(
     }
 }
 
-fn same_currency(action: &Action, link: &PaymentLink) -> Result<(), Objection> {
+fn same_currency(action: &Action, link: &PaymentLink) -> Result<(), Denial> {
     let tips = match action {
         Action::Capture(capture) => capture.tips_amount,
         _ => None,
@@ -256,12 +253,12 @@ fn same_currency(action: &Action, link: &PaymentLink) -> Result<(), Objection> {
     if faults.is_empty() {
         Ok(())
     } else {
-        Err(Objection::Invalid(faults))
+        Err(Denial::Invalid(faults))
     }
 }
 
-fn permit_cancel(link: &PaymentLink) -> Result<(), Objection> {
-    Err(Objection::not_possible(match link.status {
+fn permit_cancel(link: &PaymentLink) -> Result<(), Denial> {
+    Err(Denial::not_possible(match link.status {
         Status::Authorized => "authorized: reverse it",
         Status::Captured if may_be_reversible(link) => "captured: refund or reverse it",
         Status::Captured => "captured: refund it",
@@ -277,35 +274,35 @@ fn may_be_reversible(link: &PaymentLink) -> bool {
     link.terms.capture_mode == CaptureMode::Auto && link.refunded_amount.value == 0
 }
 
-fn permit_capture(capture: &mut NewCapture, link: &PaymentLink) -> Result<(), Objection> {
+fn permit_capture(capture: &mut NewCapture, link: &PaymentLink) -> Result<(), Denial> {
     match link.status {
         Status::Authorized => {}
         Status::Captured if link.terms.capture_mode == CaptureMode::Manual => {}
         Status::Created if link.terms.capture_mode == CaptureMode::Auto => {
-            return Err(Objection::not_possible(
+            return Err(Denial::not_possible(
                 "not paid yet: it is captured automatically when it is paid",
             ));
         }
         Status::Created => {
-            return Err(Objection::not_possible(
+            return Err(Denial::not_possible(
                 "not paid yet: capture it when it is Authorized, or cancel it",
             ));
         }
-        Status::Captured => return Err(Objection::not_possible("already captured: refund it")),
-        Status::Refunded => return Err(Objection::not_possible("already refunded")),
-        Status::Reversed => return Err(Objection::not_possible("already reversed")),
+        Status::Captured => return Err(Denial::not_possible("already captured: refund it")),
+        Status::Refunded => return Err(Denial::not_possible("already refunded")),
+        Status::Reversed => return Err(Denial::not_possible("already reversed")),
         _ => {
-            return Err(Objection::not_possible(
+            return Err(Denial::not_possible(
                 "canceled before it was paid: create a new link",
             ));
         }
     }
     let (left, left_tips) = left_to_capture(link);
     if left.value <= 0 {
-        return Err(Objection::not_possible("already captured: refund it"));
+        return Err(Denial::not_possible("already captured: refund it"));
     }
     match capture.amount {
-        None if capture.tips_amount.is_some() => Err(Objection::Invalid(vec![Fault::new(
+        None if capture.tips_amount.is_some() => Err(Denial::Invalid(vec![Fault::new(
             "/amount",
             "is required with a tipsAmount",
         )])),
@@ -314,7 +311,7 @@ fn permit_capture(capture: &mut NewCapture, link: &PaymentLink) -> Result<(), Ob
             capture.tips_amount = Some(left_tips).filter(|tips| tips.value > 0);
             Ok(())
         }
-        Some(amount) if amount.value > left.value => Err(Objection::not_possible(format!(
+        Some(amount) if amount.value > left.value => Err(Denial::not_possible(format!(
             "only {left} is left to capture"
         ))),
         Some(_) => {
@@ -323,7 +320,7 @@ fn permit_capture(capture: &mut NewCapture, link: &PaymentLink) -> Result<(), Ob
                 .is_some_and(|tips| tips.value > left_tips.value);
             if more_tips && !Permission::Tips.is_given(link) {
                 let without = Permission::Tips.missing();
-                return Err(Objection::not_possible(if left_tips.value == 0 {
+                return Err(Denial::not_possible(if left_tips.value == 0 {
                     format!("{without}: capture it without a tipsAmount")
                 } else {
                     format!("only {left_tips} of the tip is left to capture, and {without}")
@@ -352,7 +349,7 @@ fn left_to_capture(link: &PaymentLink) -> (Money, Money) {
     };
     let tips = link.tips_amount.map_or(0, |tips| tips.value);
     let total = link.total_amount.unwrap_or(link.amount).value;
-    // Saturating, because these are Dojo's figures, which are not checked.
+    // Saturating, because these amounts come from Dojo and are not checked.
     let left = total
         .saturating_sub(tips)
         .saturating_sub(captured(|capture| capture.amount.value));
@@ -367,14 +364,14 @@ fn permit_refund(
     link: &PaymentLink,
     refunds: &Refunds,
     context: PermitContext,
-) -> Result<(), Objection> {
-    // People also refund in Dojo's portal, and no webhook announces a partial refund. So figures from before the request
-    // prove nothing.
+) -> Result<(), Denial> {
+    // People also refund in Dojo's portal, and no webhook announces a partial refund. So amounts from before the
+    // request prove nothing.
     let is_fresh = context
         .read_since
         .is_some_and(|since| refunds.read_at.is_some_and(|read_at| read_at >= since));
     if !is_fresh {
-        return Err(Objection::STALE);
+        return Err(Denial::STALE);
     }
     let money = |value| Money {
         value,
@@ -382,29 +379,29 @@ fn permit_refund(
     };
     match link.status {
         Status::Captured | Status::Refunded => {}
-        Status::Created => return Err(Objection::not_possible("not paid yet: cancel it")),
+        Status::Created => return Err(Denial::not_possible("not paid yet: cancel it")),
         Status::Authorized => {
-            return Err(Objection::not_possible(
+            return Err(Denial::not_possible(
                 "authorized and not captured: reverse it, or capture it first",
             ));
         }
-        Status::Reversed => return Err(Objection::not_possible("already reversed")),
+        Status::Reversed => return Err(Denial::not_possible("already reversed")),
         _ => {
-            return Err(Objection::not_possible(
+            return Err(Denial::not_possible(
                 "canceled before it was paid: nothing was captured",
             ));
         }
     }
     if link.captured_amount.value == 0 {
-        return Err(Objection::not_possible("nothing is captured yet"));
+        return Err(Denial::not_possible("nothing is captured yet"));
     }
     let (captured, refunded) = (link.captured_amount.value, link.refunded_amount.value);
     let RefundBounds { certain, possible } = refunds.bounds(captured, refunded, context.window);
-    let unclear = |is_clear: &dyn Fn(RefundBounds) -> bool| Objection::Unclear {
+    let unclear = |is_clear: &dyn Fn(RefundBounds) -> bool| Denial::Unclear {
         retry_after: refunds.unclear_for(captured, refunded, context.window, is_clear),
     };
     if possible <= 0 {
-        return Err(Objection::not_possible(
+        return Err(Denial::not_possible(
             if refunds.has(OperationStatus::Pending) {
                 "nothing is left to refund: other refunds are under way"
             } else if refunds.has(OperationStatus::Unconfirmed) {
@@ -420,7 +417,7 @@ fn permit_refund(
             refund.amount = Some(money(possible));
             Ok(())
         }
-        Some(amount) if amount.value > possible => Err(Objection::not_possible(format!(
+        Some(amount) if amount.value > possible => Err(Denial::not_possible(format!(
             "only {} is left to refund",
             money(possible)
         ))),
@@ -431,8 +428,8 @@ fn permit_refund(
     }
 }
 
-fn permit_reversal(link: &PaymentLink, now: OffsetDateTime) -> Result<(), Objection> {
-    Err(Objection::not_possible(match link.status {
+fn permit_reversal(link: &PaymentLink, now: OffsetDateTime) -> Result<(), Denial> {
+    Err(Denial::not_possible(match link.status {
         Status::Authorized => return Ok(()),
         Status::Captured if link.terms.capture_mode == CaptureMode::Manual => "captured: refund it",
         Status::Captured if link.refunded_amount.value > 0 => "partly refunded: refund the rest",
@@ -455,14 +452,14 @@ fn permit_reversal(link: &PaymentLink, now: OffsetDateTime) -> Result<(), Object
     }))
 }
 
-fn permit_change(link: &PaymentLink, permission: Permission) -> Result<(), Objection> {
+fn permit_change(link: &PaymentLink, permission: Permission) -> Result<(), Denial> {
     match link.status {
         Status::Created | Status::Authorized => {}
-        Status::Captured => return Err(Objection::not_possible("already captured: refund it")),
-        Status::Refunded => return Err(Objection::not_possible("already refunded")),
-        Status::Reversed => return Err(Objection::not_possible("already reversed")),
+        Status::Captured => return Err(Denial::not_possible("already captured: refund it")),
+        Status::Refunded => return Err(Denial::not_possible("already refunded")),
+        Status::Reversed => return Err(Denial::not_possible("already reversed")),
         _ => {
-            return Err(Objection::not_possible(
+            return Err(Denial::not_possible(
                 "canceled before it was paid: create a new link",
             ));
         }
@@ -476,18 +473,18 @@ fn permit_change(link: &PaymentLink, permission: Permission) -> Result<(), Objec
         "reverse it and create a new link"
     };
     let missing = permission.missing();
-    Err(Objection::not_possible(format!("{missing}: {instead}")))
+    Err(Denial::not_possible(format!("{missing}: {instead}")))
 }
 
 /// Checks that the link's total stays within the limit of an amount when one part of it changes.
-fn total_fits(link: &PaymentLink, from: Money, to: Money, at: &str) -> Result<(), Objection> {
+fn total_fits(link: &PaymentLink, from: Money, to: Money, at: &str) -> Result<(), Denial> {
     let total = link.total_amount.unwrap_or(link.amount).value;
     let total = i128::from(total) - i128::from(from.value) + i128::from(to.value);
     if total <= i128::from(Money::MAX) {
         return Ok(());
     }
     let detail = format!("must not raise the total above {}", Money::MAX);
-    Err(Objection::Invalid(vec![Fault::new(at, detail)]))
+    Err(Denial::Invalid(vec![Fault::new(at, detail)]))
 }
 
 /// A permission in `config.payment` that a link is created with.
@@ -577,12 +574,12 @@ mod tests {
 
     fn reason(action: &mut Action, link: &PaymentLink, others: &OtherOperations) -> String {
         match permit(action, link, others, CONTEXT) {
-            Err(Objection::NotPossible(objection)) => objection.reason,
+            Err(Denial::NotPossible(denial)) => denial.reason,
             other => panic!("{other:?}"),
         }
     }
 
-    /// These refunds, and a figure that was just read from Dojo.
+    /// These refunds, and a refund total that was just read from Dojo.
     fn reading(ours: Vec<OurRefund>) -> OtherOperations {
         OtherOperations {
             refunds: Refunds {
@@ -640,7 +637,7 @@ mod tests {
                 let permitted = permit(&mut refund(amount), &link, &others, CONTEXT);
                 let is_clear = amount <= certain;
                 assert_eq!(permitted.is_ok(), is_clear, "{amount} with {shown} shown");
-                assert!(is_clear || matches!(permitted, Err(Objection::Unclear { .. })));
+                assert!(is_clear || matches!(permitted, Err(Denial::Unclear { .. })));
             }
             let mut all = Action::Refund(NewRefund::default());
             let permitted = permit(&mut all, &link, &others, CONTEXT);
@@ -666,14 +663,14 @@ mod tests {
         for read_at in [Some(NOW - Duration::from_micros(1)), None] {
             others.refunds.read_at = read_at;
             let permitted = permit(&mut refund(1), &link, &others, CONTEXT);
-            assert_eq!(permitted, Err(Objection::STALE));
+            assert_eq!(permitted, Err(Denial::STALE));
         }
         let not_read = PermitContext {
             read_since: None,
             ..CONTEXT
         };
         let permitted = permit(&mut refund(1), &link, &reading(Vec::new()), not_read);
-        assert_eq!(permitted, Err(Objection::STALE));
+        assert_eq!(permitted, Err(Denial::STALE));
     }
 
     #[test]
@@ -722,12 +719,12 @@ mod tests {
         assert_eq!(permitted(amount(Money::MAX - 100)), Ok(()));
         assert!(matches!(
             permitted(amount(Money::MAX - 99)),
-            Err(Objection::Invalid(_))
+            Err(Denial::Invalid(_))
         ));
         assert_eq!(permitted(tips(Money::MAX - 1000)), Ok(()));
         assert!(matches!(
             permitted(tips(Money::MAX - 999)),
-            Err(Objection::Invalid(_))
+            Err(Denial::Invalid(_))
         ));
     }
 
@@ -748,7 +745,7 @@ mod tests {
         assert!(reason(&mut refund(1), &link, &others).contains("under way"));
         assert_eq!(
             permit(&mut Action::Reversal, &link, &others, CONTEXT),
-            Err(Objection::Busy)
+            Err(Denial::Busy)
         );
     }
 

@@ -230,8 +230,8 @@ enum Fit {
     MayBeMade,
     /// It isn't in what Dojo shows as refunded, and Dojo has enough left for it.
     Fits,
-    /// Whether it was made, or whether Dojo has enough left for it, depends on whether the figure includes other recent
-    /// refunds of ours.
+    /// Whether it was made, or whether Dojo has enough left for it, depends on whether Dojo's refund total includes
+    /// other recent refunds of ours.
     Unclear,
     /// It wasn't made, and too little is left for it.
     TooMuch,
@@ -239,16 +239,16 @@ enum Fit {
 
 /// Decides whether a lost refund would fit if it were sent again, together with those that were requested before it.
 ///
-/// The figure may come from a lagging copy, so other refunds of ours may be missing from it if they are more recent than a
-/// settlement window. A portal refund that it shows may then pass for one of them. As for a new refund
+/// The refund total may come from a lagging copy, so other refunds of ours may be missing from it if they are more
+/// recent than a settlement window. A portal refund that it shows may then pass for one of them. As for a new refund
 /// ([`Refunds::bounds`](super::super::refundable::Refunds::bounds)), the worst case counts.
 ///
-/// A known limit: if others refunded at least as much as this refund, the figure can't prove that ours wasn't made. The
+/// A known limit: if others refunded at least as much as this refund, the total can't prove that ours wasn't made. The
 /// refund is then sent again under its key, although Dojo must reject it if it was never made and no longer fits. There is no
 /// other way to find out, and no money moves.
 fn fit(refund: &NewRefund, lost: LostOperation<'_>, intent: IntentView<'_>) -> Fit {
     let amount = refund.amount.map_or(0, |amount| amount.value);
-    let (Some(captured), Some(refunded)) = (intent.captured_amount, refunded_figure(intent)) else {
+    let (Some(captured), Some(refunded)) = (intent.captured_amount, refund_total(intent)) else {
         return Fit::MayBeMade;
     };
     let with_it = lost.made_refunds.saturating_add(amount);
@@ -277,7 +277,7 @@ fn fit(refund: &NewRefund, lost: LostOperation<'_>, intent: IntentView<'_>) -> F
 /// Dojo doesn't document whether it calls a payment `Refunded` after a partial refund, so the amount counts and not the status.
 /// `Refunded` without an amount, or with an amount of 0, says only that something was refunded. For statuses other than
 /// `Captured` and `Refunded` the amount means nothing to us.
-fn refunded_figure(intent: IntentView<'_>) -> Option<i64> {
+fn refund_total(intent: IntentView<'_>) -> Option<i64> {
     match intent.status? {
         Status::Captured => intent.refunded_amount,
         Status::Refunded => intent.refunded_amount.filter(|refunded| *refunded > 0),
@@ -290,7 +290,7 @@ fn may_be_refunded(refund: &NewRefund, lost: LostOperation<'_>, intent: IntentVi
     let amount = refund.amount.map_or(0, |amount| amount.value);
     let with_it = lost.settled_refunds.saturating_add(amount);
     let refunded = match intent.status {
-        Some(Status::Captured | Status::Refunded) => refunded_figure(intent),
+        Some(Status::Captured | Status::Refunded) => refund_total(intent),
         _ => intent.refunded_amount,
     };
     refunded.is_none_or(|refunded| refunded >= with_it)
@@ -615,10 +615,10 @@ mod tests {
             // Enough is left, unless a lagging copy shows a portal refund in place of our recent one.
             (400, 0, 400, 0, 120, Step::Wait),
             (200, 0, 200, 0, 120, Step::Repeat),
-            // Too little is left, and it can't be in the figure.
+            // Too little is left, and it can't be in Dojo's refund total.
             (401, 0, 0, 0, 119, Step::Wait),
             (401, 0, 0, 0, 120, TOO_LITTLE),
-            // It may be in the figure.
+            // It may be in the refund total.
             (600, 0, 0, 0, 120, Step::Repeat),
             (1000, 0, 400, 0, 120, Step::Repeat),
             // Together with another one, it can't be. But a lagging copy may lack the other one, so this proves nothing yet.
@@ -626,7 +626,7 @@ mod tests {
             // Refunds that were requested earlier take precedence.
             (300, 0, 0, 101, 119, Step::Wait),
             (300, 0, 0, 100, 119, Step::Repeat),
-            // What the figure shows may be the earlier one or this one.
+            // What the refund total shows may be the earlier one or this one.
             (601, 0, 0, 400, 120, Step::Wait),
             (1000, 0, 0, 400, 120, Step::Repeat),
         ] {
