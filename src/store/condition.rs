@@ -57,8 +57,7 @@ pub enum Readiness {
 /// writing anything.
 pub async fn readiness(pool: &PgPool, environment: Environment) -> Result<Readiness, Error> {
     if server(pool).await?.is_read_only {
-        // The same address may lead to the new primary by now.
-        pool.discard_connections("read_only");
+        pool.discard_read_only();
         return Ok(Readiness::ReadOnly);
     }
     if commits_hang(pool).await? {

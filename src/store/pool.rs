@@ -79,6 +79,21 @@ impl Discarded {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
+    /// Discards every open connection, because the server is read-only. The same address may lead to the primary by now.
+    ///
+    /// While the server stays read-only, every write finds out anew. So this does nothing within a second of the last time:
+    /// opening connections costs the server more than rejecting writes. Returns whether it did.
+    fn discard_read_only(&self) -> bool {
+        const PAUSE: Duration = Duration::from_secs(1);
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < PAUSE) {
+            return false;
+        }
+        warn!("the database is read-only; closing all connections to it");
+        self.discard_all("read_only");
+        true
+    }
+
     /// Whether a connection that was opened this long ago has been discarded.
     fn includes(&self, age: Duration) -> bool {
         let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -260,9 +275,9 @@ impl PgPool {
         }
     }
 
-    /// Discards every connection that is open now.
-    pub(super) fn discard_connections(&self, reason: &'static str) {
-        self.discarded.discard_all(reason);
+    /// Discards every open connection, because the server is read-only, unless that happened a moment ago.
+    pub(super) fn discard_read_only(&self) {
+        self.discarded.discard_read_only();
     }
 
     async fn acquire(&self) -> Result<Connection, sqlx::Error> {
@@ -443,17 +458,17 @@ impl Connection {
             Err(silent(self.limit))
         });
         self.busy = false;
-        match &result {
-            Err(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_)) => {
-                self.pooled = None;
-            }
-            // The server has become a standby, or always was one. A new connection may lead to the primary.
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("25006") => {
-                warn!("the database is read-only; closing all connections to it");
-                self.discarded.discard_all("read_only");
-                self.pooled = None;
-            }
-            _ => {}
+        let is_broken = matches!(
+            &result,
+            Err(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_))
+        );
+        // The server has become a standby, or always was one.
+        let is_read_only = matches!(
+            &result,
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("25006")
+        );
+        if is_broken || (is_read_only && self.discarded.discard_read_only()) {
+            self.pooled = None;
         }
         result
     }

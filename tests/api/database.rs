@@ -327,10 +327,35 @@ async fn a_read_only_database_is_not_ready_until_it_accepts_writes_again() {
         &format!("ALTER DATABASE {name} RESET default_transaction_read_only"),
     )
     .await;
-    app.deliver(&event).await;
-    app.deliver(&event).await.expect(204);
+    eventually("webhooks are stored again", async || {
+        (app.deliver(&event).await.status == 204).then_some(())
+    })
+    .await;
     app.get("/readyz").await.expect(200);
     app.create(&ten_pounds("Order 2")).await.expect(201);
+    let discards = r#"database_connections_discarded_total{reason="read_only"}"#;
+    assert!(app.metric(discards).await >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_stays_read_only_its_connections_are_kept() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let event = json!({"id": "evt_1", "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Created"}})
+    .to_string();
+    let mut connection = by_hand(&app).await;
+    reset(&mut connection, "SET default_transaction_read_only = on").await;
+    let began = Instant::now();
+    for _ in 0..100 {
+        app.deliver(&event)
+            .await
+            .problem(503, "database-unavailable");
+    }
+    let discards = r#"database_connections_discarded_total{reason="read_only"}"#;
+    let discards = app.metric(discards).await;
+    // At most once a second.
+    assert!(discards >= 1.0 && discards <= 1.0 + began.elapsed().as_secs_f64());
 }
 
 #[tokio::test(flavor = "multi_thread")]
