@@ -430,7 +430,7 @@ async fn readiness_check_writes_nothing() {
     execute(&mut connection, "DELETE FROM deployment").await;
     let problem = app.get("/readyz").await.problem(503, "not-ready");
     assert!(
-        text(&problem["detail"]).contains("not settled"),
+        text(&problem["detail"]).contains("has not been assigned to an environment"),
         "{problem}"
     );
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM deployment")
@@ -482,7 +482,7 @@ async fn a_migration_that_waits_for_a_lock_does_not_hold_up_webhooks() {
     assert!(!output.status.success());
     let words = String::from_utf8(output.stderr).unwrap();
     assert!(
-        words.contains("migration 6") && words.contains("has a lock"),
+        words.contains("migration 6") && words.contains("holds a lock"),
         "{words}"
     );
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rand::{RngExt, rngs::StdRng};
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Damage, Trouble, pause, ready_again};
 use crate::stage::{LEASE, Result, SETTLE, Stage};
@@ -63,16 +63,16 @@ async fn a_capture_is_saved(stage: &Stage) {
     let saved =
         "SELECT EXISTS (SELECT FROM operations WHERE kind = 'capture' AND status = 'Pending'
                    AND created_at BETWEEN $1 AND now() - interval '200 milliseconds')";
-    let (began, limit) = (
-        OffsetDateTime::now_utc(),
-        Instant::now() + Duration::from_millis(1500),
-    );
-    while Instant::now() < limit {
-        let saved = sqlx::query_scalar(saved).bind(began);
-        // Other trouble may have taken the database away.
-        if saved.fetch_one(&stage.database.pool).await.unwrap_or(false) {
-            return;
+    let began = OffsetDateTime::now_utc();
+    let looks = async {
+        loop {
+            let saved = sqlx::query_scalar(saved).bind(began);
+            // Other trouble may have taken the database away.
+            if saved.fetch_one(&stage.database.pool).await.unwrap_or(false) {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
         }
-        sleep(Duration::from_millis(50)).await;
-    }
+    };
+    let _ = timeout(Duration::from_millis(1500), looks).await;
 }
