@@ -23,7 +23,7 @@ pub enum Error {
         /// 401 or 403.
         status: StatusCode,
     },
-    /// Dojo rejected the request (any other 4xx). It has done nothing.
+    /// Dojo responded with any other 4xx except 408. Usually it has done nothing. After a 409 or 499, it may have.
     #[error("Dojo rejected the request with status {status}")]
     Rejected {
         status: StatusCode,

@@ -10,8 +10,7 @@ use tracing::{info, warn};
 
 use crate::dojo;
 
-/// Limits the calls that background jobs make to Dojo: so many per second, and none for a while when Dojo keeps
-/// failing.
+/// Limits the calls that background jobs make to Dojo: a maximum rate, and a pause while Dojo keeps failing.
 pub(super) struct Throttle {
     interval: tokio::sync::Mutex<Interval>,
     trouble: Mutex<Trouble>,
@@ -23,12 +22,12 @@ pub(super) struct Throttle {
 struct Trouble {
     /// Calls in a row that failed.
     failures: u32,
-    /// The items that the first of them were for.
+    /// The items whose calls failed, until the jobs pause.
     items: HashSet<String>,
     paused_until: Option<Instant>,
 }
 
-/// How many consecutive failures don't pause the background jobs yet: single calls always fail now and then.
+/// How many failures in a row are tolerated before background jobs pause: single calls fail now and then.
 const TOLERATED_FAILURES: u32 = 2;
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 

@@ -118,7 +118,8 @@ pub fn conflict_recheck(conflicting_for: Option<Duration>, window: SettlementWin
 /// `accepted` is the status in the newest response that was accepted; the link's amounts come from that response, so a
 /// status is never confirmed with the amounts of another one. `latest` is the status in Dojo's latest response, if that
 /// response didn't determine the link's status, because it conflicts or because this version doesn't know the status.
-/// Webhooks write neither, so a status that only a webhook reported is not confirmed.
+/// A webhook never sets `accepted`, and can only
+/// clear `latest`, so a status that only a webhook reported is not confirmed.
 #[must_use]
 pub fn is_confirmed(status: Status, accepted: Option<Status>, latest: Option<&str>) -> bool {
     accepted == Some(status) && latest.is_none_or(|word| Status::from_dojo(word) == Some(status))

@@ -29,7 +29,7 @@ pub async fn recover(
     let since = |at: OffsetDateTime| Duration::try_from(*now - at).unwrap_or_default();
     if lost.failed {
         adopt_all(context, *id, intents).await?;
-        // An intent may appear late. After many settlement windows there is none.
+        // An intent may still appear late. After many settlement windows, the search ends.
         let again = lost
             .sent_until
             .and_then(|sent_until| limits.window.late_check(since(sent_until)));
@@ -51,10 +51,10 @@ pub async fn recover(
         );
         match step {
             Step::Adopt(best) => {
-                // The best one first: all others are surplus then.
+                // Adopt the best one first, so that all others become surplus.
                 let best = left.swap_remove(best);
                 match adopt_intent(context, *id, best, &Cause::Recovery).await {
-                    // It is no candidate. The next best one may be the link's. If there is no other, a person must find
+                    // This intent belongs to another link. The next best one may be this link's. If there is no other, a person must find
                     // out whose it is, and the creation must not be retried meanwhile.
                     Err(store::Error::IntentOfAnotherLink { .. }) if !left.is_empty() => continue,
                     adopted => adopted?,
@@ -97,8 +97,8 @@ pub async fn recover(
     }
 }
 
-/// Adopts these intents as surplus, or the first as the link's if the link is pending. Those of other links are left alone,
-/// and reported.
+/// Has the link adopt the first of these intents if it is pending, and marks all others as surplus. Intents of other links
+/// are left alone, and reported.
 async fn adopt_all<'a>(
     context: &Context,
     id: PaymentLinkId,

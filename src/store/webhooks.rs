@@ -101,13 +101,13 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Effect, Error
             -- the version in the statement's snapshot, which may not have it yet.
             SET status = judged.after,
                 payment_intent_id = $6,
-                -- Always another time than before, so that a read in progress notices it.
+                -- This always changes due_at, so a reconciliation in progress sees that and doesn't postpone the next read.
                 due_at = now(),
                 revision = link.revision + (judged.after <> judged.before)::int,
-                -- A conflict was about the status of before. One about the new status starts from its beginning.
+                -- A conflict was about the previous status. A conflict about the new one starts anew.
                 disputed_since = CASE WHEN judged.after <> judged.before THEN NULL ELSE link.disputed_since END,
-                -- If no response of Dojo's has settled a status yet, only this word shows it. Without the word, the
-                -- webhook's status would pass for Dojo's own.
+                -- While dojo_status is null, keep this value: it is the only sign that no response has determined a status
+                -- yet. Without it, the webhook's status would count as Dojo's own.
                 unsettled_status = CASE WHEN judged.after <> judged.before AND link.dojo_status IS NOT NULL THEN NULL
                                         ELSE link.unsettled_status END,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END

@@ -37,6 +37,8 @@ cluster() {
         full_page_writes = off
         # It would visit each of hundreds of short-lived databases once a minute.
         autovacuum = off
+        # A server that is told to stop waits for connections that have not said yet who they are. A frozen client never does.
+        authentication_timeout = 5s
     " >>"$home/data/postgresql.conf"
 }
 # A copy of the server on that port, which goes on receiving what is written there.

@@ -22,8 +22,6 @@
 //!   the guard fail.
 //! - *No leases on reconciliations and orphaned intents*, so more of them overlap here than in the service.
 //! - *A lost webhook* is one that has not arrived. For each state, the model also checks how it ends if no more arrive.
-//! - *A repetition after a temporary failure* reopens the link (`store::creation::reopen`), which the model leaves out.
-//!   It ends with the failure, and checks that no intent of the link stays alive.
 //!
 //! **How convergence is checked.** Histories may go in circles (a read that finds nothing, again and again), so "in the end"
 //! means: from each state, if nothing *more* goes wrong and the remaining steps are taken in a fair order, everything comes to
@@ -49,6 +47,7 @@ const NOTHING: Budget = Budget {
     rejections: 0,
     forgeries: 0,
     ahead: 0,
+    repetitions: 0,
 };
 
 /// Responses are lost and webhooks arrive in any order, but nothing else goes wrong.
@@ -75,6 +74,18 @@ const CRASHES: World = World {
 const STALLS: World = World {
     budget: Budget {
         stalls: 1,
+        ..NOTHING
+    },
+    workers: 1,
+    ..MILD
+};
+
+/// A caller repeats a request that failed for a temporary reason, which makes the link pending again, and processes die.
+const REPETITIONS: World = World {
+    budget: Budget {
+        rejections: 1,
+        repetitions: 1,
+        crashes: 1,
         ..NOTHING
     },
     workers: 1,
@@ -182,6 +193,11 @@ fn holds_when_processes_die() {
 #[test]
 fn holds_when_a_process_sleeps_past_its_lease() {
     holds("stalls", STALLS, 50_000);
+}
+
+#[test]
+fn holds_when_a_request_is_repeated_after_a_temporary_failure() {
+    holds("repetitions", REPETITIONS, 10_000);
 }
 
 #[test]

@@ -15,8 +15,8 @@ use stateright::{Model, Property};
 use crate::{
     rules::Rules,
     state::{
-        Asked, Budget, Call, Conflicting, Due, Intent, IntentView, Key, Process, ReadOutcome,
-        Response, Row, State, Timing,
+        Asked, Budget, Call, Conflicting, Due, Intent, IntentView, Key, Lease, Process,
+        ReadOutcome, Response, Row, State, Timing,
     },
 };
 
@@ -127,6 +127,8 @@ pub(crate) enum Action {
     Proceed {
         process: usize,
     },
+    /// The caller repeats the request after a temporary failure.
+    Repeat,
     /// The process dies.
     Crash {
         process: usize,
@@ -370,7 +372,7 @@ impl Model for Protocol {
                     }
                     *timing
                 }
-                Process::Releasing { timing }
+                Process::Releasing { timing, .. }
                 | Process::Retrying { timing, .. }
                 | Process::GivingUp { timing, .. }
                 | Process::Adopting { timing, .. } => {
@@ -391,6 +393,12 @@ impl Model for Protocol {
             }
         }
 
+        if state.key == Key::Free
+            && budget.repetitions > 0
+            && state.processes[HANDLER] == Process::Idle
+        {
+            actions.push(Action::Repeat);
+        }
         if state.abandoned.in_time > 0 && state.intents.len() < self.world.intents {
             actions.push(Action::DojoCreatesUnawaited { late: false });
         }
@@ -471,7 +479,7 @@ impl Model for Protocol {
 
         let timing_of = |process: &Process| match process {
             Process::Creating { timing, .. }
-            | Process::Releasing { timing }
+            | Process::Releasing { timing, .. }
             | Process::Retrying { timing, .. }
             | Process::GivingUp { timing, .. }
             | Process::Adopting { timing, .. } => Some(*timing),
@@ -536,16 +544,22 @@ impl Model for Protocol {
                 }
             }
             Action::ResponseIsLost { process } => {
-                next.stop(process);
+                let lease = next.stop(process);
                 if self.rules.lost_is_unknown {
-                    next.record_lost_response();
+                    next.record_lost_response(lease);
                     next.respond(process, Response::Unknown);
                 } else {
-                    next.fail(true);
+                    next.fail(lease, true);
                     next.respond(process, Response::NotReached);
                 }
             }
             Action::Proceed { process } => self.proceed(&mut next, process),
+            Action::Repeat => {
+                next.budget.repetitions -= 1;
+                next.reopen();
+                next.response = Response::Nothing;
+                next.processes[HANDLER] = Process::creates(Timing::InTime);
+            }
             Action::Crash { process } => {
                 next.budget.crashes -= 1;
                 next.stop(process);
@@ -553,7 +567,7 @@ impl Model for Protocol {
             Action::Stall { process } => {
                 next.budget.stalls -= 1;
                 if let Process::Creating { timing, .. }
-                | Process::Releasing { timing }
+                | Process::Releasing { timing, .. }
                 | Process::Retrying { timing, .. }
                 | Process::GivingUp { timing, .. }
                 | Process::Adopting { timing, .. } = &mut next.processes[process]
@@ -562,6 +576,7 @@ impl Model for Protocol {
                 }
             }
             Action::Recover { worker, lagging } => {
+                next.end_lease();
                 next.link.leased = true;
                 next.processes[worker] = next.recover(&self.rules, lagging);
             }
@@ -732,7 +747,7 @@ impl Protocol {
     fn proceed(&self, next: &mut State, process: usize) {
         match std::mem::replace(&mut next.processes[process], Process::Idle) {
             Process::Idle => {}
-            Process::Creating { call, .. } => match call {
+            Process::Creating { call, lease, .. } => match call {
                 Call::Out => {}
                 Call::Done(intent) => {
                     // What Dojo reported then, whatever has happened to the intent since.
@@ -746,28 +761,29 @@ impl Protocol {
                     next.respond(process, response);
                 }
                 Call::NotReached if process == HANDLER => {
-                    let failed = next.fail(true);
+                    let failed = next.fail(lease, true);
                     next.respond_with_failure(&self.rules, failed, Response::NotReached);
                 }
-                Call::NotReached => next.undo_retry(),
+                Call::NotReached => next.undo_retry(lease),
                 Call::Rejected => {
-                    let failed = next.fail(false);
+                    let failed = next.fail(lease, false);
                     if process == HANDLER {
                         next.respond_with_failure(&self.rules, failed, Response::Rejected);
                     }
                 }
             },
-            Process::Releasing { .. } => next.release(),
-            Process::Retrying { unchanged, timing } => {
-                if next.retry(unchanged) {
-                    next.processes[process] = Process::Creating {
-                        call: Call::Out,
-                        timing,
-                    };
+            Process::Releasing { lease, .. } => next.release(lease),
+            Process::Retrying {
+                unchanged,
+                timing,
+                lease,
+            } => {
+                if next.retry(lease, unchanged) {
+                    next.processes[process] = Process::creates(timing);
                 }
             }
-            Process::GivingUp { .. } => {
-                next.fail(false);
+            Process::GivingUp { lease, .. } => {
+                next.fail(lease, false);
             }
             Process::Adopting { mut rest, timing } => {
                 if let Some(view) = rest.pop() {
@@ -856,20 +872,25 @@ impl Protocol {
 
 impl State {
     /// The process loses what it has in memory. A request of its own that Dojo has not received yet may still arrive there.
-    fn stop(&mut self, process: usize) {
+    /// Returns the lease under which it called Dojo, if it did.
+    fn stop(&mut self, process: usize) -> Lease {
         let was = std::mem::replace(&mut self.processes[process], Process::Idle);
-        if let Process::Creating {
-            call: Call::Out,
+        let Process::Creating {
+            call,
             timing,
-            ..
+            lease,
         } = was
-        {
+        else {
+            return Lease::Gone;
+        };
+        if call == Call::Out {
             if timing == Timing::Late {
                 self.abandoned.late += 1;
             } else {
                 self.abandoned.in_time += 1;
             }
         }
+        lease
     }
 
     /// Only the handler has a caller to respond to.

@@ -95,7 +95,7 @@ pub(crate) enum Key {
     Claimed,
     /// The link has this intent, whose URL a retry gets.
     Responded(usize),
-    /// Its request failed for a temporary reason. A retry tries again.
+    /// Its request failed for a temporary reason. A repetition makes the link pending again.
     Free,
 }
 
@@ -187,6 +187,8 @@ pub(crate) struct Budget {
     pub(crate) forgeries: u8,
     /// Responses from a node of Dojo's whose clock runs ahead.
     pub(crate) ahead: u8,
+    /// Repetitions of the request after a temporary failure.
+    pub(crate) repetitions: u8,
 }
 
 /// What a process does. Each variant has what the process keeps in memory and loses when it dies.
@@ -195,17 +197,22 @@ pub(crate) enum Process {
     /// A worker waits for work. The handler is done or dead.
     Idle,
     /// Waits for Dojo's response to a request to create an intent.
-    Creating { call: Call, timing: Timing },
+    Creating {
+        call: Call,
+        timing: Timing,
+        lease: Lease,
+    },
     /// Is about to release the link.
-    Releasing { timing: Timing },
+    Releasing { timing: Timing, lease: Lease },
     /// Is about to store that it retries the creation.
     Retrying {
         timing: Timing,
+        lease: Lease,
         /// `asked_until` is still what this process read.
         unchanged: bool,
     },
     /// Is about to give the link up.
-    GivingUp { timing: Timing },
+    GivingUp { timing: Timing, lease: Lease },
     /// Is about to give the link these intents, the last one first.
     Adopting {
         rest: Vec<IntentView>,
@@ -231,6 +238,15 @@ pub(crate) enum Process {
 }
 
 impl Process {
+    /// A process that has just claimed the link, and is about to call Dojo.
+    pub(crate) fn creates(timing: Timing) -> Self {
+        Self::Creating {
+            call: Call::Out,
+            timing,
+            lease: Lease::Own,
+        }
+    }
+
     /// The response of Dojo's that the process is about to store: which intent, and its status.
     pub(crate) fn response(&self, of: Option<usize>) -> Option<(usize, Status)> {
         match self {
@@ -263,6 +279,15 @@ pub(crate) enum Call {
     NotReached,
     /// Provably not created: Dojo rejects it.
     Rejected,
+}
+
+/// Whether `leased_until` is still what the process got when it claimed the link. Its statements require that, even after
+/// that time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Lease {
+    Own,
+    /// Somebody else has claimed the link, or the lease was ended.
+    Gone,
 }
 
 /// Whether a process acts within its lease.
@@ -342,10 +367,7 @@ impl State {
             intents: Vec::new(),
             abandoned: Abandoned::default(),
             processes: [
-                Process::Creating {
-                    call: Call::Out,
-                    timing: Timing::InTime,
-                },
+                Process::creates(Timing::InTime),
                 Process::Idle,
                 Process::Idle,
             ],
@@ -409,7 +431,7 @@ impl State {
         } else {
             Duration::ZERO
         };
-        let timing = Timing::InTime;
+        let (timing, lease) = (Timing::InTime, Lease::Own);
         match (rules.next_step)(&found, since_sent, age, false, LIMITS) {
             Step::Adopt(best) => {
                 let mut rest = views;
@@ -417,12 +439,13 @@ impl State {
                 rest.push(best);
                 Process::Adopting { rest, timing }
             }
-            Step::Wait => Process::Releasing { timing },
+            Step::Wait => Process::Releasing { timing, lease },
             Step::CreateAgain => Process::Retrying {
                 timing,
+                lease,
                 unchanged: true,
             },
-            Step::GiveUp => Process::GivingUp { timing },
+            Step::GiveUp => Process::GivingUp { timing, lease },
         }
     }
 
@@ -469,7 +492,7 @@ impl State {
             self.link.version = Some(version);
             self.link.accepted = Some(status);
             self.link.due = Due::Later;
-            self.link.leased = false;
+            self.end_lease();
             self.revise();
             self.intents[intent].row = Row::Adopted;
             for reported in std::mem::take(&mut self.intents[intent].early) {
@@ -491,12 +514,12 @@ impl State {
         }
     }
 
-    /// `store::creation::fail`. `false`: the link is no longer pending, and stays as it is.
-    pub(crate) fn fail(&mut self, frees_the_key: bool) -> bool {
-        let may = self.pending();
+    /// `store::creation::fail`. `false`: the link is no longer pending under that lease, and stays as it is.
+    pub(crate) fn fail(&mut self, lease: Lease, frees_the_key: bool) -> bool {
+        let may = self.pending() && lease == Lease::Own;
         if may {
             self.link.status = Status::Failed;
-            self.link.leased = false;
+            self.end_lease();
             if frees_the_key {
                 self.key = Key::Free;
             }
@@ -504,32 +527,43 @@ impl State {
         may
     }
 
+    /// `store::creation::reopen`, before Dojo is called for a repetition of the request.
+    pub(crate) fn reopen(&mut self) {
+        self.link.status = Status::Pending;
+        self.key = Key::Claimed;
+        self.end_lease();
+        self.link.leased = true;
+        self.link.old = false;
+        self.set_asked(Asked::Lately, false);
+        self.revise();
+    }
+
     /// `store::creation::record_lost_response`.
-    pub(crate) fn record_lost_response(&mut self) {
-        if self.pending() {
-            self.link.leased = false;
+    pub(crate) fn record_lost_response(&mut self, lease: Lease) {
+        if self.pending() && lease == Lease::Own {
+            self.end_lease();
             self.set_asked(Asked::Lately, true);
         }
     }
 
     /// `store::creation_recovery::undo_retry`.
-    pub(crate) fn undo_retry(&mut self) {
-        if self.pending() {
-            self.link.leased = false;
+    pub(crate) fn undo_retry(&mut self, lease: Lease) {
+        if self.pending() && lease == Lease::Own {
+            self.end_lease();
             self.set_asked(Asked::Never, true);
         }
     }
 
     /// `store::creation_recovery::release`.
-    pub(crate) fn release(&mut self) {
-        if self.pending() {
-            self.link.leased = false;
+    pub(crate) fn release(&mut self, lease: Lease) {
+        if self.pending() && lease == Lease::Own {
+            self.end_lease();
         }
     }
 
     /// `store::creation_recovery::retry`. `false`: Dojo must not be called.
-    pub(crate) fn retry(&mut self, unchanged: bool) -> bool {
-        let may = self.pending() && self.link.leased && unchanged;
+    pub(crate) fn retry(&mut self, lease: Lease, unchanged: bool) -> bool {
+        let may = self.pending() && self.link.leased && lease == Lease::Own && unchanged;
         if may {
             // Later than everything that was stored before, so it also covers requests that are still on their way.
             self.set_asked(Asked::Lately, false);
@@ -604,6 +638,20 @@ impl State {
         self.went_back |= status.leads_to(self.link.status);
         self.link.status = status;
         self.revise();
+    }
+
+    /// Writes `leased_until`: whoever had the lease has it no longer.
+    pub(crate) fn end_lease(&mut self) {
+        self.link.leased = false;
+        for process in &mut self.processes {
+            if let Process::Creating { lease, .. }
+            | Process::Releasing { lease, .. }
+            | Process::Retrying { lease, .. }
+            | Process::GivingUp { lease, .. } = process
+            {
+                *lease = Lease::Gone;
+            }
+        }
     }
 
     /// Increases `revision`: what other processes have read is outdated.
