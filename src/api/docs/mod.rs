@@ -1,7 +1,7 @@
 //! The documentation at `/docs`: the OpenAPI document and the problem types, as pages.
 //!
-//! They are rendered once, when they are first requested. They contain no scripts and load nothing, so they work without the internet
-//! and without JavaScript, and their content security policy allows nothing but their own style.
+//! They are rendered once, when they are first requested. They contain no scripts and load nothing, so they work without
+//! the internet and without JavaScript, and their content security policy allows nothing but their own style.
 
 mod problems;
 mod reference;
