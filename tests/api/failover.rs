@@ -456,10 +456,15 @@ async fn acknowledged_data_is_on_the_standby_whatever_the_server_default_is() {
     answer.expect(204);
 
     // Visible on the standby, if the server's default requires that.
+    // Committed before the connections end, or new ones would still have the old setting.
     execute(
         primary,
-        "ALTER DATABASE postgres SET synchronous_commit = remote_apply;
-         SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'dojo-payment-links'",
+        "ALTER DATABASE postgres SET synchronous_commit = remote_apply",
+    )
+    .await;
+    execute(
+        primary,
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'dojo-payment-links'",
     )
     .await;
     app.get("/readyz").await;
