@@ -26,6 +26,7 @@ mod jobs;
 mod limits;
 mod lost_operations;
 mod misrouted;
+mod monitoring;
 mod openapi;
 mod operations;
 mod portal_refunds;
