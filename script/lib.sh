@@ -7,6 +7,7 @@ CARGO_DENY_VERSION=0.20.2
 SQLX_CLI_VERSION=0.9.0
 SCHEMATHESIS_VERSION=4.32.5
 HYPOTHESIS_VERSION=6.170.15 # generates the requests that schemathesis sends
+KUBERNETES_VALIDATE_VERSION=1.37.0 # contains the schemas of Kubernetes up to this version
 
 # Take the types of queries from `.sqlx/`, even if DATABASE_URL happens to be set.
 export SQLX_OFFLINE=true
@@ -157,6 +158,13 @@ need_schemathesis() {
     local home=$PWD/target/schemathesis-$SCHEMATHESIS_VERSION-$HYPOTHESIS_VERSION
     export SCHEMATHESIS=$home/bin/schemathesis
     need_python_tool schemathesis "$home" "schemathesis==$SCHEMATHESIS_VERSION" "hypothesis==$HYPOTHESIS_VERSION"
+}
+
+# Sets KUBERNETES_VALIDATE, which compares Kubernetes manifests with the schemas that it contains.
+need_kubernetes_validate() {
+    local home=$PWD/target/kubernetes-validate-$KUBERNETES_VALIDATE_VERSION
+    export KUBERNETES_VALIDATE=$home/bin/kubernetes-validate
+    need_python_tool kubernetes-validate "$home" "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
 }
 
 # Node 20.19 or newer, which the linters of the OpenAPI document need. Debian 12 has an older one.

@@ -23,6 +23,7 @@ mod faults;
 mod generated_clients;
 mod idempotency;
 mod jobs;
+mod kubernetes;
 mod limits;
 mod lost_operations;
 mod misrouted;
