@@ -458,7 +458,11 @@ impl Client {
             .expect("the settings admit only http and https, which have paths")
             .pop_if_empty()
             .extend(path);
-        self.http.request(method, url)
+        let request = self.http.request(method, url);
+        match telemetry::trace::traceparent() {
+            Some(traceparent) => request.header("traceparent", traceparent),
+            None => request,
+        }
     }
 
     /// Sends a request and reads the response. Counts and times it as `operation`.

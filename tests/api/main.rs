@@ -42,5 +42,6 @@ mod running;
 mod schemathesis;
 mod subscriptions;
 mod support;
+mod traces;
 mod validation;
 mod webhooks;

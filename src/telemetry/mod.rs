@@ -1,4 +1,6 @@
-//! Logs and metrics.
+//! Logs, metrics and traces.
+
+pub mod trace;
 
 use std::{
     error::Error,
