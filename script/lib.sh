@@ -7,6 +7,7 @@ CARGO_DENY_VERSION=0.20.2
 SQLX_CLI_VERSION=0.9.0
 SCHEMATHESIS_VERSION=4.32.5
 HYPOTHESIS_VERSION=6.170.15 # generates the requests that schemathesis sends
+KUBERNETES_VALIDATE_VERSION=1.37.0 # contains the schemas of Kubernetes up to this version
 
 # Take the types of queries from `.sqlx/`, even if DATABASE_URL happens to be set.
 export SQLX_OFFLINE=true
@@ -81,6 +82,15 @@ apt_install() {
     rm -f "$log"
 }
 
+# Downloads a package into this folder. Refreshes the package lists as above.
+apt_download() {
+    local log
+    log=$(mktemp)
+    { apt-get -qq download "$1" || { as_root apt-get -qq update && apt-get -qq download "$1"; }; } >"$log" 2>&1 </dev/null ||
+        { cat "$log" >&2; die "apt-get failed"; }
+    rm -f "$log"
+}
+
 # install WHAT "APT PACKAGES" "BREW ARGUMENTS"
 install_package() {
     if have apt-get; then
@@ -128,20 +138,33 @@ need_sqlx_cli() {
     need_cargo_tool sqlx-cli "$SQLX_CLI_VERSION" sqlx --no-default-features --features postgres,rustls
 }
 
+# need_python_tool WHAT HOME REQUIREMENT…: installs a Python tool in an environment of its own, unless HOME/bin/WHAT runs.
+need_python_tool() {
+    local what=$1 home=$2
+    shift 2
+    "$home/bin/$what" --version >/dev/null 2>&1 && return
+    # On Debian, venv is a separate package. The Python that comes with macOS is too old.
+    local usable='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
+    python3 -c "$usable" 2>/dev/null || install_package Python python3-venv python
+    python3 -c "$usable" || die "$what needs Python 3.11 or newer, with venv"
+    echo "Installing $what (pip, into ${home##*/} under target)"
+    rm -rf "$home"
+    python3 -m venv "$home"
+    "$home/bin/pip" install --quiet --disable-pip-version-check "$@"
+}
+
 # Sets SCHEMATHESIS. It is installed in its own Python environment under target.
 need_schemathesis() {
     local home=$PWD/target/schemathesis-$SCHEMATHESIS_VERSION-$HYPOTHESIS_VERSION
     export SCHEMATHESIS=$home/bin/schemathesis
-    "$SCHEMATHESIS" --version >/dev/null 2>&1 && return
-    # On Debian, venv is a separate package. The Python that comes with macOS is too old.
-    local usable='import ensurepip, sys; sys.exit(sys.version_info < (3, 11))'
-    python3 -c "$usable" 2>/dev/null || install_package Python python3-venv python
-    python3 -c "$usable" || die "schemathesis needs Python 3.11 or newer, with venv"
-    echo "Installing schemathesis $SCHEMATHESIS_VERSION (pip, into ${home##*/} under target)"
-    rm -rf "$home"
-    python3 -m venv "$home"
-    "$home/bin/pip" install --quiet --disable-pip-version-check \
-        "schemathesis==$SCHEMATHESIS_VERSION" "hypothesis==$HYPOTHESIS_VERSION"
+    need_python_tool schemathesis "$home" "schemathesis==$SCHEMATHESIS_VERSION" "hypothesis==$HYPOTHESIS_VERSION"
+}
+
+# Sets KUBERNETES_VALIDATE, which compares Kubernetes manifests with the schemas that it contains.
+need_kubernetes_validate() {
+    local home=$PWD/target/kubernetes-validate-$KUBERNETES_VALIDATE_VERSION
+    export KUBERNETES_VALIDATE=$home/bin/kubernetes-validate
+    need_python_tool kubernetes-validate "$home" "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
 }
 
 # Node 20.19 or newer, which the linters of the OpenAPI document need. Debian 12 has an older one.
@@ -166,6 +189,23 @@ need_curl() { have curl || install_package curl "curl ca-certificates" curl; }
 need_jq() { have jq || install_package jq jq jq; }
 
 need_haproxy() { have haproxy || install_package HAProxy haproxy haproxy; }
+
+# Sets PROMTOOL, the checker of Prometheus' rules. Debian has it only in the package of the server, which would run from then
+# on. So the program is taken out of that package, which isn't installed.
+need_promtool() {
+    PROMTOOL=$(first promtool "$PWD/target/promtool/usr/bin/promtool") && export PROMTOOL && return
+    if have apt-get && have dpkg-deb; then
+        local home=$PWD/target/promtool
+        echo "Installing promtool (apt: prometheus, into ${home##*/} under target)"
+        rm -rf "$home"
+        mkdir -p "$home"
+        (cd "$home" && { apt_download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; })
+    else
+        install_package promtool "" prometheus
+    fi
+    PROMTOOL=$(first promtool "$PWD/target/promtool/usr/bin/promtool") || die "promtool is installed but can't be found"
+    export PROMTOOL
+}
 
 # Prints the folder of the PostgreSQL server's programs, which Debian and Homebrew don't add to the PATH.
 postgres_bin() {

@@ -23,7 +23,7 @@
 //! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents | axum, SQL |
 //! | [`api`] | routes, authentication, problem details, the OpenAPI document and its pages | SQL |
 //! | [`golive`] | the commands `check` and `webhooks` | axum, sqlx, [`api`] |
-//! | [`telemetry`] | logs and metrics | modules other than [`config`] |
+//! | [`telemetry`] | logs, metrics and traces | modules other than [`config`] and [`payment_link`] |
 //! | [`application`] | builds and runs the service from all of these | |
 //!
 //! The command line is in the executable, `src/cli/`.

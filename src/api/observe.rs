@@ -18,6 +18,7 @@ use tracing::{Instrument, debug, error, info, info_span};
 use uuid::Uuid;
 
 use super::anonymous::{Anonymous, AnonymousRequests};
+use crate::telemetry::trace::{self, Trace};
 
 /// The methods that are counted by name. HTTP allows any text as a method, and the number of labels must be limited.
 const METHODS: [Method; 5] = [
@@ -66,6 +67,20 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
     }
 }
 
+/// The header that says which trace a request belongs to.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The trace that the caller continues here, or a new one.
+fn trace_of(request: &Request) -> Trace {
+    let mut headers = request.headers().get_all(TRACEPARENT).iter();
+    let given = match (headers.next(), headers.next()) {
+        (Some(header), None) => header.to_str().ok().and_then(Trace::continued),
+        // Nobody can tell which one of several is right.
+        _ => None,
+    };
+    given.unwrap_or_else(Trace::begin)
+}
+
 /// Why a request failed that the caller is not to blame for: an extension of its response. [`observe`] logs it.
 #[derive(Debug, Clone)]
 pub(super) struct FailureCause(pub(super) String);
@@ -88,7 +103,7 @@ impl<S: Sync> FromRequestParts<S> for Sender {
     }
 }
 
-/// Gives the request its id, and logs and counts it once it has a response. The log contains the route and not the URL:
+/// Gives the request its id and its trace, and logs and counts it once it has a response. The log contains the route and not the URL:
 /// queries contain references, and references may contain names of people.
 ///
 /// A request from an unknown sender is logged at the level `debug`, unless it is the first of its kind for a while.
@@ -100,6 +115,7 @@ pub(crate) async fn observe(
 ) -> Response {
     let start = Instant::now();
     let id = RequestId::given(&request).unwrap_or_else(|| Uuid::now_v7().to_string());
+    let trace = trace_of(&request);
     let method = request.method().clone();
     let route = request
         .extensions()
@@ -110,10 +126,12 @@ pub(crate) async fn observe(
     request.extensions_mut().insert(sender.clone());
 
     let span = info_span!(
-        "request", request_id = id, %method, route, client = tracing::field::Empty,
+        "request", request_id = id, trace_id = trace.id(), %method, route, client = tracing::field::Empty,
         key_ends_at = tracing::field::Empty, account = tracing::field::Empty
     );
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = trace::within(trace, next.run(request))
+        .instrument(span.clone())
+        .await;
 
     let status = response.status().as_u16();
     let failure = response.extensions_mut().remove::<FailureCause>();

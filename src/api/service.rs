@@ -90,6 +90,7 @@ async fn is_ready(state: &AppState) -> Result<Readiness, store::Error> {
      example = json!("# HELP webhooks_total Webhooks received, by verdict\n# TYPE webhooks_total counter\nwebhooks_total{verdict=\"applied\"} 6\n")),
 ))]
 async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
+    state.pool.report();
     let text = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

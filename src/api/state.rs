@@ -24,6 +24,7 @@ use crate::{
     payment_link::{PaymentLink, RecoveryLimits},
     protocol::Context,
     store::PgPool,
+    telemetry::trace,
 };
 
 /// What the handlers share.
@@ -149,7 +150,7 @@ impl AppState {
             let _permit = permit;
             work.await
         };
-        let work = self.tasks.spawn(work.in_current_span());
+        let work = self.tasks.spawn(trace::continuing(work).in_current_span());
         match tokio::time::timeout(self.request_timeout, work).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(Error::OutcomeUnknown(subject())),

@@ -423,7 +423,10 @@ impl Client {
         let request = self
             .request(Method::POST, &["payment-intents", "search"])
             .json(&body);
-        let response = Self::accepted(request).await?;
+        let start = Instant::now();
+        let result = Self::accepted(request).await;
+        observe("probe", start, result.as_ref().err());
+        let response = result?;
         let date = response
             .headers()
             .get(header::DATE)
@@ -455,7 +458,11 @@ impl Client {
             .expect("the settings admit only http and https, which have paths")
             .pop_if_empty()
             .extend(path);
-        self.http.request(method, url)
+        let request = self.http.request(method, url);
+        match telemetry::trace::traceparent() {
+            Some(traceparent) => request.header("traceparent", traceparent),
+            None => request,
+        }
     }
 
     /// Sends a request and reads the response. Counts and times it as `operation`.
@@ -480,11 +487,7 @@ impl Client {
                 Ok(()) => Ok(response),
                 Err(reason) => Err(Error::response_lost(reason, None)),
             });
-        let outcome = result.as_ref().map_or_else(Error::name, |_| "ok");
-        metrics::counter!("dojo_requests_total", "operation" => operation, "outcome" => outcome)
-            .increment(1);
-        metrics::histogram!("dojo_request_duration_seconds", "operation" => operation)
-            .record(start.elapsed());
+        observe(operation, start, result.as_ref().err());
         result
     }
 
@@ -531,6 +534,15 @@ impl Client {
             status => Err(Error::response_lost(format!("status {status}"), None)),
         }
     }
+}
+
+/// Counts and times a call.
+fn observe(operation: &'static str, start: Instant, error: Option<&Error>) {
+    let outcome = error.map_or("ok", Error::name);
+    metrics::counter!("dojo_requests_total", "operation" => operation, "outcome" => outcome)
+        .increment(1);
+    metrics::histogram!("dojo_request_duration_seconds", "operation" => operation)
+        .record(start.elapsed());
 }
 
 /// The largest body that is read, in bytes. A page of a search has 100 intents of a few kilobytes each.

@@ -1,12 +1,18 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{progress::Progress, shared::Jobs};
-use crate::{protocol::Context, store};
+use crate::{payment_link::Status, protocol::Context, store};
 
 /// The name in logs and metrics.
 pub(super) const NAME: &str = "backlog";
 
-/// Reports how much work is waiting, as metrics.
+/// How often to count recent links. This reads up to 100000 rows, so it is done less often than the rest.
+const RECENT_LINKS_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Reports how much work is waiting, and the statuses of recent links, as metrics.
 pub(super) struct BacklogMetrics {
     jobs: Jobs,
     pub(super) progress: Arc<Progress>,
@@ -23,26 +29,40 @@ impl BacklogMetrics {
     pub(super) async fn run(&self) {
         let Jobs { context, stop, .. } = &self.jobs;
         let Context { pool, account, .. } = context;
+        let mut counted_at = None::<Instant>;
         while !stop.is_cancelled() {
+            let is_due = counted_at.is_none_or(|at| at.elapsed() >= RECENT_LINKS_INTERVAL);
             let found = async {
                 let links = store::reconciliation::backlog(pool, &account.name).await?;
                 let operations = store::operation_recovery::backlog(pool, &account.name).await?;
-                Ok((links, operations))
+                let recent = if is_due {
+                    Some(store::links::recent(pool, &account.name).await?)
+                } else {
+                    None
+                };
+                Ok((links, operations, recent))
             };
-            if let Ok((links, operations)) = self.progress.queried(found.await) {
-                #[expect(
-                    clippy::cast_precision_loss,
-                    reason = "a gauge; no backlog has 2^52 links"
-                )]
+            if let Ok((links, operations, recent)) = self.progress.queried(found.await) {
+                let account = || account.name.clone();
                 for (state, count) in [("unsettled", links.unsettled), ("due", links.due)] {
-                    metrics::gauge!("backlog_links", "account" => account.name.clone(), "state" => state)
-                        .set(count as f64);
+                    metrics::gauge!("backlog_links", "account" => account(), "state" => state)
+                        .set(as_gauge(count));
                 }
-                metrics::gauge!("backlog_lag_seconds", "account" => account.name.clone())
-                    .set(links.lag);
-                #[expect(clippy::cast_precision_loss, reason = "as above")]
-                metrics::gauge!("backlog_operations", "account" => account.name.clone())
-                    .set(operations as f64);
+                metrics::gauge!("backlog_lag_seconds", "account" => account()).set(links.lag);
+                metrics::gauge!("backlog_operations", "account" => account())
+                    .set(as_gauge(operations.operations));
+                metrics::gauge!("backlog_operations_lag_seconds", "account" => account())
+                    .set(operations.lag);
+                if let Some(recent) = recent {
+                    counted_at = Some(Instant::now());
+                    for status in Status::ALL {
+                        let found = recent.iter().find(|(found, _)| *found == status);
+                        metrics::gauge!(
+                            "recent_links", "account" => account(), "status" => status.as_str()
+                        )
+                        .set(as_gauge(found.map_or(0, |(_, links)| *links)));
+                    }
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -50,4 +70,12 @@ impl BacklogMetrics {
             }
         }
     }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a gauge; no backlog has 2^52 links"
+)]
+fn as_gauge(count: i64) -> f64 {
+    count as f64
 }

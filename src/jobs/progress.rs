@@ -27,7 +27,7 @@ impl Progress {
             job,
             gauge: metrics::gauge!(
                 "job_last_progress_timestamp_seconds",
-                "account" => account.to_owned(), "job" => job
+                "account" => account.to_owned(), "job_name" => job
             ),
             failing: AtomicBool::new(false),
         };
@@ -71,5 +71,5 @@ impl Progress {
 
 /// Counts the result of a piece of work.
 pub(super) fn count(job: &'static str, outcome: &'static str) {
-    metrics::counter!("jobs_total", "job" => job, "outcome" => outcome).increment(1);
+    metrics::counter!("jobs_total", "job_name" => job, "outcome" => outcome).increment(1);
 }

@@ -63,7 +63,7 @@ pub async fn supervise<F: Future<Output = ()>>(
             () = heartbeat.stopped(limit) => "hung",
         };
         error!(job, cause, "a background job stopped; restarting it");
-        metrics::counter!("job_restarts_total", "job" => job, "cause" => cause).increment(1);
+        metrics::counter!("job_restarts_total", "job_name" => job, "cause" => cause).increment(1);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}

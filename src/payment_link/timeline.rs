@@ -262,11 +262,54 @@ pub enum Cause {
     Operator,
 }
 
+impl Cause {
+    /// The names of all causes.
+    pub const NAMES: [&str; 5] = [
+        "request",
+        "webhook",
+        "recovery",
+        "reconciliation",
+        "operator",
+    ];
+
+    /// Its name in JSON and in metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Request { .. } => "request",
+            Self::Webhook { .. } => "webhook",
+            Self::Recovery => "recovery",
+            Self::Reconciliation => "reconciliation",
+            Self::Operator => "operator",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_cause_is_named_as_in_json() {
+        let causes = [
+            Cause::Request {
+                client: String::new(),
+                request_id: String::new(),
+            },
+            Cause::Webhook {
+                event_id: String::new(),
+            },
+            Cause::Recovery,
+            Cause::Reconciliation,
+            Cause::Operator,
+        ];
+        assert_eq!(causes.each_ref().map(Cause::name), Cause::NAMES);
+        for cause in causes {
+            assert_eq!(json!(cause)["type"], cause.name());
+        }
+    }
 
     #[test]
     fn every_kind_reads_back_from_its_word() {

@@ -4,7 +4,11 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    Error, PgPool, PgTransaction, links::select_links, microseconds, timeline::record, to_json,
+    Error, PgPool, PgTransaction,
+    links::select_links,
+    microseconds,
+    timeline::{count_status_change, record},
+    to_json,
     webhooks::judge,
 };
 use crate::{
@@ -147,8 +151,11 @@ pub async fn adopt_intent(
     .execute(&mut *transaction)
     .await?;
     let is_new = recorded.rows_affected() == 1;
-    let has_early_webhooks =
-        is_new && apply_early_webhooks(&mut transaction, id, &intent.id, status).await?;
+    let early = if is_new {
+        apply_early_webhooks(&mut transaction, id, &intent.id, status).await?
+    } else {
+        EarlyWebhooks::default()
+    };
 
     // Locked, so that the entries below have the status that the link has then.
     let link = select_links!("WHERE id = $1 FOR UPDATE", id.uuid())
@@ -164,11 +171,17 @@ pub async fn adopt_intent(
         mark_surplus(&mut transaction, &link, &intent.id, cause).await?;
     }
     transaction.commit().await?;
+    if is_new {
+        count_status_change(status, cause);
+    }
+    for (status, cause) in &early.changes {
+        count_status_change(*status, cause);
+    }
     Ok(Adopted {
         link,
         surplus,
         mismatch,
-        has_early_webhooks,
+        has_early_webhooks: early.any,
     })
 }
 
@@ -222,14 +235,21 @@ async fn mark_surplus(
     Ok(())
 }
 
-/// Applies the webhooks that arrived before the link had its intent, in the order of their arrival. Returns whether there
-/// were any.
+/// The webhooks that arrived before their link had its intent.
+#[derive(Debug, Default)]
+struct EarlyWebhooks {
+    any: bool,
+    /// The statuses to which they moved the link.
+    changes: Vec<(Status, Cause)>,
+}
+
+/// Applies the webhooks that arrived before the link had its intent, in the order of their arrival.
 async fn apply_early_webhooks(
     transaction: &mut PgTransaction,
     id: PaymentLinkId,
     payment_intent_id: &str,
     created_as: Status,
-) -> Result<bool, Error> {
+) -> Result<EarlyWebhooks, Error> {
     let mut early = sqlx::query!(
         r#"UPDATE webhook_events event SET payment_link_id = link.id
            FROM payment_links link
@@ -242,23 +262,25 @@ async fn apply_early_webhooks(
     .fetch_all(&mut **transaction)
     .await?;
     if early.is_empty() {
-        return Ok(false);
+        return Ok(EarlyWebhooks::default());
     }
     early.sort_by_key(|event| event.id);
 
     let mut status = created_as;
+    let mut changes = Vec::new();
     for event in early {
         let event_type = event.event_type.unwrap_or_default();
         let verdict = judge(status, &event_type, event.reported.as_deref());
         let before = status;
+        let cause = Cause::Webhook {
+            event_id: event.dedup_key,
+        };
         if let Verdict::Moved(after) = verdict {
             status = after;
         }
         record!(
             Kind::Webhook,
-            &Cause::Webhook {
-                event_id: event.dedup_key
-            },
+            &cause,
             "WITH entry AS (SELECT $3::uuid AS link_id, $4 AS before, $5 AS after, $6::jsonb AS detail)",
             id.uuid(),
             before.as_str(),
@@ -271,6 +293,9 @@ async fn apply_early_webhooks(
         )
         .execute(&mut **transaction)
         .await?;
+        if status != before {
+            changes.push((status, cause));
+        }
     }
     sqlx::query!(
         "UPDATE payment_links
@@ -284,5 +309,5 @@ async fn apply_early_webhooks(
     )
     .execute(&mut **transaction)
     .await?;
-    Ok(true)
+    Ok(EarlyWebhooks { any: true, changes })
 }

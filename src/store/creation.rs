@@ -11,7 +11,7 @@ use super::{
     Error, PgPool, from_json,
     leases::{Lease, LeaseRequest},
     parse_stored,
-    timeline::record,
+    timeline::{count_status_change, record},
     to_json,
 };
 use crate::payment_link::{
@@ -141,7 +141,10 @@ async fn reopen(pool: &PgPool, draft: &Draft<'_>) -> Result<Option<Lease>, Error
     )
     .fetch_optional(pool)
     .await?;
-    Ok(reopened.map(|row| lease.granted(row.until)))
+    Ok(reopened.map(|row| {
+        count_status_change(Status::Pending, draft.cause);
+        lease.granted(row.until)
+    }))
 }
 
 /// Claims the key and saves the link, both or neither. Returns the lease on the link, or `None` if the key is in use.
@@ -192,7 +195,10 @@ async fn save(
     )
     .fetch_optional(pool)
     .await?;
-    Ok(saved.map(|row| lease.granted(row.until)))
+    Ok(saved.map(|row| {
+        count_status_change(Status::Pending, draft.cause);
+        lease.granted(row.until)
+    }))
 }
 
 /// The earlier request with this key. `None` if there was none.
@@ -311,7 +317,11 @@ pub async fn fail(
     )
     .execute(pool)
     .await?;
-    Ok(recorded.rows_affected() == 1)
+    let failed = recorded.rows_affected() == 1;
+    if failed {
+        count_status_change(Status::Failed, cause);
+    }
+    Ok(failed)
 }
 
 /// Stores that Dojo's response was lost. The link stays pending, and creation recovery finds out what happened.

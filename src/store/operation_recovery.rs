@@ -154,10 +154,20 @@ pub async fn claim(
         .collect())
 }
 
-/// The number of an account's operations whose outcome isn't known and that nobody is working on.
-pub async fn backlog(pool: &PgPool, account: &str) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM operations
+/// An account's operations whose outcome isn't known and that nobody is working on.
+#[derive(Debug, Clone, Copy)]
+pub struct Backlog {
+    pub operations: i64,
+    /// How long ago the oldest was requested, in seconds.
+    pub lag: f64,
+}
+
+pub async fn backlog(pool: &PgPool, account: &str) -> Result<Backlog, Error> {
+    Ok(sqlx::query_as!(
+        Backlog,
+        r#"SELECT count(*) AS "operations!",
+                  coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS "lag!"
+           FROM operations
            WHERE account = $1 AND due_at IS NOT NULL AND status = 'Pending'
              AND (leased_until IS NULL OR leased_until <= now())"#,
         account

@@ -280,9 +280,28 @@ impl PgPool {
         self.discarded.discard_read_only();
     }
 
+    /// Updates the metrics that show how much of the pool is in use.
+    pub fn report(&self) {
+        let open = self.connections.size();
+        // The two are not read at the same moment.
+        let idle = u32::try_from(self.connections.num_idle())
+            .unwrap_or(u32::MAX)
+            .min(open);
+        metrics::gauge!("database_connections", "state" => "idle").set(idle);
+        metrics::gauge!("database_connections", "state" => "used").set(open - idle);
+        metrics::gauge!("database_connections_max")
+            .set(self.connections.options().get_max_connections());
+    }
+
     async fn acquire(&self) -> Result<Connection, sqlx::Error> {
+        let start = Instant::now();
+        let acquired = self.connections.acquire().await;
+        metrics::histogram!("database_acquire_duration_seconds").record(start.elapsed());
+        if matches!(acquired, Err(sqlx::Error::PoolTimedOut)) {
+            metrics::counter!("database_acquire_timeouts_total").increment(1);
+        }
         Ok(Connection {
-            pooled: Some(Pooled(Some(self.connections.acquire().await?))),
+            pooled: Some(Pooled(Some(acquired?))),
             busy: false,
             discarded: self.discarded.clone(),
             limit: self.statement_timeout + GRACE,

@@ -12,7 +12,7 @@ use super::{
     links::{Row, select_links},
     microseconds,
     operations::refunds_of,
-    timeline::{NewEntry, record, record_each},
+    timeline::{NewEntry, count_status_change, record, record_each},
     to_json,
 };
 use crate::{
@@ -412,6 +412,9 @@ pub async fn apply(
     if stored.is_none() {
         release(pool, link.id, Duration::ZERO).await?;
         return Ok(None);
+    }
+    if link.status != status {
+        count_status_change(status, cause);
     }
     Ok(Some(Applied {
         changed: is_change,

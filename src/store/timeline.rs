@@ -72,6 +72,15 @@ pub(super) struct NewEntry<'a> {
     pub(super) detail: Value,
 }
 
+/// Counts a change of a link's status, once it is committed.
+pub(super) fn count_status_change(status: Status, cause: &Cause) {
+    metrics::counter!(
+        "link_status_changes_total",
+        "status" => status.as_str(), "cause" => cause.name()
+    )
+    .increment(1);
+}
+
 /// The word that is stored for a kind. Takes no text, so that no word is stored that could not be read back.
 pub(super) fn kind_word(kind: Kind) -> &'static str {
     kind.as_str()

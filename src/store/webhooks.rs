@@ -1,6 +1,9 @@
 //! Webhooks: storing each once, and updating the status of its link.
 
-use super::{Error, PgPool, parse_stored, timeline::record};
+use super::{
+    Error, PgPool, parse_stored,
+    timeline::{count_status_change, record},
+};
 use crate::{
     dojo::webhook::{Event, INTENT_EVENTS},
     payment_link::{
@@ -138,12 +141,18 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Effect, Error
 
     match (row.first, row.id, row.before, row.after, row.verdict) {
         (false, ..) => Ok(Effect::Duplicate),
-        (true, Some(id), Some(before), Some(after), Some(verdict)) => Ok(Effect::Judged {
-            link_id: PaymentLinkId::from_uuid(id),
-            before: parse_stored(&before)?,
-            after: parse_stored(&after)?,
-            verdict,
-        }),
+        (true, Some(id), Some(before), Some(after), Some(verdict)) => {
+            let (before, after) = (parse_stored(&before)?, parse_stored(&after)?);
+            if before != after {
+                count_status_change(after, &cause);
+            }
+            Ok(Effect::Judged {
+                link_id: PaymentLinkId::from_uuid(id),
+                before,
+                after,
+                verdict,
+            })
+        }
         (true, ..) => Ok(Effect::NoLink),
     }
 }

@@ -28,7 +28,8 @@ const PATIENT: [(&str, &str); 1] = [("DOJO_TIMEOUT", "60s")];
 
 /// When this job last made progress, according to its metric.
 async fn progress(app: &TestApp, job: &str) -> f64 {
-    let name = format!(r#"job_last_progress_timestamp_seconds{{account="default",job="{job}"}}"#);
+    let name =
+        format!(r#"job_last_progress_timestamp_seconds{{account="default",job_name="{job}"}}"#);
     app.metric(&name).await
 }
 
@@ -72,7 +73,7 @@ async fn no_retry_after_value_stops_a_job_or_a_request() {
         app.create(&ten_pounds("Order 2")).await.expect(504);
         app.sandbox.next("create", "status", fault).await;
         eventually("the background gets the 429", async || {
-            let busy = r#"jobs_total{job="creation_recovery",outcome="busy"}"#;
+            let busy = r#"jobs_total{job_name="creation_recovery",outcome="busy"}"#;
             (app.metric(busy).await >= 1.0).then_some(())
         })
         .await;
@@ -128,8 +129,10 @@ async fn an_idle_job_shows_that_it_is_alive() {
 async fn a_job_that_cannot_claim_its_work_makes_no_progress_and_is_counted() {
     let app = TestApp::quick(&[]).await;
     let failed = async |job: &str| {
-        app.metric(&format!(r#"jobs_total{{job="{job}",outcome="database"}}"#))
-            .await
+        app.metric(&format!(
+            r#"jobs_total{{job_name="{job}",outcome="database"}}"#
+        ))
+        .await
     };
     let rename = async |from: &str, to: &str| {
         let rename = format!("ALTER TABLE operations RENAME COLUMN {from} TO {to}");

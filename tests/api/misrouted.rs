@@ -189,7 +189,7 @@ async fn a_lost_creation_whose_intent_another_link_has_stays_pending() {
     app.sandbox.search_lags(0.0).await;
     let errors = app.logged("belongs to another one").await;
     assert!(errors[0].contains(text(&first)) && errors[0].contains(text(&second["id"])));
-    let outcome = r#"jobs_total{job="creation_recovery",outcome="intent_of_another_link"}"#;
+    let outcome = r#"jobs_total{job_name="creation_recovery",outcome="intent_of_another_link"}"#;
     eventually("the metric counts it", async || {
         (app.metric(outcome).await >= 1.0).then_some(())
     })

@@ -463,6 +463,19 @@ async fn the_metrics_count_what_happens() {
         r#"payment_links_total{outcome="created"} 1"#,
         r#"webhooks_total{verdict="applied"} 1"#,
         r#"webhooks_total{verdict="rejected"} 1"#,
+        r#"link_status_changes_total{status="Pending",cause="request"} 1"#,
+        r#"link_status_changes_total{status="Created",cause="request"} 1"#,
+        r#"link_status_changes_total{status="Captured",cause="webhook"} 1"#,
+        r#"link_status_changes_total{status="Captured",cause="reconciliation"} 0"#,
+        "surplus_paid_total 0",
+        r#"database_connections{state="used"} "#,
+        "database_connections_max 10",
+        "database_acquire_duration_seconds_bucket{",
+        concat!(
+            r#"dojo_payment_links_build_info{version=""#,
+            env!("CARGO_PKG_VERSION"),
+            r#""} 1"#
+        ),
         "dojo_request_duration_seconds_bucket{",
     ] {
         assert!(metrics.contains(line), "{line} is missing from\n{metrics}");

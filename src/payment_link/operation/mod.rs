@@ -50,6 +50,16 @@ pub enum ActionKind {
 }
 
 impl ActionKind {
+    pub const ALL: [Self; 7] = [
+        Self::Cancel,
+        Self::Capture,
+        Self::Refund,
+        Self::Reversal,
+        Self::Amount,
+        Self::TipsAmount,
+        Self::Receipt,
+    ];
+
     /// Its name in JSON, in the database, in logs and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
