@@ -79,8 +79,8 @@ impl ApiKey {
 
     /// The SHA-256 of the key, which is all that the database stores of it.
     #[must_use]
-    pub fn hash(&self) -> Vec<u8> {
-        Sha256::digest(self.0.expose_secret().as_bytes()).to_vec()
+    pub fn hash(&self) -> [u8; 32] {
+        Sha256::digest(self.0.expose_secret().as_bytes()).into()
     }
 
     /// The key itself, to show it to the person who requested it.

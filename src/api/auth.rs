@@ -64,7 +64,9 @@ impl<S: RequiredScope> FromRequestParts<AppState> for Caller<S> {
             .and_then(ApiKey::parse)
             .ok_or(Error::Unauthenticated)?;
         // The lookup compares hashes, so its timing reveals nothing useful: nobody can choose the hash.
-        let key = store::api_keys::identify(&state.pool, &key.hash())
+        let key = state
+            .keys
+            .identify(&state.pool, key.hash())
             .await?
             .ok_or(Error::Unauthenticated)?;
         if let Some(sender) = parts.extensions.get::<Sender>() {
@@ -84,8 +86,8 @@ impl<S: RequiredScope> FromRequestParts<AppState> for Caller<S> {
         }
         Ok(Self {
             client_id: key.client_id,
-            client: key.client,
-            accounts: key.accounts,
+            client: key.client.clone(),
+            accounts: key.accounts.clone(),
             scope: PhantomData,
         })
     }

@@ -19,7 +19,8 @@ use crate::{
     payment_link::{
         Failure, FailureKind, Fault, PaymentLinkId, Progress, operation::permission::NotPossible,
     },
-    protocol, store,
+    protocol::{self, intake::NotStored},
+    store,
     telemetry::causes,
 };
 
@@ -93,7 +94,7 @@ pub(crate) enum Error {
     )]
     Unconfirmed(Subject),
     #[error("the webhook could not be stored; send it again")]
-    WebhookNotStored(#[source] store::Error),
+    WebhookNotStored(#[source] NotStored),
     #[error("too many creations, operations and refreshes are in progress; nothing was done")]
     Overloaded,
     #[error("the signature is missing or does not match the body")]
@@ -297,10 +298,9 @@ impl Error {
             }
             Self::Unconfirmed(subject) => of(Type::OutcomeUnconfirmed).about(*subject),
             Self::WebhookNotStored(error) => {
-                let kind = if error.is_outage() {
-                    Type::DatabaseUnavailable
-                } else {
-                    Type::NotStored
+                let kind = match error {
+                    NotStored::Store(error) if error.is_outage() => Type::DatabaseUnavailable,
+                    _ => Type::NotStored,
                 };
                 of(kind).retry_after(SOON).logged()
             }

@@ -19,6 +19,7 @@ use crate::{
         Currency, Failure, FailureKind, Fault, Money, PaymentLinkId, Progress,
         operation::{ActionKind, permission::NotPossible},
     },
+    protocol::intake::NotStored,
     store,
 };
 
@@ -456,7 +457,7 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
         ProblemType::DojoMisrouted => failed(FailureKind::Misrouted, "", vec![]),
         ProblemType::DojoNotReached => failed(FailureKind::NotReached, "", vec![]),
         ProblemType::DatabaseUnavailable => Error::DatabaseUnavailable(store_error),
-        ProblemType::NotStored => Error::WebhookNotStored(store_error),
+        ProblemType::NotStored => Error::WebhookNotStored(NotStored::QueueFull),
         ProblemType::Overloaded => Error::Overloaded,
         ProblemType::AccountNotConfigured => Error::AccountNotConfigured(link_id()),
         ProblemType::OutcomeUnknown => Error::OutcomeUnknown(call.subject()),

@@ -8,6 +8,7 @@ mod docs;
 mod error;
 mod examples;
 mod idempotency;
+mod known_keys;
 mod metadata_entry;
 mod observe;
 mod openapi;

@@ -91,6 +91,7 @@ async fn is_ready(state: &AppState) -> Result<Readiness, store::Error> {
 ))]
 async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
     state.pool.report();
+    state.intake.report();
     let text = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

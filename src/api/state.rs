@@ -15,6 +15,7 @@ use super::{
     anonymous::AnonymousRequests,
     body::{Document, RequestSchemas},
     error::Error,
+    known_keys::KnownKeys,
     problem::Subject,
     rates::Rates,
 };
@@ -22,7 +23,7 @@ use crate::{
     config::ServeSettings,
     dojo::{Account, Accounts},
     payment_link::{PaymentLink, RecoveryLimits},
-    protocol::Context,
+    protocol::{Context, intake::Intake},
     store::PgPool,
     telemetry::trace,
 };
@@ -43,11 +44,14 @@ pub struct Shared {
     pub metrics: PrometheusHandle,
     /// Wakes the background jobs when something has just become due.
     pub wake: Arc<Notify>,
+    /// Stores webhooks.
+    pub(super) intake: Intake,
     pub limits: RecoveryLimits,
     /// How long a request may take.
     pub request_timeout: Duration,
     /// Limits the creations, operations and refreshes in progress (`MAX_CREATIONS`).
     calls: Arc<Semaphore>,
+    pub(super) keys: KnownKeys,
     pub(super) rates: Rates,
     pub(super) anonymous: Arc<AnonymousRequests>,
     pub(super) schemas: RequestSchemas,
@@ -75,7 +79,8 @@ impl AppState {
         document: Document,
     ) -> Self {
         Self(Arc::new(Shared {
-            probes: pool.reserved(),
+            probes: pool.reserved(""),
+            intake: Intake::start(&pool, Arc::clone(&wake)),
             pool,
             accounts,
             tasks,
@@ -84,6 +89,7 @@ impl AppState {
             limits: settings.jobs.limits(),
             request_timeout: settings.request_timeout,
             calls: Arc::new(Semaphore::new(settings.max_creations.into())),
+            keys: KnownKeys::default(),
             rates: Rates::new(settings.client_rate),
             anonymous: Arc::default(),
             schemas: RequestSchemas::of(document),
@@ -116,6 +122,7 @@ impl AppState {
 
     /// Forgets what is no longer needed and logs the counts that are due. Call it every few seconds.
     pub fn upkeep(&self) {
+        self.keys.forget_old();
         self.rates.forget_idle();
         self.anonymous.report(Instant::now());
     }

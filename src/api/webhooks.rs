@@ -3,6 +3,7 @@
 use std::{sync::LazyLock, time::Instant};
 
 use axum::{
+    body::Bytes,
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
 };
@@ -64,7 +65,7 @@ async fn receive(
 ) -> Result<StatusCode, Error> {
     let account = genuine(&state, NewPaymentLink::DEFAULT_ACCOUNT, &headers, &body)?;
     sender.authenticated();
-    keep(&state, account, &body).await
+    keep(&state, account, body).await
 }
 
 /// Receives a webhook from Dojo for an account.
@@ -89,7 +90,7 @@ async fn receive_for(
 ) -> Result<StatusCode, Error> {
     let account = genuine(&state, &account, &headers, &body)?;
     sender.authenticated();
-    keep(&state, account, &body).await
+    keep(&state, account, body).await
 }
 
 /// The account of this name, if one of its own secrets signed the webhook.
@@ -129,8 +130,8 @@ fn genuine<'a>(
 }
 
 /// Stores a webhook that Dojo signed for this account.
-async fn keep(state: &AppState, account: &Account, body: &[u8]) -> Result<StatusCode, Error> {
-    protocol::webhooks::receive(&state.context(account), body)
+async fn keep(state: &AppState, account: &Account, body: Bytes) -> Result<StatusCode, Error> {
+    protocol::webhooks::receive(&state.intake, &account.name, body.into())
         .await
         .map_err(Error::WebhookNotStored)?;
     Ok(StatusCode::NO_CONTENT)

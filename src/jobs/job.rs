@@ -119,6 +119,10 @@ pub(super) struct Runner<J> {
 /// How often an idle job shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
+/// The shortest pause after a round that found nothing. Under load, something becomes due all the time, and a round for each
+/// of it would cost the database more than the work itself.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+
 impl<J: Job> Runner<J> {
     /// Runs rounds until told to stop: back to back while there is work, otherwise after a poll interval or a wake-up.
     pub(super) async fn run(&self) {
@@ -142,7 +146,9 @@ impl<J: Job> Runner<J> {
 
     /// Waits until there may be work: for `wait`, or until a wake-up.
     async fn idle(&self, wait: Duration, mut woken: Pin<&mut Notified<'_>>) {
-        let mut left = wait;
+        // A wake-up during this pause is not lost.
+        tokio::time::sleep(SHORTEST_PAUSE.min(wait)).await;
+        let mut left = wait.saturating_sub(SHORTEST_PAUSE);
         while !left.is_zero() {
             let step = left.min(HEARTBEAT);
             tokio::select! {

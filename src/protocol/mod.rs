@@ -4,6 +4,7 @@
 mod adoption;
 pub mod creation;
 pub mod creation_recovery;
+pub mod intake;
 pub mod intent_search;
 pub mod operation_recovery;
 pub mod operations;

@@ -3,42 +3,34 @@
 use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
-use super::Context;
+use super::intake::{Intake, NotStored};
 use crate::{
     dojo::webhook::Event,
-    store::{
-        self,
-        webhooks::{Effect, Webhook},
-    },
+    store::webhooks::{Effect, Webhook},
 };
 
-/// Stores a webhook whose signature is valid, and applies it to its link's status. Once this returns `Ok`, the webhook is
-/// committed, and a duplicate of it changes nothing.
-pub async fn receive(context: &Context, body: &[u8]) -> Result<(), store::Error> {
-    let parsed = Event::parse(body);
-    let (dedup_key, event) = match &parsed {
-        Ok(event) => (event.id.clone(), Ok(event)),
-        Err(error) => {
-            let reason = error.reason();
+/// Stores a webhook whose signature is valid for this account, and applies it to its link's status. Once this returns `Ok`,
+/// the webhook is committed, and a duplicate of it changes nothing.
+pub async fn receive(intake: &Intake, account: &str, body: Vec<u8>) -> Result<(), NotStored> {
+    let event = Event::parse(&body).map_err(|error| error.reason());
+    let dedup_key = match &event {
+        Ok(event) => event.id.clone(),
+        Err(reason) => {
             warn!(
                 reason,
                 "a webhook with a valid signature was not understood; it is stored in webhook_events"
             );
-            let hash = hex::encode(Sha256::digest(body));
-            (format!("sha256:{hash}"), Err(reason))
+            format!("sha256:{}", hex::encode(Sha256::digest(&body)))
         }
     };
     let is_understood = event.is_ok();
     let webhook = Webhook {
-        account: &context.account.name,
-        dedup_key: &dedup_key,
+        account: account.to_owned(),
+        dedup_key: dedup_key.clone(),
         body,
         event,
     };
-    let effect = store::webhooks::record(&context.pool, webhook).await?;
-    context.wake.notify_waiters();
-
-    match effect {
+    match intake.store(webhook).await? {
         Effect::Judged {
             link_id,
             before,

@@ -172,10 +172,10 @@ pub async fn adopt_intent(
     }
     transaction.commit().await?;
     if is_new {
-        count_status_change(status, cause);
+        count_status_change(status, cause.name());
     }
     for (status, cause) in &early.changes {
-        count_status_change(*status, cause);
+        count_status_change(*status, cause.name());
     }
     Ok(Adopted {
         link,

@@ -142,7 +142,7 @@ async fn reopen(pool: &PgPool, draft: &Draft<'_>) -> Result<Option<Lease>, Error
     .fetch_optional(pool)
     .await?;
     Ok(reopened.map(|row| {
-        count_status_change(Status::Pending, draft.cause);
+        count_status_change(Status::Pending, draft.cause.name());
         lease.granted(row.until)
     }))
 }
@@ -196,7 +196,7 @@ async fn save(
     .fetch_optional(pool)
     .await?;
     Ok(saved.map(|row| {
-        count_status_change(Status::Pending, draft.cause);
+        count_status_change(Status::Pending, draft.cause.name());
         lease.granted(row.until)
     }))
 }
@@ -319,7 +319,7 @@ pub async fn fail(
     .await?;
     let failed = recorded.rows_affected() == 1;
     if failed {
-        count_status_change(Status::Failed, cause);
+        count_status_change(Status::Failed, cause.name());
     }
     Ok(failed)
 }

@@ -27,6 +27,19 @@ impl From<sqlx::Error> for Error {
 }
 
 impl Error {
+    /// Whether Postgres rejected the statement because of something else that runs at the same time: contention (SQLSTATE
+    /// class 40), a lock that was not available (55P03), or a statement that took too long (57014).
+    #[must_use]
+    pub fn is_contention(&self) -> bool {
+        matches!(
+            self,
+            Self::Database(Cause(sqlx::Error::Database(error)))
+                if error.code().is_some_and(|code| {
+                    code.starts_with("40") || code == "55P03" || code == "57014"
+                })
+        )
+    }
+
     /// Whether the database is out of reach for the moment, as opposed to rejecting the statement. Of Postgres's own errors
     /// (SQLSTATE classes): connection, rollback by contention, resources, objects in use, operator intervention.
     #[must_use]

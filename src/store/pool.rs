@@ -202,16 +202,19 @@ impl PgPool {
     }
 
     /// A pool for the same database with a single connection of its own, for statements that must not wait behind requests.
+    /// Its sessions have the usual settings and then these.
     #[must_use]
-    pub fn reserved(&self) -> Self {
+    pub fn reserved(&self, settings: &str) -> Self {
+        let session = self.session.clone() + settings;
         Self {
             connections: connections(
                 1,
                 self.acquire_timeout,
                 &self.options,
-                &self.session,
+                &session,
                 &self.discarded,
             ),
+            session,
             ..self.clone()
         }
     }

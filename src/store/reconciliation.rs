@@ -414,7 +414,7 @@ pub async fn apply(
         return Ok(None);
     }
     if link.status != status {
-        count_status_change(status, cause);
+        count_status_change(status, cause.name());
     }
     Ok(Some(Applied {
         changed: is_change,

@@ -42,6 +42,21 @@ macro_rules! record {
     };
 }
 
+/// Like [`record!`] with rows to return, but each row of `entry` has a cause of its own, as JSON in `cause`. `$1` is the
+/// kind, so the statement's own arguments start at `$2`.
+macro_rules! record_with_causes {
+    ($kind:expr, $ctes:tt => $select:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query!(
+            $ctes + ", recorded AS (
+                INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause, detail)
+                SELECT link_id, $1, before, after, cause, detail FROM entry
+            ) " + $select,
+            $crate::store::timeline::kind_word($kind)
+            $(, $argument)*
+        )
+    };
+}
+
 /// Like [`record!`] with rows to return, for entries of different kinds that are known before the statement runs:
 /// `$entries` is a slice of [`NewEntry`], and `$1` in the statement. Each is recorded for each link that the CTE
 /// `changed` yields as `link_id`. The statement's own arguments start at `$2`.
@@ -60,7 +75,7 @@ macro_rules! record_each {
     };
 }
 
-pub(super) use {record, record_each};
+pub(super) use {record, record_each, record_with_causes};
 
 /// An entry to record with [`record_each!`].
 #[derive(Debug, Serialize)]
@@ -73,10 +88,10 @@ pub(super) struct NewEntry<'a> {
 }
 
 /// Counts a change of a link's status, once it is committed.
-pub(super) fn count_status_change(status: Status, cause: &Cause) {
+pub(super) fn count_status_change(status: Status, cause: &'static str) {
     metrics::counter!(
         "link_status_changes_total",
-        "status" => status.as_str(), "cause" => cause.name()
+        "status" => status.as_str(), "cause" => cause
     )
     .increment(1);
 }

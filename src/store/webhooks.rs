@@ -1,27 +1,28 @@
 //! Webhooks: storing each once, and updating the status of its link.
 
+use std::collections::{BTreeSet, HashMap};
+
+use time::OffsetDateTime;
+
 use super::{
     Error, PgPool, parse_stored,
-    timeline::{count_status_change, record},
+    timeline::{count_status_change, record_with_causes},
 };
 use crate::{
     dojo::webhook::{Event, INTENT_EVENTS},
-    payment_link::{
-        PaymentLinkId, Status, Verdict,
-        timeline::{Cause, Kind},
-    },
+    payment_link::{PaymentLinkId, Status, Verdict, timeline::Kind},
 };
 
 /// A webhook whose signature is valid.
-#[derive(Debug)]
-pub struct Webhook<'a> {
+#[derive(Debug, Clone)]
+pub struct Webhook {
     /// The account whose secret signed it.
-    pub account: &'a str,
+    pub account: String,
     /// The same in every copy of the webhook: the event's id, or the hash of a body without one.
-    pub dedup_key: &'a str,
-    pub body: &'a [u8],
+    pub dedup_key: String,
+    pub body: Vec<u8>,
     /// `Err` says why the body was not understood.
-    pub event: Result<&'a Event, String>,
+    pub event: Result<Event, String>,
 }
 
 /// What a webhook did.
@@ -41,69 +42,122 @@ pub enum Effect {
     },
 }
 
-/// Stores a webhook once and applies the rules to its link's status, in one statement: one round trip and one transaction.
+/// A pool with one connection of its own for [`record`], which stores all webhooks of a replica.
+///
+/// If another transaction holds the lock on a link, such as that of a frozen replica, the webhooks about all other links
+/// wait for it too. So the statement gives up soon, and the caller stores each webhook by itself on the usual pool.
+#[must_use]
+pub fn intake_pool(pool: &PgPool) -> PgPool {
+    pool.reserved(
+        "SET lock_timeout = '100ms';
+         -- The statement joins a few rows with tables of any size. A plan that was made while a table was small must
+         -- still be good when it is large.
+         SET enable_seqscan = off;
+         SET enable_hashjoin = off;
+         SET enable_mergejoin = off;",
+    )
+}
+
+/// Stores each webhook once and applies the rules to its link's status, all in one statement: one round trip and one
+/// transaction. Returns the effects in the order of the webhooks. If one of them can't be stored, none is.
+///
+/// No two webhooks may have the same account and `dedup_key`, or be about the same intent, because a statement can change
+/// a row only once.
 ///
 /// The rules are a pure function of two statuses ([`Status::judge`]). So the statement gets the verdict for each status that
-/// the link may have, and picks the one for the status that it finds under its lock.
+/// a link may have, and picks the one for the status that it finds under its lock.
 ///
 /// Two things make it safe to run at any moment, any number of times:
 ///
-/// - The event's key is unique, so only the first copy gets past `event`.
-/// - The intent's row is written first. The transaction that gives a link its intent ([`super::adoption::adopt_intent`])
-///   writes that row too, so one of the two waits for the other. If the webhook is first, the adoption finds it stored. If it
-///   is second, it finds the link on the row, because a conflicting insert sees the newest version of a row, not that of its
-///   snapshot.
-pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Effect, Error> {
-    let (event, problem) = match webhook.event {
-        Ok(event) => (Some(event), None),
-        Err(problem) => (None, Some(problem)),
-    };
-    let reported = event.and_then(|event| event.payment_status.as_deref());
-    // Even without a status, an event about a link says that something happened.
-    let verdicts = event
-        .filter(|event| event.payment_intent_id.is_some())
-        .map(|event| verdicts_for(&event.event_type, reported))
-        .unwrap_or_default();
-    let cause = Cause::Webhook {
-        event_id: webhook.dedup_key.to_owned(),
-    };
+/// - An event's key is unique, so only the first copy gets past `event`.
+/// - If an intent has no link yet, its row is written first. The transaction that gives a link its intent
+///   ([`super::adoption::adopt_intent`]) writes that row too, so one of the two waits for the other. If the webhook is first,
+///   the adoption finds it stored. If it is second, it finds the link on the row, because a conflicting insert sees the
+///   newest version of a row, not that of its snapshot. An intent that has a link keeps it, so its row needs no lock.
+///
+/// Each of the three steps that lock rows sorts them and is finished before the next begins, so statements that run at the
+/// same time can't deadlock.
+pub async fn record(pool: &PgPool, webhooks: &[Webhook]) -> Result<Vec<Effect>, Error> {
+    let events = || webhooks.iter().map(|webhook| webhook.event.as_ref().ok());
+    let accounts: Vec<_> = webhooks
+        .iter()
+        .map(|webhook| webhook.account.as_str())
+        .collect();
+    let dedup_keys: Vec<_> = webhooks
+        .iter()
+        .map(|webhook| webhook.dedup_key.as_str())
+        .collect();
+    let bodies: Vec<_> = webhooks
+        .iter()
+        .map(|webhook| webhook.body.as_slice())
+        .collect();
+    let intents: Vec<_> = events()
+        .map(|event| event?.payment_intent_id.as_deref())
+        .collect();
+    let types: Vec<_> = events()
+        .map(|event| Some(event?.event_type.as_str()))
+        .collect();
+    let reported: Vec<_> = events()
+        .map(|event| event?.payment_status.as_deref())
+        .collect();
+    let created: Vec<_> = events().map(|event| event?.created_at).collect();
+    let problems: Vec<_> = webhooks
+        .iter()
+        .map(|webhook| webhook.event.as_ref().err())
+        .collect();
+    let rules = Rules::for_events(events().flatten());
 
-    let row = record!(
+    let rows = record_with_causes!(
         Kind::Webhook,
-        &cause,
         r#"
-        WITH intent AS (
+        WITH given AS MATERIALIZED (
+            SELECT given.*, intent.payment_link_id AS owner,
+                   CASE WHEN intent.account = given.account THEN intent.payment_link_id END AS link_id
+            FROM unnest($2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::timestamptz[],
+                        $9::text[])
+                AS given (account, dedup_key, body, intent_id, event_type, reported, created_at, problem)
+            LEFT JOIN payment_intents intent ON intent.id = given.intent_id
+        ), intent AS (
             -- If no link claims the intent soon, it is traced: the response to its creation may be lost.
             INSERT INTO payment_intents (id, account, due_at)
-            SELECT $6, $3, now() + interval '5 seconds' WHERE $6::text IS NOT NULL
+            SELECT intent_id, account, now() + interval '5 seconds' FROM given
+            WHERE intent_id IS NOT NULL AND owner IS NULL
+            ORDER BY intent_id
             ON CONFLICT (id) DO UPDATE SET last_seen_at = now()
-            RETURNING payment_link_id, account
+            RETURNING id, account, payment_link_id
         ), event AS (
             INSERT INTO webhook_events AS stored
                 (account, dedup_key, body, payment_intent_id, event_type, payment_status, dojo_created_at,
                  problem, payment_link_id)
-            VALUES ($3, $4, $5, $6, $7, $8, $9, $10,
-                    (SELECT payment_link_id FROM intent WHERE account = $3))
+            SELECT account, dedup_key, body, intent_id, event_type, reported, created_at, problem,
+                   CASE WHEN owner IS NOT NULL THEN link_id
+                        ELSE (SELECT payment_link_id FROM intent WHERE id = intent_id AND account = given.account) END
+            FROM given
+            ORDER BY account, dedup_key
             ON CONFLICT (account, dedup_key)
                 DO UPDATE SET deliveries = stored.deliveries + 1, last_received_at = now()
-            RETURNING deliveries = 1 AS first, payment_link_id
+            RETURNING account, dedup_key, event_type, payment_status, payment_link_id, deliveries = 1 AS first
         ), link AS (
-            SELECT link.id, link.status
+            SELECT event.account, event.dedup_key, event.event_type, event.payment_status AS reported,
+                   link.id, link.payment_intent_id, link.status
             FROM event JOIN payment_links link ON link.id = event.payment_link_id
             WHERE event.first
+            ORDER BY link.id
             FOR UPDATE OF link
         ), judged AS (
-            SELECT link.id, link.status AS before, rule.after, rule.verdict
+            SELECT link.*, link.status AS before, rule.after, rule.verdict
             FROM link
-            JOIN unnest($11::text[], $12::text[], $13::text[])
-                AS rule (before, after, verdict) ON rule.before = link.status
+            JOIN unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::text[])
+                AS rule (event_type, reported, before, after, verdict)
+                ON rule.before = link.status AND rule.event_type = link.event_type
+                   AND rule.reported IS NOT DISTINCT FROM link.reported
         ), moved AS (
             UPDATE payment_links link
             -- Whatever the verdict, the intent is read: a webhook says nothing about money.
             -- The link already has the intent's id. It is set again because Postgres first checks a row's constraints on
             -- the version in the statement's snapshot, which may not have it yet.
             SET status = judged.after,
-                payment_intent_id = $6,
+                payment_intent_id = judged.payment_intent_id,
                 -- This always changes due_at, so a reconciliation in progress sees that and doesn't postpone the next read.
                 due_at = now(),
                 revision = link.revision + (judged.after <> judged.before)::int,
@@ -118,51 +172,96 @@ pub async fn record(pool: &PgPool, webhook: Webhook<'_>) -> Result<Effect, Error
             WHERE link.id = judged.id
         ), entry AS (
             SELECT id AS link_id, before, after,
-                   jsonb_build_object('verdict', verdict, 'reported', $8::text, 'event', $7::text) AS detail
+                   jsonb_build_object('type', 'webhook', 'eventId', dedup_key) AS cause,
+                   jsonb_build_object('verdict', verdict, 'reported', reported, 'event', event_type) AS detail
             FROM judged
         )"# => r#"
-        SELECT event.first AS "first!", judged.id AS "id?", judged.before AS "before?",
-               judged.after AS "after?", judged.verdict AS "verdict?"
-        FROM event LEFT JOIN judged ON true"#,
-        webhook.account,
-        webhook.dedup_key,
-        webhook.body,
-        event.and_then(|event| event.payment_intent_id.as_deref()),
-        event.map(|event| event.event_type.as_str()),
-        reported,
-        event.and_then(|event| event.created_at),
-        problem,
-        &verdicts.before as &[&str],
-        &verdicts.after as &[&str],
-        &verdicts.verdict as &[&str],
+        SELECT account AS "account!", dedup_key AS "dedup_key!", first AS "first!",
+               NULL::uuid AS id, NULL AS before, NULL AS after, NULL AS verdict
+        FROM event WHERE NOT first OR payment_link_id IS NULL
+        UNION ALL
+        SELECT account, dedup_key, true, id, before, after, verdict FROM judged"#,
+        &accounts as &[&str],
+        &dedup_keys as &[&str],
+        &bodies as &[&[u8]],
+        &intents as &[Option<&str>],
+        &types as &[Option<&str>],
+        &reported as &[Option<&str>],
+        &created as &[Option<OffsetDateTime>],
+        &problems as &[Option<&String>],
+        &rules.event_type as &[&str],
+        &rules.reported as &[Option<&str>],
+        &rules.before as &[&str],
+        &rules.after as &[&str],
+        &rules.verdict as &[&str],
     )
-    .fetch_one(pool)
+    .fetch_all(pool)
     .await?;
 
-    match (row.first, row.id, row.before, row.after, row.verdict) {
-        (false, ..) => Ok(Effect::Duplicate),
-        (true, Some(id), Some(before), Some(after), Some(verdict)) => {
-            let (before, after) = (parse_stored(&before)?, parse_stored(&after)?);
-            if before != after {
-                count_status_change(after, &cause);
+    let mut effects = HashMap::new();
+    for row in rows {
+        let effect = match (row.first, row.id, row.before, row.after, row.verdict) {
+            (false, ..) => Effect::Duplicate,
+            (true, Some(id), Some(before), Some(after), Some(verdict)) => {
+                let (before, after) = (parse_stored(&before)?, parse_stored(&after)?);
+                if before != after {
+                    count_status_change(after, "webhook");
+                }
+                Effect::Judged {
+                    link_id: PaymentLinkId::from_uuid(id),
+                    before,
+                    after,
+                    verdict,
+                }
             }
-            Ok(Effect::Judged {
-                link_id: PaymentLinkId::from_uuid(id),
-                before,
-                after,
-                verdict,
-            })
-        }
-        (true, ..) => Ok(Effect::NoLink),
+            (true, ..) => Effect::NoLink,
+        };
+        effects.insert((row.account, row.dedup_key), effect);
     }
+    let effects = webhooks.iter().map(|webhook| {
+        effects
+            .remove(&(webhook.account.clone(), webhook.dedup_key.clone()))
+            .ok_or_else(|| Error::Unreadable("a webhook's row".to_owned()))
+    });
+    effects.collect()
 }
 
-/// For each status that a link may have, what an event means: one element of each vector per status.
+/// What events mean for each status that a link may have: one element of each vector per rule.
 #[derive(Debug, Default)]
-struct Verdicts {
+struct Rules<'a> {
+    event_type: Vec<&'a str>,
+    reported: Vec<Option<&'a str>>,
     before: Vec<&'static str>,
     after: Vec<&'static str>,
     verdict: Vec<&'static str>,
+}
+
+impl<'a> Rules<'a> {
+    /// The rules for these events. Events about no intent have no link, and need none.
+    fn for_events(events: impl Iterator<Item = &'a Event>) -> Self {
+        let kinds: BTreeSet<_> = events
+            .filter(|event| event.payment_intent_id.is_some())
+            // Even without a status, an event about a link says that something happened.
+            .map(|event| (event.event_type.as_str(), event.payment_status.as_deref()))
+            .collect();
+        let mut rules = Self::default();
+        for (event_type, reported) in kinds {
+            for before in Status::ALL {
+                let verdict = judge(before, event_type, reported);
+                let after = if let Verdict::Moved(after) = verdict {
+                    after
+                } else {
+                    before
+                };
+                rules.event_type.push(event_type);
+                rules.reported.push(reported);
+                rules.before.push(before.as_str());
+                rules.after.push(after.as_str());
+                rules.verdict.push(verdict.name());
+            }
+        }
+        rules
+    }
 }
 
 /// What an event with this name and this word for the status means for a link with the status `before`.
@@ -172,20 +271,4 @@ pub(super) fn judge(before: Status, event_type: &str, reported: Option<&str>) ->
     } else {
         Verdict::UnknownEvent
     }
-}
-
-fn verdicts_for(event_type: &str, reported: Option<&str>) -> Verdicts {
-    let mut verdicts = Verdicts::default();
-    for before in Status::ALL {
-        let verdict = judge(before, event_type, reported);
-        let after = if let Verdict::Moved(after) = verdict {
-            after
-        } else {
-            before
-        };
-        verdicts.before.push(before.as_str());
-        verdicts.after.push(after.as_str());
-        verdicts.verdict.push(verdict.name());
-    }
-    verdicts
 }

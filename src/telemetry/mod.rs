@@ -150,8 +150,11 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0,
     ];
 
+    let sizes = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &sizes)?
         .install_recorder()?;
     describe_requests();
     describe_links();
@@ -190,6 +193,20 @@ fn describe_requests() {
         "webhooks_total",
         "Webhooks received, by verdict",
         &[("verdict", &verdicts)],
+    );
+    metrics::describe_histogram!(
+        "webhook_batch_size",
+        "Webhooks that were stored in one transaction"
+    );
+    metrics::describe_histogram!(
+        "webhook_batch_duration_seconds",
+        "How long it took to store a batch of webhooks, with the commit"
+    );
+    metrics::describe_gauge!("webhook_queue_length", "Webhooks that wait to be stored");
+    counter(
+        "webhook_queue_full_total",
+        "Webhooks that were turned away because too many were waiting",
+        &[],
     );
     metrics::describe_counter!(
         "dojo_requests_total",

@@ -22,6 +22,7 @@ mod failover;
 mod faults;
 mod generated_clients;
 mod idempotency;
+mod intake;
 mod jobs;
 mod kubernetes;
 mod limits;

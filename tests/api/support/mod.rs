@@ -3,6 +3,7 @@
 mod operations;
 pub mod proxy;
 mod service;
+pub mod slow_way;
 mod trouble;
 
 use std::{future::Future, sync::OnceLock, time::Duration};
@@ -413,7 +414,7 @@ pub fn text(value: &Value) -> &str {
         .unwrap_or_else(|| panic!("{value} is not a string"))
 }
 
-/// Waits for a condition, for 20 seconds at most.
+/// Waits for a condition, for a minute at most.
 pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_within(Duration::from_mins(1), what, condition).await
 }
