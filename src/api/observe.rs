@@ -10,15 +10,19 @@ use std::{
 
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, request::Parts},
+    http::{HeaderName, HeaderValue, Method, header, request::Parts},
     middleware::Next,
     response::Response,
 };
-use tracing::{Instrument, debug, error, info, info_span};
+use tracing::{Instrument, debug, error, field::display, info, info_span};
 use uuid::Uuid;
 
 use super::anonymous::{Anonymous, AnonymousRequests};
-use crate::telemetry::trace::{self, Trace};
+use crate::{
+    payment_link::PaymentLinkId,
+    protocol::webhooks::Receipt,
+    telemetry::trace::{self, Trace},
+};
 
 /// The methods that are counted by name. HTTP allows any text as a method, and the number of labels must be limited.
 const METHODS: [Method; 5] = [
@@ -103,6 +107,12 @@ impl<S: Sync> FromRequestParts<S> for Sender {
     }
 }
 
+/// The link that a path of the API is about.
+fn link_id_in(path: &str) -> Option<PaymentLinkId> {
+    let rest = path.strip_prefix("/v1/payment-links/")?;
+    rest.split('/').next()?.parse().ok()
+}
+
 /// Gives the request its id and its trace, and logs and counts it once it has a response. The log contains the route and not the URL:
 /// queries contain references, and references may contain names of people.
 ///
@@ -121,6 +131,7 @@ pub(crate) async fn observe(
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let link_id = link_id_in(request.uri().path());
     let sender = Sender::default();
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(sender.clone());
@@ -148,6 +159,14 @@ pub(crate) async fn observe(
             anonymous.is_first(Anonymous::Request { route, status }, Instant::now())
         }
     };
+    let created = response.headers().get(header::LOCATION);
+    let created = created.and_then(|location| link_id_in(location.to_str().ok()?));
+    let webhook = response.extensions_mut().remove::<Receipt>();
+    let judged = webhook.as_ref().and_then(|webhook| webhook.judged);
+    let link_id = link_id
+        .or(created)
+        .or(judged.map(|(link_id, ..)| link_id))
+        .map(display);
     span.in_scope(|| {
         match failure {
             Some(FailureCause(error)) if is_logged => error!(error, "a request failed"),
@@ -155,7 +174,16 @@ pub(crate) async fn observe(
             None => {}
         }
         if is_logged {
-            info!(status, milliseconds, "request completed");
+            info!(
+                status,
+                milliseconds,
+                link_id,
+                event_id = webhook.as_ref().map(|webhook| webhook.dedup_key.as_str()),
+                verdict = webhook.as_ref().map(|webhook| webhook.verdict.as_str()),
+                before = judged.map(|(_, before, _)| before.as_str()),
+                after = judged.map(|(_, _, after)| after.as_str()),
+                "request completed"
+            );
         } else {
             debug!(status, milliseconds, "request completed");
         }

@@ -3,6 +3,7 @@
 use std::{sync::LazyLock, time::Instant};
 
 use axum::{
+    Extension,
     body::Bytes,
     extract::{Path, State},
     http::{HeaderMap, StatusCode},
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     dojo::{Account, webhook},
     payment_link::NewPaymentLink,
-    protocol,
+    protocol::{self, webhooks::Receipt},
 };
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
@@ -62,7 +63,7 @@ async fn receive(
     sender: Sender,
     headers: HeaderMap,
     Raw(body): Raw,
-) -> Result<StatusCode, Error> {
+) -> Result<Kept, Error> {
     let account = genuine(&state, NewPaymentLink::DEFAULT_ACCOUNT, &headers, &body)?;
     sender.authenticated();
     keep(&state, account, body).await
@@ -87,11 +88,14 @@ async fn receive_for(
     sender: Sender,
     headers: HeaderMap,
     Raw(body): Raw,
-) -> Result<StatusCode, Error> {
+) -> Result<Kept, Error> {
     let account = genuine(&state, &account, &headers, &body)?;
     sender.authenticated();
     keep(&state, account, body).await
 }
+
+/// The response to a stored webhook, with what the log says about it.
+type Kept = (Extension<Receipt>, StatusCode);
 
 /// The account of this name, if one of its own secrets signed the webhook.
 fn genuine<'a>(
@@ -130,11 +134,11 @@ fn genuine<'a>(
 }
 
 /// Stores a webhook that Dojo signed for this account.
-async fn keep(state: &AppState, account: &Account, body: Bytes) -> Result<StatusCode, Error> {
-    protocol::webhooks::receive(&state.intake, &account.name, body.into())
+async fn keep(state: &AppState, account: &Account, body: Bytes) -> Result<Kept, Error> {
+    let receipt = protocol::webhooks::receive(&state.intake, &account.name, body.into())
         .await
         .map_err(Error::WebhookNotStored)?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok((Extension(receipt), StatusCode::NO_CONTENT))
 }
 
 fn count(verdict: &str) {

@@ -1,17 +1,29 @@
 //! Receiving a webhook: store it once and apply the rules to its link's status.
 
 use sha2::{Digest, Sha256};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::intake::{Intake, NotStored};
 use crate::{
     dojo::webhook::Event,
+    payment_link::{PaymentLinkId, Status},
     store::webhooks::{Effect, Webhook},
 };
 
+/// What became of a webhook.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// The same in every copy of the webhook.
+    pub dedup_key: String,
+    /// In one word, as in the metric `webhooks_total`.
+    pub verdict: String,
+    /// The webhook's link with its status before and after, if the webhook was judged.
+    pub judged: Option<(PaymentLinkId, Status, Status)>,
+}
+
 /// Stores a webhook whose signature is valid for this account, and applies it to its link's status. Once this returns `Ok`,
 /// the webhook is committed, and a duplicate of it changes nothing.
-pub async fn receive(intake: &Intake, account: &str, body: Vec<u8>) -> Result<(), NotStored> {
+pub async fn receive(intake: &Intake, account: &str, body: Vec<u8>) -> Result<Receipt, NotStored> {
     let event = Event::parse(&body).map_err(|error| error.reason());
     let dedup_key = match &event {
         Ok(event) => event.id.clone(),
@@ -30,38 +42,22 @@ pub async fn receive(intake: &Intake, account: &str, body: Vec<u8>) -> Result<()
         body,
         event,
     };
-    match intake.store(webhook).await? {
+    let (verdict, judged) = match intake.store(webhook).await? {
         Effect::Judged {
             link_id,
             before,
             after,
             verdict,
-        } => {
-            count(&verdict);
-            info!(
-                %link_id, event_id = dedup_key, verdict, before = before.as_str(), after = after.as_str(),
-                "webhook processed"
-            );
-        }
-        Effect::Duplicate => {
-            count("duplicate");
-            info!(event_id = dedup_key, "webhook received again");
-        }
-        Effect::NoLink => {
-            count(if is_understood {
-                "kept"
-            } else {
-                "not_understood"
-            });
-            info!(
-                event_id = dedup_key,
-                "webhook stored; it is not about a known link yet"
-            );
-        }
-    }
-    Ok(())
-}
-
-fn count(verdict: &str) {
-    metrics::counter!("webhooks_total", "verdict" => verdict.to_owned()).increment(1);
+        } => (verdict, Some((link_id, before, after))),
+        Effect::Duplicate => ("duplicate".to_owned(), None),
+        // It is not about a known link yet.
+        Effect::NoLink if is_understood => ("kept".to_owned(), None),
+        Effect::NoLink => ("not_understood".to_owned(), None),
+    };
+    metrics::counter!("webhooks_total", "verdict" => verdict.clone()).increment(1);
+    Ok(Receipt {
+        dedup_key,
+        verdict,
+        judged,
+    })
 }

@@ -104,3 +104,42 @@ async fn background_jobs_belong_to_no_trace() {
         assert!(call["headers"].get("traceparent").is_none(), "{call}");
     }
 }
+
+#[tokio::test]
+async fn a_request_has_one_log_line_with_its_link() {
+    let app = TestApp::start().await;
+    let link = app.created().await;
+    let id = text(&link["id"]);
+    app.get(&format!("/v1/payment-links/{id}/events")).await;
+    app.get("/v1/payment-links/plink_nonsense").await;
+    let event = json!({"id": "evt_1", "event": "payment_intent.status_updated",
+        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Captured"}});
+    app.deliver(&event.to_string()).await.expect(204);
+
+    let line = async |words: &[&str]| {
+        eventually("the line is in the log", async || {
+            let lines = app.logged("request completed").await;
+            let has_all = |line: &&String| words.iter().all(|word| line.contains(word));
+            let found: Vec<_> = lines.iter().filter(has_all).collect();
+            assert!(found.len() < 2, "{words:?}: {found:?}");
+            Some(serde_json::from_str::<Value>(found.first()?).unwrap())
+        })
+        .await
+    };
+    let creation = line(&[r#""status":201"#]).await;
+    assert_eq!(creation["link_id"], id);
+    assert!(creation["milliseconds"].is_number());
+    assert_eq!(creation["span"]["client"], "bootstrap");
+    assert_eq!(creation["span"]["method"], "POST");
+    let timeline = line(&["/events"]).await;
+    assert_eq!(timeline["link_id"], id);
+    let unknown = line(&[r#""status":404"#]).await;
+    assert_eq!(unknown.get("link_id"), None);
+    let webhook = line(&["evt_1"]).await;
+    assert_eq!(webhook["link_id"], id);
+    assert_eq!(webhook["verdict"], "applied");
+    assert_eq!(
+        [&webhook["before"], &webhook["after"]],
+        ["Created", "Captured"]
+    );
+}
