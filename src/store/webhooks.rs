@@ -218,12 +218,12 @@ pub async fn record(pool: &PgPool, webhooks: &[Webhook]) -> Result<Vec<Effect>, 
         };
         effects.insert((row.account, row.dedup_key), effect);
     }
+    // No effect: a later version gave the link a status that this one doesn't know. The webhook is stored all the same.
     let effects = webhooks.iter().map(|webhook| {
-        effects
-            .remove(&(webhook.account.clone(), webhook.dedup_key.clone()))
-            .ok_or_else(|| Error::Unreadable("a webhook's row".to_owned()))
+        let key = (webhook.account.clone(), webhook.dedup_key.clone());
+        effects.remove(&key).unwrap_or(Effect::NoLink)
     });
-    effects.collect()
+    Ok(effects.collect())
 }
 
 /// What events mean for each status that a link may have: one element of each vector per rule.
