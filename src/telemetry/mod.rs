@@ -278,6 +278,7 @@ fn describe_jobs() {
         "sweep",
         "operation_recovery",
         "orphaned_intents",
+        "pruning",
     ];
     let outcomes = [
         &[
@@ -303,6 +304,7 @@ fn describe_jobs() {
         "operation_recovery",
         "orphaned_intents",
         "backlog",
+        "pruning",
         "upkeep",
     ];
     counter(
@@ -312,6 +314,11 @@ fn describe_jobs() {
             ("job_name", &loops),
             ("cause", &["panicked", "ended", "hung"]),
         ],
+    );
+    counter(
+        "pruned_rows_total",
+        "Old rows removed by the background job, by table",
+        &[("table", &["webhook_events", "payment_link_events"])],
     );
     metrics::describe_gauge!(
         "job_last_progress_timestamp_seconds",
