@@ -23,7 +23,7 @@ use crate::{
     api_key::{ApiKey, Scope},
     config::{ConfigError, ServeSettings},
     dojo::Accounts,
-    jobs::{Heartbeat, Jobs, RESTART_PAUSE, supervise},
+    jobs::{Heartbeat, Jobs, Pruning, RESTART_PAUSE, supervise},
     payment_link::Environment,
     protocol::Context,
     store::{self, Diagnosis, PgPool, api_keys::Conflict},
@@ -136,6 +136,9 @@ impl Application {
                     wake: Arc::clone(&wake),
                 };
                 Jobs::new(context, settings.jobs.clone(), stop_jobs.clone()).spawn(&tasks);
+            }
+            if let Some(older_than) = settings.jobs.prune_older_than {
+                Pruning::new(pool.clone(), older_than, stop_jobs.clone()).spawn(&tasks);
             }
         }
         let state = AppState::new(

@@ -20,7 +20,7 @@
 //! | [`dojo`] | Dojo's wire format: client, errors, webhook signature and event | axum, sqlx |
 //! | [`store`] | all SQL, one function per question | axum, reqwest |
 //! | [`protocol`] | the steps between `store` and `dojo` that make everything happen exactly once | axum, SQL |
-//! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents | axum, SQL |
+//! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents, pruning | axum, SQL |
 //! | [`api`] | routes, authentication, problem details, the OpenAPI document and its pages | SQL |
 //! | [`golive`] | the commands `check` and `webhooks` | axum, sqlx, [`api`] |
 //! | [`telemetry`] | logs, metrics and traces | modules other than [`config`] and [`payment_link`] |

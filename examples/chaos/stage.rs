@@ -191,6 +191,8 @@ fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str,
         ("MAX_RETRY_AFTER", format!("{}s", MAX_RETRY_AFTER.as_secs())),
         // All callers, readers and operators are one client.
         ("CLIENT_RATE", "100000".to_owned()),
+        // Nothing here gets that old, except for what is made older on purpose.
+        ("PRUNE_OLDER_THAN", "400d".to_owned()),
         ("LOG_FORMAT", "json".to_owned()),
     ]
 }

@@ -408,7 +408,8 @@ fn search_term(text: &str) -> Option<Term> {
 
 /// Lists the timeline of a payment link, oldest entry first.
 ///
-/// Each entry is a change, or an attempt at one, with its cause.
+/// Each entry is a change, or an attempt at one, with its cause. When a link can no longer change, old entries of webhooks
+/// that changed nothing may be removed. All others are kept, and an `after` stays valid.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}/events", operation_id = "listPaymentLinkEvents", tag = "Payment links",
     params(LinkId, PageParameters),

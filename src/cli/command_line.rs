@@ -9,7 +9,8 @@ use dojo_payment_links::{
 };
 
 use super::{
-    api_keys, check, healthcheck, migrate, openapi, operations, outcome::Result, serve, webhooks,
+    api_keys, check, healthcheck, migrate, openapi, operations, outcome::Result, prune, serve,
+    webhooks,
 };
 
 /// Create payment links at Dojo and track whether they have been paid.
@@ -29,6 +30,7 @@ pub(super) enum Command {
     Migrate(migrate::Migrate),
     ApiKeys(api_keys::ApiKeys),
     Operations(operations::Operations),
+    Prune(prune::Prune),
     Check(Box<check::Check>),
     Webhooks(Box<webhooks::Webhooks>),
     Healthcheck(healthcheck::Healthcheck),
@@ -42,6 +44,7 @@ impl Command {
             Self::Migrate(command) => command.run().await?,
             Self::ApiKeys(command) => command.run().await?,
             Self::Operations(command) => command.run().await?,
+            Self::Prune(command) => command.run().await?,
             Self::Check(command) => return command.run().await,
             Self::Webhooks(command) => command.run().await?,
             Self::Healthcheck(command) => command.run().await?,
@@ -60,7 +63,8 @@ impl Command {
             Self::Webhooks(command) => command.validate(&mut error),
             Self::Migrate(migrate::Migrate { database })
             | Self::ApiKeys(api_keys::ApiKeys { database, .. })
-            | Self::Operations(operations::Operations { database, .. }) => {
+            | Self::Operations(operations::Operations { database, .. })
+            | Self::Prune(prune::Prune { database, .. }) => {
                 error.keep(PgPool::new(database));
             }
             Self::Healthcheck(_) | Self::Openapi(_) => {}

@@ -9,6 +9,7 @@ mod migrate;
 mod openapi;
 mod operations;
 mod outcome;
+mod prune;
 mod serve;
 mod stdout;
 mod webhooks;

@@ -19,4 +19,4 @@ pub use jobs::JobSettings;
 pub use log::{LogFormat, LogSettings};
 pub use public_url::PublicUrl;
 pub use server::ServeSettings;
-pub use value::{account_name, listen_address, overlap};
+pub use value::{account_name, listen_address, overlap, retention};

@@ -41,6 +41,15 @@ pub fn overlap(text: &str) -> Result<Duration, Expected> {
         .ok_or_else(|| Expected::new("a duration such as 30m or 24h, from 0s to 31days"))
 }
 
+/// The age from which data is removed. Anything below a month is most likely a slip, and removed data can't be brought back.
+pub fn retention(text: &str) -> Result<Duration, Expected> {
+    let range = Duration::from_hours(24 * 30)..=Duration::from_hours(24 * 365 * 20);
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|age| range.contains(age))
+        .ok_or_else(|| Expected::new("a duration such as 400d or 2y, from 30d to 20 years"))
+}
+
 /// A whole number in a range.
 pub(super) fn number<T>(
     range: RangeInclusive<T>,

@@ -1,8 +1,8 @@
-//! The background jobs: creation recovery, operation recovery, reconciliation and orphaned intents.
+//! The background jobs: creation recovery, operation recovery, reconciliation, orphaned intents and pruning.
 //!
 //! Each job claims the rows that are due in Postgres (`FOR UPDATE SKIP LOCKED`, under a lease). So any number of replicas
 //! share the work without a leader, and the work of a dead replica is claimed again when its leases expire. Doing the same
-//! work twice changes nothing.
+//! work twice changes nothing. Pruning has no items to claim: its replicas take turns.
 
 mod backlog;
 mod creation_recovery;
@@ -10,6 +10,7 @@ mod job;
 mod operation_recovery;
 mod orphaned_intents;
 mod progress;
+mod pruning;
 mod reconciliation;
 mod shared;
 mod supervisor;
@@ -25,6 +26,7 @@ use tracing::{Instrument, info_span};
 
 use job::{Backoff, Job, Runner};
 use progress::Progress;
+pub use pruning::{Pruning, prune};
 pub use shared::Jobs;
 pub use supervisor::{Heartbeat, supervise};
 

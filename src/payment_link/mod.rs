@@ -11,6 +11,7 @@ mod money;
 pub mod operation;
 mod optional_timestamp;
 pub mod orphaned_intent;
+pub mod pruning;
 pub mod reconciliation;
 pub mod refundable;
 mod settlement;

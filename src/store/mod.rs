@@ -19,6 +19,7 @@ pub mod operation_recovery;
 pub mod operations;
 pub mod orphaned_intents;
 mod pool;
+pub mod pruning;
 pub mod reconciliation;
 mod timeline;
 pub mod webhooks;

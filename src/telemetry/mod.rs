@@ -295,6 +295,7 @@ fn describe_jobs() {
         "sweep",
         "operation_recovery",
         "orphaned_intents",
+        "pruning",
     ];
     let outcomes = [
         &[
@@ -320,6 +321,7 @@ fn describe_jobs() {
         "operation_recovery",
         "orphaned_intents",
         "backlog",
+        "pruning",
         "upkeep",
     ];
     counter(
@@ -329,6 +331,11 @@ fn describe_jobs() {
             ("job_name", &loops),
             ("cause", &["panicked", "ended", "hung"]),
         ],
+    );
+    counter(
+        "pruned_rows_total",
+        "Old rows removed by the background job, by table",
+        &[("table", &["webhook_events", "payment_link_events"])],
     );
     metrics::describe_gauge!(
         "job_last_progress_timestamp_seconds",

@@ -242,6 +242,7 @@ fn help_lists_every_setting_with_its_variable_and_default() {
         "[env: DOJO_ACCOUNTS_FILE=]",
         "[env: BOOTSTRAP_API_KEY]",
         "[env: LOG_FORMAT=]",
+        "[env: PRUNE_OLDER_THAN=]",
     ] {
         assert!(help.contains(setting), "{setting} is missing from\n{help}");
     }
@@ -273,6 +274,7 @@ async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
         ("BOOTSTRAP_API_KEY", "dpl_hush"),
         ("LISTEN_ADDR", "localhost"),
         ("LOG_FORMAT", "xml"),
+        ("PRUNE_OLDER_THAN", "29d"),
         ("LOG_FILTER", "=,="),
     ] {
         let mut serve = program();

@@ -33,6 +33,7 @@ mod openapi;
 mod operations;
 mod portal_refunds;
 mod promises_to_clients;
+mod prune;
 mod reading;
 mod recovery;
 mod replicas;

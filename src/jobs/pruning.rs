@@ -1,0 +1,127 @@
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::sleep;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::info;
+
+use super::{
+    RESTART_PAUSE,
+    progress::{Progress, count},
+    supervisor::supervise,
+};
+use crate::store::{
+    self, PgPool,
+    pruning::{Batch, Removed},
+};
+
+/// The name in logs and metrics.
+const NAME: &str = "pruning";
+
+/// How often to find out whether the next batch is due.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Longer than a batch can take: a few statements, each with its time limit.
+const LIMIT: Duration = Duration::from_mins(3);
+
+/// Removes old webhooks, a batch at a time. One job works for all accounts.
+pub struct Pruning {
+    pool: PgPool,
+    older_than: Duration,
+    stop: CancellationToken,
+    progress: Progress,
+}
+
+impl Pruning {
+    #[must_use]
+    pub fn new(pool: PgPool, older_than: Duration, stop: CancellationToken) -> Self {
+        Self {
+            pool,
+            older_than,
+            stop,
+            // In Prometheus, an empty label is the same as none.
+            progress: Progress::new("", NAME),
+        }
+    }
+
+    /// Starts the job. It ends when it is told to stop.
+    pub fn spawn(self, tasks: &TaskTracker) {
+        let job = Arc::new(self);
+        tasks.spawn(async move {
+            let run = || job.run();
+            let heartbeat = &job.progress.heartbeat;
+            supervise(NAME, heartbeat, LIMIT, RESTART_PAUSE, &job.stop, run).await;
+        });
+    }
+
+    async fn run(&self) {
+        let mut removed = Removed::default();
+        while !self.stop.is_cancelled() {
+            let batch = store::pruning::next_batch(&self.pool, self.older_than).await;
+            let wait = match self.progress.queried(batch) {
+                Ok(Some(batch)) => {
+                    count(NAME, "ok");
+                    removed.add(batch.removed);
+                    for (table, rows) in batch.removed.by_table() {
+                        metrics::counter!("pruned_rows_total", "table" => table).increment(rows);
+                    }
+                    if batch.next.is_none() {
+                        let Removed {
+                            webhook_events,
+                            payment_link_events,
+                        } = std::mem::take(&mut removed);
+                        info!(webhook_events, payment_link_events, "old rows were removed");
+                    }
+                    batch.rest.min(POLL_INTERVAL)
+                }
+                // The failure is counted and logged already.
+                Ok(None) | Err(_) => POLL_INTERVAL,
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = sleep(wait) => {}
+            }
+        }
+    }
+}
+
+/// Removes everything at once that the job would remove, or with `dry_run` only counts it. Calls `report` every few seconds
+/// with the number of rows so far.
+pub async fn prune(
+    pool: &PgPool,
+    older_than: Duration,
+    dry_run: bool,
+    report: impl Fn(Removed),
+) -> Result<Removed, store::Error> {
+    let (mut removed, mut after) = (Removed::default(), 0);
+    let mut reported_at = Instant::now();
+    loop {
+        let batch = if dry_run {
+            Some(store::pruning::preview(pool, after, older_than).await?)
+        } else {
+            store::pruning::batch(pool, after, older_than).await?
+        };
+        let Some(Batch {
+            removed: more,
+            next,
+            rest,
+        }) = batch
+        else {
+            // A batch takes some ten milliseconds.
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        removed.add(more);
+        let Some(next) = next else {
+            return Ok(removed);
+        };
+        after = next;
+        if reported_at.elapsed() > Duration::from_secs(10) {
+            reported_at = Instant::now();
+            report(removed);
+        }
+        sleep(rest).await;
+    }
+}
