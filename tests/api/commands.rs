@@ -225,6 +225,7 @@ fn help_lists_every_setting_with_its_variable_and_default() {
     for setting in [
         "[env: LISTEN_ADDR=]",
         "[default: 0.0.0.0:8080]",
+        "[env: PUBLIC_LISTEN_ADDR=]",
         "[env: CLIENT_RATE=]",
         "[default: 200]",
         "[env: DATABASE_URL]",
@@ -272,6 +273,7 @@ async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
         ("DATABASE_MAX_CONNECTIONS", "0"),
         ("BOOTSTRAP_API_KEY", "dpl_hush"),
         ("LISTEN_ADDR", "localhost"),
+        ("PUBLIC_LISTEN_ADDR", "8081"),
         ("LOG_FORMAT", "xml"),
         ("LOG_FILTER", "=,="),
     ] {

@@ -32,6 +32,7 @@ mod openapi;
 mod operations;
 mod portal_refunds;
 mod promises_to_clients;
+mod public_address;
 mod reading;
 mod recovery;
 mod replicas;
