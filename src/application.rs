@@ -28,7 +28,7 @@ use crate::{
     payment_link::Environment,
     protocol::Context,
     store::{self, Diagnosis, PgPool, api_keys::Conflict},
-    telemetry,
+    telemetry::{self, export::Exporter},
 };
 
 /// How long a client may take to send the request line and headers.
@@ -45,6 +45,8 @@ pub struct Application {
     tasks: TaskTracker,
     stop_jobs: CancellationToken,
     state: AppState,
+    /// `None` if no spans are exported.
+    exporter: Option<Exporter>,
     shutdown_timeout: Duration,
 }
 
@@ -126,6 +128,10 @@ impl Application {
             warn_of_ending_bootstrap_key(&pool, &key).await;
         }
 
+        let endpoint = settings.traces.otel_exporter_otlp_endpoint.as_ref();
+        let exporter = endpoint
+            .map(|endpoint| Exporter::start(endpoint, environment.as_str()))
+            .transpose()?;
         let tasks = TaskTracker::new();
         let metrics = telemetry::init_metrics()?;
         let (wake, stop_jobs) = (Arc::new(Notify::new()), CancellationToken::new());
@@ -171,6 +177,7 @@ impl Application {
             tasks,
             stop_jobs,
             state,
+            exporter,
             shutdown_timeout: settings.shutdown_timeout,
         })
     }
@@ -213,6 +220,10 @@ impl Application {
             );
         }
         let _ = timeout_at(deadline, self.pool.close()).await;
+        if let Some(exporter) = self.exporter {
+            let left = deadline.saturating_duration_since(Instant::now());
+            exporter.finish(left).await;
+        }
         stopper.abort();
         upkeep.abort();
         self.state.finish();

@@ -4,7 +4,7 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    ConfigError, DatabaseSettings, DojoSettings, JobSettings,
+    ConfigError, DatabaseSettings, DojoSettings, JobSettings, TraceSettings,
     value::{duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
@@ -72,6 +72,9 @@ pub struct ServeSettings {
 
     #[command(flatten)]
     pub jobs: JobSettings,
+
+    #[command(flatten)]
+    pub traces: TraceSettings,
 }
 
 impl ServeSettings {

@@ -18,6 +18,7 @@ mod crashes;
 mod creation;
 mod database;
 mod docs;
+mod export;
 mod failover;
 mod faults;
 mod generated_clients;
