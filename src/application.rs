@@ -9,6 +9,7 @@ use std::{
 };
 
 use axum_server::Handle;
+use futures_util::future::try_join_all;
 use hyper_util::rt::TokioTimer;
 use time::format_description::well_known::Rfc3339;
 use tokio::{
@@ -27,7 +28,7 @@ use crate::{
     payment_link::Environment,
     protocol::Context,
     store::{self, Diagnosis, PgPool, api_keys::Conflict},
-    telemetry,
+    telemetry::{self, export::Exporter},
 };
 
 /// How long a client may take to send the request line and headers.
@@ -38,12 +39,14 @@ const HEADERS: usize = 64;
 
 /// The service, ready to run.
 pub struct Application {
-    listener: std::net::TcpListener,
-    router: axum::Router,
+    /// What is served on each address.
+    servers: Vec<(std::net::TcpListener, axum::Router)>,
     pool: PgPool,
     tasks: TaskTracker,
     stop_jobs: CancellationToken,
     state: AppState,
+    /// `None` if no spans are exported.
+    exporter: Option<Exporter>,
     shutdown_timeout: Duration,
 }
 
@@ -53,8 +56,10 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The service cannot listen on the address.
-    #[error("LISTEN_ADDR {address} {}", cannot_listen(error))]
+    #[error("{setting} {address} {}", cannot_listen(error))]
     Listen {
+        /// The setting that contains the address.
+        setting: &'static str,
         address: SocketAddr,
         /// Why not. Not named `source`, because the message already contains it.
         error: io::Error,
@@ -66,7 +71,7 @@ pub enum StartError {
 }
 
 impl Application {
-    /// Validates the settings, migrates the database, and opens the port.
+    /// Validates the settings, migrates the database, and opens the ports.
     pub async fn build(settings: &ServeSettings) -> Result<Self, StartError> {
         let mut error = ConfigError::default();
         let accounts = error.keep(Accounts::from_settings(&settings.dojo));
@@ -77,7 +82,9 @@ impl Application {
             shortest_lease.unwrap_or(Duration::MAX),
         ));
         let bootstrap_key = error.keep(settings.bootstrap_api_key());
-        let (Some(accounts), Some(pool), Some(bootstrap_key)) = (accounts, pool, bootstrap_key)
+        let addresses = error.keep(settings.check_listen_addresses());
+        let (Some(accounts), Some(pool), Some(bootstrap_key), Some(())) =
+            (accounts, pool, bootstrap_key, addresses)
         else {
             return Err(error.into());
         };
@@ -121,6 +128,10 @@ impl Application {
             warn_of_ending_bootstrap_key(&pool, &key).await;
         }
 
+        let endpoint = settings.traces.otel_exporter_otlp_endpoint.as_ref();
+        let exporter = endpoint
+            .map(|endpoint| Exporter::start(endpoint, environment.as_str()))
+            .transpose()?;
         let tasks = TaskTracker::new();
         let metrics = telemetry::init_metrics()?;
         let (wake, stop_jobs) = (Arc::new(Notify::new()), CancellationToken::new());
@@ -150,19 +161,26 @@ impl Application {
             settings,
             api::document,
         );
-        let router = api::router(state.clone());
 
-        let address = settings.listen_addr;
-        let listener = listen(address).map_err(|error| StartError::Listen { address, error })?;
-        let address = listener.local_addr().unwrap_or(address);
+        let mut servers = Vec::new();
+        let router = if let Some(address) = settings.public_listen_addr {
+            let (listener, address) = listen("PUBLIC_LISTEN_ADDR", address)?;
+            info!(%address, "listening for webhooks");
+            servers.push((listener, api::public_router(state.clone())));
+            api::internal_router(state.clone())
+        } else {
+            api::router(state.clone())
+        };
+        let (listener, address) = listen("LISTEN_ADDR", settings.listen_addr)?;
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+        servers.push((listener, router));
         Ok(Self {
-            listener,
-            router,
+            servers,
             pool,
             tasks,
             stop_jobs,
             state,
+            exporter,
             shutdown_timeout: settings.shutdown_timeout,
         })
     }
@@ -170,17 +188,19 @@ impl Application {
     /// Serves requests until `stop` resolves. Then stops accepting connections, finishes the work in progress, and returns,
     /// all within the shutdown timeout.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        let handle = Handle::new();
+        let handles: Vec<_> = self.servers.iter().map(|_| Handle::new()).collect();
         let stopping_since = Arc::new(OnceLock::new());
         let stopper = tokio::spawn({
-            let (handle, stop_jobs) = (handle.clone(), self.stop_jobs.clone());
+            let (handles, stop_jobs) = (handles.clone(), self.stop_jobs.clone());
             let (limit, since) = (self.shutdown_timeout, Arc::clone(&stopping_since));
             async move {
                 stop.await;
                 let _ = since.set(Instant::now());
                 info!("stopping: finishing the work in progress");
                 stop_jobs.cancel();
-                handle.graceful_shutdown(Some(limit));
+                for handle in handles {
+                    handle.graceful_shutdown(Some(limit));
+                }
             }
         });
         let upkeep = tokio::spawn(supervised_upkeep(
@@ -188,19 +208,9 @@ impl Application {
             self.stop_jobs.clone(),
         ));
 
-        // HTTP/1 only: with HTTP/2 enabled too, a connection that sends nothing would wait forever for its version to be
-        // detected.
-        let mut server = axum_server::from_tcp(self.listener)?
-            .handle(handle)
-            .http1_only();
-        server
-            .http_builder()
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .max_buf_size(HEADER_BYTES)
-            .max_headers(HEADERS);
-        let result = server.serve(self.router.into_make_service()).await;
+        let servers = self.servers.into_iter().zip(handles);
+        let serving = servers.map(|((listener, router), handle)| serve(listener, router, handle));
+        let result = try_join_all(serving).await.map(drop);
 
         // Work whose caller has disconnected may still be waiting for Dojo. The whole shutdown shares one limit.
         let deadline =
@@ -213,6 +223,10 @@ impl Application {
             );
         }
         let _ = timeout_at(deadline, self.pool.close()).await;
+        if let Some(exporter) = self.exporter {
+            let left = deadline.saturating_duration_since(Instant::now());
+            exporter.finish(left).await;
+        }
         stopper.abort();
         upkeep.abort();
         self.state.finish();
@@ -301,11 +315,42 @@ fn cannot_listen(error: &io::Error) -> String {
     }
 }
 
-/// Binds the address before the service runs, so that a wrong address makes the start fail.
-fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+/// Binds the address in this setting before the service runs, so that a wrong address makes the start fail. Also returns the
+/// address with the port that was taken.
+fn listen(
+    setting: &'static str,
+    address: SocketAddr,
+) -> Result<(std::net::TcpListener, SocketAddr), StartError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok::<_, io::Error>((listener, address))
+    };
+    bind().map_err(|error| StartError::Listen {
+        setting,
+        address,
+        error,
+    })
+}
+
+/// Serves requests on one address until the handle stops it.
+async fn serve(
+    listener: std::net::TcpListener,
+    router: axum::Router,
+    handle: Handle<SocketAddr>,
+) -> io::Result<()> {
+    // HTTP/1 only: with HTTP/2 enabled too, a connection that sends nothing would wait forever for its version to be
+    // detected.
+    let mut server = axum_server::from_tcp(listener)?.handle(handle).http1_only();
+    server
+        .http_builder()
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES)
+        .max_headers(HEADERS);
+    server.serve(router.into_make_service()).await
 }
 
 /// Runs [`upkeep`] until `stop` is canceled.

@@ -81,17 +81,36 @@ pub fn document_3_0_yaml() -> Result<String, NotIn30> {
     openapi_3_0::convert(document().clone()).map(|document| openapi::to_yaml(&document))
 }
 
-/// The whole API.
+/// The whole API, for a service that listens on one address.
 pub fn router(state: AppState) -> Router {
+    let (routes, _) = documented().split_for_parts();
+    complete(routes.merge(docs::routes(document)), state)
+}
+
+/// What is served on the public address: the webhooks, and `/healthz` for a load balancer.
+pub fn public_router(state: AppState) -> Router {
+    let (routes, _) = webhooks::routes()
+        .merge(service::liveness())
+        .split_for_parts();
+    complete(routes, state)
+}
+
+/// What is served on the other address if there is a public one: everything but the webhooks.
+pub fn internal_router(state: AppState) -> Router {
+    let (routes, _) = payment_links::routes()
+        .merge(operations::routes())
+        .merge(service::routes())
+        .split_for_parts();
+    complete(routes.merge(docs::routes(document)), state)
+}
+
+/// Adds what every listener has: the response to unknown paths, and what [`guarded`] adds.
+fn complete(routes: Router<AppState>, state: AppState) -> Router {
     // Handlers that create something watch the time themselves, because their response must include an id. This limit is
     // for everything else.
     let request_timeout = state.request_timeout + Duration::from_secs(2);
     let anonymous = Arc::clone(&state.anonymous);
-    let (routes, _) = documented().split_for_parts();
-    let routes = routes
-        .merge(docs::routes(document))
-        .fallback(async || Error::NotFound)
-        .with_state(state);
+    let routes = routes.fallback(async || Error::NotFound).with_state(state);
     guarded(routes, request_timeout, anonymous)
 }
 

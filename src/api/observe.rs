@@ -21,7 +21,7 @@ use super::anonymous::{Anonymous, AnonymousRequests};
 use crate::{
     payment_link::PaymentLinkId,
     protocol::webhooks::Receipt,
-    telemetry::trace::{self, Trace},
+    telemetry::trace::{self, Span, Trace},
 };
 
 /// The methods that are counted by name. HTTP allows any text as a method, and the number of labels must be limited.
@@ -32,6 +32,9 @@ const METHODS: [Method; 5] = [
     Method::PUT,
     Method::DELETE,
 ];
+
+/// The route of a request for an unknown path.
+const NO_ROUTE: &str = "none";
 
 /// The request's id, in requests and responses.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -74,15 +77,35 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
 /// The header that says which trace a request belongs to.
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The trace that the caller continues here, or a new one.
-fn trace_of(request: &Request) -> Trace {
+/// The caller's span, if the request continues the caller's trace.
+fn caller_of(request: &Request) -> Option<Trace> {
     let mut headers = request.headers().get_all(TRACEPARENT).iter();
-    let given = match (headers.next(), headers.next()) {
+    match (headers.next(), headers.next()) {
         (Some(header), None) => header.to_str().ok().and_then(Trace::continued),
         // Nobody can tell which one of several is right.
         _ => None,
+    }
+}
+
+/// Whether the route is for probes and scrapes, which come every few seconds. They are neither logged nor begin a trace.
+fn is_routine(route: &str) -> bool {
+    matches!(route, "/healthz" | "/readyz" | "/metrics")
+}
+
+/// The request as a span. Like the log, it contains the route and not the URL.
+fn span_of(caller: Option<&Trace>, method: &str, route: &str) -> Span {
+    if caller.is_none() && is_routine(route) {
+        return Span::unrecorded();
+    }
+    let mut span = if route == NO_ROUTE {
+        Span::of_request(format_args!("{method}"), caller)
+    } else {
+        let mut span = Span::of_request(format_args!("{method} {route}"), caller);
+        span.set("http.route", route);
+        span
     };
-    given.unwrap_or_else(Trace::begin)
+    span.set("http.request.method", method);
+    span
 }
 
 /// Why a request failed that the caller is not to blame for: an extension of its response. [`observe`] logs it.
@@ -113,8 +136,8 @@ fn link_id_in(path: &str) -> Option<PaymentLinkId> {
     rest.split('/').next()?.parse().ok()
 }
 
-/// Gives the request its id and its trace, and logs and counts it once it has a response. The log contains the route and not the URL:
-/// queries contain references, and references may contain names of people.
+/// Gives the request its id and its span, and logs and counts it once it has a response. The log contains the route and not
+/// the URL: queries contain references, and references may contain names of people.
 ///
 /// A request from an unknown sender is logged at the level `debug`, unless it is the first of its kind for a while.
 /// Otherwise anybody could fill the log.
@@ -125,32 +148,42 @@ pub(crate) async fn observe(
 ) -> Response {
     let start = Instant::now();
     let id = RequestId::given(&request).unwrap_or_else(|| Uuid::now_v7().to_string());
-    let trace = trace_of(&request);
     let method = request.method().clone();
+    let known_method = METHODS.contains(&method).then(|| method.to_string());
     let route = request
         .extensions()
         .get::<MatchedPath>()
-        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+        .map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
+    let mut trace_span = span_of(
+        caller_of(&request).as_ref(),
+        known_method.as_deref().unwrap_or("_OTHER"),
+        &route,
+    );
+    let trace = trace_span.place().cloned().unwrap_or_else(Trace::begin);
     let link_id = link_id_in(request.uri().path());
     let sender = Sender::default();
     request.extensions_mut().insert(RequestId(id.clone()));
     request.extensions_mut().insert(sender.clone());
 
     let span = info_span!(
-        "request", request_id = id, trace_id = trace.id(), %method, route, client = tracing::field::Empty,
+        "request", request_id = id, trace_id = %trace.id(), %method, route, client = tracing::field::Empty,
         key_ends_at = tracing::field::Empty, account = tracing::field::Empty
     );
-    let mut response = trace::within(trace, next.run(request))
+    let mut response = trace::within(Some(trace), next.run(request))
         .instrument(span.clone())
         .await;
 
     let status = response.status().as_u16();
+    trace_span.set_status(status);
+    if response.status().is_server_error() {
+        trace_span.failed(response.status().as_str());
+    }
+    drop(trace_span);
     let failure = response.extensions_mut().remove::<FailureCause>();
     let elapsed = start.elapsed();
     let milliseconds = elapsed.as_secs_f64() * 1000.0;
     let is_logged = match route.as_str() {
-        // Probes and scrapes come every few seconds.
-        "/healthz" | "/readyz" | "/metrics" => false,
+        route if is_routine(route) => false,
         _ if sender.0.load(Ordering::Relaxed) => true,
         // The handler logs rejected webhooks, by account.
         route if route.starts_with("/webhooks/") && status == 401 => false,
@@ -188,11 +221,7 @@ pub(crate) async fn observe(
             debug!(status, milliseconds, "request completed");
         }
     });
-    let method = if METHODS.contains(&method) {
-        method.to_string()
-    } else {
-        "other".to_owned()
-    };
+    let method = known_method.unwrap_or_else(|| "other".to_owned());
     metrics::counter!(
         "http_requests_total",
         "method" => method, "route" => route.clone(), "status" => status.to_string()

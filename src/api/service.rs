@@ -18,11 +18,16 @@ use crate::store::{
 };
 
 pub(super) fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
-        .routes(routes!(healthz))
+    liveness()
         .routes(routes!(readyz))
         .routes(routes!(metrics))
         .routes(routes!(openapi_yaml))
+}
+
+/// The only one of these routes that is also served on the public address. It discloses nothing, and calls nothing that
+/// strangers could overload.
+pub(super) fn liveness() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(healthz))
 }
 
 /// Checks whether the process is alive.

@@ -9,6 +9,7 @@ mod jobs;
 mod log;
 mod public_url;
 mod server;
+mod traces;
 mod value;
 
 pub use accounts::{AccountSettings, DojoApiKey};
@@ -19,4 +20,5 @@ pub use jobs::JobSettings;
 pub use log::{LogFormat, LogSettings};
 pub use public_url::PublicUrl;
 pub use server::ServeSettings;
+pub use traces::TraceSettings;
 pub use value::{account_name, listen_address, overlap, retention};

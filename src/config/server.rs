@@ -4,8 +4,8 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    ConfigError, DatabaseSettings, DojoSettings, JobSettings,
-    value::{duration, listen_address, number, path, secret},
+    ConfigError, DatabaseSettings, DojoSettings, JobSettings, TraceSettings,
+    value::{duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
 
@@ -16,6 +16,12 @@ pub struct ServeSettings {
     #[arg(long, env = "LISTEN_ADDR", default_value = "0.0.0.0:8080", value_name = "ADDRESS",
           value_parser = listen_address)]
     pub listen_addr: SocketAddr,
+
+    /// A second IP address and port, for Dojo's webhooks. `/webhooks/…` is then served there and nowhere else, and
+    /// everything else only on `LISTEN_ADDR`. `/healthz` is served on both.
+    #[arg(long, env = "PUBLIC_LISTEN_ADDR", default_value = "", hide_default_value = true, value_name = "ADDRESS",
+          value_parser = optional(listen_address))]
+    pub public_listen_addr: std::option::Option<SocketAddr>,
 
     /// The time limit of a request. A request that takes longer gets 503. Work at Dojo that has begun continues in the
     /// background.
@@ -66,9 +72,30 @@ pub struct ServeSettings {
 
     #[command(flatten)]
     pub jobs: JobSettings,
+
+    #[command(flatten)]
+    pub traces: TraceSettings,
 }
 
 impl ServeSettings {
+    /// Checks that the two addresses to listen on don't overlap. Some systems would allow it, and then nobody could tell
+    /// which of the two a connection reaches.
+    pub fn check_listen_addresses(&self) -> Result<(), ConfigError> {
+        let Some(public) = self.public_listen_addr else {
+            return Ok(());
+        };
+        let (one, other) = (self.listen_addr, public);
+        let same_ip =
+            one.ip() == other.ip() || [one, other].iter().any(|it| it.ip().is_unspecified());
+        if one.port() == other.port() && one.port() != 0 && same_ip {
+            return Err(ConfigError::new(
+                "PUBLIC_LISTEN_ADDR",
+                format!("{other} overlaps with LISTEN_ADDR {one}: choose another port"),
+            ));
+        }
+        Ok(())
+    }
+
     /// The API key to create at the start, if any.
     pub fn bootstrap_api_key(&self) -> Result<Option<ApiKey>, ConfigError> {
         const SETTING: &str = "BOOTSTRAP_API_KEY";

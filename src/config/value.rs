@@ -73,6 +73,18 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, Expected> {
         .map_err(|_| Expected::new("an IP address and a port such as 0.0.0.0:8080 or [::1]:8080"))
 }
 
+/// The value of a setting that may be left out. An empty value means that the setting isn't set, because compose files pass
+/// on variables that nobody has set. The field's type must be written as `std::option::Option`: clap parses what is in an
+/// `Option`, and would never see that the value is empty.
+pub(super) fn optional<T: 'static>(
+    parse: impl Fn(&str) -> Result<T, Expected> + Clone + Send + Sync + 'static,
+) -> impl Fn(&str) -> Result<Option<T>, Expected> + Clone + Send + Sync + 'static {
+    move |text| match text.trim() {
+        "" => Ok(None),
+        text => parse(text).map(Some),
+    }
+}
+
 pub(super) fn log_filter(text: &str) -> Result<String, Expected> {
     EnvFilter::try_new(text)
         .map(|_| text.to_owned())

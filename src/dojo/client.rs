@@ -22,7 +22,10 @@ use super::{Error, PaymentIntent};
 use crate::{
     config::{ConfigError, DojoSettings},
     payment_link::{Money, NewPaymentLink, PaymentLinkId, operation::Action},
-    telemetry,
+    telemetry::{
+        self,
+        trace::{Span, Trace},
+    },
 };
 
 /// Calls Dojo's API with one account's key.
@@ -423,10 +426,9 @@ impl Client {
         let request = self
             .request(Method::POST, &["payment-intents", "search"])
             .json(&body);
-        let start = Instant::now();
-        let result = Self::accepted(request).await;
-        observe("probe", start, result.as_ref().err());
-        let response = result?;
+        let mut call = Call::begin("probe");
+        let result = Self::accepted(request, &mut call.span).await;
+        let response = call.end(result)?;
         let date = response
             .headers()
             .get(header::DATE)
@@ -458,11 +460,7 @@ impl Client {
             .expect("the settings admit only http and https, which have paths")
             .pop_if_empty()
             .extend(path);
-        let request = self.http.request(method, url);
-        match telemetry::trace::traceparent() {
-            Some(traceparent) => request.header("traceparent", traceparent),
-            None => request,
-        }
+        self.http.request(method, url)
     }
 
     /// Sends a request and reads the response. Counts and times it as `operation`.
@@ -480,19 +478,22 @@ impl Client {
         request: RequestBuilder,
         check: impl FnOnce(&T) -> Result<(), String>,
     ) -> Result<T, Error> {
-        let start = Instant::now();
-        let result = Self::response(request)
-            .await
-            .and_then(|response| match check(&response) {
-                Ok(()) => Ok(response),
-                Err(reason) => Err(Error::response_lost(reason, None)),
-            });
-        observe(operation, start, result.as_ref().err());
-        result
+        let mut call = Call::begin(operation);
+        let result =
+            Self::response(request, &mut call.span)
+                .await
+                .and_then(|response| match check(&response) {
+                    Ok(()) => Ok(response),
+                    Err(reason) => Err(Error::response_lost(reason, None)),
+                });
+        call.end(result)
     }
 
-    async fn response<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, Error> {
-        let response = Self::accepted(request).await?;
+    async fn response<T: DeserializeOwned>(
+        request: RequestBuilder,
+        span: &mut Span,
+    ) -> Result<T, Error> {
+        let response = Self::accepted(request, span).await?;
         let status = response.status();
         if status == StatusCode::NO_CONTENT {
             // A 204 has no body, which is fine for calls that expect none.
@@ -509,10 +510,20 @@ impl Client {
         })
     }
 
-    /// Sends a request. Any status other than 2xx is an error.
-    async fn accepted(request: RequestBuilder) -> Result<Response, Error> {
-        let response = request.send().await.map_err(Error::from_send)?;
+    /// Sends a request as part of the span's trace. Any status other than 2xx is an error.
+    async fn accepted(request: RequestBuilder, span: &mut Span) -> Result<Response, Error> {
+        let (http, request) = request.build_split();
+        let mut request = request.map_err(Error::from_send)?;
+        span.set("http.request.method", request.method().as_str());
+        // Not the whole URL: whoever knows an intent's id can open its checkout page.
+        span.set("server.address", request.url().host_str().unwrap_or(""));
+        let traceparent = span.place().map(Trace::traceparent);
+        if let Some(Ok(traceparent)) = traceparent.map(HeaderValue::try_from) {
+            request.headers_mut().insert("traceparent", traceparent);
+        }
+        let response = http.execute(request).await.map_err(Error::from_send)?;
         let status = response.status();
+        span.set_status(status.as_u16());
         match status {
             status if status.is_success() => Ok(response),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::KeyRejected { status }),
@@ -536,13 +547,36 @@ impl Client {
     }
 }
 
-/// Counts and times a call.
-fn observe(operation: &'static str, start: Instant, error: Option<&Error>) {
-    let outcome = error.map_or("ok", Error::name);
-    metrics::counter!("dojo_requests_total", "operation" => operation, "outcome" => outcome)
-        .increment(1);
-    metrics::histogram!("dojo_request_duration_seconds", "operation" => operation)
-        .record(start.elapsed());
+/// A call in progress, which is a span of its own, and is counted and timed.
+struct Call {
+    operation: &'static str,
+    start: Instant,
+    span: Span,
+}
+
+impl Call {
+    fn begin(operation: &'static str) -> Self {
+        let mut span = Span::of_call(format_args!("dojo {operation}"));
+        span.set("dojo.operation", operation);
+        Self {
+            operation,
+            start: Instant::now(),
+            span,
+        }
+    }
+
+    fn end<T>(mut self, result: Result<T, Error>) -> Result<T, Error> {
+        let operation = self.operation;
+        let outcome = result.as_ref().err().map_or("ok", Error::name);
+        if result.is_err() {
+            self.span.failed(outcome);
+        }
+        metrics::counter!("dojo_requests_total", "operation" => operation, "outcome" => outcome)
+            .increment(1);
+        metrics::histogram!("dojo_request_duration_seconds", "operation" => operation)
+            .record(self.start.elapsed());
+        result
+    }
 }
 
 /// The largest body that is read, in bytes. A page of a search has 100 intents of a few kilobytes each.

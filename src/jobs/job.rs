@@ -19,7 +19,13 @@ use super::{
     progress::{Progress, count},
     throttle::Throttle,
 };
-use crate::{protocol, store, telemetry::causes};
+use crate::{
+    protocol, store,
+    telemetry::{
+        causes,
+        trace::{self, Span},
+    },
+};
 
 /// A kind of background work: how to claim the items that are due, work on one, and release it.
 ///
@@ -114,6 +120,8 @@ pub(super) struct Runner<J> {
     /// Whether the shared work panicked in the last round. Items are then claimed one by one, so that the one that causes
     /// the panic doesn't hold up the others.
     pub(super) shared_work_panicked: AtomicBool,
+    /// The name of the account whose items these are.
+    pub(super) account: String,
 }
 
 /// How often an idle job shows that it is alive.
@@ -228,10 +236,18 @@ impl<J: Job> Runner<J> {
             return;
         }
         self.throttle.ready().await;
-        let result = AssertUnwindSafe(self.job.work(&item))
+        let mut span = Span::of_work(format_args!("job {}", J::NAME));
+        span.set("job_name", J::NAME);
+        span.set("account", &self.account);
+        let work = trace::within(span.place().cloned(), self.job.work(&item));
+        let result = AssertUnwindSafe(work)
             .catch_unwind()
             .await
             .unwrap_or(Err(protocol::Error::Panicked));
+        if let Err(error) = &result {
+            span.failed(judged(error).0);
+        }
+        drop(span);
         let id = J::id(&item).to_string();
         match result {
             Ok(()) => {
@@ -260,17 +276,7 @@ impl<J: Job> Runner<J> {
 
     /// Records a failure. Returns how long to wait before the next attempt.
     fn failed(&self, job: &'static str, id: &str, error: &protocol::Error) -> Duration {
-        let (outcome, concerns) = match error {
-            protocol::Error::Store(store::Error::IntentOfAnotherLink { .. }) => {
-                ("intent_of_another_link", Concerns::OneItem)
-            }
-            protocol::Error::Store(_) => ("database", Concerns::Everything),
-            protocol::Error::Dojo(error) => (error.name(), Concerns::Everything),
-            protocol::Error::Rejected(error) => (error.name(), Concerns::OneItem),
-            protocol::Error::TooManyIntents => ("too_many_intents", Concerns::OneItem),
-            protocol::Error::TimedOut => ("timed_out", Concerns::Everything),
-            protocol::Error::Panicked => ("panicked", Concerns::OneItem),
-        };
+        let (outcome, concerns) = judged(error);
         count(job, outcome);
         let wait = self.backoff.next_wait(id, concerns);
         if matches!(error, protocol::Error::Panicked) {
@@ -288,6 +294,21 @@ impl<J: Job> Runner<J> {
             protocol::Error::Dojo(error) => self.throttle.failed(error, id).max(wait),
             _ => wait,
         }
+    }
+}
+
+/// A failure's name in metrics and traces, and what it is about.
+fn judged(error: &protocol::Error) -> (&'static str, Concerns) {
+    match error {
+        protocol::Error::Store(store::Error::IntentOfAnotherLink { .. }) => {
+            ("intent_of_another_link", Concerns::OneItem)
+        }
+        protocol::Error::Store(_) => ("database", Concerns::Everything),
+        protocol::Error::Dojo(error) => (error.name(), Concerns::Everything),
+        protocol::Error::Rejected(error) => (error.name(), Concerns::OneItem),
+        protocol::Error::TooManyIntents => ("too_many_intents", Concerns::OneItem),
+        protocol::Error::TimedOut => ("timed_out", Concerns::Everything),
+        protocol::Error::Panicked => ("panicked", Concerns::OneItem),
     }
 }
 
@@ -416,6 +437,7 @@ mod tests {
             poll_interval: Duration::from_mins(1),
             backoff: Backoff::default(),
             shared_work_panicked: AtomicBool::new(false),
+            account: "default".to_owned(),
         };
         tokio::time::timeout(Duration::from_secs(20), runner.run())
             .await

@@ -80,6 +80,7 @@ impl Jobs {
             poll_interval: self.settings.poll_interval,
             backoff: Backoff::default(),
             shared_work_panicked: AtomicBool::new(false),
+            account: self.context.account.name.clone(),
         });
         self.keep_running(tasks, J::NAME, Arc::clone(&runner.progress), move || {
             let runner = Arc::clone(&runner);

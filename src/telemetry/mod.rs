@@ -1,5 +1,6 @@
 //! Logs, metrics and traces.
 
+pub mod export;
 pub mod trace;
 
 use std::{

@@ -1,31 +1,41 @@
-//! Traces: continues a caller's trace in calls to Dojo, by the header `traceparent` (W3C Trace Context).
+//! Traces (W3C Trace Context): requests, calls to Dojo and the work on items of background jobs are *spans*. A span names
+//! the span that caused it, its parent.
 //!
-//! Nothing is recorded or exported here. Another system's trace contains this service's log lines by their trace id, and
-//! Dojo's part by the header. `tracestate` is not passed on: it is for the caller's own tracing systems, and may say more
-//! about them than Dojo needs to know.
+//! A request continues its caller's trace, and a call to Dojo passes the trace on, by the header `traceparent`. Another
+//! system's trace contains this service's log lines by their trace id. Spans are recorded only if they are exported
+//! ([`super::export`]). Without that, a span is just an id.
+//!
+//! `tracestate` is not passed on: it is for the caller's own tracing systems, and may say more about them than Dojo needs to
+//! know.
 
-use std::fmt::Write;
+use std::fmt;
 
-use rand::RngExt;
+use opentelemetry::{
+    Context, KeyValue, Value,
+    trace::{
+        Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags,
+        TraceId, TraceState, Tracer,
+    },
+};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
+
+use super::export;
 
 tokio::task_local! {
-    /// The trace of the request that this task works for. A `tracing` span could hold it too, but only while the log's filter
-    /// lets the span through.
+    /// The span that this task works for. A span of `tracing` could hold it too, but only while the log's filter lets that
+    /// span through.
     static CURRENT: Trace;
 }
 
 /// The bits of the flags that have a meaning: the trace is sampled, and its id is random. All others must be sent as 0.
 const KNOWN_FLAGS: u8 = 0b11;
 
-/// The trace that a request belongs to.
+/// A place in a trace: the trace, and a span in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace {
-    id: String,
-    flags: u8,
-}
+pub struct Trace(SpanContext);
 
 impl Trace {
-    /// The trace that a `traceparent` continues. `None` if it is invalid, and must be ignored.
+    /// The place that a `traceparent` names. `None` if it is invalid, and must be ignored.
     #[must_use]
     pub fn continued(traceparent: &str) -> Option<Self> {
         // Later versions may only append more parts.
@@ -42,71 +52,171 @@ impl Trace {
         if is_wrong_version || is_zero(id) || is_zero(parent) {
             return None;
         }
-        Some(Self {
-            id: id.to_owned(),
-            flags: flags & KNOWN_FLAGS,
-        })
+        Some(Self::at(
+            TraceId::from_hex(id).ok()?,
+            SpanId::from_hex(parent).ok()?,
+            TraceFlags::new(flags & KNOWN_FLAGS),
+            true,
+        ))
     }
 
     /// A new trace, which nobody samples.
     #[must_use]
     pub fn begin() -> Self {
-        Self {
-            id: random_id::<16>(),
-            flags: 0,
-        }
+        let ids = RandomIdGenerator::default();
+        let (trace, span) = (ids.new_trace_id(), ids.new_span_id());
+        Self::at(trace, span, TraceFlags::NOT_SAMPLED, false)
     }
 
+    fn at(trace: TraceId, span: SpanId, flags: TraceFlags, is_remote: bool) -> Self {
+        let state = TraceState::default();
+        Self(SpanContext::new(trace, span, flags, is_remote, state))
+    }
+
+    /// Another span of the same trace.
+    fn next(&self) -> Self {
+        let span = RandomIdGenerator::default().new_span_id();
+        Self::at(self.id(), span, self.0.trace_flags(), false)
+    }
+
+    /// The trace's id. It is displayed as in `traceparent`.
     #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
+    pub fn id(&self) -> TraceId {
+        self.0.trace_id()
     }
 
-    /// The `traceparent` of a call that is part of this trace. Each call is a span of its own.
-    fn traceparent(&self) -> String {
-        format!("00-{}-{}-{:02x}", self.id, random_id::<8>(), self.flags)
+    /// The `traceparent` of a call that this span makes.
+    #[must_use]
+    pub fn traceparent(&self) -> String {
+        let (span, flags) = (self.0.span_id(), self.0.trace_flags());
+        format!("00-{}-{span}-{flags:02x}", self.id())
     }
 }
 
-/// Runs work as part of a trace.
-pub async fn within<T>(trace: Trace, work: impl Future<Output = T>) -> T {
-    CURRENT.scope(trace, work).await
+/// Something that takes time, as part of a trace. It ends when it is dropped.
+///
+/// Its name and attributes must have a limited number of values, and say nothing about customers or cards.
+#[derive(Debug)]
+pub struct Span {
+    /// `None` if no spans are exported.
+    recorded: Option<opentelemetry_sdk::trace::Span>,
+    place: Option<Trace>,
+}
+
+impl Span {
+    /// A request, whose `parent` is its caller's span. Without one it begins a trace.
+    #[must_use]
+    pub fn of_request(name: fmt::Arguments<'_>, parent: Option<&Trace>) -> Self {
+        Self::start(SpanKind::Server, name, parent)
+    }
+
+    /// A request that is not recorded, because nothing ever goes wrong in it that somebody would look for.
+    #[must_use]
+    pub fn unrecorded() -> Self {
+        Self {
+            recorded: None,
+            place: None,
+        }
+    }
+
+    /// A call to another system, made by the current span.
+    #[must_use]
+    pub fn of_call(name: fmt::Arguments<'_>) -> Self {
+        Self::start(SpanKind::Client, name, current().as_ref())
+    }
+
+    /// Work that no request has caused. If no spans are exported, it belongs to no trace.
+    #[must_use]
+    pub fn of_work(name: fmt::Arguments<'_>) -> Self {
+        Self::start(SpanKind::Internal, name, None)
+    }
+
+    fn start(kind: SpanKind, name: fmt::Arguments<'_>, parent: Option<&Trace>) -> Self {
+        let Some(tracer) = export::tracer() else {
+            return Self {
+                recorded: None,
+                place: parent.map(Trace::next),
+            };
+        };
+        let context = match parent {
+            Some(parent) => Context::new().with_remote_span_context(parent.0.clone()),
+            None => Context::new(),
+        };
+        let builder = SpanBuilder::from_name(name.to_string()).with_kind(kind);
+        let span = tracer.build_with_context(builder, &context);
+        let made = span.span_context();
+        if !made.is_valid() {
+            // The exporter has finished.
+            return Self {
+                recorded: None,
+                place: parent.map(Trace::next),
+            };
+        }
+        // OpenTelemetry forgets the caller's other flag if it doesn't sample the trace.
+        let flags = parent.map_or(made.trace_flags(), |parent| parent.0.trace_flags());
+        let flags = flags.with_sampled(made.is_sampled());
+        let place = Trace::at(made.trace_id(), made.span_id(), flags, false);
+        Self {
+            recorded: Some(span),
+            place: Some(place),
+        }
+    }
+
+    /// Its place in a trace, for what it causes. `None` if it belongs to no trace.
+    #[must_use]
+    pub fn place(&self) -> Option<&Trace> {
+        self.place.as_ref()
+    }
+
+    /// Sets an attribute.
+    pub fn set(&mut self, key: &'static str, value: &str) {
+        self.record(key, || Value::from(value.to_owned()));
+    }
+
+    /// Sets the status of the response.
+    pub fn set_status(&mut self, status: u16) {
+        self.record("http.response.status_code", || {
+            Value::from(i64::from(status))
+        });
+    }
+
+    /// Marks it as failed, with the kind of the error.
+    pub fn failed(&mut self, kind: &str) {
+        self.set("error.type", kind);
+        if let Some(span) = &mut self.recorded {
+            span.set_status(Status::error(""));
+        }
+    }
+
+    fn record(&mut self, key: &'static str, value: impl FnOnce() -> Value) {
+        if let Some(span) = self.recorded.as_mut().filter(|span| span.is_recording()) {
+            span.set_attribute(KeyValue::new(key, value()));
+        }
+    }
+}
+
+/// The span that this task works for.
+fn current() -> Option<Trace> {
+    CURRENT.try_with(Clone::clone).ok()
+}
+
+/// Runs work for a span, if it belongs to a trace.
+pub async fn within<T>(place: Option<Trace>, work: impl Future<Output = T>) -> T {
+    match place {
+        Some(place) => CURRENT.scope(place, work).await,
+        None => work.await,
+    }
 }
 
 /// Runs work as part of the trace in which this was called, even if the work then moves to a task of its own.
 pub fn continuing<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
-    let current = CURRENT.try_with(Clone::clone).ok();
-    async move {
-        match current {
-            Some(trace) => within(trace, work).await,
-            None => work.await,
-        }
-    }
-}
-
-/// The `traceparent` to send with a call. `None` if the work is part of no trace, such as that of background jobs.
-#[must_use]
-pub fn traceparent() -> Option<String> {
-    CURRENT.try_with(Trace::traceparent).ok()
+    within(current(), work)
 }
 
 /// The text, if it is a lower-case hexadecimal number with so many digits.
 fn hex(text: &str, digits: usize) -> Option<&str> {
     let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     (text.len() == digits && text.bytes().all(is_digit)).then_some(text)
-}
-
-/// A random id that isn't 0, which would be invalid.
-fn random_id<const BYTES: usize>() -> String {
-    loop {
-        let bytes: [u8; BYTES] = rand::rng().random();
-        if bytes != [0; BYTES] {
-            return bytes.iter().fold(String::new(), |mut id, byte| {
-                let _ = write!(id, "{byte:02x}");
-                id
-            });
-        }
-    }
 }
 
 #[cfg(test)]
@@ -124,12 +234,12 @@ mod tests {
     #[test]
     fn a_valid_header_is_continued_with_another_span() {
         let trace = continued("00", ID, "00f067aa0ba902b7", "01").unwrap();
-        assert_eq!(trace.id(), ID);
-        let (first, second) = (trace.traceparent(), trace.traceparent());
+        assert_eq!(trace.id().to_string(), ID);
+        let (first, second) = (trace.next().traceparent(), trace.next().traceparent());
         for header in [&first, &second] {
             assert!(header.starts_with(&format!("00-{ID}-")) && header.ends_with("-01"));
             assert!(!header.contains("00f067aa0ba902b7"));
-            assert_eq!(Trace::continued(header).unwrap(), trace);
+            assert_eq!(Trace::continued(header).unwrap().id(), trace.id());
         }
         assert_ne!(first, second);
     }
@@ -170,13 +280,15 @@ mod tests {
     #[tokio::test]
     async fn work_in_another_task_stays_in_the_trace() {
         let trace = Trace::begin();
-        let id = trace.id().to_owned();
-        let sent = within(trace, async {
-            tokio::spawn(continuing(async { traceparent() })).await
+        let called = || Span::of_call(format_args!("call")).place().cloned();
+        let sent = within(Some(trace.clone()), async {
+            tokio::spawn(continuing(async move { called() })).await
         });
-        assert!(sent.await.unwrap().unwrap().contains(&id));
-        assert_eq!(traceparent(), None);
-        assert_eq!(continuing(async { traceparent() }).await, None);
+        let sent = sent.await.unwrap().unwrap();
+        assert_eq!(sent.id(), trace.id());
+        assert_ne!(sent, trace, "each call is a span of its own");
+        assert_eq!(called(), None);
+        assert_eq!(continuing(async { called() }).await, None);
     }
 
     proptest! {

@@ -225,6 +225,8 @@ fn help_lists_every_setting_with_its_variable_and_default() {
     for setting in [
         "[env: LISTEN_ADDR=]",
         "[default: 0.0.0.0:8080]",
+        "[env: PUBLIC_LISTEN_ADDR=]",
+        "[env: OTEL_EXPORTER_OTLP_ENDPOINT=]",
         "[env: CLIENT_RATE=]",
         "[default: 200]",
         "[env: DATABASE_URL]",
@@ -273,6 +275,8 @@ async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
         ("DATABASE_MAX_CONNECTIONS", "0"),
         ("BOOTSTRAP_API_KEY", "dpl_hush"),
         ("LISTEN_ADDR", "localhost"),
+        ("PUBLIC_LISTEN_ADDR", "8081"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
         ("LOG_FORMAT", "xml"),
         ("PRUNE_OLDER_THAN", "29d"),
         ("LOG_FILTER", "=,="),

@@ -37,6 +37,7 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl) -> Report {
     let accounts = error.keep(Accounts::from_settings(&settings.dojo));
     let pool = error.keep(PgPool::new(&settings.database));
     error.keep(settings.bootstrap_api_key());
+    error.keep(settings.check_listen_addresses());
     let url = error.keep(public_url.get());
     let address = match &url {
         Some(Some(url)) => PublicAddress::Given(url),
