@@ -37,7 +37,7 @@ eventually() {
 test_arguments() {
     local script option status wrong
     bare() { env CARGO_HOME=/nowhere PATH=/usr/bin:/bin "$@"; }
-    for script in script/chaos script/demo script/prepare script/test; do
+    for script in script/bench script/chaos script/demo script/prepare script/test; do
         for option in --help -h; do
             bare "$script" "$option" >"$dir/out" 2>"$dir/err" || fail "$script $option" "$dir/err"
             head -n 1 "$dir/out" | grep -q "^Usage: $script" || fail "$script $option prints no help" "$dir/out"
@@ -49,7 +49,7 @@ test_arguments() {
         [ $status -eq 2 ] || fail "$script --wrong exits with $status" "$dir/err"
         grep -q 'unknown argument: --wrong' "$dir/err" || fail "$script does not name the wrong argument" "$dir/err"
     done
-    for wrong in "script/chaos --seconds" "script/demo --pay now"; do
+    for wrong in "script/bench --only" "script/bench --quick now" "script/chaos --seconds" "script/demo --pay now"; do
         status=0
         # shellcheck disable=SC2086 # a command and its arguments
         bare $wrong >/dev/null 2>&1 || status=$?

@@ -45,7 +45,14 @@ impl IntentStore {
         }
     }
 
+    /// Adds a new intent, and the event that announces it.
     pub(crate) fn add(&mut self, intent: Intent) -> &Intent {
+        self.outbox.push(Event::created(&intent, self.clock.now()));
+        self.insert(intent)
+    }
+
+    /// Adds an intent without any event, as if it had existed for a while.
+    pub(crate) fn insert(&mut self, intent: Intent) -> &Intent {
         if self.intents.len() >= MAX_INTENTS
             && let Some((position, forgotten)) = self.intents.pop_first()
         {
@@ -59,7 +66,6 @@ impl IntentStore {
         }
         let position = self.next;
         self.next += 1;
-        self.outbox.push(Event::created(&intent, self.clock.now()));
         self.positions.insert(intent.id.clone(), position);
         self.due
             .extend(intent.due_at().map(|time| (time, position)));

@@ -1,4 +1,4 @@
-//! A private Postgres server for tests, chaos and the demo.
+//! A private Postgres server for tests, chaos, the demo and the benchmark.
 //!
 //! The server ends with the process that started it, however that ends.
 
@@ -24,8 +24,10 @@ pub struct Postgres {
 
 /// Creates a cluster, then obeys: `start`, `stop` (at once, as a power cut does), and the end of its input.
 const KEEPER: &str = r#"
-bin=$1 port=$2 primary=$3
-home=$(mktemp -d /tmp/dojo-pg.XXXXXX)
+bin=$1 port=$2 make=$3 primary=$4
+# On many systems, /tmp is in memory.
+case $make in durable) parent=/var/tmp ;; *) parent=/tmp ;; esac
+home=$(mktemp -d "$parent/dojo-pg.XXXXXX")
 cluster() {
     "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --no-locale --no-sync &&
     echo "
@@ -41,6 +43,14 @@ cluster() {
         authentication_timeout = 5s
     " >>"$home/data/postgresql.conf"
 }
+# Postgres' own defaults, so that every commit waits for the disk.
+durable() {
+    "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --no-locale &&
+    echo "
+        listen_addresses = '127.0.0.1'
+        unix_socket_directories = ''
+    " >>"$home/data/postgresql.conf"
+}
 # A copy of the server on that port, which goes on receiving what is written there.
 standby() {
     "$bin/pg_basebackup" -D "$home/data" -d "host=127.0.0.1 port=$primary user=postgres" \
@@ -49,7 +59,6 @@ standby() {
 }
 start() { "$bin/pg_ctl" -D "$home/data" -o "-p $port" -l "$home/log" -w start; }
 stop() { "$bin/pg_ctl" -D "$home/data" -m immediate -w stop; }
-if [ "$primary" ]; then make=standby; else make=cluster; fi
 $make >"$home/out" 2>&1 || cat "$home/out" >&2
 while read -r order; do
     if $order >"$home/out" 2>&1; then echo ok; else echo failed; cat "$home/out" "$home/log" >&2; fi
@@ -68,16 +77,22 @@ impl Postgres {
     /// If `PostgreSQL` is not installed or does not start. So do the other functions if the server does not obey.
     #[must_use]
     pub fn start() -> Self {
-        Self::make("")
+        Self::make("cluster", "")
+    }
+
+    /// Starts a server with Postgres' default settings, whose data is on disk: what it has committed survives a power cut.
+    #[must_use]
+    pub fn start_durable() -> Self {
+        Self::make("durable", "")
     }
 
     /// Starts a standby of the server on this port.
     #[must_use]
     pub fn standby_of(port: u16) -> Self {
-        Self::make(&port.to_string())
+        Self::make("standby", &port.to_string())
     }
 
-    fn make(primary: &str) -> Self {
+    fn make(kind: &str, primary: &str) -> Self {
         let bin =
             bin_dir().expect("PostgreSQL's server programs are installed: script/test does that");
         let port = free_port();
@@ -94,6 +109,7 @@ impl Postgres {
         let mut keeper = shell
             .arg(bin)
             .arg(port.to_string())
+            .arg(kind)
             .arg(primary)
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -179,7 +195,8 @@ pub fn free_port() -> u16 {
 }
 
 /// Where Postgres's server programs are. Debian and Homebrew keep them off the `PATH`.
-fn bin_dir() -> Option<PathBuf> {
+#[must_use]
+pub fn bin_dir() -> Option<PathBuf> {
     let from_path = std::env::var_os("PATH").unwrap_or_default();
     let mut found: Vec<_> = std::env::split_paths(&from_path).collect();
     for (parent, below) in [

@@ -46,29 +46,34 @@ pub(super) async fn list(
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Add {
+    #[serde(default)]
     count: usize,
+    /// The ids of further intents, which no event announces.
+    #[serde(default)]
+    ids: Vec<String>,
+    /// The status of the intents with these ids. Default: `Created`.
+    status: Option<String>,
     /// The account that owns the intents. Default: the first key that the sandbox accepts.
     api_key: Option<String>,
 }
 
-/// `POST /_sandbox/payment-intents`: creates many intents, as another program with the same key would.
-pub(super) async fn add(
-    State(state): State<Arc<AppState>>,
-    Body(Add { count, api_key }): Body<Add>,
-) -> JsonResult {
+/// `POST /_sandbox/payment-intents`: creates many intents, as another program with the same key would, and intents with
+/// certain ids, as if they had existed for a while.
+pub(super) async fn add(State(state): State<Arc<AppState>>, Body(add): Body<Add>) -> JsonResult {
     const MAX_COUNT: usize = 100_000;
+    let count = add.count.saturating_add(add.ids.len());
     if count > MAX_COUNT {
         return Err(Problem::bad_request(format!(
-            "count must be at most {MAX_COUNT}."
+            "count and ids must be at most {MAX_COUNT} intents together."
         )));
     }
-    let Some(key) = api_key.as_ref().or(state.api_keys.first()) else {
+    let Some(key) = add.api_key.as_ref().or(state.api_keys.first()) else {
         return Err(Problem::bad_request(
             "apiKey is required, because this sandbox accepts any key.",
         ));
     };
     let account = Account::of_key(key);
-    for number in 1..=count {
+    let create = |number: usize| {
         let request: CreateIntent = serde_json::from_value(json!({
             "amount": {"value": 100, "currencyCode": "GBP"},
             "reference": format!("Another program's {number}"),
@@ -79,10 +84,33 @@ pub(super) async fn add(
             public_url: &state.public_url,
             now: state.clock.now(),
         };
-        let intent = Intent::create(request, context);
+        Intent::create(request, context)
+    };
+    for number in 1..=add.count {
+        let intent = create(number);
         state.with_intents(|intents| {
             intents.add(intent);
         });
+    }
+    for (id, number) in add.ids.into_iter().zip(add.count + 1..) {
+        let mut intent = create(number);
+        intent.payment_link = format!("{}/checkout/{id}", state.public_url);
+        intent.id = id;
+        if let Some(status) = &add.status {
+            intent.status = Status::parse(status);
+        }
+        let added = state.with_intents(|intents| {
+            let is_new = intents.find(&intent.id).is_none();
+            if is_new {
+                intents.insert(intent);
+            }
+            is_new
+        });
+        if !added {
+            return Err(Problem::conflict(
+                "There is already an intent with one of these ids.",
+            ));
+        }
     }
     Ok(Json(json!({"count": count})))
 }

@@ -180,3 +180,22 @@ async fn intents_can_be_listed_and_filtered_by_metadata() {
     );
     assert!(ids(&sandbox.control_get("payment-intents?metadata.key=k2").await).is_empty());
 }
+
+#[tokio::test]
+async fn intents_with_chosen_ids_exist_without_having_been_announced() {
+    let receiver = Receiver::start().await;
+    let sandbox = TestSandbox::with_receiver(&receiver).await;
+    let ids = ["pi_sandbox_first", "pi_sandbox_second"];
+    let body = json!({"ids": ids, "status": "Captured", "apiKey": crate::support::KEY});
+    let added = sandbox.control("payment-intents", &body).await;
+    assert_eq!(added, json!({"count": 2}));
+    for id in ids {
+        let intent = sandbox.intent(id).await;
+        assert_eq!(intent["id"], id);
+        assert_eq!(intent["status"], "Captured");
+    }
+    assert_eq!(sandbox.control_get("deliveries").await, json!([]));
+
+    let (status, _) = sandbox.control_response("payment-intents", &body).await;
+    assert_eq!(status, 409);
+}
