@@ -15,7 +15,7 @@ use super::{
 ///
 /// Keeps everything about links that can still change, and every entry that changed a link. Prints how many rows of each
 /// table it removed. Can be interrupted and run again at any time, next to running replicas. To have the service do the
-/// same all the time, set PRUNE_OLDER_THAN.
+/// same all the time, set `PRUNE_OLDER_THAN`.
 #[derive(Debug, Args)]
 pub(super) struct Prune {
     #[command(flatten)]
