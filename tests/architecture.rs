@@ -30,7 +30,7 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
     ("payment_link", &[]),
     ("api_key", &[]),
     ("config", &["api_key", "payment_link"]),
-    ("telemetry", &["config"]),
+    ("telemetry", &["config", "payment_link"]),
     ("dojo", &["config", "payment_link", "telemetry"]),
     ("store", &["config", "dojo", "payment_link"]),
     ("protocol", &["dojo", "payment_link", "store", "telemetry"]),

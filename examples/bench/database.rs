@@ -214,7 +214,7 @@ impl Database {
             }
             Ok(())
         };
-        tokio::time::timeout(Duration::from_secs(60), wait)
+        tokio::time::timeout(Duration::from_mins(1), wait)
             .await
             .map_err(|_| format!("there were never {events} events"))?
     }

@@ -15,19 +15,18 @@ pub type Request = Vec<u8>;
 
 /// A request with these headers. A `GET` has no body.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Request {
-    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n");
-    for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
-    }
-    if !body.is_empty() {
-        text.push_str(&format!(
-            "content-type: application/json\r\ncontent-length: {}\r\n",
-            body.len()
-        ));
-    }
-    text.push_str("\r\n");
-    text.push_str(body);
-    text.into_bytes()
+    let headers: String = headers
+        .iter()
+        .flat_map(|(name, value)| [name, ": ", value, "\r\n"])
+        .collect();
+    let content = if body.is_empty() {
+        String::new()
+    } else {
+        let length = body.len();
+        format!("content-type: application/json\r\ncontent-length: {length}\r\n")
+    };
+    format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{headers}{content}\r\n{body}")
+        .into_bytes()
 }
 
 /// A connection that stays open.

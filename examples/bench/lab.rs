@@ -31,7 +31,7 @@ pub const DOJO_API_KEY: &str = "sk_sandbox_bench";
 pub const WEBHOOK_SECRET: &str = "whs_bench_0123456789";
 
 /// How long a program may take to start or to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Everything that runs. Dropping it ends all of it.
 pub struct Lab {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long the last responses may take after a loop's time is over.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Requests that several connections share.
 pub struct Deck {

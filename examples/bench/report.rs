@@ -79,7 +79,7 @@ impl fmt::Display for Demand {
 struct Goal {
     row: &'static str,
     what: &'static str,
-    goal: Limit,
+    limit: Limit,
     measured: f64,
     unit: Unit,
     pass: bool,
@@ -151,14 +151,14 @@ pub struct RowReport<'a> {
 }
 
 impl RowReport<'_> {
-    pub fn goal(&mut self, what: &'static str, goal: Limit, measured: f64, unit: Unit) {
+    pub fn goal(&mut self, what: &'static str, limit: Limit, measured: f64, unit: Unit) {
         self.report.goals.push(Goal {
             row: self.name,
             what,
-            goal,
+            limit,
             measured,
             unit,
-            pass: goal.is_kept(measured),
+            pass: limit.is_kept(measured),
         });
     }
 
@@ -201,7 +201,7 @@ impl fmt::Display for Report {
             let Goal {
                 row, what, unit, ..
             } = *goal;
-            let (demand, measured) = (Demand(goal.goal, unit), Quantity(goal.measured, unit));
+            let (demand, measured) = (Demand(goal.limit, unit), Quantity(goal.measured, unit));
             let verdict = if goal.pass { "pass" } else { "miss" };
             writeln!(f, "| {row} | {what} | {demand} | {measured} | {verdict} |")?;
         }

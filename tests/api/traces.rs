@@ -116,7 +116,7 @@ async fn a_request_has_one_log_line_with_its_link() {
         "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": "Captured"}});
     app.deliver(&event.to_string()).await.expect(204);
 
-    let line = async |words: &[&str]| {
+    let logged_once = async |words: &[&str]| {
         eventually("the line is in the log", async || {
             let lines = app.logged("request completed").await;
             let has_all = |line: &&String| words.iter().all(|word| line.contains(word));
@@ -126,16 +126,16 @@ async fn a_request_has_one_log_line_with_its_link() {
         })
         .await
     };
-    let creation = line(&[r#""status":201"#]).await;
+    let creation = logged_once(&[r#""status":201"#]).await;
     assert_eq!(creation["link_id"], id);
     assert!(creation["milliseconds"].is_number());
     assert_eq!(creation["span"]["client"], "bootstrap");
     assert_eq!(creation["span"]["method"], "POST");
-    let timeline = line(&["/events"]).await;
+    let timeline = logged_once(&["/events"]).await;
     assert_eq!(timeline["link_id"], id);
-    let unknown = line(&[r#""status":404"#]).await;
+    let unknown = logged_once(&[r#""status":404"#]).await;
     assert_eq!(unknown.get("link_id"), None);
-    let webhook = line(&["evt_1"]).await;
+    let webhook = logged_once(&["evt_1"]).await;
     assert_eq!(webhook["link_id"], id);
     assert_eq!(webhook["verdict"], "applied");
     assert_eq!(

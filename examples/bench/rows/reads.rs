@@ -93,7 +93,7 @@ async fn revoke(database: &Database) -> Result<Instant> {
 
 /// Sends the request again and again. Returns when, after `start`, it was last accepted.
 async fn last_accepted(replica: &Program, list: &Request, start: Instant) -> Result<Duration> {
-    let mut last = Duration::ZERO;
+    let mut accepted = Duration::ZERO;
     let mut rejected_since = None;
     while rejected_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_millis(500)) {
         if start.elapsed() > WATCHED + Duration::from_secs(10) {
@@ -101,14 +101,14 @@ async fn last_accepted(replica: &Program, list: &Request, start: Instant) -> Res
         }
         let sent = start.elapsed();
         if accepts(replica, list).await? {
-            last = sent;
+            accepted = sent;
             rejected_since = None;
         } else {
             rejected_since.get_or_insert_with(Instant::now);
         }
         sleep(Duration::from_millis(5)).await;
     }
-    Ok(last)
+    Ok(accepted)
 }
 
 async fn accepts(replica: &Program, list: &Request) -> Result<bool> {
