@@ -15,6 +15,13 @@ use crate::support::{
 /// Words of the statement that stores webhooks.
 const STATEMENT: &str = "INSERT INTO webhook_events AS stored";
 
+/// However busy the machine is, a statement and the requests behind it may wait until the test lets them go on.
+const PATIENT: [(&str, &str); 3] = [
+    ("RUN_JOBS", "false"),
+    ("DATABASE_STATEMENT_TIMEOUT", "100s"),
+    ("REQUEST_TIMEOUT", "100s"),
+];
+
 fn event(id: &str, intent: &Value, status: &str) -> String {
     json!({"id": id, "event": "payment_intent.status_updated",
         "data": {"paymentIntentId": intent, "paymentStatus": status}})
@@ -35,7 +42,7 @@ async fn held_up() -> (TestApp, SlowWay, Vec<Value>) {
     app.sandbox.drop_webhooks().await;
     let links = join_all((0..4).map(async |_| app.created().await)).await;
     let way = SlowWay::to(&app.database_url, STATEMENT).await;
-    app.service = Service::start(&way.url, &app.sandbox.url, &[("RUN_JOBS", "false")]).await;
+    app.service = Service::start(&way.url, &app.sandbox.url, &PATIENT).await;
     (app, way, links)
 }
 
