@@ -22,10 +22,11 @@ use crate::store::{
     webhooks::{Effect, Webhook, intake_pool, record},
 };
 
-/// How many webhooks may wait. They were authenticated, so this is a limit for Dojo's senders and not for strangers.
-const QUEUE: usize = 512;
 /// The most webhooks, and roughly the most bytes of their bodies, that are stored together.
 const BATCH: usize = 256;
+/// How many webhooks may wait: as many as fit into the next batch. Only webhooks with a valid signature count, so strangers
+/// can't fill the queue.
+const QUEUE: usize = BATCH;
 const BATCH_BYTES: usize = 1024 * 1024;
 /// How many batches may be stored webhook by webhook at the same time, and how many connections each of them uses.
 const SEPARATE_BATCHES: usize = 2;

@@ -63,6 +63,11 @@ impl SlowWay {
             .unwrap();
     }
 
+    /// Holds back responses from now on.
+    pub fn hold(&self) {
+        self.hold.send_replace(true);
+    }
+
     pub fn let_go(&self) {
         self.hold.send_replace(false);
     }
