@@ -243,7 +243,7 @@ async fn nothing_acknowledged_is_missing_when_connections_break_in_the_middle_of
             .unwrap();
             broken += ended.rows_affected();
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let rejected: u32 = tokio::select! {
         rejected = sending => rejected.iter().sum(),
