@@ -54,7 +54,10 @@ pub fn intake_pool(pool: &PgPool) -> PgPool {
          -- still be good when it is large.
          SET enable_seqscan = off;
          SET enable_hashjoin = off;
-         SET enable_mergejoin = off;",
+         SET enable_mergejoin = off;
+         -- Neither planning nor compiling the statement anew for each batch pays for itself.
+         SET plan_cache_mode = force_generic_plan;
+         SET jit = off;",
     )
 }
 
