@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{
-    Service, TestApp, WEBHOOK_SECRET, eventually, slow_way::SlowWay, ten_pounds, text,
+    Service, TestApp, WEBHOOK_SECRET, event, eventually, slow_way::SlowWay, ten_pounds, text,
 };
 
 /// Words of the statement that stores webhooks.
@@ -20,12 +20,6 @@ const PATIENT: [(&str, &str); 3] = [
     ("DATABASE_STATEMENT_TIMEOUT", "20s"),
     ("REQUEST_TIMEOUT", "100s"),
 ];
-
-fn event(id: &str, intent: &Value, status: &str) -> String {
-    json!({"id": id, "event": "payment_intent.status_updated",
-        "data": {"paymentIntentId": intent, "paymentStatus": status}})
-    .to_string()
-}
 
 /// Sends a webhook on a connection of its own, without waiting for the response.
 async fn send_only(app: &TestApp, body: &str) -> TcpStream {
@@ -89,24 +83,27 @@ async fn verdicts(app: &TestApp, link: &Value) -> Vec<String> {
 #[tokio::test]
 async fn each_webhook_of_a_batch_has_its_own_effect() {
     let (app, mut way, links) = held_up().await;
-    let intent = |number: usize| &links[number]["paymentIntentId"];
-    let first = event("evt_first", intent(0), "Captured");
+    let first = event("evt_first", &links[0], "Captured");
     let nul = json!({"id": "evt_nul", "event": "e", "data": {"paymentIntentId": "a\0b"}});
     let bodies = [
-        event("evt_good", intent(1), "Captured"),
+        event("evt_good", &links[1], "Captured"),
         // A copy of the one that is being stored.
         first.clone(),
-        event("evt_stale", intent(2), "Created"),
-        event("evt_odd", intent(3), "Teleported"),
-        event("evt_unknown", &json!("pi_unknown"), "Captured"),
+        event("evt_stale", &links[2], "Created"),
+        event("evt_odd", &links[3], "Teleported"),
+        event(
+            "evt_unknown",
+            &json!({"paymentIntentId": "pi_unknown"}),
+            "Captured",
+        ),
         json!({"id": "evt_other", "event": "terminal.updated"}).to_string(),
         nul.to_string(),
         "not JSON".to_owned(),
     ];
     let after = [
         // These can't be in the same batch as one above.
-        event("evt_good", intent(1), "Captured"),
-        event("evt_later", intent(1), "Refunded"),
+        event("evt_good", &links[1], "Captured"),
+        event("evt_later", &links[1], "Refunded"),
     ];
     let all = [&bodies[..], &after].concat();
     let first = async { app.deliver(&first).await.expect(204) };
@@ -211,8 +208,14 @@ async fn nothing_acknowledged_is_missing_when_connections_break_in_the_middle_of
     let bodies: Vec<Vec<_>> = (0..SENDERS)
         .map(|sender| {
             let ids = (0..EACH).map(|number| format!("evt_{sender}_{number}"));
-            ids.map(|id| event(&id, &json!(format!("pi_{id}")), "Captured"))
-                .collect()
+            ids.map(|id| {
+                event(
+                    &id,
+                    &json!({"paymentIntentId": format!("pi_{id}")}),
+                    "Captured",
+                )
+            })
+            .collect()
         })
         .collect();
     // Like Dojo, they send again what was not acknowledged.
@@ -258,9 +261,8 @@ async fn a_full_queue_turns_webhooks_away_and_nothing_is_lost_when_the_process_i
     /// More than may wait, even if the writer gives up its first statement and postpones a batch.
     const TOO_MANY: usize = 256 + 256 + 30;
     let (mut app, mut way, links) = held_up().await;
-    let intent = &links[0]["paymentIntentId"];
     let bodies: Vec<_> = (0..TOO_MANY)
-        .map(|number| event(&format!("evt_{number}"), intent, "Captured"))
+        .map(|number| event(&format!("evt_{number}"), &links[0], "Captured"))
         .collect();
     // They disconnect only when the service is dead.
     let senders = join_all(bodies.iter().map(|body| send_only(&app, body))).await;

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::{
     commands::{error_of, output_of},
-    support::{Service, TestApp, client, eventually, program, send, text},
+    support::{Service, TestApp, client, event, eventually, program, send, text},
 };
 
 /// The command `prune`, for everything that is more than 400 days old.
@@ -22,17 +22,6 @@ fn prune(app: &TestApp) -> Command {
 /// What the command prints.
 fn report(webhooks: u64, entries: u64) -> String {
     format!("webhook_events\t{webhooks}\npayment_link_events\t{entries}\n")
-}
-
-fn event(id: &str, link: &Value, status: &str) -> String {
-    json!({
-        "id": id,
-        "event": "payment_intent.status_updated",
-        "accountId": "acc_test",
-        "createdAt": "2026-01-31T10:46:46.3202622Z",
-        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": status, "captureMode": "Auto"},
-    })
-    .to_string()
 }
 
 async fn deliver(app: &TestApp, id: &str, link: &Value, status: &str) {

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, eventually, send, ten_pounds, text};
+use crate::support::{TestApp, event, eventually, send, ten_pounds, text};
 
 /// A body that Dojo has published with two signatures.
 const PUBLISHED: &str = r#"{"id":"evt_hnnHxIKR_Uy6bhZCusCltw","event":"payment_intent.created","accountId":"acc_test","createdAt":"2022-02-01T13:07:41.8667859Z","data":{"paymentIntentId":"pi_vpwd4ooAPEqyNAQe4z89WQ","paymentStatus":"Created","captureMode":"Auto"}}"#;
@@ -14,17 +14,6 @@ const SIGNATURES: [&str; 2] = [
     "sha256=4B-49-F8-FE-25-A7-E6-7D-00-4F-A7-9C-F8-0B-63-00-C7-77-B4-F2-2D-E5-E1-22-84-FA-04-18-50-A1-76-FD",
     "sha256=94-AC-93-67-D6-8B-69-6D-15-A2-C2-45-40-98-B5-E7-64-72-38-C5-1F-6D-32-D0-5F-CB-91-20-A9-20-64-F4",
 ];
-
-fn event(id: &str, link: &Value, status: &str) -> String {
-    json!({
-        "id": id,
-        "event": "payment_intent.status_updated",
-        "accountId": "acc_test",
-        "createdAt": "2026-01-31T10:46:46.3202622Z",
-        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": status, "captureMode": "Auto"},
-    })
-    .to_string()
-}
 
 /// A link whose own webhooks have all arrived, so that all others come from the test.
 async fn quiet_link(app: &TestApp) -> Value {

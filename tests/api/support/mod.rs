@@ -401,6 +401,18 @@ pub fn client() -> reqwest::Client {
         .unwrap()
 }
 
+/// The body of a webhook that reports this status for a link's intent.
+pub fn event(id: &str, link: &Value, status: &str) -> String {
+    json!({
+        "id": id,
+        "event": "payment_intent.status_updated",
+        "accountId": "acc_test",
+        "createdAt": "2026-01-31T10:46:46.3202622Z",
+        "data": {"paymentIntentId": link["paymentIntentId"], "paymentStatus": status, "captureMode": "Auto"},
+    })
+    .to_string()
+}
+
 /// The smallest request for a link.
 pub fn ten_pounds(reference: &str) -> Value {
     json!({"amount": {"value": 1000, "currencyCode": "GBP"}, "reference": reference})
