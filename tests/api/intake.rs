@@ -162,13 +162,7 @@ async fn a_webhook_about_a_locked_link_holds_up_no_other() {
     let bodies: Vec<_> = links
         .iter()
         .enumerate()
-        .map(|(number, link)| {
-            event(
-                &format!("evt_{number}"),
-                &link["paymentIntentId"],
-                "Captured",
-            )
-        })
+        .map(|(number, link)| event(&format!("evt_{number}"), link, "Captured"))
         .collect();
     let first = async { app.deliver(&bodies[0]).await.expect(204) };
     let locked = async {
