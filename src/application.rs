@@ -222,7 +222,7 @@ impl Application {
                 "stopped before all work was finished"
             );
         }
-        let _ = timeout_at(deadline, self.pool.close()).await;
+        self.pool.close();
         if let Some(exporter) = self.exporter {
             let left = deadline.saturating_duration_since(Instant::now());
             exporter.finish(left).await;

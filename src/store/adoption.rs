@@ -1,11 +1,14 @@
-//! Giving a link the payment intent that Dojo created for it, in one transaction.
+//! Giving a link the payment intent that Dojo created for it.
+//!
+//! Usually the intent is new here and all is well with it. Then one statement does everything. If not, a transaction of several
+//! statements does.
 
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
     Error, PgPool, PgTransaction,
-    links::select_links,
+    links::{self, select_links},
     microseconds,
     timeline::{count_status_change, record},
     to_json,
@@ -51,6 +54,55 @@ struct Columns<'a> {
     expire_at: Option<OffsetDateTime>,
 }
 
+/// Makes a pending link's row show the intent, and records that. `$condition` says when to do nothing instead, and `$owned`
+/// stores whose the intent is. The number of affected rows is 1, or 0 if nothing was done.
+macro_rules! adopt {
+    ($id:expr, $intent:expr, $columns:expr, $cause:expr, $condition:tt, $owned:tt) => {
+        record!(
+            Kind::Created,
+            $cause,
+            "WITH adopted AS (
+                 UPDATE payment_links link
+                 SET payment_intent_id = new.payment_intent_id, url = new.url, status = new.status,
+                     dojo_status = new.dojo_status, unsettled_status = new.unsettled_status,
+                     dojo_updated_at = new.dojo_updated_at,
+                     -- In another currency it would be read as an amount of this one.
+                     total_amount = CASE WHEN new.total->>'currencyCode' = link.currency
+                                         THEN (new.total->>'value')::bigint END,
+                     mismatch = CASE WHEN new.amount
+                                          <> jsonb_build_object('value', link.amount, 'currencyCode', link.currency)
+                                     THEN new.amount END,
+                     refunded_amount = new.refunded_amount, captures = new.captures,
+                     payment = new.payment, attempts = new.attempts,
+                     expire_at = coalesce(new.expire_at, link.expire_at),
+                     -- The customer's secret was for Dojo, and has no further use here.
+                     request = link.request #- '{customer,secret}',
+                     due_at = now() + interval '10 seconds', leased_until = NULL, revision = link.revision + 1,
+                     synced_at = now(), updated_at = now()
+                 FROM jsonb_to_record($4::jsonb) AS new (
+                     payment_intent_id text, url text, status text, dojo_status text, unsettled_status text,
+                     dojo_updated_at timestamptz, amount jsonb, total jsonb, refunded_amount bigint, captures jsonb,
+                     payment jsonb, attempts jsonb, expire_at timestamptz
+                 )
+                 WHERE link.id = $3 AND link.status = 'Pending'"
+                + $condition
+                + "
+                 RETURNING link.id, link.account, link.payment_intent_id, link.status
+             ), owned AS ("
+                + $owned
+                + "), entry AS (
+                 SELECT id AS link_id, 'Pending' AS before, status AS after, $5::jsonb AS detail FROM adopted
+             )",
+            $id.uuid(),
+            to_json($columns)?,
+            to_json(&CreatedDetail {
+                payment_intent_id: &$intent.id,
+                reported: &$intent.status,
+            })?,
+        )
+    };
+}
+
 /// Gives a pending link the intent that Dojo created for it, and applies the webhooks about that intent that arrived
 /// before.
 ///
@@ -64,9 +116,90 @@ pub async fn adopt_intent(
     url: &str,
     cause: &Cause,
 ) -> Result<Adopted, Error> {
+    let known = intent.known_status();
+    // A word that isn't known here still proves that there is an intent.
+    let status = known.unwrap_or(Status::Created);
+    let columns = Columns {
+        payment_intent_id: &intent.id,
+        url,
+        status: status.as_str(),
+        dojo_status: known.map(Status::as_str),
+        unsettled_status: known.is_none().then_some(intent.status.as_str()),
+        dojo_updated_at: intent.updated_at,
+        amount: intent.amount.as_ref(),
+        total: intent.total_amount.as_ref(),
+        refunded_amount: intent.refunded_amount.unwrap_or(0),
+        captures: intent.captures.as_deref().unwrap_or_default(),
+        payment: intent.payment(),
+        attempts: intent.attempts(),
+        expire_at: intent.expire_at,
+    };
+    if adopt_new_intent(pool, id, intent, &columns, cause).await? {
+        count_status_change(status, cause.name());
+        if let Some(link) = links::find(pool, id).await? {
+            return Ok(Adopted {
+                link,
+                surplus: false,
+                mismatch: false,
+                has_early_webhooks: false,
+            });
+        }
+    }
+    adopt_any_intent(pool, id, intent, status, &columns, cause).await
+}
+
+/// Adopts an intent that no webhook and nothing else has mentioned before, for the requested amount. Does nothing, and returns
+/// `false`, unless the intent is such a one and the link is pending.
+///
+/// A webhook writes the intent's row before its own. So if this inserts that row, no webhook was here before, and those that
+/// come later find the link on it.
+async fn adopt_new_intent(
+    pool: &PgPool,
+    id: PaymentLinkId,
+    intent: &PaymentIntent,
+    columns: &Columns<'_>,
+    cause: &Cause,
+) -> Result<bool, Error> {
+    let recorded = adopt!(
+        id,
+        intent,
+        columns,
+        cause,
+        "AND NOT EXISTS (SELECT FROM payment_intents intent WHERE intent.id = new.payment_intent_id)
+         AND (new.amount = jsonb_build_object('value', link.amount, 'currencyCode', link.currency)) IS NOT FALSE",
+        "INSERT INTO payment_intents (id, account, payment_link_id) SELECT payment_intent_id, account, id FROM adopted"
+    )
+    .execute(pool)
+    .await
+    .map_err(Error::from);
+    match recorded {
+        Ok(done) => Ok(done.rows_affected() == 1),
+        // Something else inserted the row at the same moment.
+        Err(error) if error.is_unique_violation() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adopts an intent about which anything may be known already.
+async fn adopt_any_intent(
+    pool: &PgPool,
+    id: PaymentLinkId,
+    intent: &PaymentIntent,
+    status: Status,
+    columns: &Columns<'_>,
+    cause: &Cause,
+) -> Result<Adopted, Error> {
     let mut transaction = pool.begin().await?;
 
-    // First of all, so that a webhook for this intent runs wholly before or wholly after what follows (see
+    // In the same order as in `adopt_new_intent`: first the link, then the intent. Webhooks lock an intent first, but then only
+    // links that aren't pending.
+    sqlx::query!(
+        "SELECT FROM payment_links WHERE id = $1 AND status = 'Pending' FOR UPDATE",
+        id.uuid()
+    )
+    .execute(&mut *transaction)
+    .await?;
+    // Before everything else, so that a webhook for this intent runs wholly before or wholly after what follows (see
     // `webhooks::record`).
     let owner = sqlx::query_scalar!(
         r#"INSERT INTO payment_intents (id, account)
@@ -89,64 +222,14 @@ pub async fn adopt_intent(
         });
     }
 
-    let known = intent.known_status();
-    // A word that isn't known here still proves that there is an intent.
-    let status = known.unwrap_or(Status::Created);
-    let columns = Columns {
-        payment_intent_id: &intent.id,
-        url,
-        status: status.as_str(),
-        dojo_status: known.map(Status::as_str),
-        unsettled_status: known.is_none().then_some(intent.status.as_str()),
-        dojo_updated_at: intent.updated_at,
-        amount: intent.amount.as_ref(),
-        total: intent.total_amount.as_ref(),
-        refunded_amount: intent.refunded_amount.unwrap_or(0),
-        captures: intent.captures.as_deref().unwrap_or_default(),
-        payment: intent.payment(),
-        attempts: intent.attempts(),
-        expire_at: intent.expire_at,
-    };
-    let recorded = record!(
-        Kind::Created,
+    let recorded = adopt!(
+        id,
+        intent,
+        columns,
         cause,
-        "WITH adopted AS (
-             UPDATE payment_links link
-             SET payment_intent_id = new.payment_intent_id, url = new.url, status = new.status,
-                 dojo_status = new.dojo_status, unsettled_status = new.unsettled_status,
-                 dojo_updated_at = new.dojo_updated_at,
-                 -- In another currency it would be read as an amount of this one.
-                 total_amount = CASE WHEN new.total->>'currencyCode' = link.currency
-                                     THEN (new.total->>'value')::bigint END,
-                 mismatch = CASE WHEN new.amount
-                                      <> jsonb_build_object('value', link.amount, 'currencyCode', link.currency)
-                                 THEN new.amount END,
-                 refunded_amount = new.refunded_amount, captures = new.captures,
-                 payment = new.payment, attempts = new.attempts,
-                 expire_at = coalesce(new.expire_at, link.expire_at),
-                 -- The customer's secret was for Dojo, and has no further use here.
-                 request = link.request #- '{customer,secret}',
-                 due_at = now() + interval '10 seconds', leased_until = NULL, revision = link.revision + 1,
-                 synced_at = now(), updated_at = now()
-             FROM jsonb_to_record($4::jsonb) AS new (
-                 payment_intent_id text, url text, status text, dojo_status text, unsettled_status text,
-                 dojo_updated_at timestamptz, amount jsonb, total jsonb, refunded_amount bigint, captures jsonb,
-                 payment jsonb, attempts jsonb, expire_at timestamptz
-             )
-             WHERE link.id = $3 AND link.status = 'Pending'
-             RETURNING link.id, link.payment_intent_id, link.status
-         ), owned AS (
-             UPDATE payment_intents intent SET payment_link_id = adopted.id, due_at = NULL
-             FROM adopted WHERE intent.id = adopted.payment_intent_id
-         ), entry AS (
-             SELECT id AS link_id, 'Pending' AS before, status AS after, $5::jsonb AS detail FROM adopted
-         )",
-        id.uuid(),
-        to_json(&columns)?,
-        to_json(&CreatedDetail {
-            payment_intent_id: &intent.id,
-            reported: &intent.status,
-        })?,
+        "",
+        "UPDATE payment_intents intent SET payment_link_id = adopted.id, due_at = NULL
+         FROM adopted WHERE intent.id = adopted.payment_intent_id"
     )
     .execute(&mut *transaction)
     .await?;

@@ -40,6 +40,14 @@ impl Error {
         )
     }
 
+    /// Whether a row with the same key exists already (SQLSTATE 23505).
+    pub(super) fn is_unique_violation(&self) -> bool {
+        matches!(
+            self,
+            Self::Database(Cause(sqlx::Error::Database(error))) if error.is_unique_violation()
+        )
+    }
+
     /// Whether the database is out of reach for the moment, as opposed to rejecting the statement. Of Postgres's own errors
     /// (SQLSTATE classes): connection, rollback by contention, resources, objects in use, operator intervention.
     #[must_use]

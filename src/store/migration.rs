@@ -52,7 +52,7 @@ const TURN: i64 = 0x646f_6a6f_6c69_6e6b;
 
 /// The indexes that migrations build with `CREATE INDEX CONCURRENTLY`. An attempt that was cut short leaves an invalid
 /// index behind, and the next attempt would take it for a finished one.
-const BUILT_CONCURRENTLY: [&str; 8] = [
+const BUILT_CONCURRENTLY: [&str; 9] = [
     "payment_links_unsettled",
     "operations_open",
     "payment_links_metadata",
@@ -61,6 +61,7 @@ const BUILT_CONCURRENTLY: [&str; 8] = [
     "payment_links_amount",
     "payment_links_updated_at",
     "payment_links_reference_prefix",
+    "payment_links_reference",
 ];
 
 /// Waits until no other replica migrates, however long that takes. The lock ends with the connection.

@@ -1,10 +1,12 @@
 //! Connections to Postgres with a deadline for every wait.
 //!
-//! sqlx waits for the server without a limit, both for a statement and for the check that it makes when a connection
-//! returns to its pool. When a firewall or a proxy drops what is sent on open connections, or the server freezes, one
-//! connection after the other would hang until none is left. TCP doesn't notice if the proxy acknowledges every byte, and
-//! sqlx gives no access to the socket's options anyway. So a connection that misses a deadline here is closed and never
-//! used again.
+//! sqlx waits for the server without a limit. When a firewall or a proxy drops what is sent on open connections, or the
+//! server freezes, one connection after the other would hang until none is left. TCP doesn't notice if the proxy acknowledges
+//! every byte, and sqlx gives no access to the socket's options anyway. So a connection that misses a deadline here is closed
+//! and never used again.
+//!
+//! The pool is deadpool's. sqlx's own pool tests a connection with a round trip whenever a statement returns it, which
+//! nearly doubles what a short statement costs.
 
 use std::{
     io,
@@ -14,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use deadpool::managed::{self, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult};
 use futures_util::{
     FutureExt, StreamExt, TryStreamExt,
     future::BoxFuture,
@@ -24,8 +27,10 @@ use sqlx::{
     ConnectOptions, Connection as _, Describe, Either, Execute, Executor, PgConnection, Postgres,
     SqlStr,
     migrate::MigrateError,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+    postgres::{
+        PgConnectOptions, PgDatabaseError, PgQueryResult, PgRow, PgSeverity, PgStatement,
+        PgTypeInfo,
+    },
 };
 use tokio::{
     runtime::Handle,
@@ -38,6 +43,10 @@ use crate::config::{ConfigError, DatabaseSettings};
 
 /// How long Postgres may take to respond to a statement that does nothing.
 const PING: Duration = Duration::from_secs(1);
+
+/// How old a connection gets, and how long one stays open without use.
+const LIFETIME: Duration = Duration::from_mins(30);
+const IDLE: Duration = Duration::from_mins(10);
 
 /// How much longer to wait for a statement than Postgres's own limit, so that Postgres's error arrives if there is one.
 const GRACE: Duration = Duration::from_secs(2);
@@ -56,7 +65,7 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 /// begins a transaction.
 #[derive(Debug, Clone)]
 pub struct PgPool {
-    connections: sqlx::PgPool,
+    connections: managed::Pool<Connector>,
     options: Arc<PgConnectOptions>,
     place: Arc<Place>,
     discarded: Discarded,
@@ -101,50 +110,61 @@ impl Discarded {
     }
 }
 
-/// sqlx's pool, with what every pool of this service needs.
-fn connections(
-    max_connections: u32,
-    acquire_timeout: Duration,
-    options: &PgConnectOptions,
-    session: &str,
-    discarded: &Discarded,
-) -> sqlx::PgPool {
-    let (session, discarded) = (session.to_owned(), discarded.clone());
-    PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(acquire_timeout)
+/// Opens connections, and decides whether one that was used before is used again.
+#[derive(Debug)]
+struct Connector {
+    options: Arc<PgConnectOptions>,
+    /// The settings of each session, as statements.
+    session: String,
+    discarded: Discarded,
+}
+
+impl Connector {
+    /// A pool that opens no connection before it is first used. `max_connections` is at least 1.
+    fn pool(self, max_connections: u32) -> managed::Pool<Self> {
+        managed::Pool::builder(self)
+            .max_size(usize::try_from(max_connections).unwrap_or(usize::MAX))
+            // Those that aren't needed become idle.
+            .queue_mode(QueueMode::Lifo)
+            .build()
+            .expect("only timeouts need a runtime, and this pool has none of its own")
+    }
+}
+
+impl managed::Manager for Connector {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
+        // Rarely needed, so it takes no space in the future of every statement.
+        let connect = async {
+            let mut connection = self.options.connect().await?;
+            let session = sqlx::AssertSqlSafe(self.session.clone());
+            connection.execute(session).await?;
+            Ok(connection)
+        };
+        connect.boxed().await
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut PgConnection,
+        used: &Metrics,
+    ) -> RecycleResult<sqlx::Error> {
+        if self.discarded.includes(used.age()) || used.age() > LIFETIME {
+            return Err(RecycleError::message("discarded"));
+        }
         // A connection that was used a moment ago counts as alive: testing it would double the round trips of every
         // request.
-        .test_before_acquire(false)
-        .before_acquire({
-            let discarded = discarded.clone();
-            move |connection, used| {
-                let discarded = discarded.clone();
-                Box::pin(async move {
-                    if discarded.includes(used.age) {
-                        return Ok(false);
-                    }
-                    if used.idle_for > Duration::from_secs(1) {
-                        timeout(PING, connection.ping()).await.unwrap_or_else(|_| {
-                            discarded.discard_all("silent");
-                            Err(silent(PING))
-                        })?;
-                    }
-                    Ok(true)
-                })
-            }
-        })
-        .after_connect({
-            let session = session.clone();
-            move |connection, _| {
-                let session = session.clone();
-                Box::pin(async move {
-                    connection.execute(sqlx::AssertSqlSafe(session)).await?;
-                    Ok(())
-                })
-            }
-        })
-        .connect_lazy_with(options.clone())
+        if used.last_used() > Duration::from_secs(1) {
+            let ping = timeout(PING, connection.ping()).boxed();
+            ping.await.unwrap_or_else(|_| {
+                self.discarded.discard_all("silent");
+                Err(silent(PING))
+            })?;
+        }
+        Ok(())
+    }
 }
 
 impl PgPool {
@@ -183,16 +203,15 @@ impl PgPool {
         let place = Place::new(&options, settings.url_setting());
         let discarded = Discarded::default();
         let session = session(settings.database_statement_timeout, idle_in_transaction);
-        let connections = connections(
-            settings.database_max_connections,
-            settings.database_acquire_timeout,
-            &options,
-            &session,
-            &discarded,
-        );
+        let options = Arc::new(options);
+        let connector = Connector {
+            options: Arc::clone(&options),
+            session: session.clone(),
+            discarded: discarded.clone(),
+        };
         Ok(Self {
-            connections,
-            options: Arc::new(options),
+            connections: connector.pool(settings.database_max_connections),
+            options,
             place: Arc::new(place),
             discarded,
             session,
@@ -205,16 +224,14 @@ impl PgPool {
     /// Its sessions have the usual settings and then these.
     #[must_use]
     pub fn reserved(&self, settings: &str) -> Self {
-        let session = self.session.clone() + settings;
+        let connector = Connector {
+            options: Arc::clone(&self.options),
+            session: self.session.clone() + settings,
+            discarded: self.discarded.clone(),
+        };
         Self {
-            connections: connections(
-                1,
-                self.acquire_timeout,
-                &self.options,
-                &session,
-                &self.discarded,
-            ),
-            session,
+            session: connector.session.clone(),
+            connections: connector.pool(1),
             ..self.clone()
         }
     }
@@ -229,9 +246,9 @@ impl PgPool {
         Ok(transaction)
     }
 
-    /// Closes each connection as soon as it has been returned.
-    pub async fn close(&self) {
-        self.connections.close().await;
+    /// Closes each connection, those in use as soon as they have been returned.
+    pub fn close(&self) {
+        self.connections.close();
     }
 
     /// What is wrong, with which database, and what to do about it.
@@ -283,22 +300,24 @@ impl PgPool {
         self.discarded.discard_read_only();
     }
 
-    /// Updates the metrics that show how much of the pool is in use.
+    /// Updates the metrics that show how much of the pool is in use, and closes connections that haven't been used for long.
     pub fn report(&self) {
-        let open = self.connections.size();
-        // The two are not read at the same moment.
-        let idle = u32::try_from(self.connections.num_idle())
-            .unwrap_or(u32::MAX)
-            .min(open);
-        metrics::gauge!("database_connections", "state" => "idle").set(idle);
-        metrics::gauge!("database_connections", "state" => "used").set(open - idle);
-        metrics::gauge!("database_connections_max")
-            .set(self.connections.options().get_max_connections());
+        self.connections.retain(|_, used| used.last_used() < IDLE);
+        let pool = self.connections.status();
+        // A pool has far fewer connections than could make this inexact.
+        #[expect(clippy::cast_precision_loss)]
+        let count = |connections: usize| connections as f64;
+        metrics::gauge!("database_connections", "state" => "idle").set(count(pool.available));
+        metrics::gauge!("database_connections", "state" => "used")
+            .set(count(pool.size.saturating_sub(pool.available)));
+        metrics::gauge!("database_connections_max").set(count(pool.max_size));
     }
 
     async fn acquire(&self) -> Result<Connection, sqlx::Error> {
         let start = Instant::now();
-        let acquired = self.connections.acquire().await;
+        let acquired = timeout(self.acquire_timeout, self.open())
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut));
         metrics::histogram!("database_acquire_duration_seconds").record(start.elapsed());
         if matches!(acquired, Err(sqlx::Error::PoolTimedOut)) {
             metrics::counter!("database_acquire_timeouts_total").increment(1);
@@ -309,6 +328,20 @@ impl PgPool {
             discarded: self.discarded.clone(),
             limit: self.statement_timeout + GRACE,
         })
+    }
+
+    /// Waits for a connection without a limit.
+    async fn open(&self) -> Result<Object<Connector>, sqlx::Error> {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            match self.connections.get().await {
+                Ok(connection) => return Ok(connection),
+                Err(PoolError::Backend(error)) if is_passing(&error) => sleep(pause).await,
+                Err(PoolError::Backend(error)) => return Err(error),
+                Err(_) => return Err(sqlx::Error::PoolClosed),
+            }
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
     }
 }
 
@@ -344,6 +377,20 @@ fn is_passing(error: &sqlx::Error) -> bool {
         sqlx::Error::Io(_) => true,
         sqlx::Error::Database(error) => {
             matches!(error.code().as_deref(), Some("57P03" | "53300"))
+        }
+        _ => false,
+    }
+}
+
+/// Whether the session is over after this error.
+fn ends_session(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(error) => {
+            let error = error.try_downcast_ref::<PgDatabaseError>();
+            error.is_some_and(|error| {
+                matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)
+            })
         }
         _ => false,
     }
@@ -480,10 +527,7 @@ impl Connection {
             Err(silent(self.limit))
         });
         self.busy = false;
-        let is_broken = matches!(
-            &result,
-            Err(sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_))
-        );
+        let is_broken = result.as_ref().is_err_and(ends_session);
         // The server has become a standby, or always was one.
         let is_read_only = matches!(
             &result,
@@ -495,17 +539,22 @@ impl Connection {
         result
     }
 
-    /// Returns the connection to the pool, after running this statement on it.
-    fn return_to_pool(&mut self, last: Option<&'static str>) {
-        let Some(pooled) = self.pooled.take().filter(|_| !self.busy) else {
+    /// Rolls a transaction back, then returns the connection to the pool.
+    fn roll_back(&mut self) {
+        let Some(mut pooled) = self.pooled.take().filter(|_| !self.busy) else {
             return;
         };
         let discarded = self.discarded.clone();
         // Outside the runtime it is just closed.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
-                if timeout(PING, pooled.return_to_pool(last)).await.is_err() {
-                    discarded.discard_all("silent");
+                let Some(connection) = pooled.0.as_deref_mut() else {
+                    return;
+                };
+                match timeout(PING, connection.execute("ROLLBACK")).await {
+                    Ok(Ok(_)) => pooled.return_to_pool(),
+                    Ok(Err(_)) => {}
+                    Err(_) => discarded.discard_all("silent"),
                 }
             });
         }
@@ -514,7 +563,11 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.return_to_pool(None);
+        if let Some(pooled) = self.pooled.take()
+            && !self.busy
+        {
+            pooled.return_to_pool();
+        }
     }
 }
 
@@ -573,34 +626,19 @@ fn as_stream<'e, T: Send + 'e>(
         .boxed()
 }
 
-/// A connection of sqlx's pool. Dropping it closes it and frees its place in the pool. Dropping sqlx's own would first test
-/// the connection, without a deadline.
+/// A connection of the pool. Dropping it closes it and frees its place in the pool.
 #[derive(Debug)]
-struct Pooled(Option<PoolConnection<Postgres>>);
+struct Pooled(Option<Object<Connector>>);
 
 impl Pooled {
-    async fn return_to_pool(mut self, last: Option<&'static str>) {
-        let Some(connection) = self.0.as_deref_mut() else {
-            return;
-        };
-        if let Some(statement) = last
-            && connection.execute(statement).await.is_err()
-        {
-            return;
-        }
-        let returned = self
-            .0
-            .take()
-            .map(|mut connection| connection.return_to_pool());
-        if let Some(returned) = returned {
-            returned.await;
-        }
+    fn return_to_pool(mut self) {
+        drop(self.0.take());
     }
 }
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        drop(self.0.take().map(PoolConnection::detach));
+        drop(self.0.take().map(Object::take));
     }
 }
 
@@ -637,7 +675,7 @@ impl DerefMut for PgTransaction {
 impl Drop for PgTransaction {
     fn drop(&mut self) {
         if self.open {
-            self.connection.return_to_pool(Some("ROLLBACK"));
+            self.connection.roll_back();
         }
     }
 }

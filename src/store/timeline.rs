@@ -19,9 +19,9 @@ use crate::payment_link::{
 ///
 /// With `=> "SELECT …"`, the query returns these rows, and records the entries all the same.
 macro_rules! record {
-    ($kind:expr, $cause:expr, $ctes:tt $(, $argument:expr)* $(,)?) => {
+    ($kind:expr, $cause:expr, $ctes:tt $(+ $more:tt)* $(, $argument:expr)* $(,)?) => {
         sqlx::query!(
-            $ctes + "
+            $ctes $(+ $more)* + "
             INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause, detail)
             SELECT link_id, $1, before, after, $2, detail FROM entry",
             $crate::store::timeline::kind_word($kind),

@@ -205,7 +205,11 @@ async fn adoption_is_repeated_when_killed_before_its_commit() {
     app.sandbox.drop_webhooks().await;
     let body = ten_pounds("Order 1");
     let lock = app.block_adoption().await;
-    die_while_creating(&mut app, &body, async |app| app.adoption_is_blocked().await).await;
+    let adoption = die_while_creating(&mut app, &body, async |app| {
+        app.blocked("INSERT INTO payment_link_events").await
+    })
+    .await;
+    app.disconnect(adoption).await;
     drop(lock);
     let statuses: Vec<String> = sqlx::query_scalar("SELECT status FROM payment_links")
         .fetch_all(&app.pool)

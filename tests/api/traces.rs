@@ -135,7 +135,7 @@ async fn a_request_has_one_log_line_with_its_link() {
     assert_eq!(timeline["link_id"], id);
     let unknown = logged_once(&[r#""status":404"#]).await;
     assert_eq!(unknown.get("link_id"), None);
-    let webhook = logged_once(&["evt_1"]).await;
+    let webhook = logged_once(&[r#""event_id":"evt_1""#]).await;
     assert_eq!(webhook["link_id"], id);
     assert_eq!(webhook["verdict"], "applied");
     assert_eq!(
