@@ -206,7 +206,7 @@ async fn adoption_is_repeated_when_killed_before_its_commit() {
     let body = ten_pounds("Order 1");
     let lock = app.block_adoption().await;
     let adoption = die_while_creating(&mut app, &body, async |app| {
-        app.blocked("INSERT INTO payment_link_events").await
+        app.blocked("WITH adopted AS").await
     })
     .await;
     app.disconnect(adoption).await;
