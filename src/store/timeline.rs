@@ -19,9 +19,9 @@ use crate::payment_link::{
 ///
 /// With `=> "SELECT …"`, the query returns these rows, and records the entries all the same.
 macro_rules! record {
-    ($kind:expr, $cause:expr, $ctes:tt $(+ $more:tt)* $(, $argument:expr)* $(,)?) => {
+    ($kind:expr, $cause:expr, $ctes:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query!(
-            $ctes $(+ $more)* + "
+            $ctes + "
             INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause, detail)
             SELECT link_id, $1, before, after, $2, detail FROM entry",
             $crate::store::timeline::kind_word($kind),
@@ -61,9 +61,9 @@ macro_rules! record_with_causes {
 /// `$entries` is a slice of [`NewEntry`], and `$1` in the statement. Each is recorded for each link that the CTE
 /// `changed` yields as `link_id`. The statement's own arguments start at `$2`.
 macro_rules! record_each {
-    ($entries:expr, $ctes:tt => $select:tt $(, $argument:expr)* $(,)?) => {
+    ($entries:expr, $ctes:tt $(+ $more:tt)* => $select:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query!(
-            $ctes + ", recorded AS (
+            $ctes $(+ $more)* + ", recorded AS (
                 INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause, detail)
                 SELECT link_id, kind, before, after, cause, detail
                 FROM changed, jsonb_to_recordset($1::jsonb)

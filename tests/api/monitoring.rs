@@ -338,7 +338,7 @@ async fn a_scrape_waits_for_no_lock_in_the_database() {
 async fn statements_that_get_no_connection_are_counted() {
     let settings = [
         ("DATABASE_MAX_CONNECTIONS", "1"),
-        ("DATABASE_ACQUIRE_TIMEOUT", "500ms"),
+        ("DATABASE_ACQUIRE_TIMEOUT", "2s"),
     ];
     let app = TestApp::with(&settings).await;
     app.get("/v1/payment-links").await.expect(200);
