@@ -259,10 +259,7 @@ pub async fn load(app: &TestApp, acknowledged: &Acknowledged) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_the_database_stops_under_load() {
     let postgres = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
-    let settings = [
-        ("DATABASE_ACQUIRE_TIMEOUT", "2s"),
-        ("DOJO_TIMEOUT", "3s"),
-    ];
+    let settings = [("DATABASE_ACQUIRE_TIMEOUT", "2s"), ("DOJO_TIMEOUT", "3s")];
     let app = TestApp::quick_on(postgres.url("postgres"), &settings).await;
     let acknowledged = Acknowledged::default();
     let outages = async {
