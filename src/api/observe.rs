@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -136,6 +136,40 @@ fn link_id_in(path: &str) -> Option<PaymentLinkId> {
     rest.split('/').next()?.parse().ok()
 }
 
+/// Counts and logs a request whose sender disconnects before the response: the server then drops its handler.
+struct Abandoned {
+    start: Instant,
+    span: tracing::Span,
+    method: String,
+    route: String,
+    sender: Sender,
+    has_response: bool,
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if self.has_response {
+            return;
+        }
+        let milliseconds = self.start.elapsed().as_secs_f64() * 1000.0;
+        if self.sender.0.load(Ordering::Relaxed) {
+            self.span
+                .in_scope(|| info!(milliseconds, "the client disconnected before the response"));
+        }
+        count(&self.method, &self.route, "aborted", self.start.elapsed());
+    }
+}
+
+fn count(method: &str, route: &str, status: &str, elapsed: Duration) {
+    metrics::counter!(
+        "http_requests_total",
+        "method" => method.to_owned(), "route" => route.to_owned(), "status" => status.to_owned()
+    )
+    .increment(1);
+    metrics::histogram!("http_request_duration_seconds", "route" => route.to_owned())
+        .record(elapsed);
+}
+
 /// Gives the request its id and its span, and logs and counts it once it has a response. The log contains the route and not
 /// the URL: queries contain references, and references may contain names of people.
 ///
@@ -169,9 +203,19 @@ pub(crate) async fn observe(
         "request", request_id = id, trace_id = %trace.id(), %method, route, client = tracing::field::Empty,
         key_ends_at = tracing::field::Empty, account = tracing::field::Empty
     );
+    let method = known_method.unwrap_or_else(|| "other".to_owned());
+    let mut abandoned = Abandoned {
+        start,
+        span: span.clone(),
+        method: method.clone(),
+        route: route.clone(),
+        sender: sender.clone(),
+        has_response: false,
+    };
     let mut response = trace::within(Some(trace), next.run(request))
         .instrument(span.clone())
         .await;
+    abandoned.has_response = true;
 
     let status = response.status().as_u16();
     trace_span.set_status(status);
@@ -221,13 +265,7 @@ pub(crate) async fn observe(
             debug!(status, milliseconds, "request completed");
         }
     });
-    let method = known_method.unwrap_or_else(|| "other".to_owned());
-    metrics::counter!(
-        "http_requests_total",
-        "method" => method, "route" => route.clone(), "status" => status.to_string()
-    )
-    .increment(1);
-    metrics::histogram!("http_request_duration_seconds", "route" => route).record(elapsed);
+    count(&method, &route, response.status().as_str(), elapsed);
 
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);

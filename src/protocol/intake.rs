@@ -5,17 +5,18 @@
 //! writer waits for Postgres, the next batch gathers. If nothing else is waiting, a webhook is stored at once, by itself.
 //!
 //! A webhook that can't be stored fails alone. If a batch fails for a reason that may lie in one of its webhooks, such as a
-//! link that is locked, each of them is stored by itself.
+//! link that is locked, the writer stores each of them by itself. Those that are still held up are set aside: they wait on
+//! other connections, together with all further webhooks about their intents, and the writer goes on with the others.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Instant,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt, StreamExt, stream};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use futures_util::FutureExt;
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, mpsc, oneshot};
 
 use crate::store::{
     self, PgPool,
@@ -28,9 +29,11 @@ const BATCH: usize = 256;
 /// can't fill the queue.
 const QUEUE: usize = BATCH;
 const BATCH_BYTES: usize = 1024 * 1024;
-/// How many batches may be stored webhook by webhook at the same time, and how many connections each of them uses.
-const SEPARATE_BATCHES: usize = 2;
-const SEPARATE_CONNECTIONS: usize = 2;
+/// How long the writer stores a batch webhook by webhook. It sets aside what is left then.
+const SINGLY: Duration = Duration::from_secs(1);
+/// How many webhooks that are held up may wait, and on how many connections.
+const SET_ASIDE: usize = 256;
+const SET_ASIDE_CONNECTIONS: usize = 2;
 
 /// Why a webhook was not acknowledged. It may be stored all the same, if the connection broke during the commit.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,12 @@ pub enum NotStored {
     Interrupted,
 }
 
+impl From<store::Error> for NotStored {
+    fn from(error: store::Error) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
 type Reply = oneshot::Sender<Result<Effect, NotStored>>;
 
 /// A webhook that waits, and where its effect goes.
@@ -57,6 +66,7 @@ struct Waiting {
 #[derive(Debug, Clone)]
 pub struct Intake {
     queue: mpsc::Sender<Waiting>,
+    set_aside: SetAside,
 }
 
 impl Intake {
@@ -64,16 +74,17 @@ impl Intake {
     #[must_use]
     pub fn start(pool: &PgPool, wake: Arc<Notify>) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
+        let set_aside = SetAside::default();
         let writer = Writer {
             waiting,
             postponed: VecDeque::new(),
             own: intake_pool(pool),
             shared: pool.clone(),
-            separate: Arc::new(Semaphore::new(SEPARATE_BATCHES)),
+            set_aside: set_aside.clone(),
             wake,
         };
         tokio::spawn(writer.run());
-        Self { queue }
+        Self { queue, set_aside }
     }
 
     /// Stores a webhook and applies it to its link. Once this returns `Ok`, it is committed.
@@ -82,17 +93,16 @@ impl Intake {
         self.queue
             .try_send(Waiting { webhook, reply })
             .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => {
-                    metrics::counter!("webhook_queue_full_total").increment(1);
-                    NotStored::QueueFull
-                }
+                mpsc::error::TrySendError::Full(_) => queue_full(),
                 mpsc::error::TrySendError::Closed(_) => NotStored::Interrupted,
             })?;
         effect.await.unwrap_or(Err(NotStored::Interrupted))
     }
 
-    /// Updates the metric that shows how many webhooks wait.
+    /// Updates the metrics that show how many webhooks wait, and how many of those that were set aside.
     pub fn report(&self) {
+        let held_up = SET_ASIDE - self.set_aside.places.available_permits();
+        metrics::gauge!("webhooks_held_up").set(u32::try_from(held_up).unwrap_or(u32::MAX));
         let waiting = self.queue.max_capacity() - self.queue.capacity();
         metrics::gauge!("webhook_queue_length").set(u32::try_from(waiting).unwrap_or(u32::MAX));
     }
@@ -105,14 +115,16 @@ struct Writer {
     postponed: VecDeque<Waiting>,
     /// The writer's own connection.
     own: PgPool,
-    /// The connections of everything else, for webhooks that are stored by themselves.
+    /// The connections of everything else, for webhooks that are held up.
     shared: PgPool,
-    separate: Arc<Semaphore>,
+    set_aside: SetAside,
     wake: Arc<Notify>,
 }
 
 impl Writer {
     async fn run(mut self) {
+        // Connects before requests take all the connections that Postgres permits. If this fails, the first webhook tries again.
+        let _ = store::condition::server(&self.own).await;
         while let Some(batch) = self.next_batch().await {
             // A panic drops the replies, and each sender is told to try again.
             let _ = AssertUnwindSafe(self.store(batch)).catch_unwind().await;
@@ -133,7 +145,9 @@ impl Writer {
                     Err(_) => break,
                 },
             };
-            if batch.accepts(&next.webhook) {
+            if self.set_aside.includes(&next.webhook) {
+                self.wait_aside(next);
+            } else if batch.accepts(&next.webhook) {
                 batch.add(next);
             } else {
                 postponed.push_back(next);
@@ -162,35 +176,151 @@ impl Writer {
                 }
             }
             Err(error) if error.is_contention() || !error.is_outage() => {
-                self.store_separately(webhooks, replies).await;
+                self.store_singly(webhooks, replies).await;
             }
-            Err(error) => {
-                let error = Arc::new(error);
-                for reply in replies {
-                    let _ = reply.send(Err(NotStored::Store(Arc::clone(&error))));
+            Err(error) => fail_all(replies, error),
+        }
+    }
+
+    /// Stores each webhook by itself.
+    async fn store_singly(&self, webhooks: Vec<Webhook>, replies: Vec<Reply>) {
+        let start = Instant::now();
+        let mut waiting = webhooks.into_iter().zip(replies);
+        while let Some((webhook, reply)) = waiting.next() {
+            if start.elapsed() > SINGLY {
+                self.wait_aside(Waiting { webhook, reply });
+                continue;
+            }
+            match store_one(&self.own, &webhook).await {
+                Err(error) if error.is_contention() => self.wait_aside(Waiting { webhook, reply }),
+                Err(error) if error.is_outage() => {
+                    let replies = waiting.map(|(_, reply)| reply);
+                    return fail_all([reply].into_iter().chain(replies), error);
+                }
+                stored => {
+                    let _ = reply.send(stored.map_err(NotStored::from));
+                    self.wake.notify_waiters();
                 }
             }
         }
     }
 
-    /// Stores each webhook by itself, while the writer goes on with the next batch.
-    async fn store_separately(&self, webhooks: Vec<Webhook>, replies: Vec<Reply>) {
-        let Ok(permit) = Arc::clone(&self.separate).acquire_owned().await else {
+    /// Stores a webhook that is held up, without holding up the writer.
+    fn wait_aside(&self, Waiting { webhook, reply }: Waiting) {
+        let Ok(place) = Arc::clone(&self.set_aside.places).try_acquire_owned() else {
+            let _ = reply.send(Err(queue_full()));
             return;
         };
+        let turn = self.set_aside.add(&webhook);
+        let connections = Arc::clone(&self.set_aside.connections);
         let (pool, wake) = (self.shared.clone(), Arc::clone(&self.wake));
         tokio::spawn(async move {
-            let _permit = permit;
-            stream::iter(webhooks.into_iter().zip(replies))
-                .for_each_concurrent(SEPARATE_CONNECTIONS, async |(webhook, reply)| {
-                    let stored = record(&pool, std::slice::from_ref(&webhook)).await;
-                    let effect = stored.map(|mut effects| effects.remove(0));
-                    let _ = reply.send(effect.map_err(|error| NotStored::Store(Arc::new(error))));
-                    wake.notify_waiters();
-                })
-                .await;
+            let _place = place;
+            // Those about the same intent wait for each other without a connection.
+            let _turn = turn.begin().await;
+            let Ok(_connection) = connections.acquire().await else {
+                return;
+            };
+            let stored = store_one(&pool, &webhook).await;
+            let _ = reply.send(stored.map_err(NotStored::from));
+            wake.notify_waiters();
         });
     }
+}
+
+/// Webhooks that are held up.
+#[derive(Debug, Clone)]
+struct SetAside {
+    places: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    /// The intents that they are about.
+    intents: Arc<Mutex<HashMap<String, Held>>>,
+}
+
+/// An intent with webhooks that are held up.
+#[derive(Debug, Default)]
+struct Held {
+    webhooks: usize,
+    turn: Arc<AsyncMutex<()>>,
+}
+
+impl Default for SetAside {
+    fn default() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(SET_ASIDE)),
+            connections: Arc::new(Semaphore::new(SET_ASIDE_CONNECTIONS)),
+            intents: Arc::default(),
+        }
+    }
+}
+
+impl SetAside {
+    /// Whether webhooks about the same intent are held up.
+    fn includes(&self, webhook: &Webhook) -> bool {
+        let intents = self.intents.lock().unwrap_or_else(PoisonError::into_inner);
+        intent_of(webhook).is_some_and(|intent| intents.contains_key(intent))
+    }
+
+    fn add(&self, webhook: &Webhook) -> Turn {
+        let intent = intent_of(webhook).map(str::to_owned);
+        let mut intents = self.intents.lock().unwrap_or_else(PoisonError::into_inner);
+        let mutex = intent.as_ref().map(|intent| {
+            let held = intents.entry(intent.clone()).or_default();
+            held.webhooks += 1;
+            Arc::clone(&held.turn)
+        });
+        Turn {
+            intent,
+            mutex: mutex.unwrap_or_default(),
+            set_aside: self.clone(),
+        }
+    }
+}
+
+/// The turn of a webhook among those about the same intent. Dropping it says that the webhook is no longer held up.
+struct Turn {
+    intent: Option<String>,
+    mutex: Arc<AsyncMutex<()>>,
+    set_aside: SetAside,
+}
+
+impl Turn {
+    /// Waits for the turn.
+    async fn begin(self) -> (tokio::sync::OwnedMutexGuard<()>, Self) {
+        (Arc::clone(&self.mutex).lock_owned().await, self)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(intent) = self.intent.take() else {
+            return;
+        };
+        let intents = &self.set_aside.intents;
+        let mut intents = intents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = intents.get_mut(&intent) {
+            held.webhooks -= 1;
+            if held.webhooks == 0 {
+                intents.remove(&intent);
+            }
+        }
+    }
+}
+
+async fn store_one(pool: &PgPool, webhook: &Webhook) -> Result<Effect, store::Error> {
+    Ok(record(pool, std::slice::from_ref(webhook)).await?.remove(0))
+}
+
+fn fail_all(replies: impl IntoIterator<Item = Reply>, error: store::Error) {
+    let error = Arc::new(error);
+    for reply in replies {
+        let _ = reply.send(Err(NotStored::Store(Arc::clone(&error))));
+    }
+}
+
+fn queue_full() -> NotStored {
+    metrics::counter!("webhook_queue_full_total").increment(1);
+    NotStored::QueueFull
 }
 
 /// Webhooks that are stored together. Each changes rows of its own.

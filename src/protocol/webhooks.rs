@@ -42,19 +42,17 @@ pub async fn receive(intake: &Intake, account: &str, body: Vec<u8>) -> Result<Re
         body,
         event,
     };
-    let (verdict, judged) = match intake.store(webhook).await? {
+    let effect = intake.store(webhook).await?;
+    let verdict = effect.word(is_understood).to_owned();
+    let judged = match effect {
         Effect::Judged {
             link_id,
             before,
             after,
-            verdict,
-        } => (verdict, Some((link_id, before, after))),
-        Effect::Duplicate => ("duplicate".to_owned(), None),
-        // It is not about a known link yet.
-        Effect::NoLink if is_understood => ("kept".to_owned(), None),
-        Effect::NoLink => ("not_understood".to_owned(), None),
+            ..
+        } => Some((link_id, before, after)),
+        Effect::Duplicate | Effect::NoLink => None,
     };
-    metrics::counter!("webhooks_total", "verdict" => verdict.clone()).increment(1);
     Ok(Receipt {
         dedup_key,
         verdict,

@@ -324,7 +324,7 @@ impl PgPool {
         }
         Ok(Connection {
             pooled: Some(Pooled(Some(acquired?))),
-            busy: false,
+            began: None,
             discarded: self.discarded.clone(),
             limit: self.statement_timeout + GRACE,
         })
@@ -458,9 +458,8 @@ impl<'p> Executor<'p> for &PgPool {
 pub struct Connection {
     /// `None` once it is closed.
     pooled: Option<Pooled>,
-    /// Whether a statement has begun and not ended. If the connection is dropped then, nobody waits for the end of the
-    /// statement, and the connection is closed.
-    busy: bool,
+    /// When the statement began that hasn't ended yet. If the connection is dropped then, nobody needs the statement's result.
+    began: Option<Instant>,
     discarded: Discarded,
     limit: Duration,
 }
@@ -510,7 +509,7 @@ impl Connection {
         let connection = connection.ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotConnected, "the connection was closed")
         })?;
-        self.busy = true;
+        self.began = Some(Instant::now());
         Ok(connection)
     }
 
@@ -526,7 +525,7 @@ impl Connection {
             self.discarded.discard_all("silent");
             Err(silent(self.limit))
         });
-        self.busy = false;
+        self.began = None;
         let is_broken = result.as_ref().is_err_and(ends_session);
         // The server has become a standby, or always was one.
         let is_read_only = matches!(
@@ -541,7 +540,10 @@ impl Connection {
 
     /// Rolls a transaction back, then returns the connection to the pool.
     fn roll_back(&mut self) {
-        let Some(mut pooled) = self.pooled.take().filter(|_| !self.busy) else {
+        if self.began.is_some() {
+            return;
+        }
+        let Some(mut pooled) = self.pooled.take() else {
             return;
         };
         let discarded = self.discarded.clone();
@@ -563,10 +565,12 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(pooled) = self.pooled.take()
-            && !self.busy
-        {
-            pooled.return_to_pool();
+        let Some(pooled) = self.pooled.take() else {
+            return;
+        };
+        match self.began {
+            None => pooled.return_to_pool(),
+            Some(began) => pooled.close_after_statement(self.limit.saturating_sub(began.elapsed())),
         }
     }
 }
@@ -633,6 +637,20 @@ struct Pooled(Option<Object<Connector>>);
 impl Pooled {
     fn return_to_pool(mut self) {
         drop(self.0.take());
+    }
+
+    /// Closes the connection once its statement has ended, but no later than after `limit`.
+    ///
+    /// Postgres doesn't notice that a connection is closed while it works on a statement or waits for a lock. So until then the
+    /// connection keeps its place in the pool. Otherwise callers that give up and try again would open more and more sessions.
+    fn close_after_statement(mut self, limit: Duration) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                if let Some(connection) = self.0.as_deref_mut() {
+                    let _ = timeout(limit, connection.ping()).await;
+                }
+            });
+        }
     }
 }
 

@@ -42,6 +42,20 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// The effect in one word.
+    #[must_use]
+    pub fn word(&self, is_understood: bool) -> &str {
+        match self {
+            Self::Duplicate => "duplicate",
+            // It is not about a known link yet.
+            Self::NoLink if is_understood => "kept",
+            Self::NoLink => "not_understood",
+            Self::Judged { verdict, .. } => verdict,
+        }
+    }
+}
+
 /// A pool with one connection of its own for [`record`], which stores all webhooks of a replica.
 ///
 /// If another transaction holds the lock on a link, such as that of a frozen replica, the webhooks about all other links
@@ -224,7 +238,11 @@ pub async fn record(pool: &PgPool, webhooks: &[Webhook]) -> Result<Vec<Effect>, 
     // No effect: a later version gave the link a status that this one doesn't know. The webhook is stored all the same.
     let effects = webhooks.iter().map(|webhook| {
         let key = (webhook.account.clone(), webhook.dedup_key.clone());
-        effects.remove(&key).unwrap_or(Effect::NoLink)
+        let effect = effects.remove(&key).unwrap_or(Effect::NoLink);
+        // Counted here, because it is stored even if its sender has gone.
+        let verdict = effect.word(webhook.event.is_ok()).to_owned();
+        metrics::counter!("webhooks_total", "verdict" => verdict).increment(1);
+        effect
     });
     Ok(effects.collect())
 }

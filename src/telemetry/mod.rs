@@ -204,6 +204,10 @@ fn describe_requests() {
         "How long it took to store a batch of webhooks, with the commit"
     );
     metrics::describe_gauge!("webhook_queue_length", "Webhooks that wait to be stored");
+    metrics::describe_gauge!(
+        "webhooks_held_up",
+        "Webhooks that were set aside because their link is locked"
+    );
     counter(
         "webhook_queue_full_total",
         "Webhooks that were turned away because too many were waiting",

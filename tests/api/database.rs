@@ -787,3 +787,29 @@ async fn a_wrong_password_is_reported_as_such() {
     let words = refused(api_keys(&url).arg("list"));
     assert!(words.contains("run dojo-payment-links migrate"), "{words}");
 }
+
+#[tokio::test]
+async fn clients_that_give_up_do_not_open_more_connections() {
+    let settings = [("DATABASE_MAX_CONNECTIONS", "3"), ("RUN_JOBS", "false")];
+    let app = TestApp::with(&settings).await;
+    let link = app.created().await;
+    let path = format!("/v1/payment-links/{}", text(&link["id"]));
+    let lock = app
+        .lock("LOCK TABLE payment_links IN ACCESS EXCLUSIVE MODE")
+        .await;
+    for _ in 0..20 {
+        let pause = Duration::from_millis(50);
+        let answers = join_all((0..5).map(|_| tokio::time::timeout(pause, app.get(&path)))).await;
+        assert!(answers.iter().all(Result::is_err));
+    }
+    let sessions: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'dojo-payment-links'",
+    )
+    .fetch_one(&app.pool)
+    .await
+    .unwrap();
+    assert!(sessions <= 3 + 2, "{sessions} sessions");
+    drop(lock);
+    app.get(&path).await.expect(200);
+}

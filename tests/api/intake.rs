@@ -9,6 +9,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::support::{
     Service, TestApp, WEBHOOK_SECRET, event, eventually, slow_way::SlowWay, ten_pounds, text,
+    within,
 };
 
 /// Words of the statement that stores webhooks.
@@ -192,6 +193,72 @@ async fn a_webhook_about_a_locked_link_holds_up_no_other() {
     };
     tokio::join!(first, locked);
     app.link_with_status(&links[1]["id"], "Captured").await;
+}
+
+#[tokio::test]
+async fn webhooks_about_many_locked_links_hold_up_no_other() {
+    let app = TestApp::with(&[("RUN_JOBS", "false")]).await;
+    app.sandbox.drop_webhooks().await;
+    let links = join_all((0..4).map(async |_| app.created().await)).await;
+    let lock = app.lock("SELECT FROM payment_links FOR UPDATE").await;
+    // Three for each link, as if Dojo sent them again. Postgres lets each wait for three seconds.
+    let held_up: Vec<_> = (0..12)
+        .map(|number| event(&format!("evt_{number}"), &links[number % 4], "Captured"))
+        .collect();
+    let held_up = join_all(held_up.iter().map(|body| app.deliver(body)));
+    let others = async {
+        eventually("they are set aside", async || {
+            (app.metric("webhooks_held_up").await >= 12.0).then_some(())
+        })
+        .await;
+        for number in 0..10 {
+            let other = json!({"paymentIntentId": format!("pi_other_{number}")});
+            let other = event(&format!("evt_other_{number}"), &other, "Captured");
+            within(
+                Duration::from_secs(2),
+                "another webhook",
+                app.deliver(&other),
+            )
+            .await
+            .expect(204);
+        }
+        drop(lock);
+    };
+    let (answers, ()) = tokio::join!(held_up, others);
+    let acknowledged = answers.iter().filter(|answer| answer.status == 204).count();
+    assert!(acknowledged > 0, "those that still waited are stored");
+    for answer in answers {
+        assert!(
+            matches!(answer.status.as_u16(), 204 | 503),
+            "{}",
+            answer.text
+        );
+    }
+    assert_eq!(stored(&app).await.len(), 10 + acknowledged);
+    eventually("none is held up any more", async || {
+        (app.metric("webhooks_held_up").await < 1.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_webhook_whose_sender_disconnects_is_stored_and_counted() {
+    let app = TestApp::with(&[("RUN_JOBS", "false")]).await;
+    app.sandbox.drop_webhooks().await;
+    let link = app.created().await;
+    let lock = app.lock("SELECT FROM payment_links FOR UPDATE").await;
+    let connection = send_only(&app, &event("evt_1", &link, "Captured")).await;
+    app.blocked("WITH given AS").await;
+    drop(connection);
+    let aborted = r#"http_requests_total{method="POST",route="/webhooks/dojo",status="aborted"}"#;
+    eventually("the request is counted", async || {
+        (app.metric(aborted).await >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(app.logged("the client disconnected").await.len(), 1);
+    drop(lock);
+    app.link_with_status(&link["id"], "Captured").await;
+    assert!((app.metric(r#"webhooks_total{verdict="applied"}"#).await - 1.0).abs() < 0.5);
 }
 
 #[tokio::test]
