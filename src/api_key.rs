@@ -15,10 +15,17 @@ pub enum Scope {
     LinksWrite,
     /// Move money: capture, refund, reverse, cancel.
     PaymentsManage,
+    /// Read the feed of events.
+    EventsRead,
 }
 
 impl Scope {
-    pub const ALL: [Self; 3] = [Self::LinksRead, Self::LinksWrite, Self::PaymentsManage];
+    pub const ALL: [Self; 4] = [
+        Self::LinksRead,
+        Self::LinksWrite,
+        Self::PaymentsManage,
+        Self::EventsRead,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -26,6 +33,7 @@ impl Scope {
             Self::LinksRead => "links:read",
             Self::LinksWrite => "links:write",
             Self::PaymentsManage => "payments:manage",
+            Self::EventsRead => "events:read",
         }
     }
 }

@@ -20,11 +20,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
 use crate::{
-    api::{self, AppState},
+    api::{self, AppState, Background},
     api_key::{ApiKey, Scope},
     config::{ConfigError, ServeSettings},
     dojo::Accounts,
-    jobs::{Heartbeat, Jobs, Pruning, RESTART_PAUSE, supervise},
+    jobs::{Follower, Heartbeat, Jobs, Pruning, RESTART_PAUSE, Sequencer, supervise},
     payment_link::Environment,
     protocol::Context,
     store::{self, Diagnosis, PgPool, api_keys::Conflict},
@@ -151,13 +151,19 @@ impl Application {
             if let Some(older_than) = settings.jobs.prune_older_than {
                 Pruning::new(pool.clone(), older_than, stop_jobs.clone()).spawn(&tasks);
             }
+            Sequencer::new(pool.clone(), stop_jobs.clone()).spawn(&tasks);
         }
+        let feed_head = Follower::start(pool.clone(), stop_jobs.clone(), &tasks);
         let state = AppState::new(
             pool.clone(),
             accounts,
-            tasks.clone(),
+            Background {
+                tasks: tasks.clone(),
+                wake,
+                stop: stop_jobs.clone(),
+                feed_head,
+            },
             metrics,
-            wake,
             settings,
             api::document,
         );

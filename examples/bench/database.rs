@@ -1,6 +1,6 @@
 //! A database of the service, filled with links in the shape in which the service stores them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dojo_payment_links::payment_link::PaymentLinkId;
 use dojo_sandbox::signature;
@@ -64,6 +64,8 @@ impl Database {
             Size::Usual => (scale.links, 0),
             Size::Large => (scale.many_links, scale.events_per_link),
         };
+        println!("    creating a database with {links} links");
+        let begin = Instant::now();
         let port = free_port();
         let pool = lab::pool(url)?;
         let epoch: i64 =
@@ -85,6 +87,7 @@ impl Database {
         };
         database.seed(lab, events).await?;
         database.sandbox.add_paid(&database.chosen).await?;
+        println!("    took {:.0} s", begin.elapsed().as_secs_f64());
         Ok(database)
     }
 
@@ -115,41 +118,82 @@ impl Database {
         self.until_stored(1).await?;
         service.stop().await?;
 
-        // The copies keep every rule that the foreign keys check, and checking them row by row takes most of the time.
-        let mut seeding = self.pool.acquire().await?;
-        sqlx::query("SET session_replication_role = replica")
-            .execute(&mut *seeding)
-            .await?;
-        for (table, template, changed, times) in [
-            ("payment_links", "true", LINK, "1"),
-            ("payment_intents", "true", INTENT, "1"),
-            ("payment_link_events", "kind <> 'webhook'", FIRST_ENTRY, "1"),
-            ("webhook_events", "true", EVENT, "$3"),
-            ("payment_link_events", "kind = 'webhook'", ENTRY, "$3"),
-        ] {
-            let copies = self.copies(table, template, changed, times).await?;
-            sqlx::query(AssertSqlSafe(copies))
-                .bind(i32::try_from(self.links)?)
-                .bind(self.epoch)
-                .bind(i32::try_from(events)?)
-                .execute(&mut *seeding)
+        // Building an index once is faster than adding rows to it one by one.
+        let indexes = self.indexes().await?;
+        for index in &indexes {
+            let drop = format!("DROP INDEX {}", index.name);
+            sqlx::query(AssertSqlSafe(drop)).execute(&self.pool).await?;
+        }
+        let links = async {
+            self.fill("payment_links", "true", LINK, 1).await?;
+            self.fill("payment_intents", "true", INTENT, 1).await?;
+            self.fill("payment_link_events", "kind <> 'webhook'", FIRST_ENTRY, 1)
+                .await
+        };
+        let events = async {
+            self.fill("webhook_events", "true", EVENT, events).await?;
+            self.fill("payment_link_events", "kind = 'webhook'", ENTRY, events)
+                .await
+        };
+        tokio::try_join!(links, events)?;
+        for index in indexes {
+            sqlx::query(AssertSqlSafe(index.definition))
+                .execute(&self.pool)
                 .await?;
         }
-        sqlx::query("SET session_replication_role = DEFAULT")
-            .execute(&mut *seeding)
-            .await?;
-        drop(seeding);
         self.tidy(lab).await
     }
 
-    /// A statement that copies the rows of a table that are about the first link, so many times for each new link, with some
+    /// Adds copies of a template, so many for each link.
+    async fn fill(
+        &self,
+        table: &str,
+        template: &str,
+        changed: &[(&str, &str)],
+        times: u32,
+    ) -> Result {
+        let copies = self.copies(table, template, changed).await?;
+        let mut connection = self.pool.acquire().await?;
+        // The copies keep every rule that the foreign keys check, and checking them row by row takes most of the time.
+        sqlx::query("SET session_replication_role = replica")
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query(AssertSqlSafe(copies))
+            .bind(i32::try_from(self.links)?)
+            .bind(self.epoch)
+            .bind(i32::try_from(times)?)
+            .execute(&mut *connection)
+            .await?;
+        sqlx::query("SET session_replication_role = DEFAULT")
+            .execute(&mut *connection)
+            .await?;
+        Ok(())
+    }
+
+    /// The indexes of the filled tables, without those of constraints.
+    async fn indexes(&self) -> Result<Vec<Index>> {
+        Ok(sqlx::query_as(
+            "SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
+             FROM pg_index
+             WHERE NOT indisunique AND indrelid = ANY($1::regclass[])",
+        )
+        .bind([
+            "payment_links",
+            "payment_intents",
+            "payment_link_events",
+            "webhook_events",
+        ])
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// A statement that copies the rows of a table that are about the first link, `$3` times for each new link, with some
     /// columns changed. It takes the columns from the table, so that one that is added later needs no change here.
     async fn copies(
         &self,
         table: &str,
         template: &str,
         changed: &[(&str, &str)],
-        times: &str,
     ) -> Result<String> {
         let columns: Vec<String> = sqlx::query_scalar(
             "SELECT column_name::text FROM information_schema.columns
@@ -168,9 +212,9 @@ impl Database {
         let values: Vec<_> = columns.iter().map(value).collect();
         Ok(format!(
             "INSERT INTO {table} ({columns}) SELECT {values}
-             FROM generate_series(1, $1::int) n, generate_series(1, {times}) m,
+             FROM generate_series(1, $1::int) n, generate_series(1, $3::int) m,
                   (SELECT * FROM {table} WHERE {template}) template
-             WHERE $2::bigint > 0 AND $3::int >= 0",
+             WHERE $2::bigint > 0",
             columns = columns.join(", "),
             values = values.join(", ")
         ))
@@ -238,6 +282,13 @@ impl Database {
         let uuid = (time << 80) | 0x7000_8000_0000_0000_0000;
         PaymentLinkId::from_uuid(Uuid::from_u128(uuid)).to_string()
     }
+}
+
+#[derive(sqlx::FromRow)]
+struct Index {
+    name: String,
+    /// The statement that creates it.
+    definition: String,
 }
 
 /// In what the copies of a link differ. `n` is the number of the link, and `$2` the epoch.

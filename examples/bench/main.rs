@@ -13,7 +13,7 @@ mod report;
 mod rows;
 mod scale;
 
-use std::{error::Error, fmt::Write as _, fs, path::PathBuf, process::ExitCode};
+use std::{error::Error, fmt::Write as _, fs, path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::{Parser, ValueEnum};
 use lab::Lab;
@@ -119,9 +119,11 @@ async fn run(options: &Options, folder: &std::path::Path) -> Result<Report> {
     for row in Row::value_variants() {
         if options.only.is_empty() || options.only.contains(row) {
             println!("==> {}", row.name());
+            let begin = Instant::now();
             if let Err(error) = row.run(&mut lab, report.row(row.name())).await {
                 report.failed(row.name(), error.to_string());
             }
+            println!("    took {:.0} s", begin.elapsed().as_secs_f64());
         }
     }
     Ok(report)

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::problem_type::{PREFIX, ProblemType};
-use crate::payment_link::timeline::Kind;
+use crate::payment_link::{feed::Happening, timeline::Kind};
 
 /// The schemas of responses whose members are always present. What has no value is `null`.
 const COMPLETE: [&str; 11] = [
@@ -43,13 +43,18 @@ pub(super) fn shape(document: &mut Value) {
     distribute(schemas, "Operation");
     name_variants(schemas, "Operation");
     name_variants(schemas, "Cause");
+    distribute(schemas, "Event");
+    name_variants(schemas, "Event");
+    for (kind, _) in Happening::TYPES {
+        require_all(&mut schemas[format!("{}Event", pascal(kind))], &[]);
+    }
     type_entries(schemas);
     for name in COMPLETE {
         require_all(&mut schemas[name], &sent);
     }
     require_all(&mut schemas["PaymentLink"], &sent);
     open_problem_type(schemas);
-    for unused in ["Terms", "Action", "Entry", "Kind"] {
+    for unused in ["Terms", "Action", "Entry", "Kind", "Happening"] {
         if let Some(schemas) = schemas.as_object_mut() {
             schemas.remove(unused);
         }
@@ -302,11 +307,12 @@ fn lift_descriptions(value: &mut Value) {
     }
 }
 
-/// `tipsAmount` becomes `TipsAmount`.
+/// `tipsAmount` becomes `TipsAmount`, and `payment_link.captured` becomes `PaymentLinkCaptured`.
 fn pascal(text: &str) -> String {
-    let mut letters = text.chars();
-    match letters.next() {
-        Some(first) => first.to_uppercase().chain(letters).collect(),
-        None => String::new(),
-    }
+    let words = text.split(['_', '.']).map(|word| {
+        let mut letters = word.chars();
+        let first = letters.next().into_iter().flat_map(char::to_uppercase);
+        first.chain(letters).collect::<String>()
+    });
+    words.collect()
 }

@@ -97,6 +97,12 @@ pub(crate) enum Error {
     WebhookNotStored(#[source] NotStored),
     #[error("too many creations, operations and refreshes are in progress; nothing was done")]
     Overloaded,
+    #[error("too many requests are waiting for events")]
+    TooManyReaders,
+    #[error("events behind this after have been removed")]
+    EventsRemoved,
+    #[error("this after is not a place in this feed")]
+    CursorUnknown,
     #[error("the signature is missing or does not match the body")]
     BadSignature,
     #[error(
@@ -304,7 +310,9 @@ impl Error {
                 };
                 of(kind).retry_after(SOON).logged()
             }
-            Self::Overloaded => of(Type::Overloaded).retry_after(SOON),
+            Self::Overloaded | Self::TooManyReaders => of(Type::Overloaded).retry_after(SOON),
+            Self::EventsRemoved => of(Type::EventsRemoved),
+            Self::CursorUnknown => of(Type::CursorUnknown),
             Self::DatabaseUnavailable(_) => {
                 of(Type::DatabaseUnavailable).retry_after(SOON).logged()
             }

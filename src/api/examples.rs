@@ -162,6 +162,45 @@ pub(super) fn links() -> Value {
     json!({"data": [paid_link()], "after": "641d1f2a4c9e0-01a20e1c7b50f3d689d49f3a2b57c8d1", "hasMore": false})
 }
 
+/// Two events of the feed: a payment, and a refund of a part of it.
+pub(super) fn events() -> Value {
+    let event = json!({
+        "id": "evt_01m81mvvmbeqn9q2m6p0s6z8kc",
+        "type": "payment_link.captured",
+        "occurredAt": "2026-11-22T12:51:40.117204Z",
+        "paymentLinkId": LINK_ID,
+        "account": "default",
+        "reference": "Order 236",
+        "metadata": {"order": "236"},
+        "revision": 3,
+        "statusBefore": "Created",
+        "status": "Captured",
+        "amount": pounds(2450),
+        "tipsAmount": null,
+        "totalAmount": pounds(2450),
+        "capturedAmount": pounds(2450),
+        "refundedAmount": pounds(0),
+        "captured": pounds(2450),
+    });
+    let mut refund = with(
+        event.clone(),
+        json!({
+            "id": "evt_01m81n0d6pfza9c0tqk6m8q7xy",
+            "type": "payment_link.refunded",
+            "occurredAt": "2026-11-22T12:54:10.902113Z",
+            "revision": 4,
+            "statusBefore": "Captured",
+            "status": "Refunded",
+            "refundedAmount": pounds(350),
+            "refunded": pounds(350),
+        }),
+    );
+    if let Some(refund) = refund.as_object_mut() {
+        refund.remove("captured");
+    }
+    json!({"data": [event, refund], "after": "2c1-01a2034ddb8c7d6a9b8a0d0325f47c93"})
+}
+
 /// A link's timeline, from the request to the payment.
 pub(super) fn timeline() -> Value {
     let request = json!({"type": "request", "client": "orders", "requestId": REQUEST_ID});
@@ -236,6 +275,7 @@ enum Call {
     Reads,
     Creates,
     Operates,
+    Follows,
 }
 
 impl Call {
@@ -245,6 +285,8 @@ impl Call {
             Self::Operates
         } else if (method, path) == ("post", "/v1/payment-links") {
             Self::Creates
+        } else if path == "/v1/events" {
+            Self::Follows
         } else {
             Self::Reads
         }
@@ -255,12 +297,13 @@ impl Call {
             Self::Reads => "read",
             Self::Creates => "create",
             Self::Operates => "operation",
+            Self::Follows => "events",
         }
     }
 
     fn subject(self) -> Subject {
         match self {
-            Self::Reads | Self::Creates => Subject::Link(link_id()),
+            Self::Reads | Self::Creates | Self::Follows => Subject::Link(link_id()),
             Self::Operates => Subject::Operation {
                 id: OPERATION_ID.parse().expect("a constant that a test parses"),
                 link_id: link_id(),
@@ -273,12 +316,15 @@ impl Call {
             Self::Reads => Scope::LinksRead,
             Self::Creates => Scope::LinksWrite,
             Self::Operates => Scope::PaymentsManage,
+            Self::Follows => Scope::EventsRead,
         }
     }
 
     fn fault(self) -> Fault {
         match self {
-            Self::Reads => Fault::new("limit", "must be given once and be 1 to 100"),
+            Self::Reads | Self::Follows => {
+                Fault::new("limit", "must be given once and be 1 to 100")
+            }
             Self::Creates | Self::Operates => Fault::new("/amount/value", "must be at least 1"),
         }
     }
@@ -288,6 +334,7 @@ impl Call {
             Self::Reads => format!("/v1/payment-links/{LINK_ID}"),
             Self::Creates => "/v1/payment-links".to_owned(),
             Self::Operates => format!("/v1/payment-links/{LINK_ID}/refunds"),
+            Self::Follows => "/v1/events".to_owned(),
         }
     }
 }
@@ -306,7 +353,7 @@ pub(super) fn complete(document: &mut Value) {
                     // A key is for one request, so each operation's example has its own.
                     parameter["example"] = match kind {
                         Call::Operates => json!(format!("order-236-{last}")),
-                        Call::Creates | Call::Reads => json!("order-236"),
+                        _ => json!("order-236"),
                     };
                 }
             }
@@ -360,6 +407,7 @@ fn share(
 pub(super) fn problems(kind: ProblemType) -> Vec<Value> {
     let call = match kind {
         ProblemType::NotFound | ProblemType::TimedOut => Call::Reads,
+        ProblemType::EventsRemoved | ProblemType::CursorUnknown => Call::Follows,
         ProblemType::OperationInProgress
         | ProblemType::RefundableAmountUnclear
         | ProblemType::NotPossible
@@ -435,6 +483,8 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
             vec![],
         ),
         ProblemType::OutcomeUnconfirmed => Error::Unconfirmed(call.subject()),
+        ProblemType::EventsRemoved => Error::EventsRemoved,
+        ProblemType::CursorUnknown => Error::CursorUnknown,
         ProblemType::BodyTooLarge => Error::BodyTooLarge(super::body::LIMIT),
         ProblemType::UnsupportedMediaType => Error::NotJson,
         ProblemType::InvalidRequest => Error::Invalid(vec![call.fault()]),

@@ -6,6 +6,7 @@ mod body;
 mod client_types;
 mod docs;
 mod error;
+mod events;
 mod examples;
 mod idempotency;
 mod known_keys;
@@ -47,13 +48,14 @@ use utoipa_axum::router::OpenApiRouter;
 use anonymous::AnonymousRequests;
 use error::Error;
 pub use openapi_3_0::NotIn30;
-pub use state::AppState;
+pub use state::{AppState, Background};
 
 /// The routes that the OpenAPI document describes, and the document.
 fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::header())
         .merge(payment_links::routes())
         .merge(operations::routes())
+        .merge(events::routes())
         .merge(webhooks::routes())
         .merge(service::routes())
 }
@@ -99,6 +101,7 @@ pub fn public_router(state: AppState) -> Router {
 pub fn internal_router(state: AppState) -> Router {
     let (routes, _) = payment_links::routes()
         .merge(operations::routes())
+        .merge(events::routes())
         .merge(service::routes())
         .split_for_parts();
     complete(routes.merge(docs::routes(document)), state)

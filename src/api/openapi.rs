@@ -37,6 +37,7 @@ use crate::payment_link::{NewPaymentLink, timeline};
     tags(
         (name = "Payment links", description = "Create payment links, and read their state and history."),
         (name = "Operations", description = "Capture, refund, reverse and cancel payments."),
+        (name = "Events", description = "Learn of everything that happens to the links, in order."),
         (name = "Webhooks", description = "Dojo sends its webhooks here."),
         (name = "Service", description = "Probes, metrics, and this document."),
     ),
@@ -97,7 +98,7 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
     name_scopes(&mut document);
     // Not part of OpenAPI, but many renderers know it.
     document["x-tagGroups"] = json!([
-        {"name": "For callers", "tags": ["Payment links", "Operations"]},
+        {"name": "For callers", "tags": ["Payment links", "Operations", "Events"]},
         {"name": "For Dojo and for operators", "tags": ["Webhooks", "Service"]},
     ]);
     document

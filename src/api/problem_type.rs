@@ -87,6 +87,14 @@ problem_types! {
     OutcomeUnconfirmed "outcome-unconfirmed" [409] "Outcome unconfirmed"
         "The outcome can't be determined automatically. Don't retry with a new key: an operator must check the payment in Dojo's \
          portal and record the outcome.";
+    EventsRemoved "events-removed" [410] "Events removed"
+        "For `GET /v1/events`: events behind this `after` have been removed, so it's not known which of them you missed. List the \
+         links that changed since you last read the feed (`GET /v1/payment-links?updatedAfter=…&sort=updatedAt`), then read the feed \
+         without `after`.";
+    CursorUnknown "cursor-unknown" [410] "Cursor unknown"
+        "For `GET /v1/events`: this `after` is not a place in this feed. It comes from another database, or from before a backup \
+         was restored. List the links that changed since then, as for `events-removed`, and read the feed without `after`. It \
+         may repeat events that you have processed, which have the same ids.";
     BodyTooLarge "body-too-large" [413] "Body too large"
         "Send at most 256 KiB.";
     UnsupportedMediaType "unsupported-media-type" [415] "Unsupported media type"

@@ -22,6 +22,13 @@ impl RequiredScope for LinksWrite {
 }
 
 #[derive(Debug, Clone)]
+pub(crate) struct EventsRead;
+
+impl RequiredScope for EventsRead {
+    const SCOPE: Scope = Scope::EventsRead;
+}
+
+#[derive(Debug, Clone)]
 pub(crate) struct PaymentsManage;
 
 impl RequiredScope for PaymentsManage {

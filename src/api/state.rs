@@ -7,8 +7,8 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use super::{
@@ -28,6 +28,18 @@ use crate::{
     telemetry::trace,
 };
 
+/// What runs besides the handlers.
+pub struct Background {
+    /// Work that continues after its caller has disconnected, and that a shutdown waits for.
+    pub tasks: TaskTracker,
+    /// Wakes the background jobs when something has just become due.
+    pub wake: Arc<Notify>,
+    /// Canceled when the service begins to stop.
+    pub stop: CancellationToken,
+    /// The position of the newest event in the feed.
+    pub feed_head: watch::Receiver<i64>,
+}
+
 /// What the handlers share.
 #[derive(Clone)]
 pub struct AppState(Arc<Shared>);
@@ -39,11 +51,11 @@ pub struct Shared {
     pub(super) probes: PgPool,
     /// The Dojo accounts that take the money.
     pub accounts: Accounts,
-    /// Work that continues after its caller has disconnected, and that a shutdown waits for.
-    pub tasks: TaskTracker,
+    pub(super) tasks: TaskTracker,
     pub metrics: PrometheusHandle,
-    /// Wakes the background jobs when something has just become due.
-    pub wake: Arc<Notify>,
+    wake: Arc<Notify>,
+    pub(super) stop: CancellationToken,
+    pub(super) feed_head: watch::Receiver<i64>,
     /// Stores webhooks.
     pub(super) intake: Intake,
     pub limits: RecoveryLimits,
@@ -51,6 +63,9 @@ pub struct Shared {
     pub request_timeout: Duration,
     /// Limits the creations, operations and refreshes in progress (`MAX_CREATIONS`).
     calls: Arc<Semaphore>,
+    /// Limits the requests that wait for events (`MAX_READERS`).
+    readers: Semaphore,
+    max_readers: u16,
     pub(super) keys: KnownKeys,
     pub(super) rates: Rates,
     pub(super) anonymous: Arc<AnonymousRequests>,
@@ -72,12 +87,17 @@ impl AppState {
     pub fn new(
         pool: PgPool,
         accounts: Accounts,
-        tasks: TaskTracker,
+        background: Background,
         metrics: PrometheusHandle,
-        wake: Arc<Notify>,
         settings: &ServeSettings,
         document: Document,
     ) -> Self {
+        let Background {
+            tasks,
+            wake,
+            stop,
+            feed_head,
+        } = background;
         Self(Arc::new(Shared {
             probes: pool.reserved(""),
             intake: Intake::start(&pool, Arc::clone(&wake)),
@@ -86,9 +106,13 @@ impl AppState {
             tasks,
             metrics,
             wake,
+            stop,
+            feed_head,
             limits: settings.jobs.limits(),
             request_timeout: settings.request_timeout,
             calls: Arc::new(Semaphore::new(settings.max_creations.into())),
+            readers: Semaphore::new(settings.max_readers.into()),
+            max_readers: settings.max_readers,
             keys: KnownKeys::default(),
             rates: Rates::new(settings.client_rate),
             anonymous: Arc::default(),
@@ -125,6 +149,8 @@ impl AppState {
         self.keys.forget_old();
         self.rates.forget_idle();
         self.anonymous.report(Instant::now());
+        let free = u16::try_from(self.readers.available_permits()).unwrap_or(u16::MAX);
+        metrics::gauge!("feed_waiting_readers").set(self.max_readers.saturating_sub(free));
     }
 
     /// Logs the remaining counts. Call it after the last request.
@@ -138,6 +164,13 @@ impl AppState {
         Arc::clone(&self.calls)
             .try_acquire_owned()
             .map_err(|_| Error::Overloaded)
+    }
+
+    /// Counts a request as waiting for events until the permit is dropped. Fails if there are too many.
+    pub(crate) fn reserve_reader(&self) -> Result<SemaphorePermit<'_>, Error> {
+        self.readers
+            .try_acquire()
+            .map_err(|_| Error::TooManyReaders)
     }
 
     /// How long a request that began then may go on. Waiting longer would cut it off without its outcome.

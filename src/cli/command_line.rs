@@ -9,8 +9,8 @@ use dojo_payment_links::{
 };
 
 use super::{
-    api_keys, check, healthcheck, migrate, openapi, operations, outcome::Result, prune, serve,
-    webhooks,
+    api_keys, check, events, healthcheck, migrate, openapi, operations, outcome::Result, prune,
+    serve, webhooks,
 };
 
 /// Create payment links at Dojo and track whether they have been paid.
@@ -30,6 +30,7 @@ pub(super) enum Command {
     Migrate(migrate::Migrate),
     ApiKeys(api_keys::ApiKeys),
     Operations(operations::Operations),
+    Events(events::Events),
     Prune(prune::Prune),
     Check(Box<check::Check>),
     Webhooks(Box<webhooks::Webhooks>),
@@ -44,6 +45,7 @@ impl Command {
             Self::Migrate(command) => command.run().await?,
             Self::ApiKeys(command) => command.run().await?,
             Self::Operations(command) => command.run().await?,
+            Self::Events(command) => command.run().await?,
             Self::Prune(command) => command.run().await?,
             Self::Check(command) => return command.run().await,
             Self::Webhooks(command) => command.run().await?,
@@ -64,6 +66,7 @@ impl Command {
             Self::Migrate(migrate::Migrate { database })
             | Self::ApiKeys(api_keys::ApiKeys { database, .. })
             | Self::Operations(operations::Operations { database, .. })
+            | Self::Events(events::Events { database, .. })
             | Self::Prune(prune::Prune { database, .. }) => {
                 error.keep(PgPool::new(database));
             }

@@ -4,6 +4,7 @@ mod api_keys;
 mod arguments;
 mod check;
 mod command_line;
+mod events;
 mod healthcheck;
 mod migrate;
 mod openapi;

@@ -33,6 +33,11 @@ pub struct ServeSettings {
     #[arg(long, env = "MAX_CREATIONS", default_value_t = 256, value_name = "N", value_parser = number(1..=u16::MAX))]
     pub max_creations: u16,
 
+    /// The maximum number of requests that wait for events on this replica. Further ones get 503. A waiting request needs no
+    /// database connection.
+    #[arg(long, env = "MAX_READERS", default_value_t = 2000, value_name = "N", value_parser = number(1..=u16::MAX))]
+    pub max_readers: u16,
+
     /// The maximum number of requests per second from each client to this replica. Bursts of up to the same number are
     /// allowed. Further requests get 429.
     #[arg(long, env = "CLIENT_RATE", default_value_t = 200, value_name = "N",

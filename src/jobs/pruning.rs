@@ -23,6 +23,9 @@ const NAME: &str = "pruning";
 /// How often to find out whether the next batch is due.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long to leave the database alone between two batches of the feed. A batch takes some ten milliseconds.
+const FEED_REST: Duration = Duration::from_millis(100);
+
 /// Longer than a batch can take: a few statements, each with its time limit.
 const LIMIT: Duration = Duration::from_mins(3);
 
@@ -68,11 +71,16 @@ impl Pruning {
                         metrics::counter!("pruned_rows_total", "table" => table).increment(rows);
                     }
                     if batch.next.is_none() {
+                        removed.feed_events += self.prune_feed().await;
                         let Removed {
                             webhook_events,
                             payment_link_events,
+                            feed_events,
                         } = std::mem::take(&mut removed);
-                        info!(webhook_events, payment_link_events, "old rows were removed");
+                        info!(
+                            webhook_events,
+                            payment_link_events, feed_events, "old rows were removed"
+                        );
                     }
                     batch.rest.min(POLL_INTERVAL)
                 }
@@ -84,6 +92,26 @@ impl Pruning {
                 () = sleep(wait) => {}
             }
         }
+    }
+}
+
+impl Pruning {
+    /// Removes the old events of the feed, a batch at a time. Returns how many there were.
+    async fn prune_feed(&self) -> u64 {
+        let mut removed = 0;
+        while !self.stop.is_cancelled() {
+            let batch = store::feed::prune(&self.pool, self.older_than).await;
+            let Ok((events, more)) = self.progress.queried(batch) else {
+                break;
+            };
+            metrics::counter!("pruned_rows_total", "table" => "feed_events").increment(events);
+            removed += events;
+            if !more {
+                break;
+            }
+            sleep(FEED_REST).await;
+        }
+        removed
     }
 }
 
@@ -115,7 +143,7 @@ pub async fn prune(
         };
         removed.add(more);
         let Some(next) = next else {
-            return Ok(removed);
+            break;
         };
         after = next;
         if reported_at.elapsed() > Duration::from_secs(10) {
@@ -123,5 +151,17 @@ pub async fn prune(
             report(removed);
         }
         sleep(rest).await;
+    }
+    if dry_run {
+        removed.feed_events = store::feed::prunable(pool, older_than).await?;
+        return Ok(removed);
+    }
+    loop {
+        let (events, more) = store::feed::prune(pool, older_than).await?;
+        removed.feed_events += events;
+        if !more {
+            return Ok(removed);
+        }
+        sleep(FEED_REST).await;
     }
 }

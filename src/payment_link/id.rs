@@ -22,3 +22,14 @@ impl StaticType for OperationPrefix {
 
 /// An operation's id: a TypeID like a link's, `op_` and 26 characters.
 pub type OperationId = TypeSafeId<OperationPrefix>;
+
+/// Only names the prefix of an event's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct EventPrefix;
+
+impl StaticType for EventPrefix {
+    const TYPE: &'static str = "evt";
+}
+
+/// The id of an event in the feed: a TypeID like a link's, `evt_` and 26 characters.
+pub type EventId = TypeSafeId<EventPrefix>;

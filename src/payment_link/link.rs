@@ -257,6 +257,14 @@ pub struct Attempt {
     pub transaction_date_time: Option<String>,
 }
 
+impl Attempt {
+    /// Whether the attempt failed. Otherwise the bank asked the customer to confirm it.
+    #[must_use]
+    pub fn is_declined(&self) -> bool {
+        self.event_type != "AuthChallenged"
+    }
+}
+
 /// Why a link was not created or an operation was not performed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

@@ -5,6 +5,7 @@
 
 pub mod creation_recovery;
 mod fault;
+pub mod feed;
 mod id;
 mod link;
 mod money;
@@ -22,7 +23,7 @@ pub mod timeline;
 mod timestamp;
 
 pub use fault::Fault;
-pub use id::{OperationId, PaymentLinkId};
+pub use id::{EventId, OperationId, PaymentLinkId};
 pub use link::{
     Attempt, Capture, Environment, Failure, FailureKind, LinkCapture, Payment, PaymentLink,
     Progress, ReportedAmount,

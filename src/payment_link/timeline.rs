@@ -90,6 +90,8 @@ kinds! {
     /// The first try created nothing, so Dojo is called again to create the intent.
     #[serde(alias = "askedAgain")]
     CreationRetried = "creationRetried",
+    /// Dojo doesn't know the link's payment intent. Recorded once, and the intent is read again every few minutes.
+    UnknownAtDojo = "unknownAtDojo",
     /// There is a second intent for the link. It will be canceled.
     SurplusFound = "surplusFound",
     /// The second intent is canceled, so nobody can pay it.
@@ -146,15 +148,17 @@ pub struct WebhookDetail<'a> {
 }
 
 /// The detail of an entry of the type `reconciled`.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReconciledDetail {
-    /// What changed, by the names of the link's members. Amounts are in minor units, and lists are counted.
+    /// What changed, by the names of the link's members. Amounts are in minor units, and lists are counted. Two more names:
+    /// `confirmedStatus` is the status in the newest response of Dojo's that was accepted, and `reported` is Dojo's word for
+    /// a status that this version doesn't know.
     pub changed: BTreeMap<String, Change>,
 }
 
 /// A change of one member.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Change {
     pub from: Value,
@@ -215,7 +219,7 @@ impl Kind {
     #[must_use]
     pub fn detail_schema(self) -> Option<Cow<'static, str>> {
         Some(match self {
-            Self::Requested | Self::CreationRetried => return None,
+            Self::Requested | Self::CreationRetried | Self::UnknownAtDojo => return None,
             Self::Created => CreatedDetail::name(),
             Self::Failed => Failure::name(),
             Self::ResponseLost => ResponseLostDetail::name(),

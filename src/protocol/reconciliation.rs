@@ -109,7 +109,7 @@ async fn read(context: &Context, snapshot: &LinkSnapshot, cause: &Cause) -> Resu
         );
         metrics::counter!("intents_missing_total").increment(1);
         let wait = Duration::from_mins(5);
-        store::reconciliation::release(&context.pool, snapshot.link.id, wait).await?;
+        store::reconciliation::record_unknown(&context.pool, snapshot.link.id, wait, cause).await?;
         return Ok(Read {
             outcome: Outcome::Retry,
             reported: None,

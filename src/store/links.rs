@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
-use time::OffsetDateTime;
+use time::{OffsetDateTime, serde::rfc3339};
 use uuid::Uuid;
 
-use super::{Error, PgPool, from_json, parse_stored};
+use super::{Error, PgPool, from_json, parse_stored, timeline::StoredEntry};
 use crate::payment_link::{
     Capture, Money, NewPaymentLink, OperationId, PaymentLink, PaymentLinkId, Status,
     reconciliation::is_confirmed, timeline,
 };
 
-/// A row of `payment_links`, as far as callers see it.
-#[derive(Debug)]
+/// A row of `payment_links`, as far as callers see it. The feed's outbox has such rows as JSON.
+#[derive(Debug, Deserialize)]
 pub(super) struct Row {
     pub(super) id: Uuid,
     pub(super) account: String,
@@ -22,6 +23,7 @@ pub(super) struct Row {
     pub(super) dojo_status: Option<String>,
     pub(super) unsettled_status: Option<String>,
     /// When Dojo's responses began to conflict. The column has the former name of `conflicting_since`.
+    #[serde(with = "rfc3339::option")]
     pub(super) disputed_since: Option<OffsetDateTime>,
     pub(super) request: Value,
     pub(super) currency: String,
@@ -30,9 +32,11 @@ pub(super) struct Row {
     pub(super) total_amount: Option<i64>,
     pub(super) refunded_amount: i64,
     /// Our refunds whose outcome isn't known yet, in minor units.
+    #[serde(default)]
     pub(super) open_refunds: i64,
     pub(super) captures: Value,
     pub(super) mismatch: Option<Value>,
+    #[serde(with = "rfc3339::option")]
     pub(super) expire_at: Option<OffsetDateTime>,
     pub(super) payment_intent_id: Option<String>,
     pub(super) url: Option<String>,
@@ -40,8 +44,11 @@ pub(super) struct Row {
     pub(super) attempts: Value,
     pub(super) failure: Option<Value>,
     pub(super) created_by: String,
+    #[serde(with = "rfc3339")]
     pub(super) created_at: OffsetDateTime,
+    #[serde(with = "rfc3339")]
     pub(super) updated_at: OffsetDateTime,
+    #[serde(with = "rfc3339::option")]
     pub(super) synced_at: Option<OffsetDateTime>,
 }
 
@@ -362,25 +369,16 @@ pub async fn timeline(
     rows.into_iter()
         .filter_map(|row| {
             // The outer join of a link without further entries is one row of nulls.
-            let (id, kind, status_after, cause, occurred_at) = (
-                row.id?,
-                row.kind?,
-                row.status_after?,
-                row.cause?,
-                row.occurred_at?,
-            );
-            let entry = || {
-                Ok(timeline::Entry {
-                    id: id.to_string(),
-                    kind: from_json(Value::String(kind))?,
-                    status_before: row.status_before.as_deref().map(parse_stored).transpose()?,
-                    status_after: parse_stored(&status_after)?,
-                    cause: from_json(cause)?,
-                    detail: row.detail,
-                    occurred_at,
-                })
+            let entry = StoredEntry {
+                id: row.id?,
+                kind: row.kind?,
+                status_before: row.status_before,
+                status_after: row.status_after?,
+                cause: row.cause?,
+                detail: row.detail,
+                occurred_at: row.occurred_at?,
             };
-            Some(entry())
+            Some(entry.into_entry())
         })
         .collect::<Result<_, Error>>()
         .map(Some)

@@ -10,6 +10,7 @@ pub mod creation_recovery;
 pub mod deployment;
 mod diagnosis;
 mod error;
+pub mod feed;
 pub mod leases;
 pub mod links;
 mod microseconds;

@@ -275,13 +275,15 @@ pub async fn give_up(
              UPDATE operations
              SET status = $5, completed_at = now(), leased_until = NULL, due_at = NULL
              WHERE id = $3 AND status = 'Pending' AND leased_until = $4
-             RETURNING payment_link_id, kind
+             RETURNING payment_link_id, kind, amount
          ), link AS (
              UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM given_up)
-             RETURNING id, status
+             RETURNING id, status, currency
          ), entry AS (
              SELECT link.id AS link_id, link.status AS before, link.status AS after,
-                    jsonb_build_object('operationId', $6::text, 'operation', given_up.kind) AS detail
+                    jsonb_build_object('operationId', $6::text, 'operation', given_up.kind,
+                        'amount', CASE WHEN given_up.amount IS NOT NULL THEN jsonb_build_object(
+                            'value', given_up.amount, 'currencyCode', link.currency) END) AS detail
              FROM given_up JOIN link ON true
          )",
         id.uuid(),
@@ -347,14 +349,15 @@ pub async fn fail_unconfirmed(
         "WITH failed AS (
              UPDATE operations SET status = $4, failure = $5, completed_at = now()
              WHERE id = $3 AND status = 'Unconfirmed'
-             RETURNING payment_link_id, kind
+             RETURNING payment_link_id, kind, amount
          ), link AS (
              UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM failed)
-             RETURNING id, status
+             RETURNING id, status, currency
          ), entry AS (
              SELECT link.id AS link_id, link.status AS before, link.status AS after,
-                    jsonb_build_object('operationId', $6::text, 'operation', failed.kind, 'failure', $5::jsonb)
-                        AS detail
+                    jsonb_build_object('operationId', $6::text, 'operation', failed.kind, 'failure', $5::jsonb,
+                        'amount', CASE WHEN failed.amount IS NOT NULL THEN jsonb_build_object(
+                            'value', failed.amount, 'currencyCode', link.currency) END) AS detail
              FROM failed JOIN link ON true
          )",
         id.uuid(),

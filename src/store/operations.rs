@@ -374,11 +374,12 @@ pub async fn succeed(
                  revision = link.revision + (done.kind IN ('amount', 'cancel', 'capture', 'reversal'))::int,
                  updated_at = CASE WHEN done.kind = 'amount' THEN now() ELSE link.updated_at END
              FROM done WHERE link.id = done.payment_link_id
-             RETURNING link.id, link.status
+             RETURNING link.id, link.status, link.currency
          ), entry AS (
              SELECT link.id AS link_id, link.status AS before, link.status AS after,
-                    jsonb_build_object('operationId', $6::text, 'operation', done.kind, 'dojoId', done.dojo_id)
-                        AS detail
+                    jsonb_build_object('operationId', $6::text, 'operation', done.kind, 'dojoId', done.dojo_id,
+                        'amount', CASE WHEN done.amount IS NOT NULL THEN jsonb_build_object(
+                            'value', done.amount, 'currencyCode', link.currency) END) AS detail
              FROM done JOIN link ON true
          )",
         id.uuid(),
@@ -426,17 +427,18 @@ pub async fn fail(pool: &PgPool, failed: OperationFailure<'_>) -> Result<bool, E
              SET status = $5, failure = $6, completed_at = now(), leased_until = NULL,
                  due_at = now() + make_interval(secs => $8)
              WHERE id = $3 AND status = 'Pending' AND leased_until = $4
-             RETURNING id, payment_link_id, kind
+             RETURNING id, payment_link_id, kind, amount
          ), freed AS (
              UPDATE idempotency_keys SET operation_id = NULL
              WHERE $7 AND operation_id IN (SELECT id FROM failed)
          ), link AS (
              UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM failed)
-             RETURNING id, status
+             RETURNING id, status, currency
          ), entry AS (
              SELECT link.id AS link_id, link.status AS before, link.status AS after,
-                    jsonb_build_object('operationId', $9::text, 'operation', failed.kind, 'failure', $6::jsonb)
-                        AS detail
+                    jsonb_build_object('operationId', $9::text, 'operation', failed.kind, 'failure', $6::jsonb,
+                        'amount', CASE WHEN failed.amount IS NOT NULL THEN jsonb_build_object(
+                            'value', failed.amount, 'currencyCode', link.currency) END) AS detail
              FROM failed JOIN link ON true
          )",
         failed.id.uuid(),

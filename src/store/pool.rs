@@ -236,6 +236,16 @@ impl PgPool {
         }
     }
 
+    /// How to connect to the same database, for a connection that does nothing but listen.
+    pub(super) fn options(&self) -> PgConnectOptions {
+        PgConnectOptions::clone(&self.options)
+    }
+
+    /// How long to wait for a connection.
+    pub(super) fn acquire_timeout(&self) -> Duration {
+        self.acquire_timeout
+    }
+
     /// Begins a transaction. It is rolled back unless it is committed.
     pub async fn begin(&self) -> Result<PgTransaction, sqlx::Error> {
         let mut transaction = PgTransaction {
@@ -359,6 +369,8 @@ fn session(statement_timeout: Duration, idle_in_transaction: Duration) -> String
          SET tcp_keepalives_count = 3;
          -- The statements rely on it.
          SET default_transaction_isolation = 'read committed';
+         -- They are short. With a wrong estimate, such as before tables are analyzed, compiling one would take seconds.
+         SET jit = off;
          -- Whatever is acknowledged is on disk, here and on every synchronous standby, regardless of the defaults of
          -- the server, the database and the role. Only remote_apply promises more.
          SELECT set_config('synchronous_commit', 'on', false)

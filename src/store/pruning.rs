@@ -26,20 +26,23 @@ const BETWEEN_PASSES: Duration = Duration::from_hours(6);
 pub struct Removed {
     pub webhook_events: u64,
     pub payment_link_events: u64,
+    pub feed_events: u64,
 }
 
 impl Removed {
     pub fn add(&mut self, more: Self) {
         self.webhook_events += more.webhook_events;
         self.payment_link_events += more.payment_link_events;
+        self.feed_events += more.feed_events;
     }
 
     /// The numbers by the names of their tables.
     #[must_use]
-    pub fn by_table(self) -> [(&'static str, u64); 2] {
+    pub fn by_table(self) -> [(&'static str, u64); 3] {
         [
             ("webhook_events", self.webhook_events),
             ("payment_link_events", self.payment_link_events),
+            ("feed_events", self.feed_events),
         ]
     }
 }
@@ -258,6 +261,7 @@ impl Removed {
         Self {
             webhook_events: webhook_events.unsigned_abs(),
             payment_link_events: payment_link_events.unsigned_abs(),
+            feed_events: 0,
         }
     }
 }

@@ -293,6 +293,11 @@ pub async fn apply(
     compare("status", json!(link.status), json!(status));
     let confirmed = is_confirmed(status, accepted, unknown);
     compare("confirmed", json!(link.confirmed), json!(confirmed));
+    compare(
+        "confirmedStatus",
+        json!(snapshot.stored.accepted),
+        json!(accepted),
+    );
     // A known status already shows as `status`.
     if unknown.is_some() {
         compare("reported", json!(snapshot.latest), json!(unknown));
@@ -484,6 +489,29 @@ pub async fn release(pool: &PgPool, id: PaymentLinkId, wait: Duration) -> Result
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// Stores that Dojo doesn't know a link's intent. The link is read again after `wait`. The timeline records it once.
+pub async fn record_unknown(
+    pool: &PgPool,
+    id: PaymentLinkId,
+    wait: Duration,
+    cause: &Cause,
+) -> Result<(), Error> {
+    record!(
+        Kind::UnknownAtDojo,
+        cause,
+        "WITH link AS (
+             SELECT id, status FROM payment_links WHERE id = $3 FOR UPDATE
+         ), entry AS (
+             SELECT id AS link_id, status AS before, status AS after, NULL::jsonb AS detail FROM link
+             WHERE NOT EXISTS (SELECT FROM payment_link_events WHERE payment_link_id = $3 AND kind = $1)
+         )",
+        id.uuid()
+    )
+    .execute(pool)
+    .await?;
+    release(pool, id, wait).await
 }
 
 /// Makes the link due no later than it was when this read began.

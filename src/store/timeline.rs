@@ -5,10 +5,12 @@
 
 use serde::Serialize;
 use serde_json::Value;
+use time::OffsetDateTime;
 
+use super::{Error, from_json, parse_stored};
 use crate::payment_link::{
     Status,
-    timeline::{Cause, Kind},
+    timeline::{Cause, Entry, Kind},
 };
 
 /// A query that makes changes and records each of them in its link's timeline.
@@ -85,6 +87,35 @@ pub(super) struct NewEntry<'a> {
     pub(super) after: Status,
     pub(super) cause: &'a Cause,
     pub(super) detail: Value,
+}
+
+/// A row of `payment_link_events`.
+pub(super) struct StoredEntry {
+    pub(super) id: i64,
+    pub(super) kind: String,
+    pub(super) status_before: Option<String>,
+    pub(super) status_after: String,
+    pub(super) cause: Value,
+    pub(super) detail: Option<Value>,
+    pub(super) occurred_at: OffsetDateTime,
+}
+
+impl StoredEntry {
+    pub(super) fn into_entry(self) -> Result<Entry, Error> {
+        Ok(Entry {
+            id: self.id.to_string(),
+            kind: from_json(Value::String(self.kind))?,
+            status_before: self
+                .status_before
+                .as_deref()
+                .map(parse_stored)
+                .transpose()?,
+            status_after: parse_stored(&self.status_after)?,
+            cause: from_json(self.cause)?,
+            detail: self.detail,
+            occurred_at: self.occurred_at,
+        })
+    }
 }
 
 /// Counts a change of a link's status, once it is committed.

@@ -69,9 +69,8 @@ pub fn intake_pool(pool: &PgPool) -> PgPool {
          SET enable_seqscan = off;
          SET enable_hashjoin = off;
          SET enable_mergejoin = off;
-         -- Neither planning nor compiling the statement anew for each batch pays for itself.
-         SET plan_cache_mode = force_generic_plan;
-         SET jit = off;",
+         -- Planning the statement anew for each batch doesn't pay for itself.
+         SET plan_cache_mode = force_generic_plan;",
     )
 }
 

@@ -301,6 +301,7 @@ fn describe_jobs() {
         "operation_recovery",
         "orphaned_intents",
         "pruning",
+        "feed",
     ];
     let outcomes = [
         &[
@@ -326,6 +327,8 @@ fn describe_jobs() {
         "operation_recovery",
         "orphaned_intents",
         "backlog",
+        "feed",
+        "feed_follower",
         "pruning",
         "upkeep",
     ];
@@ -340,8 +343,16 @@ fn describe_jobs() {
     counter(
         "pruned_rows_total",
         "Old rows removed by the background job, by table",
-        &[("table", &["webhook_events", "payment_link_events"])],
+        &[(
+            "table",
+            &["webhook_events", "payment_link_events", "feed_events"],
+        )],
     );
+    metrics::describe_histogram!(
+        "feed_delay_seconds",
+        "How old the oldest change of a batch was when it got its place in the feed"
+    );
+    metrics::describe_gauge!("feed_waiting_readers", "Requests that wait for events");
     metrics::describe_gauge!(
         "job_last_progress_timestamp_seconds",
         "When a background job last made progress, by account and job"

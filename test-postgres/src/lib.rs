@@ -43,12 +43,15 @@ cluster() {
         authentication_timeout = 5s
     " >>"$home/data/postgresql.conf"
 }
-# Postgres' own defaults, so that every commit waits for the disk.
+# Every commit waits for the disk. The larger limits make filling large tables faster.
 durable() {
     "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --no-locale &&
     echo "
         listen_addresses = '127.0.0.1'
         unix_socket_directories = ''
+        shared_buffers = 1GB
+        maintenance_work_mem = 512MB
+        max_wal_size = 8GB
     " >>"$home/data/postgresql.conf"
 }
 # A copy of the server on that port, which goes on receiving what is written there.

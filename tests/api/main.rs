@@ -21,6 +21,7 @@ mod docs;
 mod export;
 mod failover;
 mod faults;
+mod feed;
 mod generated_clients;
 mod idempotency;
 mod intake;

@@ -29,6 +29,7 @@
 //!
 //! `cargo test --test model -- --nocapture` prints how many states there are, and how each broken rule is detected.
 
+mod feed;
 mod protocol;
 mod rules;
 mod state;

@@ -1,0 +1,334 @@
+//! The events of the feed, and the rules by which a timeline entry becomes events.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::{
+    Attempt, EventId, Failure, Metadata, Money, PaymentLink, PaymentLinkId, Status,
+    timeline::{Entry, Kind, OperationDetail, ReconciledDetail},
+};
+
+/// Something that happened to a payment link.
+///
+/// The amounts and statuses are those of the link after the change that the event is part of, as Dojo's own responses
+/// confirmed them. A change may be several events, which then have the same statuses and amounts. An event contains no
+/// customer details.
+#[derive(Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// The event's id, a TypeID. It never changes, so a receiver can recognize an event that it has already processed.
+    #[schema(value_type = String, example = "evt_01kaz8v4wce7q8m6s5gq9nq2fd")]
+    pub id: EventId,
+    #[serde(flatten)]
+    pub happening: Happening,
+    /// When the change was recorded.
+    #[serde(with = "super::timestamp")]
+    pub occurred_at: OffsetDateTime,
+    #[schema(value_type = String, example = "plink_01kaz8v4wce7q8m6s5gq9nq2fd")]
+    pub payment_link_id: PaymentLinkId,
+    /// The Dojo account that takes the money, by its name in this service.
+    pub account: String,
+    /// The link's reference.
+    pub reference: String,
+    /// The link's metadata.
+    pub metadata: Option<Metadata>,
+    /// How often the link's state had changed. Of two events about one link, the one with the greater revision shows the newer
+    /// state.
+    pub revision: i64,
+    /// The confirmed status before the change.
+    pub status_before: Status,
+    /// The confirmed status after the change.
+    pub status: Status,
+    pub amount: Money,
+    /// The tip, on top of `amount`.
+    pub tips_amount: Option<Money>,
+    /// The total, as Dojo reports it.
+    pub total_amount: Option<Money>,
+    /// How much has been captured so far, including tips.
+    pub captured_amount: Money,
+    /// How much has been refunded so far, whoever refunded it.
+    pub refunded_amount: Money,
+}
+
+/// Declares [`Happening`] and its types, so that a type is spelled in one place.
+macro_rules! happenings {
+    ($($(#[doc = $about:literal])+ $name:ident $({ $($(#[$meta:meta])* $field:ident: $type:ty),* $(,)? })? = $word:tt,)*) => {
+        /// What happened, by the event's type, with the members that only events of that type have.
+        #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+        #[serde(tag = "type", rename_all_fields = "camelCase")]
+        pub enum Happening {
+            $($(#[doc = $about])+ #[serde(rename = $word)] $name $({ $($(#[$meta])* $field: $type),* })?,)*
+        }
+
+        impl Happening {
+            /// Every type of event, with what it means.
+            pub const TYPES: &[(&str, &str)] = &[$(($word, concat!($($about),+))),*];
+
+            /// The event's type.
+            #[must_use]
+            pub fn word(&self) -> &'static str {
+                match self {
+                    $(Self::$name { .. } => $word,)*
+                }
+            }
+        }
+    };
+}
+
+happenings! {
+    /// Dojo created the payment intent, so the link can be paid.
+    Created = "payment_link.created",
+    /// The customer's payment was authorized. It is not captured yet.
+    Authorized = "payment_link.authorized",
+    /// Money was captured: all of it, or a part of a `Manual` payment.
+    Captured {
+        /// How much was captured by this change.
+        captured: Money,
+    } = "payment_link.captured",
+    /// Money was refunded: all of it or a part, whoever did it.
+    Refunded {
+        /// How much was refunded by this change.
+        refunded: Money,
+    } = "payment_link.refunded",
+    /// The payment was reversed.
+    Reversed = "payment_link.reversed",
+    /// The link was canceled before anybody paid it.
+    Canceled = "payment_link.canceled",
+    /// Nobody paid the link in time.
+    Expired = "payment_link.expired",
+    /// Nothing was created at Dojo, so there is no link to pay.
+    Failed {
+        failure: Failure,
+    } = "payment_link.failed",
+    /// The customer's attempt to pay failed. The customer may try again.
+    AttemptDeclined {
+        attempt: Attempt,
+    } = "payment_link.attempt_declined",
+    /// A person must look at the payment.
+    AttentionRequired {
+        reason: AttentionReason,
+        /// The detail of the timeline entry about it.
+        #[schema(value_type = Option<Object>)]
+        detail: Option<Value>,
+    } = "payment_link.attention_required",
+    /// Dojo performed an operation that was requested through this service.
+    OperationSucceeded {
+        #[schema(value_type = OperationDetail)]
+        operation: Value,
+    } = "operation.succeeded",
+    /// An operation was not performed.
+    OperationFailed {
+        #[schema(value_type = OperationDetail)]
+        operation: Value,
+    } = "operation.failed",
+    /// Dojo's response was lost, and nothing at Dojo shows whether the operation was performed. A person must check.
+    OperationUnconfirmed {
+        #[schema(value_type = OperationDetail)]
+        operation: Value,
+    } = "operation.unconfirmed",
+}
+
+/// Why a person must look at a payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AttentionReason {
+    /// Dojo reports an amount other than the requested one.
+    AmountMismatch,
+    /// It is not known whether Dojo performed an operation.
+    OperationUnconfirmed,
+    /// The customer paid a second payment intent of the same link.
+    PaidTwice,
+    /// Dojo doesn't know the link's payment intent.
+    UnknownAtDojo,
+}
+
+/// A timeline entry, with its link as it was then.
+#[derive(Debug)]
+pub struct Change<'a> {
+    pub entry: &'a Entry,
+    pub link: &'a PaymentLink,
+    /// The status in the newest response of Dojo's that was accepted. `None` if there was none.
+    pub accepted: Option<Status>,
+    /// Dojo's `updatedAt` in that response.
+    pub dojo_updated_at: Option<OffsetDateTime>,
+    pub revision: i64,
+}
+
+impl Kind {
+    /// Whether entries of this kind can become events. The trigger in the database selects the same kinds.
+    #[must_use]
+    pub fn is_published(self) -> bool {
+        match self {
+            Self::Created
+            | Self::Failed
+            | Self::Reconciled
+            | Self::AmountMismatch
+            | Self::UnknownAtDojo
+            | Self::SurplusPaid
+            | Self::OperationSucceeded
+            | Self::OperationFailed
+            | Self::OperationUnconfirmed => true,
+            Self::Requested
+            | Self::ResponseLost
+            // It moves the status at once, but only Dojo's response confirms that.
+            | Self::Webhook
+            | Self::ConflictingResponse
+            | Self::CreationRetried
+            | Self::SurplusFound
+            | Self::SurplusCanceled
+            | Self::OperationRequested
+            | Self::OperationResponseLost => false,
+        }
+    }
+}
+
+impl Change<'_> {
+    /// The events that the change consists of, in order. None if nothing happened that readers of the feed need to know.
+    ///
+    /// # Errors
+    ///
+    /// If the entry's detail can't be read.
+    pub fn events(&self) -> Result<Vec<Event>, serde_json::Error> {
+        let Self { entry, link, .. } = self;
+        let confirmed = self.accepted.unwrap_or(entry.status_after);
+        let mut before = confirmed;
+        let mut after = confirmed;
+        let happened = match entry.kind {
+            Kind::Created => {
+                (before, after) = (Status::Pending, entry.status_after);
+                vec![Happening::Created]
+            }
+            Kind::Failed => {
+                (before, after) = (Status::Pending, entry.status_after);
+                let failure = serde_json::from_value(self.detail())?;
+                vec![Happening::Failed { failure }]
+            }
+            Kind::Reconciled => {
+                let detail: ReconciledDetail = serde_json::from_value(self.detail())?;
+                before = confirmed_before(&detail, after);
+                self.reconciled(&detail, before, after)
+            }
+            Kind::AmountMismatch => vec![self.attention(AttentionReason::AmountMismatch)],
+            Kind::UnknownAtDojo => vec![self.attention(AttentionReason::UnknownAtDojo)],
+            Kind::SurplusPaid => vec![self.attention(AttentionReason::PaidTwice)],
+            Kind::OperationSucceeded => vec![Happening::OperationSucceeded {
+                operation: self.detail(),
+            }],
+            Kind::OperationFailed => vec![Happening::OperationFailed {
+                operation: self.detail(),
+            }],
+            Kind::OperationUnconfirmed => vec![
+                Happening::OperationUnconfirmed {
+                    operation: self.detail(),
+                },
+                self.attention(AttentionReason::OperationUnconfirmed),
+            ],
+            _ => Vec::new(),
+        };
+        let event = |happening| Event {
+            id: EventId::new(),
+            happening,
+            occurred_at: entry.occurred_at,
+            payment_link_id: link.id,
+            account: link.account.clone(),
+            reference: link.terms.reference.clone(),
+            metadata: link.terms.metadata.clone(),
+            revision: self.revision,
+            status_before: before,
+            status: after,
+            amount: link.amount,
+            tips_amount: link.tips_amount,
+            total_amount: link.total_amount,
+            captured_amount: link.captured_amount,
+            refunded_amount: link.refunded_amount,
+        };
+        Ok(happened.into_iter().map(event).collect())
+    }
+
+    fn detail(&self) -> Value {
+        self.entry.detail.clone().unwrap_or_default()
+    }
+
+    fn attention(&self, reason: AttentionReason) -> Happening {
+        Happening::AttentionRequired {
+            reason,
+            detail: self.entry.detail.clone(),
+        }
+    }
+
+    /// What Dojo's response showed to have happened since the one before. A webhook may have been missing, so that may be
+    /// several things.
+    fn reconciled(
+        &self,
+        detail: &ReconciledDetail,
+        before: Status,
+        after: Status,
+    ) -> Vec<Happening> {
+        let link = self.link;
+        let increase = |name: &str| {
+            let change = detail.changed.get(name)?;
+            let (from, to) = (change.from.as_i64()?, change.to.as_i64()?);
+            (to > from).then_some((from, to))
+        };
+        let gained = |name: &str| {
+            increase(name).map(|(from, to)| Money {
+                value: to - from,
+                currency_code: link.amount.currency_code,
+            })
+        };
+        let reached = |status| after == status && before != status;
+
+        let mut happened = Vec::new();
+        if let Some((from, _)) = increase("attempts") {
+            let new = link
+                .attempts
+                .iter()
+                .skip(usize::try_from(from).unwrap_or(0));
+            let declined = new.filter(|attempt| attempt.is_declined()).cloned();
+            happened.extend(declined.map(|attempt| Happening::AttemptDeclined { attempt }));
+        }
+        if reached(Status::Authorized) {
+            happened.push(Happening::Authorized);
+        }
+        happened.extend(gained("capturedAmount").map(|captured| Happening::Captured { captured }));
+        happened.extend(gained("refundedAmount").map(|refunded| Happening::Refunded { refunded }));
+        if reached(Status::Reversed) {
+            happened.push(Happening::Reversed);
+        }
+        if reached(Status::Canceled) {
+            happened.push(if self.is_expired() {
+                Happening::Expired
+            } else {
+                Happening::Canceled
+            });
+        }
+        happened
+    }
+
+    /// Whether Dojo canceled the intent because nobody paid it in time.
+    fn is_expired(&self) -> bool {
+        let canceled_at = self.dojo_updated_at.unwrap_or(self.entry.occurred_at);
+        self.link
+            .expire_at
+            .is_some_and(|expire_at| expire_at <= canceled_at)
+    }
+}
+
+/// The confirmed status before a reconciliation that left it at `after`.
+fn confirmed_before(detail: &ReconciledDetail, after: Status) -> Status {
+    let from = |name: &str| {
+        let change = detail.changed.get(name)?;
+        serde_json::from_value(change.from.clone()).ok()
+    };
+    if let Some(before) = from("confirmedStatus") {
+        return before;
+    }
+    // An entry of an earlier version doesn't say what was confirmed before. If this confirmed what a webhook had reported,
+    // the link was most likely unpaid.
+    if detail.changed.contains_key("confirmed") {
+        return from("status").unwrap_or(Status::Created);
+    }
+    from("status").unwrap_or(after)
+}
