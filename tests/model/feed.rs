@@ -12,25 +12,19 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 const WRITERS: [&[usize]; 2] = [&[0, 1], &[0, 0]];
 const SEQUENCERS: usize = 2;
 
-/// The rules. All of them are true in the service.
-#[derive(Debug, Clone, Copy)]
-struct Rules {
-    /// Positions are assigned by the sequencer. Otherwise by the writers, before they commit.
-    sequenced: bool,
-    /// A sequencer reads the outbox after it has the lock. Otherwise before.
-    locked_first: bool,
-    /// A change gets its number while its link is locked. Otherwise before.
-    numbered_under_lock: bool,
-    /// What is numbered leaves the outbox in the same transaction. Otherwise in a later one.
-    atomic: bool,
+/// A rule of the service that is broken, to show that the checks notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    Nothing,
+    /// The writers assign positions before they commit, and there is no sequencer.
+    WritersAssign,
+    /// A sequencer reads the outbox before it has the lock.
+    ReadsBeforeLocking,
+    /// A change gets its number before its link is locked.
+    NumbersBeforeLocking,
+    /// What is numbered leaves the outbox in a later transaction.
+    RemovesLater,
 }
-
-const REAL: Rules = Rules {
-    sequenced: true,
-    locked_first: true,
-    numbered_under_lock: true,
-    atomic: true,
-};
 
 /// A change: the number of its timeline entry, its link, and how many changes of the link were made before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,7 +90,7 @@ enum Action {
     Read,
 }
 
-struct Feed(Rules);
+struct Feed(Broken);
 
 impl State {
     /// Whether another writer has the lock on this link.
@@ -185,14 +179,14 @@ impl Model for Feed {
     }
 
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
-        let Self(rules) = self;
+        let Self(broken) = *self;
         let mut state = before.clone();
         match action {
             Action::Write(writer) => {
                 let link = state.next_link(writer)?;
                 let number = match state.writers[writer] {
                     Writer::Numbered(number) => number,
-                    _ if rules.numbered_under_lock => {
+                    _ if broken != Broken::NumbersBeforeLocking => {
                         if state.is_locked(link) {
                             return None;
                         }
@@ -220,13 +214,13 @@ impl Model for Feed {
                 state.made[change.link] += 1;
                 state.ended[writer] += 1;
                 state.writers[writer] = Writer::Idle;
-                if rules.sequenced {
-                    state.outbox.push(change);
-                    state.outbox.sort_unstable();
-                } else {
+                if broken == Broken::WritersAssign {
                     // The feed's order is that of the numbers.
                     state.feed.push(change);
                     state.feed.sort_unstable();
+                } else {
+                    state.outbox.push(change);
+                    state.outbox.sort_unstable();
                 }
             }
             Action::RollBack(writer) => {
@@ -246,14 +240,15 @@ impl Model for Feed {
                 let at = state.sequencers[sequencer].clone();
                 state.sequencers[sequencer] = match at {
                     Sequencer::Idle if visible.is_empty() => return None,
-                    Sequencer::Idle if !rules.locked_first => Sequencer::Read(visible),
+                    Sequencer::Idle if broken == Broken::ReadsBeforeLocking => {
+                        Sequencer::Read(visible)
+                    }
                     // The lock is not waited for.
-                    Sequencer::Idle if state.lock.is_some() => return None,
+                    Sequencer::Idle | Sequencer::Read(_) if state.lock.is_some() => return None,
                     Sequencer::Idle => {
                         state.lock = Some(sequencer);
                         Sequencer::Locked
                     }
-                    Sequencer::Read(_) if state.lock.is_some() => return None,
                     Sequencer::Read(changes) => {
                         state.lock = Some(sequencer);
                         Sequencer::Ready(changes)
@@ -262,11 +257,11 @@ impl Model for Feed {
                     Sequencer::Ready(changes) => {
                         state.lock = None;
                         state.feed.extend(&changes);
-                        if rules.atomic {
+                        if broken == Broken::RemovesLater {
+                            Sequencer::Removing(changes)
+                        } else {
                             state.outbox.retain(|change| !changes.contains(change));
                             Sequencer::Idle
-                        } else {
-                            Sequencer::Removing(changes)
                         }
                     }
                     Sequencer::Removing(changes) => {
@@ -277,14 +272,14 @@ impl Model for Feed {
             }
             Action::Read => {
                 // The place is a position: for positions that the writers assign, the number of the last change.
-                let new: Vec<_> = if rules.sequenced {
-                    state.feed[state.read.len().min(state.feed.len())..].to_vec()
-                } else {
+                let new: Vec<_> = if broken == Broken::WritersAssign {
                     let last = state.read.last().map_or(0, |change| change.number);
                     let feed = state.feed.iter();
                     feed.filter(|change| change.number > last)
                         .copied()
                         .collect()
+                } else {
+                    state.feed[state.read.len().min(state.feed.len())..].to_vec()
                 };
                 if new.is_empty() {
                     return None;
@@ -324,52 +319,39 @@ const COMPLETE: &str = "at rest, everything was read";
 
 #[test]
 fn every_change_is_read_once_in_order() {
-    let checker = Feed(REAL).checker().spawn_bfs().join();
+    let checker = Feed(Broken::Nothing).checker().spawn_bfs().join();
     checker.assert_properties();
     println!("the feed: {} states", checker.unique_state_count());
 }
 
-fn is_detected(what: &str, rules: Rules, by: &'static str) {
-    let checker = Feed(rules)
+fn is_detected(broken: Broken, by: &'static str) {
+    let checker = Feed(broken)
         .checker()
         .finish_when(HasDiscoveries::AllOf([by].into()))
         .spawn_bfs()
         .join();
-    assert!(checker.discovery(by).is_some(), "{what} is not detected");
+    assert!(
+        checker.discovery(by).is_some(),
+        "{broken:?} is not detected"
+    );
 }
 
 #[test]
 fn positions_that_writers_assign_are_detected() {
-    let rules = Rules {
-        sequenced: false,
-        ..REAL
-    };
-    is_detected("a position assigned before the commit", rules, NO_GAPS);
+    is_detected(Broken::WritersAssign, NO_GAPS);
 }
 
 #[test]
 fn reading_the_outbox_before_locking_is_detected() {
-    let rules = Rules {
-        locked_first: false,
-        ..REAL
-    };
-    is_detected("a snapshot from before the lock", rules, ONCE);
+    is_detected(Broken::ReadsBeforeLocking, ONCE);
 }
 
 #[test]
 fn numbering_before_locking_the_link_is_detected() {
-    let rules = Rules {
-        numbered_under_lock: false,
-        ..REAL
-    };
-    is_detected("a number from before the link's lock", rules, IN_ORDER);
+    is_detected(Broken::NumbersBeforeLocking, IN_ORDER);
 }
 
 #[test]
 fn removing_in_another_transaction_is_detected() {
-    let rules = Rules {
-        atomic: false,
-        ..REAL
-    };
-    is_detected("numbering and removing apart", rules, ONCE);
+    is_detected(Broken::RemovesLater, ONCE);
 }
