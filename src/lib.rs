@@ -20,9 +20,10 @@
 //! | [`dojo`] | Dojo's wire format: client, errors, webhook signature and event | axum, sqlx |
 //! | [`store`] | all SQL, one function per question | axum, reqwest |
 //! | [`protocol`] | the steps between `store` and `dojo` that make everything happen exactly once | axum, SQL |
-//! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents, pruning | axum, SQL |
+//! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents, feed, pruning | axum, SQL |
 //! | [`api`] | routes, authentication, problem details, the OpenAPI document and its pages | SQL |
 //! | [`golive`] | the commands `check` and `webhooks` | axum, sqlx, [`api`] |
+//! | [`callbacks`] | events, signed and sent to an address: signature, permitted addresses, client | axum, SQL, other modules |
 //! | [`telemetry`] | logs, metrics and traces | modules other than [`config`] and [`payment_link`] |
 //! | [`application`] | builds and runs the service from all of these | |
 //!
@@ -31,6 +32,7 @@
 pub mod api;
 pub mod api_key;
 pub mod application;
+pub mod callbacks;
 pub mod config;
 pub mod dojo;
 pub mod golive;

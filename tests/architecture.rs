@@ -21,6 +21,7 @@ const FORBIDDEN_CRATES: &[(&str, &[&str])] = &[
     ("dojo", &["axum", "sqlx"]),
     ("jobs", &["axum", "sqlx"]),
     ("golive", &["axum", "sqlx"]),
+    ("callbacks", &["axum", "sqlx"]),
     ("api", &["sqlx"]),
 ];
 
@@ -29,6 +30,7 @@ const FORBIDDEN_CRATES: &[(&str, &[&str])] = &[
 const ALLOWED_MODULES: &[(&str, &[&str])] = &[
     ("payment_link", &[]),
     ("api_key", &[]),
+    ("callbacks", &[]),
     ("config", &["api_key", "payment_link"]),
     ("telemetry", &["config", "payment_link"]),
     ("dojo", &["config", "payment_link", "telemetry"]),

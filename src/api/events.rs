@@ -137,6 +137,8 @@ async fn read(
     filter: &Filter<'_>,
     limit: i64,
 ) -> Result<Page, Error> {
+    // The semaphore is never closed.
+    let _turn = state.feed_reads.acquire().await;
     let page = store::feed::read(&state.pool, after, filter, limit).await?;
     page.map_err(|unusable| match unusable {
         Unusable::Pruned => Error::EventsRemoved,

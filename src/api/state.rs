@@ -66,6 +66,9 @@ pub struct Shared {
     /// Limits the requests that wait for events (`MAX_READERS`).
     readers: Semaphore,
     max_readers: u16,
+    /// Limits the reads of the feed that run at once. When something happens, all waiting requests read at the same moment.
+    /// They queue here, so that other requests get connections in between.
+    pub(super) feed_reads: Semaphore,
     pub(super) keys: KnownKeys,
     pub(super) rates: Rates,
     pub(super) anonymous: Arc<AnonymousRequests>,
@@ -113,6 +116,7 @@ impl AppState {
             calls: Arc::new(Semaphore::new(settings.max_creations.into())),
             readers: Semaphore::new(settings.max_readers.into()),
             max_readers: settings.max_readers,
+            feed_reads: Semaphore::new(settings.database.feed_reads()),
             keys: KnownKeys::default(),
             rates: Rates::new(settings.client_rate),
             anonymous: Arc::default(),

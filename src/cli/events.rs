@@ -2,6 +2,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use dojo_payment_links::{
+    callbacks::{
+        client::{CallbackClient, Delivery, Timeouts},
+        signature::{SigningSecret, header},
+        target::{Allow, check_url},
+    },
     config::{DatabaseSettings, Expected},
     payment_link::{PaymentLinkId, feed::Happening},
     store::{
@@ -9,7 +14,10 @@ use dojo_payment_links::{
         feed::{Cursor, Filter, Page, Unusable},
     },
 };
+use serde::Deserialize;
+use time::OffsetDateTime;
 use tokio::time::sleep;
+use url::Url;
 
 use super::{
     outcome::{Result, on_database},
@@ -53,6 +61,13 @@ enum Command {
         /// Stop at the end of the feed instead of waiting for more events.
         #[arg(long)]
         no_wait: bool,
+        /// Also post each event to this URL, signed as Standard Webhooks specifies, to develop a receiver. Posts each once, in
+        /// order, and prints the outcomes on standard error.
+        #[arg(long, value_name = "URL")]
+        forward_to: Option<Url>,
+        /// The secret to sign with. Default: a new one, which is printed on standard error.
+        #[arg(long, value_name = "WHSEC", requires = "forward_to", value_parser = signing_secret)]
+        secret: Option<SigningSecret>,
     },
 }
 
@@ -73,6 +88,10 @@ fn link_id(text: &str) -> std::result::Result<PaymentLinkId, Expected> {
         .map_err(|_| Expected::new("the id of a payment link, plink_…"))
 }
 
+fn signing_secret(text: &str) -> std::result::Result<SigningSecret, Expected> {
+    SigningSecret::parse(text).ok_or_else(|| Expected::new(SigningSecret::FORM))
+}
+
 impl Events {
     pub(super) async fn run(self) -> Result {
         let Command::Tail {
@@ -82,7 +101,12 @@ impl Events {
             account,
             link,
             no_wait,
+            forward_to,
+            secret,
         } = self.command;
+        let receiver = forward_to
+            .map(|url| Receiver::new(url, secret))
+            .transpose()?;
         let filter = Filter {
             open: None,
             account,
@@ -98,6 +122,9 @@ impl Events {
                 let page = read(pool, after, &filter).await?;
                 for event in &page.events {
                     print(format_args!("{event}\n"))?;
+                    if let Some(receiver) = &receiver {
+                        receiver.post(event.get()).await?;
+                    }
                 }
                 after = Some(page.after);
                 if page.more {
@@ -111,6 +138,69 @@ impl Events {
             }
         })
         .await
+    }
+}
+
+/// Where events are posted to.
+struct Receiver {
+    url: Url,
+    secret: SigningSecret,
+    client: CallbackClient,
+}
+
+impl Receiver {
+    fn new(url: Url, secret: Option<SigningSecret>) -> Result<Self> {
+        // Whoever runs the command chooses the address, so it may be any, but no other.
+        let address = url
+            .host_str()
+            .zip(url.port_or_known_default())
+            .ok_or("--forward-to must be a URL with a host")?;
+        let allow: Allow = format!("{}:{}", address.0, address.1).parse()?;
+        check_url(&url, &allow).map_err(|faults| {
+            let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+            format!("--forward-to {}", faults.join(", and "))
+        })?;
+        let secret = secret.unwrap_or_else(|| {
+            let secret = SigningSecret::generate();
+            eprintln!("The signing secret is {}", secret.expose());
+            secret
+        });
+        let client = CallbackClient::new(allow, Timeouts::default())
+            .map_err(|error| format!("callbacks can't be sent: {error}"))?;
+        Ok(Self {
+            url,
+            secret,
+            client,
+        })
+    }
+
+    async fn post(&self, event: &str) -> Result {
+        #[derive(Deserialize)]
+        struct Head<'a> {
+            id: &'a str,
+            #[serde(rename = "type")]
+            kind: &'a str,
+        }
+        let Head { id, kind } = serde_json::from_str(event)?;
+        let timestamp = OffsetDateTime::now_utc().unix_timestamp();
+        let attempt = self
+            .client
+            .deliver(Delivery {
+                url: &self.url,
+                id,
+                timestamp,
+                body: event,
+                signature: &header(&self.secret, None, id, timestamp, event.as_bytes()),
+                header: None,
+            })
+            .await;
+        let status = attempt.status.map(|status| format!(" ({status})"));
+        eprintln!(
+            "{}{}: {kind} {id}",
+            attempt.outcome.name(),
+            status.unwrap_or_default()
+        );
+        Ok(())
     }
 }
 

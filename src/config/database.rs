@@ -21,7 +21,7 @@ pub struct DatabaseSettings {
     database_url_file: Option<PathBuf>,
 
     /// The maximum number of connections to the database. Each replica opens one more for `/readyz`, one more to store
-    /// webhooks, and two more while it migrates. The total over all replicas must stay below Postgres's
+    /// webhooks, one to listen for events, and two more while it migrates. The total over all replicas must stay below Postgres's
     /// `max_connections`.
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 10, value_name = "N",
           value_parser = number(1..=1000_u32))]
@@ -41,6 +41,12 @@ pub struct DatabaseSettings {
 }
 
 impl DatabaseSettings {
+    /// How many connections reads of the feed may use at once: half of them.
+    #[must_use]
+    pub fn feed_reads(&self) -> usize {
+        usize::try_from(self.database_max_connections / 2).map_or(1, |half| half.max(1))
+    }
+
     /// The setting that the URL comes from, for messages.
     #[must_use]
     pub fn url_setting(&self) -> &'static str {

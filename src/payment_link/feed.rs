@@ -332,3 +332,185 @@ fn confirmed_before(detail: &ReconciledDetail, after: Status) -> Status {
     }
     from("status").unwrap_or(after)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::payment_link::{Currency, timeline::Cause};
+
+    const EXPIRY: OffsetDateTime = datetime!(2026-11-30 12:00 UTC);
+
+    fn link() -> PaymentLink {
+        let pounds = |value| json!({"value": value, "currencyCode": "GBP"});
+        let link = json!({
+            "id": PaymentLinkId::new(), "account": "leeds", "environment": "sandbox", "status": "Captured",
+            "confirmed": true, "url": null, "paymentIntentId": "pi_1", "amount": pounds(1000), "tipsAmount": null,
+            "totalAmount": pounds(1000), "reportedAmount": null, "capturedAmount": pounds(1000),
+            "refundedAmount": pounds(300), "refundableAmount": pounds(700), "captures": [], "payment": null,
+            "attempts": [
+                {"eventType": "Declined", "transactionDateTime": "1"},
+                {"eventType": "AuthChallenged", "transactionDateTime": "2"},
+                {"eventType": "Error", "transactionDateTime": "3"},
+            ],
+            "failure": null, "createdBy": "orders", "createdAt": "2026-11-20T12:00:00Z",
+            "updatedAt": "2026-11-20T12:00:00Z", "syncedAt": null, "expireAt": null,
+            "reference": "Order 1", "captureMode": "Auto",
+        });
+        let mut link: PaymentLink = serde_json::from_value(link).unwrap();
+        link.expire_at = Some(EXPIRY);
+        link
+    }
+
+    fn entry(kind: Kind, after: Status, detail: Value) -> Entry {
+        Entry {
+            id: "1".to_owned(),
+            kind,
+            status_before: Some(after),
+            status_after: after,
+            cause: Cause::Reconciliation,
+            detail: Some(detail),
+            occurred_at: datetime!(2026-11-21 12:00 UTC),
+        }
+    }
+
+    /// The events of a reconciliation that changed this, and left Dojo's status at `after`.
+    fn reconciled(changed: Value, after: Status, updated_at: OffsetDateTime) -> Vec<Event> {
+        let entry = entry(Kind::Reconciled, after, json!({ "changed": changed }));
+        let change = Change {
+            entry: &entry,
+            link: &link(),
+            accepted: Some(after),
+            dojo_updated_at: Some(updated_at),
+            revision: 4,
+        };
+        change.events().unwrap()
+    }
+
+    fn types(events: &[Event]) -> Vec<&str> {
+        events.iter().map(|event| event.happening.word()).collect()
+    }
+
+    #[test]
+    fn one_response_can_report_several_things() {
+        let changed = json!({
+            "confirmedStatus": {"from": "Created", "to": "Refunded"},
+            "capturedAmount": {"from": 0, "to": 1000},
+            "refundedAmount": {"from": 0, "to": 300},
+            "attempts": {"from": 1, "to": 3},
+        });
+        let events = reconciled(changed, Status::Refunded, EXPIRY);
+        assert_eq!(
+            types(&events),
+            [
+                "payment_link.attempt_declined",
+                "payment_link.captured",
+                "payment_link.refunded"
+            ]
+        );
+        let Happening::AttemptDeclined { attempt } = &events[0].happening else {
+            panic!("it is the first");
+        };
+        assert_eq!(attempt.event_type, "Error", "a challenge is no failure");
+        let refunded = Money {
+            value: 300,
+            currency_code: Currency::Gbp,
+        };
+        assert_eq!(events[2].happening, Happening::Refunded { refunded });
+        for event in &events {
+            let statuses = (event.status_before, event.status);
+            assert_eq!(statuses, (Status::Created, Status::Refunded));
+            assert_eq!(event.revision, 4);
+        }
+    }
+
+    #[test]
+    fn a_status_that_only_a_webhook_reported_is_no_event() {
+        let changed = json!({
+            "status": {"from": "Captured", "to": "Created"},
+            "confirmed": {"from": false, "to": true},
+        });
+        assert_eq!(
+            types(&reconciled(changed, Status::Created, EXPIRY)),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn a_link_that_dojo_canceled_after_its_expiry_has_expired() {
+        let changed = json!({"confirmedStatus": {"from": "Created", "to": "Canceled"}});
+        let before = EXPIRY - time::Duration::SECOND;
+        for (updated_at, expected) in [
+            (EXPIRY, "payment_link.expired"),
+            (before, "payment_link.canceled"),
+        ] {
+            let events = reconciled(changed.clone(), Status::Canceled, updated_at);
+            assert_eq!(types(&events), [expected]);
+        }
+    }
+
+    #[test]
+    fn an_authorization_and_its_reversal_are_told() {
+        let changed = json!({"confirmedStatus": {"from": "Created", "to": "Authorized"}});
+        let events = reconciled(changed, Status::Authorized, EXPIRY);
+        assert_eq!(types(&events), ["payment_link.authorized"]);
+        let changed = json!({"confirmedStatus": {"from": "Authorized", "to": "Reversed"}});
+        let events = reconciled(changed, Status::Reversed, EXPIRY);
+        assert_eq!(types(&events), ["payment_link.reversed"]);
+    }
+
+    #[test]
+    fn an_entry_of_an_earlier_version_has_the_status_before_too() {
+        let changed = json!({
+            "confirmed": {"from": false, "to": true},
+            "capturedAmount": {"from": 0, "to": 1000},
+        });
+        let events = reconciled(changed, Status::Captured, EXPIRY);
+        assert_eq!(types(&events), ["payment_link.captured"]);
+        assert_eq!(events[0].status_before, Status::Created);
+    }
+
+    #[test]
+    fn an_unconfirmed_operation_needs_attention() {
+        let detail = json!({"operationId": "op_1", "operation": "refund"});
+        let entry = entry(Kind::OperationUnconfirmed, Status::Captured, detail.clone());
+        let change = Change {
+            entry: &entry,
+            link: &link(),
+            accepted: Some(Status::Captured),
+            dojo_updated_at: None,
+            revision: 5,
+        };
+        let events = change.events().unwrap();
+        let types = types(&events);
+        assert_eq!(
+            types,
+            ["operation.unconfirmed", "payment_link.attention_required"]
+        );
+        let json = serde_json::to_value(&events[1]).unwrap();
+        assert_eq!(json["reason"], "operationUnconfirmed");
+        assert_eq!(json["detail"], detail);
+    }
+
+    #[test]
+    fn every_published_kind_becomes_an_event() {
+        for kind in Kind::ALL {
+            let detail = match kind {
+                Kind::Failed => json!({"reason": "rejected", "status": 400, "detail": "no"}),
+                _ => json!({"changed": {"capturedAmount": {"from": 0, "to": 1}}}),
+            };
+            let entry = entry(*kind, Status::Captured, detail);
+            let change = Change {
+                entry: &entry,
+                link: &link(),
+                accepted: Some(Status::Captured),
+                dojo_updated_at: None,
+                revision: 1,
+            };
+            let is_told = !change.events().unwrap().is_empty();
+            assert_eq!(is_told, kind.is_published(), "{kind:?}");
+        }
+    }
+}

@@ -1,17 +1,23 @@
 //! The feed: what it tells, in which order, and that no reader misses anything.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
+use axum::http::HeaderMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     commands::output_of,
     support::{
-        API_KEY, Answer, Service, TestApp, client, event, eventually, new_database, pounds,
-        program, send, ten_pounds, text, within,
+        API_KEY, Answer, Service, TestApp, client, empty_database, event, eventually, new_database,
+        port_of, postgres, pounds, program, proxy::Proxy, send, ten_pounds, text, through, within,
     },
 };
 
@@ -443,6 +449,203 @@ async fn the_trigger_selects_the_kinds_that_can_become_events() {
         let is_selected = definition.contains(&format!("'{}'::text", kind.as_str()));
         assert_eq!(is_selected, kind.is_published(), "{kind:?}: {definition}");
     }
+}
+
+/// A thousand requests wait on a replica that has two connections for all requests, and get one event.
+#[tokio::test]
+async fn waiting_requests_hold_no_connection() {
+    const READERS: usize = 1000;
+    let settings = [("DATABASE_MAX_CONNECTIONS", "2"), ("RUN_JOBS", "true")];
+    let app = TestApp::with(&settings).await;
+    let (_, after) = read_on(&app, None).await;
+    let path = format!("/v1/events?after={after}&wait=25");
+    let readers: Vec<_> = (0..READERS)
+        .map(|_| tokio::spawn(send(app.request(Method::GET, &path))))
+        .collect();
+    eventually("all of them wait", async || {
+        (app.metric("feed_waiting_readers").await >= 1000.0).then_some(())
+    })
+    .await;
+    let sessions: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dojo-payment-links'
+           AND datname = current_database()",
+    )
+    .fetch_one(&app.pool)
+    .await
+    .unwrap();
+    // The two, and one each for readiness, webhooks and announcements.
+    assert!(sessions <= 5, "{sessions}");
+    let link = app.created().await;
+    for reader in readers {
+        let page = reader.await.unwrap().expect(200).json();
+        assert_eq!(page["data"][0]["paymentLinkId"], link["id"]);
+    }
+}
+
+#[tokio::test]
+async fn too_many_waiting_requests_get_503() {
+    let app = TestApp::with(&[("MAX_READERS", "1"), ("RUN_JOBS", "true")]).await;
+    let (_, after) = read_on(&app, None).await;
+    let path = format!("?after={after}&wait=25");
+    let first = tokio::spawn(send(app.request(Method::GET, &format!("/v1/events{path}"))));
+    eventually("it waits", async || {
+        (app.metric("feed_waiting_readers").await >= 1.0).then_some(())
+    })
+    .await;
+    let second = app.events(&format!("?after={after}&wait=1")).await;
+    let problem = second.problem(503, "overloaded");
+    assert!(text(&problem["detail"]).contains("waiting for events"));
+    app.created().await;
+    first.await.unwrap().expect(200);
+}
+
+/// A pooler or a dead connection may swallow announcements.
+#[tokio::test]
+async fn events_that_are_not_announced_are_found() {
+    let database = new_database().await;
+    let proxy = Proxy::to(port_of(&database)).await;
+    let app = TestApp::on(through(proxy.port, &database), &[]).await;
+    let sequencer = Service::start(&database, &app.sandbox.url, JOBS).await;
+    let app = app.with_database(&database);
+    let (_, after) = read_on(&app, None).await;
+    eventually("the service listens", async || {
+        let listening: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND query = 'LISTEN \"feed\"'",
+        )
+        .fetch_one(&app.pool)
+        .await
+        .unwrap();
+        (listening == 2).then_some(())
+    })
+    .await;
+    proxy.silence();
+    // Only the connection that listens stays silent: all others are tested before they are used.
+    let link = eventually("the service works again", async || {
+        let answer = app.create(&ten_pounds("Order 1")).await;
+        (answer.status == 201).then(|| answer.json())
+    })
+    .await;
+    let page = app.events(&format!("?after={after}&wait=25")).await;
+    assert_eq!(
+        page.expect(200).json()["data"][0]["paymentLinkId"],
+        link["id"]
+    );
+    drop(sequencer);
+}
+
+#[tokio::test]
+async fn a_restored_dump_continues_the_feed() {
+    let app = TestApp::with(JOBS).await;
+    app.created().await;
+    let (events, after) = read_on_until(&app, 1).await;
+
+    let copy = empty_database().await;
+    dump_and_restore(&app.database_url, &copy);
+    let restored = TestApp::on(copy, JOBS).await;
+    let all = restored.events("").await.expect(200).json();
+    assert_eq!(all["data"], json!(events));
+    let link = restored.created().await;
+    let next = restored.events(&format!("?after={after}&wait=25")).await;
+    let next = next.expect(200).json();
+    assert_eq!(next["data"][0]["paymentLinkId"], link["id"]);
+    // The original never had that event.
+    app.events(&format!("?after={}", text(&next["after"])))
+        .await
+        .problem(410, "cursor-unknown");
+}
+
+fn dump_and_restore(from: &str, to: &str) {
+    let bin = postgres::bin_dir().unwrap();
+    let dump = Command::new(bin.join("pg_dump"))
+        .args(["--format=custom", "--dbname", from])
+        .output()
+        .unwrap();
+    assert!(
+        dump.status.success(),
+        "{}",
+        String::from_utf8_lossy(&dump.stderr)
+    );
+    let mut restore = Command::new(bin.join("pg_restore"))
+        .args(["--no-owner", "--exit-on-error", "--dbname", to])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = restore.stdin.take().unwrap();
+    input.write_all(&dump.stdout).unwrap();
+    drop(input);
+    assert!(restore.wait().unwrap().success());
+}
+
+#[tokio::test]
+async fn events_are_printed_and_forwarded_with_a_signature() {
+    let app = TestApp::with(JOBS).await;
+    let link = app.created().await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.events_until(&link, "payment_link.captured").await;
+    let (events, _) = read_on(&app, None).await;
+
+    let (receiver, mut received) = receiver().await;
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let output = tail(&app)
+        .args([
+            "--from-start",
+            "--forward-to",
+            &receiver,
+            "--secret",
+            secret,
+        ])
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success());
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let printed: Vec<Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(printed, events);
+    let outcomes = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        outcomes.contains("delivered (204): payment_link.captured evt_"),
+        "{outcomes}"
+    );
+    let webhook = standardwebhooks::Webhook::new(secret).unwrap();
+    for event in &events {
+        let (headers, body) = received.recv().await.unwrap();
+        webhook.verify(&body, &headers).unwrap();
+        assert_eq!(headers["webhook-id"], text(&event["id"]));
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), *event);
+    }
+
+    let after = outcomes.rsplit("--after ").next().unwrap().trim();
+    let output = tail(&app).args(["--after", after]).output().await.unwrap();
+    assert!(output.status.success() && output.stdout.is_empty());
+}
+
+/// The command, which ends at the end of the feed.
+fn tail(app: &TestApp) -> tokio::process::Command {
+    let mut command = tokio::process::Command::from(program());
+    command
+        .args(["events", "tail", "--no-wait"])
+        .env("DATABASE_URL", &app.database_url);
+    command
+}
+
+type Received = (HeaderMap, Vec<u8>);
+
+/// A server that accepts everything, and what it gets.
+async fn receiver() -> (String, mpsc::UnboundedReceiver<Received>) {
+    let (received, all) = mpsc::unbounded_channel();
+    let accept = axum::routing::post(async move |headers: HeaderMap, body: axum::body::Bytes| {
+        let _ = received.send((headers, body.to_vec()));
+        axum::http::StatusCode::NO_CONTENT
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().route("/hook", accept);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (format!("http://localhost:{}/hook", address.port()), all)
 }
 
 /// Many writers change links while replicas die at any moment. Every reader sees every change once, in the same order, and
