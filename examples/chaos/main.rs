@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, reason = "a program of several files")]
 
 mod alone;
+mod feed;
 mod operators;
 mod people;
 mod promise;
@@ -155,12 +156,19 @@ async fn run(seconds: u64, seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) 
         .into_iter()
         .filter(|(trouble, _)| stage.has(*trouble))
         .map(|(trouble, dice)| trouble.run(&stage, &damage, dice, until));
+    let feed_readers = [feed::Reader::default(), feed::Reader::default()];
+    let dice_for_feed = [dice(), dice()];
+    let followers = feed_readers
+        .iter()
+        .zip(dice_for_feed)
+        .map(|(reader, dice)| reader.follow(&stage, dice, until));
     // The first broken promise ends the run.
     tokio::try_join!(
         callers,
         merchant,
         try_join_all(readers),
         try_join_all(troubles),
+        try_join_all(followers),
     )?;
 
     let calm = Instant::now();
@@ -177,10 +185,10 @@ async fn run(seconds: u64, seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) 
     let took = calm.elapsed();
     // A webhook that its sender has given up on may still be on its way into the database, and is then reconciled. So a
     // promise counts as broken only if it still is after everything has settled once more.
-    let mut judged = verdict::judge(&stage, &books).await;
+    let mut judged = verdict::judge(&stage, &books, &feed_readers).await;
     if judged.is_err() {
         verdict::settled(&stage, any_time).await?;
-        judged = verdict::judge(&stage, &books).await;
+        judged = verdict::judge(&stage, &books, &feed_readers).await;
     }
     let findings = judged?;
     print_tally(&books, &damage, &findings, took);
@@ -246,6 +254,10 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
             findings.disputes,
             books.readings.get()
         ),
+    );
+    row(
+        "feed",
+        format!("{} events, read by two readers", findings.events),
     );
     row("settled in", format!("{:.1} s", took.as_secs_f64()));
 }

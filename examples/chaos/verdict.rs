@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    operators,
+    feed, operators,
     people::{Books, Outcome, text},
     promise::{Promise, broken},
     stage::{Result, Stage},
@@ -38,7 +38,8 @@ pub async fn settled(stage: &Stage, reconciled_after: OffsetDateTime) -> Result 
                 OR (due_at IS NOT NULL AND synced_at < $1)
              UNION ALL SELECT concat_ws(' ', 'operation', id, kind) FROM operations
                  WHERE status = 'Pending' OR due_at IS NOT NULL
-             UNION ALL SELECT concat_ws(' ', 'intent', id) FROM payment_intents WHERE due_at IS NOT NULL",
+             UNION ALL SELECT concat_ws(' ', 'intent', id) FROM payment_intents WHERE due_at IS NOT NULL
+             UNION ALL SELECT concat_ws(' ', 'change', entry_id) FROM feed_outbox",
         )
         .bind(reconciled_after)
         .fetch_all(&stage.database.pool)
@@ -110,6 +111,7 @@ pub struct Findings {
     pub disputes: usize,
     pub recoveries: usize,
     pub lost_operations: usize,
+    pub events: usize,
     done: HashMap<&'static str, usize>,
 }
 
@@ -121,7 +123,7 @@ impl Findings {
 }
 
 /// Checks every promise that can be judged at the end against what the sandbox knows.
-pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
+pub async fn judge(stage: &Stage, books: &Books, readers: &[feed::Reader]) -> Result<Findings> {
     let pool = &stage.database.pool;
     let intents = stage.dojo.look("payment-intents").await?;
     let deliveries = stage.dojo.look("deliveries").await?;
@@ -138,7 +140,9 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
 
     outcomes(books, &intents)?;
     keys(pool, books).await?;
-    agreement(&all_links(stage).await?, &intents)?;
+    let all_links = all_links(stage).await?;
+    agreement(&all_links, &intents)?;
+    let events = feed::judge(stage, readers, &all_links).await?;
     explained(&links, &timeline)?;
     operators::judge(books, &intents)?;
     let present = acknowledged(pool, &deliveries).await?;
@@ -148,6 +152,7 @@ pub async fn judge(stage: &Stage, books: &Books) -> Result<Findings> {
 
     let entries = |wanted: &dyn Fn(&Entry) -> bool| timeline.iter().filter(|e| wanted(e)).count();
     Ok(Findings {
+        events,
         links: links.len(),
         failed: links.iter().filter(|link| link.status == "Failed").count(),
         alive: intents.iter().filter(|intent| is_alive(intent)).count(),

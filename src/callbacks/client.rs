@@ -683,7 +683,7 @@ mod tests {
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
             for written in (0..LENGTH).step_by(1 << 16) {
-                if stream.write_all(&[b'a'; 1 << 16]).await.is_err() {
+                if stream.write_all(&[b'a'; 1 << 14]).await.is_err() {
                     return written;
                 }
             }

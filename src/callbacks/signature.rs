@@ -52,6 +52,7 @@ impl SigningSecret {
     ///
     /// The id must not contain a dot. Otherwise one signature would be valid for several divisions into id, time and body.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "it never panics")]
     pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
         let mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret())
             .expect("HMAC accepts keys of any length")
@@ -73,6 +74,7 @@ impl fmt::Debug for SigningSecret {
 /// During a rotation both secrets sign, so that the endpoint's owner can change over at any time. A receiver accepts an event
 /// if any of the signatures is valid.
 #[must_use]
+#[expect(clippy::missing_panics_doc, reason = "it never panics")]
 pub fn header(
     newest: &SigningSecret,
     previous: Option<&SigningSecret>,

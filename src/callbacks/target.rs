@@ -321,12 +321,11 @@ impl Class {
             IpAddr::V4(ip) if LOOPBACK.contains(&ip) || ip.is_unspecified() => Self::Loopback,
             IpAddr::V6(ip) if ip.is_loopback() || ip.is_unspecified() => Self::Loopback,
             IpAddr::V4(ip) if SPECIAL_V4.iter().any(|range| range.contains(&ip)) => Self::Private,
-            IpAddr::V4(_) => Self::Public,
             IpAddr::V6(ip) if NAT64.contains(&ip) => Self::Public,
             // All other public addresses are in this range. Listing what is special outside it would miss something.
             IpAddr::V6(ip) if !GLOBAL_UNICAST.contains(&ip) => Self::Private,
             IpAddr::V6(ip) if SPECIAL_V6.iter().any(|range| range.contains(&ip)) => Self::Private,
-            IpAddr::V6(_) => Self::Public,
+            IpAddr::V4(_) | IpAddr::V6(_) => Self::Public,
         }
     }
 }

@@ -377,7 +377,7 @@ mod tests {
     }
 
     /// The events of a reconciliation that changed this, and left Dojo's status at `after`.
-    fn reconciled(changed: Value, after: Status, updated_at: OffsetDateTime) -> Vec<Event> {
+    fn reconciled(changed: &Value, after: Status, updated_at: OffsetDateTime) -> Vec<Event> {
         let entry = entry(Kind::Reconciled, after, json!({ "changed": changed }));
         let change = Change {
             entry: &entry,
@@ -401,7 +401,7 @@ mod tests {
             "refundedAmount": {"from": 0, "to": 300},
             "attempts": {"from": 1, "to": 3},
         });
-        let events = reconciled(changed, Status::Refunded, EXPIRY);
+        let events = reconciled(&changed, Status::Refunded, EXPIRY);
         assert_eq!(
             types(&events),
             [
@@ -433,7 +433,7 @@ mod tests {
             "confirmed": {"from": false, "to": true},
         });
         assert_eq!(
-            types(&reconciled(changed, Status::Created, EXPIRY)),
+            types(&reconciled(&changed, Status::Created, EXPIRY)),
             [""; 0]
         );
     }
@@ -446,7 +446,7 @@ mod tests {
             (EXPIRY, "payment_link.expired"),
             (before, "payment_link.canceled"),
         ] {
-            let events = reconciled(changed.clone(), Status::Canceled, updated_at);
+            let events = reconciled(&changed, Status::Canceled, updated_at);
             assert_eq!(types(&events), [expected]);
         }
     }
@@ -454,10 +454,10 @@ mod tests {
     #[test]
     fn an_authorization_and_its_reversal_are_told() {
         let changed = json!({"confirmedStatus": {"from": "Created", "to": "Authorized"}});
-        let events = reconciled(changed, Status::Authorized, EXPIRY);
+        let events = reconciled(&changed, Status::Authorized, EXPIRY);
         assert_eq!(types(&events), ["payment_link.authorized"]);
         let changed = json!({"confirmedStatus": {"from": "Authorized", "to": "Reversed"}});
-        let events = reconciled(changed, Status::Reversed, EXPIRY);
+        let events = reconciled(&changed, Status::Reversed, EXPIRY);
         assert_eq!(types(&events), ["payment_link.reversed"]);
     }
 
@@ -467,7 +467,7 @@ mod tests {
             "confirmed": {"from": false, "to": true},
             "capturedAmount": {"from": 0, "to": 1000},
         });
-        let events = reconciled(changed, Status::Captured, EXPIRY);
+        let events = reconciled(&changed, Status::Captured, EXPIRY);
         assert_eq!(types(&events), ["payment_link.captured"]);
         assert_eq!(events[0].status_before, Status::Created);
     }

@@ -585,16 +585,10 @@ async fn events_are_printed_and_forwarded_with_a_signature() {
     app.events_until(&link, "payment_link.captured").await;
     let (events, _) = read_on(&app, None).await;
 
-    let (receiver, mut received) = receiver().await;
+    let (url, mut received) = receiver().await;
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let output = tail(&app)
-        .args([
-            "--from-start",
-            "--forward-to",
-            &receiver,
-            "--secret",
-            secret,
-        ])
+        .args(["--from-start", "--forward-to", &url, "--secret", secret])
         .output()
         .await
         .unwrap();
