@@ -105,7 +105,7 @@ impl Stage {
             troubles,
             key: RefCell::default(),
         };
-        let scopes = "links:read,links:write,payments:manage";
+        let scopes = "links:read,links:write,payments:manage,events:read";
         let key = stage
             .command(&["api-keys", "create", "--name", CLIENT, "--scopes", scopes])
             .await?;
