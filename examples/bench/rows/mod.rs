@@ -1,6 +1,7 @@
 //! The rows of the benchmark.
 
 mod creations;
+mod feed;
 mod process;
 mod reads;
 mod webhooks;
@@ -30,6 +31,8 @@ pub enum Row {
     List,
     /// webhooks with many links and stored events
     FullDatabase,
+    /// how soon a reader of the feed gets a change
+    Feed,
     /// memory, idle and under load
     Memory,
     /// how long a start takes
@@ -48,6 +51,7 @@ impl Row {
             Self::Revocation => "revocation",
             Self::List => "list",
             Self::FullDatabase => "full-database",
+            Self::Feed => "feed",
             Self::Memory => "memory",
             Self::Start => "start",
         }
@@ -65,6 +69,7 @@ impl Row {
             Self::Revocation => reads::revocation(lab, report).await,
             Self::List => reads::list(lab, report).await,
             Self::FullDatabase => webhooks::full_database(lab, report).await,
+            Self::Feed => feed::delay(lab, report).await,
             Self::Memory => process::memory(lab, report).await,
             Self::Start => process::start(lab, report).await,
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use rand::{RngExt, rngs::StdRng};
 use reqwest::StatusCode;
+use sqlx::PgPool;
 use tokio::time::{Instant, sleep};
 
 use super::{Damage, Trouble, pause, ready_again};
@@ -158,4 +159,29 @@ async fn tells_of_read_only(stage: &Stage, replica: &Replica) -> Result {
         sleep(Duration::from_millis(100)).await;
     }
     Ok(())
+}
+
+/// Locks some of the newest links, which are about to receive webhooks, as another program's transaction does.
+pub async fn locks(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Instant) -> Result {
+    while pause(&mut rng, 1000..4000, until).await {
+        let (links, length) = (rng.random_range(1..=4), rng.random_range(200..2500));
+        // An outage ends the session, and the locks with it.
+        if lock(&stage.database.pool, links, Duration::from_millis(length))
+            .await
+            .is_ok()
+        {
+            damage.note(Trouble::LockedLinks);
+        }
+    }
+    Ok(())
+}
+
+async fn lock(pool: &PgPool, links: i64, length: Duration) -> sqlx::Result<()> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("SELECT FROM payment_links ORDER BY created_at DESC, id DESC LIMIT $1 FOR UPDATE SKIP LOCKED")
+        .bind(links)
+        .execute(&mut *transaction)
+        .await?;
+    sleep(length).await;
+    transaction.rollback().await
 }

@@ -54,6 +54,8 @@ pub enum Trouble {
     ReadOnlyDatabase,
     /// the callers' API key is rotated, and the old one ends at once
     RotatedKeys,
+    /// another session locks some of the newest links
+    LockedLinks,
 }
 
 impl Trouble {
@@ -81,6 +83,7 @@ impl Trouble {
             Self::SilentDatabase => database::silence(stage, damage, rng, until).await,
             Self::ReadOnlyDatabase => database::read_only(stage, damage, rng, until).await,
             Self::RotatedKeys => keys::rotations(stage, damage, rng, until).await,
+            Self::LockedLinks => database::locks(stage, damage, rng, until).await,
             Self::Forgeries => dojo::forgeries(stage, damage, rng, until).await,
             // Happens between the operators' own refunds: see `operators`.
             Self::PortalRefunds => Ok(()),
