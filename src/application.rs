@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     api::{self, AppState, Background},
@@ -123,9 +123,9 @@ impl Application {
             .into());
         }
         warn_of_unconfigured_accounts(&pool, &accounts).await;
-        if let Some(key) = bootstrap_key {
-            save_bootstrap_key(&pool, &key).await?;
-            warn_of_ending_bootstrap_key(&pool, &key).await;
+        if let Some(key) = bootstrap_key.as_ref().filter(|_| claimed.is_some()) {
+            save_bootstrap_key(&pool, key).await?;
+            warn_of_ending_bootstrap_key(&pool, key).await;
         }
 
         let endpoint = settings.traces.otel_exporter_otlp_endpoint.as_ref();
@@ -136,7 +136,8 @@ impl Application {
         let metrics = telemetry::init_metrics()?;
         let (wake, stop_jobs) = (Arc::new(Notify::new()), CancellationToken::new());
         if claimed.is_none() {
-            tasks.spawn(claim_later(pool.clone(), environment, stop_jobs.clone()));
+            let stop = stop_jobs.clone();
+            tasks.spawn(claim_later(pool.clone(), environment, bootstrap_key, stop));
         }
         if settings.jobs.run_jobs {
             for account in accounts.iter() {
@@ -255,14 +256,29 @@ async fn save_bootstrap_key(pool: &PgPool, key: &ApiKey) -> Result<(), StartErro
     })
 }
 
-/// Stores the environment in the database as soon as the database is reachable. Until then no link can be saved, and
-/// `/readyz`, which writes nothing, reports that the service isn't ready.
-async fn claim_later(pool: PgPool, environment: Environment, stop: CancellationToken) {
-    while store::deployment::claim(&pool, environment).await.is_err() {
+/// Stores the environment, and the bootstrap key if there is one, in the database as soon as the database is reachable. Until
+/// then no link can be saved, and `/readyz`, which writes nothing, reports that the service isn't ready.
+async fn claim_later(
+    pool: PgPool,
+    environment: Environment,
+    bootstrap_key: Option<ApiKey>,
+    stop: CancellationToken,
+) {
+    let stored = loop {
+        if let Ok(stored) = store::deployment::claim(&pool, environment).await {
+            break stored;
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
+    };
+    // A database of the other environment gets nothing from this service.
+    if let Some(key) = bootstrap_key.filter(|_| stored == environment) {
+        if let Err(error) = save_bootstrap_key(&pool, &key).await {
+            error!(error = %telemetry::causes(&error), "the bootstrap key was not stored");
+        }
+        warn_of_ending_bootstrap_key(&pool, &key).await;
     }
 }
 

@@ -75,7 +75,7 @@ async fn an_unmigrated_database_is_not_ready() {
 
 /// A service that doesn't migrate, on a database without migrations.
 async fn unmigrated(database: &str) -> TestApp {
-    let settings = [("MIGRATE_ON_START", "false"), ("BOOTSTRAP_API_KEY", "")];
+    let settings = [("MIGRATE_ON_START", "false")];
     TestApp::on(database.to_owned(), &settings).await
 }
 
@@ -105,6 +105,10 @@ async fn a_database_that_is_migrated_later_is_claimed_before_the_service_is_read
         .await
         .unwrap();
     assert_eq!(held, "sandbox");
+    eventually("the bootstrap key works", async || {
+        (app.get("/v1/payment-links").await.status == 200).then_some(())
+    })
+    .await;
     let real = program()
         .arg("serve")
         .env("DATABASE_URL", &database)
