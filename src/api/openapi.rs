@@ -15,7 +15,7 @@ use super::{
     problem_type::{PREFIX, ProblemType},
     sort::Sort,
 };
-use crate::payment_link::{NewPaymentLink, timeline};
+use crate::payment_link::{NewPaymentLink, feed::Happening, timeline};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -94,6 +94,7 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
     // Neither text nor an object: tools read YAML as one or the other.
     document["paths"]["/openapi.yaml"]["get"]["responses"]["200"]["content"]["application/yaml"]
         ["schema"] = json!({});
+    list_event_types(&mut document);
     declare_headers(&mut document);
     name_scopes(&mut document);
     // Not part of OpenAPI, but many renderers know it.
@@ -102,6 +103,17 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
         {"name": "For Dojo and for operators", "tags": ["Webhooks", "Service"]},
     ]);
     document
+}
+
+/// Lists the types of events where they can be chosen.
+fn list_event_types(document: &mut Value) {
+    let types: Vec<_> = Happening::TYPES.iter().map(|(word, _)| *word).collect();
+    let parameters = document["paths"]["/v1/events"]["get"]["parameters"].as_array_mut();
+    for parameter in parameters.into_iter().flatten() {
+        if parameter["name"] == "types" {
+            parameter["schema"]["items"] = json!({"type": "string", "enum": types});
+        }
+    }
 }
 
 /// Declares the headers of responses.

@@ -75,7 +75,8 @@ pub struct Delivery<'a> {
     pub body: &'a str,
     /// From [`signature::header`](super::signature::header).
     pub signature: &'a HeaderValue,
-    /// A header that the endpoint's owner wants, for example to authenticate us. Ignored unless [`may_set`] accepts its name.
+    /// A header that the endpoint's owner wants, for example to authenticate us. Ignored unless [`may_set`] accepts its
+    /// name.
     pub header: Option<(&'a HeaderName, &'a HeaderValue)>,
 }
 
@@ -262,8 +263,8 @@ impl CallbackClient {
             .map_err(|error| Outcome::of_error(&error))
     }
 
-    /// Resolves a URL's host. If any of its addresses isn't permitted, none is used: a mix of public and private addresses is
-    /// either a mistake or an attack.
+    /// Resolves a URL's host. If any of its addresses isn't permitted, none is used: a mix of public and private addresses
+    /// is either a mistake or an attack.
     async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, Outcome> {
         let (host, port) = url
             .host()
@@ -299,8 +300,8 @@ impl CallbackClient {
         }
     }
 
-    /// A client for one request, which connects to one of these addresses whatever the name. If the URL's host is an address,
-    /// reqwest connects to it without resolving anything.
+    /// A client for one request, which connects to one of these addresses whatever the name. If the URL's host is an
+    /// address, reqwest connects to it without resolving anything.
     fn connecting_to(&self, addresses: Vec<SocketAddr>) -> Result<Client, reqwest::Error> {
         Client::builder()
             .tls_backend_preconfigured(self.tls.clone())
@@ -675,26 +676,20 @@ mod tests {
 
     #[tokio::test]
     async fn the_rest_of_a_large_body_is_not_read() {
-        const LENGTH: usize = 10 << 20;
-
         let (listener, port) = listen().await;
-        let written = tokio::spawn(async move {
+        let server = tokio::spawn(async move {
             let (mut stream, _) = accept(&listener).await;
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n");
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n";
             stream.write_all(head.as_bytes()).await.unwrap();
-            for written in (0..LENGTH).step_by(1 << 16) {
-                if stream.write_all(&[b'a'; 1 << 14]).await.is_err() {
-                    return written;
-                }
-            }
-            LENGTH
+            // The system buffers some megabytes, so that a body of a certain length might be written completely.
+            while stream.write_all(&[b'a'; 1 << 14]).await.is_ok() {}
         });
         let client = client(&format!("127.0.0.1:{port}"));
         let attempt = deliver(&client, &format!("http://127.0.0.1:{port}/")).await;
         assert_eq!(attempt.outcome, Outcome::Delivered);
         assert_eq!(attempt.body.unwrap(), "a".repeat(LONGEST_BODY));
-        // The connection was closed while most of the body was in the server's hands.
-        assert!(written.await.unwrap() < LENGTH);
+        // The connection was closed, although the body would have gone on.
+        server.await.unwrap();
     }
 
     #[tokio::test]

@@ -71,8 +71,8 @@ impl fmt::Debug for SigningSecret {
 
 /// The value of [`SIGNATURE_HEADER`].
 ///
-/// During a rotation both secrets sign, so that the endpoint's owner can change over at any time. A receiver accepts an event
-/// if any of the signatures is valid.
+/// During a rotation both secrets sign, so that the endpoint's owner can change over at any time. A receiver accepts an
+/// event if any of the signatures is valid.
 #[must_use]
 #[expect(clippy::missing_panics_doc, reason = "it never panics")]
 pub fn header(

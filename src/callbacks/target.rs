@@ -21,9 +21,9 @@ pub const LONGEST_URL: usize = 2048;
 /// The text is a comma-separated list of networks such as `10.0.0.0/8`, and hosts with or without a port such as
 /// `hooks.internal:8080` or `[::1]:3000`. A host is a name or an address. Without a port, all its ports are permitted.
 ///
-/// Loopback addresses and the metadata services of clouds need an entry each, because a network is easily written larger than
-/// it was meant. A name permits whatever private address it resolves to. But whoever controls the name's DNS records could
-/// point it at any address, so it doesn't permit loopback addresses or metadata services.
+/// Loopback addresses and the metadata services of clouds need an entry each, because a network is easily written larger
+/// than it was meant. A name permits whatever private address it resolves to. But whoever controls the name's DNS records
+/// could point it at any address, so it doesn't permit loopback addresses or metadata services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allow {
     networks: Vec<IpNet>,
@@ -267,7 +267,8 @@ fn is_localhost(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
-/// Google's metadata service accepts requests by name only. The others are reached by address, and have no name of their own.
+/// Google's metadata service accepts requests by name only. The others are reached by address, and have no name of their
+/// own.
 fn is_metadata_name(name: &str) -> bool {
     matches!(name, "metadata.google.internal" | "metadata.goog")
 }
