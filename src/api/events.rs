@@ -53,8 +53,8 @@ struct Parameters {
     /// The maximum number of events to return. 50 if omitted.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<i64>,
-    /// Only events of these types, separated by commas.
-    #[param(style = Form, explode = false, example = json!(["payment_link.captured", "payment_link.refunded"]))]
+    /// Only events of this type. Repeat the parameter, or separate types by commas, to allow several.
+    #[param(example = json!(["payment_link.captured", "payment_link.refunded"]))]
     types: Option<Vec<String>>,
     /// Only events about links of this account.
     #[param(min_length = 1, max_length = 60)]
@@ -106,7 +106,13 @@ async fn list(
     let filter = Filter {
         open: caller.accounts(),
         account: query.take("account", "1 to 60 characters", one_to_sixty),
-        types: query.take("types", "types of events, separated by commas", types),
+        types: query.any_of(
+            "types",
+            &Happening::TYPES
+                .iter()
+                .map(|(word, _)| *word)
+                .collect::<Vec<_>>(),
+        ),
         link: query.take("paymentLinkId", "the id of a payment link", |text| {
             text.parse::<PaymentLinkId>().ok()
         }),
@@ -170,14 +176,4 @@ async fn wait_and_read(
             () = state.stop.cancelled() => return Ok(page),
         }
     }
-}
-
-/// Types separated by commas, if all of them exist.
-fn types(text: &str) -> Option<Vec<String>> {
-    let is_type = |word: &&str| Happening::TYPES.iter().any(|(known, _)| known == word);
-    let words: Vec<_> = text.split(',').collect();
-    words
-        .iter()
-        .all(is_type)
-        .then(|| words.into_iter().map(str::to_owned).collect())
 }

@@ -393,7 +393,7 @@ async fn list(
     let filter = store::operations::Filter {
         open: caller.accounts(),
         account: query.take("account", "1 to 60 characters", one_to_sixty),
-        statuses: query.statuses(&OperationStatus::ALL.map(OperationStatus::as_str)),
+        statuses: query.any_of("status", &OperationStatus::ALL.map(OperationStatus::as_str)),
     };
     let limit = query.limit();
     let after = query.take("after", AFTER, |text| text.parse::<OperationId>().ok());

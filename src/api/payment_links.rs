@@ -334,7 +334,7 @@ async fn list(
     let filter = Filter {
         open: caller.accounts(),
         account: query.take("account", "1 to 60 characters", one_to_sixty),
-        statuses: query.statuses(&Status::ALL.map(Status::as_str)),
+        statuses: query.any_of("status", &Status::ALL.map(Status::as_str)),
         reference: query.take("reference", "1 to 60 characters", one_to_sixty),
         payment_intent_id: query.take("paymentIntentId", "an id", |text| Some(text.to_owned())),
         metadata: query.entries("metadata"),

@@ -131,18 +131,19 @@ impl<'a> Query<'a> {
         (!entries.is_empty()).then_some(entries)
     }
 
-    /// Reads the parameter `status`, which may be repeated. Each value must be one of `allowed`.
-    pub(super) fn statuses(&mut self, allowed: &[&str]) -> Option<Vec<String>> {
+    /// Reads a parameter that may be repeated, and whose values may be separated by commas. Each must be one of `allowed`.
+    pub(super) fn any_of(&mut self, name: &str, allowed: &[&str]) -> Option<Vec<String>> {
         let (mine, others): (Vec<_>, _) =
-            self.pairs.drain(..).partition(|(name, _)| name == "status");
+            self.pairs.drain(..).partition(|(given, _)| given == name);
         self.pairs = others;
         let (known, unknown): (Vec<_>, Vec<_>) = mine
-            .into_iter()
-            .map(|(_, value)| value.into_owned())
+            .iter()
+            .flat_map(|(_, values)| values.split(','))
+            .map(str::to_owned)
             .partition(|value| allowed.contains(&value.as_str()));
         if !unknown.is_empty() {
             self.faults.push(Fault::new(
-                "status",
+                name,
                 format!("must be one of {}", allowed.join(", ")),
             ));
         }
@@ -191,7 +192,7 @@ mod tests {
         let mut query = Query::new(Some("limit=0&account=a&color=red&account=b&status=Paid"));
         assert_eq!(query.limit(), 50);
         assert_eq!(query.take("account", "a name", one_to_sixty), None);
-        assert_eq!(query.statuses(&["Created", "Captured"]), None);
+        assert_eq!(query.any_of("status", &["Created", "Captured"]), None);
         let Err(Error::Invalid(faults)) = query.finish() else {
             panic!("the query has faults");
         };
