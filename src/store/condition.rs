@@ -60,6 +60,7 @@ pub async fn readiness(pool: &PgPool, environment: Environment) -> Result<Readin
         pool.discard_read_only();
         return Ok(Readiness::ReadOnly);
     }
+    pool.found_writable();
     if commits_hang(pool).await? {
         return Ok(Readiness::CommitsHang);
     }

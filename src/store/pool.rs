@@ -12,7 +12,10 @@ use std::{
     io,
     ops::{Deref, DerefMut},
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -78,14 +81,18 @@ pub struct PgPool {
 /// When all open connections were last discarded. Those that were opened before are not used again: one of them turned out
 /// to be dead, or to lead to a read-only server, and the others most likely are the same.
 #[derive(Debug, Clone, Default)]
-struct Discarded(Arc<Mutex<Option<Instant>>>);
+struct Discarded {
+    at: Arc<Mutex<Option<Instant>>>,
+    /// Whether the server was found read-only, and not writable since.
+    read_only: Arc<AtomicBool>,
+}
 
 impl Discarded {
     /// Discards every connection that is open now.
     fn discard_all(&self, reason: &'static str) {
         metrics::counter!("database_connections_discarded_total", "reason" => reason).increment(1);
         // A time can't be half changed.
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Discards every open connection, because the server is read-only. The same address may lead to the primary by now.
@@ -94,7 +101,8 @@ impl Discarded {
     /// opening connections costs the server more than rejecting writes. Returns whether it did.
     fn discard_read_only(&self) -> bool {
         const PAUSE: Duration = Duration::from_secs(1);
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read_only.store(true, Ordering::Relaxed);
+        let last = *self.at.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| last.elapsed() < PAUSE) {
             return false;
         }
@@ -105,7 +113,7 @@ impl Discarded {
 
     /// Whether a connection that was opened this long ago has been discarded.
     fn includes(&self, age: Duration) -> bool {
-        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = *self.at.lock().unwrap_or_else(PoisonError::into_inner);
         until.is_some_and(|until| age >= until.elapsed())
     }
 }
@@ -308,6 +316,14 @@ impl PgPool {
     /// Discards every open connection, because the server is read-only, unless that happened a moment ago.
     pub(super) fn discard_read_only(&self) {
         self.discarded.discard_read_only();
+    }
+
+    /// Notes that the server is writable. If it was read-only before, discards the connections that were opened for reading
+    /// meanwhile: they lead to the standby, and the first write on each would fail.
+    pub(super) fn found_writable(&self) {
+        if self.discarded.read_only.swap(false, Ordering::Relaxed) {
+            self.discarded.discard_all("read_only");
+        }
     }
 
     /// Updates the metrics that show how much of the pool is in use, and closes connections that haven't been used for long.
