@@ -45,7 +45,7 @@ pub(super) fn shape(document: &mut Value) {
     name_variants(schemas, "Cause");
     distribute(schemas, "Event");
     name_variants(schemas, "Event");
-    for (kind, _) in Happening::TYPES {
+    for kind in Happening::TYPES {
         require_all(&mut schemas[format!("{}Event", pascal(kind))], &[]);
     }
     type_entries(schemas);

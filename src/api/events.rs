@@ -106,13 +106,7 @@ async fn list(
     let filter = Filter {
         open: caller.accounts(),
         account: query.take("account", "1 to 60 characters", one_to_sixty),
-        types: query.any_of(
-            "types",
-            &Happening::TYPES
-                .iter()
-                .map(|(word, _)| *word)
-                .collect::<Vec<_>>(),
-        ),
+        types: query.any_of("types", Happening::TYPES),
         link: query.take("paymentLinkId", "the id of a payment link", |text| {
             text.parse::<PaymentLinkId>().ok()
         }),

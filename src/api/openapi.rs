@@ -107,11 +107,10 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
 
 /// Lists the types of events where they can be chosen.
 fn list_event_types(document: &mut Value) {
-    let types: Vec<_> = Happening::TYPES.iter().map(|(word, _)| *word).collect();
     let parameters = document["paths"]["/v1/events"]["get"]["parameters"].as_array_mut();
     for parameter in parameters.into_iter().flatten() {
         if parameter["name"] == "types" {
-            parameter["schema"]["items"] = json!({"type": "string", "enum": types});
+            parameter["schema"]["items"] = json!({"type": "string", "enum": Happening::TYPES});
         }
     }
 }

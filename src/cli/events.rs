@@ -77,8 +77,8 @@ fn cursor(text: &str) -> std::result::Result<Cursor, Expected> {
 }
 
 fn event_type(text: &str) -> std::result::Result<String, Expected> {
-    let is_known = Happening::TYPES.iter().any(|(known, _)| *known == text);
-    is_known
+    Happening::TYPES
+        .contains(&text)
         .then(|| text.to_owned())
         .ok_or_else(|| Expected::new("a type of events, such as payment_link.captured"))
 }

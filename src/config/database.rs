@@ -20,9 +20,9 @@ pub struct DatabaseSettings {
     #[arg(long, env = "DATABASE_URL_FILE", value_name = "FILE", value_parser = path())]
     database_url_file: Option<PathBuf>,
 
-    /// The maximum number of connections to the database. Each replica opens one more for `/readyz`, one more to store
-    /// webhooks, one to listen for events, and two more while it migrates. The total over all replicas must stay below Postgres's
-    /// `max_connections`.
+    /// The maximum number of connections to the database. Each replica opens one more for `/readyz`, one to store
+    /// webhooks, one to listen for events, and two while it migrates. The total over all replicas must stay below
+    /// Postgres's `max_connections`.
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", default_value_t = 10, value_name = "N",
           value_parser = number(1..=1000_u32))]
     pub database_max_connections: u32,

@@ -93,9 +93,7 @@ impl Pruning {
             }
         }
     }
-}
 
-impl Pruning {
     /// Removes the old events of the feed, a batch at a time. Returns how many there were.
     async fn prune_feed(&self) -> u64 {
         let mut removed = 0;

@@ -63,8 +63,8 @@ macro_rules! happenings {
         }
 
         impl Happening {
-            /// Every type of event, with what it means.
-            pub const TYPES: &[(&str, &str)] = &[$(($word, concat!($($about),+))),*];
+            /// Every type of event.
+            pub const TYPES: &[&str] = &[$($word),*];
 
             /// The event's type.
             #[must_use]

@@ -4,6 +4,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use time::OffsetDateTime;
@@ -27,17 +28,14 @@ const CHANNEL: &str = "feed";
 /// What a call of [`sequence`] did.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sequenced {
-    /// How many changes were given positions.
-    pub changes: usize,
     /// Whether more may be waiting.
     pub more: bool,
-    /// How long ago the oldest of these changes was recorded, in seconds. `None` if there were none.
+    /// How long ago the oldest change that got its position was recorded, in seconds. `None` if none did.
     pub delay: Option<f64>,
 }
 
 impl Sequenced {
     const NOTHING: Self = Self {
-        changes: 0,
         more: false,
         delay: None,
     };
@@ -76,10 +74,9 @@ pub async fn sequence(pool: &PgPool) -> Result<Sequenced, Error> {
     .fetch_all(&mut *transaction)
     .await?;
 
-    let changes = rows.len();
+    let more = i64::try_from(rows.len()) == Ok(BATCH);
     let oldest = rows.first().map(|row| row.occurred_at);
-    let mut entries = Vec::with_capacity(changes);
-    let mut events = Vec::with_capacity(changes);
+    let (mut entries, mut events) = (Vec::new(), Vec::new());
     for row in rows {
         entries.push(row.id);
         let entry = StoredEntry {
@@ -126,17 +123,16 @@ pub async fn sequence(pool: &PgPool) -> Result<Sequenced, Error> {
     .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(Sequenced {
-        changes,
-        more: i64::try_from(changes).is_ok_and(|changes| changes == BATCH),
-        delay,
-    })
+    Ok(Sequenced { more, delay })
 }
 
 /// The events that a change consists of. `link` is its link's row as the change left it.
 fn events_of(entry: StoredEntry, link: serde_json::Value) -> Result<Vec<Event>, Error> {
-    let state: LinkState = from_json(link.clone())?;
-    let row: Row = from_json(link)?;
+    let LinkThen {
+        row,
+        revision,
+        dojo_updated_at,
+    } = from_json(link)?;
     let accepted = row
         .status
         .parse()
@@ -147,17 +143,19 @@ fn events_of(entry: StoredEntry, link: serde_json::Value) -> Result<Vec<Event>, 
         entry: &entry,
         link: &link,
         accepted,
-        dojo_updated_at: state.dojo_updated_at,
-        revision: state.revision,
+        dojo_updated_at,
+        revision,
     };
     change
         .events()
         .map_err(|error| Error::Unreadable(error.to_string()))
 }
 
-/// What a link's row contains besides [`Row`].
-#[derive(serde::Deserialize)]
-struct LinkState {
+/// A link's row as it is in the outbox.
+#[derive(Deserialize)]
+struct LinkThen {
+    #[serde(flatten)]
+    row: Row,
     revision: i64,
     #[serde(default, with = "time::serde::rfc3339::option")]
     dojo_updated_at: Option<OffsetDateTime>,
@@ -335,7 +333,7 @@ pub async fn read(
             RawValue::from_string(event).map_err(|error| Error::Unreadable(error.to_string()))?;
         events.push(event);
     }
-    let is_full = i64::try_from(events.len()).is_ok_and(|read| read == limit);
+    let is_full = i64::try_from(events.len()) == Ok(limit);
     let after = if is_full { last } else { until };
     Ok(Ok(Page {
         events,
