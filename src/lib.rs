@@ -39,5 +39,6 @@ pub mod golive;
 pub mod jobs;
 pub mod payment_link;
 pub mod protocol;
+mod retry_after;
 pub mod store;
 pub mod telemetry;

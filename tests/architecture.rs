@@ -30,10 +30,14 @@ const FORBIDDEN_CRATES: &[(&str, &[&str])] = &[
 const ALLOWED_MODULES: &[(&str, &[&str])] = &[
     ("payment_link", &[]),
     ("api_key", &[]),
-    ("callbacks", &[]),
+    ("callbacks", &["retry_after"]),
+    ("retry_after", &[]),
     ("config", &["api_key", "payment_link"]),
     ("telemetry", &["config", "payment_link"]),
-    ("dojo", &["config", "payment_link", "telemetry"]),
+    (
+        "dojo",
+        &["config", "payment_link", "retry_after", "telemetry"],
+    ),
     ("store", &["config", "dojo", "payment_link"]),
     ("protocol", &["dojo", "payment_link", "store", "telemetry"]),
     (

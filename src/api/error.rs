@@ -99,9 +99,15 @@ pub(crate) enum Error {
     Overloaded,
     #[error("too many requests are waiting for events")]
     TooManyReaders,
-    #[error("events behind this after have been removed")]
+    #[error(
+        "events behind this after have been removed: list the links that changed since you last read the feed, then read \
+         the feed without after"
+    )]
     EventsRemoved,
-    #[error("this after is not a place in this feed")]
+    #[error(
+        "this after is not a place in this feed: list the links that changed since you last read the feed, then read the \
+         feed without after"
+    )]
     CursorUnknown,
     #[error("the signature is missing or does not match the body")]
     BadSignature,

@@ -17,7 +17,6 @@ use reqwest::{
 };
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
-use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 use tokio::{net::lookup_host, time::timeout};
 use url::{Host, Url};
 
@@ -25,6 +24,7 @@ use super::{
     signature::{ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER},
     target::{Allow, check_url},
 };
+use crate::retry_after::retry_after;
 
 /// The part of a response's body that is kept, in bytes.
 pub const LONGEST_BODY: usize = 1024;
@@ -335,7 +335,7 @@ async fn read(mut response: Response) -> Attempt {
 
     let status = response.status();
     let mut outcome = Outcome::of_status(status);
-    let retry_after = retry_after(&response);
+    let retry_after = retry_after(&response, LONGEST_WAIT);
     let mut bytes = Vec::new();
     while bytes.len() < ENOUGH {
         match response.chunk().await {
@@ -364,23 +364,6 @@ fn text(bytes: &[u8]) -> Option<String> {
     let mut text = String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}");
     text.truncate(text.floor_char_boundary(LONGEST_BODY));
     (!text.is_empty()).then_some(text)
-}
-
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
-    wait_until(text.trim(), OffsetDateTime::now_utc())
-}
-
-fn wait_until(text: &str, now: OffsetDateTime) -> Option<Duration> {
-    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Only a number that is too large fails to parse.
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        let at = OffsetDateTime::parse(text, &Rfc2822).ok()?;
-        // A date in the past means no wait.
-        Duration::try_from(at - now).unwrap_or_default()
-    };
-    Some(wait.min(LONGEST_WAIT))
 }
 
 /// Resolves names as the system does.
@@ -420,7 +403,6 @@ mod tests {
 
     use proptest::prelude::*;
     use rustls::RootCertStore;
-    use time::macros::datetime;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
@@ -1011,33 +993,6 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms_and_capped() {
-        let now = datetime!(2026-11-24 12:00 UTC);
-        let wait = |text| wait_until(text, now).map(|wait| wait.as_secs());
-        assert_eq!(wait("0"), Some(0));
-        assert_eq!(wait("120"), Some(120));
-        assert_eq!(wait("Tue, 24 Nov 2026 12:02:00 GMT"), Some(120));
-        assert_eq!(wait("Tue, 24 Nov 2026 11:00:00 GMT"), Some(0), "past");
-        for absurd in [
-            "86401",
-            "99999999999999999999999999",
-            "Fri, 31 Dec 9999 23:59:59 GMT",
-        ] {
-            assert_eq!(wait(absurd), Some(86400), "{absurd}");
-        }
-        for nonsense in [
-            "",
-            "-5",
-            "+5",
-            "1.5",
-            "soon",
-            "Fri, 31 Dec 99999 23:59:59 GMT",
-        ] {
-            assert_eq!(wait(nonsense), None, "{nonsense}");
-        }
-    }
-
-    #[test]
     fn a_character_is_never_cut_in_two() {
         for (repeated, length) in [
             ("a", 1024),
@@ -1065,12 +1020,6 @@ mod tests {
             let text = text(&bytes).unwrap_or_default();
             prop_assert!(text.len() <= LONGEST_BODY);
             prop_assert!(!text.contains('\0'));
-        }
-
-        #[test]
-        fn no_wait_is_longer_than_a_day(text in "[0-9]*|\\PC*") {
-            let wait = wait_until(&text, datetime!(2026-11-24 12:00 UTC));
-            prop_assert!(wait.unwrap_or_default() <= LONGEST_WAIT);
         }
     }
 }

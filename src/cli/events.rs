@@ -14,6 +14,7 @@ use dojo_payment_links::{
         feed::{Cursor, Filter, Page, Unusable},
     },
 };
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -66,8 +67,8 @@ enum Command {
         #[arg(long, value_name = "URL")]
         forward_to: Option<Url>,
         /// The secret to sign with. Default: a new one, which is printed on standard error.
-        #[arg(long, value_name = "WHSEC", requires = "forward_to", value_parser = signing_secret)]
-        secret: Option<SigningSecret>,
+        #[arg(long, value_name = "WHSEC", requires = "forward_to")]
+        secret: Option<SecretString>,
     },
 }
 
@@ -86,10 +87,6 @@ fn event_type(text: &str) -> std::result::Result<String, Expected> {
 fn link_id(text: &str) -> std::result::Result<PaymentLinkId, Expected> {
     text.parse()
         .map_err(|_| Expected::new("the id of a payment link, plink_…"))
-}
-
-fn signing_secret(text: &str) -> std::result::Result<SigningSecret, Expected> {
-    SigningSecret::parse(text).ok_or_else(|| Expected::new(SigningSecret::FORM))
 }
 
 impl Events {
@@ -149,7 +146,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn new(url: Url, secret: Option<SigningSecret>) -> Result<Self> {
+    fn new(url: Url, secret: Option<SecretString>) -> Result<Self> {
         // Whoever runs the command chooses the address, so it may be any, but no other.
         let address = url
             .host_str()
@@ -160,11 +157,15 @@ impl Receiver {
             let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
             format!("--forward-to {}", faults.join(", and "))
         })?;
-        let secret = secret.unwrap_or_else(|| {
+        let secret = if let Some(secret) = secret {
+            // Parsed here, because an error of the arguments' parser would show the secret.
+            SigningSecret::parse(secret.expose_secret())
+                .ok_or_else(|| format!("--secret is not {}", SigningSecret::FORM))?
+        } else {
             let secret = SigningSecret::generate();
             eprintln!("The signing secret is {}", secret.expose());
             secret
-        });
+        };
         let client = CallbackClient::new(allow, Timeouts::default())
             .map_err(|error| format!("callbacks can't be sent: {error}"))?;
         Ok(Self {

@@ -22,6 +22,7 @@ use super::{Error, PaymentIntent};
 use crate::{
     config::{ConfigError, DojoSettings},
     payment_link::{Money, NewPaymentLink, PaymentLinkId, operation::Action},
+    retry_after::retry_after,
     telemetry::{
         self,
         trace::{Span, Trace},
@@ -528,7 +529,7 @@ impl Client {
             status if status.is_success() => Ok(response),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::KeyRejected { status }),
             StatusCode::TOO_MANY_REQUESTS => Err(Error::Busy {
-                retry_after: retry_after(&response),
+                retry_after: retry_after(&response, LONGEST_WAIT),
             }),
             // A gateway that gave up waiting sends 408. Dojo may have done the work nevertheless.
             StatusCode::REQUEST_TIMEOUT => {
@@ -644,28 +645,8 @@ fn rfc3339(at: OffsetDateTime) -> Option<String> {
 /// The longest wait that we accept from a `Retry-After`.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 
-/// Reads `Retry-After` in either form of RFC 9110: seconds, or a date.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?;
-    wait_until(text.trim(), OffsetDateTime::now_utc())
-}
-
-fn wait_until(text: &str, now: OffsetDateTime) -> Option<Duration> {
-    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Only a number that is too large fails to parse.
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        let at = OffsetDateTime::parse(text, &Rfc2822).ok()?;
-        // A date in the past means no wait.
-        Duration::try_from(at - now).unwrap_or_default()
-    };
-    Some(wait.min(LONGEST_WAIT))
-}
-
 #[cfg(test)]
 mod tests {
-    use time::macros::datetime;
-
     use super::*;
 
     #[test]
@@ -705,33 +686,5 @@ mod tests {
         }
         let of_other = json!({"id": "pi_1", "metadata": {"paymentLinkId": other}});
         assert_eq!(check_subject(&of_other, "pi_1", None), Ok(()));
-    }
-
-    #[test]
-    fn retry_after_is_read_in_both_forms_and_capped() {
-        let now = datetime!(2026-11-24 12:00 UTC);
-        let wait = |text| wait_until(text, now).map(|wait| wait.as_secs());
-        assert_eq!(wait("0"), Some(0));
-        assert_eq!(wait("120"), Some(120));
-        assert_eq!(wait("Tue, 24 Nov 2026 12:02:00 GMT"), Some(120));
-        assert_eq!(wait("Tue, 24 Nov 2026 11:00:00 GMT"), Some(0), "past");
-        for absurd in [
-            "18446744073709551615",
-            "99999999999999999999999999",
-            "Fri, 31 Dec 9999 23:59:59 GMT",
-        ] {
-            assert_eq!(wait(absurd), Some(3600), "{absurd}");
-        }
-        for nonsense in [
-            "",
-            "-5",
-            "+5",
-            "1.5",
-            "1e3",
-            "soon",
-            "Fri, 31 Dec 99999 23:59:59 GMT",
-        ] {
-            assert_eq!(wait(nonsense), None, "{nonsense}");
-        }
     }
 }

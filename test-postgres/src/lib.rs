@@ -83,7 +83,7 @@ impl Postgres {
         Self::make("cluster", "")
     }
 
-    /// Starts a server with Postgres' default settings, whose data is on disk: what it has committed survives a power cut.
+    /// Starts a server whose data is on disk: what it has committed survives a power cut.
     #[must_use]
     pub fn start_durable() -> Self {
         Self::make("durable", "")
