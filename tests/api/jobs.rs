@@ -647,10 +647,12 @@ async fn no_lease_expires_in_a_queue() {
     app.sandbox.drop_webhooks().await;
     app.sandbox.search_lags(600.0).await;
     let orders: Vec<_> = (0..40).map(|n| ten_pounds(&format!("Order {n}"))).collect();
-    join_all(orders.iter().map(async |body| {
-        app.create(body).await.expect(201);
-    }))
-    .await;
+    for batch in orders.chunks(5) {
+        join_all(batch.iter().map(async |body| {
+            app.create(body).await.expect(201);
+        }))
+        .await;
+    }
     sqlx::query("UPDATE payment_links SET due_at = now() - interval '1 minute'")
         .execute(&app.pool)
         .await

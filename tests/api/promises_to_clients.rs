@@ -47,7 +47,7 @@ async fn the_wait_ends_when_the_outcome_stays_unknown() {
 
 #[tokio::test]
 async fn a_wait_ends_before_the_request_times_out() {
-    let app = TestApp::with(&[("REQUEST_TIMEOUT", "3s"), ("DOJO_TIMEOUT", "1s")]).await;
+    let app = TestApp::with(&[("REQUEST_TIMEOUT", "10s"), ("DOJO_TIMEOUT", "1s")]).await;
     app.sandbox.drop_webhooks().await;
     app.sandbox.next("create", "cutBefore", json!({})).await;
     app.create_and_wait("a", &ten_pounds("Order 1"), 20)

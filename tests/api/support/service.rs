@@ -72,7 +72,7 @@ impl Service {
             }
         });
         let address = within(
-            Duration::from_secs(30),
+            Duration::from_mins(1),
             "the service listens",
             address.recv(),
         )
@@ -119,7 +119,7 @@ impl Service {
     /// Waits until it has ended. Returns how it did.
     pub async fn ended(&mut self) -> ExitStatus {
         within(
-            Duration::from_secs(30),
+            Duration::from_mins(1),
             "the service ends",
             self.process.wait(),
         )
