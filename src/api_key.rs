@@ -17,14 +17,17 @@ pub enum Scope {
     PaymentsManage,
     /// Read the feed of events.
     EventsRead,
+    /// Create, change and delete callback endpoints, and read what was sent to them.
+    CallbacksManage,
 }
 
 impl Scope {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::LinksRead,
         Self::LinksWrite,
         Self::PaymentsManage,
         Self::EventsRead,
+        Self::CallbacksManage,
     ];
 
     #[must_use]
@@ -34,6 +37,7 @@ impl Scope {
             Self::LinksWrite => "links:write",
             Self::PaymentsManage => "payments:manage",
             Self::EventsRead => "events:read",
+            Self::CallbacksManage => "callbacks:manage",
         }
     }
 }

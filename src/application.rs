@@ -24,7 +24,7 @@ use crate::{
     api_key::{ApiKey, Scope},
     config::{ConfigError, ServeSettings},
     dojo::Accounts,
-    jobs::{Follower, Heartbeat, Jobs, Pruning, RESTART_PAUSE, Sequencer, supervise},
+    jobs::{Callbacks, Follower, Heartbeat, Jobs, Pruning, RESTART_PAUSE, Sequencer, supervise},
     payment_link::Environment,
     protocol::Context,
     store::{self, Diagnosis, PgPool, api_keys::Conflict},
@@ -155,6 +155,17 @@ impl Application {
             Sequencer::new(pool.clone(), stop_jobs.clone()).spawn(&tasks);
         }
         let feed_head = Follower::start(pool.clone(), stop_jobs.clone(), &tasks);
+        let callbacks = Arc::new(settings.callbacks.client());
+        if settings.jobs.run_jobs {
+            Callbacks::new(
+                pool.clone(),
+                Arc::clone(&callbacks),
+                settings.callbacks.concurrency(),
+                feed_head.clone(),
+                stop_jobs.clone(),
+            )
+            .spawn(&tasks);
+        }
         let state = AppState::new(
             pool.clone(),
             accounts,
@@ -163,6 +174,7 @@ impl Application {
                 wake,
                 stop: stop_jobs.clone(),
                 feed_head,
+                callbacks,
             },
             metrics,
             settings,

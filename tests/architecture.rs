@@ -30,19 +30,20 @@ const FORBIDDEN_CRATES: &[(&str, &[&str])] = &[
 const ALLOWED_MODULES: &[(&str, &[&str])] = &[
     ("payment_link", &[]),
     ("api_key", &[]),
-    ("callbacks", &["retry_after"]),
+    ("callbacks", &["payment_link", "retry_after"]),
     ("retry_after", &[]),
-    ("config", &["api_key", "payment_link"]),
+    ("config", &["api_key", "callbacks", "payment_link"]),
     ("telemetry", &["config", "payment_link"]),
     (
         "dojo",
         &["config", "payment_link", "retry_after", "telemetry"],
     ),
-    ("store", &["config", "dojo", "payment_link"]),
+    ("store", &["callbacks", "config", "dojo", "payment_link"]),
     ("protocol", &["dojo", "payment_link", "store", "telemetry"]),
     (
         "jobs",
         &[
+            "callbacks",
             "config",
             "dojo",
             "payment_link",
@@ -55,6 +56,7 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
         "api",
         &[
             "api_key",
+            "callbacks",
             "config",
             "dojo",
             "payment_link",

@@ -9,7 +9,7 @@ use super::problem_type::{PREFIX, ProblemType};
 use crate::payment_link::{feed::Happening, timeline::Kind};
 
 /// The schemas of responses whose members are always present. What has no value is `null`.
-const COMPLETE: [&str; 11] = [
+const COMPLETE: [&str; 15] = [
     "PaymentLink",
     "PerformedOperation",
     "Payment",
@@ -21,13 +21,18 @@ const COMPLETE: [&str; 11] = [
     "WebhookDetail",
     "ReconciledDetail",
     "MismatchDetail",
+    "CallbackEndpoint",
+    "CallbackDelivery",
+    "CallbackAttempt",
+    "CallbackPong",
 ];
 
 /// The schemas of lists of these items, as `utoipa` names them.
-const PAGES: [(&str, &str); 3] = [
+const PAGES: [(&str, &str); 4] = [
     ("Page_PaymentLink", "PaymentLink"),
     ("Page_Operation", "Operation"),
     ("Page_Entry", "TimelineEntry"),
+    ("Page_CallbackDelivery", "CallbackDelivery"),
 ];
 
 /// Shapes all schemas of the document.
@@ -36,9 +41,14 @@ pub(super) fn shape(document: &mut Value) {
     // What a request sends is absent from a response unless it was sent, with two exceptions.
     let mut sent = names(&schemas["Terms"]["properties"]);
     sent.retain(|name| name != "captureMode" && name != "expireAt");
-    for name in ["PaymentLink", "PerformedOperation"] {
+    for name in [
+        "PaymentLink",
+        "PerformedOperation",
+        "CallbackEndpointWithSecret",
+    ] {
         merge(schemas, name);
     }
+    require_all(&mut schemas["CallbackEndpointWithSecret"], &[]);
     require_all(&mut schemas["Operation"]["allOf"][1], &[]);
     distribute(schemas, "Operation");
     name_variants(schemas, "Operation");

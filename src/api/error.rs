@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     api_key::Scope,
+    callbacks::endpoint::MOST_ENDPOINTS,
     dojo,
     payment_link::{
         Failure, FailureKind, Fault, PaymentLinkId, Progress, operation::permission::NotPossible,
@@ -33,6 +34,18 @@ pub(crate) enum Error {
     NoSuchLink,
     #[error("there is no such operation, or the API key has no access to its account")]
     NoSuchOperation,
+    #[error(
+        "there is no such callback endpoint, or it gets events of accounts that the API key has no access to"
+    )]
+    NoSuchEndpoint,
+    #[error("another callback endpoint has this URL: change that one, or delete it")]
+    UrlTaken,
+    #[error("there are {MOST_ENDPOINTS} callback endpoints: delete one that is no longer needed")]
+    TooManyEndpoints,
+    #[error("the endpoint didn't respond before the request's time limit")]
+    PingTimedOut,
+    #[error("no callbacks can be sent, because the system's certificate authorities can't be read")]
+    NoCallbackClient,
     #[error("the API key is missing, wrong, expired or revoked: send Authorization: Bearer dpl_…")]
     Unauthenticated,
     #[error("the API key lacks the scope {0}")]
@@ -250,7 +263,11 @@ impl Error {
             log: false,
         };
         match self {
-            Self::NotFound | Self::NoSuchLink | Self::NoSuchOperation => of(Type::NotFound),
+            Self::NotFound | Self::NoSuchLink | Self::NoSuchOperation | Self::NoSuchEndpoint => {
+                of(Type::NotFound)
+            }
+            Self::UrlTaken => of(Type::UrlTaken),
+            Self::TooManyEndpoints => of(Type::TooManyEndpoints),
             // RFC 9110 requires a challenge with every 401. RFC 6750 defines the one for a token that lacks a scope.
             Self::Unauthenticated => of(Type::Unauthenticated).challenge("Bearer"),
             Self::Forbidden(_) => {
@@ -322,7 +339,8 @@ impl Error {
             Self::DatabaseUnavailable(_) => {
                 of(Type::DatabaseUnavailable).retry_after(SOON).logged()
             }
-            Self::Internal(_) => of(Type::InternalError).logged(),
+            Self::PingTimedOut => of(Type::TimedOut),
+            Self::Internal(_) | Self::NoCallbackClient => of(Type::InternalError).logged(),
             Self::DojoNotReached(error) => {
                 let wait = match error {
                     protocol::Error::Dojo(error) => error.retry_after(),

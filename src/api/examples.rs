@@ -26,6 +26,7 @@ use crate::{
 const LINK_ID: &str = "plink_01m81mqpmrf8384nj77tj0t0e4";
 const OPERATION_ID: &str = "op_01m81mzv2jf8x9qk4s7wd3h6rb";
 const INTENT_ID: &str = "pi_CggWPWfehUWgVNnDdsdLMQ";
+const ENDPOINT_ID: &str = "cbe_01m81mzv2jf8x9qk4s7wd3h6rb";
 const REQUEST_ID: &str = "01a20e1c-d61f-7542-999a-274a6af083e1";
 
 /// A link that has not been paid yet.
@@ -201,6 +202,70 @@ pub(super) fn events() -> Value {
     json!({"data": [event, refund], "after": "2c1-01a2034ddb8c7d6a9b8a0d0325f47c93"})
 }
 
+/// A callback endpoint.
+pub(super) fn endpoint() -> Value {
+    json!({
+        "id": ENDPOINT_ID,
+        "url": "https://orders.example.com/hooks/payments",
+        "types": ["payment_link.captured", "payment_link.refunded"],
+        "accounts": null,
+        "description": null,
+        "headerName": null,
+        "status": "Active",
+        "pauseReason": null,
+        "failingSince": null,
+        "lastSuccessAt": "2026-11-22T12:51:40.190211Z",
+        "previousSecretEndsAt": null,
+        "createdAt": "2026-11-22T12:40:02.118250Z",
+        "updatedAt": "2026-11-22T12:40:02.118250Z",
+    })
+}
+
+/// A callback endpoint with its secret, as when it is created.
+pub(super) fn endpoint_with_secret() -> Value {
+    with(
+        endpoint(),
+        json!({"lastSuccessAt": null, "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="}),
+    )
+}
+
+/// Deliveries to a callback endpoint: one that waits, and one that was delivered.
+pub(super) fn deliveries() -> Value {
+    let delivered = json!({
+        "eventId": "evt_01m81mvvmbeqn9q2m6p0s6z8kc",
+        "type": "payment_link.captured",
+        "paymentLinkId": LINK_ID,
+        "status": "Delivered",
+        "attempts": 1,
+        "nextAttemptAt": null,
+        "lastAttempt": {
+            "at": "2026-11-22T12:51:40.190211Z",
+            "outcome": "delivered",
+            "responseStatus": 204,
+            "responseBody": null,
+            "milliseconds": 38,
+        },
+    });
+    let waits = with(
+        delivered.clone(),
+        json!({
+            "eventId": "evt_01m81n0d6pfza9c0tqk6m8q7xy",
+            "type": "payment_link.refunded",
+            "status": "Pending",
+            "attempts": 2,
+            "nextAttemptAt": "2026-11-22T12:59:21.663001Z",
+            "lastAttempt": {
+                "at": "2026-11-22T12:54:16.140918Z",
+                "outcome": "rejected",
+                "responseStatus": 503,
+                "responseBody": "down for maintenance",
+                "milliseconds": 12,
+            },
+        }),
+    );
+    json!({"data": [waits, delivered], "after": "2c0", "hasMore": false})
+}
+
 /// A link's timeline, from the request to the payment.
 pub(super) fn timeline() -> Value {
     let request = json!({"type": "request", "client": "orders", "requestId": REQUEST_ID});
@@ -276,6 +341,7 @@ enum Call {
     Creates,
     Operates,
     Follows,
+    Manages,
 }
 
 impl Call {
@@ -287,6 +353,8 @@ impl Call {
             Self::Creates
         } else if path == "/v1/events" {
             Self::Follows
+        } else if path.starts_with("/v1/callback-endpoints") {
+            Self::Manages
         } else {
             Self::Reads
         }
@@ -298,12 +366,13 @@ impl Call {
             Self::Creates => "create",
             Self::Operates => "operation",
             Self::Follows => "events",
+            Self::Manages => "callbacks",
         }
     }
 
     fn subject(self) -> Subject {
         match self {
-            Self::Reads | Self::Creates | Self::Follows => Subject::Link(link_id()),
+            Self::Reads | Self::Creates | Self::Follows | Self::Manages => Subject::Link(link_id()),
             Self::Operates => Subject::Operation {
                 id: OPERATION_ID.parse().expect("a constant that a test parses"),
                 link_id: link_id(),
@@ -317,6 +386,7 @@ impl Call {
             Self::Creates => Scope::LinksWrite,
             Self::Operates => Scope::PaymentsManage,
             Self::Follows => Scope::EventsRead,
+            Self::Manages => Scope::CallbacksManage,
         }
     }
 
@@ -326,6 +396,7 @@ impl Call {
                 Fault::new("limit", "must be given once and be 1 to 100")
             }
             Self::Creates | Self::Operates => Fault::new("/amount/value", "must be at least 1"),
+            Self::Manages => Fault::new("/url", "must be an https URL"),
         }
     }
 
@@ -335,6 +406,7 @@ impl Call {
             Self::Creates => "/v1/payment-links".to_owned(),
             Self::Operates => format!("/v1/payment-links/{LINK_ID}/refunds"),
             Self::Follows => "/v1/events".to_owned(),
+            Self::Manages => format!("/v1/callback-endpoints/{ENDPOINT_ID}"),
         }
     }
 }
@@ -408,6 +480,7 @@ pub(super) fn problems(kind: ProblemType) -> Vec<Value> {
     let call = match kind {
         ProblemType::NotFound | ProblemType::TimedOut => Call::Reads,
         ProblemType::EventsRemoved | ProblemType::CursorUnknown => Call::Follows,
+        ProblemType::UrlTaken | ProblemType::TooManyEndpoints => Call::Manages,
         ProblemType::OperationInProgress
         | ProblemType::RefundableAmountUnclear
         | ProblemType::NotPossible
@@ -449,7 +522,10 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
         ProblemType::Unauthenticated => Error::Unauthenticated,
         ProblemType::BadSignature => Error::BadSignature,
         ProblemType::Forbidden => Error::Forbidden(call.scope()),
+        ProblemType::NotFound if call == Call::Manages => Error::NoSuchEndpoint,
         ProblemType::NotFound => Error::NoSuchLink,
+        ProblemType::UrlTaken => Error::UrlTaken,
+        ProblemType::TooManyEndpoints => Error::TooManyEndpoints,
         ProblemType::RequestInProgress => Error::RequestInProgress {
             subject: call.subject(),
             progress: Progress {

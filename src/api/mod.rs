@@ -3,6 +3,7 @@
 mod anonymous;
 pub mod auth;
 mod body;
+mod callback_endpoints;
 mod client_types;
 mod docs;
 mod error;
@@ -56,6 +57,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .merge(payment_links::routes())
         .merge(operations::routes())
         .merge(events::routes())
+        .merge(callback_endpoints::routes())
         .merge(webhooks::routes())
         .merge(service::routes())
 }
@@ -102,6 +104,7 @@ pub fn internal_router(state: AppState) -> Router {
     let (routes, _) = payment_links::routes()
         .merge(operations::routes())
         .merge(events::routes())
+        .merge(callback_endpoints::routes())
         .merge(service::routes())
         .split_for_parts();
     complete(routes.merge(docs::routes(document)), state)

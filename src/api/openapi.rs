@@ -15,7 +15,13 @@ use super::{
     problem_type::{PREFIX, ProblemType},
     sort::Sort,
 };
-use crate::payment_link::{NewPaymentLink, feed::Happening, timeline};
+use crate::{
+    callbacks::{
+        endpoint::PingEvent,
+        signature::{ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER},
+    },
+    payment_link::{NewPaymentLink, feed::Happening, timeline},
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -38,6 +44,7 @@ use crate::payment_link::{NewPaymentLink, feed::Happening, timeline};
         (name = "Payment links", description = "Create payment links, and read their state and history."),
         (name = "Operations", description = "Capture, refund, reverse and cancel payments."),
         (name = "Events", description = "Learn of everything that happens to the links, in order."),
+        (name = "Callbacks", description = "Be called when something happens. `docs/guide.md` shows receivers."),
         (name = "Webhooks", description = "Dojo sends its webhooks here."),
         (name = "Service", description = "Probes, metrics, and this document."),
     ),
@@ -46,7 +53,7 @@ use crate::payment_link::{NewPaymentLink, feed::Happening, timeline};
         Problem, PerformedOperation, MetadataEntry, Sort,
         timeline::CreatedDetail<'_>, timeline::ResponseLostDetail<'_>, timeline::WebhookDetail<'_>,
         timeline::ReconciledDetail, timeline::Change, timeline::ConflictDetail<'_>, timeline::MismatchDetail<'_>,
-        timeline::SurplusDetail<'_>, timeline::OperationDetail,
+        timeline::SurplusDetail<'_>, timeline::OperationDetail, PingEvent,
     )),
     modifiers(&ApiKeyScheme),
     security(("apiKey" = [])),
@@ -95,11 +102,12 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
     document["paths"]["/openapi.yaml"]["get"]["responses"]["200"]["content"]["application/yaml"]
         ["schema"] = json!({});
     list_event_types(&mut document);
+    describe_callbacks(&mut document);
     declare_headers(&mut document);
     name_scopes(&mut document);
     // Not part of OpenAPI, but many renderers know it.
     document["x-tagGroups"] = json!([
-        {"name": "For callers", "tags": ["Payment links", "Operations", "Events"]},
+        {"name": "For callers", "tags": ["Payment links", "Operations", "Events", "Callbacks"]},
         {"name": "For Dojo and for operators", "tags": ["Webhooks", "Service"]},
     ]);
     document
@@ -113,6 +121,82 @@ fn list_event_types(document: &mut Value) {
             parameter["schema"]["items"] = json!({"type": "string", "enum": Happening::TYPES});
         }
     }
+    for name in ["NewCallbackEndpoint", "ChangedCallbackEndpoint"] {
+        let types = &mut document["components"]["schemas"][name]["properties"]["types"];
+        types["items"] = json!({"type": "string", "enum": Happening::TYPES});
+    }
+}
+
+/// Adds the callbacks that the service sends.
+fn describe_callbacks(document: &mut Value) {
+    let rotation = "/v1/callback-endpoints/{id}/rotate-secret";
+    document["paths"][rotation]["post"]["requestBody"]["required"] = json!(false);
+    let header = |name: &str, description: &str, example: &str| {
+        json!({
+            "name": name, "in": "header", "required": true, "description": description, "example": example,
+            "schema": {"type": "string"},
+        })
+    };
+    let headers = json!([
+        header(
+            ID_HEADER,
+            "The event's id, the same in every attempt.",
+            "evt_01m81mvvmbeqn9q2m6p0s6z8kc"
+        ),
+        header(
+            TIMESTAMP_HEADER,
+            "When the attempt began, in seconds since 1970.",
+            "1795351900"
+        ),
+        header(
+            SIGNATURE_HEADER,
+            "Signatures of the id, the time and the body, separated by spaces. During a rotation, there is one by each secret.",
+            "v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=",
+        ),
+    ]);
+    let callback = |operation: &str,
+                    summary: &str,
+                    description: &str,
+                    schema: &str,
+                    example: &Value| {
+        json!({"post": {
+            "operationId": operation,
+            "tags": ["Callbacks"],
+            "summary": summary,
+            "description": description,
+            "security": [],
+            "parameters": headers,
+            "requestBody": {"required": true, "content": {"application/json": {
+                "schema": {"$ref": format!("#/components/schemas/{schema}")},
+                "example": example,
+            }}},
+            "responses": {
+                "2XX": {"description": "The callback was processed. The body is ignored."},
+                "410": {"description": "Pauses the endpoint."},
+                "default": {"description": "The callback is sent again later, not before `Retry-After`."},
+            },
+        }})
+    };
+    document["webhooks"] = json!({
+        "event": callback(
+            "receiveEvent",
+            "Receives an event.",
+            "Verify the signature as [Standard Webhooks](https://www.standardwebhooks.com) specifies before you read the \
+             body. An event may arrive more than once, with the same `webhook-id`. Events about one link arrive in the \
+             order in which they happened. Ignore types that you don't know.",
+            "Event",
+            &examples::events()["data"][0],
+        ),
+        "ping": callback(
+            "receivePing",
+            "Receives a ping.",
+            "Sent on request to test an endpoint. It is signed like an event.",
+            "Ping",
+            &json!({
+                "id": "evt_01m81mvvmbeqn9q2m6p0s6z8kc", "type": "ping", "occurredAt": "2026-11-22T12:51:40.117204Z",
+            }),
+        ),
+    });
 }
 
 /// Declares the headers of responses.
@@ -128,7 +212,7 @@ fn declare_headers(document: &mut Value) {
             "schema": {"type": "integer", "minimum": 1},
         },
         "Location": {
-            "description": "The path of the payment link.",
+            "description": "The path of what was created.",
             "schema": {"type": "string"},
         },
         "Idempotent-Replayed": {

@@ -66,7 +66,7 @@ problem_types! {
     Forbidden "forbidden" [403] "Missing scope"
         "Use an API key that has the scope named in `detail`.";
     NotFound "not-found" [404] "Not found"
-        "Check the path and the id. Links of accounts that the API key has no access to aren't found either.";
+        "Check the path and the id. What belongs to accounts that the API key has no access to isn't found either.";
     MethodNotAllowed "method-not-allowed" [405] "Method not allowed"
         "Use one of the methods listed in the `Allow` header.";
     RequestInProgress "request-in-progress" [409] "Request in progress"
@@ -87,12 +87,17 @@ problem_types! {
     OutcomeUnconfirmed "outcome-unconfirmed" [409] "Outcome unconfirmed"
         "The outcome can't be determined automatically. Don't retry with a new key: an operator must check the payment in Dojo's \
          portal and record the outcome.";
+    UrlTaken "url-taken" [409] "URL taken"
+        "Nothing was done: another callback endpoint has this URL. Change that one, rotate its secret if you don't have it, or \
+         delete it.";
+    TooManyEndpoints "too-many-endpoints" [409] "Too many endpoints"
+        "Nothing was done. Delete a callback endpoint that is no longer needed.";
     EventsRemoved "events-removed" [410] "Events removed"
-        "For `GET /v1/events`: events behind this `after` have been removed, so it's not known which of them you missed. List the \
+        "For `GET /v1/events` and replays: events behind this `after` have been removed, so it's not known which of them you missed. List the \
          links that changed since you last read the feed (`GET /v1/payment-links?updatedAfter=…&sort=updatedAt`), then read the feed \
          without `after`.";
     CursorUnknown "cursor-unknown" [410] "Cursor unknown"
-        "For `GET /v1/events`: this `after` is not a place in this feed. It comes from another database, or from before a backup \
+        "For `GET /v1/events` and replays: this `after` is not a place in this feed. It comes from another database, or from before a backup \
          was restored. List the links that changed since then, as for `events-removed`, and read the feed without `after`. It \
          may repeat events that you have processed, which have the same ids.";
     BodyTooLarge "body-too-large" [413] "Body too large"

@@ -34,3 +34,10 @@ pub(crate) struct PaymentsManage;
 impl RequiredScope for PaymentsManage {
     const SCOPE: Scope = Scope::PaymentsManage;
 }
+
+#[derive(Debug, Clone)]
+pub(crate) struct CallbacksManage;
+
+impl RequiredScope for CallbacksManage {
+    const SCOPE: Scope = Scope::CallbacksManage;
+}

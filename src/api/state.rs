@@ -20,6 +20,7 @@ use super::{
     rates::Rates,
 };
 use crate::{
+    callbacks::client::LazyClient,
     config::ServeSettings,
     dojo::{Account, Accounts},
     payment_link::{PaymentLink, RecoveryLimits},
@@ -38,6 +39,8 @@ pub struct Background {
     pub stop: CancellationToken,
     /// The position of the newest event in the feed.
     pub feed_head: watch::Receiver<i64>,
+    /// Sends callbacks.
+    pub callbacks: Arc<LazyClient>,
 }
 
 /// What the handlers share.
@@ -56,6 +59,7 @@ pub struct Shared {
     wake: Arc<Notify>,
     pub(super) stop: CancellationToken,
     pub(super) feed_head: watch::Receiver<i64>,
+    pub(super) callbacks: Arc<LazyClient>,
     /// Stores webhooks.
     pub(super) intake: Intake,
     pub limits: RecoveryLimits,
@@ -100,6 +104,7 @@ impl AppState {
             wake,
             stop,
             feed_head,
+            callbacks,
         } = background;
         Self(Arc::new(Shared {
             probes: pool.reserved(""),
@@ -111,6 +116,7 @@ impl AppState {
             wake,
             stop,
             feed_head,
+            callbacks,
             limits: settings.jobs.limits(),
             request_timeout: settings.request_timeout,
             calls: Arc::new(Semaphore::new(settings.max_creations.into())),

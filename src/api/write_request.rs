@@ -145,6 +145,17 @@ impl<S, P> WriteRequest<S, P> {
         Ok(body)
     }
 
+    /// The body of a request that doesn't need one. An empty body is the default.
+    pub(super) fn optional_body<T: ToSchema + DeserializeOwned + Default>(
+        &self,
+    ) -> Result<T, Error> {
+        if self.body.trim_ascii().is_empty() {
+            no_faults(self.key_fault(Key::Optional).into_iter().collect())?;
+            return Ok(T::default());
+        }
+        self.body(Key::Optional, |_| Vec::new())
+    }
+
     /// Checks that the body is empty where none is needed. A body with any content means something else, such as a partial
     /// reversal.
     pub(super) fn no_body(&self) -> Result<(), Error> {

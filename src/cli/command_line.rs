@@ -9,8 +9,8 @@ use dojo_payment_links::{
 };
 
 use super::{
-    api_keys, check, events, healthcheck, migrate, openapi, operations, outcome::Result, prune,
-    serve, webhooks,
+    api_keys, callback_endpoints, check, events, healthcheck, migrate, openapi, operations,
+    outcome::Result, prune, serve, webhooks,
 };
 
 /// Create payment links at Dojo and track whether they have been paid.
@@ -31,6 +31,7 @@ pub(super) enum Command {
     ApiKeys(api_keys::ApiKeys),
     Operations(operations::Operations),
     Events(events::Events),
+    CallbackEndpoints(Box<callback_endpoints::CallbackEndpoints>),
     Prune(prune::Prune),
     Check(Box<check::Check>),
     Webhooks(Box<webhooks::Webhooks>),
@@ -46,6 +47,7 @@ impl Command {
             Self::ApiKeys(command) => command.run().await?,
             Self::Operations(command) => command.run().await?,
             Self::Events(command) => command.run().await?,
+            Self::CallbackEndpoints(command) => command.run().await?,
             Self::Prune(command) => command.run().await?,
             Self::Check(command) => return command.run().await,
             Self::Webhooks(command) => command.run().await?,
@@ -69,6 +71,9 @@ impl Command {
             | Self::Events(events::Events { database, .. })
             | Self::Prune(prune::Prune { database, .. }) => {
                 error.keep(PgPool::new(database));
+            }
+            Self::CallbackEndpoints(command) => {
+                error.keep(PgPool::new(&command.database));
             }
             Self::Healthcheck(_) | Self::Openapi(_) => {}
         }

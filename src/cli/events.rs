@@ -3,7 +3,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use dojo_payment_links::{
     callbacks::{
-        client::{CallbackClient, Delivery, Timeouts},
+        client::{Callback, CallbackClient, Timeouts},
         signature::{SigningSecret, header},
         target::{Allow, check_url},
     },
@@ -72,12 +72,12 @@ enum Command {
     },
 }
 
-fn cursor(text: &str) -> std::result::Result<Cursor, Expected> {
+pub(super) fn cursor(text: &str) -> std::result::Result<Cursor, Expected> {
     text.parse()
         .map_err(|_| Expected::new("the after of an earlier response"))
 }
 
-fn event_type(text: &str) -> std::result::Result<String, Expected> {
+pub(super) fn event_type(text: &str) -> std::result::Result<String, Expected> {
     Happening::TYPES
         .contains(&text)
         .then(|| text.to_owned())
@@ -186,7 +186,7 @@ impl Receiver {
         let timestamp = OffsetDateTime::now_utc().unix_timestamp();
         let attempt = self
             .client
-            .deliver(Delivery {
+            .deliver(Callback {
                 url: &self.url,
                 id,
                 timestamp,

@@ -2,6 +2,7 @@
 
 mod api_keys;
 mod arguments;
+mod callback_endpoints;
 mod check;
 mod command_line;
 mod events;

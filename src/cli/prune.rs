@@ -11,7 +11,7 @@ use super::{
     stdout::print,
 };
 
-/// Remove old webhooks, the timeline entries of those that changed nothing, and old events of the feed.
+/// Remove old webhooks, the timeline entries of those that changed nothing, old events of the feed, and old deliveries of callbacks.
 ///
 /// Keeps everything about links that can still change, and every entry that changed a link. Prints how many rows of each
 /// table it removed. Can be interrupted and run again at any time, next to running replicas. To have the service do the
@@ -35,7 +35,7 @@ impl Prune {
         let verb = if self.dry_run { "to remove" } else { "removed" };
         on_database(&self.database, async |pool| {
             let removed = prune(pool, self.older_than, self.dry_run, |so_far| {
-                let [(_, webhooks), (_, entries), _] = so_far.by_table();
+                let [(_, webhooks), (_, entries), ..] = so_far.by_table();
                 eprintln!("{webhooks} webhooks and {entries} timeline entries {verb} so far");
             })
             .await?;

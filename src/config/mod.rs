@@ -2,6 +2,7 @@
 //! start. [`ConfigError`] names everything that is wrong at once, and never contains a secret.
 
 mod accounts;
+mod callbacks;
 mod database;
 mod dojo;
 mod error;
@@ -13,6 +14,7 @@ mod traces;
 mod value;
 
 pub use accounts::{AccountSettings, DojoApiKey};
+pub use callbacks::CallbackSettings;
 pub use database::DatabaseSettings;
 pub use dojo::{ConfiguredAccounts, DojoSettings};
 pub use error::{ConfigError, Expected, Problem};

@@ -4,7 +4,7 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    ConfigError, DatabaseSettings, DojoSettings, JobSettings, TraceSettings,
+    CallbackSettings, ConfigError, DatabaseSettings, DojoSettings, JobSettings, TraceSettings,
     value::{duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
@@ -77,6 +77,9 @@ pub struct ServeSettings {
 
     #[command(flatten)]
     pub jobs: JobSettings,
+
+    #[command(flatten)]
+    pub callbacks: CallbackSettings,
 
     #[command(flatten)]
     pub traces: TraceSettings,

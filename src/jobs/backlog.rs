@@ -76,6 +76,6 @@ impl BacklogMetrics {
     clippy::cast_precision_loss,
     reason = "a gauge; no backlog has 2^52 links"
 )]
-fn as_gauge(count: i64) -> f64 {
+pub(super) fn as_gauge(count: i64) -> f64 {
     count as f64
 }

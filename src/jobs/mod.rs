@@ -1,10 +1,11 @@
-//! The background jobs: creation recovery, operation recovery, reconciliation, orphaned intents, the feed and pruning.
+//! The background jobs: creation recovery, operation recovery, reconciliation, orphaned intents, the feed, callbacks and pruning.
 //!
 //! Each job claims the rows that are due in Postgres (`FOR UPDATE SKIP LOCKED`, under a lease). So any number of replicas
 //! share the work without a leader, and the work of a dead replica is claimed again when its leases expire. Doing the same
 //! work twice changes nothing. The feed and pruning have no items to claim: the replicas take turns.
 
 mod backlog;
+mod callbacks;
 mod creation_recovery;
 mod feed;
 mod job;
@@ -25,6 +26,7 @@ use std::{
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
+pub use callbacks::Callbacks;
 pub use feed::{Follower, Sequencer};
 use job::{Backoff, Job, Runner};
 use progress::Progress;

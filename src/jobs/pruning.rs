@@ -23,8 +23,8 @@ const NAME: &str = "pruning";
 /// How often to find out whether the next batch is due.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long to leave the database alone between two batches of the feed. A batch takes some ten milliseconds.
-const FEED_REST: Duration = Duration::from_millis(100);
+/// How long to leave the database alone between two batches of the feed or of callbacks. A batch takes some ten milliseconds.
+const REST: Duration = Duration::from_millis(100);
 
 /// Longer than a batch can take: a few statements, each with its time limit.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -71,15 +71,28 @@ impl Pruning {
                         metrics::counter!("pruned_rows_total", "table" => table).increment(rows);
                     }
                     if batch.next.is_none() {
-                        removed.feed_events += self.prune_feed().await;
+                        removed.feed_events += self
+                            .prune_table("feed_events", || {
+                                store::feed::prune(&self.pool, self.older_than)
+                            })
+                            .await;
+                        removed.callback_deliveries += self
+                            .prune_table("callback_deliveries", || {
+                                store::callback_deliveries::prune(&self.pool, self.older_than)
+                            })
+                            .await;
                         let Removed {
                             webhook_events,
                             payment_link_events,
                             feed_events,
+                            callback_deliveries,
                         } = std::mem::take(&mut removed);
                         info!(
                             webhook_events,
-                            payment_link_events, feed_events, "old rows were removed"
+                            payment_link_events,
+                            feed_events,
+                            callback_deliveries,
+                            "old rows were removed"
                         );
                     }
                     batch.rest.min(POLL_INTERVAL)
@@ -94,20 +107,22 @@ impl Pruning {
         }
     }
 
-    /// Removes the old events of the feed, a batch at a time. Returns how many there were.
-    async fn prune_feed(&self) -> u64 {
+    /// Removes a table's old rows, a batch at a time. Returns how many there were.
+    async fn prune_table<F>(&self, table: &'static str, batch: impl Fn() -> F) -> u64
+    where
+        F: Future<Output = Result<(u64, bool), store::Error>>,
+    {
         let mut removed = 0;
         while !self.stop.is_cancelled() {
-            let batch = store::feed::prune(&self.pool, self.older_than).await;
-            let Ok((events, more)) = self.progress.queried(batch) else {
+            let Ok((rows, more)) = self.progress.queried(batch().await) else {
                 break;
             };
-            metrics::counter!("pruned_rows_total", "table" => "feed_events").increment(events);
-            removed += events;
+            metrics::counter!("pruned_rows_total", "table" => table).increment(rows);
+            removed += rows;
             if !more {
                 break;
             }
-            sleep(FEED_REST).await;
+            sleep(REST).await;
         }
         removed
     }
@@ -152,14 +167,28 @@ pub async fn prune(
     }
     if dry_run {
         removed.feed_events = store::feed::prunable(pool, older_than).await?;
+        removed.callback_deliveries =
+            store::callback_deliveries::prunable(pool, older_than).await?;
         return Ok(removed);
     }
+    removed.feed_events = to_the_end(|| store::feed::prune(pool, older_than)).await?;
+    removed.callback_deliveries =
+        to_the_end(|| store::callback_deliveries::prune(pool, older_than)).await?;
+    Ok(removed)
+}
+
+/// Removes batches until nothing is left to remove. Returns how many rows there were.
+async fn to_the_end<F>(batch: impl Fn() -> F) -> Result<u64, store::Error>
+where
+    F: Future<Output = Result<(u64, bool), store::Error>>,
+{
+    let mut removed = 0;
     loop {
-        let (events, more) = store::feed::prune(pool, older_than).await?;
-        removed.feed_events += events;
+        let (rows, more) = batch().await?;
+        removed += rows;
         if !more {
             return Ok(removed);
         }
-        sleep(FEED_REST).await;
+        sleep(REST).await;
     }
 }

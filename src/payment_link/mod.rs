@@ -10,7 +10,7 @@ mod id;
 mod link;
 mod money;
 pub mod operation;
-mod optional_timestamp;
+pub(crate) mod optional_timestamp;
 pub mod orphaned_intent;
 pub mod pruning;
 pub mod reconciliation;
@@ -20,7 +20,7 @@ mod status;
 mod terms;
 mod time;
 pub mod timeline;
-mod timestamp;
+pub(crate) mod timestamp;
 
 pub use fault::Fault;
 pub use id::{EventId, OperationId, PaymentLinkId};

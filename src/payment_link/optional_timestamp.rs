@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use super::{parse_time, timestamp};
 
 #[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
-pub(super) fn serialize<S: Serializer>(
+pub(crate) fn serialize<S: Serializer>(
     at: &Option<OffsetDateTime>,
     to: S,
 ) -> Result<S::Ok, S::Error> {
@@ -16,7 +16,7 @@ pub(super) fn serialize<S: Serializer>(
     }
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<OffsetDateTime>, D::Error> {
     let text = Option::<String>::deserialize(from)?;

@@ -10,12 +10,12 @@ use super::parse_time;
 const FORMAT: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
-pub(super) fn serialize<S: Serializer>(at: &OffsetDateTime, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(at: &OffsetDateTime, to: S) -> Result<S::Ok, S::Error> {
     let text = at.to_offset(UtcOffset::UTC).format(FORMAT);
     to.serialize_str(&text.map_err(S::Error::custom)?)
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<OffsetDateTime, D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<OffsetDateTime, D::Error> {
     let text = String::deserialize(from)?;
     parse_time(&text).ok_or_else(|| D::Error::custom("not an RFC 3339 time"))
 }

@@ -358,17 +358,31 @@ pub async fn end(pool: &PgPool) -> Result<Cursor, Error> {
 /// How many events are removed in one transaction.
 const PRUNE: i64 = 1000;
 
-/// Removes the oldest events, as far as they are older than `older_than`. Returns how many, and whether there may be more.
+/// Removes the oldest events, as far as they are older than `older_than` and no callback endpoint is going to get them.
+/// Returns how many, and whether there may be more.
 pub async fn prune(pool: &PgPool, older_than: Duration) -> Result<(u64, bool), Error> {
+    let mut transaction = pool.begin().await?;
+    // In a statement of its own: the next one sees every replay that locked the row before.
+    sqlx::query!("SELECT id FROM feed FOR UPDATE")
+        .fetch_one(&mut *transaction)
+        .await?;
     // Only a row of old events up to the first that is not: what remains has no gaps.
     let removed = sqlx::query_scalar!(
         r#"WITH oldest AS MATERIALIZED (
              SELECT position, occurred_at < now() - make_interval(secs => $1) AS is_old
              FROM feed_events ORDER BY position LIMIT $2
+           ), needed AS MATERIALIZED (
+             SELECT least(
+                 (SELECT min(position) + 1 FROM callback_endpoints WHERE deleted_at IS NULL),
+                 (SELECT min(delivery.position)
+                  FROM callback_endpoints endpoint JOIN callback_deliveries delivery ON delivery.endpoint_id = endpoint.id
+                  WHERE endpoint.deleted_at IS NULL AND delivery.status = 'Pending')
+             ) AS position
            ), removed AS (
              DELETE FROM feed_events WHERE position IN (
-                 SELECT position FROM oldest
-                 WHERE position < coalesce((SELECT min(position) FROM oldest WHERE NOT is_old), 9223372036854775807)
+                 SELECT oldest.position FROM oldest, needed
+                 WHERE oldest.position < coalesce((SELECT min(position) FROM oldest WHERE NOT is_old), 9223372036854775807)
+                   AND oldest.position < coalesce(needed.position, 9223372036854775807)
              )
              RETURNING position, id
            ), moved AS (
@@ -380,8 +394,9 @@ pub async fn prune(pool: &PgPool, older_than: Duration) -> Result<(u64, bool), E
         older_than.as_secs_f64(),
         PRUNE
     )
-    .fetch_one(pool)
+    .fetch_one(&mut *transaction)
     .await?;
+    transaction.commit().await?;
     Ok((removed.unsigned_abs(), removed == PRUNE))
 }
 
@@ -389,8 +404,12 @@ pub async fn prune(pool: &PgPool, older_than: Duration) -> Result<(u64, bool), E
 pub async fn prunable(pool: &PgPool, older_than: Duration) -> Result<u64, Error> {
     let count = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM feed_events
-           WHERE position < coalesce((
-               SELECT min(position) FROM feed_events WHERE occurred_at >= now() - make_interval(secs => $1)
+           WHERE position < coalesce(least(
+               (SELECT min(position) FROM feed_events WHERE occurred_at >= now() - make_interval(secs => $1)),
+               (SELECT min(position) + 1 FROM callback_endpoints WHERE deleted_at IS NULL),
+               (SELECT min(delivery.position)
+                FROM callback_endpoints endpoint JOIN callback_deliveries delivery ON delivery.endpoint_id = endpoint.id
+                WHERE endpoint.deleted_at IS NULL AND delivery.status = 'Pending')
            ), 9223372036854775807)"#,
         older_than.as_secs_f64()
     )

@@ -50,6 +50,12 @@ impl LeaseRequest {
 }
 
 impl Lease {
+    /// How long it lasts in all.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.length
+    }
+
     /// How much longer it lasts.
     #[must_use]
     pub fn left(&self) -> Duration {

@@ -4,6 +4,8 @@
 
 pub mod adoption;
 pub mod api_keys;
+pub mod callback_deliveries;
+pub mod callback_endpoints;
 pub mod condition;
 pub mod creation;
 pub mod creation_recovery;

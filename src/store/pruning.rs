@@ -27,6 +27,7 @@ pub struct Removed {
     pub webhook_events: u64,
     pub payment_link_events: u64,
     pub feed_events: u64,
+    pub callback_deliveries: u64,
 }
 
 impl Removed {
@@ -34,15 +35,17 @@ impl Removed {
         self.webhook_events += more.webhook_events;
         self.payment_link_events += more.payment_link_events;
         self.feed_events += more.feed_events;
+        self.callback_deliveries += more.callback_deliveries;
     }
 
     /// The numbers by the names of their tables.
     #[must_use]
-    pub fn by_table(self) -> [(&'static str, u64); 3] {
+    pub fn by_table(self) -> [(&'static str, u64); 4] {
         [
             ("webhook_events", self.webhook_events),
             ("payment_link_events", self.payment_link_events),
             ("feed_events", self.feed_events),
+            ("callback_deliveries", self.callback_deliveries),
         ]
     }
 }
@@ -262,6 +265,7 @@ impl Removed {
             webhook_events: webhook_events.unsigned_abs(),
             payment_link_events: payment_link_events.unsigned_abs(),
             feed_events: 0,
+            callback_deliveries: 0,
         }
     }
 }

@@ -302,6 +302,7 @@ fn describe_jobs() {
         "orphaned_intents",
         "pruning",
         "feed",
+        "callbacks",
     ];
     let outcomes = [
         &[
@@ -329,6 +330,7 @@ fn describe_jobs() {
         "backlog",
         "feed",
         "feed_follower",
+        "callbacks",
         "pruning",
         "upkeep",
     ];
@@ -345,7 +347,12 @@ fn describe_jobs() {
         "Old rows removed by the background job, by table",
         &[(
             "table",
-            &["webhook_events", "payment_link_events", "feed_events"],
+            &[
+                "webhook_events",
+                "payment_link_events",
+                "feed_events",
+                "callback_deliveries",
+            ],
         )],
     );
     metrics::describe_histogram!(
@@ -353,6 +360,30 @@ fn describe_jobs() {
         "How old the oldest change of a batch was when it got its place in the feed"
     );
     metrics::describe_gauge!("feed_waiting_readers", "Requests that wait for events");
+    metrics::describe_counter!(
+        "callback_attempts_total",
+        "Attempts to deliver a callback, by endpoint and outcome"
+    );
+    metrics::describe_histogram!(
+        "callback_attempt_seconds",
+        "How long attempts to deliver a callback took"
+    );
+    metrics::describe_gauge!(
+        "callback_lag_seconds",
+        "The age of the oldest event that an endpoint has not got, by endpoint"
+    );
+    metrics::describe_gauge!(
+        "callback_pending",
+        "Deliveries that wait for another attempt, by endpoint"
+    );
+    metrics::describe_gauge!(
+        "callback_failed",
+        "Deliveries whose attempts all failed and that were not replayed, by endpoint"
+    );
+    metrics::describe_gauge!(
+        "callback_paused",
+        "Whether a callback endpoint is paused (1) or not (0), by endpoint"
+    );
     metrics::describe_gauge!(
         "job_last_progress_timestamp_seconds",
         "When a background job last made progress, by account and job"

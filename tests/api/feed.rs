@@ -713,7 +713,7 @@ async fn no_reader_misses_anything_whoever_dies() {
 }
 
 /// Records a change with a number. Some transactions stay open for a moment.
-async fn change_amount(connection: &mut PgConnection, link: &Value, change: i64) {
+pub async fn change_amount(connection: &mut PgConnection, link: &Value, change: i64) {
     let mut transaction = connection.begin().await.unwrap();
     let pause = if change % 7 == 0 { "0.01" } else { "0" };
     sqlx::query(AssertSqlSafe(format!(

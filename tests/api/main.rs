@@ -9,6 +9,7 @@
 
 mod accounts;
 mod browser;
+mod callbacks;
 mod check;
 mod clients;
 mod commands;

@@ -21,7 +21,9 @@ fn prune(app: &TestApp) -> Command {
 
 /// What the command prints.
 fn report(webhooks: u64, entries: u64) -> String {
-    format!("webhook_events\t{webhooks}\npayment_link_events\t{entries}\nfeed_events\t0\n")
+    format!(
+        "webhook_events\t{webhooks}\npayment_link_events\t{entries}\nfeed_events\t0\ncallback_deliveries\t0\n"
+    )
 }
 
 async fn deliver(app: &TestApp, id: &str, link: &Value, status: &str) {

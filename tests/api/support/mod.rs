@@ -2,6 +2,7 @@
 
 mod operations;
 pub mod proxy;
+pub mod receiver;
 mod service;
 pub mod slow_way;
 mod trouble;

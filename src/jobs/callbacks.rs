@@ -1,0 +1,507 @@
+//! Callbacks: sending the feed's events to endpoints.
+//!
+//! A replica claims endpoints and serves each in a task of its own, so an endpoint that is slow or dead holds up no other.
+//! The task keeps a window of the events that it has read and not recorded. It sends the first of each link, as many at a
+//! time as permitted, and records the outcomes together. If the replica dies, the one that claims the endpoint next sends
+//! again what was not recorded.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet, spawn_blocking},
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use super::{
+    RESTART_PAUSE,
+    backlog::as_gauge,
+    progress::{Progress, count},
+    supervise,
+};
+use crate::{
+    callbacks::{
+        client::{Attempt, LazyClient, Outcome},
+        endpoint::{DeliveryStatus, EndpointId, EndpointStatus, PauseReason, Target, next_wait},
+    },
+    store::{
+        self, PgPool,
+        callback_deliveries::{Claimed, Health, Item, Place, Record},
+    },
+};
+
+/// The name in logs and metrics.
+const NAME: &str = "callbacks";
+
+/// Longer than a round of [`Callbacks`] can take: a few statements, each with its time limit.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// How often to look for endpoints that no replica serves, and for work that nothing announces: retries, and changes to an
+/// endpoint.
+const POLL: Duration = Duration::from_secs(1);
+
+/// How many endpoints to claim at a time. Few, so that several replicas that start at once share them.
+const CLAIM: i64 = 4;
+
+/// How often to measure how far behind the endpoints are.
+const MEASURE: Duration = Duration::from_secs(5);
+
+/// How often to remove the deliveries of endpoints that were deleted.
+const REMOVE: Duration = Duration::from_secs(20);
+
+/// How many events a task keeps in memory at most.
+const WINDOW: usize = 256;
+
+/// The shortest time between two reads of the feed for an endpoint, unless there is certainly more to read. Under load,
+/// something happens all the time.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// How long to wait after the database failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Sends callbacks. Each replica runs it, and one at a time serves an endpoint.
+#[derive(Clone)]
+pub struct Callbacks {
+    pool: PgPool,
+    client: Arc<LazyClient>,
+    concurrency: usize,
+    head: watch::Receiver<i64>,
+    stop: CancellationToken,
+    progress: Arc<Progress>,
+}
+
+impl Callbacks {
+    /// `concurrency` is the number of deliveries in flight to each endpoint. `head` has the position of the newest event.
+    #[must_use]
+    pub fn new(
+        pool: PgPool,
+        client: Arc<LazyClient>,
+        concurrency: usize,
+        head: watch::Receiver<i64>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            pool,
+            client,
+            concurrency,
+            head,
+            stop,
+            progress: Arc::new(Progress::new("", NAME)),
+        }
+    }
+
+    /// Starts the job. It ends when it is told to stop, once what is in flight has been recorded.
+    pub fn spawn(self, tasks: &TaskTracker) {
+        let tracker = tasks.clone();
+        tasks.spawn(async move {
+            let run = || self.run(&tracker);
+            let heartbeat = &self.progress.heartbeat;
+            supervise(NAME, heartbeat, LIMIT, RESTART_PAUSE, &self.stop, run).await;
+        });
+    }
+
+    async fn run(&self, tasks: &TaskTracker) {
+        let (mut measured_at, mut removed_at) = (None::<Instant>, None::<Instant>);
+        let mut known = HashSet::new();
+        while !self.stop.is_cancelled() {
+            let claimed =
+                store::callback_deliveries::claim(&self.pool, self.lease_length(), CLAIM).await;
+            let claimed = self.progress.queried(claimed).unwrap_or_default();
+            let found_all = claimed.is_empty();
+            for claimed in claimed {
+                tasks.spawn(Served::new(self.clone(), claimed).run());
+            }
+            if measured_at.is_none_or(|at| at.elapsed() >= MEASURE) {
+                measured_at = Some(Instant::now());
+                self.measure(&mut known).await;
+            }
+            if removed_at.is_none_or(|at| at.elapsed() >= REMOVE) {
+                removed_at = Some(Instant::now());
+                self.remove_deleted().await;
+            }
+            let wait = if found_all { POLL } else { POLL / 10 };
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Long enough that a quarter of it is left for renewing it after an attempt began at the last moment.
+    fn lease_length(&self) -> Duration {
+        self.client.timeouts().total * 2 + Duration::from_secs(5)
+    }
+
+    async fn measure(&self, known: &mut HashSet<EndpointId>) {
+        let Ok(backlogs) = self
+            .progress
+            .queried(store::callback_deliveries::backlog(&self.pool).await)
+        else {
+            return;
+        };
+        let set = |id: EndpointId, pending, failed, lag, paused| {
+            let endpoint = id.to_string();
+            metrics::gauge!("callback_pending", "endpoint" => endpoint.clone()).set(pending);
+            metrics::gauge!("callback_failed", "endpoint" => endpoint.clone()).set(failed);
+            metrics::gauge!("callback_lag_seconds", "endpoint" => endpoint.clone()).set(lag);
+            metrics::gauge!("callback_paused", "endpoint" => endpoint).set(paused);
+        };
+        let mut gone = std::mem::take(known);
+        for backlog in backlogs {
+            gone.remove(&backlog.id);
+            known.insert(backlog.id);
+            let paused = f64::from(u8::from(backlog.status == EndpointStatus::Paused));
+            let (pending, failed) = (as_gauge(backlog.pending), as_gauge(backlog.failed));
+            set(backlog.id, pending, failed, backlog.lag, paused);
+        }
+        for id in gone {
+            set(id, 0.0, 0.0, 0.0, 0.0);
+        }
+    }
+
+    async fn remove_deleted(&self) {
+        while !self.stop.is_cancelled() {
+            let removed = store::callback_endpoints::remove_deleted(&self.pool).await;
+            if !self.progress.queried(removed).unwrap_or(false) {
+                return;
+            }
+            self.progress.mark();
+            sleep(SHORTEST_PAUSE).await;
+        }
+    }
+}
+
+/// An endpoint that this replica serves.
+struct Served {
+    job: Callbacks,
+    claimed: Claimed,
+    /// As of the last read. `None` before the first.
+    target: Option<Arc<Target>>,
+    is_active: bool,
+    /// How far the feed has been read.
+    place: Option<Place>,
+    /// The feed may contain more than was read.
+    more: bool,
+    /// What was read and isn't recorded, by position.
+    window: BTreeMap<i64, Entry>,
+    flights: JoinSet<(i64, Option<Attempt>)>,
+    /// What is to be recorded, and what it says about the endpoint.
+    records: Vec<Record>,
+    health: Health,
+}
+
+struct Entry {
+    item: Item,
+    in_flight: bool,
+}
+
+/// The lease has ended: another replica may serve the endpoint now.
+struct LeaseLost;
+
+impl Served {
+    fn new(job: Callbacks, claimed: Claimed) -> Self {
+        Self {
+            job,
+            claimed,
+            target: None,
+            is_active: true,
+            place: None,
+            more: true,
+            window: BTreeMap::new(),
+            flights: JoinSet::new(),
+            records: Vec::new(),
+            health: Health::default(),
+        }
+    }
+
+    async fn run(mut self) {
+        if self.serve().await.is_ok() {
+            // If it fails, the lease expires.
+            let _ = store::callback_deliveries::release(&self.job.pool, &self.claimed).await;
+        }
+    }
+
+    /// Serves the endpoint until it is paused or deleted, or the service stops.
+    async fn serve(&mut self) -> Result<(), LeaseLost> {
+        let client = Arc::clone(&self.job.client);
+        // Reads files.
+        let ready =
+            spawn_blocking(move || client.get().map(drop).map_err(|error| error.to_string()));
+        if let Ok(Err(error)) = ready.await {
+            error!(error, "callbacks can't be sent");
+            sleep(RETRY * 10).await;
+            return Ok(());
+        }
+        let mut head = self.job.head.clone();
+        let mut next_poll = Instant::now();
+        let mut earliest = next_poll;
+        loop {
+            let stops = self.job.stop.is_cancelled() || !self.is_active;
+            if stops && self.flights.is_empty() && self.records.is_empty() {
+                return Ok(());
+            }
+            let now = Instant::now();
+            let is_due = now >= next_poll || now >= earliest && head.has_changed().unwrap_or(false);
+            if !stops && self.has_room() && (self.more || is_due) {
+                head.mark_unchanged();
+                self.read().await?;
+                (next_poll, earliest) = (now + POLL, now + SHORTEST_PAUSE);
+            }
+            self.start();
+            self.record().await?;
+            let reads = !stops && self.is_active && self.has_room();
+            if self.more && reads {
+                continue;
+            }
+            tokio::select! {
+                Some(flight) = self.flights.join_next() => self.landed(flight)?,
+                // Marked again, because it is only read once the pause is over.
+                Ok(()) = head.changed(), if reads => {
+                    head.mark_changed();
+                    tokio::select! {
+                        Some(flight) = self.flights.join_next() => self.landed(flight)?,
+                        () = sleep_until(earliest) => {}
+                    }
+                }
+                () = sleep_until(next_poll), if reads => {}
+                () = sleep(POLL) => {}
+                () = self.job.stop.cancelled(), if !stops => {}
+            }
+            while let Some(flight) = self.flights.try_join_next() {
+                self.landed(flight)?;
+            }
+        }
+    }
+
+    /// Whether to read more.
+    fn has_room(&self) -> bool {
+        self.window.len() < WINDOW / 2 && self.records.len() < WINDOW
+    }
+
+    /// Forgets what is not in flight. It is read again, by this task or the next one.
+    fn forget_waiting(&mut self) {
+        let dropped = self.window.extract_if(.., |_, entry| !entry.in_flight);
+        let first = dropped
+            .filter(|(_, entry)| !entry.item.is_due)
+            .map(|(position, _)| position)
+            .min();
+        if let (Some(place), Some(first)) = (&mut self.place, first) {
+            place.position = place.position.min(first - 1);
+        }
+    }
+
+    /// Reads what there is to do.
+    async fn read(&mut self) -> Result<(), LeaseLost> {
+        let busy: Vec<Uuid> = self
+            .window
+            .values()
+            .map(|entry| entry.item.link_id.uuid())
+            .collect();
+        let slots = self.job.concurrency.saturating_sub(self.flights.len());
+        let room = WINDOW - self.window.len();
+        let work = store::callback_deliveries::next(
+            &self.job.pool,
+            &self.claimed,
+            self.place,
+            &busy,
+            to_i64(slots),
+            to_i64(room),
+        )
+        .await;
+        let work = match self.job.progress.queried(work) {
+            Ok(work) => work.ok_or(LeaseLost)?,
+            Err(_) => {
+                self.more = false;
+                return Ok(());
+            }
+        };
+        self.target = Some(Arc::new(work.target));
+        self.more = work.is_active && work.more;
+        if self
+            .place
+            .is_some_and(|place| place.generation != work.place.generation)
+        {
+            // A replay: what waits is among what was read again.
+            self.forget_waiting();
+        }
+        self.place = Some(work.place);
+        for item in work.items {
+            if item.is_behind && !item.is_due {
+                // It waits like the one before it.
+                self.records.push(of_item(&item, DeliveryStatus::Pending));
+            } else {
+                let in_flight = false;
+                self.window
+                    .entry(item.position)
+                    .or_insert(Entry { item, in_flight });
+            }
+        }
+        if !work.is_active {
+            self.is_active = false;
+            self.forget_waiting();
+        }
+        Ok(())
+    }
+
+    /// Sends the first event of each link, as far as permitted.
+    fn start(&mut self) {
+        let lease_ends = Instant::now() + self.claimed.lease.left();
+        let latest = lease_ends.checked_sub(self.job.client.timeouts().total);
+        let (Some(target), Some(latest)) = (&self.target, latest) else {
+            return;
+        };
+        if !self.is_active || self.job.stop.is_cancelled() || self.records.len() >= WINDOW {
+            return;
+        }
+        let mut seen = HashSet::new();
+        for (position, entry) in &mut self.window {
+            if self.flights.len() >= self.job.concurrency || Instant::now() > latest {
+                return;
+            }
+            let is_first = seen.insert(entry.item.link_id);
+            if !is_first || entry.in_flight {
+                continue;
+            }
+            entry.in_flight = true;
+            let (position, target) = (*position, Arc::clone(target));
+            let (client, item) = (Arc::clone(&self.job.client), entry.item.clone());
+            self.flights.spawn(async move {
+                // This process may have been stopped for a while. Without the lease, another replica sends the event.
+                let attempt = match client.get() {
+                    Ok(client) if Instant::now() <= latest => {
+                        let id = item.event_id.to_string();
+                        timeout_at(lease_ends, target.send(client, &id, &item.event))
+                            .await
+                            .ok()
+                    }
+                    _ => None,
+                };
+                (position, attempt)
+            });
+        }
+    }
+
+    /// Takes note of an attempt that has ended.
+    fn landed(
+        &mut self,
+        flight: Result<(i64, Option<Attempt>), JoinError>,
+    ) -> Result<(), LeaseLost> {
+        let Ok((position, attempt)) = flight else {
+            // A panic, which has been logged. Without this task, the endpoint is claimed again once the lease expires.
+            count(NAME, "panicked");
+            return Err(LeaseLost);
+        };
+        let Some(attempt) = attempt else {
+            if let Some(entry) = self.window.get_mut(&position) {
+                entry.in_flight = false;
+            }
+            return Ok(());
+        };
+        let Some(Entry { mut item, .. }) = self.window.remove(&position) else {
+            return Ok(());
+        };
+        let endpoint = self.claimed.id.to_string();
+        let outcome = attempt.outcome;
+        metrics::counter!("callback_attempts_total", "endpoint" => endpoint, "outcome" => outcome.name())
+            .increment(1);
+        metrics::histogram!("callback_attempt_seconds").record(attempt.duration.as_secs_f64());
+        self.health.add(outcome);
+        item.attempts += 1;
+        // Later deliveries of the link may be waiting for this one, or others for its slot.
+        self.more |= item.is_due;
+        let (status, wait) = if outcome == Outcome::Delivered {
+            (DeliveryStatus::Delivered, Duration::ZERO)
+        } else if let Some(wait) = next_wait(item.attempts, attempt.retry_after) {
+            // The link's next events wait for this one.
+            let behind = self.window.extract_if(.., |_, entry| {
+                entry.item.link_id == item.link_id && !entry.item.is_due
+            });
+            for (_, entry) in behind {
+                self.records
+                    .push(of_item(&entry.item, DeliveryStatus::Pending));
+            }
+            (DeliveryStatus::Pending, wait)
+        } else {
+            warn!(
+                endpoint = %self.claimed.id,
+                event = %item.event_id,
+                outcome = outcome.name(),
+                "all attempts to deliver a callback failed; it can be replayed"
+            );
+            (DeliveryStatus::Failed, Duration::ZERO)
+        };
+        self.records.push(Record {
+            wait,
+            attempt: Some(attempt),
+            ..of_item(&item, status)
+        });
+        Ok(())
+    }
+
+    /// Records what is to be recorded, and renews the lease in time.
+    async fn record(&mut self) -> Result<(), LeaseLost> {
+        let Some(place) = self.place else {
+            return Ok(());
+        };
+        if self.records.is_empty() && self.claimed.lease.is_fresh() {
+            return Ok(());
+        }
+        // Everything before the oldest event that is in the window only has a row, or isn't wanted.
+        let unrecorded = self.window.iter().find(|(_, entry)| !entry.item.is_due);
+        let position = unrecorded.map_or(place.position, |(position, _)| position - 1);
+        let recorded = store::callback_deliveries::record(
+            &self.job.pool,
+            &self.claimed,
+            Place { position, ..place },
+            self.health,
+            &self.records,
+        )
+        .await;
+        let Ok(recorded) = self.job.progress.queried(recorded) else {
+            sleep(RETRY).await;
+            return Ok(());
+        };
+        let recorded = recorded.ok_or(LeaseLost)?;
+        self.claimed.lease = recorded.lease;
+        self.records.clear();
+        self.health = Health::default();
+        if let Some(reason) = recorded.paused {
+            if self.is_active && reason != PauseReason::Requested {
+                warn!(
+                    endpoint = %self.claimed.id,
+                    reason = reason.as_str(),
+                    "a callback endpoint was paused; it can be resumed"
+                );
+            }
+            self.is_active = false;
+            self.forget_waiting();
+        }
+        Ok(())
+    }
+}
+
+/// The record of an item that nothing happened to.
+fn of_item(item: &Item, status: DeliveryStatus) -> Record {
+    Record {
+        position: item.position,
+        event_id: item.event_id,
+        kind: item.kind.clone(),
+        link_id: item.link_id,
+        generation: item.generation,
+        status,
+        attempts: item.attempts,
+        wait: Duration::ZERO,
+        attempt: None,
+    }
+}
+
+fn to_i64(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,356 @@
+//! Callback endpoints, as callers manage them.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Error, PgPool, feed::Unusable, parse_stored};
+use crate::{
+    callbacks::{
+        endpoint::{ChangedEndpoint, Endpoint, EndpointId, MOST_ENDPOINTS, NewEndpoint},
+        signature::SigningSecret,
+    },
+    payment_link::EventId,
+    store::feed::Cursor,
+};
+
+/// An endpoint's row, without its secrets.
+struct Row {
+    id: Uuid,
+    url: String,
+    types: Option<Vec<String>>,
+    accounts: Option<Vec<String>>,
+    description: Option<String>,
+    header_name: Option<String>,
+    status: String,
+    pause_reason: Option<String>,
+    failing_since: Option<time::OffsetDateTime>,
+    last_success_at: Option<time::OffsetDateTime>,
+    previous_secret_ends_at: Option<time::OffsetDateTime>,
+    created_at: time::OffsetDateTime,
+    updated_at: time::OffsetDateTime,
+}
+
+impl TryFrom<Row> for Endpoint {
+    type Error = Error;
+
+    fn try_from(row: Row) -> Result<Self, Error> {
+        Ok(Self {
+            id: EndpointId::from_uuid(row.id),
+            url: row.url,
+            types: row.types,
+            accounts: row.accounts,
+            description: row.description,
+            header_name: row.header_name,
+            status: parse_stored(&row.status)?,
+            pause_reason: row.pause_reason.as_deref().map(parse_stored).transpose()?,
+            failing_since: row.failing_since,
+            last_success_at: row.last_success_at,
+            previous_secret_ends_at: row.previous_secret_ends_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+/// A query that returns a [`Row`] for each row that `$statement` selects or returns.
+macro_rules! endpoints {
+    ($statement:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            $statement + "
+             id, url, types, accounts, description, header_name, status, pause_reason, failing_since, last_success_at,
+             CASE WHEN previous_secret_ends_at > now() THEN previous_secret_ends_at END AS previous_secret_ends_at,
+             created_at, updated_at"
+            $(, $argument)*
+        )
+    };
+}
+
+/// Why an endpoint isn't created or changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Another endpoint has the same URL.
+    UrlTaken,
+    /// There are [`MOST_ENDPOINTS`].
+    TooMany,
+}
+
+/// Creates an endpoint, which gets what happens from now on.
+pub async fn create(
+    pool: &PgPool,
+    new: &NewEndpoint,
+    secret: &SigningSecret,
+) -> Result<Result<Endpoint, Refused>, Error> {
+    let created = endpoints!(
+        "INSERT INTO callback_endpoints
+             (id, url, types, accounts, description, header_name, header_value, secret, position)
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, head FROM feed
+         WHERE (SELECT count(*) FROM callback_endpoints WHERE deleted_at IS NULL) < $9
+         RETURNING",
+        EndpointId::new().uuid(),
+        new.url,
+        new.types.as_deref(),
+        new.accounts.as_deref(),
+        new.description,
+        new.header.as_ref().map(|header| &header.name),
+        new.header.as_ref().map(|header| &header.value),
+        secret.expose(),
+        MOST_ENDPOINTS
+    )
+    .fetch_optional(pool)
+    .await
+    .map_err(Error::from);
+    match created {
+        Ok(Some(row)) => Ok(Ok(row.try_into()?)),
+        Ok(None) => Ok(Err(Refused::TooMany)),
+        Err(error) if error.is_unique_violation() => Ok(Err(Refused::UrlTaken)),
+        Err(error) => Err(error),
+    }
+}
+
+/// All endpoints, oldest first.
+pub async fn list(pool: &PgPool) -> Result<Vec<Endpoint>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT id, url, types, accounts, description, header_name, status, pause_reason, failing_since, last_success_at,
+                CASE WHEN previous_secret_ends_at > now() THEN previous_secret_ends_at END AS previous_secret_ends_at,
+                created_at, updated_at
+         FROM callback_endpoints WHERE deleted_at IS NULL ORDER BY id"
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter().map(TryInto::try_into).collect()
+}
+
+/// The endpoint with this id.
+pub async fn find(pool: &PgPool, id: EndpointId) -> Result<Option<Endpoint>, Error> {
+    let endpoints = list(pool).await?;
+    Ok(endpoints.into_iter().find(|endpoint| endpoint.id == id))
+}
+
+/// Changes an endpoint. `None` if there is none with this id.
+pub async fn change(
+    pool: &PgPool,
+    id: EndpointId,
+    changed: &ChangedEndpoint,
+) -> Result<Option<Result<Endpoint, Refused>>, Error> {
+    let header = changed.header.as_ref().map(Option::as_ref);
+    let types = changed.types.as_ref().map(Option::as_deref);
+    let accounts = changed.accounts.as_ref().map(Option::as_deref);
+    let row = endpoints!(
+        "UPDATE callback_endpoints SET
+             url = coalesce($2, url),
+             types = CASE WHEN $3 THEN $4 ELSE types END,
+             accounts = CASE WHEN $5 THEN $6 ELSE accounts END,
+             description = CASE WHEN $7 THEN $8 ELSE description END,
+             header_name = CASE WHEN $9 THEN $10 ELSE header_name END,
+             header_value = CASE WHEN $9 THEN $11 ELSE header_value END,
+             updated_at = now()
+         WHERE id = $1 AND deleted_at IS NULL
+         RETURNING",
+        id.uuid(),
+        changed.url,
+        types.is_some(),
+        types.flatten(),
+        accounts.is_some(),
+        accounts.flatten(),
+        changed.description.is_some(),
+        changed.description.as_ref().and_then(Option::as_ref),
+        header.is_some(),
+        header.flatten().map(|header| &header.name),
+        header.flatten().map(|header| &header.value)
+    )
+    .fetch_optional(pool)
+    .await
+    .map_err(Error::from);
+    match row {
+        Ok(row) => row.map(|row| row.try_into().map(Ok)).transpose(),
+        Err(error) if error.is_unique_violation() => Ok(Some(Err(Refused::UrlTaken))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Pauses an endpoint. `None` if there is none with this id.
+pub async fn pause(pool: &PgPool, id: EndpointId) -> Result<Option<Endpoint>, Error> {
+    let row = endpoints!(
+        "UPDATE callback_endpoints
+         SET status = 'Paused', pause_reason = coalesce(pause_reason, 'Requested'), updated_at = now()
+         WHERE id = $1 AND deleted_at IS NULL
+         RETURNING",
+        id.uuid()
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(TryInto::try_into).transpose()
+}
+
+/// Resumes an endpoint. What waits is due now, and gets all its attempts again. `None` if there is none with this id.
+pub async fn resume(pool: &PgPool, id: EndpointId) -> Result<Option<Endpoint>, Error> {
+    let row = endpoints!(
+        "WITH due AS (
+             UPDATE callback_deliveries SET due_at = now(), attempts = 0
+             WHERE endpoint_id = $1 AND status = 'Pending'
+         )
+         UPDATE callback_endpoints
+         SET status = 'Active', pause_reason = NULL, failing_since = NULL, updated_at = now()
+         WHERE id = $1 AND deleted_at IS NULL
+         RETURNING",
+        id.uuid()
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(TryInto::try_into).transpose()
+}
+
+/// Gives an endpoint a new secret. The current one signs as well for `overlap`. `None` if there is none with this id.
+pub async fn rotate_secret(
+    pool: &PgPool,
+    id: EndpointId,
+    secret: &SigningSecret,
+    overlap: Duration,
+) -> Result<Option<Endpoint>, Error> {
+    let row = endpoints!(
+        "UPDATE callback_endpoints
+         SET previous_secret = secret, previous_secret_ends_at = now() + make_interval(secs => $3),
+             secret = $2, updated_at = now()
+         WHERE id = $1 AND deleted_at IS NULL
+         RETURNING",
+        id.uuid(),
+        secret.expose(),
+        overlap.as_secs_f64()
+    )
+    .fetch_optional(pool)
+    .await?;
+    row.map(TryInto::try_into).transpose()
+}
+
+/// Deletes an endpoint. Returns whether there was one. Its deliveries are removed later.
+pub async fn delete(pool: &PgPool, id: EndpointId) -> Result<bool, Error> {
+    let deleted = sqlx::query!(
+        "UPDATE callback_endpoints SET deleted_at = now(), updated_at = now() WHERE id = $1 AND deleted_at IS NULL",
+        id.uuid()
+    )
+    .execute(pool)
+    .await?;
+    Ok(deleted.rows_affected() == 1)
+}
+
+/// How many rows are removed in one transaction.
+const REMOVE: i64 = 1000;
+
+/// Removes a batch of the deliveries of deleted endpoints, and then the endpoints. Returns whether more may be left.
+pub async fn remove_deleted(pool: &PgPool) -> Result<bool, Error> {
+    let deleted = sqlx::query_scalar!(
+        "SELECT id FROM callback_endpoints
+         WHERE deleted_at IS NOT NULL AND (leased_until IS NULL OR leased_until <= now())"
+    )
+    .fetch_all(pool)
+    .await?;
+    if deleted.is_empty() {
+        return Ok(false);
+    }
+    let removed = sqlx::query!(
+        "DELETE FROM callback_deliveries
+         WHERE (endpoint_id, position) IN (
+             SELECT endpoint_id, position FROM callback_deliveries WHERE endpoint_id = ANY($1) LIMIT $2
+         )",
+        &deleted,
+        REMOVE
+    )
+    .execute(pool)
+    .await?;
+    if i64::try_from(removed.rows_affected()) == Ok(REMOVE) {
+        return Ok(true);
+    }
+    sqlx::query!(
+        "DELETE FROM callback_endpoints endpoint
+         WHERE id = ANY($1)
+           AND NOT EXISTS (SELECT FROM callback_deliveries delivery WHERE delivery.endpoint_id = endpoint.id)",
+        &deleted
+    )
+    .execute(pool)
+    .await?;
+    Ok(false)
+}
+
+/// Sends everything again that the endpoint wants and that is behind a place in the feed. `None` if there is no endpoint
+/// with this id.
+pub async fn replay_after(
+    pool: &PgPool,
+    id: EndpointId,
+    after: Cursor,
+) -> Result<Option<Result<(), Unusable>>, Error> {
+    // The lock on the feed's row keeps `prune` from removing what is replayed: it takes the same one before it looks where
+    // the endpoints are.
+    let place = sqlx::query!(
+        r#"WITH place AS MATERIALIZED (
+               SELECT feed.*,
+                      CASE WHEN pruned = $2 THEN coalesce(pruned_id, id)
+                           ELSE (SELECT event.id FROM feed_events event WHERE event.position = $2) END AS found
+               FROM feed FOR SHARE
+           ), moved AS (
+               UPDATE callback_endpoints endpoint
+               SET position = least(endpoint.position, $2), generation = generation + 1, updated_at = now()
+               FROM place
+               WHERE endpoint.id = $1 AND deleted_at IS NULL AND place.pruned <= $2 AND place.found = $3
+               RETURNING 1
+           )
+           SELECT pruned <= $2 AS "is_kept!", coalesce(found = $3, false) AS "is_found!",
+                  EXISTS (SELECT FROM callback_endpoints WHERE id = $1 AND deleted_at IS NULL) AS "exists!",
+                  (SELECT count(*) FROM moved) AS "moved!"
+           FROM place"#,
+        id.uuid(),
+        after.position,
+        after.id
+    )
+    .fetch_one(pool)
+    .await?;
+    if !place.exists {
+        return Ok(None);
+    }
+    Ok(Some(if !place.is_kept {
+        Err(Unusable::Pruned)
+    } else if place.is_found {
+        Ok(())
+    } else {
+        Err(Unusable::Foreign)
+    }))
+}
+
+/// Sends one event again. Returns whether there is such an event, of one of the accounts `open` if it is limited.
+pub async fn replay_event(
+    pool: &PgPool,
+    id: EndpointId,
+    event: EventId,
+    open: Option<&[String]>,
+) -> Result<bool, Error> {
+    // An event that the endpoint hasn't got to needs no replay. The row of the feed is locked as in `replay_after`.
+    let found = sqlx::query_scalar!(
+        r#"WITH place AS MATERIALIZED (
+               SELECT pruned FROM feed FOR SHARE
+           ), event AS MATERIALIZED (
+               SELECT event.* FROM feed_events event, place
+               WHERE event.id = $2 AND event.position > place.pruned AND ($3::text[] IS NULL OR event.account = ANY($3))
+           ), again AS (
+               INSERT INTO callback_deliveries
+                   (endpoint_id, position, event_id, type, payment_link_id, generation, status, attempts, due_at)
+               SELECT endpoint.id, event.position, event.id, event.type, event.payment_link_id, endpoint.generation,
+                      'Pending', 0, now()
+               FROM event, callback_endpoints endpoint
+               WHERE endpoint.id = $1
+                 AND (event.position <= endpoint.position
+                      OR EXISTS (SELECT FROM callback_deliveries delivery
+                                 WHERE delivery.endpoint_id = $1 AND delivery.position = event.position))
+               ON CONFLICT (endpoint_id, position) DO UPDATE
+               SET status = 'Pending', attempts = 0, due_at = now(), generation = EXCLUDED.generation
+           )
+           SELECT count(*) AS "count!" FROM event"#,
+        id.uuid(),
+        event.uuid(),
+        open
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(found == 1)
+}
