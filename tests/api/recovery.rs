@@ -333,13 +333,13 @@ async fn a_lost_creation_is_given_up_after_the_limit() {
 #[tokio::test]
 async fn a_lost_creation_that_expires_fails_and_cannot_be_paid() {
     // Whether Dojo did nothing, or created an intent that its search did not show in time.
-    let settle = [("RECOVERY_SETTLE", "9s")];
+    let settle = [("RECOVERY_SETTLE", "20s")];
     for_each_case(&["cutBefore", "cutAfter"], &settle, async |app, kind| {
         app.sandbox.drop_webhooks().await;
         app.sandbox.search_lags(600.0).await;
         let mut body = ten_pounds("Order 1");
         // Before the creation may be retried.
-        let expire_at = OffsetDateTime::now_utc() + Duration::from_secs(6);
+        let expire_at = OffsetDateTime::now_utc() + Duration::from_secs(16);
         body["expireAt"] = json!(expire_at.format(&Rfc3339).unwrap());
         let id = lose(&app, "a", &body, kind, json!({})).await;
 
