@@ -131,6 +131,8 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
             ("DOJO_CHECKOUT_URL", &format!("{sandbox_url}/checkout")),
             ("DOJO_API_KEY", DOJO_API_KEY),
             ("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET),
+            // For receivers that someone tries out on this machine.
+            ("CALLBACK_ALLOW", "127.0.0.1"),
         ],
     )?;
     ready(&format!("{service_url}/readyz")).await?;

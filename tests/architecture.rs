@@ -67,7 +67,14 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
     ),
     (
         "golive",
-        &["config", "dojo", "payment_link", "store", "telemetry"],
+        &[
+            "callbacks",
+            "config",
+            "dojo",
+            "payment_link",
+            "store",
+            "telemetry",
+        ],
     ),
 ];
 

@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, reason = "a program of several files")]
 
 mod alone;
+mod callbacks;
 mod feed;
 mod operators;
 mod people;
@@ -157,6 +158,7 @@ async fn run(seconds: u64, seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) 
         .filter(|(trouble, _)| stage.has(*trouble))
         .map(|(trouble, dice)| trouble.run(&stage, &damage, dice, until));
     let feed_readers = [feed::Reader::default(), feed::Reader::default()];
+    let receivers = callbacks::Receiver::both(&stage, &mut dice()).await?;
     let dice_for_feed = [dice(), dice()];
     let followers = feed_readers
         .iter()
@@ -182,6 +184,7 @@ async fn run(seconds: u64, seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) 
     verdict::settled(&stage, any_time).await?;
     let made_due = verdict::make_all_due(&stage.database.pool).await?;
     verdict::settled(&stage, made_due).await?;
+    callbacks::finish(&stage, &receivers).await?;
     let took = calm.elapsed();
     // A webhook that its sender has given up on may still be on its way into the database, and is then reconciled. So a
     // promise counts as broken only if it still is after everything has settled once more.
@@ -191,11 +194,13 @@ async fn run(seconds: u64, seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) 
         judged = verdict::judge(&stage, &books, &feed_readers).await;
     }
     let findings = judged?;
-    print_tally(&books, &damage, &findings, took);
+    callbacks::finish(&stage, &receivers).await?;
+    let called = callbacks::judge(&stage, &receivers).await?;
+    print_tally(&books, &damage, &findings, called, took);
     Ok(())
 }
 
-fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Duration) {
+fn print_tally(books: &Books, damage: &Damage, findings: &Findings, called: usize, took: Duration) {
     let row = |name: &str, figures: String| println!("  {name:<14}{figures}");
     row(
         "links",
@@ -258,6 +263,10 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, took: Durati
     row(
         "feed",
         format!("{} events, read by two readers", findings.events),
+    );
+    row(
+        "callbacks",
+        format!("{called} arrived at two receivers, one of which often fails"),
     );
     row("settled in", format!("{:.1} s", took.as_secs_f64()));
 }

@@ -142,11 +142,12 @@ impl Stage {
     }
 
     /// Runs one of the program's commands, as an operator does. Returns its output.
-    async fn command(&self, arguments: &[&str]) -> Result<String> {
+    pub async fn command(&self, arguments: &[&str]) -> Result<String> {
         let output = Command::new(program()?)
             .args(arguments)
             .env_clear()
             .env("DATABASE_URL", &self.database.url)
+            .env("CALLBACK_ALLOW", CALLBACK_ALLOW)
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
@@ -173,6 +174,12 @@ impl Stage {
     }
 }
 
+/// Where the receivers of callbacks are.
+const CALLBACK_ALLOW: &str = "127.0.0.1";
+
+/// How long they may take.
+pub const CALLBACK_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Shorter times than in production, so that a minute here covers what takes hours there.
 fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str, String)> {
     vec![
@@ -193,6 +200,11 @@ fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str,
         ("CLIENT_RATE", "100000".to_owned()),
         // Nothing here gets that old, except for what is made older on purpose.
         ("PRUNE_OLDER_THAN", "400d".to_owned()),
+        ("CALLBACK_ALLOW", CALLBACK_ALLOW.to_owned()),
+        (
+            "CALLBACK_TIMEOUT",
+            format!("{}s", CALLBACK_TIMEOUT.as_secs()),
+        ),
         ("LOG_FORMAT", "json".to_owned()),
     ]
 }

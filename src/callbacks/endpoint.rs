@@ -403,7 +403,7 @@ pub fn broken_rules(url: Option<&str>, header: Option<(&str, &str)>, allow: &All
             )),
             Err(_) => faults.push(Fault::new("/header/name", "must be the name of a header")),
         }
-        if value.is_empty() || HeaderValue::from_str(value).is_err() {
+        if value.is_empty() || !value.chars().all(|c| (' '..='~').contains(&c)) {
             faults.push(Fault::new(
                 "/header/value",
                 "must be visible ASCII characters and spaces",

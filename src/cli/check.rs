@@ -20,6 +20,10 @@ pub(super) struct Check {
     #[command(flatten)]
     public_url: PublicUrl,
 
+    /// Also send a ping to every callback endpoint.
+    #[arg(long)]
+    ping_callbacks: bool,
+
     /// Print JSON: `ok`, and `checks` with `name`, `account`, `outcome` (passed, failed or skipped), `detail` and `fix`
     /// (how to fix it).
     #[arg(long)]
@@ -35,7 +39,7 @@ pub(super) enum Format {
 
 impl Check {
     pub(super) async fn run(&self) -> Result<ExitCode> {
-        let report = check::run(&self.settings, &self.public_url).await;
+        let report = check::run(&self.settings, &self.public_url, self.ping_callbacks).await;
         let format = if self.json {
             Format::Json
         } else {

@@ -243,21 +243,22 @@ impl Served {
         let mut next_poll = Instant::now();
         let mut earliest = next_poll;
         loop {
+            // Before the next read, which would find a delivery that has ended still waiting.
+            self.record().await?;
             let stops = self.job.stop.is_cancelled() || !self.is_active;
             if stops && self.flights.is_empty() && self.records.is_empty() {
                 return Ok(());
             }
             let now = Instant::now();
             let is_due = now >= next_poll || now >= earliest && head.has_changed().unwrap_or(false);
-            if !stops && self.has_room() && (self.more || is_due) {
+            let reads = !stops && self.has_room();
+            if reads && (self.more || is_due) {
                 head.mark_unchanged();
                 self.read().await?;
                 (next_poll, earliest) = (now + POLL, now + SHORTEST_PAUSE);
             }
             self.start();
-            self.record().await?;
-            let reads = !stops && self.is_active && self.has_room();
-            if self.more && reads {
+            if reads && (self.more || !self.records.is_empty()) {
                 continue;
             }
             tokio::select! {
@@ -280,9 +281,9 @@ impl Served {
         }
     }
 
-    /// Whether to read more.
+    /// Whether to read more. Not while the database fails to record what has ended.
     fn has_room(&self) -> bool {
-        self.window.len() < WINDOW / 2 && self.records.len() < WINDOW
+        self.window.len() < WINDOW / 2 && self.records.is_empty()
     }
 
     /// Forgets what is not in flight. It is read again, by this task or the next one.

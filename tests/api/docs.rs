@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     browser::Browser,
     openapi::problem_types,
-    support::{Answer, TestApp, manual, send, ten_pounds, text},
+    support::{Answer, TestApp, eventually, manual, send, ten_pounds, text},
 };
 
 const PAGES: [&str; 2] = ["/docs", "/docs/problems"];
@@ -59,7 +59,7 @@ async fn the_pages_contain_every_route_schema_and_problem_type() {
     }
 
     // The headers of responses are described where they are used.
-    assert!(page.contains("<dd><p>The path of the payment link.</p></dd>"));
+    assert!(page.contains("<dd><p>The path of what was created.</p></dd>"));
 
     let problems = app.get("/docs/problems").await.expect(200).text;
     assert!(problems.contains("<title>Problems – Dojo payment links API</title>"));
@@ -202,7 +202,7 @@ async fn run(app: &TestApp, command: &[String], id: &str) -> Answer {
 
 #[tokio::test]
 async fn every_command_for_callers_succeeds() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[("RUN_JOBS", "true")]).await;
     let page = app.get("/docs").await.expect(200).text;
     let (page, _) = page
         .split_once("<h2 id=\"for-dojo-and-for-operators\">")
@@ -217,9 +217,14 @@ async fn every_command_for_callers_succeeds() {
             .map(|(name, _)| name)
             .collect();
         let has = |word: &str| command.iter().any(|given| given == word);
-        let expected: &[_] = if has("-d") {
+        let has_no_key = command
+            .iter()
+            .any(|word| word.starts_with("/v1/callback-endpoints") || word.ends_with("/refresh"));
+        let expected: &[_] = if has("-d") && has_no_key {
+            &["Authorization", "Content-Type"]
+        } else if has("-d") {
             &["Authorization", "Content-Type", "Idempotency-Key"]
-        } else if has("-X") && !command.iter().any(|word| word.ends_with("/refresh")) {
+        } else if has("-X") && !has_no_key {
             &["Authorization", "Idempotency-Key"]
         } else {
             &["Authorization"]
@@ -255,6 +260,14 @@ async fn every_command_for_callers_succeeds() {
                 *word = word.replace("op_01kaz8v4wce7q8m6s5gq9nq2fd", &id);
             }
         }
+        if path.starts_with("/v1/callback-endpoints/") {
+            let (endpoint, event) = endpoint_and_event(&app).await;
+            for word in &mut command {
+                *word = word
+                    .replace("cbe_01kaz8v4wce7q8m6s5gq9nq2fd", &endpoint)
+                    .replace("evt_01kaz8v4wce7q8m6s5gq9nq2fd", &event);
+            }
+        }
         let response = run(&app, &command, text(&link["id"])).await;
         assert!(
             response.status.is_success(),
@@ -262,6 +275,22 @@ async fn every_command_for_callers_succeeds() {
             response.text
         );
     }
+}
+
+/// The ids of a callback endpoint that is paused, so that nothing is sent to it, and of an event.
+async fn endpoint_and_event(app: &TestApp) -> (String, String) {
+    let url = json!({"url": format!("https://receiver.invalid/{}", uuid::Uuid::now_v7())});
+    let create = app.request(Method::POST, "/v1/callback-endpoints");
+    let created = send(create.json(&url)).await.expect(201).json();
+    let id = text(&created["id"]).to_owned();
+    let pause = format!("/v1/callback-endpoints/{id}/pause");
+    send(app.request(Method::POST, &pause)).await.expect(200);
+    let event = eventually("there is an event", async || {
+        let events = app.get("/v1/events").await.expect(200).json();
+        Some(events["data"].get(0)?["id"].as_str()?.to_owned())
+    })
+    .await;
+    (id, event)
 }
 
 #[tokio::test]

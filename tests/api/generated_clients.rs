@@ -16,7 +16,12 @@ const CLIENT_RATE: &str = "50";
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "installs packages for Node and Python: script/test runs it"]
 async fn linters_and_generated_clients_accept_the_document() {
-    let app = TestApp::with(&[("CLIENT_RATE", CLIENT_RATE), ("RUN_JOBS", "true")]).await;
+    let app = TestApp::with(&[
+        ("CLIENT_RATE", CLIENT_RATE),
+        ("RUN_JOBS", "true"),
+        ("CALLBACK_ALLOW", "127.0.0.1"),
+    ])
+    .await;
     let reader = create_api_key(&app, "reader", "links:read");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let run = Command::new(root.join("tests/clients/run.sh"))

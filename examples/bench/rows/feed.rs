@@ -7,10 +7,11 @@ use std::{
 
 use futures_util::future::try_join_all;
 use serde_json::Value;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, postgres::PgPoolOptions};
 use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
+use super::webhooks;
 use crate::{
     Result,
     database::{Database, Size},
@@ -60,11 +61,38 @@ pub async fn delay(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
         p99,
         Unit::Milliseconds,
     );
+    cost(lab, report, &database).await
+}
+
+/// Compares the intake of webhooks with what it is if changes aren't published.
+async fn cost(lab: &Lab, report: &mut RowReport<'_>, database: &Database) -> Result {
+    let trigger = async |change: &str| {
+        let change = format!("ALTER TABLE payment_link_events {change} TRIGGER feed_change");
+        sqlx::query(AssertSqlSafe(change))
+            .execute(&database.pool)
+            .await
+    };
+    let (mut with, mut without) = (vec![], vec![]);
+    for _ in 0..lab.scale.rounds {
+        with.push(webhooks::service(lab, database).await?);
+        trigger("DISABLE").await?;
+        let measured = webhooks::service(lab, database).await;
+        trigger("ENABLE").await?;
+        without.push(measured?);
+    }
+    let with = report.median("webhooks with the feed, events", &with, Unit::PerSecond);
+    let without = report.median("webhooks without it, events", &without, Unit::PerSecond);
+    report.goal(
+        "webhooks with the feed, compared with those without it",
+        Limit::AtLeast(0.9),
+        with / without,
+        Unit::Times,
+    );
     Ok(())
 }
 
 /// Changes links at a steady rate, each in a transaction of its own. Returns the number of changes.
-async fn write(
+pub async fn write(
     database: &Database,
     length: Duration,
     committed: &RefCell<Vec<Option<Instant>>>,

@@ -1,5 +1,6 @@
 //! The rows of the benchmark.
 
+mod callbacks;
 mod creations;
 mod feed;
 mod process;
@@ -33,6 +34,8 @@ pub enum Row {
     FullDatabase,
     /// how soon a reader of the feed gets a change
     Feed,
+    /// callbacks to one endpoint
+    Callbacks,
     /// memory, idle and under load
     Memory,
     /// how long a start takes
@@ -52,6 +55,7 @@ impl Row {
             Self::List => "list",
             Self::FullDatabase => "full-database",
             Self::Feed => "feed",
+            Self::Callbacks => "callbacks",
             Self::Memory => "memory",
             Self::Start => "start",
         }
@@ -70,6 +74,7 @@ impl Row {
             Self::List => reads::list(lab, report).await,
             Self::FullDatabase => webhooks::full_database(lab, report).await,
             Self::Feed => feed::delay(lab, report).await,
+            Self::Callbacks => callbacks::rate(lab, report).await,
             Self::Memory => process::memory(lab, report).await,
             Self::Start => process::start(lab, report).await,
         }

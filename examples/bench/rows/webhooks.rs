@@ -134,6 +134,12 @@ pub async fn full_database(lab: &mut Lab, report: &mut RowReport<'_>) -> Result 
     Ok(())
 }
 
+/// A round of the service. Returns the events per second.
+pub async fn service(lab: &Lab, database: &Database) -> Result<f64> {
+    let load = intake(lab, database, Receiver::Service, CONNECTIONS).await?;
+    Ok(load.rate())
+}
+
 /// Who receives the webhooks.
 #[derive(Clone, Copy)]
 enum Receiver {

@@ -1,6 +1,7 @@
 //! Checks a deployment before it takes money: settings, database, Dojo, webhooks and clocks. Changes nothing. A failed
 //! check doesn't prevent the checks that don't depend on it, and everything has a time limit.
 
+mod callbacks;
 mod database;
 mod dojo;
 mod report;
@@ -31,8 +32,8 @@ impl Report {
     }
 }
 
-/// Runs all checks.
-pub async fn run(settings: &ServeSettings, public_url: &PublicUrl) -> Report {
+/// Runs all checks. Pings the callback endpoints only if `ping_callbacks`, because their owners see that.
+pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callbacks: bool) -> Report {
     let mut error = ConfigError::default();
     let accounts = error.keep(Accounts::from_settings(&settings.dojo));
     let pool = error.keep(PgPool::new(&settings.database));
@@ -100,6 +101,13 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl) -> Report {
         vec![checks]
     };
     let (of_database, of_accounts) = join(of_database, of_accounts).await;
-    let all = [checks, of_database].into_iter().chain(of_accounts);
+    let of_callbacks = match &pool {
+        Some(pool) if ping_callbacks => Some(callbacks::check(pool, &settings.callbacks).await),
+        _ => None,
+    };
+    let all = [checks, of_database]
+        .into_iter()
+        .chain(of_accounts)
+        .chain(of_callbacks);
     Report::new(all.flat_map(Checks::into_list).collect())
 }

@@ -47,6 +47,7 @@ pub(super) enum Name {
     WebhookAddress,
     WebhookEvents,
     WebhookSecrets,
+    Callbacks,
 }
 
 impl Name {
@@ -83,6 +84,7 @@ impl Name {
             Self::WebhookAddress => "webhook-address",
             Self::WebhookEvents => "webhook-events",
             Self::WebhookSecrets => "webhook-secrets",
+            Self::Callbacks => "callbacks",
         }
     }
 }

@@ -1,0 +1,83 @@
+use futures_util::{StreamExt, stream};
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::report::{Checks, LIMIT, Name};
+use crate::{
+    callbacks::{
+        client::{LazyClient, Outcome},
+        endpoint::{Endpoint, Ping},
+    },
+    config::CallbackSettings,
+    store::{self, PgPool},
+};
+
+/// How many endpoints are pinged at once.
+const CONCURRENCY: usize = 10;
+
+/// Pings every callback endpoint.
+pub(super) async fn check(pool: &PgPool, settings: &CallbackSettings) -> Checks {
+    let mut checks = Checks::new();
+    let listed = timeout(LIMIT, store::callback_endpoints::list(pool)).await;
+    let endpoints = match listed {
+        Ok(Ok(endpoints)) => endpoints,
+        Ok(Err(error)) => {
+            let diagnosis = pool.diagnose(&error);
+            checks.fail(Name::Callbacks, diagnosis.problem, diagnosis.remedy);
+            return checks;
+        }
+        Err(_) => {
+            checks.skip(Name::Callbacks, "the database takes too long");
+            return checks;
+        }
+    };
+    if endpoints.is_empty() {
+        checks.pass(Name::Callbacks, "there are no callback endpoints");
+        return checks;
+    }
+    let client = std::sync::Arc::new(settings.client());
+    let made = std::sync::Arc::clone(&client);
+    // Reads files.
+    let made = spawn_blocking(move || made.get().map(drop).map_err(|error| error.to_string()));
+    if let Ok(Err(error)) = made.await {
+        checks.fail(
+            Name::Callbacks,
+            format!("no callbacks can be sent: {error}"),
+            "install the system's certificate authorities (ca-certificates)",
+        );
+        return checks;
+    }
+    let pings: Vec<_> = stream::iter(&endpoints)
+        .map(|endpoint| ping(pool, &client, endpoint))
+        .buffered(CONCURRENCY)
+        .collect()
+        .await;
+    for (endpoint, response) in endpoints.iter().zip(pings) {
+        match response {
+            Ok(response) => checks.pass(Name::Callbacks, format!("{}: {response}", endpoint.id)),
+            Err(response) => checks.fail(
+                Name::Callbacks,
+                format!("{}: {response}", endpoint.id),
+                "see \"Callbacks fall behind\" in docs/operations.md",
+            ),
+        }
+    }
+    checks
+}
+
+/// How an endpoint responds to a ping.
+async fn ping(pool: &PgPool, client: &LazyClient, endpoint: &Endpoint) -> Result<String, String> {
+    let target = store::callback_deliveries::target(pool, endpoint.id)
+        .await
+        .map_err(|error| pool.diagnose(&error).problem)?
+        .ok_or("it was deleted meanwhile")?;
+    let client = client.get().map_err(|error| error.to_string())?;
+    let Ping { id, body } = Ping::new();
+    let attempt = target.send(client, &id, &body).await;
+    let status = attempt.status.map(|status| format!(" (status {status})"));
+    let response = format!("{}{}", attempt.outcome.name(), status.unwrap_or_default());
+    if attempt.outcome == Outcome::Delivered {
+        Ok(response)
+    } else {
+        Err(response)
+    }
+}
