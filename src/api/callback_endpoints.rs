@@ -393,7 +393,7 @@ async fn ping(request: Request<EndpointPath>) -> Result<Json<Pong>, Error> {
     let Ping { id, body } = Ping::new();
     let sent = timeout(
         state.time_left(request.begun),
-        target.send(client, &id, &body),
+        target.send(client, None, &id, &body),
     )
     .await;
     sent.map(|attempt| Json(attempt.into()))

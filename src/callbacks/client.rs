@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fmt,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -75,8 +75,8 @@ impl LazyClient {
 /// Delivers callbacks, to permitted addresses only.
 ///
 /// A host is resolved once per attempt. All addresses are checked, and the connection is made to one of them. It makes no
-/// difference what DNS responds at another time. To be certain of that, each attempt has an HTTP client and a connection of
-/// its own. They share the TLS configuration, which is what is expensive to create.
+/// difference what DNS responds at another time. To be certain of that, an HTTP client only knows the addresses that were
+/// checked. All clients share the TLS configuration, which is what is expensive to create.
 #[derive(Clone)]
 pub struct CallbackClient {
     allow: Allow,
@@ -84,6 +84,15 @@ pub struct CallbackClient {
     tls: ClientConfig,
     resolver: Arc<dyn Resolve>,
 }
+
+/// How long an idle connection is kept. Common servers close theirs after 5 seconds, and what is sent at that moment is lost.
+const LONGEST_IDLE: Duration = Duration::from_secs(2);
+
+/// Connections to one endpoint that are used for several attempts.
+///
+/// They are used only while the host has the same addresses, all of them permitted.
+#[derive(Default)]
+pub struct Connections(Mutex<Option<(Vec<SocketAddr>, Client)>>);
 
 /// The time limits of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,14 +266,18 @@ impl CallbackClient {
             resolver: Arc::new(System),
         };
         // So that a mistake in the configuration is noticed now, and not at the first callback.
-        client.connecting_to(Vec::new())?;
+        client.connecting_to(Vec::new(), 0)?;
         Ok(client)
     }
 
-    /// Attempts to deliver a callback, once.
-    pub async fn deliver(&self, delivery: Callback<'_>) -> Attempt {
+    /// Attempts to deliver a callback, once. Without `connections`, over a connection of its own.
+    pub async fn deliver(
+        &self,
+        delivery: Callback<'_>,
+        connections: Option<&Connections>,
+    ) -> Attempt {
         let start = Instant::now();
-        let mut attempt = match self.response(delivery, start).await {
+        let mut attempt = match self.response(delivery, connections, start).await {
             Ok(response) => read(response).await,
             Err(outcome) => Attempt {
                 status: None,
@@ -278,7 +291,12 @@ impl CallbackClient {
         attempt
     }
 
-    async fn response(&self, delivery: Callback<'_>, start: Instant) -> Result<Response, Outcome> {
+    async fn response(
+        &self,
+        delivery: Callback<'_>,
+        connections: Option<&Connections>,
+        start: Instant,
+    ) -> Result<Response, Outcome> {
         // The exceptions may have changed since the endpoint was created.
         check_url(delivery.url, &self.allow).map_err(|_| Outcome::NotAllowed)?;
         let addresses = self.addresses(delivery.url).await?;
@@ -288,7 +306,11 @@ impl CallbackClient {
             value.set_sensitive(true);
             headers.insert(name, value);
         }
-        self.connecting_to(addresses)
+        let client = match connections {
+            Some(connections) => self.over(connections, addresses),
+            None => self.connecting_to(addresses, 0),
+        };
+        client
             .map_err(|error| Outcome::of_error(&error))?
             .post(delivery.url.clone())
             .headers(headers)
@@ -340,9 +362,32 @@ impl CallbackClient {
         }
     }
 
-    /// A client for one request, which connects to one of these addresses whatever the name. If the URL's host is an
-    /// address, reqwest connects to it without resolving anything.
-    fn connecting_to(&self, addresses: Vec<SocketAddr>) -> Result<Client, reqwest::Error> {
+    /// The client that has the connections to these addresses.
+    fn over(
+        &self,
+        connections: &Connections,
+        mut addresses: Vec<SocketAddr>,
+    ) -> Result<Client, reqwest::Error> {
+        // DNS may return them in any order.
+        addresses.sort_unstable();
+        let mut current = connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, client)) = &*current
+            && *known == addresses
+        {
+            return Ok(client.clone());
+        }
+        let client = self.connecting_to(addresses.clone(), usize::MAX)?;
+        *current = Some((addresses, client.clone()));
+        Ok(client)
+    }
+
+    /// A client that connects to one of these addresses whatever the name, and keeps up to `idle` connections. If the URL's host
+    /// is an address, reqwest connects to it without resolving anything.
+    fn connecting_to(
+        &self,
+        addresses: Vec<SocketAddr>,
+        idle: usize,
+    ) -> Result<Client, reqwest::Error> {
         Client::builder()
             .tls_backend_preconfigured(self.tls.clone())
             .dns_resolver(Pinned(addresses))
@@ -363,7 +408,8 @@ impl CallbackClient {
             .no_brotli()
             .no_zstd()
             .no_deflate()
-            .pool_max_idle_per_host(0)
+            .pool_max_idle_per_host(idle)
+            .pool_idle_timeout(LONGEST_IDLE)
             .build()
     }
 }
@@ -537,16 +583,77 @@ mod tests {
         url: &str,
         header: Option<(&HeaderName, &HeaderValue)>,
     ) -> Attempt {
-        client
-            .deliver(Callback {
-                url: &Url::parse(url).unwrap(),
-                id: "evt_1",
-                timestamp: 1_614_265_330,
-                body: BODY,
-                signature: &HeaderValue::from_static("v1,c2lnbmF0dXJl"),
-                header,
-            })
-            .await
+        deliver_over(client, url, header, None).await
+    }
+
+    async fn deliver_over(
+        client: &CallbackClient,
+        url: &str,
+        header: Option<(&HeaderName, &HeaderValue)>,
+        connections: Option<&Connections>,
+    ) -> Attempt {
+        let callback = Callback {
+            url: &Url::parse(url).unwrap(),
+            id: "evt_1",
+            timestamp: 1_614_265_330,
+            body: BODY,
+            signature: &HeaderValue::from_static("v1,c2lnbmF0dXJl"),
+            header,
+        };
+        client.deliver(callback, connections).await
+    }
+
+    /// A server that accepts everything, and the number of connections to it so far.
+    async fn keeps_alive() -> (u16, Arc<AtomicUsize>) {
+        let (listener, port) = listen().await;
+        let connections = Arc::new(AtomicUsize::new(0));
+        let opened = Arc::clone(&connections);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                opened.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut request = Vec::new();
+                    while stream.read_buf(&mut request).await.unwrap() > 0 {
+                        if request.ends_with(BODY.as_bytes()) {
+                            request.clear();
+                            let response = b"HTTP/1.1 204 No Content\r\n\r\n";
+                            stream.write_all(response).await.unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        (port, connections)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_reused_while_the_addresses_stay_the_same() {
+        let (port, opened) = keeps_alive().await;
+        let allow = format!("hook.test:{port},127.0.0.1:{port},[::1]:{port}");
+        let url = format!("http://hook.test:{port}/");
+        let at = |addresses: &[&str]| CallbackClient {
+            resolver: Fake::new(addresses),
+            ..client(&allow)
+        };
+        let connections = Connections::default();
+        for _ in 0..3 {
+            let client = at(&["127.0.0.1"]);
+            let attempt = deliver_over(&client, &url, None, Some(&connections)).await;
+            assert_eq!(attempt.outcome, Outcome::Delivered);
+        }
+        assert_eq!(opened.load(Ordering::SeqCst), 1);
+        // An open connection doesn't help if the host has moved to where nothing may be sent.
+        let moved = at(&["10.0.0.1"]);
+        let attempt = deliver_over(&moved, &url, None, Some(&connections)).await;
+        assert_eq!(attempt.outcome, Outcome::NotAllowed);
+        let other = at(&["127.0.0.1", "::1"]);
+        let attempt = deliver_over(&other, &url, None, Some(&connections)).await;
+        assert_eq!(attempt.outcome, Outcome::Delivered);
+        assert_eq!(opened.load(Ordering::SeqCst), 2);
+        let attempt = deliver(&other, &url).await;
+        assert_eq!(attempt.outcome, Outcome::Delivered);
+        assert_eq!(opened.load(Ordering::SeqCst), 3);
     }
 
     async fn listen() -> (TcpListener, u16) {

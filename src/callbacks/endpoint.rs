@@ -12,7 +12,7 @@ use url::Url;
 use utoipa::ToSchema;
 
 use super::{
-    client::{Attempt, Callback, CallbackClient, may_set},
+    client::{Attempt, Callback, CallbackClient, Connections, may_set},
     signature::{SigningSecret, header},
     target::{Allow, check_url},
 };
@@ -238,24 +238,30 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// Attempts to deliver an event, once. `id` is the event's id and `event` its JSON.
-    pub async fn send(&self, client: &CallbackClient, id: &str, event: &str) -> Attempt {
+    /// Attempts to deliver an event, once. `id` is the event's id and `event` its JSON. Without `connections`, over a connection
+    /// of its own.
+    pub async fn send(
+        &self,
+        client: &CallbackClient,
+        connections: Option<&Connections>,
+        id: &str,
+        event: &str,
+    ) -> Attempt {
         let timestamp = OffsetDateTime::now_utc().unix_timestamp();
         let (newest, previous) = (&self.secret, self.previous_secret.as_ref());
         let extra = self.header.as_ref().and_then(|(name, value)| {
             let value = HeaderValue::from_str(value.expose_secret()).ok()?;
             Some((name.parse::<HeaderName>().ok()?, value))
         });
-        client
-            .deliver(Callback {
-                url: &self.url,
-                id,
-                timestamp,
-                body: event,
-                signature: &header(newest, previous, id, timestamp, event.as_bytes()),
-                header: extra.as_ref().map(|(name, value)| (name, value)),
-            })
-            .await
+        let callback = Callback {
+            url: &self.url,
+            id,
+            timestamp,
+            body: event,
+            signature: &header(newest, previous, id, timestamp, event.as_bytes()),
+            header: extra.as_ref().map(|(name, value)| (name, value)),
+        };
+        client.deliver(callback, connections).await
     }
 }
 

@@ -308,7 +308,7 @@ async fn ping(pool: &PgPool, settings: &CallbackSettings, id: EndpointId) -> Res
         .get()
         .map_err(|error| format!("callbacks can't be sent: {error}"))?;
     let Ping { id, body } = Ping::new();
-    let attempt = target.send(client, &id, &body).await;
+    let attempt = target.send(client, None, &id, &body).await;
     let status = attempt.status.map(|status| format!(" (status {status})"));
     let took = attempt.duration.as_millis();
     let outcome = format!(

@@ -184,17 +184,15 @@ impl Receiver {
         }
         let Head { id, kind } = serde_json::from_str(event)?;
         let timestamp = OffsetDateTime::now_utc().unix_timestamp();
-        let attempt = self
-            .client
-            .deliver(Callback {
-                url: &self.url,
-                id,
-                timestamp,
-                body: event,
-                signature: &header(&self.secret, None, id, timestamp, event.as_bytes()),
-                header: None,
-            })
-            .await;
+        let callback = Callback {
+            url: &self.url,
+            id,
+            timestamp,
+            body: event,
+            signature: &header(&self.secret, None, id, timestamp, event.as_bytes()),
+            header: None,
+        };
+        let attempt = self.client.deliver(callback, None).await;
         let status = attempt.status.map(|status| format!(" ({status})"));
         eprintln!(
             "{}{}: {kind} {id}",

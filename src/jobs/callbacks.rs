@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     callbacks::{
-        client::{Attempt, LazyClient, Outcome},
+        client::{Attempt, Connections, LazyClient, Outcome},
         endpoint::{DeliveryStatus, EndpointId, EndpointStatus, PauseReason, Target, next_wait},
     },
     store::{
@@ -184,6 +184,7 @@ struct Served {
     claimed: Claimed,
     /// As of the last read. `None` before the first.
     target: Option<Arc<Target>>,
+    connections: Arc<Connections>,
     is_active: bool,
     /// How far the feed has been read.
     place: Option<Place>,
@@ -211,6 +212,7 @@ impl Served {
             job,
             claimed,
             target: None,
+            connections: Arc::default(),
             is_active: true,
             place: None,
             more: true,
@@ -373,14 +375,18 @@ impl Served {
             entry.in_flight = true;
             let (position, target) = (*position, Arc::clone(target));
             let (client, item) = (Arc::clone(&self.job.client), entry.item.clone());
+            let connections = Arc::clone(&self.connections);
             self.flights.spawn(async move {
                 // This process may have been stopped for a while. Without the lease, another replica sends the event.
                 let attempt = match client.get() {
                     Ok(client) if Instant::now() <= latest => {
                         let id = item.event_id.to_string();
-                        timeout_at(lease_ends, target.send(client, &id, &item.event))
-                            .await
-                            .ok()
+                        timeout_at(
+                            lease_ends,
+                            target.send(client, Some(&connections), &id, &item.event),
+                        )
+                        .await
+                        .ok()
                     }
                     _ => None,
                 };

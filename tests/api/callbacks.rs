@@ -1,17 +1,23 @@
 //! Callbacks: what endpoints get, in which order, and that nothing is lost however they respond and whoever dies.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
+use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::time::sleep;
 
 use crate::{
     commands::{error_of, output_of},
     support::{
-        Answer, Service, TestApp, eventually, pounds, program,
-        receiver::{Received, Receiver, Reply},
-        send, ten_pounds, text,
+        Answer, Service, TestApp, eventually, eventually_within, pounds, program,
+        receiver::{Received, Receiver, Reply, Seen},
+        send, ten_pounds, text, within,
     },
 };
 
@@ -910,13 +916,12 @@ async fn an_endpoint_gets_everything_whoever_dies() {
             .fetch_one(&app.pool)
             .await
             .unwrap();
-            let distinct: std::collections::BTreeSet<_> =
-                ids(&receiver.received()).into_iter().collect();
+            let distinct: BTreeSet<_> = ids(&receiver.received()).into_iter().collect();
             (left == 0 && distinct.len() == expected).then_some(())
         })
         .await;
         let mut last = BTreeMap::<String, i64>::new();
-        let mut known = std::collections::BTreeSet::new();
+        let mut known = BTreeSet::new();
         for one in receiver.received() {
             // A repetition may come late. What arrives for the first time comes in order.
             if !known.insert(one.id().to_owned()) {
@@ -927,5 +932,119 @@ async fn an_endpoint_gets_everything_whoever_dies() {
             let before = last.insert(text(&event["paymentLinkId"]).to_owned(), change);
             assert_eq!(before.unwrap_or(-1) + 1, change, "{event}");
         }
+    }
+}
+
+/// Eight writers change links while three replicas are killed at random. Every reader of the feed and every endpoint gets every
+/// event, and each link's events in order.
+///
+/// `STORM_CHANGES` sets the number of changes. The usual one is small enough for every run of the suite.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_reader_and_endpoint_gets_everything_whoever_dies() {
+    const WRITERS: usize = 8;
+    const LINKS: usize = 64;
+    let changes: usize =
+        std::env::var("STORM_CHANGES").map_or(3000, |changes| changes.parse().unwrap());
+    let limit = Duration::from_secs(120 + changes as u64 / 50);
+    let app = TestApp::with(&LOCAL[1..]).await;
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(Service::start(&app.database_url, &app.sandbox.url, LOCAL).await);
+    }
+    let mut links = Vec::new();
+    for order in 0..LINKS {
+        let body = ten_pounds(&format!("Order {order}"));
+        links.push(app.create(&body).await.expect(201).json());
+    }
+    eventually("the links are in the feed", async || {
+        (app.feed().await.len() == LINKS).then_some(())
+    })
+    .await;
+    let begin = app.get("/v1/events?limit=100").await.expect(200).json();
+    let receivers = [Receiver::start().await, Receiver::start().await];
+    for receiver in &receivers {
+        receiver.keep_order_only();
+        app.subscribe(&json!({"url": receiver.url})).await;
+    }
+
+    let writers: Vec<_> = links
+        .chunks(LINKS / WRITERS)
+        .map(|mine| {
+            let (url, mine) = (app.database_url.clone(), mine.to_vec());
+            tokio::spawn(async move {
+                let mut connection = PgConnection::connect(&url).await.unwrap();
+                for change in 0..changes / WRITERS {
+                    let link = &mine[change % mine.len()];
+                    let change = i64::try_from(change).unwrap();
+                    crate::feed::change_amount(&mut connection, link, change).await;
+                }
+            })
+        })
+        .collect();
+    let expected = changes / WRITERS * WRITERS;
+    let done = AtomicBool::new(false);
+    let reader = async || {
+        let mut order = Vec::with_capacity(expected);
+        let mut after = text(&begin["after"]).to_owned();
+        while order.len() < expected {
+            let page = app
+                .get(&format!("/v1/events?limit=100&wait=5&after={after}"))
+                .await;
+            let page = page.expect(200).json();
+            order.extend(page["data"].as_array().unwrap().iter().map(Seen::of));
+            text(&page["after"]).clone_into(&mut after);
+        }
+        order
+    };
+    let called = async {
+        for receiver in &receivers {
+            eventually_within(limit, "an endpoint has got everything", async || {
+                (receiver.distinct() >= expected).then_some(())
+            })
+            .await;
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    let killer = async {
+        let mut next = 0;
+        while !done.load(Ordering::Relaxed) {
+            // Long enough for an endpoint to be taken over, so that there is progress.
+            sleep(Duration::from_millis(500 + rand::random_range(0..9000))).await;
+            let replica = &mut replicas[next % 3];
+            replica.kill().await;
+            *replica = Service::start(&app.database_url, &app.sandbox.url, LOCAL).await;
+            next += rand::random_range(1..3);
+        }
+    };
+    let readers = within(limit, "all events are read", async {
+        let readers = join_all((0..4).map(|_| reader()));
+        tokio::join!(readers, called, killer).0
+    })
+    .await;
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    for read in &readers {
+        assert!(*read == readers[0], "one order for all readers");
+    }
+    in_order(&readers[0], expected);
+    for receiver in &receivers {
+        in_order(&receiver.first_accepted(), expected);
+    }
+}
+
+/// Checks that there are so many different events, and each link's changes in order.
+fn in_order(events: &[Seen], expected: usize) {
+    let ids: BTreeSet<_> = events.iter().map(|seen| &seen.id).collect();
+    assert_eq!((ids.len(), events.len()), (expected, expected));
+    let mut last = BTreeMap::new();
+    for seen in events {
+        let before = last.insert(&seen.link, seen.change);
+        assert!(
+            before < Some(seen.change),
+            "{}: {before:?}, {}",
+            seen.link,
+            seen.change
+        );
     }
 }

@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{TestApp, client, eventually, pounds, send, within};
+use crate::support::{
+    TestApp, client, eventually, pounds, receiver::Receiver, send, ten_pounds, within,
+};
 
 const RULES: &str = include_str!("../../ops/prometheus/alerts.yml");
 const DASHBOARD: &str = include_str!("../../ops/grafana/dashboard.json");
@@ -85,8 +88,8 @@ struct Matcher {
 
 impl Query {
     fn parse(expression: &str) -> Self {
-        const WORDS: [&str; 9] = [
-            "sum", "max", "count", "and", "or", "unless", "offset", "by", "on",
+        const WORDS: [&str; 10] = [
+            "sum", "min", "max", "count", "and", "or", "unless", "offset", "by", "on",
         ];
         let mut query = Self::default();
         let mut rest = expression;
@@ -196,9 +199,25 @@ fn shown_labels(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Waits until the metrics of callbacks exist: those of an endpoint appear with the endpoint.
+async fn call_back(app: &TestApp) {
+    let receiver = Receiver::start().await;
+    let body = json!({"url": receiver.url});
+    let create = app.request(Method::POST, "/v1/callback-endpoints");
+    send(create.json(&body)).await.expect(201);
+    app.create(&ten_pounds("Order 2")).await.expect(201);
+    receiver.until(1).await;
+    eventually("the endpoint is measured", async || {
+        let text = app.get("/metrics").await.expect(200).text;
+        (text.contains("callback_lag_seconds{") && text.contains("callback_attempts_total{"))
+            .then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn rules_and_dashboard_use_only_metrics_and_labels_that_exist() {
-    let app = TestApp::quick(&[]).await;
+    let app = TestApp::quick(&[("CALLBACK_ALLOW", "127.0.0.1")]).await;
     let recent = r#"recent_links{account="default",status="Created"}"#;
     eventually("the jobs have reported", async || {
         let text = app.get("/metrics").await.expect(200).text;
@@ -210,6 +229,7 @@ async fn rules_and_dashboard_use_only_metrics_and_labels_that_exist() {
     let link = app.created().await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.link_with_status(&link["id"], "Captured").await;
+    call_back(&app).await;
     let after = Exposition::of(&app).await;
 
     let mut wrong = BTreeSet::new();
@@ -265,10 +285,11 @@ async fn rules_and_dashboard_use_only_metrics_and_labels_that_exist() {
 
 #[tokio::test]
 async fn every_metric_is_described_and_documented() {
-    let app = TestApp::quick(&[]).await;
+    let app = TestApp::quick(&[("CALLBACK_ALLOW", "127.0.0.1")]).await;
     let link = app.created().await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.link_with_status(&link["id"], "Captured").await;
+    call_back(&app).await;
     let text = app.get("/metrics").await.expect(200).text;
     let names = text.lines().filter_map(|line| {
         let (name, _) = line.strip_prefix("# TYPE ")?.split_once(' ')?;

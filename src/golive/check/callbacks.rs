@@ -72,7 +72,7 @@ async fn ping(pool: &PgPool, client: &LazyClient, endpoint: &Endpoint) -> Result
         .ok_or("it was deleted meanwhile")?;
     let client = client.get().map_err(|error| error.to_string())?;
     let Ping { id, body } = Ping::new();
-    let attempt = target.send(client, &id, &body).await;
+    let attempt = target.send(client, None, &id, &body).await;
     let status = attempt.status.map(|status| format!(" (status {status})"));
     let response = format!("{}{}", attempt.outcome.name(), status.unwrap_or_default());
     if attempt.outcome == Outcome::Delivered {

@@ -1,6 +1,7 @@
 //! A server that receives callbacks and responds as a test wants.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -72,6 +73,24 @@ impl Reply {
 
 type Rule = dyn Fn(&Value) -> Reply + Send + Sync;
 
+/// What a test needs of an event to judge the order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    pub id: String,
+    pub link: String,
+    pub change: i64,
+}
+
+impl Seen {
+    pub fn of(event: &Value) -> Self {
+        Self {
+            id: text(&event["id"]).to_owned(),
+            link: text(&event["paymentLinkId"]).to_owned(),
+            change: event["detail"]["change"].as_i64().unwrap(),
+        }
+    }
+}
+
 /// A running server. It responds with 204 unless it is told otherwise.
 pub struct Receiver {
     pub url: String,
@@ -84,6 +103,8 @@ struct Shared {
     rule: Mutex<Arc<Rule>>,
     open: AtomicUsize,
     most_open: AtomicUsize,
+    /// If set, what arrived for the first time, instead of all that arrived.
+    order: Mutex<Option<(HashSet<String>, Vec<Seen>)>>,
 }
 
 impl Receiver {
@@ -96,6 +117,7 @@ impl Receiver {
             rule: Mutex::new(accept),
             open: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
+            order: Mutex::default(),
         });
         let router = Router::new()
             .route("/hook", post(receive))
@@ -107,6 +129,26 @@ impl Receiver {
     /// Responds to each event as this rule says, from now on.
     pub fn respond(&self, rule: impl Fn(&Value) -> Reply + Send + Sync + 'static) {
         *self.state.rule.lock().unwrap() = Arc::new(rule);
+    }
+
+    /// Keeps only what is needed to judge the order of very many events.
+    pub fn keep_order_only(&self) {
+        *self.state.order.lock().unwrap() = Some(Default::default());
+    }
+
+    /// How many different events were accepted.
+    pub fn distinct(&self) -> usize {
+        let order = self.state.order.lock().unwrap();
+        order.as_ref().map_or(0, |(_, order)| order.len())
+    }
+
+    /// The events in the order in which each was accepted for the first time.
+    pub fn first_accepted(&self) -> Vec<Seen> {
+        let order = self.state.order.lock().unwrap();
+        order
+            .as_ref()
+            .map(|(_, order)| order.clone())
+            .unwrap_or_default()
     }
 
     /// Everything that arrived so far, in the order of arrival.
@@ -152,7 +194,14 @@ async fn receive(State(state): State<Arc<Shared>>, headers: HeaderMap, body: Byt
         body: body.to_vec(),
     };
     let event = received.event();
-    state.received.lock().unwrap().push(received);
+    if let Some((ids, order)) = &mut *state.order.lock().unwrap() {
+        let seen = Seen::of(&event);
+        if ids.insert(seen.id.clone()) {
+            order.push(seen);
+        }
+    } else {
+        state.received.lock().unwrap().push(received);
+    }
     let rule = Arc::clone(&state.rule.lock().unwrap());
     let reply = rule(&event);
     tokio::time::sleep(reply.delay).await;
