@@ -378,6 +378,7 @@ pub struct ChangedEndpoint {
 }
 
 /// Distinguishes `null` from a member that is absent.
+#[expect(clippy::option_option, reason = "absent, null, or a value")]
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<Option<T>>, D::Error> {
@@ -385,6 +386,7 @@ fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 }
 
 /// What the schemas don't check about the body of a request that creates or changes an endpoint.
+#[must_use]
 pub fn broken_rules(url: Option<&str>, header: Option<(&str, &str)>, allow: &Allow) -> Vec<Fault> {
     let mut faults = Vec::new();
     if let Some(url) = url {

@@ -46,7 +46,7 @@ enum Command {
     ///
     /// The endpoint gets what happens from now on. The secret is printed only this once.
     Create {
-        /// Where to send callbacks: an https URL, unless CALLBACK_ALLOW permits others.
+        /// Where to send callbacks: an https URL, unless `CALLBACK_ALLOW` permits others.
         #[arg(long)]
         url: String,
         #[command(flatten)]
@@ -236,6 +236,7 @@ const NO_SUCH_ENDPOINT: &str = "there is no callback endpoint with this id";
 const ROTATE: &str = "create another secret with callback-endpoints rotate-secret";
 
 /// A value to set, `Some(None)` to remove it, or `None` to leave it.
+#[expect(clippy::option_option, reason = "to leave, to remove, or a value")]
 fn changed<T>(value: Option<T>, remove: bool) -> Option<Option<T>> {
     if remove { Some(None) } else { value.map(Some) }
 }

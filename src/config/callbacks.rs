@@ -18,19 +18,19 @@ pub struct CallbackSettings {
     /// Which addresses callbacks may reach besides public ones, separated by commas: networks such as 10.0.0.0/8, and hosts
     /// with or without a port, such as hooks.internal:8080. What is listed may also use plain http. Loopback addresses and
     /// the metadata services of clouds need an entry each.
-    #[arg(long, env = "CALLBACK_ALLOW", default_value = "", hide_default_value = true, value_name = "LIST",
+    #[arg(id = "callback-allow", long, env = "CALLBACK_ALLOW", default_value = "", hide_default_value = true, value_name = "LIST",
           value_parser = allow)]
-    callback_allow: Allow,
+    allow: Allow,
 
     /// The maximum number of callbacks in flight to each endpoint.
-    #[arg(long, env = "CALLBACK_CONCURRENCY", default_value_t = 8, value_name = "N",
+    #[arg(id = "callback-concurrency", long, env = "CALLBACK_CONCURRENCY", default_value_t = 8, value_name = "N",
           value_parser = number(1..=100_u16))]
-    callback_concurrency: u16,
+    concurrency: u16,
 
     /// How long an endpoint may take to respond. At most 1m. Another replica takes over the endpoints of one that has died
     /// after twice this time and 5 seconds.
-    #[arg(long, env = "CALLBACK_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = timeout)]
-    callback_timeout: Duration,
+    #[arg(id = "callback-timeout", long, env = "CALLBACK_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = timeout)]
+    timeout: Duration,
 }
 
 fn allow(text: &str) -> Result<Allow, Expected> {
@@ -51,14 +51,14 @@ impl CallbackSettings {
     /// The client that sends callbacks.
     #[must_use]
     pub fn client(&self) -> LazyClient {
-        let total = self.callback_timeout;
+        let total = self.timeout;
         let connect = Timeouts::default().connect.min(total);
-        LazyClient::new(self.callback_allow.clone(), Timeouts { connect, total })
+        LazyClient::new(self.allow.clone(), Timeouts { connect, total })
     }
 
     /// The maximum number of callbacks in flight to each endpoint.
     #[must_use]
     pub fn concurrency(&self) -> usize {
-        self.callback_concurrency.into()
+        self.concurrency.into()
     }
 }

@@ -253,27 +253,27 @@ impl Served {
             }
             let now = Instant::now();
             let is_due = now >= next_poll || now >= earliest && head.has_changed().unwrap_or(false);
-            let reads = !stops && self.has_room();
-            if reads && (self.more || is_due) {
+            let may_read = !stops && self.has_room();
+            if may_read && (self.more || is_due) {
                 head.mark_unchanged();
                 self.read().await?;
                 (next_poll, earliest) = (now + POLL, now + SHORTEST_PAUSE);
             }
             self.start();
-            if reads && (self.more || !self.records.is_empty()) {
+            if may_read && (self.more || !self.records.is_empty()) {
                 continue;
             }
             tokio::select! {
                 Some(flight) = self.flights.join_next() => self.landed(flight)?,
                 // Marked again, because it is only read once the pause is over.
-                Ok(()) = head.changed(), if reads => {
+                Ok(()) = head.changed(), if may_read => {
                     head.mark_changed();
                     tokio::select! {
                         Some(flight) = self.flights.join_next() => self.landed(flight)?,
                         () = sleep_until(earliest) => {}
                     }
                 }
-                () = sleep_until(next_poll), if reads => {}
+                () = sleep_until(next_poll), if may_read => {}
                 () = sleep(POLL) => {}
                 () = self.job.stop.cancelled(), if !stops => {}
             }
@@ -318,13 +318,12 @@ impl Served {
             to_i64(room),
         )
         .await;
-        let work = match self.job.progress.queried(work) {
-            Ok(work) => work.ok_or(LeaseLost)?,
-            Err(_) => {
-                self.more = false;
-                return Ok(());
-            }
+        // A failure is counted and logged already.
+        let Ok(work) = self.job.progress.queried(work) else {
+            self.more = false;
+            return Ok(());
         };
+        let work = work.ok_or(LeaseLost)?;
         self.target = Some(Arc::new(work.target));
         self.more = work.is_active && work.more;
         if self

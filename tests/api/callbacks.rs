@@ -107,8 +107,8 @@ fn path_of(endpoint: &Value) -> String {
     format!("{ENDPOINTS}/{}", text(&endpoint["id"]))
 }
 
-fn ids(received: &[Received]) -> Vec<String> {
-    received.iter().map(|one| one.id().to_owned()).collect()
+fn ids(arrived: &[Received]) -> Vec<String> {
+    arrived.iter().map(|one| one.id().to_owned()).collect()
 }
 
 #[tokio::test]
@@ -129,7 +129,7 @@ async fn an_endpoint_gets_every_event_signed_and_in_order() {
         "operation.succeeded",
         "payment_link.refunded",
     ];
-    let received = receiver.until(expected.len()).await;
+    let arrived = receiver.until(expected.len()).await;
     let mut types = receiver.types();
     types.sort();
     let mut sorted = expected.map(str::to_owned);
@@ -137,13 +137,13 @@ async fn an_endpoint_gets_every_event_signed_and_in_order() {
     assert_eq!(types, sorted);
 
     let feed = app.feed().await;
-    let events: Vec<_> = received.iter().map(|one| one.event()).collect();
+    let events: Vec<_> = arrived.iter().map(Received::event).collect();
     assert_eq!(
         events, feed,
         "what is sent is what the feed contains, in its order"
     );
     let webhook = standardwebhooks::Webhook::new(secret).unwrap();
-    for one in &received {
+    for one in &arrived {
         webhook.verify(&one.body, &one.headers).unwrap();
         assert_eq!(one.id(), text(&one.event()["id"]));
         assert_eq!(one.headers["content-type"], "application/json");
@@ -181,9 +181,9 @@ async fn an_endpoint_chooses_types_and_can_have_a_header() {
     let link = app.created().await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
     all.until(2).await;
-    let received = chosen.until(1).await;
+    let arrived = chosen.until(1).await;
     assert_eq!(chosen.types(), ["payment_link.captured"]);
-    assert_eq!(received[0].headers["x-gateway-key"], "9f8e 7d");
+    assert_eq!(arrived[0].headers["x-gateway-key"], "9f8e 7d");
     assert_eq!(all.received()[0].headers.get("x-gateway-key"), None);
 
     let patch = json!({"types": null, "header": null, "description": "All"});
@@ -194,8 +194,8 @@ async fn an_endpoint_chooses_types_and_can_have_a_header() {
     assert_eq!(changed["description"], "All");
     assert_eq!(changed["url"], chosen.url);
     app.refund("1", &link, 300).await;
-    let received = chosen.until(3).await;
-    assert_eq!(received[1].headers.get("x-gateway-key"), None);
+    let arrived = chosen.until(3).await;
+    assert_eq!(arrived[1].headers.get("x-gateway-key"), None);
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn a_failed_delivery_holds_up_its_link_only() {
     receiver.respond(|_| Reply::status(204));
     app.hurry().await;
     app.deliveries_are(&endpoint, &["Delivered"; 6]).await;
-    let mut order: Vec<_> = receiver.received().iter().map(|one| one.event()).collect();
+    let mut order: Vec<_> = receiver.received().iter().map(Received::event).collect();
     order.retain(|event| event["paymentLinkId"] == bad["id"]);
     // Created, the capture that was rejected, and then everything in the order of the feed.
     let feed = app.feed().await;
@@ -302,17 +302,17 @@ async fn after_its_last_attempt_a_delivery_fails_and_can_be_replayed() {
         .expect(202);
     app.deliveries_are(&endpoint, &["Delivered", "Delivered"])
         .await;
-    let received = receiver.until(12).await;
+    let arrived = receiver.until(12).await;
     assert_eq!(
-        received[11].id(),
-        received[0].id(),
+        arrived[11].id(),
+        arrived[0].id(),
         "every attempt has the same id"
     );
     // An event that the endpoint has got can be sent again, too.
-    app.post(&path, &json!({"eventId": received[10].id()}))
+    app.post(&path, &json!({"eventId": arrived[10].id()}))
         .await
         .expect(202);
-    assert_eq!(receiver.until(13).await[12].id(), received[10].id());
+    assert_eq!(receiver.until(13).await[12].id(), arrived[10].id());
     let unknown = json!({"eventId": "evt_01kaz8v4wce7q8m6s5gq9nq2fd"});
     app.post(&path, &unknown)
         .await
@@ -638,7 +638,7 @@ async fn a_slow_endpoint_holds_up_no_other_and_gets_no_more_than_permitted() {
     .concat();
     let app = TestApp::with(&settings).await;
     let (slow, quick) = (Receiver::start().await, Receiver::start().await);
-    slow.respond(|_| Reply::status(204).after(Duration::from_secs(3600)));
+    slow.respond(|_| Reply::status(204).after(Duration::from_hours(1)));
     app.subscribe(&json!({"url": slow.url})).await;
     app.subscribe(&json!({"url": quick.url})).await;
     for order in 0..30 {
@@ -646,10 +646,10 @@ async fn a_slow_endpoint_holds_up_no_other_and_gets_no_more_than_permitted() {
             .await
             .expect(201);
     }
-    let received = quick.until(30).await;
+    let arrived = quick.until(30).await;
     let feed = app.feed().await;
     let (mut got, mut expected) = (
-        ids(&received),
+        ids(&arrived),
         feed.iter()
             .map(|event| text(&event["id"]).to_owned())
             .collect::<Vec<_>>(),
@@ -681,13 +681,13 @@ async fn everything_behind_a_place_in_the_feed_can_be_replayed() {
     app.deliveries_are(&endpoint, &["Delivered"; 2]).await;
     let path = format!("{}/replay", path_of(&endpoint));
     app.post(&path, &json!({"after": after})).await.expect(202);
-    let received = receiver.until(4).await;
-    let sorted = |received: &[Received]| {
-        let mut ids = ids(received);
+    let arrived = receiver.until(4).await;
+    let sorted = |arrived: &[Received]| {
+        let mut ids = ids(arrived);
         ids.sort();
         ids
     };
-    assert_eq!(sorted(&received[..2]), sorted(&received[2..4]));
+    assert_eq!(sorted(&arrived[..2]), sorted(&arrived[2..4]));
 
     let beginning = app.get("/v1/events?limit=1").await.expect(200).json();
     assert_eq!(beginning["data"][0]["paymentLinkId"], first["id"]);
@@ -698,9 +698,9 @@ async fn everything_behind_a_place_in_the_feed_can_be_replayed() {
     app.post(&path, &json!({"after": format!("0-{}", feed_id.simple())}))
         .await
         .expect(202);
-    let received = receiver.until(7).await;
+    let arrived = receiver.until(7).await;
     assert!(
-        received[4..]
+        arrived[4..]
             .iter()
             .any(|one| one.event()["paymentLinkId"] == first["id"]),
         "from before it subscribed"
