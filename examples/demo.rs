@@ -11,6 +11,11 @@ use std::{
     time::Duration,
 };
 
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
 use clap::Parser;
 use dojo_sandbox::signature;
 use reqwest::{Client, Method};
@@ -20,6 +25,7 @@ use test_postgres::{Postgres, free_port};
 use tokio::{
     runtime::Runtime,
     signal::unix::{SignalKind, signal},
+    sync::mpsc,
 };
 
 const API_KEY: &str = "dpl_demo_0123456789abcdef0123456789abcdef";
@@ -131,12 +137,33 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
             ("DOJO_CHECKOUT_URL", &format!("{sandbox_url}/checkout")),
             ("DOJO_API_KEY", DOJO_API_KEY),
             ("DOJO_WEBHOOK_SECRETS", WEBHOOK_SECRET),
-            // For receivers that someone tries out on this machine.
+            // For the receiver below, and for those that you try out.
             ("CALLBACK_ALLOW", "127.0.0.1"),
         ],
     )?;
     ready(&format!("{service_url}/readyz")).await?;
     println!("    {service_url} (API documentation: {service_url}/docs)");
+
+    step("Subscribing the orders service to payments");
+    let (receiver_url, mut callbacks) = receiver().await?;
+    let http = Client::builder()
+        .timeout(Duration::from_secs(15))
+        .no_proxy()
+        .build()?;
+    let endpoints = Api {
+        http: http.clone(),
+        url: format!("{service_url}/v1/callback-endpoints"),
+    };
+    let wanted = json!({"url": receiver_url, "types": ["payment_link.captured"]});
+    println!(
+        "    curl -X POST {} \\\n      \
+           -H 'Authorization: Bearer {API_KEY}' \\\n      \
+           -H 'Content-Type: application/json' \\\n      \
+           -d '{wanted}'",
+        endpoints.url
+    );
+    let endpoint = endpoints.call(Method::POST, "", Some(&wanted)).await?;
+    println!("    {} calls it", text(&endpoint["id"]));
 
     step("Requesting a link for 24.50 GBP from the service");
     let request = json!({
@@ -153,10 +180,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
            -d '{request}'"
     );
     let api = Api {
-        http: Client::builder()
-            .timeout(Duration::from_secs(15))
-            .no_proxy()
-            .build()?,
+        http,
         url: format!("{service_url}/v1/payment-links"),
     };
     let link = api.call(Method::POST, "", Some(&request)).await?;
@@ -230,12 +254,47 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
         return Err(format!("the link is {}, not Captured", paid["status"]).into());
     }
 
+    let patience = Duration::from_secs(20);
+    let callback = tokio::time::timeout(patience, callbacks.recv()).await;
+    let callback = callback
+        .ok()
+        .flatten()
+        .ok_or("the orders service was not called")?;
+    step("The orders service was called, and the signature is valid");
+    standardwebhooks::Webhook::new(text(&endpoint["secret"]))?
+        .verify(callback.body.as_bytes(), &callback.headers)?;
+    for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
+        println!("    {name}: {}", callback.headers[name].to_str()?);
+    }
+    println!("    {}", callback.body);
+
     if !options.pay {
         step("Everything keeps running for you to try. Press Ctrl-C to stop it");
         println!("    Logs: {}", programs.logs.display());
         std::future::pending::<()>().await;
     }
     Ok(Outcome::Paid)
+}
+
+/// A callback, as the orders service gets it.
+struct Callback {
+    headers: HeaderMap,
+    body: String,
+}
+
+/// Starts a receiver of callbacks, in the place of an orders service. Returns its URL, and what it gets.
+async fn receiver() -> Result<(String, mpsc::Receiver<Callback>)> {
+    let (sender, callbacks) = mpsc::channel(16);
+    let receive = post(async move |headers: HeaderMap, body: String| {
+        // Fails only once the demo is over.
+        let _ = sender.try_send(Callback { headers, body });
+        StatusCode::NO_CONTENT
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/payments", listener.local_addr()?);
+    let router = Router::new().route("/payments", receive);
+    tokio::spawn(axum::serve(listener, router).into_future());
+    Ok((url, callbacks))
 }
 
 /// The service's API.

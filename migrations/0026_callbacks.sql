@@ -13,9 +13,9 @@ CREATE TABLE callback_endpoints (
     header_name text,
     header_value text,
     secret text NOT NULL,
-    -- After a rotation, signs as well until then.
-    previous_secret text,
-    previous_secret_ends_at timestamptz,
+    -- After a rotation, these sign as well until then.
+    previous_secrets text[] NOT NULL DEFAULT '{}',
+    previous_secrets_end_at timestamptz,
     status text NOT NULL DEFAULT 'Active' CHECK (status IN ('Active', 'Paused')),
     pause_reason text CHECK (pause_reason IN ('Requested', 'Gone', 'NoSuccess')),
     -- Every event up to this position has a row in `callback_deliveries`, unless the endpoint doesn't want it.
@@ -33,7 +33,7 @@ CREATE TABLE callback_endpoints (
     deleted_at timestamptz,
     CHECK ((status = 'Paused') = (pause_reason IS NOT NULL)),
     CHECK ((header_name IS NULL) = (header_value IS NULL)),
-    CHECK ((previous_secret IS NULL) = (previous_secret_ends_at IS NULL))
+    CHECK (previous_secrets = '{}' OR previous_secrets_end_at IS NOT NULL)
 );
 
 -- A creation that is repeated because its response was lost must not make every callback arrive twice.
@@ -71,4 +71,13 @@ CREATE INDEX callback_deliveries_pending ON callback_deliveries (endpoint_id, pa
 
 CREATE INDEX callback_deliveries_due ON callback_deliveries (endpoint_id, due_at) WHERE status = 'Pending';
 
-CREATE INDEX callback_deliveries_failed ON callback_deliveries (endpoint_id, position) WHERE status = 'Failed';
+CREATE INDEX callback_deliveries_oldest ON callback_deliveries (endpoint_id, position) WHERE status = 'Pending';
+
+CREATE INDEX callback_deliveries_undelivered ON callback_deliveries (endpoint_id, position) INCLUDE (status)
+    WHERE status <> 'Delivered';
+
+-- Retries leave dead entries at the beginning of indexes that are read all the time.
+ALTER TABLE callback_deliveries SET (
+    autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_insert_scale_factor = 0.05,
+    autovacuum_analyze_scale_factor = 0.02
+);

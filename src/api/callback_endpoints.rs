@@ -84,17 +84,17 @@ impl<S: Send + Sync> FromRequestParts<S> for EndpointPath {
 #[expect(dead_code, reason = "describes the response that `Error` creates")]
 struct NoSuchEndpoint(Problem);
 
-/// The responses to a request with an invalid body, or with one that can't be carried out.
+/// Another endpoint has this URL, or there are too many endpoints.
 #[derive(IntoResponses)]
+#[response(status = 409, content_type = "application/problem+json", examples(("url-taken" = ()), ("too-many-endpoints" = ())))]
 #[expect(dead_code, reason = "describes the responses that `Error` creates")]
-enum Refusal {
-    /// Another endpoint has this URL, or there are too many endpoints.
-    #[response(status = 409, content_type = "application/problem+json", examples(("url-taken" = ()), ("too-many-endpoints" = ())))]
-    Conflict(Problem),
-    /// The request is invalid. `errors` lists everything that is wrong.
-    #[response(status = 422, content_type = "application/problem+json", examples(("invalid-request" = ())))]
-    Invalid(Problem),
-}
+struct Refusal(Problem);
+
+/// The request is invalid. `errors` lists everything that is wrong.
+#[derive(IntoResponses)]
+#[response(status = 422, content_type = "application/problem+json", examples(("invalid-request" = ())))]
+#[expect(dead_code, reason = "describes the response that `Error` creates")]
+struct InvalidBody(Problem);
 
 /// An endpoint with its secret, which is shown only in this response.
 #[derive(Serialize, ToSchema)]
@@ -112,27 +112,6 @@ struct EndpointWithSecret {
 #[schema(as = CallbackEndpoints)]
 struct Endpoints {
     data: Vec<Endpoint>,
-}
-
-/// Whether a key has access to an endpoint: not if the endpoint gets events of other accounts.
-fn may_manage(caller: &Caller<CallbacksManage>, endpoint: &Endpoint) -> bool {
-    match (caller.accounts(), &endpoint.accounts) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(open), Some(accounts)) => accounts.iter().all(|account| open.contains(account)),
-    }
-}
-
-/// The endpoint with this id, if the key has access to it.
-async fn find(
-    state: &AppState,
-    caller: &Caller<CallbacksManage>,
-    id: EndpointId,
-) -> Result<Endpoint, Error> {
-    store::callback_endpoints::find(&state.pool, id)
-        .await?
-        .filter(|endpoint| may_manage(caller, endpoint))
-        .ok_or(Error::NoSuchEndpoint)
 }
 
 /// What the schemas don't check about a body that creates or changes an endpoint.
@@ -183,7 +162,7 @@ fn refused(refused: Refused) -> Error {
     security(("apiKey" = ["callbacks:manage"])),
     responses(
         (status = 201, description = "The endpoint with its secret.", body = EndpointWithSecret, example = json!(examples::endpoint_with_secret())),
-        BadBody, Guarded, Refusal,
+        BadBody, Guarded, Refusal, InvalidBody,
     )
 )]
 async fn create(request: Request) -> Result<Response, Error> {
@@ -215,8 +194,7 @@ async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Endpoints>, Error> {
     Query::new(query.as_deref()).finish()?;
-    let mut data = store::callback_endpoints::list(&state.pool).await?;
-    data.retain(|endpoint| may_manage(&caller, endpoint));
+    let data = store::callback_endpoints::list(&state.pool, caller.accounts()).await?;
     Ok(Json(Endpoints { data }))
 }
 
@@ -234,31 +212,31 @@ async fn get(
     caller: Caller<CallbacksManage>,
     EndpointPath { id }: EndpointPath,
 ) -> Result<Json<Endpoint>, Error> {
-    find(&state, &caller, id).await.map(Json)
+    let endpoint = store::callback_endpoints::find(&state.pool, id, caller.accounts()).await?;
+    endpoint.map(Json).ok_or(Error::NoSuchEndpoint)
 }
 
 /// Changes a callback endpoint.
 ///
 /// The body is a JSON merge patch (RFC 7396): what is absent stays as it is, and `null` removes a value. Changes to `types` and
-/// `accounts` apply to events that the endpoint hasn't got to yet.
+/// `accounts` apply to events that the endpoint hasn't got to yet: what already waits for another attempt is still sent.
 #[utoipa::path(
     patch, path = "/v1/callback-endpoints/{id}", operation_id = "changeCallbackEndpoint", tag = "Callbacks", params(EndpointPath),
     request_body(content = ChangedEndpoint, example = json!({"types": null, "description": "All events"})),
     security(("apiKey" = ["callbacks:manage"])),
     responses(
         (status = 200, description = "The endpoint after the change.", body = Endpoint, example = json!(examples::endpoint())),
-        BadBody, Guarded, NoSuchEndpoint, Refusal,
+        BadBody, Guarded, NoSuchEndpoint, Refusal, InvalidBody,
     )
 )]
 async fn change(request: Request<EndpointPath>) -> Result<Json<Endpoint>, Error> {
     let mut changed: ChangedEndpoint =
         request.body(Key::Optional, |body| faults(&request, body))?;
-    let id = request.path.id;
-    find(&request.state, &request.caller, id).await?;
+    let (id, open) = (request.path.id, request.caller.accounts());
     if changed.accounts == Some(None) {
         changed.accounts = Some(request.caller.accounts().map(<[String]>::to_vec));
     }
-    store::callback_endpoints::change(&request.state.pool, id, &changed)
+    store::callback_endpoints::change(&request.state.pool, id, open, &changed)
         .await?
         .ok_or(Error::NoSuchEndpoint)?
         .map(Json)
@@ -279,8 +257,7 @@ async fn delete(
     caller: Caller<CallbacksManage>,
     EndpointPath { id }: EndpointPath,
 ) -> Result<StatusCode, Error> {
-    find(&state, &caller, id).await?;
-    if store::callback_endpoints::delete(&state.pool, id).await? {
+    if store::callback_endpoints::delete(&state.pool, id, caller.accounts()).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(Error::NoSuchEndpoint)
@@ -300,7 +277,8 @@ struct SecretRotation {
 /// Gives a callback endpoint a new secret.
 ///
 /// For a day, or as long as requested, callbacks have two signatures: one by each secret. So the receiver can change over at
-/// any time within it. The secret is not shown again.
+/// any time within it. The secret is not shown again. If the response is lost, rotate again: up to three earlier secrets keep
+/// signing. With 0, they stop at once.
 #[utoipa::path(
     post, path = "/v1/callback-endpoints/{id}/rotate-secret", operation_id = "rotateCallbackSecret", tag = "Callbacks",
     params(EndpointPath),
@@ -308,13 +286,12 @@ struct SecretRotation {
     security(("apiKey" = ["callbacks:manage"])),
     responses(
         (status = 200, description = "The endpoint with its new secret.", body = EndpointWithSecret, example = json!(examples::endpoint_with_secret())),
-        BadBody, Guarded, NoSuchEndpoint, Refusal,
+        BadBody, Guarded, NoSuchEndpoint, InvalidBody,
     )
 )]
 async fn rotate_secret(request: Request<EndpointPath>) -> Result<Json<EndpointWithSecret>, Error> {
     let rotation: SecretRotation = request.optional_body()?;
-    let id = request.path.id;
-    find(&request.state, &request.caller, id).await?;
+    let (id, open) = (request.path.id, request.caller.accounts());
     let secret = SigningSecret::generate();
     let overlap = rotation
         .overlap_seconds
@@ -323,7 +300,7 @@ async fn rotate_secret(request: Request<EndpointPath>) -> Result<Json<EndpointWi
         })
         .min(LONGEST_OVERLAP);
     let endpoint =
-        store::callback_endpoints::rotate_secret(&request.state.pool, id, &secret, overlap)
+        store::callback_endpoints::rotate_secret(&request.state.pool, id, open, &secret, overlap)
             .await?
             .ok_or(Error::NoSuchEndpoint)?;
     let secret = secret.expose();
@@ -375,10 +352,9 @@ impl From<Attempt> for Pong {
 )]
 async fn ping(request: Request<EndpointPath>) -> Result<Json<Pong>, Error> {
     request.no_body()?;
-    let (state, id) = (&request.state, request.path.id);
-    find(state, &request.caller, id).await?;
+    let (state, id, open) = (&request.state, request.path.id, request.caller.accounts());
     let _permit = state.reserve_call()?;
-    let target = store::callback_deliveries::target(&state.pool, id)
+    let target = store::callback_deliveries::target(&state.pool, id, open)
         .await?
         .ok_or(Error::NoSuchEndpoint)?;
     let client = std::sync::Arc::clone(&state.callbacks);
@@ -415,9 +391,8 @@ async fn ping(request: Request<EndpointPath>) -> Result<Json<Pong>, Error> {
 )]
 async fn pause(request: Request<EndpointPath>) -> Result<Json<Endpoint>, Error> {
     request.no_body()?;
-    let id = request.path.id;
-    find(&request.state, &request.caller, id).await?;
-    let paused = store::callback_endpoints::pause(&request.state.pool, id).await?;
+    let (id, open) = (request.path.id, request.caller.accounts());
+    let paused = store::callback_endpoints::pause(&request.state.pool, id, open).await?;
     paused.map(Json).ok_or(Error::NoSuchEndpoint)
 }
 
@@ -436,9 +411,8 @@ async fn pause(request: Request<EndpointPath>) -> Result<Json<Endpoint>, Error> 
 )]
 async fn resume(request: Request<EndpointPath>) -> Result<Json<Endpoint>, Error> {
     request.no_body()?;
-    let id = request.path.id;
-    find(&request.state, &request.caller, id).await?;
-    let resumed = store::callback_endpoints::resume(&request.state.pool, id).await?;
+    let (id, open) = (request.path.id, request.caller.accounts());
+    let resumed = store::callback_endpoints::resume(&request.state.pool, id, open).await?;
     resumed.map(Json).ok_or(Error::NoSuchEndpoint)
 }
 
@@ -459,7 +433,7 @@ struct Replay {
 ///
 /// Either everything behind a place in the feed that the endpoint wants, whether it was delivered or not, or one event, whether
 /// the endpoint wants its type or not. The callbacks have the same `webhook-id` as before, so a receiver that remembers which it
-/// has processed ignores the ones it knows.
+/// has processed ignores the ones it knows. What waits for another attempt is attempted at once.
 #[utoipa::path(
     post, path = "/v1/callback-endpoints/{id}/replay", operation_id = "replayCallbacks", tag = "Callbacks",
     params(EndpointPath),
@@ -469,15 +443,20 @@ struct Replay {
         (status = 202, description = "The events will be sent.", body = Endpoint, example = json!(examples::endpoint())),
         BadBody, Guarded, NoSuchEndpoint,
         (status = 410, description = "Nothing can be replayed from this `after`: the events behind it have been removed, or it comes from another database, or from before a backup was restored.", body = Problem, content_type = "application/problem+json", examples(("events-removed" = ()), ("cursor-unknown" = ()))),
-        Refusal,
+        InvalidBody,
     )
 )]
 async fn replay(request: Request<EndpointPath>) -> Result<(StatusCode, Json<Endpoint>), Error> {
     let replay: Replay = request.body(Key::Optional, replay_faults)?;
-    let (pool, id) = (&request.state.pool, request.path.id);
-    let endpoint = find(&request.state, &request.caller, id).await?;
+    let (pool, id, open) = (
+        &request.state.pool,
+        request.path.id,
+        request.caller.accounts(),
+    );
+    let find = || store::callback_endpoints::find(pool, id, open);
+    find().await?.ok_or(Error::NoSuchEndpoint)?;
     if let Some(after) = replay.after.and_then(|after| after.parse::<Cursor>().ok()) {
-        store::callback_endpoints::replay_after(pool, id, after)
+        store::callback_endpoints::replay_after(pool, id, open, after)
             .await?
             .ok_or(Error::NoSuchEndpoint)?
             .map_err(|unusable| match unusable {
@@ -486,11 +465,11 @@ async fn replay(request: Request<EndpointPath>) -> Result<(StatusCode, Json<Endp
             })?;
     }
     if let Some(event) = replay.event_id.and_then(|id| id.parse::<EventId>().ok()) {
-        let open = request.caller.accounts();
         if !store::callback_endpoints::replay_event(pool, id, event, open).await? {
             return Err(Error::Invalid(vec![Fault::new("/eventId", NO_SUCH_EVENT)]));
         }
     }
+    let endpoint = find().await?.ok_or(Error::NoSuchEndpoint)?;
     Ok((StatusCode::ACCEPTED, Json(endpoint)))
 }
 
@@ -500,7 +479,7 @@ fn replay_faults(body: &Value) -> Vec<Fault> {
     let (after, event) = (body.get("after"), body.get("eventId"));
     let mut faults = Vec::new();
     if after.is_some() == event.is_some() {
-        faults.push(Fault::new("", "must have either after or eventId"));
+        faults.push(Fault::new("", "must have exactly one of after and eventId"));
     }
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     if text(after).is_some_and(|after| after.parse::<Cursor>().is_err()) {
@@ -550,7 +529,9 @@ async fn deliveries(
             .filter(|position| *position >= 0)
     });
     query.finish()?;
-    find(&state, &caller, id).await?;
+    store::callback_endpoints::find(&state.pool, id, caller.accounts())
+        .await?
+        .ok_or(Error::NoSuchEndpoint)?;
     let found = store::callback_deliveries::list(
         &state.pool,
         id,

@@ -215,7 +215,7 @@ pub(super) fn endpoint() -> Value {
         "pauseReason": null,
         "failingSince": null,
         "lastSuccessAt": "2026-11-22T12:51:40.190211Z",
-        "previousSecretEndsAt": null,
+        "previousSecretsEndAt": null,
         "createdAt": "2026-11-22T12:40:02.118250Z",
         "updatedAt": "2026-11-22T12:40:02.118250Z",
     })

@@ -17,7 +17,7 @@ use reqwest::{
 };
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
-use tokio::{net::lookup_host, time::timeout};
+use tokio::{net::lookup_host, sync::Semaphore, time::timeout};
 use url::{Host, Url};
 
 use super::{
@@ -91,8 +91,25 @@ const LONGEST_IDLE: Duration = Duration::from_secs(2);
 /// Connections to one endpoint that are used for several attempts.
 ///
 /// They are used only while the host has the same addresses, all of them permitted.
-#[derive(Default)]
-pub struct Connections(Mutex<Option<(Vec<SocketAddr>, Client)>>);
+pub struct Connections {
+    /// The addresses, sorted, and the client that connects to them.
+    current: Mutex<Option<(Vec<SocketAddr>, Client)>>,
+    /// Limits the lookups of the host that are under way. One that hangs occupies a thread for longer than it is waited for, and
+    /// all endpoints share the threads.
+    lookups: Arc<Semaphore>,
+}
+
+/// How many lookups of an endpoint's host may be under way.
+const LOOKUPS: usize = 8;
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            current: Mutex::default(),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        }
+    }
+}
 
 /// The time limits of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,7 +316,7 @@ impl CallbackClient {
     ) -> Result<Response, Outcome> {
         // The exceptions may have changed since the endpoint was created.
         check_url(delivery.url, &self.allow).map_err(|_| Outcome::NotAllowed)?;
-        let addresses = self.addresses(delivery.url).await?;
+        let addresses = self.addresses(delivery.url, connections).await?;
         let mut headers = HeaderMap::new();
         if let Some((name, value)) = delivery.header.filter(|(name, _)| may_set(name)) {
             let mut value = value.clone();
@@ -327,7 +344,11 @@ impl CallbackClient {
 
     /// Resolves a URL's host. If any of its addresses isn't permitted, none is used: a mix of public and private addresses
     /// is either a mistake or an attack.
-    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, Outcome> {
+    async fn addresses(
+        &self,
+        url: &Url,
+        connections: Option<&Connections>,
+    ) -> Result<Vec<SocketAddr>, Outcome> {
         let (host, port) = url
             .host()
             .zip(url.port_or_known_default())
@@ -337,13 +358,23 @@ impl CallbackClient {
             Host::Ipv6(ip) => vec![(ip, port).into()],
             Host::Domain(name) => {
                 let name = name.parse().map_err(|_| Outcome::Unresolvable)?;
-                let mut addresses: Vec<_> =
-                    timeout(self.timeouts.connect, self.resolver.resolve(name))
-                        .await
-                        .ok()
-                        .and_then(Result::ok)
-                        .ok_or(Outcome::Unresolvable)?
-                        .collect();
+                let lookups = connections.map(|connections| Arc::clone(&connections.lookups));
+                let resolver = Arc::clone(&self.resolver);
+                // In a task of its own, which holds the permit until the lookup has really ended.
+                let lookup = tokio::spawn(async move {
+                    let _permit = match lookups {
+                        Some(lookups) => lookups.acquire_owned().await.ok(),
+                        None => None,
+                    };
+                    resolver.resolve(name).await
+                });
+                let mut addresses: Vec<_> = timeout(self.timeouts.connect, lookup)
+                    .await
+                    .ok()
+                    .and_then(Result::ok)
+                    .and_then(Result::ok)
+                    .ok_or(Outcome::Unresolvable)?
+                    .collect();
                 for address in &mut addresses {
                     address.set_port(port);
                 }
@@ -366,18 +397,22 @@ impl CallbackClient {
     fn over(
         &self,
         connections: &Connections,
-        mut addresses: Vec<SocketAddr>,
+        addresses: Vec<SocketAddr>,
     ) -> Result<Client, reqwest::Error> {
         // DNS may return them in any order.
-        addresses.sort_unstable();
-        let mut current = connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sorted = addresses.clone();
+        sorted.sort_unstable();
+        let mut current = connections
+            .current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some((known, client)) = &*current
-            && *known == addresses
+            && *known == sorted
         {
             return Ok(client.clone());
         }
-        let client = self.connecting_to(addresses.clone(), usize::MAX)?;
-        *current = Some((addresses, client.clone()));
+        let client = self.connecting_to(addresses, usize::MAX)?;
+        *current = Some((sorted, client.clone()));
         Ok(client)
     }
 
@@ -1117,7 +1152,7 @@ mod tests {
             id: "evt_1",
             timestamp: 0,
             body: BODY,
-            signature: &signature::header(&secret, None, "evt_1", 0, BODY.as_bytes()),
+            signature: &signature::header(&secret, &[], "evt_1", 0, BODY.as_bytes()),
             header: Some((&header::AUTHORIZATION, &value)),
         };
         let attempt = Attempt {

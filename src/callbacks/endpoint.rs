@@ -38,7 +38,10 @@ pub const ATTEMPTS: u16 = 10;
 /// An endpoint without a success for this long is paused.
 pub const LONGEST_FAILURE: Duration = Duration::from_hours(5 * 24);
 
-/// The longest time for which the previous secret signs after a rotation.
+/// How long to wait at least after the first failed attempt.
+pub const FIRST_WAIT: Duration = Duration::from_secs(5);
+
+/// The longest time for which earlier secrets sign after a rotation.
 pub const LONGEST_OVERLAP: Duration = Duration::from_hours(7 * 24);
 
 /// How long to wait after a failed attempt, or `None` if it was the last one. `attempts` counts it.
@@ -50,7 +53,7 @@ pub fn next_wait(attempts: u16, retry_after: Option<Duration>) -> Option<Duratio
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const SCHEDULE: [u64; ATTEMPTS as usize - 1] = [
-        5,
+        FIRST_WAIT.as_secs(),
         5 * MINUTE,
         30 * MINUTE,
         2 * HOUR,
@@ -93,9 +96,9 @@ pub struct Endpoint {
     /// When a callback was last delivered.
     #[serde(with = "optional_timestamp")]
     pub last_success_at: Option<OffsetDateTime>,
-    /// Until when the previous secret signs as well, after a rotation.
+    /// Until when earlier secrets sign as well, after a rotation.
     #[serde(with = "optional_timestamp")]
-    pub previous_secret_ends_at: Option<OffsetDateTime>,
+    pub previous_secrets_end_at: Option<OffsetDateTime>,
     #[serde(with = "timestamp")]
     pub created_at: OffsetDateTime,
     #[serde(with = "timestamp")]
@@ -226,8 +229,8 @@ pub struct Target {
     /// The name and value of the extra header.
     pub header: Option<(String, SecretString)>,
     pub secret: SigningSecret,
-    /// The secret before a rotation, while it signs as well.
-    pub previous_secret: Option<SigningSecret>,
+    /// The secrets before a rotation, while they sign as well.
+    pub previous_secrets: Vec<SigningSecret>,
 }
 
 /// The URL may contain a secret.
@@ -248,7 +251,7 @@ impl Target {
         event: &str,
     ) -> Attempt {
         let timestamp = OffsetDateTime::now_utc().unix_timestamp();
-        let (newest, previous) = (&self.secret, self.previous_secret.as_ref());
+        let (newest, previous) = (&self.secret, self.previous_secrets.as_slice());
         let extra = self.header.as_ref().and_then(|(name, value)| {
             let value = HeaderValue::from_str(value.expose_secret()).ok()?;
             Some((name.parse::<HeaderName>().ok()?, value))

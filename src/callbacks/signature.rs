@@ -71,19 +71,19 @@ impl fmt::Debug for SigningSecret {
 
 /// The value of [`SIGNATURE_HEADER`].
 ///
-/// During a rotation both secrets sign, so that the endpoint's owner can change over at any time. A receiver accepts an
-/// event if any of the signatures is valid.
+/// During a rotation earlier secrets sign as well, so that the endpoint's owner can change over at any time. A receiver accepts
+/// an event if any of the signatures is valid.
 #[must_use]
 #[expect(clippy::missing_panics_doc, reason = "it never panics")]
 pub fn header(
     newest: &SigningSecret,
-    previous: Option<&SigningSecret>,
+    previous: &[SigningSecret],
     id: &str,
     timestamp: i64,
     body: &[u8],
 ) -> HeaderValue {
     let mut text = newest.sign(id, timestamp, body);
-    if let Some(previous) = previous {
+    for previous in previous {
         text.push(' ');
         text.push_str(&previous.sign(id, timestamp, body));
     }
@@ -132,7 +132,7 @@ mod tests {
         let expected = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
         let secret = secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
         assert_eq!(secret.sign(ID, 1_614_265_330, BODY.as_bytes()), expected);
-        let header = header(&secret, None, ID, 1_614_265_330, BODY.as_bytes());
+        let header = header(&secret, &[], ID, 1_614_265_330, BODY.as_bytes());
         assert_eq!(header, expected);
     }
 
@@ -150,7 +150,7 @@ mod tests {
     fn both_secrets_sign_during_a_rotation_and_the_newest_comes_first() {
         let now = now();
         let (newest, previous) = (SigningSecret::generate(), SigningSecret::generate());
-        let header = header(&newest, Some(&previous), ID, now, BODY.as_bytes());
+        let header = header(&newest, &[previous.clone()], ID, now, BODY.as_bytes());
         let text = header.to_str().unwrap().to_owned();
         let first = text.split(' ').next().unwrap();
         assert!(accepts(
@@ -218,7 +218,7 @@ mod tests {
             let reference = Webhook::from_bytes(key).unwrap();
             let expected = reference.sign(&id, timestamp, body.as_bytes()).unwrap();
             prop_assert_eq!(&secret.sign(&id, timestamp, body.as_bytes()), &expected);
-            let header = header(&secret, None, &id, timestamp, body.as_bytes());
+            let header = header(&secret, &[], &id, timestamp, body.as_bytes());
             prop_assert_eq!(header, expected);
         }
 
@@ -231,7 +231,7 @@ mod tests {
             let secret = SigningSecret::generate();
             let mut body = body.into_bytes();
             let now = now();
-            let header = header(&secret, None, &id, now, &body);
+            let header = header(&secret, &[], &id, now, &body);
             prop_assert!(accepts(&secret, now, &id, header.clone(), &body));
             let byte = byte.index(body.len());
             body[byte] ^= 1;

@@ -182,7 +182,7 @@ impl CallbackEndpoints {
         on_database(&self.database, async |pool| match self.command {
             Command::Create { url, wishes } => create(pool, settings, url, wishes).await,
             Command::List => {
-                let endpoints = store::callback_endpoints::list(pool).await?;
+                let endpoints = store::callback_endpoints::list(pool, None).await?;
                 endpoints.iter().try_for_each(print_json)
             }
             Command::Change {
@@ -202,12 +202,12 @@ impl CallbackEndpoints {
                     description: wishes.description.map(Some),
                     header: changed(header, no_header),
                 };
-                let changed = store::callback_endpoints::change(pool, id, &changed).await?;
+                let changed = store::callback_endpoints::change(pool, id, None, &changed).await?;
                 let endpoint = changed.ok_or(NO_SUCH_ENDPOINT)?.map_err(refused)?;
                 print_json(&endpoint)
             }
             Command::Delete { id } => {
-                if store::callback_endpoints::delete(pool, id).await? {
+                if store::callback_endpoints::delete(pool, id, None).await? {
                     Ok(())
                 } else {
                     Err(NO_SUCH_ENDPOINT.into())
@@ -215,14 +215,16 @@ impl CallbackEndpoints {
             }
             Command::RotateSecret { id, overlap } => {
                 let secret = SigningSecret::generate();
-                store::callback_endpoints::rotate_secret(pool, id, &secret, overlap)
+                store::callback_endpoints::rotate_secret(pool, id, None, &secret, overlap)
                     .await?
                     .ok_or(NO_SUCH_ENDPOINT)?;
                 print_secret(&secret.expose(), ROTATE)
             }
             Command::Ping { id } => ping(pool, settings, id).await,
-            Command::Pause { id } => shown(store::callback_endpoints::pause(pool, id).await?),
-            Command::Resume { id } => shown(store::callback_endpoints::resume(pool, id).await?),
+            Command::Pause { id } => shown(store::callback_endpoints::pause(pool, id, None).await?),
+            Command::Resume { id } => {
+                shown(store::callback_endpoints::resume(pool, id, None).await?)
+            }
             Command::Replay { id, after, event } => replay(pool, id, after, event).await,
             Command::Deliveries { id, status } => deliveries(pool, id, status).await,
         })
@@ -301,7 +303,7 @@ async fn create(pool: &PgPool, settings: &CallbackSettings, url: String, wishes:
 }
 
 async fn ping(pool: &PgPool, settings: &CallbackSettings, id: EndpointId) -> Result {
-    let target = store::callback_deliveries::target(pool, id)
+    let target = store::callback_deliveries::target(pool, id, None)
         .await?
         .ok_or(NO_SUCH_ENDPOINT)?;
     let client = settings.client();
@@ -332,7 +334,7 @@ async fn replay(
     event: Option<EventId>,
 ) -> Result {
     if let Some(after) = after {
-        let replayed = store::callback_endpoints::replay_after(pool, id, after).await?;
+        let replayed = store::callback_endpoints::replay_after(pool, id, None, after).await?;
         replayed.ok_or(NO_SUCH_ENDPOINT)?.map_err(|unusable| match unusable {
             Unusable::Pruned => "--after is too old: events behind it have been removed",
             Unusable::Foreign => {
@@ -341,7 +343,7 @@ async fn replay(
         })?;
     }
     if let Some(event) = event {
-        store::callback_deliveries::target(pool, id)
+        store::callback_deliveries::target(pool, id, None)
             .await?
             .ok_or(NO_SUCH_ENDPOINT)?;
         if !store::callback_endpoints::replay_event(pool, id, event, None).await? {

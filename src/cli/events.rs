@@ -189,7 +189,7 @@ impl Receiver {
             id,
             timestamp,
             body: event,
-            signature: &header(&self.secret, None, id, timestamp, event.as_bytes()),
+            signature: &header(&self.secret, &[], id, timestamp, event.as_bytes()),
             header: None,
         };
         let attempt = self.client.deliver(callback, None).await;

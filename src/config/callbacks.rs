@@ -16,8 +16,8 @@ use crate::callbacks::{
 #[command(next_help_heading = "Callbacks")]
 pub struct CallbackSettings {
     /// Which addresses callbacks may reach besides public ones, separated by commas: networks such as 10.0.0.0/8, and hosts
-    /// with or without a port, such as hooks.internal:8080. What is listed may also use plain http. Loopback addresses and
-    /// the metadata services of clouds need an entry each.
+    /// with or without a port, such as hooks.internal:8080. Hosts and addresses that are listed may also use plain http.
+    /// Loopback addresses and the metadata services of clouds need an entry each.
     #[arg(id = "callback-allow", long, env = "CALLBACK_ALLOW", default_value = "", hide_default_value = true, value_name = "LIST",
           value_parser = allow)]
     allow: Allow,

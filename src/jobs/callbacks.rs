@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{
@@ -35,6 +35,7 @@ use crate::{
         self, PgPool,
         callback_deliveries::{Claimed, Health, Item, Place, Record},
     },
+    telemetry::causes,
 };
 
 /// The name in logs and metrics.
@@ -123,8 +124,8 @@ impl Callbacks {
                 self.measure(&mut known).await;
             }
             if removed_at.is_none_or(|at| at.elapsed() >= REMOVE) {
-                removed_at = Some(Instant::now());
-                self.remove_deleted().await;
+                let has_more = self.remove_deleted().await;
+                removed_at = Some(Instant::now()).filter(|_| !has_more);
             }
             let wait = if found_all { POLL } else { POLL / 10 };
             tokio::select! {
@@ -166,15 +167,17 @@ impl Callbacks {
         }
     }
 
-    async fn remove_deleted(&self) {
-        while !self.stop.is_cancelled() {
+    /// Removes the next deliveries of deleted endpoints. Returns whether more may be left.
+    async fn remove_deleted(&self) -> bool {
+        let until = Instant::now() + POLL;
+        while !self.stop.is_cancelled() && Instant::now() < until {
             let removed = store::callback_endpoints::remove_deleted(&self.pool).await;
             if !self.progress.queried(removed).unwrap_or(false) {
-                return;
+                return false;
             }
-            self.progress.mark();
             sleep(SHORTEST_PAUSE).await;
         }
+        true
     }
 }
 
@@ -190,6 +193,8 @@ struct Served {
     place: Option<Place>,
     /// The feed may contain more than was read.
     more: bool,
+    /// So many deliveries wait that no more of the feed is read.
+    is_full: bool,
     /// What was read and isn't recorded, by position.
     window: BTreeMap<i64, Entry>,
     flights: JoinSet<(i64, Option<Attempt>)>,
@@ -201,6 +206,8 @@ struct Served {
 struct Entry {
     item: Item,
     in_flight: bool,
+    /// A replay began while it was in flight, so it is to be sent once more.
+    again: bool,
 }
 
 /// The lease has ended: another replica may serve the endpoint now.
@@ -216,6 +223,7 @@ impl Served {
             is_active: true,
             place: None,
             more: true,
+            is_full: false,
             window: BTreeMap::new(),
             flights: JoinSet::new(),
             records: Vec::new(),
@@ -252,28 +260,32 @@ impl Served {
                 return Ok(());
             }
             let now = Instant::now();
-            let is_due = now >= next_poll || now >= earliest && head.has_changed().unwrap_or(false);
-            let may_read = !stops && self.has_room();
-            if may_read && (self.more || is_due) {
+            let may_read = !stops && self.records.is_empty();
+            // Only a poll shows that the endpoint was changed, paused or deleted, so it doesn't depend on room.
+            let may_advance = may_read && self.has_room() && !self.is_full;
+            let has_news = self.more || now >= earliest && head.has_changed().unwrap_or(false);
+            if may_read && now >= next_poll || may_advance && has_news {
                 head.mark_unchanged();
                 self.read().await?;
-                (next_poll, earliest) = (now + POLL, now + SHORTEST_PAUSE);
+                next_poll = Instant::now() + POLL;
+                earliest = Instant::now() + SHORTEST_PAUSE;
             }
             self.start();
-            if may_read && (self.more || !self.records.is_empty()) {
+            let may_advance = !stops && self.is_active && self.has_room() && !self.is_full;
+            if !self.records.is_empty() || may_advance && self.more {
                 continue;
             }
             tokio::select! {
                 Some(flight) = self.flights.join_next() => self.landed(flight)?,
                 // Marked again, because it is only read once the pause is over.
-                Ok(()) = head.changed(), if may_read => {
+                Ok(()) = head.changed(), if may_advance => {
                     head.mark_changed();
                     tokio::select! {
                         Some(flight) = self.flights.join_next() => self.landed(flight)?,
                         () = sleep_until(earliest) => {}
                     }
                 }
-                () = sleep_until(next_poll), if may_read => {}
+                () = sleep_until(next_poll), if !stops => {}
                 () = sleep(POLL) => {}
                 () = self.job.stop.cancelled(), if !stops => {}
             }
@@ -283,9 +295,9 @@ impl Served {
         }
     }
 
-    /// Whether to read more. Not while the database fails to record what has ended.
+    /// Whether to read more of the feed.
     fn has_room(&self) -> bool {
-        self.window.len() < WINDOW / 2 && self.records.is_empty()
+        self.window.len() < WINDOW / 2
     }
 
     /// Forgets what is not in flight. It is read again, by this task or the next one.
@@ -308,7 +320,11 @@ impl Served {
             .map(|entry| entry.item.link_id.uuid())
             .collect();
         let slots = self.job.concurrency.saturating_sub(self.flights.len());
-        let room = WINDOW - self.window.len();
+        let room = if self.has_room() {
+            WINDOW - self.window.len()
+        } else {
+            0
+        };
         let work = store::callback_deliveries::next(
             &self.job.pool,
             &self.claimed,
@@ -318,31 +334,40 @@ impl Served {
             to_i64(room),
         )
         .await;
-        // A failure is counted and logged already.
-        let Ok(work) = self.job.progress.queried(work) else {
+        let Some(work) = self.queried(work) else {
             self.more = false;
             return Ok(());
         };
         let work = work.ok_or(LeaseLost)?;
         self.target = Some(Arc::new(work.target));
-        self.more = work.is_active && work.more;
+        // Without room, nothing was read that could show whether there is more.
+        self.more = work.is_active && (work.more || room == 0 && self.more);
+        self.is_full = work.is_full;
         if self
             .place
             .is_some_and(|place| place.generation != work.place.generation)
         {
-            // A replay: what waits is among what was read again.
+            // A replay: what waits is among what is read again.
             self.forget_waiting();
+            for entry in self.window.values_mut() {
+                entry.again = true;
+            }
         }
         self.place = Some(work.place);
         for item in work.items {
+            if self.window.contains_key(&item.position) {
+                continue;
+            }
             if item.is_behind && !item.is_due {
                 // It waits like the one before it.
                 self.records.push(of_item(&item, DeliveryStatus::Pending));
             } else {
-                let in_flight = false;
-                self.window
-                    .entry(item.position)
-                    .or_insert(Entry { item, in_flight });
+                let entry = Entry {
+                    item,
+                    in_flight: false,
+                    again: false,
+                };
+                self.window.insert(entry.item.position, entry);
             }
         }
         if !work.is_active {
@@ -350,6 +375,16 @@ impl Served {
             self.forget_waiting();
         }
         Ok(())
+    }
+
+    /// Counts a failure of the database. That the job as a whole fails is noticed by its own queries.
+    fn queried<T>(&self, result: Result<T, store::Error>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                count(NAME, "database");
+                debug!(endpoint = %self.claimed.id, error = %causes(error), "an endpoint waits for the database");
+            })
+            .ok()
     }
 
     /// Sends the first event of each link, as far as permitted.
@@ -410,7 +445,10 @@ impl Served {
             }
             return Ok(());
         };
-        let Some(Entry { mut item, .. }) = self.window.remove(&position) else {
+        let Some(Entry {
+            mut item, again, ..
+        }) = self.window.remove(&position)
+        else {
             return Ok(());
         };
         let endpoint = self.claimed.id.to_string();
@@ -419,6 +457,18 @@ impl Served {
             .increment(1);
         metrics::histogram!("callback_attempt_seconds").record(attempt.duration.as_secs_f64());
         self.health.add(outcome);
+        if again {
+            item.attempts = 0;
+            item.generation = self.place.map_or(item.generation, |place| place.generation);
+            let (in_flight, again) = (false, false);
+            let entry = Entry {
+                item,
+                in_flight,
+                again,
+            };
+            self.window.insert(position, entry);
+            return Ok(());
+        }
         item.attempts += 1;
         // Later deliveries of the link may be waiting for this one, or others for its slot.
         self.more |= item.is_due;
@@ -430,8 +480,10 @@ impl Served {
                 entry.item.link_id == item.link_id && !entry.item.is_due
             });
             for (_, entry) in behind {
-                self.records
-                    .push(of_item(&entry.item, DeliveryStatus::Pending));
+                self.records.push(Record {
+                    wait,
+                    ..of_item(&entry.item, DeliveryStatus::Pending)
+                });
             }
             (DeliveryStatus::Pending, wait)
         } else {
@@ -461,7 +513,10 @@ impl Served {
         }
         // Everything before the oldest event that is in the window only has a row, or isn't wanted.
         let unrecorded = self.window.iter().find(|(_, entry)| !entry.item.is_due);
-        let position = unrecorded.map_or(place.position, |(position, _)| position - 1);
+        let position = unrecorded.map_or(place.position, |(position, _)| {
+            // What was forgotten, or is to be read again, may come before it.
+            place.position.min(position - 1)
+        });
         let recorded = store::callback_deliveries::record(
             &self.job.pool,
             &self.claimed,
@@ -470,7 +525,7 @@ impl Served {
             &self.records,
         )
         .await;
-        let Ok(recorded) = self.job.progress.queried(recorded) else {
+        let Some(recorded) = self.queried(recorded) else {
             sleep(RETRY).await;
             return Ok(());
         };

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
@@ -18,8 +19,8 @@ use crate::{
     callbacks::{
         client::{Attempt, Outcome},
         endpoint::{
-            Delivery, DeliveryStatus, EndpointId, EndpointStatus, LONGEST_FAILURE, LastAttempt,
-            PauseReason, Target,
+            Delivery, DeliveryStatus, EndpointId, EndpointStatus, FIRST_WAIT, LONGEST_FAILURE,
+            LastAttempt, PauseReason, Target,
         },
         signature::SigningSecret,
     },
@@ -93,6 +94,8 @@ pub struct Work {
     pub place: Place,
     /// Whether the feed may contain more that can be read at once.
     pub more: bool,
+    /// Whether so many deliveries wait that no more of the feed is read.
+    pub is_full: bool,
     pub items: Vec<Item>,
 }
 
@@ -162,7 +165,8 @@ pub async fn next(
                LIMIT $7
            )
            SELECT url, header_name, header_value, secret,
-                  CASE WHEN previous_secret_ends_at > now() THEN previous_secret END AS previous_secret,
+                  CASE WHEN previous_secrets_end_at > now() THEN previous_secrets ELSE '{}' END AS "previous_secrets!",
+                  endpoint.is_full AS "is_full!",
                   endpoint.status = 'Active' AND deleted_at IS NULL AS "is_active!", generation,
                   head, read_from AS "read_from!",
                   coalesce((SELECT max(position) FROM scanned), read_from) AS "scanned_to!",
@@ -202,7 +206,7 @@ pub async fn next(
         header_name: first.header_name.as_deref(),
         header_value: first.header_value.as_deref(),
         secret: &first.secret,
-        previous_secret: first.previous_secret.as_deref(),
+        previous_secrets: &first.previous_secrets,
     };
     let mut work = Work {
         target: stored.read()?,
@@ -211,6 +215,7 @@ pub async fn next(
             generation: first.generation,
             position: first.scanned_to,
         },
+        is_full: first.is_full,
         more: first.scanned_to > first.read_from && first.scanned_to < first.head,
         items: Vec::new(),
     };
@@ -259,12 +264,12 @@ struct StoredTarget<'a> {
     header_name: Option<&'a str>,
     header_value: Option<&'a str>,
     secret: &'a str,
-    previous_secret: Option<&'a str>,
+    previous_secrets: &'a [String],
 }
 
 impl StoredTarget<'_> {
     fn read(self) -> Result<Target, Error> {
-        let secret = |text| {
+        let secret = |text: &str| {
             SigningSecret::parse(text)
                 .ok_or_else(|| Error::Unreadable("a signing secret".to_owned()))
         };
@@ -273,7 +278,11 @@ impl StoredTarget<'_> {
             url: parse_stored(self.url)?,
             header: header.map(|(name, value)| (name.to_owned(), SecretString::from(value))),
             secret: secret(self.secret)?,
-            previous_secret: self.previous_secret.map(secret).transpose()?,
+            previous_secrets: self
+                .previous_secrets
+                .iter()
+                .map(|text| secret(text))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -351,8 +360,15 @@ pub async fn record(
                    AS record (position, event_id, type, link_id, generation, status, attempts, wait, outcome,
                               response_status, response_body, milliseconds)
                ON CONFLICT (endpoint_id, position) DO UPDATE SET
-                   generation = EXCLUDED.generation, status = EXCLUDED.status, attempts = EXCLUDED.attempts,
-                   due_at = EXCLUDED.due_at,
+                   generation = EXCLUDED.generation,
+                   -- If the delivery got all its attempts back while this one was under way, this is the first of them.
+                   (status, attempts, due_at) = (
+                       SELECT CASE WHEN is_reset THEN 'Pending' ELSE EXCLUDED.status END,
+                              CASE WHEN is_reset THEN 1 ELSE EXCLUDED.attempts END,
+                              CASE WHEN is_reset THEN now() + make_interval(secs => $22) ELSE EXCLUDED.due_at END
+                       FROM (SELECT stored.status = 'Pending' AND stored.attempts < EXCLUDED.attempts - 1
+                                    AND EXCLUDED.outcome IS NOT NULL AND EXCLUDED.status <> 'Delivered' AS is_reset) reset
+                   ),
                    -- A row without an outcome says only that the delivery waits, or is under way.
                    attempted_at = coalesce(EXCLUDED.attempted_at, stored.attempted_at),
                    outcome = coalesce(EXCLUDED.outcome, stored.outcome),
@@ -385,6 +401,7 @@ pub async fn record(
         &columns.response_status as &[Option<i16>],
         &columns.response_body as &[Option<&str>],
         &columns.milliseconds as &[Option<i32>],
+        FIRST_WAIT.as_secs_f64(),
     )
     .fetch_optional(pool)
     .await?;
@@ -451,6 +468,42 @@ fn to_u16(number: i16) -> u16 {
     u16::try_from(number).unwrap_or_default()
 }
 
+/// A row of `callback_deliveries`, as it is listed.
+struct Row {
+    position: i64,
+    event_id: Uuid,
+    kind: String,
+    payment_link_id: Uuid,
+    status: String,
+    attempts: i16,
+    due_at: OffsetDateTime,
+    attempted_at: Option<OffsetDateTime>,
+    outcome: Option<String>,
+    response_status: Option<i16>,
+    response_body: Option<String>,
+    milliseconds: Option<i32>,
+}
+
+/// A query for the rows of the endpoint `$id` before a position, newest first, that also meet `$condition`.
+macro_rules! deliveries {
+    ($condition:tt, $id:expr, $statuses:expr, $before:expr, $limit:expr) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT position, event_id, type AS kind, payment_link_id, status, attempts, due_at, attempted_at, outcome,
+                    response_status, response_body, milliseconds
+             FROM callback_deliveries
+             WHERE endpoint_id = $1 AND ($2::text[] IS NULL OR status = ANY($2)) AND ($3::bigint IS NULL OR position < $3)
+               AND " + $condition + "
+             ORDER BY position DESC
+             LIMIT $4",
+            $id.uuid(),
+            $statuses,
+            $before,
+            $limit
+        )
+    };
+}
+
 /// The endpoint's deliveries with one of these statuses before a position, newest first.
 pub async fn list(
     pool: &PgPool,
@@ -459,20 +512,19 @@ pub async fn list(
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<Delivery>, Error> {
-    let rows = sqlx::query!(
-        "SELECT position, event_id, type, payment_link_id, status, attempts, due_at, attempted_at, outcome, response_status,
-                response_body, milliseconds
-         FROM callback_deliveries
-         WHERE endpoint_id = $1 AND ($2::text[] IS NULL OR status = ANY($2)) AND ($3::bigint IS NULL OR position < $3)
-         ORDER BY position DESC
-         LIMIT $4",
-        id.uuid(),
-        statuses,
-        before,
-        limit
-    )
-    .fetch_all(pool)
-    .await?;
+    let delivered = DeliveryStatus::Delivered.as_str();
+    let without_delivered =
+        statuses.is_some_and(|statuses| statuses.iter().all(|status| status != delivered));
+    // Most deliveries were delivered, and an index contains the others. Postgres uses it only if the condition is literal.
+    let rows = if without_delivered {
+        deliveries!("status <> 'Delivered'", id, statuses, before, limit)
+            .fetch_all(pool)
+            .await?
+    } else {
+        deliveries!("true", id, statuses, before, limit)
+            .fetch_all(pool)
+            .await?
+    };
     let deliveries = rows.into_iter().map(|row| {
         let status = parse_stored(&row.status)?;
         let last_attempt = row.attempted_at.map(|at| LastAttempt {
@@ -487,7 +539,7 @@ pub async fn list(
         });
         Ok(Delivery {
             event_id: EventId::from_uuid(row.event_id),
-            kind: row.r#type,
+            kind: row.kind,
             payment_link_id: PaymentLinkId::from_uuid(row.payment_link_id),
             status,
             attempts: to_u16(row.attempts),
@@ -543,13 +595,20 @@ pub async fn backlog(pool: &PgPool) -> Result<Vec<Backlog>, Error> {
     backlogs.collect()
 }
 
-/// Where to send a test, for an endpoint that exists. The endpoint may be paused.
-pub async fn target(pool: &PgPool, id: EndpointId) -> Result<Option<Target>, Error> {
+/// Where to send a test. The endpoint may be paused. `None` if there is none with this id, or if it gets events of other accounts
+/// than `open`.
+pub async fn target(
+    pool: &PgPool,
+    id: EndpointId,
+    open: Option<&[String]>,
+) -> Result<Option<Target>, Error> {
     let row = sqlx::query!(
         r#"SELECT url, header_name, header_value, secret,
-                  CASE WHEN previous_secret_ends_at > now() THEN previous_secret END AS previous_secret
-           FROM callback_endpoints WHERE id = $1 AND deleted_at IS NULL"#,
-        id.uuid()
+                  CASE WHEN previous_secrets_end_at > now() THEN previous_secrets ELSE '{}' END AS "previous_secrets!"
+           FROM callback_endpoints
+           WHERE id = $1 AND deleted_at IS NULL AND ($2::text[] IS NULL OR accounts <@ $2)"#,
+        id.uuid(),
+        open
     )
     .fetch_optional(pool)
     .await?;
@@ -559,7 +618,7 @@ pub async fn target(pool: &PgPool, id: EndpointId) -> Result<Option<Target>, Err
             header_name: row.header_name.as_deref(),
             header_value: row.header_value.as_deref(),
             secret: &row.secret,
-            previous_secret: row.previous_secret.as_deref(),
+            previous_secrets: &row.previous_secrets,
         }
         .read()
     });
@@ -582,7 +641,9 @@ pub async fn prune(pool: &PgPool, older_than: Duration) -> Result<(u64, bool), E
              ) delivery
              WHERE delivery.status <> 'Pending' AND attempted_at < now() - make_interval(secs => $1)
              LIMIT $2
-         )",
+         )
+         -- Again, because a replay may have committed since the selection.
+         AND status <> 'Pending'",
         older_than.as_secs_f64(),
         PRUNE
     )

@@ -26,7 +26,7 @@ struct Row {
     pause_reason: Option<String>,
     failing_since: Option<time::OffsetDateTime>,
     last_success_at: Option<time::OffsetDateTime>,
-    previous_secret_ends_at: Option<time::OffsetDateTime>,
+    previous_secrets_end_at: Option<time::OffsetDateTime>,
     created_at: time::OffsetDateTime,
     updated_at: time::OffsetDateTime,
 }
@@ -46,7 +46,7 @@ impl TryFrom<Row> for Endpoint {
             pause_reason: row.pause_reason.as_deref().map(parse_stored).transpose()?,
             failing_since: row.failing_since,
             last_success_at: row.last_success_at,
-            previous_secret_ends_at: row.previous_secret_ends_at,
+            previous_secrets_end_at: row.previous_secrets_end_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
@@ -60,7 +60,8 @@ macro_rules! endpoints {
             Row,
             $statement + "
              id, url, types, accounts, description, header_name, status, pause_reason, failing_since, last_success_at,
-             CASE WHEN previous_secret_ends_at > now() THEN previous_secret_ends_at END AS previous_secret_ends_at,
+             CASE WHEN previous_secrets_end_at > now() AND previous_secrets <> '{}' THEN previous_secrets_end_at END
+                 AS previous_secrets_end_at,
              created_at, updated_at"
             $(, $argument)*
         )
@@ -109,23 +110,33 @@ pub async fn create(
     }
 }
 
-/// All endpoints, oldest first.
-pub async fn list(pool: &PgPool) -> Result<Vec<Endpoint>, Error> {
+/// All endpoints that get only events of the accounts `open`, oldest first. `None`: all endpoints.
+pub async fn list(pool: &PgPool, open: Option<&[String]>) -> Result<Vec<Endpoint>, Error> {
     let rows = sqlx::query_as!(
         Row,
         "SELECT id, url, types, accounts, description, header_name, status, pause_reason, failing_since, last_success_at,
-                CASE WHEN previous_secret_ends_at > now() THEN previous_secret_ends_at END AS previous_secret_ends_at,
+                CASE WHEN previous_secrets_end_at > now() AND previous_secrets <> '{}' THEN previous_secrets_end_at END
+                 AS previous_secrets_end_at,
                 created_at, updated_at
-         FROM callback_endpoints WHERE deleted_at IS NULL ORDER BY id"
+         FROM callback_endpoints
+         WHERE deleted_at IS NULL AND ($1::text[] IS NULL OR accounts <@ $1)
+         ORDER BY id",
+        open
     )
     .fetch_all(pool)
     .await?;
     rows.into_iter().map(TryInto::try_into).collect()
 }
 
+// In what follows, `open` is as for `list`, and there is no endpoint with an id if it isn't among those.
+
 /// The endpoint with this id.
-pub async fn find(pool: &PgPool, id: EndpointId) -> Result<Option<Endpoint>, Error> {
-    let endpoints = list(pool).await?;
+pub async fn find(
+    pool: &PgPool,
+    id: EndpointId,
+    open: Option<&[String]>,
+) -> Result<Option<Endpoint>, Error> {
+    let endpoints = list(pool, open).await?;
     Ok(endpoints.into_iter().find(|endpoint| endpoint.id == id))
 }
 
@@ -133,6 +144,7 @@ pub async fn find(pool: &PgPool, id: EndpointId) -> Result<Option<Endpoint>, Err
 pub async fn change(
     pool: &PgPool,
     id: EndpointId,
+    open: Option<&[String]>,
     changed: &ChangedEndpoint,
 ) -> Result<Option<Result<Endpoint, Refused>>, Error> {
     let header = changed.header.as_ref().map(Option::as_ref);
@@ -147,7 +159,7 @@ pub async fn change(
              header_name = CASE WHEN $9 THEN $10 ELSE header_name END,
              header_value = CASE WHEN $9 THEN $11 ELSE header_value END,
              updated_at = now()
-         WHERE id = $1 AND deleted_at IS NULL
+         WHERE id = $1 AND deleted_at IS NULL AND ($12::text[] IS NULL OR accounts <@ $12)
          RETURNING",
         id.uuid(),
         changed.url,
@@ -159,7 +171,8 @@ pub async fn change(
         changed.description.as_ref().and_then(Option::as_ref),
         header.is_some(),
         header.flatten().map(|header| &header.name),
-        header.flatten().map(|header| &header.value)
+        header.flatten().map(|header| &header.value),
+        open
     )
     .fetch_optional(pool)
     .await
@@ -172,13 +185,18 @@ pub async fn change(
 }
 
 /// Pauses an endpoint. `None` if there is none with this id.
-pub async fn pause(pool: &PgPool, id: EndpointId) -> Result<Option<Endpoint>, Error> {
+pub async fn pause(
+    pool: &PgPool,
+    id: EndpointId,
+    open: Option<&[String]>,
+) -> Result<Option<Endpoint>, Error> {
     let row = endpoints!(
         "UPDATE callback_endpoints
          SET status = 'Paused', pause_reason = coalesce(pause_reason, 'Requested'), updated_at = now()
-         WHERE id = $1 AND deleted_at IS NULL
+         WHERE id = $1 AND deleted_at IS NULL AND ($2::text[] IS NULL OR accounts <@ $2)
          RETURNING",
-        id.uuid()
+        id.uuid(),
+        open
     )
     .fetch_optional(pool)
     .await?;
@@ -186,39 +204,57 @@ pub async fn pause(pool: &PgPool, id: EndpointId) -> Result<Option<Endpoint>, Er
 }
 
 /// Resumes an endpoint. What waits is due now, and gets all its attempts again. `None` if there is none with this id.
-pub async fn resume(pool: &PgPool, id: EndpointId) -> Result<Option<Endpoint>, Error> {
+pub async fn resume(
+    pool: &PgPool,
+    id: EndpointId,
+    open: Option<&[String]>,
+) -> Result<Option<Endpoint>, Error> {
     let row = endpoints!(
         "WITH due AS (
              UPDATE callback_deliveries SET due_at = now(), attempts = 0
-             WHERE endpoint_id = $1 AND status = 'Pending'
+             FROM callback_endpoints endpoint
+             WHERE endpoint.id = $1 AND ($2::text[] IS NULL OR endpoint.accounts <@ $2)
+               AND endpoint_id = $1 AND callback_deliveries.status = 'Pending'
          )
          UPDATE callback_endpoints
          SET status = 'Active', pause_reason = NULL, failing_since = NULL, updated_at = now()
-         WHERE id = $1 AND deleted_at IS NULL
+         WHERE id = $1 AND deleted_at IS NULL AND ($2::text[] IS NULL OR accounts <@ $2)
          RETURNING",
-        id.uuid()
+        id.uuid(),
+        open
     )
     .fetch_optional(pool)
     .await?;
     row.map(TryInto::try_into).transpose()
 }
 
-/// Gives an endpoint a new secret. The current one signs as well for `overlap`. `None` if there is none with this id.
+/// How many earlier secrets sign at most.
+const MOST_SECRETS: i32 = 3;
+
+/// Gives an endpoint a new secret. The current one, and those that it replaced and that still sign, sign as well for `overlap`:
+/// a rotation may be repeated because its response was lost, and then nobody knows the current one. `None` if there is no
+/// endpoint with this id.
 pub async fn rotate_secret(
     pool: &PgPool,
     id: EndpointId,
+    open: Option<&[String]>,
     secret: &SigningSecret,
     overlap: Duration,
 ) -> Result<Option<Endpoint>, Error> {
     let row = endpoints!(
         "UPDATE callback_endpoints
-         SET previous_secret = secret, previous_secret_ends_at = now() + make_interval(secs => $3),
+         SET previous_secrets = CASE WHEN $3::float8 > 0 THEN
+                 (ARRAY[secret] || CASE WHEN previous_secrets_end_at > now() THEN previous_secrets ELSE '{}' END)[1:$5]
+                 ELSE '{}' END,
+             previous_secrets_end_at = now() + make_interval(secs => $3),
              secret = $2, updated_at = now()
-         WHERE id = $1 AND deleted_at IS NULL
+         WHERE id = $1 AND deleted_at IS NULL AND ($4::text[] IS NULL OR accounts <@ $4)
          RETURNING",
         id.uuid(),
         secret.expose(),
-        overlap.as_secs_f64()
+        overlap.as_secs_f64(),
+        open,
+        MOST_SECRETS
     )
     .fetch_optional(pool)
     .await?;
@@ -226,10 +262,12 @@ pub async fn rotate_secret(
 }
 
 /// Deletes an endpoint. Returns whether there was one. Its deliveries are removed later.
-pub async fn delete(pool: &PgPool, id: EndpointId) -> Result<bool, Error> {
+pub async fn delete(pool: &PgPool, id: EndpointId, open: Option<&[String]>) -> Result<bool, Error> {
     let deleted = sqlx::query!(
-        "UPDATE callback_endpoints SET deleted_at = now(), updated_at = now() WHERE id = $1 AND deleted_at IS NULL",
-        id.uuid()
+        "UPDATE callback_endpoints SET deleted_at = now(), updated_at = now()
+         WHERE id = $1 AND deleted_at IS NULL AND ($2::text[] IS NULL OR accounts <@ $2)",
+        id.uuid(),
+        open
     )
     .execute(pool)
     .await?;
@@ -274,11 +312,12 @@ pub async fn remove_deleted(pool: &PgPool) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// Sends everything again that the endpoint wants and that is behind a place in the feed. `None` if there is no endpoint
-/// with this id.
+/// Sends everything again that the endpoint wants and that is behind a place in the feed. What waits for another attempt is due
+/// now, as when the endpoint is resumed. `None` if there is no endpoint with this id.
 pub async fn replay_after(
     pool: &PgPool,
     id: EndpointId,
+    open: Option<&[String]>,
     after: Cursor,
 ) -> Result<Option<Result<(), Unusable>>, Error> {
     // The lock on the feed's row keeps `prune` from removing what is replayed: it takes the same one before it looks where
@@ -293,16 +332,22 @@ pub async fn replay_after(
                UPDATE callback_endpoints endpoint
                SET position = least(endpoint.position, $2), generation = generation + 1, updated_at = now()
                FROM place
-               WHERE endpoint.id = $1 AND deleted_at IS NULL AND place.pruned <= $2 AND place.found = $3
-               RETURNING 1
+               WHERE endpoint.id = $1 AND deleted_at IS NULL AND ($4::text[] IS NULL OR accounts <@ $4)
+                 AND place.pruned <= $2 AND place.found = $3
+               RETURNING endpoint.id
+           ), due AS (
+               UPDATE callback_deliveries SET due_at = now(), attempts = 0
+               FROM moved
+               WHERE endpoint_id = moved.id AND callback_deliveries.position > $2 AND status = 'Pending'
            )
            SELECT pruned <= $2 AS "is_kept!", coalesce(found = $3, false) AS "is_found!",
-                  EXISTS (SELECT FROM callback_endpoints WHERE id = $1 AND deleted_at IS NULL) AS "exists!",
-                  (SELECT count(*) FROM moved) AS "moved!"
+                  EXISTS (SELECT FROM callback_endpoints
+                          WHERE id = $1 AND deleted_at IS NULL AND ($4::text[] IS NULL OR accounts <@ $4)) AS "exists!"
            FROM place"#,
         id.uuid(),
         after.position,
-        after.id
+        after.id,
+        open
     )
     .fetch_one(pool)
     .await?;
@@ -318,14 +363,16 @@ pub async fn replay_after(
     }))
 }
 
-/// Sends one event again. Returns whether there is such an event, of one of the accounts `open` if it is limited.
+/// Sends one event again, whether the endpoint wants it or not. Returns whether there is such an event, of one of the accounts
+/// `open` if it is limited.
 pub async fn replay_event(
     pool: &PgPool,
     id: EndpointId,
     event: EventId,
     open: Option<&[String]>,
 ) -> Result<bool, Error> {
-    // An event that the endpoint hasn't got to needs no replay. The row of the feed is locked as in `replay_after`.
+    // An event that the endpoint is going to get needs no replay, and would come before earlier ones of its link. The row of
+    // the feed is locked as in `replay_after`.
     let found = sqlx::query_scalar!(
         r#"WITH place AS MATERIALIZED (
                SELECT pruned FROM feed FOR SHARE
@@ -338,8 +385,10 @@ pub async fn replay_event(
                SELECT endpoint.id, event.position, event.id, event.type, event.payment_link_id, endpoint.generation,
                       'Pending', 0, now()
                FROM event, callback_endpoints endpoint
-               WHERE endpoint.id = $1
+               WHERE endpoint.id = $1 AND ($3::text[] IS NULL OR accounts <@ $3)
                  AND (event.position <= endpoint.position
+                      OR types IS NOT NULL AND event.type <> ALL(types)
+                      OR accounts IS NOT NULL AND event.account <> ALL(accounts)
                       OR EXISTS (SELECT FROM callback_deliveries delivery
                                  WHERE delivery.endpoint_id = $1 AND delivery.position = event.position))
                ON CONFLICT (endpoint_id, position) DO UPDATE

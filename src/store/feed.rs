@@ -266,7 +266,7 @@ pub async fn read(
         r#"WITH place AS MATERIALIZED (
              SELECT feed.*, coalesce($1, pruned) AS position,
                     -- An index leads to the events of one link.
-                    CASE WHEN $6::uuid IS NOT NULL THEN head ELSE least(head, coalesce($1, pruned) + $2) END AS until
+                    CASE WHEN $6::uuid IS NOT NULL THEN head ELSE least(head, least(coalesce($1, pruned), head) + $2) END AS until
              FROM feed LIMIT 1
            )
            SELECT place.id AS feed_id, place.head, place.pruned, place.pruned_id,
@@ -370,14 +370,16 @@ pub async fn prune(pool: &PgPool, older_than: Duration) -> Result<(u64, bool), E
     let removed = sqlx::query_scalar!(
         r#"WITH oldest AS MATERIALIZED (
              SELECT position, occurred_at < now() - make_interval(secs => $1) AS is_old
-             FROM feed_events ORDER BY position LIMIT $2
+             FROM feed_events
+             -- Without it, each batch would step over what the earlier ones have removed.
+             WHERE position > (SELECT pruned FROM feed)
+             ORDER BY position LIMIT $2
            ), needed AS MATERIALIZED (
-             SELECT least(
-                 (SELECT min(position) + 1 FROM callback_endpoints WHERE deleted_at IS NULL),
-                 (SELECT min(delivery.position)
-                  FROM callback_endpoints endpoint JOIN callback_deliveries delivery ON delivery.endpoint_id = endpoint.id
-                  WHERE endpoint.deleted_at IS NULL AND delivery.status = 'Pending')
-             ) AS position
+             SELECT min(least(position + 1, (
+                 SELECT min(delivery.position) FROM callback_deliveries delivery
+                 WHERE delivery.endpoint_id = endpoint.id AND delivery.status = 'Pending'
+             ))) AS position
+             FROM callback_endpoints endpoint WHERE deleted_at IS NULL
            ), removed AS (
              DELETE FROM feed_events WHERE position IN (
                  SELECT oldest.position FROM oldest, needed
@@ -406,10 +408,10 @@ pub async fn prunable(pool: &PgPool, older_than: Duration) -> Result<u64, Error>
         r#"SELECT count(*) AS "count!" FROM feed_events
            WHERE position < coalesce(least(
                (SELECT min(position) FROM feed_events WHERE occurred_at >= now() - make_interval(secs => $1)),
-               (SELECT min(position) + 1 FROM callback_endpoints WHERE deleted_at IS NULL),
-               (SELECT min(delivery.position)
-                FROM callback_endpoints endpoint JOIN callback_deliveries delivery ON delivery.endpoint_id = endpoint.id
-                WHERE endpoint.deleted_at IS NULL AND delivery.status = 'Pending')
+               (SELECT min(least(position + 1, (
+                    SELECT min(delivery.position) FROM callback_deliveries delivery
+                    WHERE delivery.endpoint_id = endpoint.id AND delivery.status = 'Pending')))
+                FROM callback_endpoints endpoint WHERE deleted_at IS NULL)
            ), 9223372036854775807)"#,
         older_than.as_secs_f64()
     )

@@ -431,6 +431,109 @@ async fn an_endpoint_can_be_paused_and_is_paused_after_five_days_without_a_succe
     app.deliveries_are(&endpoint, &["Delivered"; 20]).await;
 }
 
+/// What waits in memory behind an attempt that is in flight has no row yet.
+#[tokio::test]
+async fn pausing_while_attempts_are_in_flight_loses_nothing() {
+    let settings = [LOCAL, &[("CALLBACK_TIMEOUT", "20s")]].concat();
+    let app = TestApp::with(&settings).await;
+    let receiver = Receiver::start().await;
+    let first = app.created().await;
+    let second = app.create(&ten_pounds("Order 2")).await.expect(201).json();
+    eventually("both links are in the feed", async || {
+        (app.feed().await.len() == 2).then_some(())
+    })
+    .await;
+    let endpoint = app.subscribe(&json!({"url": receiver.url})).await;
+    receiver.respond(|_| Reply::status(204).after(Duration::from_secs(4)));
+    let mut connection = app.pool.acquire().await.unwrap();
+    for change in 0..3 {
+        crate::feed::change_amount(&mut connection, &first, change).await;
+    }
+    crate::feed::change_amount(&mut connection, &second, 0).await;
+    receiver.until(2).await;
+    app.call(&endpoint, "pause").await.expect(200);
+    app.deliveries_are(&endpoint, &["Delivered", "Delivered"])
+        .await;
+    receiver.respond(|_| Reply::status(204));
+    app.call(&endpoint, "resume").await.expect(200);
+    app.deliveries_are(&endpoint, &["Delivered"; 4]).await;
+    let changes: Vec<_> = receiver
+        .received()
+        .iter()
+        .map(Received::event)
+        .filter(|event| event["paymentLinkId"] == first["id"])
+        .map(|event| event["detail"]["change"].clone())
+        .collect();
+    assert_eq!(changes, [0, 1, 2]);
+}
+
+/// The attempt that is under way when an endpoint is resumed doesn't count, however it ends.
+#[tokio::test]
+async fn resuming_gives_a_delivery_in_flight_all_its_attempts() {
+    let settings = [LOCAL, &[("CALLBACK_TIMEOUT", "20s")]].concat();
+    let app = TestApp::with(&settings).await;
+    let receiver = Receiver::start().await;
+    receiver.respond(|_| Reply::status(500));
+    let endpoint = app.subscribe(&json!({"url": receiver.url})).await;
+    app.created().await;
+    app.deliveries_are(&endpoint, &["Pending"]).await;
+    receiver.respond(|_| Reply::status(500).after(Duration::from_secs(3)));
+    app.execute("UPDATE callback_deliveries SET attempts = 9, due_at = now()")
+        .await;
+    receiver.until(2).await;
+    app.call(&endpoint, "resume").await.expect(200);
+    eventually("the attempt is recorded", async || {
+        let deliveries = app.deliveries(&endpoint, "").await;
+        (deliveries[0]["attempts"] == 1).then(|| assert_eq!(deliveries[0]["status"], "Pending"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_an_endpoint_does_not_want_can_be_replayed() {
+    let app = TestApp::calling().await;
+    let receiver = Receiver::start().await;
+    let wanted = json!({"url": receiver.url, "types": ["payment_link.captured"]});
+    let endpoint = app.subscribe(&wanted).await;
+    app.call(&endpoint, "pause").await.expect(200);
+    app.created().await;
+    let event = eventually("the link is in the feed", async || app.feed().await.pop()).await;
+    let path = format!("{}/replay", path_of(&endpoint));
+    app.post(&path, &json!({"eventId": event["id"]}))
+        .await
+        .expect(202);
+    app.call(&endpoint, "resume").await.expect(200);
+    assert_eq!(receiver.until(1).await[0].event(), event);
+}
+
+#[tokio::test]
+async fn a_rotation_can_be_repeated() {
+    let app = TestApp::calling().await;
+    let receiver = Receiver::start().await;
+    let endpoint = app.subscribe(&json!({"url": receiver.url})).await;
+    // The first response is lost.
+    app.call(&endpoint, "rotate-secret").await.expect(200);
+    let newest = app
+        .call(&endpoint, "rotate-secret")
+        .await
+        .expect(200)
+        .json();
+    app.call(&endpoint, "ping").await.expect(200);
+    let path = format!("{}/rotate-secret", path_of(&endpoint));
+    app.post(&path, &json!({"overlapSeconds": 0}))
+        .await
+        .expect(200);
+    app.call(&endpoint, "ping").await.expect(200);
+    let pings = receiver.until(2).await;
+    for (ping, expected) in pings.iter().zip([true, false]) {
+        for secret in [&endpoint["secret"], &newest["secret"]] {
+            let webhook = standardwebhooks::Webhook::new(text(secret)).unwrap();
+            let verified = webhook.verify(&ping.body, &ping.headers).is_ok();
+            assert_eq!(verified, expected);
+        }
+    }
+}
+
 #[tokio::test]
 async fn both_secrets_sign_during_a_rotation() {
     let app = TestApp::calling().await;
@@ -443,10 +546,10 @@ async fn both_secrets_sign_during_a_rotation() {
         .expect(200)
         .json();
     assert_ne!(rotated["secret"], endpoint["secret"]);
-    assert_ne!(rotated["previousSecretEndsAt"], Value::Null);
+    assert_ne!(rotated["previousSecretsEndAt"], Value::Null);
     app.call(&endpoint, "ping").await.expect(200);
     app.execute(
-        "UPDATE callback_endpoints SET previous_secret_ends_at = now() - interval '1 second'",
+        "UPDATE callback_endpoints SET previous_secrets_end_at = now() - interval '1 second'",
     )
     .await;
     app.call(&endpoint, "ping").await.expect(200);

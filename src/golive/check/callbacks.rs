@@ -17,7 +17,7 @@ const CONCURRENCY: usize = 10;
 /// Pings every callback endpoint.
 pub(super) async fn check(pool: &PgPool, settings: &CallbackSettings) -> Checks {
     let mut checks = Checks::new();
-    let listed = timeout(LIMIT, store::callback_endpoints::list(pool)).await;
+    let listed = timeout(LIMIT, store::callback_endpoints::list(pool, None)).await;
     let endpoints = match listed {
         Ok(Ok(endpoints)) => endpoints,
         Ok(Err(error)) => {
@@ -66,7 +66,7 @@ pub(super) async fn check(pool: &PgPool, settings: &CallbackSettings) -> Checks 
 
 /// How an endpoint responds to a ping.
 async fn ping(pool: &PgPool, client: &LazyClient, endpoint: &Endpoint) -> Result<String, String> {
-    let target = store::callback_deliveries::target(pool, endpoint.id)
+    let target = store::callback_deliveries::target(pool, endpoint.id, None)
         .await
         .map_err(|error| pool.diagnose(&error).problem)?
         .ok_or("it was deleted meanwhile")?;
