@@ -31,7 +31,6 @@ pub async fn delay(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
     let database = lab.database(Size::Usual).await?;
     database.reset(lab).await?;
     let service = database.start_service(lab).await?;
-    let begin = Instant::now();
     let length = lab.scale.round + lab.scale.warm_up;
     // When each change was committed, by its number.
     let committed = RefCell::new(Vec::new());
@@ -52,7 +51,7 @@ pub async fn delay(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
     let at = |share: usize| delays.get(delays.len() * share / 100).copied();
     let (p50, p99) = (at(50).unwrap_or_default(), at(99).unwrap_or_default());
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
-    let rate = written as f64 / begin.elapsed().as_secs_f64();
+    let rate = written as f64 / length.as_secs_f64();
     report.figure("changes", rate, Unit::PerSecond);
     report.figure("from a commit to its reader, p50", p50, Unit::Milliseconds);
     report.goal(
