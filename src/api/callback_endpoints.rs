@@ -278,7 +278,7 @@ struct SecretRotation {
 ///
 /// For a day, or as long as requested, callbacks have two signatures: one by each secret. So the receiver can change over at
 /// any time within it. The secret is not shown again. If the response is lost, rotate again: up to three earlier secrets keep
-/// signing. With 0, they stop at once.
+/// signing, all of them until the latest of the promised times. With 0, they stop at once.
 #[utoipa::path(
     post, path = "/v1/callback-endpoints/{id}/rotate-secret", operation_id = "rotateCallbackSecret", tag = "Callbacks",
     params(EndpointPath),
@@ -319,8 +319,6 @@ struct Pong {
     outcome: &'static str,
     /// The response's status, if there was a response.
     response_status: Option<u16>,
-    /// The beginning of the response's body, up to 1 KiB.
-    response_body: Option<String>,
     /// How long the attempt took.
     milliseconds: u64,
 }
@@ -331,7 +329,6 @@ impl From<Attempt> for Pong {
             delivered: attempt.outcome == Outcome::Delivered,
             outcome: attempt.outcome.name(),
             response_status: attempt.status,
-            response_body: attempt.body,
             milliseconds: u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -346,7 +343,7 @@ impl From<Attempt> for Pong {
     params(EndpointPath),
     security(("apiKey" = ["callbacks:manage"])),
     responses(
-        (status = 200, description = "How the endpoint responded, or why it could not be reached.", body = Pong, example = json!({"delivered": true, "outcome": "delivered", "responseStatus": 204, "responseBody": null, "milliseconds": 38})),
+        (status = 200, description = "How the endpoint responded, or why it could not be reached.", body = Pong, example = json!({"delivered": true, "outcome": "delivered", "responseStatus": 204, "milliseconds": 38})),
         BadBody, Guarded, NoSuchEndpoint,
     )
 )]
@@ -476,14 +473,15 @@ async fn replay(request: Request<EndpointPath>) -> Result<(StatusCode, Json<Endp
 const NO_SUCH_EVENT: &str = "must be the id of an event in the feed that the API key has access to";
 
 fn replay_faults(body: &Value) -> Vec<Fault> {
-    let (after, event) = (body.get("after"), body.get("eventId"));
+    let member = |name| body.get(name).filter(|value| !value.is_null());
+    let (after, event) = (member("after"), member("eventId"));
     let mut faults = Vec::new();
     if after.is_some() == event.is_some() {
         faults.push(Fault::new("", "must have exactly one of after and eventId"));
     }
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     if text(after).is_some_and(|after| after.parse::<Cursor>().is_err()) {
-        faults.push(Fault::new("/after", AFTER));
+        faults.push(Fault::new("/after", format!("must be {AFTER}")));
     }
     if text(event).is_some_and(|event| event.parse::<EventId>().is_err()) {
         faults.push(Fault::new("/eventId", NO_SUCH_EVENT));

@@ -196,8 +196,10 @@ pub enum Outcome {
     NotAllowed,
     /// The host has no address, or DNS didn't respond in time. Nothing was sent.
     Unresolvable,
-    /// No connection, or no TLS session, could be established. Nothing was sent.
+    /// No connection could be established. Nothing was sent.
     NotReached,
+    /// No TLS session could be established, for example because the certificate has expired. Nothing was sent.
+    TlsFailed,
     /// The response's status didn't arrive within the time limit. The endpoint may have processed the callback.
     TimedOut,
     /// The connection broke before the response's status arrived. The endpoint may have processed the callback.
@@ -216,6 +218,7 @@ impl Outcome {
             Self::NotAllowed => "not_allowed",
             Self::Unresolvable => "unresolvable",
             Self::NotReached => "not_reached",
+            Self::TlsFailed => "tls_failed",
             Self::TimedOut => "timed_out",
             Self::ResponseLost => "response_lost",
         }
@@ -232,7 +235,9 @@ impl Outcome {
 
     fn of_error(error: &reqwest::Error) -> Self {
         // A connection that isn't established in time is both a connection error and a timeout.
-        if error.is_connect() || error.is_builder() {
+        if error.is_connect() && is_of_tls(error) {
+            Self::TlsFailed
+        } else if error.is_connect() || error.is_builder() {
             Self::NotReached
         } else if error.is_timeout() {
             Self::TimedOut
@@ -240,6 +245,19 @@ impl Outcome {
             Self::ResponseLost
         }
     }
+}
+
+/// Whether TLS is the cause of an error.
+fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    if error.is::<rustls::Error>() {
+        return true;
+    }
+    // The error inside an I/O error isn't its source.
+    let inside = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+        .is_some_and(|inside| inside.is::<rustls::Error>());
+    inside || error.source().is_some_and(is_of_tls)
 }
 
 /// Whether an endpoint may have a header of its own with this name. The others determine how a request is read, or are ours.
@@ -938,7 +956,7 @@ mod tests {
         let fake = Fake::new(&["127.0.0.1"]);
         let client = resolving(&format!("127.0.0.1:{port}"), fake);
         let attempt = deliver(&client, &format!("https://hooks.test:{port}/")).await;
-        assert_eq!(attempt.outcome, Outcome::NotReached);
+        assert_eq!(attempt.outcome, Outcome::TlsFailed);
         let hello = server.await.unwrap();
         assert_eq!(hello[0], 22, "a TLS handshake");
         assert!(hello.windows(10).any(|part| part == b"hooks.test"));

@@ -303,7 +303,7 @@ pub struct LastAttempt {
     #[serde(with = "timestamp")]
     pub at: OffsetDateTime,
     /// `delivered`, or why not: `rejected`, `redirected` or `gone` (the response's status), `timed_out`, `response_lost`,
-    /// `not_reached` (no connection), `unresolvable` (no address), or `not_allowed` (the address isn't permitted).
+    /// `not_reached` (no connection), `tls_failed` (such as an expired certificate), `unresolvable` (no address), or `not_allowed` (the address isn't permitted).
     #[schema(example = "rejected")]
     pub outcome: String,
     /// The response's status, if there was a response.
@@ -394,6 +394,9 @@ pub fn broken_rules(url: Option<&str>, header: Option<(&str, &str)>, allow: &All
     let mut faults = Vec::new();
     if let Some(url) = url {
         match Url::parse(url) {
+            Ok(url) if url.port() == Some(0) => {
+                faults.push(Fault::new("/url", "must not have the port 0"));
+            }
             Ok(url) => {
                 let found = check_url(&url, allow).err().unwrap_or_default();
                 faults.extend(

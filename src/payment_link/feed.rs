@@ -325,9 +325,15 @@ fn confirmed_before(detail: &ReconciledDetail, after: Status) -> Status {
     if let Some(before) = from("confirmedStatus") {
         return before;
     }
-    // An entry of an earlier version doesn't say what was confirmed before. If this confirmed what a webhook had reported,
-    // the link was most likely unpaid.
-    if detail.changed.contains_key("confirmed") {
+    // Without it, the same status was confirmed before, for example when a part of a payment is refunded. Only an entry that an
+    // earlier version writes during an upgrade never has it. If such an entry confirms what a webhook had reported, the link was
+    // most likely unpaid.
+    let is_paid_now = detail
+        .changed
+        .get("payment")
+        .is_some_and(|change| change.to == true);
+    let is_over = matches!(after, Status::Canceled | Status::Reversed);
+    if detail.changed.contains_key("confirmed") && (is_paid_now || is_over) {
         return from("status").unwrap_or(Status::Created);
     }
     from("status").unwrap_or(after)

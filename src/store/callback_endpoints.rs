@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use url::Url;
 use uuid::Uuid;
 
 use super::{Error, PgPool, feed::Unusable, parse_stored};
@@ -77,6 +78,11 @@ pub enum Refused {
     TooMany,
 }
 
+/// A URL as it is requested, so that one endpoint isn't created twice in two spellings.
+fn normalized(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| url.to_owned(), String::from)
+}
+
 /// Creates an endpoint, which gets what happens from now on.
 pub async fn create(
     pool: &PgPool,
@@ -90,7 +96,7 @@ pub async fn create(
          WHERE (SELECT count(*) FROM callback_endpoints WHERE deleted_at IS NULL) < $9
          RETURNING",
         EndpointId::new().uuid(),
-        new.url,
+        normalized(&new.url),
         new.types.as_deref(),
         new.accounts.as_deref(),
         new.description,
@@ -162,7 +168,7 @@ pub async fn change(
          WHERE id = $1 AND deleted_at IS NULL AND ($12::text[] IS NULL OR accounts <@ $12)
          RETURNING",
         id.uuid(),
-        changed.url,
+        changed.url.as_deref().map(normalized),
         types.is_some(),
         types.flatten(),
         accounts.is_some(),
@@ -231,8 +237,9 @@ pub async fn resume(
 /// How many earlier secrets sign at most.
 const MOST_SECRETS: i32 = 3;
 
-/// Gives an endpoint a new secret. The current one, and those that it replaced and that still sign, sign as well for `overlap`:
-/// a rotation may be repeated because its response was lost, and then nobody knows the current one. `None` if there is no
+/// Gives an endpoint a new secret. The current one, and those that it replaced and that still sign, sign as well for `overlap`,
+/// or for longer if an earlier rotation said so: a rotation may be repeated because its response was lost, and then nobody knows
+/// the current one. With an `overlap` of 0, they stop at once. `None` if there is no
 /// endpoint with this id.
 pub async fn rotate_secret(
     pool: &PgPool,
@@ -246,7 +253,9 @@ pub async fn rotate_secret(
          SET previous_secrets = CASE WHEN $3::float8 > 0 THEN
                  (ARRAY[secret] || CASE WHEN previous_secrets_end_at > now() THEN previous_secrets ELSE '{}' END)[1:$5]
                  ELSE '{}' END,
-             previous_secrets_end_at = now() + make_interval(secs => $3),
+             -- No secret stops earlier than it was said to, unless all are to stop at once.
+             previous_secrets_end_at = CASE WHEN $3 > 0 THEN greatest(previous_secrets_end_at, now() + make_interval(secs => $3))
+                                            ELSE now() END,
              secret = $2, updated_at = now()
          WHERE id = $1 AND deleted_at IS NULL AND ($4::text[] IS NULL OR accounts <@ $4)
          RETURNING",

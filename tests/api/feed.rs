@@ -110,6 +110,14 @@ async fn a_payment_and_its_refunds_are_told_in_order_with_amounts() {
     })
     .await;
     let all = app.events_until(&link, "payment_link.refunded").await;
+    let mut refunds = all
+        .iter()
+        .filter(|event| event["type"] == "payment_link.refunded");
+    let first = refunds.next().unwrap();
+    assert_eq!(
+        (&first["statusBefore"], &first["status"]),
+        (&json!("Captured"), &json!("Captured"))
+    );
     let succeeded: Vec<_> = all
         .iter()
         .filter(|event| event["type"] == "operation.succeeded")
@@ -465,7 +473,12 @@ async fn waiting_requests_hold_no_connection() {
             tokio::spawn(async move {
                 // On a busy machine, the first one has waited for its whole time before the last one begins.
                 loop {
-                    let page = send(request.try_clone().unwrap()).await.expect(200).json();
+                    let answer = send(request.try_clone().unwrap()).await;
+                    if answer.status == 503 {
+                        // Two connections for a thousand first reads may take too long.
+                        continue;
+                    }
+                    let page = answer.expect(200).json();
                     if page["data"] != json!([]) {
                         return page;
                     }

@@ -231,9 +231,9 @@ async fn creations_beyond_the_limit_are_503_and_nothing_is_done() {
 
 #[tokio::test]
 async fn a_creation_that_takes_too_long_is_504_and_is_finished() {
-    let app = TestApp::with(&[("REQUEST_TIMEOUT", "3s")]).await;
+    let app = TestApp::with(&[("REQUEST_TIMEOUT", "6s"), ("DOJO_TIMEOUT", "30s")]).await;
     app.sandbox
-        .next("create", "latency", json!({"latencyMs": 6000}))
+        .next("create", "latency", json!({"latencyMs": 12_000}))
         .await;
     let answer = app.create_with_key("order-1", &ten_pounds("Order 1")).await;
     let problem = answer.problem(504, "outcome-unknown");
