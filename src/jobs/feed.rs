@@ -23,11 +23,8 @@ use crate::{
 const NAME: &str = "feed";
 
 /// How often the sequencer looks for changes. With the time that a batch takes, this is how old a change is when readers get
-/// it.
+/// it. A shorter pause makes it older under load: more and smaller transactions slow down those that make changes.
 const PAUSE: Duration = Duration::from_millis(40);
-
-/// How soon it looks again after it found some. Under load, batches are then smaller, and changes are seen earlier.
-const SHORT_PAUSE: Duration = Duration::from_millis(15);
 
 /// How long the sequencer waits after a failure.
 const RETRY: Duration = Duration::from_secs(1);
@@ -71,11 +68,10 @@ impl Sequencer {
                         count(NAME, "ok");
                         metrics::histogram!("feed_delay_seconds").record(delay);
                     }
-                    match sequenced.delay {
-                        _ if sequenced.more => continue,
-                        Some(_) => SHORT_PAUSE,
-                        None => PAUSE,
+                    if sequenced.more {
+                        continue;
                     }
+                    PAUSE
                 }
                 // The failure is counted and logged already.
                 Err(_) => RETRY,
