@@ -461,10 +461,10 @@ async fn replay(request: Request<EndpointPath>) -> Result<(StatusCode, Json<Endp
                 Unusable::Foreign => Error::CursorUnknown,
             })?;
     }
-    if let Some(event) = replay.event_id.and_then(|id| id.parse::<EventId>().ok()) {
-        if !store::callback_endpoints::replay_event(pool, id, event, open).await? {
-            return Err(Error::Invalid(vec![Fault::new("/eventId", NO_SUCH_EVENT)]));
-        }
+    if let Some(event) = replay.event_id.and_then(|id| id.parse::<EventId>().ok())
+        && !store::callback_endpoints::replay_event(pool, id, event, open).await?
+    {
+        return Err(Error::Invalid(vec![Fault::new("/eventId", NO_SUCH_EVENT)]));
     }
     let endpoint = find().await?.ok_or(Error::NoSuchEndpoint)?;
     Ok((StatusCode::ACCEPTED, Json(endpoint)))

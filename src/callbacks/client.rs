@@ -256,7 +256,7 @@ fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
     let inside = error
         .downcast_ref::<std::io::Error>()
         .and_then(std::io::Error::get_ref)
-        .is_some_and(|inside| inside.is::<rustls::Error>());
+        .is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>);
     inside || error.source().is_some_and(is_of_tls)
 }
 

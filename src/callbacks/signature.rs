@@ -150,7 +150,13 @@ mod tests {
     fn both_secrets_sign_during_a_rotation_and_the_newest_comes_first() {
         let now = now();
         let (newest, previous) = (SigningSecret::generate(), SigningSecret::generate());
-        let header = header(&newest, &[previous.clone()], ID, now, BODY.as_bytes());
+        let header = header(
+            &newest,
+            std::slice::from_ref(&previous),
+            ID,
+            now,
+            BODY.as_bytes(),
+        );
         let text = header.to_str().unwrap().to_owned();
         let first = text.split(' ').next().unwrap();
         assert!(accepts(
