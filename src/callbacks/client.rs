@@ -249,15 +249,13 @@ impl Outcome {
 
 /// Whether TLS is the cause of an error.
 fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
-    if error.is::<rustls::Error>() {
-        return true;
-    }
     // The error inside an I/O error isn't its source.
     let inside = error
         .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-        .is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>);
-    inside || error.source().is_some_and(is_of_tls)
+        .and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>()
+        || inside.is_some_and(|inside| is_of_tls(inside))
+        || error.source().is_some_and(is_of_tls)
 }
 
 /// Whether an endpoint may have a header of its own with this name. The others determine how a request is read, or are ours.
@@ -697,7 +695,7 @@ mod tests {
         }
         assert_eq!(opened.load(Ordering::SeqCst), 1);
         // An open connection doesn't help if the host has moved to where nothing may be sent.
-        let moved = at(&["10.0.0.1"]);
+        let moved = at(&["127.0.0.2"]);
         let attempt = deliver_over(&moved, &url, None, Some(&connections)).await;
         assert_eq!(attempt.outcome, Outcome::NotAllowed);
         let other = at(&["127.0.0.1", "::1"]);

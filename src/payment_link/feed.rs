@@ -328,10 +328,11 @@ fn confirmed_before(detail: &ReconciledDetail, after: Status) -> Status {
     // Without it, the same status was confirmed before, for example when a part of a payment is refunded. Only an entry that an
     // earlier version writes during an upgrade never has it. If such an entry confirms what a webhook had reported, the link was
     // most likely unpaid.
-    let is_paid_now = detail
-        .changed
-        .get("payment")
-        .is_some_and(|change| change.to == true);
+    let began = |name: &str, nothing: Value| {
+        let change = detail.changed.get(name);
+        change.is_some_and(|change| change.from == nothing)
+    };
+    let is_paid_now = began("payment", Value::Bool(false)) || began("capturedAmount", 0.into());
     let is_over = matches!(after, Status::Canceled | Status::Reversed);
     if detail.changed.contains_key("confirmed") && (is_paid_now || is_over) {
         return from("status").unwrap_or(Status::Created);
@@ -476,6 +477,23 @@ mod tests {
         let events = reconciled(&changed, Status::Captured, EXPIRY);
         assert_eq!(types(&events), ["payment_link.captured"]);
         assert_eq!(events[0].status_before, Status::Created);
+    }
+
+    #[test]
+    fn a_part_of_a_refund_changes_no_status() {
+        let changed = json!({
+            "confirmed": {"from": false, "to": true},
+            "refundedAmount": {"from": 0, "to": 300},
+        });
+        let events = reconciled(&changed, Status::Captured, EXPIRY);
+        assert_eq!(types(&events), ["payment_link.refunded"]);
+        assert_eq!(events[0].status_before, Status::Captured);
+        let changed = json!({
+            "confirmed": {"from": false, "to": true},
+            "capturedAmount": {"from": 400, "to": 1000},
+        });
+        let events = reconciled(&changed, Status::Captured, EXPIRY);
+        assert_eq!(events[0].status_before, Status::Captured);
     }
 
     #[test]
