@@ -25,11 +25,12 @@ use crate::{
 };
 
 /// The methods that are counted by name. HTTP allows any text as a method, and the number of labels must be limited.
-const METHODS: [Method; 5] = [
+const METHODS: [Method; 6] = [
     Method::GET,
     Method::HEAD,
     Method::POST,
     Method::PUT,
+    Method::PATCH,
     Method::DELETE,
 ];
 

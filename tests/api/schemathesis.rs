@@ -7,7 +7,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::{API_KEY, TestApp, WEBHOOK_SECRET, ten_pounds, text, within};
+use crate::support::{
+    API_KEY, TestApp, WEBHOOK_SECRET, eventually, send, ten_pounds, text, within,
+};
 
 /// The number of links in each state.
 const LINKS: usize = 10;
@@ -132,6 +134,22 @@ async fn every_response_matches_the_document() {
         .operate_with_key("a", &paid, "refunds", &json!({}))
         .await;
     links.insert("operations", vec![refund.header("operation-id").to_owned()]);
+    // Nothing is sent to them, because their host doesn't exist.
+    for n in 0..LINKS {
+        let url = json!({"url": format!("https://receiver.invalid/known/{n}")});
+        let create = app.request(Method::POST, "/v1/callback-endpoints");
+        let endpoint = send(create.json(&url)).await.expect(201).json();
+        let ids = links.entry("endpoints").or_default();
+        ids.push(text(&endpoint["id"]).to_owned());
+    }
+    let events = eventually("there are events", async || {
+        let page = app.get("/v1/events?limit=20").await.expect(200).json();
+        let events = page["data"].as_array()?.iter();
+        let ids: Vec<_> = events.map(|event| text(&event["id"]).to_owned()).collect();
+        (!ids.is_empty()).then_some(ids)
+    })
+    .await;
+    links.insert("events", events);
     let before = responses(&app).await;
     let found_nothing = run(&app, &json!(links)).await;
 

@@ -16,6 +16,10 @@ SECRET = os.environ["WEBHOOK_SECRET"].encode()
 LINKS = json.loads(os.environ["LINKS"])
 # The ids of operations.
 OPERATIONS = LINKS.pop("operations")
+# The ids of callback endpoints and of events.
+*ENDPOINTS, DOOMED, DOOMED_TOO = LINKS.pop("endpoints")
+EVENTS = LINKS.pop("events")
+EXAMPLE_ENDPOINT = "cbe_01kaz8v4wce7q8m6s5gq9nq2fd"
 # The state that an operation needs, and which half of those links it uses: one that ends a link must not share it.
 SUITED = {
     "amount": ("Created", 0),
@@ -81,6 +85,25 @@ def a_link(path, number, given):
     return links[number % len(links)]
 
 
+def call_endpoint(case, number, path):
+    """Chooses a callback endpoint, an event and a URL that exist, or can."""
+    given = str(path.get("id"))
+    # Given endpoints were just created, except for the one of the examples.
+    is_named = re.fullmatch("cbe_[0-9a-z]{26}", given) and given != EXAMPLE_ENDPOINT
+    if "id" in path and not is_named:
+        ids = [DOOMED, DOOMED_TOO] if case.method == "DELETE" else ENDPOINTS
+        case.path_parameters = path | {"id": ids[number % len(ids)]}
+    if not isinstance(case.body, dict):
+        return
+    if case.path.endswith("/replay") and number % 3:
+        case.body = {"eventId": EVENTS[number % len(EVENTS)]}
+    if isinstance(case.body.get("url"), str) and number % 3:
+        case.body = case.body | {"url": f"https://receiver.invalid/{number}"}
+        # A name and a value that a header can have, and accounts that exist.
+        for name in ("header", "accounts"):
+            case.body.pop(name, None)
+
+
 @schemathesis.hook
 def before_call(context, case, kwargs):
     # Leave some requests unchanged.
@@ -94,6 +117,9 @@ def before_call(context, case, kwargs):
     if "Idempotency-Key" in headers:
         case.headers = headers.copy()
         case.headers["Idempotency-Key"] = f"key-{number}"
+    if case.path.startswith("/v1/callback-endpoints"):
+        call_endpoint(case, number, path)
+        return
     if "id" in path:
         case.path_parameters = path | {"id": a_link(case.path, number, path["id"])}
     if "account" in path:
