@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::time::timeout;
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -30,7 +30,7 @@ use crate::{
         client::{Attempt, Outcome},
         endpoint::{
             ChangedEndpoint, Delivery, DeliveryStatus, Endpoint, EndpointId, LONGEST_OVERLAP,
-            NewEndpoint, Ping, broken_rules,
+            NewEndpoint, broken_rules,
         },
         signature::SigningSecret,
     },
@@ -354,22 +354,11 @@ async fn ping(request: Request<EndpointPath>) -> Result<Json<Pong>, Error> {
     let target = store::callback_deliveries::target(&state.pool, id, open)
         .await?
         .ok_or(Error::NoSuchEndpoint)?;
-    let client = std::sync::Arc::clone(&state.callbacks);
-    // Reads files.
-    let ready = spawn_blocking(move || client.get().map(drop).is_ok()).await;
-    let client = state
-        .callbacks
-        .get()
-        .ok()
-        .filter(|_| ready.unwrap_or(false));
-    let client = client.ok_or(Error::NoCallbackClient)?;
-    let Ping { id, body } = Ping::new();
-    let sent = timeout(
-        state.time_left(request.begun),
-        target.send(client, None, &id, &body),
-    )
-    .await;
-    sent.map(|attempt| Json(attempt.into()))
+    let client = state.callbacks.get().await;
+    let client = client.map_err(|_| Error::NoCallbackClient)?;
+    timeout(state.time_left(request.begun), target.ping(client))
+        .await
+        .map(|attempt| Json(attempt.into()))
         .map_err(|_| Error::PingTimedOut)
 }
 

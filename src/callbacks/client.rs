@@ -17,7 +17,7 @@ use reqwest::{
 };
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
-use tokio::{net::lookup_host, sync::Semaphore, time::timeout};
+use tokio::{net::lookup_host, sync::Semaphore, task::spawn_blocking, time::timeout};
 use url::{Host, Url};
 
 use super::{
@@ -63,11 +63,13 @@ impl LazyClient {
     }
 
     /// The client. Fails if the system's certificate authorities can't be read. The next call tries again.
-    pub fn get(&self) -> Result<&CallbackClient, Box<dyn Error + Send + Sync>> {
+    pub async fn get(&self) -> Result<&CallbackClient, Box<dyn Error + Send + Sync>> {
         if let Some(client) = self.client.get() {
             return Ok(client);
         }
-        let client = CallbackClient::new(self.allow.clone(), self.timeouts)?;
+        let (allow, timeouts) = (self.allow.clone(), self.timeouts);
+        // Reads files.
+        let client = spawn_blocking(move || CallbackClient::new(allow, timeouts)).await??;
         Ok(self.client.get_or_init(|| client))
     }
 }
@@ -167,6 +169,17 @@ pub struct Attempt {
     /// How long the endpoint asks us to wait, at most [`LONGEST_WAIT`].
     pub retry_after: Option<Duration>,
     pub duration: Duration,
+}
+
+/// The outcome's name, with the response's status if there was a response.
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.outcome.name())?;
+        match self.status {
+            Some(status) => write!(f, " ({status})"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The body is left out, because it may quote the callback.

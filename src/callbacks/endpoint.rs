@@ -171,38 +171,6 @@ pub enum DeliveryStatus {
 }
 
 /// A callback that tests an endpoint. It isn't part of the feed.
-#[derive(Debug, Clone)]
-pub struct Ping {
-    /// Its `webhook-id`.
-    pub id: String,
-    /// JSON.
-    pub body: String,
-}
-
-impl Ping {
-    /// A ping that happens now.
-    #[must_use]
-    pub fn new() -> Self {
-        let event = PingEvent {
-            id: EventId::new(),
-            kind: PingType::Ping,
-            occurred_at: OffsetDateTime::now_utc(),
-        };
-        Self {
-            id: event.id.to_string(),
-            // It consists of plain text, and its time is one of this era.
-            body: serde_json::to_string(&event).unwrap_or_default(),
-        }
-    }
-}
-
-impl Default for Ping {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// What a ping contains.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Ping)]
@@ -265,6 +233,18 @@ impl Target {
             header: extra.as_ref().map(|(name, value)| (name, value)),
         };
         client.deliver(callback, connections).await
+    }
+
+    /// Sends a ping, and returns how the endpoint responded.
+    pub async fn ping(&self, client: &CallbackClient) -> Attempt {
+        let event = PingEvent {
+            id: EventId::new(),
+            kind: PingType::Ping,
+            occurred_at: OffsetDateTime::now_utc(),
+        };
+        // It consists of plain text, and its time is one of this era.
+        let body = serde_json::to_string(&event).unwrap_or_default();
+        self.send(client, None, &event.id.to_string(), &body).await
     }
 }
 

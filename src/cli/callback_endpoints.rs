@@ -6,7 +6,7 @@ use dojo_payment_links::{
         client::Outcome,
         endpoint::{
             ChangedEndpoint, DeliveryStatus, Endpoint, EndpointId, Header, LONGEST_OVERLAP,
-            NewEndpoint, Ping, broken_rules,
+            NewEndpoint, broken_rules,
         },
         signature::SigningSecret,
     },
@@ -309,16 +309,10 @@ async fn ping(pool: &PgPool, settings: &CallbackSettings, id: EndpointId) -> Res
     let client = settings.client();
     let client = client
         .get()
+        .await
         .map_err(|error| format!("callbacks can't be sent: {error}"))?;
-    let Ping { id, body } = Ping::new();
-    let attempt = target.send(client, None, &id, &body).await;
-    let status = attempt.status.map(|status| format!(" (status {status})"));
-    let took = attempt.duration.as_millis();
-    let outcome = format!(
-        "{}{} in {took} ms",
-        attempt.outcome.name(),
-        status.unwrap_or_default()
-    );
+    let attempt = target.ping(client).await;
+    let outcome = format!("{attempt} in {} ms", attempt.duration.as_millis());
     if attempt.outcome == Outcome::Delivered {
         print(format_args!("{outcome}\n"))?;
         Ok(())

@@ -3,8 +3,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use dojo_payment_links::{
     callbacks::{
-        client::{Callback, CallbackClient, Timeouts},
-        signature::{SigningSecret, header},
+        client::{CallbackClient, Timeouts},
+        endpoint::Target,
+        signature::SigningSecret,
         target::{Allow, check_url},
     },
     config::{DatabaseSettings, Expected},
@@ -16,7 +17,6 @@ use dojo_payment_links::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use time::OffsetDateTime;
 use tokio::time::sleep;
 use url::Url;
 
@@ -140,8 +140,7 @@ impl Events {
 
 /// Where events are posted to.
 struct Receiver {
-    url: Url,
-    secret: SigningSecret,
+    target: Target,
     client: CallbackClient,
 }
 
@@ -168,11 +167,13 @@ impl Receiver {
         };
         let client = CallbackClient::new(allow, Timeouts::default())
             .map_err(|error| format!("callbacks can't be sent: {error}"))?;
-        Ok(Self {
+        let target = Target {
             url,
+            header: None,
             secret,
-            client,
-        })
+            previous_secrets: Vec::new(),
+        };
+        Ok(Self { target, client })
     }
 
     async fn post(&self, event: &str) -> Result {
@@ -183,22 +184,8 @@ impl Receiver {
             kind: &'a str,
         }
         let Head { id, kind } = serde_json::from_str(event)?;
-        let timestamp = OffsetDateTime::now_utc().unix_timestamp();
-        let callback = Callback {
-            url: &self.url,
-            id,
-            timestamp,
-            body: event,
-            signature: &header(&self.secret, &[], id, timestamp, event.as_bytes()),
-            header: None,
-        };
-        let attempt = self.client.deliver(callback, None).await;
-        let status = attempt.status.map(|status| format!(" ({status})"));
-        eprintln!(
-            "{}{}: {kind} {id}",
-            attempt.outcome.name(),
-            status.unwrap_or_default()
-        );
+        let attempt = self.target.send(&self.client, None, id, event).await;
+        eprintln!("{attempt}: {kind} {id}");
         Ok(())
     }
 }

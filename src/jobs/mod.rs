@@ -14,6 +14,7 @@ mod orphaned_intents;
 mod progress;
 mod pruning;
 mod reconciliation;
+mod served_endpoint;
 mod shared;
 mod supervisor;
 mod throttle;

@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
+use time::OffsetDateTime;
 use url::Url;
 use uuid::Uuid;
 
-use super::{Error, PgPool, feed::Unusable, parse_stored};
+use super::{
+    Error, PgPool,
+    feed::{Cursor, Unusable},
+    parse_stored,
+};
 use crate::{
     callbacks::{
         endpoint::{ChangedEndpoint, Endpoint, EndpointId, MOST_ENDPOINTS, NewEndpoint},
         signature::SigningSecret,
     },
     payment_link::EventId,
-    store::feed::Cursor,
 };
 
 /// An endpoint's row, without its secrets.
@@ -25,11 +29,11 @@ struct Row {
     header_name: Option<String>,
     status: String,
     pause_reason: Option<String>,
-    failing_since: Option<time::OffsetDateTime>,
-    last_success_at: Option<time::OffsetDateTime>,
-    previous_secrets_end_at: Option<time::OffsetDateTime>,
-    created_at: time::OffsetDateTime,
-    updated_at: time::OffsetDateTime,
+    failing_since: Option<OffsetDateTime>,
+    last_success_at: Option<OffsetDateTime>,
+    previous_secrets_end_at: Option<OffsetDateTime>,
+    created_at: OffsetDateTime,
+    updated_at: OffsetDateTime,
 }
 
 impl TryFrom<Row> for Endpoint {
@@ -54,16 +58,33 @@ impl TryFrom<Row> for Endpoint {
     }
 }
 
-/// A query that returns a [`Row`] for each row that `$statement` selects or returns.
+/// A query that returns a [`Row`] for each row that `$statement` inserts, updates or selects. `$rest` follows the columns.
 macro_rules! endpoints {
-    ($statement:tt $(, $argument:expr)* $(,)?) => {
+    ([$($statement:tt)+], $rest:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Row,
-            $statement + "
+            $($statement)+ + "
              id, url, types, accounts, description, header_name, status, pause_reason, failing_since, last_success_at,
              CASE WHEN previous_secrets_end_at > now() AND previous_secrets <> '{}' THEN previous_secrets_end_at END
                  AS previous_secrets_end_at,
-             created_at, updated_at"
+             created_at, updated_at
+             " + $rest
+            $(, $argument)*
+        )
+    };
+}
+
+/// Updates the endpoint `$id`, if it gets only events of the accounts `$open`, and returns its [`Row`]. `$with` comes before the
+/// update and `$changes` are its assignments. Their arguments start at `$3`.
+macro_rules! update {
+    ($with:tt, $changes:tt, $id:expr, $open:expr $(, $argument:expr)* $(,)?) => {
+        endpoints!(
+            [$with + " UPDATE callback_endpoints SET " + $changes + ", updated_at = now()
+             WHERE id = $1 AND deleted_at IS NULL AND ($2::text[] IS NULL OR accounts <@ $2)
+             RETURNING"],
+            "",
+            $id.uuid(),
+            $open
             $(, $argument)*
         )
     };
@@ -90,11 +111,12 @@ pub async fn create(
     secret: &SigningSecret,
 ) -> Result<Result<Endpoint, Refused>, Error> {
     let created = endpoints!(
-        "INSERT INTO callback_endpoints
+        ["INSERT INTO callback_endpoints
              (id, url, types, accounts, description, header_name, header_value, secret, position)
          SELECT $1, $2, $3, $4, $5, $6, $7, $8, head FROM feed
          WHERE (SELECT count(*) FROM callback_endpoints WHERE deleted_at IS NULL) < $9
-         RETURNING",
+         RETURNING"],
+        "",
         EndpointId::new().uuid(),
         normalized(&new.url),
         new.types.as_deref(),
@@ -118,13 +140,9 @@ pub async fn create(
 
 /// All endpoints that get only events of the accounts `open`, oldest first. `None`: all endpoints.
 pub async fn list(pool: &PgPool, open: Option<&[String]>) -> Result<Vec<Endpoint>, Error> {
-    let rows = sqlx::query_as!(
-        Row,
-        "SELECT id, url, types, accounts, description, header_name, status, pause_reason, failing_since, last_success_at,
-                CASE WHEN previous_secrets_end_at > now() AND previous_secrets <> '{}' THEN previous_secrets_end_at END
-                 AS previous_secrets_end_at,
-                created_at, updated_at
-         FROM callback_endpoints
+    let rows = endpoints!(
+        ["SELECT"],
+        "FROM callback_endpoints
          WHERE deleted_at IS NULL AND ($1::text[] IS NULL OR accounts <@ $1)
          ORDER BY id",
         open
@@ -156,18 +174,16 @@ pub async fn change(
     let header = changed.header.as_ref().map(Option::as_ref);
     let types = changed.types.as_ref().map(Option::as_deref);
     let accounts = changed.accounts.as_ref().map(Option::as_deref);
-    let row = endpoints!(
-        "UPDATE callback_endpoints SET
-             url = coalesce($2, url),
-             types = CASE WHEN $3 THEN $4 ELSE types END,
-             accounts = CASE WHEN $5 THEN $6 ELSE accounts END,
-             description = CASE WHEN $7 THEN $8 ELSE description END,
-             header_name = CASE WHEN $9 THEN $10 ELSE header_name END,
-             header_value = CASE WHEN $9 THEN $11 ELSE header_value END,
-             updated_at = now()
-         WHERE id = $1 AND deleted_at IS NULL AND ($12::text[] IS NULL OR accounts <@ $12)
-         RETURNING",
-        id.uuid(),
+    let row = update!(
+        "",
+        "url = coalesce($3, url),
+         types = CASE WHEN $4 THEN $5 ELSE types END,
+         accounts = CASE WHEN $6 THEN $7 ELSE accounts END,
+         description = CASE WHEN $8 THEN $9 ELSE description END,
+         header_name = CASE WHEN $10 THEN $11 ELSE header_name END,
+         header_value = CASE WHEN $10 THEN $12 ELSE header_value END",
+        id,
+        open,
         changed.url.as_deref().map(normalized),
         types.is_some(),
         types.flatten(),
@@ -177,8 +193,7 @@ pub async fn change(
         changed.description.as_ref().and_then(Option::as_ref),
         header.is_some(),
         header.flatten().map(|header| &header.name),
-        header.flatten().map(|header| &header.value),
-        open
+        header.flatten().map(|header| &header.value)
     )
     .fetch_optional(pool)
     .await
@@ -196,12 +211,10 @@ pub async fn pause(
     id: EndpointId,
     open: Option<&[String]>,
 ) -> Result<Option<Endpoint>, Error> {
-    let row = endpoints!(
-        "UPDATE callback_endpoints
-         SET status = 'Paused', pause_reason = coalesce(pause_reason, 'Requested'), updated_at = now()
-         WHERE id = $1 AND deleted_at IS NULL AND ($2::text[] IS NULL OR accounts <@ $2)
-         RETURNING",
-        id.uuid(),
+    let row = update!(
+        "",
+        "status = 'Paused', pause_reason = coalesce(pause_reason, 'Requested')",
+        id,
         open
     )
     .fetch_optional(pool)
@@ -215,18 +228,15 @@ pub async fn resume(
     id: EndpointId,
     open: Option<&[String]>,
 ) -> Result<Option<Endpoint>, Error> {
-    let row = endpoints!(
+    let row = update!(
         "WITH due AS (
              UPDATE callback_deliveries SET due_at = now(), attempts = 0
              FROM callback_endpoints endpoint
              WHERE endpoint.id = $1 AND ($2::text[] IS NULL OR endpoint.accounts <@ $2)
                AND endpoint_id = $1 AND callback_deliveries.status = 'Pending'
-         )
-         UPDATE callback_endpoints
-         SET status = 'Active', pause_reason = NULL, failing_since = NULL, updated_at = now()
-         WHERE id = $1 AND deleted_at IS NULL AND ($2::text[] IS NULL OR accounts <@ $2)
-         RETURNING",
-        id.uuid(),
+         )",
+        "status = 'Active', pause_reason = NULL, failing_since = NULL",
+        id,
         open
     )
     .fetch_optional(pool)
@@ -237,10 +247,9 @@ pub async fn resume(
 /// How many earlier secrets sign at most.
 const MOST_SECRETS: i32 = 3;
 
-/// Gives an endpoint a new secret. The current one, and those that it replaced and that still sign, sign as well for `overlap`,
-/// or for longer if an earlier rotation said so: a rotation may be repeated because its response was lost, and then nobody knows
-/// the current one. With an `overlap` of 0, they stop at once. `None` if there is no
-/// endpoint with this id.
+/// Gives an endpoint a new secret. The current one, and those before it that still sign, sign as well for `overlap`, or for
+/// longer if an earlier rotation said so: a rotation may be repeated because its response was lost, and then nobody knows the
+/// current one. With an `overlap` of 0, all of them stop at once. `None` if there is no endpoint with this id.
 pub async fn rotate_secret(
     pool: &PgPool,
     id: EndpointId,
@@ -248,21 +257,18 @@ pub async fn rotate_secret(
     secret: &SigningSecret,
     overlap: Duration,
 ) -> Result<Option<Endpoint>, Error> {
-    let row = endpoints!(
-        "UPDATE callback_endpoints
-         SET previous_secrets = CASE WHEN $3::float8 > 0 THEN
-                 (ARRAY[secret] || CASE WHEN previous_secrets_end_at > now() THEN previous_secrets ELSE '{}' END)[1:$5]
-                 ELSE '{}' END,
-             -- No secret stops earlier than it was said to, unless all are to stop at once.
-             previous_secrets_end_at = CASE WHEN $3 > 0 THEN greatest(previous_secrets_end_at, now() + make_interval(secs => $3))
-                                            ELSE now() END,
-             secret = $2, updated_at = now()
-         WHERE id = $1 AND deleted_at IS NULL AND ($4::text[] IS NULL OR accounts <@ $4)
-         RETURNING",
-        id.uuid(),
+    let row = update!(
+        "",
+        "previous_secrets = CASE WHEN $4::float8 > 0 THEN
+             (ARRAY[secret] || CASE WHEN previous_secrets_end_at > now() THEN previous_secrets ELSE '{}' END)[1:$5]
+             ELSE '{}' END,
+         previous_secrets_end_at = CASE WHEN $4 > 0 THEN greatest(previous_secrets_end_at, now() + make_interval(secs => $4))
+                                        ELSE now() END,
+         secret = $3",
+        id,
+        open,
         secret.expose(),
         overlap.as_secs_f64(),
-        open,
         MOST_SECRETS
     )
     .fetch_optional(pool)

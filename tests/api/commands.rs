@@ -46,6 +46,22 @@ pub fn create_api_key(app: &TestApp, name: &str, scopes: &str) -> String {
         .to_owned()
 }
 
+/// Like [`create_api_key`], for a client that may use these accounts only.
+pub fn create_limited_key(app: &TestApp, name: &str, scopes: &str, accounts: &str) -> String {
+    let args = [
+        "create",
+        "--name",
+        name,
+        "--scopes",
+        scopes,
+        "--accounts",
+        accounts,
+    ];
+    output_of(api_keys(&app.database_url).args(args))
+        .trim()
+        .to_owned()
+}
+
 /// Revokes a client's API keys as an operator does.
 pub fn revoke_api_key(app: &TestApp, name: &str) {
     output_of(api_keys(&app.database_url).args(["revoke", "--name", name]));

@@ -280,8 +280,7 @@ async fn every_command_for_callers_succeeds() {
 /// The ids of a callback endpoint that is paused, so that nothing is sent to it, and of an event.
 async fn endpoint_and_event(app: &TestApp) -> (String, String) {
     let url = json!({"url": format!("https://receiver.invalid/{}", uuid::Uuid::now_v7())});
-    let create = app.request(Method::POST, "/v1/callback-endpoints");
-    let created = send(create.json(&url)).await.expect(201).json();
+    let created = app.subscribe(&url).await;
     let id = text(&created["id"]).to_owned();
     let pause = format!("/v1/callback-endpoints/{id}/pause");
     send(app.request(Method::POST, &pause)).await.expect(200);

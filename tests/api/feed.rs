@@ -7,17 +7,17 @@ use std::{
     time::Duration,
 };
 
-use axum::http::HeaderMap;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
-    commands::output_of,
+    commands::{create_limited_key, output_of},
     support::{
         API_KEY, Answer, Service, TestApp, client, empty_database, event, eventually, new_database,
-        port_of, postgres, pounds, program, proxy::Proxy, send, ten_pounds, text, through, within,
+        port_of, postgres, pounds, program, proxy::Proxy, receiver::Receiver, send, ten_pounds,
+        text, through, within,
     },
 };
 
@@ -420,20 +420,8 @@ async fn a_key_with_limited_accounts_sees_only_their_events() {
     let app = TestApp::with(JOBS).await;
     app.created().await;
     read_on_until(&app, 1).await;
-    let mut command = program();
-    command
-        .args([
-            "api-keys",
-            "create",
-            "--name",
-            "shop",
-            "--scopes",
-            "events:read",
-        ])
-        .args(["--accounts", "other"])
-        .env("DATABASE_URL", &app.database_url);
-    let key = output_of(&mut command);
-    let request = |path: &str| app.anonymous(Method::GET, path).bearer_auth(key.trim());
+    let key = create_limited_key(&app, "shop", "events:read", "other");
+    let request = |path: &str| app.anonymous(Method::GET, path).bearer_auth(&key);
     let page = send(request("/v1/events")).await.expect(200).json();
     assert_eq!(page["data"], json!([]));
     send(request("/v1/payment-links"))
@@ -609,7 +597,8 @@ async fn events_are_printed_and_forwarded_with_a_signature() {
     app.events_until(&link, "payment_link.captured").await;
     let (events, _) = read_on(&app, None).await;
 
-    let (url, mut received) = receiver().await;
+    let receiver = Receiver::start().await;
+    let url = receiver.url.replace("127.0.0.1", "localhost");
     let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let output = tail(&app)
         .args(["--from-start", "--forward-to", &url, "--secret", secret])
@@ -629,11 +618,11 @@ async fn events_are_printed_and_forwarded_with_a_signature() {
         "{outcomes}"
     );
     let webhook = standardwebhooks::Webhook::new(secret).unwrap();
-    for event in &events {
-        let (headers, body) = received.recv().await.unwrap();
-        webhook.verify(&body, &headers).unwrap();
-        assert_eq!(headers["webhook-id"], text(&event["id"]));
-        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), *event);
+    let callbacks = receiver.until(events.len()).await;
+    for (event, callback) in events.iter().zip(&callbacks) {
+        webhook.verify(&callback.body, &callback.headers).unwrap();
+        assert_eq!(callback.id(), text(&event["id"]));
+        assert_eq!(callback.event(), *event);
     }
 
     let after = outcomes.rsplit("--after ").next().unwrap().trim();
@@ -648,22 +637,6 @@ fn tail(app: &TestApp) -> tokio::process::Command {
         .args(["events", "tail", "--no-wait"])
         .env("DATABASE_URL", &app.database_url);
     command
-}
-
-type Received = (HeaderMap, Vec<u8>);
-
-/// A server that accepts everything, and what it gets.
-async fn receiver() -> (String, mpsc::UnboundedReceiver<Received>) {
-    let (received, all) = mpsc::unbounded_channel();
-    let accept = axum::routing::post(async move |headers: HeaderMap, body: axum::body::Bytes| {
-        let _ = received.send((headers, body.to_vec()));
-        axum::http::StatusCode::NO_CONTENT
-    });
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = axum::Router::new().route("/hook", accept);
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    (format!("http://localhost:{}/hook", address.port()), all)
 }
 
 /// Many writers change links while replicas die at any moment. Every reader sees every change once, in the same order, and

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -202,9 +201,7 @@ fn shown_labels(text: &str) -> impl Iterator<Item = &str> {
 /// Waits until the metrics of callbacks exist: those of an endpoint appear with the endpoint.
 async fn call_back(app: &TestApp) {
     let receiver = Receiver::start().await;
-    let body = json!({"url": receiver.url});
-    let create = app.request(Method::POST, "/v1/callback-endpoints");
-    send(create.json(&body)).await.expect(201);
+    app.subscribe(&json!({"url": receiver.url})).await;
     app.create(&ten_pounds("Order 2")).await.expect(201);
     receiver.until(1).await;
     eventually("the endpoint is measured", async || {

@@ -1,11 +1,11 @@
 use futures_util::{StreamExt, stream};
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::time::timeout;
 
 use super::report::{Checks, LIMIT, Name};
 use crate::{
     callbacks::{
-        client::{LazyClient, Outcome},
-        endpoint::{Endpoint, Ping},
+        client::{CallbackClient, Outcome},
+        endpoint::Endpoint,
     },
     config::CallbackSettings,
     store::{self, PgPool},
@@ -34,20 +34,20 @@ pub(super) async fn check(pool: &PgPool, settings: &CallbackSettings) -> Checks 
         checks.pass(Name::Callbacks, "there are no callback endpoints");
         return checks;
     }
-    let client = std::sync::Arc::new(settings.client());
-    let made = std::sync::Arc::clone(&client);
-    // Reads files.
-    let made = spawn_blocking(move || made.get().map(drop).map_err(|error| error.to_string()));
-    if let Ok(Err(error)) = made.await {
-        checks.fail(
-            Name::Callbacks,
-            format!("no callbacks can be sent: {error}"),
-            "install the system's certificate authorities (ca-certificates)",
-        );
-        return checks;
-    }
+    let client = settings.client();
+    let client = match client.get().await {
+        Ok(client) => client,
+        Err(error) => {
+            checks.fail(
+                Name::Callbacks,
+                format!("no callbacks can be sent: {error}"),
+                "install the system's certificate authorities (ca-certificates)",
+            );
+            return checks;
+        }
+    };
     let pings: Vec<_> = stream::iter(&endpoints)
-        .map(|endpoint| ping(pool, &client, endpoint))
+        .map(|endpoint| ping(pool, client, endpoint))
         .buffered(CONCURRENCY)
         .collect()
         .await;
@@ -65,19 +65,19 @@ pub(super) async fn check(pool: &PgPool, settings: &CallbackSettings) -> Checks 
 }
 
 /// How an endpoint responds to a ping.
-async fn ping(pool: &PgPool, client: &LazyClient, endpoint: &Endpoint) -> Result<String, String> {
+async fn ping(
+    pool: &PgPool,
+    client: &CallbackClient,
+    endpoint: &Endpoint,
+) -> Result<String, String> {
     let target = store::callback_deliveries::target(pool, endpoint.id, None)
         .await
         .map_err(|error| pool.diagnose(&error).problem)?
         .ok_or("it was deleted meanwhile")?;
-    let client = client.get().map_err(|error| error.to_string())?;
-    let Ping { id, body } = Ping::new();
-    let attempt = target.send(client, None, &id, &body).await;
-    let status = attempt.status.map(|status| format!(" (status {status})"));
-    let response = format!("{}{}", attempt.outcome.name(), status.unwrap_or_default());
+    let attempt = target.ping(client).await;
     if attempt.outcome == Outcome::Delivered {
-        Ok(response)
+        Ok(attempt.to_string())
     } else {
-        Err(response)
+        Err(attempt.to_string())
     }
 }
