@@ -24,6 +24,7 @@
 //! | [`api`] | routes, authentication, problem details, the OpenAPI document and its pages | SQL |
 //! | [`golive`] | the commands `check` and `webhooks` | axum, sqlx, [`api`] |
 //! | [`callbacks`] | events, signed and sent to an address: signature, permitted addresses, client | axum, SQL, other modules |
+//! | [`sharing`] | what a customer gets: QR codes and texts | modules other than [`payment_link`] |
 //! | [`telemetry`] | logs, metrics and traces | modules other than [`config`] and [`payment_link`] |
 //! | [`application`] | builds and runs the service from all of these | |
 //!
@@ -40,5 +41,6 @@ pub mod jobs;
 pub mod payment_link;
 pub mod protocol;
 mod retry_after;
+pub mod sharing;
 pub mod store;
 pub mod telemetry;

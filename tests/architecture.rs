@@ -22,6 +22,7 @@ const FORBIDDEN_CRATES: &[(&str, &[&str])] = &[
     ("jobs", &["axum", "sqlx"]),
     ("golive", &["axum", "sqlx"]),
     ("callbacks", &["axum", "sqlx"]),
+    ("sharing", &["axum", "sqlx", "tokio"]),
     ("api", &["sqlx"]),
 ];
 
@@ -32,6 +33,7 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
     ("api_key", &[]),
     ("callbacks", &["payment_link", "retry_after"]),
     ("retry_after", &[]),
+    ("sharing", &["payment_link"]),
     ("config", &["api_key", "callbacks", "payment_link"]),
     ("telemetry", &["config", "payment_link"]),
     (
@@ -61,6 +63,7 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
             "dojo",
             "payment_link",
             "protocol",
+            "sharing",
             "store",
             "telemetry",
         ],

@@ -18,9 +18,11 @@ use crate::{
     callbacks::endpoint::MOST_ENDPOINTS,
     dojo,
     payment_link::{
-        Failure, FailureKind, Fault, PaymentLinkId, Progress, operation::permission::NotPossible,
+        Failure, FailureKind, Fault, PaymentLinkId, Progress, Unpayable,
+        operation::permission::NotPossible,
     },
     protocol::{self, intake::NotStored},
+    sharing::qr_code,
     store,
     telemetry::causes,
 };
@@ -92,6 +94,10 @@ pub(crate) enum Error {
     },
     #[error("{}", .0.reason)]
     NotPossible(NotPossible),
+    #[error("the link can't be paid: {}", .0.reason())]
+    NotPayable(Unpayable),
+    #[error("an internal error occurred")]
+    NoImage(#[source] qr_code::Error),
     #[error(
         "another operation on this payment is in progress, and its outcome must be known first; nothing was done"
     )]
@@ -321,6 +327,8 @@ impl Error {
                 }
             }
             Self::NotPossible(denial) => of(Type::NotPossible).instead(denial),
+            Self::NotPayable(Unpayable::Pending) => of(Type::NotPayable).retry_after(LATER),
+            Self::NotPayable(_) => of(Type::NotPayable),
             Self::OperationInProgress => of(Type::OperationInProgress).retry_after(SOON),
             Self::RefundableUnclear { retry_after } => {
                 of(Type::RefundableAmountUnclear).retry_after(*retry_after)
@@ -340,7 +348,9 @@ impl Error {
                 of(Type::DatabaseUnavailable).retry_after(SOON).logged()
             }
             Self::PingTimedOut => of(Type::TimedOut),
-            Self::Internal(_) | Self::NoCallbackClient => of(Type::InternalError).logged(),
+            Self::Internal(_) | Self::NoCallbackClient | Self::NoImage(_) => {
+                of(Type::InternalError).logged()
+            }
             Self::DojoNotReached(error) => {
                 let wait = match error {
                     protocol::Error::Dojo(error) => error.retry_after(),

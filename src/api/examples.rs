@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api_key::Scope,
     payment_link::{
-        Currency, Failure, FailureKind, Fault, Money, PaymentLinkId, Progress,
+        Currency, Failure, FailureKind, Fault, Money, PaymentLinkId, Progress, Unpayable,
         operation::{ActionKind, permission::NotPossible},
     },
     protocol::intake::NotStored,
@@ -200,6 +200,22 @@ pub(super) fn events() -> Value {
         refund.remove("captured");
     }
     json!({"data": [event, refund], "after": "2c1-01a2034ddb8c7d6a9b8a0d0325f47c93"})
+}
+
+/// A text that asks the customer to pay.
+pub(super) fn share() -> Value {
+    let url = format!("https://pay.dojo.tech/checkout/{INTENT_ID}");
+    let body = format!(
+        "Please%20pay%20%C2%A324.50%20for%20Order%20236%3A%0Ahttps%3A%2F%2Fpay.dojo.tech%2Fcheckout%2F{INTENT_ID}"
+    );
+    json!({
+        "url": url,
+        "subject": "Payment request: Order 236",
+        "text": format!("Please pay £24.50 for Order 236:\n{url}"),
+        "mailto": format!("mailto:?subject=Payment%20request%3A%20Order%20236&body={}", body.replace("%0A", "%0D%0A")),
+        "sms": format!("sms:?body={body}"),
+        "whatsapp": format!("https://wa.me/?text={body}"),
+    })
 }
 
 /// A callback endpoint.
@@ -444,7 +460,7 @@ pub(super) fn complete(document: &mut Value) {
                     continue;
                 };
                 for (slug, example) in members(examples) {
-                    share(&mut shared, slug, status, kind, example);
+                    share_example(&mut shared, slug, status, kind, example);
                 }
             }
         }
@@ -453,7 +469,7 @@ pub(super) fn complete(document: &mut Value) {
 }
 
 /// Replaces the example of a problem by a reference to a shared one, and adds that if it doesn't exist yet.
-fn share(
+fn share_example(
     shared: &mut serde_json::Map<String, Value>,
     slug: &str,
     status: u16,
@@ -478,7 +494,7 @@ fn share(
 /// Examples of this type, one for each of its statuses.
 pub(super) fn problems(kind: ProblemType) -> Vec<Value> {
     let call = match kind {
-        ProblemType::NotFound | ProblemType::TimedOut => Call::Reads,
+        ProblemType::NotFound | ProblemType::TimedOut | ProblemType::NotPayable => Call::Reads,
         ProblemType::EventsRemoved | ProblemType::CursorUnknown => Call::Follows,
         ProblemType::UrlTaken | ProblemType::TooManyEndpoints => Call::Manages,
         ProblemType::OperationInProgress
@@ -540,6 +556,7 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
             retry_after: Duration::from_secs(1),
         },
         ProblemType::RateLimited => Error::RateLimited(Duration::from_secs(1)),
+        ProblemType::NotPayable => Error::NotPayable(Unpayable::Paid),
         ProblemType::NotPossible => Error::NotPossible(NotPossible {
             reason: "only 3.50 GBP is left to refund".to_owned(),
             allowed_actions: vec![ActionKind::Refund, ActionKind::Receipt],

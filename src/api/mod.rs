@@ -25,6 +25,7 @@ mod rates;
 mod responses;
 mod scope;
 mod service;
+mod sharing;
 mod sort;
 mod state;
 mod webhooks;
@@ -56,6 +57,7 @@ fn documented() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::header())
         .merge(payment_links::routes())
         .merge(operations::routes())
+        .merge(sharing::routes())
         .merge(events::routes())
         .merge(callback_endpoints::routes())
         .merge(webhooks::routes())
@@ -103,6 +105,7 @@ pub fn public_router(state: AppState) -> Router {
 pub fn internal_router(state: AppState) -> Router {
     let (routes, _) = payment_links::routes()
         .merge(operations::routes())
+        .merge(sharing::routes())
         .merge(events::routes())
         .merge(callback_endpoints::routes())
         .merge(service::routes())

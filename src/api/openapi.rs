@@ -43,6 +43,7 @@ use crate::{
     tags(
         (name = "Payment links", description = "Create payment links, and read their state and history."),
         (name = "Operations", description = "Capture, refund, reverse and cancel payments."),
+        (name = "Sharing", description = "Give a link to a customer."),
         (name = "Events", description = "Learn of everything that happens to the links, in order."),
         (name = "Callbacks", description = "Be called when something happens. `docs/guide.md` shows receivers."),
         (name = "Webhooks", description = "Dojo sends its webhooks here."),
@@ -107,7 +108,7 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
     name_scopes(&mut document);
     // Not part of OpenAPI, but many renderers know it.
     document["x-tagGroups"] = json!([
-        {"name": "For callers", "tags": ["Payment links", "Operations", "Events", "Callbacks"]},
+        {"name": "For callers", "tags": ["Payment links", "Operations", "Sharing", "Events", "Callbacks"]},
         {"name": "For Dojo and for operators", "tags": ["Webhooks", "Service"]},
     ]);
     document

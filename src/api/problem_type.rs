@@ -80,6 +80,9 @@ problem_types! {
     NotPossible "not-possible" [409] "Not possible in this state"
         "Nothing was done. `allowedActions` lists the operations that the payment allows now, and `remaining` says how much is left \
          to capture or to refund.";
+    NotPayable "not-payable" [409] "Not payable"
+        "Nobody can pay the link: `detail` says why. If Dojo has not confirmed it yet, send the same request again after \
+         `Retry-After`.";
     NotCreated "not-created" [409] "Link not created"
         "Nothing was created. If you still need the link, send the request with a new key.";
     NotDone "not-done" [409] "Operation not performed"

@@ -1,6 +1,6 @@
 use url::{Host, Url};
 
-use crate::payment_link::NewPaymentLink;
+use crate::payment_link::{Environment, NewPaymentLink};
 
 /// The path at which this service receives an account's webhooks.
 fn path(account: &str) -> String {
@@ -51,6 +51,17 @@ pub(super) fn objection(public_url: &Url, api: &Url) -> Option<&'static str> {
         None => true,
     };
     is_private.then_some("is not a public address, so Dojo cannot reach it")
+}
+
+/// Whether Dojo's own checkout pages belong to another server than `api`: to Dojo, while `api` is a sandbox, which is called
+/// without TLS.
+pub(super) fn is_elsewhere(checkout_url: &str, api: &Url, environment: Environment) -> bool {
+    let is_sandbox = environment == Environment::Sandbox && api.scheme() != "https";
+    let is_dojo = Url::parse(checkout_url).is_ok_and(|url| {
+        url.domain()
+            .is_some_and(|name| name == "dojo.tech" || name.ends_with(".dojo.tech"))
+    });
+    is_sandbox && is_dojo
 }
 
 #[cfg(test)]
@@ -117,5 +128,24 @@ mod tests {
             assert!(objection(&url(wrong), &dojo).is_some(), "{wrong}");
             assert_eq!(objection(&url(wrong), &url("http://localhost:9400")), None);
         }
+    }
+
+    #[test]
+    fn dojos_checkout_pages_do_not_know_a_sandboxs_intents() {
+        const PAGES: &str = "https://pay.dojo.tech/checkout";
+        let (sandbox, dojo) = (url("http://localhost:9400"), url("https://api.dojo.tech"));
+        assert!(is_elsewhere(PAGES, &sandbox, Environment::Sandbox));
+        assert!(!is_elsewhere(PAGES, &sandbox, Environment::Production));
+        assert!(!is_elsewhere(PAGES, &dojo, Environment::Sandbox));
+        assert!(!is_elsewhere(
+            "http://localhost:9400/checkout",
+            &sandbox,
+            Environment::Sandbox
+        ));
+        assert!(!is_elsewhere(
+            "https://notdojo.tech/checkout",
+            &sandbox,
+            Environment::Sandbox
+        ));
     }
 }

@@ -21,6 +21,7 @@ mod terms;
 mod time;
 pub mod timeline;
 pub(crate) mod timestamp;
+mod unpayable;
 
 pub use fault::Fault;
 pub use id::{EventId, OperationId, PaymentLinkId};
@@ -37,3 +38,4 @@ pub use terms::{
     PaymentConfig, PaymentMethod, RequestSecurity, ShippingDetails, TaxLine, Terms, broken_rules,
 };
 pub use time::parse_time;
+pub use unpayable::Unpayable;

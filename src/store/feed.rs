@@ -56,19 +56,28 @@ pub async fn sequence(pool: &PgPool) -> Result<Sequenced, Error> {
     let mut transaction = pool.begin().await?;
     // In a statement of its own: the snapshot of the next one is taken with the lock held, so it contains everything that the
     // sequencer before this one left.
-    let head = sqlx::query_scalar!("SELECT head FROM feed FOR UPDATE SKIP LOCKED")
-        .fetch_optional(&mut *transaction)
-        .await?;
+    //
+    // The outbox has few rows and, until it is vacuumed, room for very many. So the planner must not choose to scan all of it.
+    let head = sqlx::query_scalar!(
+        "SELECT head FROM feed
+         WHERE set_config('enable_seqscan', 'off', true) IS NOT NULL
+         FOR UPDATE SKIP LOCKED"
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
     let Some(mut head) = head else {
         return Ok(Sequenced::NOTHING);
     };
     // Of a link's changes, those that are visible include all earlier ones, because each was made while the link was locked.
+    //
+    // OFFSET keeps the subquery apart, so that each entry is looked up by its id. Merging both by id, which is what the planner
+    // chooses otherwise, reads the timelines of all links from the beginning.
     let rows = sqlx::query!(
         "SELECT entry.id, entry.kind, entry.status_before, entry.status_after, entry.cause, entry.detail,
                 entry.occurred_at, outbox.link
-         FROM feed_outbox outbox JOIN payment_link_events entry ON entry.id = outbox.entry_id
-         ORDER BY outbox.entry_id
-         LIMIT $1",
+         FROM (SELECT entry_id, link FROM feed_outbox ORDER BY entry_id LIMIT $1) outbox
+         CROSS JOIN LATERAL (SELECT * FROM payment_link_events WHERE id = outbox.entry_id OFFSET 0) entry
+         ORDER BY outbox.entry_id",
         BATCH
     )
     .fetch_all(&mut *transaction)

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The names of all checks, in order.
-const CHECKS: [&str; 12] = [
+const CHECKS: [&str; 13] = [
     "settings",
     "database",
     "migrations",
@@ -24,6 +24,7 @@ const CHECKS: [&str; 12] = [
     "database-clock",
     "dojo",
     "dojo-clock",
+    "checkout-address",
     "webhook-address",
     "webhook-events",
     "webhook-secrets",
@@ -399,7 +400,7 @@ async fn a_rejected_key_and_an_unreachable_dojo_fail() {
         &report(&app, &[]).await,
         "webhook-address",
         "Dojo did not return the webhook subscriptions",
-        &CHECKS[10..],
+        &CHECKS[11..],
     );
     app.sandbox.clear("faults").await;
 
@@ -488,6 +489,14 @@ async fn webhooks_to_another_url_or_to_none_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn links_of_a_sandbox_that_lead_to_dojo_fail() {
+    let app = TestApp::start().await;
+    let dojo = [("DOJO_CHECKOUT_URL", "https://pay.dojo.tech/checkout")];
+    let found = report(&app, &dojo).await;
+    fails(&found, "checkout-address", "set DOJO_CHECKOUT_URL", &[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_event_fails_and_one_that_is_not_offered_is_mentioned() {
     let app = TestApp::start().await;
     let id = subscriptions(&app).await[0]["id"].clone();
@@ -554,9 +563,18 @@ async fn each_account_has_its_own_checks() {
         let outcomes: Vec<_> = of_account.map(|check| text(&check["outcome"])).collect();
         outcomes.join(" ")
     };
-    assert_eq!(outcomes("default"), "passed passed passed passed passed");
-    assert_eq!(outcomes("leeds"), "passed passed failed skipped skipped");
-    assert_eq!(outcomes("york"), "failed skipped skipped skipped skipped");
+    assert_eq!(
+        outcomes("default"),
+        "passed passed passed passed passed passed"
+    );
+    assert_eq!(
+        outcomes("leeds"),
+        "passed passed passed failed skipped skipped"
+    );
+    assert_eq!(
+        outcomes("york"),
+        "failed skipped skipped skipped skipped skipped"
+    );
     assert!(
         finished.stdout.contains("--account leeds"),
         "{}",

@@ -1,6 +1,7 @@
 //! The feed: what it tells, in which order, and that no reader misses anything.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     io::Write,
     process::{Command, Stdio},
@@ -277,6 +278,60 @@ async fn a_change_that_is_committed_late_is_not_missed() {
     assert_eq!(second["data"][0]["paymentLinkId"], early["id"]);
     assert_eq!(second["data"][0]["type"], "payment_link.attention_required");
     assert_eq!(second["data"][0]["reason"], "amountMismatch");
+}
+
+/// However long the timelines have become, a batch costs what its own changes cost.
+#[tokio::test]
+async fn numbering_changes_reads_no_other_entries() {
+    const CHANGES: i64 = 5000;
+    let app = TestApp::with(&[("RUN_JOBS", "false")]).await;
+    let link = app.created().await;
+    sqlx::query(
+        "INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause)
+         SELECT id, 'amountMismatch', status, status, '{\"type\": \"reconciliation\"}'
+         FROM payment_links, generate_series(1, $2) WHERE payment_intent_id = $1",
+    )
+    .bind(text(&link["paymentIntentId"]))
+    .bind(CHANGES)
+    .execute(&app.pool)
+    .await
+    .unwrap();
+
+    let read = async || -> i64 {
+        sqlx::query_scalar(
+            // Without what is read by link, which other jobs do.
+            "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_read, 0)
+             FROM pg_stat_user_tables JOIN pg_stat_user_indexes USING (relid)
+             WHERE indexrelname = 'payment_link_events_pkey'",
+        )
+        .fetch_one(&app.pool)
+        .await
+        .unwrap()
+    };
+    let before = read().await;
+    let mut sequencer = Service::start(&app.database_url, &app.sandbox.url, JOBS).await;
+    eventually("every change has its place", async || {
+        let head: i64 = sqlx::query_scalar("SELECT head FROM feed")
+            .fetch_one(&app.pool)
+            .await
+            .unwrap();
+        (head > CHANGES).then_some(())
+    })
+    .await;
+    // A connection reports what it has read when it ends, at the latest.
+    sequencer.kill().await;
+    let last = Cell::new(0);
+    let after = eventually("all reads are reported", async || {
+        let now = read().await;
+        let is_complete = now == last.replace(now) && now - before >= CHANGES;
+        is_complete.then_some(now)
+    })
+    .await;
+    assert!(
+        after - before < CHANGES * 3 / 2,
+        "{} entries were read",
+        after - before
+    );
 }
 
 /// Reads the feed from its start once it has this many events.

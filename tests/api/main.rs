@@ -46,6 +46,7 @@ mod retries;
 mod rotation;
 mod running;
 mod schemathesis;
+mod sharing;
 mod subscriptions;
 mod support;
 mod traces;

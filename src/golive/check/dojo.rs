@@ -6,7 +6,7 @@ use crate::{
     dojo::{Account, Probe, Subscription},
     golive::{
         EVENTS, STATUS_UPDATED, account_flag,
-        address::{is_same, objection},
+        address::{is_elsewhere, is_same, objection},
         fix, is_known, listed, reason, secrets_setting,
         subscriptions::wanted,
         webhook_address,
@@ -44,6 +44,7 @@ async fn check_all(account: &Account, api: &Url, address: PublicAddress<'_>, che
                 },
             );
             check_clock(probe, checks);
+            check_checkout(account, api, checks);
         }
         Err(error) => {
             let fix = fix(account, &error)
@@ -105,6 +106,21 @@ fn check_clock(probe: Probe, checks: &mut Checks) {
         time::Duration::ZERO
     };
     checks.compare_clocks(Name::DojoClock, difference.unsigned_abs());
+}
+
+/// Checks whether the links lead to the server that has the payment intents.
+fn check_checkout(account: &Account, api: &Url, checks: &mut Checks) {
+    let address = &account.checkout_url;
+    if is_elsewhere(address, api, account.environment) {
+        checks.fail(
+            Name::CheckoutAddress,
+            format!("links lead to {address}, where the payment intents of {api} don't exist"),
+            "set DOJO_CHECKOUT_URL (in DOJO_ACCOUNTS_FILE: checkout_url) to the checkout pages of the sandbox, for example \
+             http://localhost:9400/checkout",
+        );
+    } else {
+        checks.pass(Name::CheckoutAddress, address);
+    }
 }
 
 fn has(subscription: &Subscription, event: &str) -> bool {

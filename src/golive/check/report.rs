@@ -44,6 +44,7 @@ pub(super) enum Name {
     DatabaseClock,
     Dojo,
     DojoClock,
+    CheckoutAddress,
     WebhookAddress,
     WebhookEvents,
     WebhookSecrets,
@@ -62,9 +63,10 @@ impl Name {
     ];
 
     /// The checks of each account, in order.
-    pub(super) const ACCOUNT: [Self; 5] = [
+    pub(super) const ACCOUNT: [Self; 6] = [
         Self::Dojo,
         Self::DojoClock,
+        Self::CheckoutAddress,
         Self::WebhookAddress,
         Self::WebhookEvents,
         Self::WebhookSecrets,
@@ -81,6 +83,7 @@ impl Name {
             Self::DatabaseClock => "database-clock",
             Self::Dojo => "dojo",
             Self::DojoClock => "dojo-clock",
+            Self::CheckoutAddress => "checkout-address",
             Self::WebhookAddress => "webhook-address",
             Self::WebhookEvents => "webhook-events",
             Self::WebhookSecrets => "webhook-secrets",
