@@ -38,6 +38,7 @@ pub(super) fn link() -> Value {
         "status": "Created",
         "confirmed": true,
         "url": format!("https://pay.dojo.tech/checkout/{INTENT_ID}"),
+        "shortUrl": "https://pay.example.com/p/7m3k9x2c5v8b1n4q",
         "paymentIntentId": INTENT_ID,
         "amount": pounds(2450),
         "tipsAmount": null,

@@ -5,6 +5,7 @@ pub mod auth;
 mod body;
 mod callback_endpoints;
 mod client_types;
+mod customer_page;
 mod docs;
 mod error;
 mod events;
@@ -90,18 +91,19 @@ pub fn document_3_0_yaml() -> Result<String, NotIn30> {
 /// The whole API, for a service that listens on one address.
 pub fn router(state: AppState) -> Router {
     let (routes, _) = documented().split_for_parts();
-    complete(routes.merge(docs::routes(document)), state)
+    let pages = docs::routes(document).merge(customer_page::routes());
+    complete(routes.merge(pages), state)
 }
 
-/// What is served on the public address: the webhooks, and `/healthz` for a load balancer.
+/// What is served on the public address: the webhooks, short addresses, and `/healthz` for a load balancer.
 pub fn public_router(state: AppState) -> Router {
     let (routes, _) = webhooks::routes()
         .merge(service::liveness())
         .split_for_parts();
-    complete(routes, state)
+    complete(routes.merge(customer_page::routes()), state)
 }
 
-/// What is served on the other address if there is a public one: everything but the webhooks.
+/// What is served on the other address if there is a public one: everything but the webhooks and short addresses.
 pub fn internal_router(state: AppState) -> Router {
     let (routes, _) = payment_links::routes()
         .merge(operations::routes())

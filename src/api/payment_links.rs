@@ -116,6 +116,7 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
         client: caller.client,
         request_id,
         idempotency_key: key?,
+        short_url_base: state.short_url_base.clone(),
     };
     let work = Box::pin({
         let state = state.clone();

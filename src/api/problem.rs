@@ -22,7 +22,7 @@ use crate::payment_link::{
 /// Why the service is not ready if it has no usable database.
 pub(super) const NO_DATABASE: &str = "the database cannot be reached, or was never migrated";
 
-/// The body of every response with a status of 400 or more.
+/// The body of every response of the API with a status of 400 or more.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Problem {
@@ -146,13 +146,18 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Writes the body of every error response, whether it comes from a handler, the router, a time limit or a panic.
+/// Marks a response whose body is a page for people. It stays as it is, whatever its status.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ForPeople;
+
+/// Writes the body of every error response of the API, whether it comes from a handler, the router, a time limit or a panic.
 pub(crate) async fn complete(request: Request, next: Next) -> Response {
     let instance = request.uri().path().to_owned();
     let request_id = RequestId::of(&request);
     let mut response = next.run(request).await;
     let status = response.status();
-    if !status.is_client_error() && !status.is_server_error() {
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_error || response.extensions().get::<ForPeople>().is_some() {
         return response;
     }
     let problem = response.extensions_mut().remove::<Problem>();

@@ -9,8 +9,8 @@ pub(super) const PREFIX: &str = "/docs/problems#";
 
 /// What applies to all problems, for `docs/problems.md` and the page at `/docs/problems`. In Markdown.
 pub(super) const INTRODUCTION: &str = "\
-Every response with a status of 400 or more is [`application/problem+json`](https://www.rfc-editor.org/rfc/rfc9457). Use `type` in
-your program: it's `/docs/problems#` followed by one of the types below, which is also where the service documents it. `detail` and
+Every response of the API with a status of 400 or more is [`application/problem+json`](https://www.rfc-editor.org/rfc/rfc9457). Use
+`type` in your program: it's `/docs/problems#` followed by one of the types below, which is also where the service documents it. `detail` and
 `title` are for people, and their wording may change. New types may be added, so handle an unknown type by its status.
 
 A request that isn't valid HTTP, or whose headers are too large, gets a 400 or 431 without a body.

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use governor::{
-    Quota, RateLimiter,
+    DefaultDirectRateLimiter, Quota, RateLimiter,
     clock::{Clock, DefaultClock},
     state::keyed::HashMapStateStore,
 };
@@ -31,6 +31,23 @@ impl Rates {
     pub(crate) fn forget_idle(&self) {
         self.0.retain_recent();
         self.0.shrink_to_fit();
+    }
+}
+
+/// One rate limit for all requests of customers, on this replica only. They have no API key, and behind a load balancer no
+/// address of their own.
+pub(crate) struct PageRate(DefaultDirectRateLimiter);
+
+impl PageRate {
+    /// Allows this many requests per second, and as many in a burst.
+    pub(crate) fn new(per_second: u32) -> Self {
+        let per_second = NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN);
+        Self(RateLimiter::direct(Quota::per_second(per_second)))
+    }
+
+    /// Counts a request. Returns whether it is within the limit.
+    pub(crate) fn allows(&self) -> bool {
+        self.0.check().is_ok()
     }
 }
 

@@ -53,7 +53,7 @@ struct ImageParameters {
 
 /// Returns the link as a QR code, in SVG.
 ///
-/// The code leads to the link's `url`. It has error correction level M and the margin that scanners need. It is returned for
+/// The code leads to the link's `shortUrl`, or to its `url` if it has none. It has error correction level M and the margin that scanners need. It is returned for
 /// every link that has a `url`, so an invoice that was paid can be printed again.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}/qr.svg", operation_id = "getQrCodeAsSvg", tag = "Sharing", params(LinkId, ImageParameters),
@@ -111,9 +111,13 @@ fn image(link: &PaymentLink, width: u16) -> Result<Image, Error> {
     Image::new(address(link)?, width).map_err(Error::NoImage)
 }
 
-/// Where the customer pays, or has paid.
+/// The address to give to the customer: the short one, if the link has one.
 fn address(link: &PaymentLink) -> Result<&str, Error> {
-    link.url.as_deref().ok_or_else(|| {
+    let address = link
+        .url
+        .as_ref()
+        .map(|url| link.short_url.as_ref().unwrap_or(url));
+    address.map(String::as_str).ok_or_else(|| {
         let now = OffsetDateTime::now_utc();
         Error::NotPayable(link.unpayable(now).unwrap_or(Unpayable::Pending))
     })
@@ -122,7 +126,7 @@ fn address(link: &PaymentLink) -> Result<&str, Error> {
 /// A text that asks a customer to pay, and URLs that open a program with it.
 #[derive(Serialize, ToSchema)]
 struct Share {
-    /// Where the customer pays.
+    /// Where the customer pays: the link's `shortUrl`, or its `url` if it has none.
     url: String,
     /// A subject, for email.
     #[schema(example = "Payment request: Order 236")]

@@ -17,7 +17,7 @@ use super::{
     error::Error,
     known_keys::KnownKeys,
     problem::Subject,
-    rates::Rates,
+    rates::{PageRate, Rates},
 };
 use crate::{
     callbacks::client::LazyClient,
@@ -75,6 +75,9 @@ pub struct Shared {
     pub(super) feed_reads: Semaphore,
     pub(super) keys: KnownKeys,
     pub(super) rates: Rates,
+    pub(super) page_rate: PageRate,
+    /// The base URL of new short addresses, if there are any.
+    pub(super) short_url_base: Option<Arc<str>>,
     pub(super) anonymous: Arc<AnonymousRequests>,
     pub(super) schemas: RequestSchemas,
     pub(super) document: Document,
@@ -125,6 +128,8 @@ impl AppState {
             feed_reads: Semaphore::new(settings.database.feed_reads()),
             keys: KnownKeys::default(),
             rates: Rates::new(settings.client_rate),
+            page_rate: PageRate::new(settings.page_rate),
+            short_url_base: settings.short_url_base.as_deref().map(Arc::from),
             anonymous: Arc::default(),
             schemas: RequestSchemas::of(document),
             document,

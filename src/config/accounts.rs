@@ -55,13 +55,29 @@ pub struct AccountSettings {
     pub webhook_secrets: Vec<SecretString>,
     /// The base URL of the account's checkout pages.
     pub checkout_url: Url,
+    pub merchant: Merchant,
 }
 
-/// Reads the accounts in this file. `default` is the account of `DOJO_API_KEY`, if that is set. `checkout_url` applies to
-/// accounts that don't set their own.
+/// How customers know the merchant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Merchant {
+    /// The name that customers know.
+    pub name: Option<String>,
+    /// Whom customers can ask: an email address, a phone number or a sentence.
+    pub contact: Option<String>,
+}
+
+/// What applies to accounts that don't set their own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults<'a> {
+    pub(super) checkout_url: &'a Url,
+    pub(super) merchant: &'a Merchant,
+}
+
+/// Reads the accounts in this file. `default` is the account of `DOJO_API_KEY`, if that is set.
 pub(super) fn read(
     file: &Path,
-    checkout_url: &Url,
+    defaults: Defaults<'_>,
     default: Option<&AccountSettings>,
 ) -> Result<Vec<AccountSettings>, ConfigError> {
     let path = file.display();
@@ -72,7 +88,7 @@ pub(super) fn read(
         )
     })?;
     let folder = file.parent().unwrap_or(Path::new(""));
-    parse(&text, folder, checkout_url, default).map_err(|faults| {
+    parse(&text, folder, defaults, default).map_err(|faults| {
         let mut error = ConfigError::default();
         for fault in faults {
             error.add(SETTING, format!("{path}: {fault}"));
@@ -85,7 +101,7 @@ pub(super) fn read(
 fn parse(
     text: &str,
     folder: &Path,
-    checkout_url: &Url,
+    defaults: Defaults<'_>,
     default: Option<&AccountSettings>,
 ) -> Result<Vec<AccountSettings>, Vec<String>> {
     let mut top: Table = text
@@ -127,7 +143,7 @@ fn parse(
             fields,
             faults: &mut faults,
         };
-        accounts.extend(entry.account(checkout_url));
+        accounts.extend(entry.account(defaults));
     }
     contradictions(&accounts, default, &mut faults);
     if faults.is_empty() {
@@ -191,7 +207,7 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     /// Returns the account if it can be compared with the others, even if other fields have faults.
-    fn account(mut self, checkout_url: &Url) -> Option<AccountSettings> {
+    fn account(mut self, defaults: Defaults<'_>) -> Option<AccountSettings> {
         let environment = self.environment();
         let api_key = self.api_key();
         if let (Some(environment), Some(api_key)) = (environment, &api_key)
@@ -212,6 +228,14 @@ impl Entry<'_> {
                 .map_err(|expected| self.fault("checkout_url", &expected.to_string()))
                 .ok()
         });
+        let merchant = Merchant {
+            name: self
+                .text("merchant_name")
+                .or_else(|| defaults.merchant.name.clone()),
+            contact: self
+                .text("merchant_contact")
+                .or_else(|| defaults.merchant.contact.clone()),
+        };
         for field in std::mem::take(&mut self.fields).keys() {
             self.fault(&format!("{field:?}"), "is not a field of an account");
         }
@@ -219,7 +243,8 @@ impl Entry<'_> {
             name: self.name.to_owned(),
             api_key: api_key?,
             webhook_secrets,
-            checkout_url: own.unwrap_or_else(|| checkout_url.clone()),
+            checkout_url: own.unwrap_or_else(|| defaults.checkout_url.clone()),
+            merchant,
         })
     }
 
@@ -344,15 +369,29 @@ mod tests {
         environment = "sandbox"
         api_key = "sk_sandbox_hush4"
         checkout_url = "https://pay.example/checkout"
+        merchant_contact = "york@example.com"
     "#;
 
     fn read(text: &str) -> Result<Vec<AccountSettings>, Vec<String>> {
-        let url = Url::parse("https://pay.dojo.tech/checkout").unwrap();
-        parse(text, Path::new("/nowhere"), &url, None)
+        read_besides(None, text)
+    }
+
+    fn read_besides(
+        default: Option<&AccountSettings>,
+        text: &str,
+    ) -> Result<Vec<AccountSettings>, Vec<String>> {
+        let defaults = Defaults {
+            checkout_url: &Url::parse("https://pay.dojo.tech/checkout").unwrap(),
+            merchant: &Merchant {
+                name: Some("Theatre".to_owned()),
+                contact: None,
+            },
+        };
+        parse(text, Path::new("/nowhere"), defaults, default)
     }
 
     #[test]
-    fn accounts_are_sorted_by_name_and_inherit_the_checkout_url() {
+    fn accounts_are_sorted_by_name_and_inherit_what_they_do_not_set() {
         let accounts = read(RIGHT).unwrap();
         let summary: Vec<_> = accounts
             .iter()
@@ -361,14 +400,28 @@ mod tests {
                     account.name.as_str(),
                     account.webhook_secrets.len(),
                     account.checkout_url.as_str(),
+                    account.merchant.name.as_deref(),
+                    account.merchant.contact.as_deref(),
                 )
             })
             .collect();
         assert_eq!(
             summary,
             [
-                ("leeds", 2, "https://pay.dojo.tech/checkout"),
-                ("york", 0, "https://pay.example/checkout")
+                (
+                    "leeds",
+                    2,
+                    "https://pay.dojo.tech/checkout",
+                    Some("Theatre"),
+                    None
+                ),
+                (
+                    "york",
+                    0,
+                    "https://pay.example/checkout",
+                    Some("Theatre"),
+                    Some("york@example.com")
+                )
             ]
         );
     }
@@ -393,16 +446,16 @@ mod tests {
 
     #[test]
     fn contradictions_are_reported_along_with_other_faults() {
-        let url = Url::parse("https://pay.dojo.tech/checkout").unwrap();
         let default = AccountSettings {
             name: "default".to_owned(),
             api_key: DojoApiKey::new("sk_prod_hush".into()).unwrap(),
             webhook_secrets: Vec::new(),
-            checkout_url: url.clone(),
+            checkout_url: Url::parse("https://pay.dojo.tech/checkout").unwrap(),
+            merchant: Merchant::default(),
         };
         let file = "[accounts.default]\n[accounts.leeds]\nenvironment = \"sandbox\"\n\
                     api_key = \"sk_sandbox_hush\"\ncheckout_url = \"nowhere\"";
-        let faults = parse(file, Path::new("/nowhere"), &url, Some(&default)).unwrap_err();
+        let faults = read_besides(Some(&default), file).unwrap_err();
         for words in [
             "[accounts.default] is configured by DOJO_API_KEY already",
             "[accounts.default] api_key is missing",

@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{
     ConfigError, accounts,
-    accounts::{AccountSettings, DojoApiKey},
+    accounts::{AccountSettings, Defaults, DojoApiKey, Merchant},
     value::{api_version, duration, path, secret, secrets, web_url},
 };
 use crate::payment_link::{Environment, NewPaymentLink};
@@ -28,7 +28,8 @@ pub struct DojoSettings {
     dojo_api_key_file: Option<PathBuf>,
 
     /// A TOML file that configures more Dojo accounts. Each has a table `[accounts.NAME]` with `environment`, `api_key` or
-    /// `api_key_file`, `webhook_secrets` or `webhook_secrets_file`, and optionally `checkout_url`.
+    /// `api_key_file`, `webhook_secrets` or `webhook_secrets_file`, and optionally `checkout_url`, `merchant_name` and
+    /// `merchant_contact`.
     #[arg(long, env = "DOJO_ACCOUNTS_FILE", value_name = "FILE", value_parser = path())]
     dojo_accounts_file: Option<PathBuf>,
 
@@ -54,6 +55,28 @@ pub struct DojoSettings {
     #[arg(id = "dojo-checkout-url", long, env = "DOJO_CHECKOUT_URL",
           default_value = "https://pay.dojo.tech/checkout", value_name = "URL", value_parser = web_url)]
     pub checkout_url: Url,
+
+    /// The merchant's name, as customers know it. It is shown on the pages at short addresses. An account in
+    /// `DOJO_ACCOUNTS_FILE` may override it.
+    #[arg(
+        long,
+        env = "MERCHANT_NAME",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME"
+    )]
+    merchant_name: String,
+
+    /// Whom customers can ask: an email address, a phone number or a sentence. It is shown on the pages at short addresses. An
+    /// account in `DOJO_ACCOUNTS_FILE` may override it.
+    #[arg(
+        long,
+        env = "MERCHANT_CONTACT",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "TEXT"
+    )]
+    merchant_contact: String,
 
     /// The `paymentSource` of every intent, by which you can filter payments in Dojo's portal. Set it to an empty value to
     /// send none.
@@ -108,7 +131,11 @@ impl DojoSettings {
         let default = error.keep(self.default_account()).flatten();
         let mut accounts = Vec::new();
         if let Some(file) = self.accounts_file() {
-            let read = accounts::read(file, &self.checkout_url, default.as_ref());
+            let defaults = Defaults {
+                checkout_url: &self.checkout_url,
+                merchant: &self.merchant(),
+            };
+            let read = accounts::read(file, defaults, default.as_ref());
             accounts.extend(error.keep(read).into_iter().flatten());
         }
         accounts.extend(default);
@@ -189,7 +216,19 @@ impl DojoSettings {
             api_key,
             webhook_secrets: webhook_secrets.as_ref().map(secrets).unwrap_or_default(),
             checkout_url: self.checkout_url.clone(),
+            merchant: self.merchant(),
         }))
+    }
+
+    fn merchant(&self) -> Merchant {
+        let text = |text: &str| {
+            let text = text.trim();
+            (!text.is_empty()).then(|| text.to_owned())
+        };
+        Merchant {
+            name: text(&self.merchant_name),
+            contact: text(&self.merchant_contact),
+        }
     }
 
     /// Rejects a URL that would send a production key over an unencrypted connection.

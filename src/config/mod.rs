@@ -13,7 +13,7 @@ mod server;
 mod traces;
 mod value;
 
-pub use accounts::{AccountSettings, DojoApiKey};
+pub use accounts::{AccountSettings, DojoApiKey, Merchant};
 pub use callbacks::CallbackSettings;
 pub use database::DatabaseSettings;
 pub use dojo::{ConfiguredAccounts, DojoSettings};

@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     CallbackSettings, ConfigError, DatabaseSettings, DojoSettings, JobSettings, TraceSettings,
-    value::{duration, listen_address, number, optional, path, secret},
+    value::{base_url, duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
 
@@ -17,11 +17,22 @@ pub struct ServeSettings {
           value_parser = listen_address)]
     pub listen_addr: SocketAddr,
 
-    /// A second IP address and port, for Dojo's webhooks. `/webhooks/…` is then served there and nowhere else, and
-    /// everything else only on `LISTEN_ADDR`. `/healthz` is served on both.
+    /// A second IP address and port, for the internet: Dojo's webhooks and short addresses. `/webhooks/…` and `/p/…` are
+    /// then served there and nowhere else, and everything else only on `LISTEN_ADDR`. `/healthz` is served on both.
     #[arg(long, env = "PUBLIC_LISTEN_ADDR", default_value = "", hide_default_value = true, value_name = "ADDRESS",
           value_parser = optional(listen_address))]
     pub public_listen_addr: std::option::Option<SocketAddr>,
+
+    /// The public base URL of this service for customers, such as `https://pay.example.com`. If it is set, each new link gets
+    /// a short address below it: `/p/` and a code. Route `/p/` to this service.
+    #[arg(long, env = "SHORT_URL_BASE", default_value = "", hide_default_value = true, value_name = "URL",
+          value_parser = optional(base_url))]
+    pub short_url_base: std::option::Option<String>,
+
+    /// The maximum number of requests per second for short addresses, from all customers together, to this replica. Further
+    /// ones get a page with status 429.
+    #[arg(long, env = "PAGE_RATE", default_value_t = 200, value_name = "N", value_parser = number(1..=1_000_000_u32))]
+    pub page_rate: u32,
 
     /// The time limit of a request. A request that takes longer gets 503. Work at Dojo that has begun continues in the
     /// background.

@@ -109,6 +109,22 @@ pub(super) fn web_url(text: &str) -> Result<Url, Expected> {
         .ok_or_else(|| Expected::new("an http or https URL"))
 }
 
+/// The base URL of addresses that are handed out, without a slash at its end.
+pub(super) fn base_url(text: &str) -> Result<String, Expected> {
+    let url = web_url(text)?;
+    let is_plain = url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    if is_plain {
+        Ok(url.as_str().trim_end_matches('/').to_owned())
+    } else {
+        Err(Expected::new(
+            "an http or https URL without a user name, a query and a fragment",
+        ))
+    }
+}
+
 /// The name of an account, which needs no escaping in a URL's path.
 pub fn account_name(text: &str) -> Result<String, Expected> {
     let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');

@@ -4,7 +4,7 @@ use secrecy::SecretString;
 
 use super::Client;
 use crate::{
-    config::{AccountSettings, ConfigError, DojoSettings},
+    config::{AccountSettings, ConfigError, DojoSettings, Merchant},
     payment_link::Environment,
 };
 
@@ -19,6 +19,7 @@ pub struct Account {
     pub checkout_url: String,
     /// A webhook may be signed with any of these, so that secrets can be rotated without a gap.
     pub webhook_secrets: Vec<SecretString>,
+    pub merchant: Merchant,
     pub client: Client,
 }
 
@@ -34,6 +35,7 @@ impl Account {
                 .trim_end_matches('/')
                 .to_owned(),
             webhook_secrets: account.webhook_secrets,
+            merchant: account.merchant,
         })
     }
 

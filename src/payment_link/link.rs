@@ -24,6 +24,9 @@ pub struct PaymentLink {
     pub confirmed: bool,
     /// The URL of the page on which the customer pays. `null` until Dojo has confirmed the link.
     pub url: Option<String>,
+    /// A short address to give to the customer, if this service has been set up for them (`SHORT_URL_BASE`). It leads to `url`
+    /// while the link can be paid, and afterwards to a page that says why it can't.
+    pub short_url: Option<String>,
     /// The id of the payment intent at Dojo. `null` until Dojo has confirmed the link.
     #[schema(example = "pi_CggWPWfehUWgVNnDdsdLMQ")]
     pub payment_intent_id: Option<String>,

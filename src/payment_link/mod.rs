@@ -16,6 +16,7 @@ pub mod pruning;
 pub mod reconciliation;
 pub mod refundable;
 mod settlement;
+mod short_code;
 mod status;
 mod terms;
 mod time;
@@ -31,6 +32,7 @@ pub use link::{
 };
 pub use money::{Currency, Money};
 pub use settlement::{RecoveryLimits, SettlementWindow};
+pub use short_code::ShortCode;
 pub use status::{Status, Verdict};
 pub use terms::{
     ActionLink, ActionType, Address, AutoExpireAction, CaptureMode, CheckoutConfig, Collection,

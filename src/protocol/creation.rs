@@ -38,6 +38,8 @@ pub struct Request {
     pub request_id: String,
     /// Makes retries of the request safe.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// The base URL of the link's short address, if it gets one.
+    pub short_url_base: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -82,6 +84,7 @@ pub async fn create(context: &Context, mut request: Request) -> Result<Outcome, 
         created_by: &request.client,
         cause: &cause,
         lease: account.client.creation_lease(),
+        short_url_base: request.short_url_base.as_deref(),
     };
     match store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await? {
         Admission::Repeated(earlier) => outcome_of(pool, earlier).await,

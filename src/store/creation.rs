@@ -15,7 +15,7 @@ use super::{
     to_json,
 };
 use crate::payment_link::{
-    Environment, Failure, NewPaymentLink, PaymentLinkId, Progress, Status,
+    Environment, Failure, NewPaymentLink, PaymentLinkId, Progress, ShortCode, Status,
     timeline::{Cause, Kind, ResponseLostDetail},
 };
 
@@ -30,6 +30,8 @@ pub struct Draft<'a> {
     pub cause: &'a Cause,
     /// How long no other worker may work on the link: longer than creating it at Dojo can take.
     pub lease: Duration,
+    /// The base URL of the link's short address. Without it, the link gets none.
+    pub short_url_base: Option<&'a str>,
 }
 
 /// An `Idempotency-Key` that came with a request.
@@ -154,6 +156,7 @@ async fn save(
     key: Option<&IdempotencyKey>,
 ) -> Result<Option<Lease>, Error> {
     let Draft { id, new, .. } = draft;
+    let code = ShortCode::generate();
     let lease = LeaseRequest::new(draft.lease);
     let saved = record!(
         Kind::Requested,
@@ -173,6 +176,9 @@ async fn save(
             FROM (SELECT now() + make_interval(secs => $17) AS until) AS lease
             WHERE $4::text IS NULL OR EXISTS (SELECT FROM claim)
             RETURNING id, status, leased_until
+        ), address AS (
+            INSERT INTO short_addresses (code, base_url, payment_link_id)
+            SELECT $18, $19, id FROM link WHERE $19::text IS NOT NULL
         ), entry AS (
             SELECT id AS link_id, NULL AS before, status AS after, NULL::jsonb AS detail FROM link
         )"# => r#"
@@ -192,6 +198,8 @@ async fn save(
         new.terms.expire_at,
         draft.created_by,
         lease.seconds(),
+        code.as_str(),
+        draft.short_url_base,
     )
     .fetch_optional(pool)
     .await?;

@@ -40,6 +40,8 @@ pub(super) struct Row {
     pub(super) expire_at: Option<OffsetDateTime>,
     pub(super) payment_intent_id: Option<String>,
     pub(super) url: Option<String>,
+    #[serde(default)]
+    pub(super) short_url: Option<String>,
     pub(super) payment: Option<Value>,
     pub(super) attempts: Value,
     pub(super) failure: Option<Value>,
@@ -63,7 +65,10 @@ macro_rules! select_links {
                      WHERE payment_link_id = payment_links.id AND kind = 'refund'
                        AND operations.status IN ('Pending', 'Unconfirmed')) AS \"open_refunds!\",
                     captures, mismatch, expire_at,
-                    payment_intent_id, url, payment, attempts, failure, created_by, created_at, updated_at, synced_at
+                    payment_intent_id, url,
+                    (SELECT base_url || '/p/' || code FROM short_addresses
+                     WHERE payment_link_id = payment_links.id) AS short_url,
+                    payment, attempts, failure, created_by, created_at, updated_at, synced_at
              FROM payment_links "
                 + $rest $(+ $more)?
             $(, $argument)*
@@ -115,6 +120,7 @@ impl Row {
             status,
             confirmed,
             url: self.url,
+            short_url: self.short_url,
             payment_intent_id: self.payment_intent_id,
             amount: money(self.amount),
             tips_amount: self.tips_amount.map(money),

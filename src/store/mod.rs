@@ -24,6 +24,7 @@ pub mod orphaned_intents;
 mod pool;
 pub mod pruning;
 pub mod reconciliation;
+pub mod short_addresses;
 mod timeline;
 pub mod webhooks;
 

@@ -9,16 +9,23 @@ use std::{
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::support::{TestApp, eventually, postgres::free_port, ten_pounds, text, within};
+use crate::support::{
+    TestApp, eventually, eventually_within, postgres::free_port, ten_pounds, text, within,
+};
 
 /// A card number and its security code.
 const SUCCEEDS: (&str, &str) = ("5200 0000 0000 1005", "020");
 const CHALLENGED: (&str, &str) = ("5200 0000 0000 1096", "020");
 const DECLINED: (&str, &str) = ("4456 5300 0000 1013", "341");
 
+/// One browser at a time: it takes several seconds of processor time to start, and much longer if all start together.
+static TURN: Semaphore = Semaphore::const_new(1);
+
 /// Headless Chromium and its driver.
 pub struct Browser {
+    _turn: SemaphorePermit<'static>,
     pub page: Client,
     driver: Child,
     profile: PathBuf,
@@ -30,7 +37,7 @@ impl Browser {
     }
 
     /// Opens the page with the screen of a phone.
-    async fn open_on_phone(url: &Value) -> Self {
+    pub async fn open_on_phone(url: &Value) -> Self {
         let screen = json!({"width": 390, "height": 844, "pixelRatio": 2.0});
         let options = json!({"mobileEmulation": {"deviceMetrics": screen}});
         Self::at(url, options).await
@@ -44,6 +51,7 @@ impl Browser {
 
     /// Starts the browser with additional options for Chromium.
     pub async fn start(mut options: Value) -> Self {
+        let turn = TURN.acquire().await.unwrap();
         let port = free_port();
         let driver = std::env::var_os("CHROMEDRIVER").unwrap_or_else(|| "chromedriver".into());
         let driver = Command::new(driver)
@@ -70,7 +78,8 @@ impl Browser {
             options["binary"] = json!(chromium);
         }
         let capabilities = json!({"goog:chromeOptions": options});
-        let page = eventually("the browser starts", async || {
+        let limit = Duration::from_mins(2);
+        let page = eventually_within(limit, "the browser starts", async || {
             ClientBuilder::new(HttpConnector::new())
                 .capabilities(capabilities.as_object().unwrap().clone())
                 .connect(&format!("http://127.0.0.1:{port}"))
@@ -79,6 +88,7 @@ impl Browser {
         })
         .await;
         Self {
+            _turn: turn,
             page,
             driver,
             profile,

@@ -47,6 +47,7 @@ mod rotation;
 mod running;
 mod schemathesis;
 mod sharing;
+mod short_addresses;
 mod subscriptions;
 mod support;
 mod traces;
