@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 use super::{observe::FailureCause, problem::ForPeople, state::AppState};
 use crate::{
     config::Merchant,
-    payment_link::{PaymentLink, ShortCode, Unpayable},
+    payment_link::{ShortCode, Unpayable},
     store,
     telemetry::causes,
 };
@@ -46,10 +46,15 @@ impl Message {
         heading: "This has already been paid",
         text: "There is nothing more to pay. You can close this page.",
     };
-    const BEING_CONFIRMED: Self = Self {
+    const AUTHORIZED: Self = Self {
         status: StatusCode::OK,
-        heading: "The payment is being confirmed",
-        text: "Don’t pay again. Open this page again in a few minutes.",
+        heading: "You have already approved this payment",
+        text: "There is nothing more to do. You can close this page.",
+    };
+    const UNCONFIRMED: Self = Self {
+        status: StatusCode::OK,
+        heading: "We are checking this payment",
+        text: "If you have paid, don’t pay again. Open this page again in a few minutes.",
     };
     const WITHDRAWN: Self = Self {
         status: StatusCode::OK,
@@ -83,10 +88,11 @@ impl Message {
     };
 
     /// What to say about a link that can't be paid.
-    fn about(link: &PaymentLink, why: Unpayable) -> Self {
+    fn about(why: Unpayable) -> Self {
         match why {
             Unpayable::Pending => Self::NOT_READY,
-            Unpayable::Paid if !link.confirmed => Self::BEING_CONFIRMED,
+            Unpayable::Unconfirmed => Self::UNCONFIRMED,
+            Unpayable::Authorized => Self::AUTHORIZED,
             Unpayable::Paid => Self::PAID,
             Unpayable::Withdrawn | Unpayable::Failed => Self::WITHDRAWN,
             Unpayable::Expired => Self::EXPIRED,
@@ -118,15 +124,15 @@ async fn open(
     code: Result<Path<String>, PathRejection>,
 ) -> Response {
     let nobody = Merchant::default();
-    if !state.page_rate.allows() {
-        return page(Message::BUSY, &nobody);
-    }
     let code = code
         .ok()
         .and_then(|Path(code)| code.parse::<ShortCode>().ok());
     let Some(code) = code else {
         return page(Message::UNKNOWN, &nobody);
     };
+    if !state.page_rate.allows() {
+        return page(Message::BUSY, &nobody);
+    }
     let link = match store::short_addresses::find(&state.pool, &code).await {
         Ok(Some(link)) => link,
         Ok(None) => return page(Message::UNKNOWN, &nobody),
@@ -140,7 +146,7 @@ async fn open(
     let message = match (link.unpayable(OffsetDateTime::now_utc()), &link.url) {
         (None, Some(url)) => return redirect(url),
         (None, None) => Message::NOT_READY,
-        (Some(why), _) => Message::about(&link, why),
+        (Some(why), _) => Message::about(why),
     };
     let account = state.accounts.get(&link.account);
     page(

@@ -18,7 +18,7 @@ use crate::{
     callbacks::endpoint::MOST_ENDPOINTS,
     dojo,
     payment_link::{
-        Failure, FailureKind, Fault, PaymentLinkId, Progress, Unpayable,
+        Failure, FailureKind, Fault, NotRenewable, PaymentLinkId, Progress, Unpayable,
         operation::permission::NotPossible,
     },
     protocol::{self, intake::NotStored},
@@ -96,6 +96,8 @@ pub(crate) enum Error {
     NotPossible(NotPossible),
     #[error("the link can't be paid: {}", .0.reason())]
     NotPayable(Unpayable),
+    #[error("{0}")]
+    NotRenewable(NotRenewable),
     #[error("an internal error occurred")]
     NoImage(#[source] qr_code::Error),
     #[error(
@@ -327,8 +329,19 @@ impl Error {
                 }
             }
             Self::NotPossible(denial) => of(Type::NotPossible).instead(denial),
-            Self::NotPayable(Unpayable::Pending) => of(Type::NotPayable).retry_after(LATER),
+            Self::NotPayable(why) if why.may_pass() => of(Type::NotPayable).retry_after(LATER),
             Self::NotPayable(_) => of(Type::NotPayable),
+            Self::NotRenewable(why) => {
+                let response = of(Type::NotRenewable);
+                match why {
+                    NotRenewable::Renewed(by) => response.about(Subject::Link(*by)),
+                    NotRenewable::BeingRenewed(by) => {
+                        response.about(Subject::Link(*by)).retry_after(LATER)
+                    }
+                    NotRenewable::NotConfirmed => response.retry_after(LATER),
+                    _ => response,
+                }
+            }
             Self::OperationInProgress => of(Type::OperationInProgress).retry_after(SOON),
             Self::RefundableUnclear { retry_after } => {
                 of(Type::RefundableAmountUnclear).retry_after(*retry_after)

@@ -16,7 +16,8 @@ use super::{
 use crate::{
     api_key::Scope,
     payment_link::{
-        Currency, Failure, FailureKind, Fault, Money, PaymentLinkId, Progress, Unpayable,
+        Currency, Failure, FailureKind, Fault, Money, NotRenewable, PaymentLinkId, Progress,
+        Unpayable,
         operation::{ActionKind, permission::NotPossible},
     },
     protocol::intake::NotStored,
@@ -51,6 +52,8 @@ pub(super) fn link() -> Value {
         "payment": null,
         "attempts": [],
         "failure": null,
+        "replaces": null,
+        "replacedBy": null,
         "createdBy": "orders",
         "createdAt": "2026-11-22T12:47:12.538228Z",
         "updatedAt": "2026-11-22T12:47:12.568313Z",
@@ -59,6 +62,17 @@ pub(super) fn link() -> Value {
         "captureMode": "Auto",
         "expireAt": "2026-12-22T12:47:12.540000Z",
     })
+}
+
+/// The link that took the place of another.
+pub(super) fn renewed_link() -> Value {
+    with(
+        link(),
+        json!({
+            "replaces": "plink_01kz7q2m4e9xs3v8b1n6c5d0fa",
+            "expireAt": "2027-01-31T18:00:00.000000Z",
+        }),
+    )
 }
 
 /// The same link, paid.
@@ -366,7 +380,7 @@ impl Call {
         let (_, last) = path.rsplit_once('/').unwrap_or_default();
         if link_after(last).is_some() {
             Self::Operates
-        } else if (method, path) == ("post", "/v1/payment-links") {
+        } else if (method, path) == ("post", "/v1/payment-links") || last == "renew" {
             Self::Creates
         } else if path == "/v1/events" {
             Self::Follows
@@ -441,7 +455,9 @@ pub(super) fn complete(document: &mut Value) {
                 if parameter["name"] == "Idempotency-Key" {
                     // A key is for one request, so each operation's example has its own.
                     parameter["example"] = match kind {
-                        Call::Operates => json!(format!("order-236-{last}")),
+                        _ if kind == Call::Operates || last == "renew" => {
+                            json!(format!("order-236-{last}"))
+                        }
                         _ => json!("order-236"),
                     };
                 }
@@ -558,6 +574,7 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
         },
         ProblemType::RateLimited => Error::RateLimited(Duration::from_secs(1)),
         ProblemType::NotPayable => Error::NotPayable(Unpayable::Paid),
+        ProblemType::NotRenewable => Error::NotRenewable(NotRenewable::StillPayable),
         ProblemType::NotPossible => Error::NotPossible(NotPossible {
             reason: "only 3.50 GBP is left to refund".to_owned(),
             allowed_actions: vec![ActionKind::Refund, ActionKind::Receipt],

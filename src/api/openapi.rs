@@ -54,7 +54,7 @@ use crate::{
         Problem, PerformedOperation, MetadataEntry, Sort,
         timeline::CreatedDetail<'_>, timeline::ResponseLostDetail<'_>, timeline::WebhookDetail<'_>,
         timeline::ReconciledDetail, timeline::Change, timeline::ConflictDetail<'_>, timeline::MismatchDetail<'_>,
-        timeline::SurplusDetail<'_>, timeline::OperationDetail, PingEvent,
+        timeline::SurplusDetail<'_>, timeline::OperationDetail, timeline::RenewalDetail, PingEvent,
     )),
     modifiers(&ApiKeyScheme),
     security(("apiKey" = [])),

@@ -2,7 +2,8 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -22,7 +23,7 @@ use super::{
     auth::Caller,
     error::Error,
     examples,
-    idempotency::{IDEMPOTENT_REPLAYED, OptionalKey},
+    idempotency::{IDEMPOTENT_REPLAYED, OptionalKey, RequiredKey},
     metadata_entry::MetadataEntry,
     observe::RequestId,
     problem::{Problem, Subject},
@@ -35,8 +36,8 @@ use super::{
 };
 use crate::{
     payment_link::{
-        Fault, NewPaymentLink, OperationId, PaymentLink, PaymentLinkId, Status, broken_rules,
-        parse_time, timeline,
+        Fault, NewPaymentLink, NotRenewable, OperationId, PaymentLink, PaymentLinkId, Renewal,
+        Status, broken_rules, parse_time, timeline,
     },
     protocol::{
         self,
@@ -56,6 +57,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(get))
         .routes(routes!(events))
         .routes(routes!(refresh))
+        .routes(routes!(renew))
 }
 
 /// Creates a payment link.
@@ -103,21 +105,32 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
             }
             _ => None,
         };
-        return earlier.map_or(Err(Error::Invalid(faults)), |earlier| {
-            respond(&state, earlier)
-        });
+        return match earlier {
+            Some(earlier) => finish(&state, earlier, prefer_wait, begun).await,
+            None => Err(Error::Invalid(faults)),
+        };
     }
-    let id = PaymentLinkId::new();
-    let known_id = Arc::new(OnceLock::new());
     let request = creation::Request {
-        link_id: id,
-        known_id: Arc::clone(&known_id),
+        link_id: PaymentLinkId::new(),
+        known_id: Arc::default(),
         new,
         client: caller.client,
         request_id,
         idempotency_key: key?,
         short_url_base: state.short_url_base.clone(),
+        replaces: None,
     };
+    perform(&state, request, prefer_wait, begun).await
+}
+
+/// Creates a link at Dojo, and responds with it.
+async fn perform(
+    state: &AppState,
+    request: creation::Request,
+    prefer_wait: Option<Duration>,
+    begun: Instant,
+) -> Result<Response, Error> {
+    let (id, known_id) = (request.link_id, Arc::clone(&request.known_id));
     let work = Box::pin({
         let state = state.clone();
         async move {
@@ -128,12 +141,22 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
         }
     });
     let subject = || Subject::Link(known_id.get().copied().unwrap_or(id));
-    let mut outcome = state.run_to_completion(subject, work).await?;
+    let outcome = state.run_to_completion(subject, work).await?;
+    finish(state, outcome, prefer_wait, begun).await
+}
+
+/// Responds with an outcome, once it is known or the time that the caller prefers to wait is over.
+async fn finish(
+    state: &AppState,
+    mut outcome: Outcome,
+    prefer_wait: Option<Duration>,
+    begun: Instant,
+) -> Result<Response, Error> {
     if let Some(limit) = prefer_wait {
         let limit = limit.min(state.time_left(begun));
         outcome = creation::await_outcome(&state.pool, outcome, limit).await?;
     }
-    respond(&state, outcome).map(|response| applied(response, prefer_wait))
+    respond(state, outcome).map(|response| applied(response, prefer_wait))
 }
 
 /// What is wrong with the account of a request, which is `default` if the request names none.
@@ -178,6 +201,10 @@ fn respond(state: &AppState, outcome: Outcome) -> Result<Response, Error> {
             retry_after: state.limits.window.retry_after(progress),
         }),
         Outcome::KeyReused => Err(Error::IdempotencyKeyReused),
+        Outcome::Taken(by) => Err(Error::NotRenewable(match by.status {
+            Status::Pending => NotRenewable::BeingRenewed(by.id),
+            _ => NotRenewable::Renewed(by.id),
+        })),
     }
 }
 
@@ -480,6 +507,84 @@ async fn refresh(
     let context = state.context(account);
     let link = protocol::reconciliation::refresh(&context, id, &cause).await?;
     link.map(Json).ok_or(Error::NoSuchLink)
+}
+
+/// Renews a payment link that can no longer be paid.
+///
+/// Creates a link with the same terms and a new expiry, which takes the place of an expired, canceled or reversed one: it is
+/// the `replacedBy` of that one, and gets its short address. Dojo is asked first, and nothing is created unless it confirms
+/// that nobody can pay the old link any more. A link that can still be paid must be canceled first. However many requests
+/// there are, only one link takes its place.
+///
+/// The terms are those of the old link as it is now, without `customer.secret`, which is not stored.
+///
+/// If you get no response, a 429, any 5xx, or a 409 with `Retry-After`, send the same request again with the same
+/// `Idempotency-Key`.
+#[utoipa::path(
+    post, path = "/v1/payment-links/{id}/renew", operation_id = "renewPaymentLink", tag = "Payment links",
+    params(LinkId, RequiredKey, PreferWait),
+    request_body(content = Renewal, example = json!({})),
+    security(("apiKey" = ["links:write"])),
+    responses(
+        (status = 201, description = "The new payment link.", body = PaymentLink, example = json!(examples::renewed_link())),
+        BadBody,
+        Guarded,
+        NoSuchLink,
+        (status = 409, description = "The link can still be paid, was paid, or another link has taken its place (`not-renewable`). Or an earlier request with this key is still in progress: retry after `Retry-After`. Or nothing was created (`not-created`).", body = Problem, content_type = "application/problem+json", examples(("not-renewable" = ()), ("request-in-progress" = ()), ("not-created" = ()))),
+        (status = 422, description = "The request is invalid or Dojo rejected it (`errors` lists the reasons), or the key was already used for a different request.", body = Problem, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("rejected-by-dojo" = ()))),
+        (status = 502, description = "Dojo rejected this service's API key, or the server at the configured address is not Dojo's API. Nothing was created.", body = Problem, content_type = "application/problem+json", examples(("dojo-key-rejected" = ()), ("dojo-misrouted" = ()))),
+        (status = 503, description = "The database or Dojo could not be reached, or too many requests are in progress. Retry after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("dojo-not-reached" = ()), ("database-unavailable" = ()), ("overloaded" = ()), ("timed-out" = ()), ("account-not-configured" = ()))),
+        (status = 504, description = "Dojo's response was lost, so it is not known yet whether the link was created. `paymentLinkId` is the id it has if it was.", body = Problem, content_type = "application/problem+json", examples(("outcome-unknown" = ()))),
+    )
+)]
+async fn renew(request: WriteRequest<LinksWrite, LinkId>) -> Result<Response, Error> {
+    let (renewal, faults): (Renewal, _) = request.parse_optional(Key::Required, |body| {
+        broken_rules(body, OffsetDateTime::now_utc())
+    })?;
+    let id = request.path.id;
+    let key = request.idempotency_key(&format!("{PATH}/{id}/renew"), &renewal);
+    let WriteRequest {
+        state,
+        caller,
+        request_id,
+        prefer_wait,
+        begun,
+        ..
+    } = request;
+    let link = caller.find_link(&state, id).await?;
+    // A repetition is recognized first: by now, the old link may be in another state, or `expireAt` may have passed.
+    let earlier = match &key {
+        Ok(Some(key)) => creation::replay(&state.pool, key).await?,
+        _ => None,
+    };
+    if let Some(earlier) = earlier {
+        return finish(&state, earlier, prefer_wait, begun).await;
+    }
+    if !faults.is_empty() {
+        return Err(Error::Invalid(faults));
+    }
+    let cause = timeline::Cause::Request {
+        client: caller.client.clone(),
+        request_id: request_id.clone(),
+    };
+    let link = {
+        let context = state.context(state.account_of(&link)?);
+        let _permit = state.reserve_call()?;
+        protocol::renewal::retire(&context, id, &cause).await?
+    };
+    let link = link.ok_or(Error::NoSuchLink)?;
+    let link = link.map_err(Error::NotRenewable)?;
+    let request = creation::Request {
+        link_id: PaymentLinkId::new(),
+        known_id: Arc::default(),
+        new: link.renewed(&renewal),
+        client: caller.client,
+        request_id,
+        idempotency_key: key?,
+        short_url_base: state.short_url_base.clone(),
+        replaces: Some(id),
+    };
+    perform(&state, request, prefer_wait, begun).await
 }
 
 /// A [`Place`] in the list as it is sent to callers, who pass it back unread: the order, microseconds since 1970 and the

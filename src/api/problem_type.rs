@@ -81,8 +81,11 @@ problem_types! {
         "Nothing was done. `allowedActions` lists the operations that the payment allows now, and `remaining` says how much is left \
          to capture or to refund.";
     NotPayable "not-payable" [409] "Not payable"
-        "Nobody can pay the link: `detail` says why. If Dojo has not confirmed it yet, send the same request again after \
-         `Retry-After`.";
+        "Nobody can pay the link: `detail` says why. If there is a `Retry-After`, wait that long and send the same request \
+         again.";
+    NotRenewable "not-renewable" [409] "Not renewable"
+        "Nothing was done: `detail` says why. If the link can still be paid, cancel it first. If another link has taken its place, \
+         `paymentLinkId` is that link. If there is a `Retry-After`, wait that long and send the same request again.";
     NotCreated "not-created" [409] "Link not created"
         "Nothing was created. If you still need the link, send the request with a new key.";
     NotDone "not-done" [409] "Operation not performed"

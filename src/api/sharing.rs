@@ -51,10 +51,17 @@ struct ImageParameters {
     size: Option<u16>,
 }
 
+/// An image, for the OpenAPI document.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "describes the body of a response")]
+struct PngImage(Vec<u8>);
+
 /// Returns the link as a QR code, in SVG.
 ///
-/// The code leads to the link's `shortUrl`, or to its `url` if it has none. It has error correction level M and the margin that scanners need. It is returned for
-/// every link that has a `url`, so an invoice that was paid can be printed again.
+/// The code leads to the link's `shortUrl`, or to its `url` if it has none. It has error correction level M and the margin
+/// that scanners need. It is returned for every link that has a `url` and was not renewed, so an invoice that was paid can be
+/// printed again.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}/qr.svg", operation_id = "getQrCodeAsSvg", tag = "Sharing", params(LinkId, ImageParameters),
     security(("apiKey" = ["links:read"])),
@@ -82,7 +89,7 @@ async fn qr_svg(
     get, path = "/v1/payment-links/{id}/qr.png", operation_id = "getQrCodeAsPng", tag = "Sharing", params(LinkId, ImageParameters),
     security(("apiKey" = ["links:read"])),
     responses(
-        (status = 200, description = "The image.", body = Vec<u8>, content_type = "image/png"),
+        (status = 200, description = "The image.", body = PngImage, content_type = "image/png"),
         Guarded, NoSuchLink, NotPayable, InvalidQuery,
     )
 )]
@@ -113,10 +120,9 @@ fn image(link: &PaymentLink, width: u16) -> Result<Image, Error> {
 
 /// The address to give to the customer: the short one, if the link has one.
 fn address(link: &PaymentLink) -> Result<&str, Error> {
-    let address = link
-        .url
-        .as_ref()
-        .map(|url| link.short_url.as_ref().unwrap_or(url));
+    let address = link.short_url.as_ref().or(link.url.as_ref());
+    // A link that was never created has no address, and one that was renewed has none to give away any more.
+    let address = address.filter(|_| link.url.is_some() && link.replaced_by.is_none());
     address.map(String::as_str).ok_or_else(|| {
         let now = OffsetDateTime::now_utc();
         Error::NotPayable(link.unpayable(now).unwrap_or(Unpayable::Pending))

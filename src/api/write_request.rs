@@ -145,15 +145,25 @@ impl<S, P> WriteRequest<S, P> {
         Ok(body)
     }
 
-    /// The body of a request that doesn't need one. An empty body is the default.
+    /// As [`Self::parse`], for a request that doesn't need a body. An empty body is the default.
+    pub(super) fn parse_optional<T: ToSchema + DeserializeOwned + Default>(
+        &self,
+        key: Key,
+        rules: impl FnOnce(&Value) -> Vec<Fault>,
+    ) -> Result<(T, Vec<Fault>), Error> {
+        if self.body.trim_ascii().is_empty() {
+            return Ok((T::default(), self.key_fault(key).into_iter().collect()));
+        }
+        self.parse(key, rules)
+    }
+
+    /// The body of a request that doesn't need one, without faults. An empty body is the default.
     pub(super) fn optional_body<T: ToSchema + DeserializeOwned + Default>(
         &self,
     ) -> Result<T, Error> {
-        if self.body.trim_ascii().is_empty() {
-            no_faults(self.key_fault(Key::Optional).into_iter().collect())?;
-            return Ok(T::default());
-        }
-        self.body(Key::Optional, |_| Vec::new())
+        let (body, faults) = self.parse_optional(Key::Optional, |_| Vec::new())?;
+        no_faults(faults)?;
+        Ok(body)
     }
 
     /// Checks that the body is empty where none is needed. A body with any content means something else, such as a partial
@@ -198,7 +208,7 @@ impl<S, P> WriteRequest<S, P> {
             Err(fault) => Some(fault.clone()),
             Ok(None) if rule == Key::Required => Some(Fault::new(
                 "Idempotency-Key",
-                "is required: without it, a refund whose response is lost cannot be retried safely",
+                "is required: without it, a request whose response is lost cannot be retried safely",
             )),
             Ok(_) => None,
         }

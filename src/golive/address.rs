@@ -53,8 +53,8 @@ pub(super) fn objection(public_url: &Url, api: &Url) -> Option<&'static str> {
     is_private.then_some("is not a public address, so Dojo cannot reach it")
 }
 
-/// Whether Dojo's own checkout pages belong to another server than `api`: to Dojo, while `api` is a sandbox, which is called
-/// without TLS.
+/// Whether checkout pages are Dojo's own, while `api` is a sandbox, which is called without TLS. Dojo's pages don't know its
+/// intents.
 pub(super) fn is_elsewhere(checkout_url: &str, api: &Url, environment: Environment) -> bool {
     let is_sandbox = environment == Environment::Sandbox && api.scheme() != "https";
     let is_dojo = Url::parse(checkout_url).is_ok_and(|url| {

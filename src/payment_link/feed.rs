@@ -179,7 +179,9 @@ impl Kind {
             | Self::SurplusFound
             | Self::SurplusCanceled
             | Self::OperationRequested
-            | Self::OperationResponseLost => false,
+            | Self::OperationResponseLost
+            // The new link has events of its own.
+            | Self::RenewalRequested => false,
         }
     }
 }

@@ -25,7 +25,8 @@ pub struct PaymentLink {
     /// The URL of the page on which the customer pays. `null` until Dojo has confirmed the link.
     pub url: Option<String>,
     /// A short address to give to the customer, if this service has been set up for them (`SHORT_URL_BASE`). It leads to `url`
-    /// while the link can be paid, and afterwards to a page that says why it can't.
+    /// while the link can be paid, and afterwards to a page that says why it can't. If another link takes this one's place, it
+    /// gets the address.
     pub short_url: Option<String>,
     /// The id of the payment intent at Dojo. `null` until Dojo has confirmed the link.
     #[schema(example = "pi_CggWPWfehUWgVNnDdsdLMQ")]
@@ -55,6 +56,12 @@ pub struct PaymentLink {
     pub attempts: Vec<Attempt>,
     /// Why there is nothing to pay, if the status is `Failed`.
     pub failure: Option<Failure>,
+    /// The link whose place this one took.
+    #[schema(value_type = Option<String>)]
+    pub replaces: Option<PaymentLinkId>,
+    /// The link that was requested to take this one's place.
+    #[schema(value_type = Option<String>)]
+    pub replaced_by: Option<PaymentLinkId>,
     /// The name of the client that requested the link.
     pub created_by: String,
     /// When the link was requested.

@@ -15,6 +15,7 @@ pub mod orphaned_intent;
 pub mod pruning;
 pub mod reconciliation;
 pub mod refundable;
+mod renewal;
 mod settlement;
 mod short_code;
 mod status;
@@ -31,6 +32,7 @@ pub use link::{
     Progress, ReportedAmount,
 };
 pub use money::{Currency, Money};
+pub use renewal::{NotRenewable, Renewal};
 pub use settlement::{RecoveryLimits, SettlementWindow};
 pub use short_code::ShortCode;
 pub use status::{Status, Verdict};

@@ -7,7 +7,9 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::{Failure, Money, OperationId, ReportedAmount, Status, operation::ActionKind};
+use super::{
+    Failure, Money, OperationId, PaymentLinkId, ReportedAmount, Status, operation::ActionKind,
+};
 
 /// One entry of a link's timeline.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -109,6 +111,8 @@ kinds! {
     OperationResponseLost = "operationResponseLost",
     /// Dojo's response was lost, and nothing at Dojo shows whether the operation was performed. A person must check.
     OperationUnconfirmed = "operationUnconfirmed",
+    /// A link was requested that takes this one's place. `detail.paymentLinkId` is its id.
+    RenewalRequested = "renewalRequested",
 }
 
 impl Kind {
@@ -193,6 +197,15 @@ pub struct SurplusDetail<'a> {
     pub payment_intent_id: &'a str,
 }
 
+/// The detail of an entry of the type `renewalRequested`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RenewalDetail {
+    /// The link that takes the place.
+    #[schema(value_type = String)]
+    pub payment_link_id: PaymentLinkId,
+}
+
 /// The detail of an entry about an operation.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -233,6 +246,7 @@ impl Kind {
             | Self::OperationFailed
             | Self::OperationResponseLost
             | Self::OperationUnconfirmed => OperationDetail::name(),
+            Self::RenewalRequested => RenewalDetail::name(),
         })
     }
 }

@@ -19,7 +19,9 @@ use crate::{
     },
     store::{
         self, PgPool,
-        creation::{Admission, CreationState, Draft, Earlier, EarlierRequest, IdempotencyKey},
+        creation::{
+            Admission, CreationState, Draft, Earlier, EarlierRequest, IdempotencyKey, Successor,
+        },
         leases::Lease,
     },
     telemetry::causes,
@@ -40,6 +42,8 @@ pub struct Request {
     pub idempotency_key: Option<IdempotencyKey>,
     /// The base URL of the link's short address, if it gets one.
     pub short_url_base: Option<Arc<str>>,
+    /// The link whose place the new one takes. Nobody can pay it any more.
+    pub replaces: Option<PaymentLinkId>,
 }
 
 #[derive(Debug)]
@@ -68,6 +72,8 @@ pub enum Outcome {
     },
     /// The idempotency key was used for a different request.
     KeyReused,
+    /// Another link has taken the place already, and has not failed.
+    Taken(Successor),
 }
 
 /// Creates a link, at most once for each idempotency key. An `Err` means that Dojo was not called.
@@ -85,9 +91,11 @@ pub async fn create(context: &Context, mut request: Request) -> Result<Outcome, 
         cause: &cause,
         lease: account.client.creation_lease(),
         short_url_base: request.short_url_base.as_deref(),
+        replaces: request.replaces,
     };
     match store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await? {
         Admission::Repeated(earlier) => outcome_of(pool, earlier).await,
+        Admission::Taken(by) => Ok(Outcome::Taken(by)),
         Admission::New(link_id, lease) => {
             request.link_id = link_id;
             let _ = request.known_id.set(link_id);

@@ -10,6 +10,7 @@ pub mod operation_recovery;
 pub mod operations;
 pub mod orphaned_intents;
 pub mod reconciliation;
+pub mod renewal;
 pub mod webhooks;
 
 use std::sync::Arc;

@@ -35,6 +35,8 @@ struct Read {
     outcome: Outcome,
     /// The status that Dojo reported, if this version knows it.
     reported: Option<Status>,
+    /// Whether a search for a surplus intent was completed, or was not necessary.
+    searched: bool,
 }
 
 /// Reconciles a link for a caller and returns its new state. `None` if there is no such link.
@@ -45,14 +47,26 @@ pub async fn refresh(
     id: PaymentLinkId,
     cause: &Cause,
 ) -> Result<Option<PaymentLink>, Error> {
-    let reported = match store::reconciliation::find(&context.pool, id).await? {
-        Some(snapshot) => read_and_search(context, &snapshot, cause).await?.reported,
+    let refreshed = refresh_and_search(context, id, cause).await?;
+    Ok(refreshed.map(|(link, _)| link))
+}
+
+/// As [`refresh`]. Also returns whether all surplus intents of the link are known.
+pub(super) async fn refresh_and_search(
+    context: &Context,
+    id: PaymentLinkId,
+    cause: &Cause,
+) -> Result<Option<(PaymentLink, bool)>, Error> {
+    let read = match store::reconciliation::find(&context.pool, id).await? {
+        Some(snapshot) => Some(read_and_search(context, &snapshot, cause).await?),
         None => None,
     };
+    let reported = read.as_ref().and_then(|read| read.reported);
+    let searched = read.is_some_and(|read| read.searched);
     let link = store::links::find(&context.pool, id).await?;
-    Ok(link.map(|link| PaymentLink {
-        confirmed: link.confirmed && reported == Some(link.status),
-        ..link
+    Ok(link.map(|link| {
+        let confirmed = link.confirmed && reported == Some(link.status);
+        (PaymentLink { confirmed, ..link }, searched)
     }))
 }
 
@@ -77,7 +91,7 @@ async fn read_and_search(
     snapshot: &LinkSnapshot,
     cause: &Cause,
 ) -> Result<Read, Error> {
-    let read = read(context, snapshot, cause).await?;
+    let mut read = read(context, snapshot, cause).await?;
     // This comes after the response is stored, because a failed search must not prevent a payment from being recorded.
     for mut search in SurplusSearch::of(vec![snapshot.clone()]) {
         let found = search.run(context, PAGES_PER_REQUEST, || ready(())).await;
@@ -91,6 +105,7 @@ async fn read_and_search(
         );
         // The background job must repeat the search, no matter how often callers reconcile the link in the meantime.
         store::reconciliation::keep_due(&context.pool, snapshot).await?;
+        read.searched = false;
     }
     Ok(read)
 }
@@ -113,11 +128,13 @@ async fn read(context: &Context, snapshot: &LinkSnapshot, cause: &Cause) -> Resu
         return Ok(Read {
             outcome: Outcome::Retry,
             reported: None,
+            searched: true,
         });
     };
     Ok(Read {
         outcome: store_response(context, snapshot, &intent, cause).await?,
         reported: intent.known_status(),
+        searched: true,
     })
 }
 

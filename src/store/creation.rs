@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use sqlx::{Executor, Postgres};
 use uuid::Uuid;
 
 use super::{
-    Error, PgPool, from_json,
+    Error, PgPool, PgTransaction, from_json,
     leases::{Lease, LeaseRequest},
     parse_stored,
     timeline::{count_status_change, record},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::payment_link::{
     Environment, Failure, NewPaymentLink, PaymentLinkId, Progress, ShortCode, Status,
-    timeline::{Cause, Kind, ResponseLostDetail},
+    timeline::{Cause, Kind, RenewalDetail, ResponseLostDetail},
 };
 
 /// A link to be saved.
@@ -32,6 +33,8 @@ pub struct Draft<'a> {
     pub lease: Duration,
     /// The base URL of the link's short address. Without it, the link gets none.
     pub short_url_base: Option<&'a str>,
+    /// The link whose place this one takes.
+    pub replaces: Option<PaymentLinkId>,
 }
 
 /// An `Idempotency-Key` that came with a request.
@@ -51,6 +54,23 @@ pub enum Admission {
     New(PaymentLinkId, Lease),
     /// An earlier request had the same idempotency key.
     Repeated(Earlier),
+    /// Another link has taken the place already, and has not failed.
+    Taken(Successor),
+}
+
+/// What became of an attempt to save a link.
+enum Saved {
+    Leased(Lease),
+    /// The idempotency key is in use.
+    KeyInUse,
+    /// Another link has taken the place already, and has not failed.
+    Taken(Successor),
+}
+
+impl From<Option<Lease>> for Saved {
+    fn from(lease: Option<Lease>) -> Self {
+        lease.map_or(Self::KeyInUse, Self::Leased)
+    }
 }
 
 /// An earlier request with the same idempotency key.
@@ -90,11 +110,21 @@ pub async fn begin(
     // A key that was in use a moment ago may be free by the time it is read, because its first request failed. That can
     // happen again only if yet another request used it in between.
     for _ in 0..3 {
-        if let Some(lease) = save(pool, draft, key).await? {
-            return Ok(Admission::New(draft.id, lease));
+        let saved = match draft.replaces {
+            Some(replaced) => renew(pool, draft, replaced, key).await?,
+            None => save(pool, draft, key).await?.into(),
+        };
+        if let Saved::Leased(lease) = saved {
+            return Ok(admitted(draft.id, lease, draft.cause));
         }
-        let Some(key) = key else { continue };
-        let Some(earlier) = earlier(pool, key).await? else {
+        let earlier = match key {
+            Some(key) => earlier(pool, key).await?,
+            None => None,
+        };
+        let Some(earlier) = earlier else {
+            if let Saved::Taken(by) = saved {
+                return Ok(Admission::Taken(by));
+            }
             continue;
         };
         if let Earlier::Same(EarlierRequest {
@@ -103,9 +133,18 @@ pub async fn begin(
         }) = &earlier
             && !failure.reason.is_final()
         {
-            let id = *link_id;
-            if let Some(lease) = reopen(pool, &Draft { id, ..*draft }).await? {
-                return Ok(Admission::New(id, lease));
+            let again = Draft {
+                id: *link_id,
+                ..*draft
+            };
+            let reopened = match draft.replaces {
+                Some(replaced) => reopen_successor(pool, &again, replaced).await?,
+                None => reopen(pool, &again).await?.into(),
+            };
+            match reopened {
+                Saved::Leased(lease) => return Ok(admitted(*link_id, lease, draft.cause)),
+                Saved::Taken(by) => return Ok(Admission::Taken(by)),
+                Saved::KeyInUse => {}
             }
             // Another copy of this request was faster.
             continue;
@@ -118,9 +157,17 @@ pub async fn begin(
     })))
 }
 
+fn admitted(id: PaymentLinkId, lease: Lease, cause: &Cause) -> Admission {
+    count_status_change(Status::Pending, cause.name());
+    Admission::New(id, lease)
+}
+
 /// Makes a link whose creation failed pending again, for a repetition of the request. Returns the lease on it, or `None` if
 /// another repetition was faster.
-async fn reopen(pool: &PgPool, draft: &Draft<'_>) -> Result<Option<Lease>, Error> {
+async fn reopen(
+    executor: impl Executor<'_, Database = Postgres>,
+    draft: &Draft<'_>,
+) -> Result<Option<Lease>, Error> {
     let lease = LeaseRequest::new(draft.lease);
     let reopened = record!(
         Kind::Requested,
@@ -141,17 +188,14 @@ async fn reopen(pool: &PgPool, draft: &Draft<'_>) -> Result<Option<Lease>, Error
         lease.seconds(),
         &["rejected", "refused", "notCreated", "notDone"] as &[&str]
     )
-    .fetch_optional(pool)
+    .fetch_optional(executor)
     .await?;
-    Ok(reopened.map(|row| {
-        count_status_change(Status::Pending, draft.cause.name());
-        lease.granted(row.until)
-    }))
+    Ok(reopened.map(|row| lease.granted(row.until)))
 }
 
 /// Claims the key and saves the link, both or neither. Returns the lease on the link, or `None` if the key is in use.
 async fn save(
-    pool: &PgPool,
+    executor: impl Executor<'_, Database = Postgres>,
     draft: &Draft<'_>,
     key: Option<&IdempotencyKey>,
 ) -> Result<Option<Lease>, Error> {
@@ -201,12 +245,140 @@ async fn save(
         code.as_str(),
         draft.short_url_base,
     )
-    .fetch_optional(pool)
+    .fetch_optional(executor)
     .await?;
-    Ok(saved.map(|row| {
-        count_status_change(Status::Pending, draft.cause.name());
-        lease.granted(row.until)
-    }))
+    Ok(saved.map(|row| lease.granted(row.until)))
+}
+
+/// The link that was requested to take the place of another.
+#[derive(Debug, Clone, Copy)]
+pub struct Successor {
+    pub id: PaymentLinkId,
+    pub status: Status,
+}
+
+/// Locks a link for as long as the transaction is open, so that only one of several requests renews it. Returns its successor,
+/// if it has one.
+async fn lock_replaced(
+    transaction: &mut PgTransaction,
+    replaced: PaymentLinkId,
+) -> Result<Option<Successor>, Error> {
+    sqlx::query!(
+        "SELECT id FROM payment_links WHERE id = $1 FOR UPDATE",
+        replaced.uuid()
+    )
+    .fetch_one(&mut **transaction)
+    .await?;
+    // In a statement of its own, which sees what the holder of the lock before this one has done.
+    let successor = sqlx::query!(
+        "SELECT link.id, link.status
+         FROM renewals JOIN payment_links link ON link.id = successor_id
+         WHERE replaced_id = $1",
+        replaced.uuid()
+    )
+    .fetch_optional(&mut **transaction)
+    .await?;
+    successor
+        .map(|row| {
+            Ok(Successor {
+                id: PaymentLinkId::from_uuid(row.id),
+                status: parse_stored(&row.status)?,
+            })
+        })
+        .transpose()
+}
+
+/// Saves a link that takes the place of another.
+async fn renew(
+    pool: &PgPool,
+    draft: &Draft<'_>,
+    replaced: PaymentLinkId,
+    key: Option<&IdempotencyKey>,
+) -> Result<Saved, Error> {
+    let mut transaction = pool.begin().await?;
+    // Claims the key before it locks the link, like operations, so that the two never wait for each other.
+    let without_address = Draft {
+        short_url_base: None,
+        ..*draft
+    };
+    let Some(lease) = save(&mut *transaction, &without_address, key).await? else {
+        return Ok(Saved::KeyInUse);
+    };
+    let failed = match lock_replaced(&mut transaction, replaced).await? {
+        Some(successor) if successor.status != Status::Failed => {
+            // Dropping the transaction undoes the insert.
+            return Ok(Saved::Taken(successor));
+        }
+        failed => failed,
+    };
+    take_place(&mut transaction, draft, replaced, failed).await?;
+    transaction.commit().await?;
+    Ok(Saved::Leased(lease))
+}
+
+/// As [`reopen`], for a link that takes the place of another, unless yet another one has taken it since.
+async fn reopen_successor(
+    pool: &PgPool,
+    draft: &Draft<'_>,
+    replaced: PaymentLinkId,
+) -> Result<Saved, Error> {
+    let mut transaction = pool.begin().await?;
+    match lock_replaced(&mut transaction, replaced).await? {
+        Some(other) if other.id != draft.id && other.status != Status::Failed => {
+            return Ok(Saved::Taken(other));
+        }
+        Some(other) if other.id != draft.id => {
+            take_place(&mut transaction, draft, replaced, Some(other)).await?;
+        }
+        _ => {}
+    }
+    let reopened = reopen(&mut *transaction, draft).await?;
+    transaction.commit().await?;
+    Ok(reopened.into())
+}
+
+/// Stores that a link takes the place of another, which is locked, and of the successor that failed before, if there was one.
+/// It gets the short address of the two, or a new one if they have none.
+async fn take_place(
+    transaction: &mut PgTransaction,
+    draft: &Draft<'_>,
+    replaced: PaymentLinkId,
+    failed: Option<Successor>,
+) -> Result<(), Error> {
+    let mut before = vec![replaced.uuid()];
+    before.extend(failed.map(|failed| failed.id.uuid()));
+    let code = ShortCode::generate();
+    let detail = RenewalDetail {
+        payment_link_id: draft.id,
+    };
+    record!(
+        Kind::RenewalRequested,
+        draft.cause,
+        "WITH renewal AS (
+             INSERT INTO renewals (replaced_id, successor_id) VALUES ($3, $4)
+             ON CONFLICT (replaced_id) DO UPDATE SET successor_id = EXCLUDED.successor_id
+         ), moved AS (
+             UPDATE short_addresses SET payment_link_id = $4 WHERE payment_link_id = ANY($5)
+             RETURNING code
+         ), given AS (
+             INSERT INTO short_addresses (code, base_url, payment_link_id)
+             SELECT $6, $7, $4 WHERE $7::text IS NOT NULL AND NOT EXISTS (SELECT FROM moved)
+         ), replaced AS (
+             UPDATE payment_links SET updated_at = now(), revision = revision + 1 WHERE id = $3
+             RETURNING id, status
+         ), entry AS (
+             SELECT id AS link_id, status AS before, status AS after, $8::jsonb AS detail FROM replaced
+         )",
+        replaced.uuid(),
+        draft.id.uuid(),
+        &before,
+        code.as_str(),
+        draft.short_url_base,
+        to_json(&detail)?
+    )
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
 }
 
 /// The earlier request with this key. `None` if there was none.

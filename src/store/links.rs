@@ -45,6 +45,10 @@ pub(super) struct Row {
     pub(super) payment: Option<Value>,
     pub(super) attempts: Value,
     pub(super) failure: Option<Value>,
+    #[serde(default)]
+    pub(super) replaces: Option<Uuid>,
+    #[serde(default)]
+    pub(super) replaced_by: Option<Uuid>,
     pub(super) created_by: String,
     #[serde(with = "rfc3339")]
     pub(super) created_at: OffsetDateTime,
@@ -68,7 +72,10 @@ macro_rules! select_links {
                     payment_intent_id, url,
                     (SELECT base_url || '/p/' || code FROM short_addresses
                      WHERE payment_link_id = payment_links.id) AS short_url,
-                    payment, attempts, failure, created_by, created_at, updated_at, synced_at
+                    payment, attempts, failure,
+                    (SELECT replaced_id FROM renewals WHERE successor_id = payment_links.id) AS replaces,
+                    (SELECT successor_id FROM renewals WHERE replaced_id = payment_links.id) AS replaced_by,
+                    created_by, created_at, updated_at, synced_at
              FROM payment_links "
                 + $rest $(+ $more)?
             $(, $argument)*
@@ -141,6 +148,8 @@ impl Row {
             payment: self.payment.map(from_json).transpose()?,
             attempts: from_json(self.attempts)?,
             failure: self.failure.map(from_json).transpose()?,
+            replaces: self.replaces.map(PaymentLinkId::from_uuid),
+            replaced_by: self.replaced_by.map(PaymentLinkId::from_uuid),
             created_by: self.created_by,
             created_at: self.created_at,
             updated_at: self.updated_at,

@@ -52,7 +52,7 @@ const TURN: i64 = 0x646f_6a6f_6c69_6e6b;
 
 /// The indexes that migrations build with `CREATE INDEX CONCURRENTLY`. An attempt that was cut short leaves an invalid
 /// index behind, and the next attempt would take it for a finished one.
-const BUILT_CONCURRENTLY: [&str; 9] = [
+const BUILT_CONCURRENTLY: [&str; 10] = [
     "payment_links_unsettled",
     "operations_open",
     "payment_links_metadata",
@@ -62,6 +62,7 @@ const BUILT_CONCURRENTLY: [&str; 9] = [
     "payment_links_updated_at",
     "payment_links_reference_prefix",
     "payment_links_reference",
+    "payment_intents_surplus",
 ];
 
 /// Waits until no other replica migrates, however long that takes. The lock ends with the connection.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Error, PgPool,
     leases::{Lease, LeaseRequest, claim, release},
-    timeline::record,
+    timeline::{kind_word, record},
     to_json,
 };
 use crate::payment_link::{
@@ -79,6 +79,37 @@ pub async fn release(pool: &PgPool, orphan: &OrphanedIntent, wait: Duration) -> 
     .execute(pool)
     .await?;
     Ok(())
+}
+
+/// What is known about the surplus intents of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surplus {
+    /// There are none, or all are canceled.
+    None,
+    /// One may still be paid.
+    Open,
+    /// One was paid.
+    Paid,
+}
+
+/// Whether surplus intents of this link can be paid, or were.
+pub async fn surplus(pool: &PgPool, id: PaymentLinkId) -> Result<Surplus, Error> {
+    let row = sqlx::query!(
+        r#"SELECT EXISTS (
+               SELECT FROM payment_intents WHERE surplus_of = $1 AND due_at IS NOT NULL
+           ) AS "open!", EXISTS (
+               SELECT FROM payment_link_events WHERE payment_link_id = $1 AND kind = $2
+           ) AS "paid!""#,
+        id.uuid(),
+        kind_word(Kind::SurplusPaid)
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(match row {
+        row if row.paid => Surplus::Paid,
+        row if row.open => Surplus::Open,
+        _ => Surplus::None,
+    })
 }
 
 /// Stores that there is nothing more to do about a surplus intent, and records `kind` in its link's timeline, once.

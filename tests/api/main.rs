@@ -40,6 +40,7 @@ mod prune;
 mod public_address;
 mod reading;
 mod recovery;
+mod renewal;
 mod replicas;
 mod restore;
 mod retries;

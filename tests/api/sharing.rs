@@ -28,15 +28,16 @@ impl TestApp {
 
 async fn pay(app: &TestApp, link: &Value) {
     app.sandbox.pay(&link["paymentIntentId"]).await;
-    eventually("the link is paid", async || {
-        (app.link(&link["id"]).await["status"] == "Captured").then_some(())
+    eventually("the payment is confirmed", async || {
+        let link = app.link(&link["id"]).await;
+        (link["status"] == "Captured" && link["confirmed"] == true).then_some(())
     })
     .await;
 }
 
 #[tokio::test]
 async fn a_qr_code_leads_to_the_checkout_page_even_after_the_payment() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[("RUN_JOBS", "true")]).await;
     let link = app.created().await;
     let (read, width) = app.scanned(&link, "").await;
     assert_eq!(read, text(&link["url"]));
@@ -123,7 +124,7 @@ async fn a_text_asks_for_the_payment_and_is_addressed_to_the_customer() {
 
 #[tokio::test]
 async fn nothing_is_shared_once_nobody_can_pay() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(&[("RUN_JOBS", "true")]).await;
     let (paid, canceled) = (app.created().await, app.created().await);
     pay(&app, &paid).await;
     app.operate(&canceled, "cancel", &Value::Null)
