@@ -14,11 +14,9 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use super::{observe::FailureCause, problem::ForPeople, state::AppState};
+use super::{observe::FailureCause, page_policy::page_policy, problem::ForPeople, state::AppState};
 use crate::{
     config::Merchant,
     payment_link::{ShortCode, Unpayable},
@@ -169,13 +167,7 @@ fn redirect(url: &str) -> Response {
 }
 
 fn page(message: Message, merchant: &Merchant) -> Response {
-    static POLICY: LazyLock<String> = LazyLock::new(|| {
-        let style = STANDARD.encode(Sha256::digest(STYLE));
-        format!(
-            "default-src 'none'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; form-action 'none'; \
-             frame-ancestors 'none'"
-        )
-    });
+    static POLICY: LazyLock<String> = LazyLock::new(|| page_policy(STYLE));
     let Message {
         status,
         heading,

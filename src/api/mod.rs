@@ -17,6 +17,7 @@ mod observe;
 mod openapi;
 mod openapi_3_0;
 mod operations;
+mod page_policy;
 mod payment_links;
 mod performed_operation;
 mod problem;

@@ -23,7 +23,7 @@ use super::{
     state::AppState,
 };
 use crate::{
-    payment_link::{PaymentLink, Unpayable},
+    payment_link::{PaymentLink, PaymentLinkId, Unpayable},
     sharing::{invitation::Invitation, qr_code::Image},
 };
 
@@ -76,9 +76,7 @@ async fn qr_svg(
     LinkId { id }: LinkId,
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, Error> {
-    let width = width(query.as_deref())?;
-    let link = caller.find_link(&state, id).await?;
-    let svg = image(&link, width)?.svg();
+    let svg = image(&state, &caller, id, query.as_deref()).await?.svg();
     Ok(([(header::CONTENT_TYPE, "image/svg+xml")], svg))
 }
 
@@ -99,23 +97,25 @@ async fn qr_png(
     LinkId { id }: LinkId,
     RawQuery(query): RawQuery,
 ) -> Result<impl IntoResponse, Error> {
-    let width = width(query.as_deref())?;
-    let link = caller.find_link(&state, id).await?;
-    let png = image(&link, width)?.png().map_err(Error::NoImage)?;
+    let image = image(&state, &caller, id, query.as_deref()).await?;
+    let png = image.png().map_err(Error::NoImage)?;
     Ok(([(header::CONTENT_TYPE, "image/png")], png))
 }
 
-fn width(query: Option<&str>) -> Result<u16, Error> {
+/// The QR code of a link, as wide as the query says.
+async fn image(
+    state: &AppState,
+    caller: &Caller<LinksRead>,
+    id: PaymentLinkId,
+    query: Option<&str>,
+) -> Result<Image, Error> {
     let mut query = Query::new(query);
     let width = query.take("size", "50 to 2000", |text| {
         text.parse().ok().filter(|size| (50..=2000).contains(size))
     });
     query.finish()?;
-    Ok(width.unwrap_or(300))
-}
-
-fn image(link: &PaymentLink, width: u16) -> Result<Image, Error> {
-    Image::new(address(link)?, width).map_err(Error::NoImage)
+    let link = caller.find_link(state, id).await?;
+    Image::new(address(&link)?, width.unwrap_or(300)).map_err(Error::NoImage)
 }
 
 /// The address to give to the customer: the short one, if the link has one.

@@ -18,10 +18,8 @@ use axum::{
     response::{Html, IntoResponse, Redirect},
     routing::get,
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
-use sha2::{Digest, Sha256};
 
-use super::body::Document;
+use super::{body::Document, page_policy::page_policy};
 
 /// The routes of the pages about the API that this OpenAPI document describes.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>(document: Document) -> Router<S> {
@@ -46,13 +44,7 @@ fn page(rendered: askama::Result<String>) -> String {
 }
 
 fn response(page: &'static str) -> impl IntoResponse {
-    static POLICY: LazyLock<String> = LazyLock::new(|| {
-        let style = STANDARD.encode(Sha256::digest(text::STYLE));
-        format!(
-            "default-src 'none'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; form-action 'none'; \
-             frame-ancestors 'none'"
-        )
-    });
+    static POLICY: LazyLock<String> = LazyLock::new(|| page_policy(text::STYLE));
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY.as_str()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
