@@ -37,13 +37,14 @@ CREATE INDEX messages_due ON messages (account, due_at) WHERE due_at IS NOT NULL
 
 -- Reminders that are still to come. A row is removed with the transaction that records that the reminder was due.
 CREATE TABLE reminders (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     payment_link_id uuid NOT NULL REFERENCES payment_links (id),
     -- Its place in the list that the link was requested with, from 0.
     number smallint NOT NULL,
     account text NOT NULL,
     due_at timestamptz NOT NULL,
     leased_until timestamptz,
-    PRIMARY KEY (payment_link_id, number)
+    UNIQUE (payment_link_id, number)
 );
 
 CREATE INDEX reminders_due ON reminders (account, due_at);
