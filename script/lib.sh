@@ -7,6 +7,7 @@ CARGO_DENY_VERSION=0.20.2
 SQLX_CLI_VERSION=0.9.0
 SCHEMATHESIS_VERSION=4.32.5
 HYPOTHESIS_VERSION=6.170.15 # generates the requests that schemathesis sends
+AIOSMTPD_VERSION=1.4.6 # the mail server of the tests
 KUBERNETES_VALIDATE_VERSION=1.37.0 # contains the schemas of Kubernetes up to this version
 
 # Take the types of queries from `.sqlx/`, even if DATABASE_URL happens to be set.
@@ -165,6 +166,13 @@ need_kubernetes_validate() {
     local home=$PWD/target/kubernetes-validate-$KUBERNETES_VALIDATE_VERSION
     export KUBERNETES_VALIDATE=$home/bin/kubernetes-validate
     need_python_tool kubernetes-validate "$home" "kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
+}
+
+# Sets MAIL_SERVER_PYTHON, a Python that can run the mail server in tests/mail.
+need_mail_server() {
+    local home=$PWD/target/aiosmtpd-$AIOSMTPD_VERSION
+    export MAIL_SERVER_PYTHON=$home/bin/python
+    need_python_tool aiosmtpd "$home" "aiosmtpd==$AIOSMTPD_VERSION"
 }
 
 # Node 20.19 or newer, which the linters of the OpenAPI document need. Debian 12 has an older one.

@@ -13,6 +13,8 @@ pub enum Scope {
     LinksRead,
     /// Create links.
     LinksWrite,
+    /// Send links to customers.
+    LinksSend,
     /// Move money: capture, refund, reverse, cancel.
     PaymentsManage,
     /// Read the feed of events.
@@ -22,9 +24,10 @@ pub enum Scope {
 }
 
 impl Scope {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::LinksRead,
         Self::LinksWrite,
+        Self::LinksSend,
         Self::PaymentsManage,
         Self::EventsRead,
         Self::CallbacksManage,
@@ -35,6 +38,7 @@ impl Scope {
         match self {
             Self::LinksRead => "links:read",
             Self::LinksWrite => "links:write",
+            Self::LinksSend => "links:send",
             Self::PaymentsManage => "payments:manage",
             Self::EventsRead => "events:read",
             Self::CallbacksManage => "callbacks:manage",

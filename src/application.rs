@@ -25,6 +25,7 @@ use crate::{
     config::{ConfigError, ServeSettings},
     dojo::Accounts,
     jobs::{Callbacks, Follower, Heartbeat, Jobs, Pruning, RESTART_PAUSE, Sequencer, supervise},
+    mail::Mailer,
     payment_link::Environment,
     protocol::Context,
     store::{self, Diagnosis, PgPool, api_keys::Conflict},
@@ -83,12 +84,14 @@ impl Application {
         ));
         let bootstrap_key = error.keep(settings.bootstrap_api_key());
         let addresses = error.keep(settings.check_listen_addresses());
-        let (Some(accounts), Some(pool), Some(bootstrap_key), Some(())) =
-            (accounts, pool, bootstrap_key, addresses)
+        let mailer = error.keep(Mailer::from_settings(&settings.mail));
+        let (Some(accounts), Some(pool), Some(bootstrap_key), Some(()), Some(mailer)) =
+            (accounts, pool, bootstrap_key, addresses, mailer)
         else {
             return Err(error.into());
         };
 
+        let mailer = mailer.map(Arc::new);
         let environment = accounts.environment();
         telemetry::set_environment(environment.as_str());
         for account in accounts.iter() {
@@ -147,7 +150,13 @@ impl Application {
                     limits: settings.jobs.limits(),
                     wake: Arc::clone(&wake),
                 };
-                Jobs::new(context, settings.jobs.clone(), stop_jobs.clone()).spawn(&tasks);
+                Jobs::new(
+                    context,
+                    settings.jobs.clone(),
+                    mailer.clone(),
+                    stop_jobs.clone(),
+                )
+                .spawn(&tasks);
             }
             if let Some(older_than) = settings.jobs.prune_older_than {
                 Pruning::new(pool.clone(), older_than, stop_jobs.clone()).spawn(&tasks);
@@ -175,6 +184,7 @@ impl Application {
                 stop: stop_jobs.clone(),
                 feed_head,
                 callbacks,
+                sends_mail: mailer.is_some(),
             },
             metrics,
             settings,

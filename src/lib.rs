@@ -25,6 +25,7 @@
 //! | [`golive`] | the commands `check` and `webhooks` | axum, sqlx, [`api`] |
 //! | [`callbacks`] | events, signed and sent to an address: signature, permitted addresses, client | axum, SQL, other modules |
 //! | [`sharing`] | what a customer gets: QR codes and texts | modules other than [`payment_link`] |
+//! | [`mail`] | emails to customers: templates, and the dealings with a mail server | axum, SQL, Dojo |
 //! | [`telemetry`] | logs, metrics and traces | modules other than [`config`] and [`payment_link`] |
 //! | [`application`] | builds and runs the service from all of these | |
 //!
@@ -38,6 +39,7 @@ pub mod config;
 pub mod dojo;
 pub mod golive;
 pub mod jobs;
+pub mod mail;
 pub mod payment_link;
 pub mod protocol;
 mod retry_after;

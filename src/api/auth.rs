@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{error::Error, observe::Sender, scope::RequiredScope, state::AppState};
 use crate::{
-    api_key::ApiKey,
+    api_key::{ApiKey, Scope},
     payment_link::{PaymentLink, PaymentLinkId},
     store,
 };
@@ -26,6 +26,8 @@ pub(crate) struct Caller<S> {
     pub(crate) client: String,
     /// The accounts that the key is limited to, if it is limited.
     accounts: Option<Vec<String>>,
+    /// Whether the key also has the scope `links:send`.
+    may_send: bool,
     scope: PhantomData<S>,
 }
 
@@ -40,6 +42,15 @@ impl<S> Caller<S> {
     /// The accounts that the key is limited to, if it is limited.
     pub(crate) fn accounts(&self) -> Option<&[String]> {
         self.accounts.as_deref()
+    }
+
+    /// Checks that the key has the scope to send a link to its customer.
+    pub(crate) fn check_may_send(&self) -> Result<(), Error> {
+        if self.may_send {
+            Ok(())
+        } else {
+            Err(Error::Forbidden(Scope::LinksSend))
+        }
     }
 
     /// The link with this id, if the key has access to its account.
@@ -81,13 +92,15 @@ impl<S: RequiredScope> FromRequestParts<AppState> for Caller<S> {
             .rates
             .check(key.client_id)
             .map_err(Error::RateLimited)?;
-        if !key.scopes.iter().any(|scope| scope == S::SCOPE.as_str()) {
+        let has = |scope: Scope| key.scopes.iter().any(|name| name == scope.as_str());
+        if !has(S::SCOPE) {
             return Err(Error::Forbidden(S::SCOPE));
         }
         Ok(Self {
             client_id: key.client_id,
             client: key.client.clone(),
             accounts: key.accounts.clone(),
+            may_send: has(Scope::LinksSend),
             scope: PhantomData,
         })
     }

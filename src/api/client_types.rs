@@ -9,7 +9,7 @@ use super::problem_type::{PREFIX, ProblemType};
 use crate::payment_link::{feed::Happening, timeline::Kind};
 
 /// The schemas of responses whose members are always present. What has no value is `null`.
-const COMPLETE: [&str; 15] = [
+const COMPLETE: [&str; 17] = [
     "PaymentLink",
     "PerformedOperation",
     "Payment",
@@ -21,6 +21,8 @@ const COMPLETE: [&str; 15] = [
     "WebhookDetail",
     "ReconciledDetail",
     "MismatchDetail",
+    "ReminderDueDetail",
+    "Message",
     "CallbackEndpoint",
     "CallbackDelivery",
     "CallbackAttempt",
@@ -28,9 +30,10 @@ const COMPLETE: [&str; 15] = [
 ];
 
 /// The schemas of lists of these items, as `utoipa` names them.
-const PAGES: [(&str, &str); 4] = [
+const PAGES: [(&str, &str); 5] = [
     ("Page_PaymentLink", "PaymentLink"),
     ("Page_Operation", "Operation"),
+    ("Page_Message", "Message"),
     ("Page_Entry", "TimelineEntry"),
     ("Page_CallbackDelivery", "CallbackDelivery"),
 ];
@@ -41,6 +44,7 @@ pub(super) fn shape(document: &mut Value) {
     // What a request sends is absent from a response unless it was sent, with two exceptions.
     let mut sent = names(&schemas["Terms"]["properties"]);
     sent.retain(|name| name != "captureMode" && name != "expireAt");
+    sent.extend(["send", "reminders"].map(str::to_owned));
     for name in [
         "PaymentLink",
         "PerformedOperation",

@@ -36,6 +36,8 @@ pub(crate) enum Error {
     NoSuchLink,
     #[error("there is no such operation, or the API key has no access to its account")]
     NoSuchOperation,
+    #[error("the link has no such message")]
+    NoSuchMessage,
     #[error(
         "there is no such callback endpoint, or it gets events of accounts that the API key has no access to"
     )]
@@ -271,9 +273,11 @@ impl Error {
             log: false,
         };
         match self {
-            Self::NotFound | Self::NoSuchLink | Self::NoSuchOperation | Self::NoSuchEndpoint => {
-                of(Type::NotFound)
-            }
+            Self::NotFound
+            | Self::NoSuchLink
+            | Self::NoSuchOperation
+            | Self::NoSuchMessage
+            | Self::NoSuchEndpoint => of(Type::NotFound),
             Self::UrlTaken => of(Type::UrlTaken),
             Self::TooManyEndpoints => of(Type::TooManyEndpoints),
             // RFC 9110 requires a challenge with every 401. RFC 6750 defines the one for a token that lacks a scope.

@@ -27,6 +27,7 @@ use crate::{
 const LINK_ID: &str = "plink_01m81mqpmrf8384nj77tj0t0e4";
 const OPERATION_ID: &str = "op_01m81mzv2jf8x9qk4s7wd3h6rb";
 const INTENT_ID: &str = "pi_CggWPWfehUWgVNnDdsdLMQ";
+const MESSAGE_ID: &str = "msg_01m81mzv2jf8x9qk4s7wd3h6rb";
 const ENDPOINT_ID: &str = "cbe_01m81mzv2jf8x9qk4s7wd3h6rb";
 const REQUEST_ID: &str = "01a20e1c-d61f-7542-999a-274a6af083e1";
 
@@ -231,6 +232,38 @@ pub(super) fn share() -> Value {
         "sms": format!("sms:?body={body}"),
         "whatsapp": format!("https://wa.me/?text={body}"),
     })
+}
+
+/// A message that has just been saved.
+pub(super) fn message() -> Value {
+    json!({
+        "id": MESSAGE_ID,
+        "paymentLinkId": LINK_ID,
+        "channel": "email",
+        "purpose": "request",
+        "status": "Pending",
+        "failure": null,
+        "attempts": 0,
+        "to": "ann@example.com",
+        "locale": "en",
+        "note": "Thank you for your order.",
+        "createdBy": "orders",
+        "createdAt": "2026-11-22T12:50:07.112031Z",
+        "completedAt": null,
+    })
+}
+
+/// The same message, sent.
+pub(super) fn sent_message() -> Value {
+    with(
+        message(),
+        json!({"status": "Sent", "attempts": 1, "completedAt": "2026-11-22T12:50:07.390144Z"}),
+    )
+}
+
+/// The messages about a link.
+pub(super) fn messages() -> Value {
+    json!({"data": [sent_message()], "after": MESSAGE_ID, "hasMore": false})
 }
 
 /// A callback endpoint.

@@ -12,6 +12,7 @@ mod events;
 mod examples;
 mod idempotency;
 mod known_keys;
+mod messages;
 mod metadata_entry;
 mod observe;
 mod openapi;
@@ -60,6 +61,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .merge(payment_links::routes())
         .merge(operations::routes())
         .merge(sharing::routes())
+        .merge(messages::routes())
         .merge(events::routes())
         .merge(callback_endpoints::routes())
         .merge(webhooks::routes())
@@ -109,6 +111,7 @@ pub fn internal_router(state: AppState) -> Router {
     let (routes, _) = payment_links::routes()
         .merge(operations::routes())
         .merge(sharing::routes())
+        .merge(messages::routes())
         .merge(events::routes())
         .merge(callback_endpoints::routes())
         .merge(service::routes())

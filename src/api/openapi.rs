@@ -44,6 +44,7 @@ use crate::{
         (name = "Payment links", description = "Create payment links, and read their state and history."),
         (name = "Operations", description = "Capture, refund, reverse and cancel payments."),
         (name = "Sharing", description = "Give a link to a customer."),
+        (name = "Messages", description = "Send a link to a customer."),
         (name = "Events", description = "Learn of everything that happens to the links, in order."),
         (name = "Callbacks", description = "Be called when something happens. `docs/guide.md` shows receivers."),
         (name = "Webhooks", description = "Dojo sends its webhooks here."),
@@ -54,7 +55,8 @@ use crate::{
         Problem, PerformedOperation, MetadataEntry, Sort,
         timeline::CreatedDetail<'_>, timeline::ResponseLostDetail<'_>, timeline::WebhookDetail<'_>,
         timeline::ReconciledDetail, timeline::Change, timeline::ConflictDetail<'_>, timeline::MismatchDetail<'_>,
-        timeline::SurplusDetail<'_>, timeline::OperationDetail, timeline::RenewalDetail, PingEvent,
+        timeline::SurplusDetail<'_>, timeline::OperationDetail, timeline::RenewalDetail,
+        timeline::MessageDetail<'_>, timeline::ReminderDueDetail<'_>, PingEvent,
     )),
     modifiers(&ApiKeyScheme),
     security(("apiKey" = [])),
@@ -108,7 +110,7 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
     name_scopes(&mut document);
     // Not part of OpenAPI, but many renderers know it.
     document["x-tagGroups"] = json!([
-        {"name": "For callers", "tags": ["Payment links", "Operations", "Sharing", "Events", "Callbacks"]},
+        {"name": "For callers", "tags": ["Payment links", "Operations", "Sharing", "Messages", "Events", "Callbacks"]},
         {"name": "For Dojo and for operators", "tags": ["Webhooks", "Service"]},
     ]);
     document

@@ -24,6 +24,7 @@ use super::{
     error::Error,
     examples,
     idempotency::{IDEMPOTENT_REPLAYED, OptionalKey, RequiredKey},
+    messages::mail_fault,
     metadata_entry::MetadataEntry,
     observe::RequestId,
     problem::{Problem, Subject},
@@ -65,6 +66,8 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// Send an `Idempotency-Key`, and use a new one for each link you need. If you get no response, a 429, any 5xx, or a 409 with
 /// `Retry-After`, send the same request again with the same key: however often you send it, only one link is created. A
 /// repeated request gets the link as it is now. Keys are kept forever.
+///
+/// With `send`, the link is sent to the customer by email as soon as it can be paid, which requires the scope `links:send` as well.
 #[utoipa::path(
     post, path = "/v1/payment-links", operation_id = "createPaymentLink", tag = "Payment links",
     params(OptionalKey, PreferWait),
@@ -85,8 +88,12 @@ async fn create(request: WriteRequest<LinksWrite>) -> Result<Response, Error> {
     let (new, faults): (NewPaymentLink, _) = request.parse(Key::Optional, |body| {
         let mut faults = broken_rules(body, OffsetDateTime::now_utc());
         faults.extend(account_fault(&request.state, &request.caller, body));
+        faults.extend(sending_fault(&request.state, body));
         faults
     })?;
+    if new.send.is_some() {
+        request.caller.check_may_send()?;
+    }
     let key = request.idempotency_key(PATH, &new);
     let WriteRequest {
         state,
@@ -157,6 +164,12 @@ async fn finish(
         outcome = creation::await_outcome(&state.pool, outcome, limit).await?;
     }
     respond(state, outcome).map(|response| applied(response, prefer_wait))
+}
+
+/// What is wrong with a request to send the link, if no emails can be sent.
+fn sending_fault(state: &AppState, body: &Value) -> Option<Fault> {
+    let is_requested = body.get("send").is_some_and(|send| !send.is_null());
+    is_requested.then(|| mail_fault(state, "/send")).flatten()
 }
 
 /// What is wrong with the account of a request, which is `default` if the request names none.
@@ -516,7 +529,8 @@ async fn refresh(
 /// that nobody can pay the old link any more. A link that can still be paid must be canceled first. However many requests
 /// there are, only one link takes its place.
 ///
-/// The terms are those of the old link as it is now, without `customer.secret`, which is not stored.
+/// The terms are those of the old link as it is now, without `customer.secret`, which is not stored. The new link is sent, and
+/// its customer reminded, only if this request says so.
 ///
 /// If you get no response, a 429, any 5xx, or a 409 with `Retry-After`, send the same request again with the same
 /// `Idempotency-Key`.
@@ -539,8 +553,13 @@ async fn refresh(
 )]
 async fn renew(request: WriteRequest<LinksWrite, LinkId>) -> Result<Response, Error> {
     let (renewal, faults): (Renewal, _) = request.parse_optional(Key::Required, |body| {
-        broken_rules(body, OffsetDateTime::now_utc())
+        let mut faults = broken_rules(body, OffsetDateTime::now_utc());
+        faults.extend(sending_fault(&request.state, body));
+        faults
     })?;
+    if renewal.send.is_some() {
+        request.caller.check_may_send()?;
+    }
     let id = request.path.id;
     let key = request.idempotency_key(&format!("{PATH}/{id}/renew"), &renewal);
     let WriteRequest {

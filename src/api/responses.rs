@@ -52,6 +52,12 @@ pub(super) struct NoSuchLink(Problem);
 #[expect(dead_code, reason = "describes the response that `Error` creates")]
 pub(super) struct NoSuchOperation(Problem);
 
+/// There is no such payment link or message.
+#[derive(IntoResponses)]
+#[response(status = 404, content_type = "application/problem+json", examples(("not-found" = ())))]
+#[expect(dead_code, reason = "describes the response that `Error` creates")]
+pub(super) struct NoSuchMessage(Problem);
+
 /// The query is invalid. `errors` lists everything that is wrong.
 #[derive(IntoResponses)]
 #[response(status = 422, content_type = "application/problem+json", examples(("invalid-request" = ())))]

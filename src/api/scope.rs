@@ -22,6 +22,13 @@ impl RequiredScope for LinksWrite {
 }
 
 #[derive(Debug, Clone)]
+pub(crate) struct LinksSend;
+
+impl RequiredScope for LinksSend {
+    const SCOPE: Scope = Scope::LinksSend;
+}
+
+#[derive(Debug, Clone)]
 pub(crate) struct EventsRead;
 
 impl RequiredScope for EventsRead {

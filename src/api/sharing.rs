@@ -118,12 +118,9 @@ async fn image(
     Image::new(address(&link)?, width.unwrap_or(300)).map_err(Error::NoImage)
 }
 
-/// The address to give to the customer: the short one, if the link has one.
+/// The address to give to the customer.
 fn address(link: &PaymentLink) -> Result<&str, Error> {
-    let address = link.short_url.as_ref().or(link.url.as_ref());
-    // A link that was never created has no address, and one that was renewed has none to give away any more.
-    let address = address.filter(|_| link.url.is_some() && link.replaced_by.is_none());
-    address.map(String::as_str).ok_or_else(|| {
+    link.customer_url().ok_or_else(|| {
         let now = OffsetDateTime::now_utc();
         Error::NotPayable(link.unpayable(now).unwrap_or(Unpayable::Pending))
     })

@@ -41,6 +41,8 @@ pub struct Background {
     pub feed_head: watch::Receiver<i64>,
     /// Sends callbacks.
     pub callbacks: Arc<LazyClient>,
+    /// Whether emails can be sent.
+    pub sends_mail: bool,
 }
 
 /// What the handlers share.
@@ -60,6 +62,8 @@ pub struct Shared {
     pub(super) stop: CancellationToken,
     pub(super) feed_head: watch::Receiver<i64>,
     pub(super) callbacks: Arc<LazyClient>,
+    /// Whether emails can be sent.
+    pub(super) sends_mail: bool,
     /// Stores webhooks.
     pub(super) intake: Intake,
     pub limits: RecoveryLimits,
@@ -108,6 +112,7 @@ impl AppState {
             stop,
             feed_head,
             callbacks,
+            sends_mail,
         } = background;
         Self(Arc::new(Shared {
             probes: pool.reserved(""),
@@ -120,6 +125,7 @@ impl AppState {
             stop,
             feed_head,
             callbacks,
+            sends_mail,
             limits: settings.jobs.limits(),
             request_timeout: settings.request_timeout,
             calls: Arc::new(Semaphore::new(settings.max_creations.into())),
@@ -134,6 +140,11 @@ impl AppState {
             schemas: RequestSchemas::of(document),
             document,
         }))
+    }
+
+    /// Tells the background jobs that something has just become due.
+    pub(crate) fn wake_jobs(&self) {
+        self.wake.notify_waiters();
     }
 
     /// The account with this name. The request's log lines carry it from here on.

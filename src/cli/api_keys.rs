@@ -33,8 +33,8 @@ enum Command {
         /// The client's name, recorded with every action.
         #[arg(long)]
         name: String,
-        /// What the key permits, separated by commas: links:read, links:write, payments:manage, events:read,
-        /// callbacks:manage.
+        /// What the key permits, separated by commas: links:read, links:write, links:send, payments:manage,
+        /// events:read, callbacks:manage.
         #[arg(long, value_delimiter = ',', required = true, value_parser = scope)]
         scopes: Vec<Scope>,
         /// The names of the accounts that the key may use, separated by commas. Default: all accounts, including future

@@ -6,12 +6,15 @@
 
 use std::path::Path;
 
+use lettre::message::Mailbox;
 use secrecy::{ExposeSecret, SecretString};
 use toml::{Table, Value};
 use url::Url;
 
 use super::{
     ConfigError,
+    error::Expected,
+    mail::{color, mailbox},
     value::{account_name, secrets, web_url},
 };
 use crate::payment_link::Environment;
@@ -65,6 +68,12 @@ pub struct Merchant {
     pub name: Option<String>,
     /// Whom customers can ask: an email address, a phone number or a sentence.
     pub contact: Option<String>,
+    /// The sender of emails. `None`: that of the service.
+    pub mail_from: Option<Mailbox>,
+    /// Where replies to emails go. `None`: where the service says.
+    pub mail_reply_to: Option<Mailbox>,
+    /// The color of the button in emails, such as `#1f5fbf`. `None`: that of the service.
+    pub brand_color: Option<String>,
 }
 
 /// What applies to accounts that don't set their own.
@@ -223,11 +232,7 @@ impl Entry<'_> {
             );
         }
         let webhook_secrets = self.webhook_secrets();
-        let own = self.text("checkout_url").and_then(|text| {
-            web_url(&text)
-                .map_err(|expected| self.fault("checkout_url", &expected.to_string()))
-                .ok()
-        });
+        let own = self.parsed("checkout_url", web_url);
         let merchant = Merchant {
             name: self
                 .text("merchant_name")
@@ -235,6 +240,9 @@ impl Entry<'_> {
             contact: self
                 .text("merchant_contact")
                 .or_else(|| defaults.merchant.contact.clone()),
+            mail_from: self.parsed("mail_from", mailbox),
+            mail_reply_to: self.parsed("mail_reply_to", mailbox),
+            brand_color: self.parsed("brand_color", color),
         };
         for field in std::mem::take(&mut self.fields).keys() {
             self.fault(&format!("{field:?}"), "is not a field of an account");
@@ -337,6 +345,18 @@ impl Entry<'_> {
         }
     }
 
+    /// A field's value.
+    fn parsed<T>(
+        &mut self,
+        field: &str,
+        parse: impl FnOnce(&str) -> Result<T, Expected>,
+    ) -> Option<T> {
+        let text = self.text(field)?;
+        parse(&text)
+            .map_err(|expected| self.fault(field, &expected.to_string()))
+            .ok()
+    }
+
     /// A field's trimmed text.
     fn text(&mut self, field: &str) -> Option<String> {
         let value = self.fields.remove(field)?;
@@ -370,6 +390,8 @@ mod tests {
         api_key = "sk_sandbox_hush4"
         checkout_url = "https://pay.example/checkout"
         merchant_contact = "york@example.com"
+        mail_from = "York <york@example.com>"
+        brand_color = "\u0023AA0000"
     "#;
 
     fn read(text: &str) -> Result<Vec<AccountSettings>, Vec<String>> {
@@ -384,7 +406,7 @@ mod tests {
             checkout_url: &Url::parse("https://pay.dojo.tech/checkout").unwrap(),
             merchant: &Merchant {
                 name: Some("Theatre".to_owned()),
-                contact: None,
+                ..Merchant::default()
             },
         };
         parse(text, Path::new("/nowhere"), defaults, default)

@@ -28,8 +28,8 @@ pub struct DojoSettings {
     dojo_api_key_file: Option<PathBuf>,
 
     /// A TOML file that configures more Dojo accounts. Each has a table `[accounts.NAME]` with `environment`, `api_key` or
-    /// `api_key_file`, `webhook_secrets` or `webhook_secrets_file`, and optionally `checkout_url`, `merchant_name` and
-    /// `merchant_contact`.
+    /// `api_key_file`, `webhook_secrets` or `webhook_secrets_file`, and optionally `checkout_url`, `merchant_name`,
+    /// `merchant_contact`, `mail_from`, `mail_reply_to` and `brand_color`.
     #[arg(long, env = "DOJO_ACCOUNTS_FILE", value_name = "FILE", value_parser = path())]
     dojo_accounts_file: Option<PathBuf>,
 
@@ -56,7 +56,7 @@ pub struct DojoSettings {
           default_value = "https://pay.dojo.tech/checkout", value_name = "URL", value_parser = web_url)]
     pub checkout_url: Url,
 
-    /// The merchant's name, as customers know it. It is shown on the pages at short addresses. An account in
+    /// The merchant's name, as customers know it. It is shown in emails and on the pages at short addresses. An account in
     /// `DOJO_ACCOUNTS_FILE` may override it.
     #[arg(
         long,
@@ -67,8 +67,8 @@ pub struct DojoSettings {
     )]
     merchant_name: String,
 
-    /// Whom customers can ask: an email address, a phone number or a sentence. It is shown on the pages at short addresses. An
-    /// account in `DOJO_ACCOUNTS_FILE` may override it.
+    /// Whom customers can ask: an email address, a phone number or a sentence. It is shown in emails and on the pages at short
+    /// addresses. An account in `DOJO_ACCOUNTS_FILE` may override it.
     #[arg(
         long,
         env = "MERCHANT_CONTACT",
@@ -228,6 +228,7 @@ impl DojoSettings {
         Merchant {
             name: text(&self.merchant_name),
             contact: text(&self.merchant_contact),
+            ..Merchant::default()
         }
     }
 

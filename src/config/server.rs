@@ -4,7 +4,8 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    CallbackSettings, ConfigError, DatabaseSettings, DojoSettings, JobSettings, TraceSettings,
+    CallbackSettings, ConfigError, DatabaseSettings, DojoSettings, JobSettings, MailSettings,
+    TraceSettings,
     value::{base_url, duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
@@ -91,6 +92,9 @@ pub struct ServeSettings {
 
     #[command(flatten)]
     pub callbacks: CallbackSettings,
+
+    #[command(flatten)]
+    pub mail: MailSettings,
 
     #[command(flatten)]
     pub traces: TraceSettings,

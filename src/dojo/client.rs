@@ -446,7 +446,9 @@ impl Client {
         let fields = body
             .as_object_mut()
             .expect("a struct serialises to an object");
-        fields.remove("account");
+        for ours in ["account", "send", "reminders"] {
+            fields.remove(ours);
+        }
         let metadata = fields.entry("metadata").or_insert_with(|| json!({}));
         metadata[NewPaymentLink::ID_METADATA_KEY] = json!(create.link_id.to_string());
         if let Some(source) = &self.payment_source {

@@ -35,14 +35,15 @@ impl BacklogMetrics {
             let found = async {
                 let links = store::reconciliation::backlog(pool, &account.name).await?;
                 let operations = store::operation_recovery::backlog(pool, &account.name).await?;
+                let messages = store::messages::backlog(pool, &account.name).await?;
                 let recent = if is_due {
                     Some(store::links::recent(pool, &account.name).await?)
                 } else {
                     None
                 };
-                Ok((links, operations, recent))
+                Ok((links, operations, messages, recent))
             };
-            if let Ok((links, operations, recent)) = self.progress.queried(found.await) {
+            if let Ok((links, operations, messages, recent)) = self.progress.queried(found.await) {
                 let account = || account.name.clone();
                 for (state, count) in [("unsettled", links.unsettled), ("due", links.due)] {
                     metrics::gauge!("backlog_links", "account" => account(), "state" => state)
@@ -53,6 +54,10 @@ impl BacklogMetrics {
                     .set(as_gauge(operations.operations));
                 metrics::gauge!("backlog_operations_lag_seconds", "account" => account())
                     .set(operations.lag);
+                metrics::gauge!("backlog_messages", "account" => account())
+                    .set(as_gauge(messages.messages));
+                metrics::gauge!("backlog_messages_lag_seconds", "account" => account())
+                    .set(messages.lag);
                 if let Some(recent) = recent {
                     counted_at = Some(Instant::now());
                     for status in Status::ALL {

@@ -1,4 +1,5 @@
-//! The background jobs: creation recovery, operation recovery, reconciliation, orphaned intents, the feed, callbacks and pruning.
+//! The background jobs: creation recovery, operation recovery, reconciliation, orphaned intents, messages, reminders, the feed,
+//! callbacks and pruning.
 //!
 //! Each job claims the rows that are due in Postgres (`FOR UPDATE SKIP LOCKED`, under a lease). So any number of replicas
 //! share the work without a leader, and the work of a dead replica is claimed again when its leases expire. Doing the same
@@ -9,6 +10,7 @@ mod callbacks;
 mod creation_recovery;
 mod feed;
 mod job;
+mod messages;
 mod operation_recovery;
 mod orphaned_intents;
 mod progress;
@@ -60,6 +62,14 @@ impl Jobs {
             few,
         );
         self.start(tasks, orphaned_intents::OrphanedIntents(self.clone()), few);
+        self.start(tasks, messages::Reminders(self.clone()), few);
+        if let Some(mailer) = &self.mailer {
+            let job = messages::Messages {
+                jobs: self.clone(),
+                mailer: Arc::clone(mailer),
+            };
+            self.start(tasks, job, few);
+        }
         let backlog = Arc::new(backlog::BacklogMetrics::new(self.clone()));
         self.keep_running(
             tasks,
@@ -101,7 +111,10 @@ impl Jobs {
         run: impl Fn() -> F + Send + 'static,
     ) {
         // The longest step is the work on one item, which ends with its lease. The rest is for the database.
-        let limit = self.context.account.client.operation_lease() * 2 + Duration::from_mins(1);
+        let mail = self.mailer.as_ref().map(|mailer| mailer.time_limit());
+        let limit = self.context.account.client.operation_lease() * 2
+            + mail.unwrap_or_default()
+            + Duration::from_mins(1);
         let stop = self.stop.clone();
         let span = info_span!("job", account = self.context.account.name);
         let supervised = async move {

@@ -8,6 +8,7 @@ use super::{progress::Progress, throttle::Throttle};
 use crate::{
     config::JobSettings,
     dojo,
+    mail::Mailer,
     payment_link::PaymentLinkId,
     protocol::{self, Context},
     store::{self, leases::Lease},
@@ -19,6 +20,8 @@ pub struct Jobs {
     pub(super) context: Context,
     pub(super) settings: JobSettings,
     pub(super) throttle: Arc<Throttle>,
+    /// `None` if no emails can be sent.
+    pub(super) mailer: Option<Arc<Mailer>>,
     pub(super) stop: CancellationToken,
 }
 
@@ -26,7 +29,12 @@ impl Jobs {
     /// The jobs for this account. Each account has a throttle of its own, so that an account whose key Dojo rejects doesn't
     /// hold up the others.
     #[must_use]
-    pub fn new(context: Context, settings: JobSettings, stop: CancellationToken) -> Self {
+    pub fn new(
+        context: Context,
+        settings: JobSettings,
+        mailer: Option<Arc<Mailer>>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             throttle: Arc::new(Throttle::new(
                 settings.background_rate,
@@ -34,6 +42,7 @@ impl Jobs {
             )),
             context,
             settings,
+            mailer,
             stop,
         }
     }

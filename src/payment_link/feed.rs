@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::{
     Attempt, EventId, Failure, Metadata, Money, PaymentLink, PaymentLinkId, Status,
-    timeline::{Entry, Kind, OperationDetail, ReconciledDetail},
+    timeline::{Entry, Kind, OperationDetail, ReconciledDetail, ReminderDueDetail},
 };
 
 /// Something that happened to a payment link.
@@ -113,6 +113,12 @@ happenings! {
         #[schema(value_type = Option<Object>)]
         detail: Option<Value>,
     } = "payment_link.attention_required",
+    /// The customer was to be reminded, and Dojo has just confirmed that nobody has paid the link. Subscribe to this to send
+    /// reminders of your own, for example by text message.
+    ReminderDue {
+        #[schema(value_type = ReminderDueDetail<'_>)]
+        reminder: Value,
+    } = "payment_link.reminder_due",
     /// Dojo performed an operation that was requested through this service.
     OperationSucceeded {
         #[schema(value_type = OperationDetail)]
@@ -169,7 +175,8 @@ impl Kind {
             | Self::SurplusPaid
             | Self::OperationSucceeded
             | Self::OperationFailed
-            | Self::OperationUnconfirmed => true,
+            | Self::OperationUnconfirmed
+            | Self::ReminderDue => true,
             Self::Requested
             | Self::ResponseLost
             // It moves the status at once, but only Dojo's response confirms that.
@@ -181,7 +188,13 @@ impl Kind {
             | Self::OperationRequested
             | Self::OperationResponseLost
             // The new link has events of its own.
-            | Self::RenewalRequested => false,
+            | Self::RenewalRequested
+            // Only the reader of a link's timeline needs them.
+            | Self::MessageRequested
+            | Self::MessageSent
+            | Self::MessageFailed
+            | Self::MessageCanceled
+            | Self::MessageUnknown => false,
         }
     }
 }
@@ -227,6 +240,9 @@ impl Change<'_> {
                 },
                 self.attention(AttentionReason::OperationUnconfirmed),
             ],
+            Kind::ReminderDue => vec![Happening::ReminderDue {
+                reminder: self.detail(),
+            }],
             _ => Vec::new(),
         };
         let event = |happening| Event {

@@ -23,6 +23,17 @@ impl StaticType for OperationPrefix {
 /// An operation's id: a TypeID like a link's, `op_` and 26 characters.
 pub type OperationId = TypeSafeId<OperationPrefix>;
 
+/// Only names the prefix of a message's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct MessagePrefix;
+
+impl StaticType for MessagePrefix {
+    const TYPE: &'static str = "msg";
+}
+
+/// A message's id: a TypeID like a link's, `msg_` and 26 characters.
+pub type MessageId = TypeSafeId<MessagePrefix>;
+
 /// Only names the prefix of an event's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct EventPrefix;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::{Currency, Fault, Money, PaymentLinkId, Status, Terms};
+use super::{Currency, Fault, Money, PaymentLinkId, Reminder, SendByEmail, Status, Terms};
 
 /// A payment link.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -76,6 +76,12 @@ pub struct PaymentLink {
     /// When the link expires, if nobody has paid it. `null` if Dojo hasn't reported it and the request didn't say.
     #[serde(default, with = "super::optional_timestamp")]
     pub expire_at: Option<OffsetDateTime>,
+    /// The email that the link was requested with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send: Option<SendByEmail>,
+    /// The reminders that the link was requested with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reminders: Option<Vec<Reminder>>,
     /// All other parameters of the request. `expireAt` is above.
     #[serde(flatten)]
     pub terms: Terms,

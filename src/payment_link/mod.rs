@@ -8,6 +8,7 @@ mod fault;
 pub mod feed;
 mod id;
 mod link;
+pub mod message;
 mod money;
 pub mod operation;
 pub(crate) mod optional_timestamp;
@@ -26,11 +27,12 @@ pub(crate) mod timestamp;
 mod unpayable;
 
 pub use fault::Fault;
-pub use id::{EventId, OperationId, PaymentLinkId};
+pub use id::{EventId, MessageId, OperationId, PaymentLinkId};
 pub use link::{
     Attempt, Capture, Environment, Failure, FailureKind, LinkCapture, Payment, PaymentLink,
     Progress, ReportedAmount,
 };
+pub use message::{Channel, Message, MessageStatus, NewMessage, Purpose, Reminder, SendByEmail};
 pub use money::{Currency, Money};
 pub use renewal::{NotRenewable, Renewal};
 pub use settlement::{RecoveryLimits, SettlementWindow};

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::{NewPaymentLink, PaymentLink, PaymentLinkId, Status, Terms};
+use super::{NewPaymentLink, PaymentLink, PaymentLinkId, Reminder, SendByEmail, Status, Terms};
 
 /// What is new about the link that takes the place of another.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Renewal {
     /// When the new link expires, if nobody pays it. Must be in the future. Default: 30 days after its creation.
@@ -18,6 +18,15 @@ pub struct Renewal {
     )]
     #[schema(nullable = false)]
     pub expire_at: Option<OffsetDateTime>,
+    /// As in a request for a new link. The old link's `send` doesn't count, so that no customer gets an email that nobody
+    /// asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub send: Option<SendByEmail>,
+    /// As in a request for a new link. The old link's reminders don't count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 10, nullable = false)]
+    pub reminders: Option<Vec<Reminder>>,
 }
 
 /// Why a link can't be renewed.
@@ -69,6 +78,8 @@ impl PaymentLink {
             account: self.account.clone(),
             amount: self.amount,
             tips_amount: self.tips_amount,
+            send: renewal.send.clone(),
+            reminders: renewal.reminders.clone(),
             terms: Terms {
                 expire_at: renewal.expire_at,
                 ..self.terms.clone()

@@ -11,7 +11,7 @@ use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use utoipa::ToSchema;
 
-use super::{Fault, Money, parse_time};
+use super::{Fault, Money, Reminder, SendByEmail, message::broken_sending_rules, parse_time};
 
 /// A payment link to be created.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -31,6 +31,15 @@ pub struct NewPaymentLink {
     /// The tip, on top of `amount`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tips_amount: Option<Money>,
+    /// Sends the link to the customer by email as soon as it can be paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub send: Option<SendByEmail>,
+    /// When to remind the customer, if nobody has paid the link by then. Each reminder is an event in the feed, and, if there
+    /// is a `send`, an email. Dojo is asked first, so that nobody is reminded of something they have paid. At most 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 10, nullable = false, example = json!([{"after": "P3D"}, {"beforeExpiry": "P1D"}]))]
+    pub reminders: Option<Vec<Reminder>>,
     /// All other parameters.
     #[serde(flatten)]
     pub terms: Terms,
@@ -551,6 +560,7 @@ pub fn broken_rules(body: &Value, now: OffsetDateTime) -> Vec<Fault> {
             fault(&pointer, "must be the currency of amount");
         }
     }
+    faults.extend(broken_sending_rules(body, now));
     faults
 }
 
@@ -693,6 +703,7 @@ mod tests {
         let new: NewPaymentLink = serde_json::from_value(json!({
             "amount": {"value": 1, "currencyCode": "GBP"}, "reference": "Ann",
             "customer": {"emailAddress": "ann@example.com"}, "requestSecurity": {"ipAddress": "192.0.2.1"},
+            "send": {"email": "ann@example.com", "note": "Dear Ann"},
         }))
         .unwrap();
         let shown = format!("{new:?}");

@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 
 use super::{
-    Failure, Money, OperationId, PaymentLinkId, ReportedAmount, Status, operation::ActionKind,
+    Channel, Failure, MessageId, Money, OperationId, PaymentLinkId, Purpose, ReportedAmount,
+    Status, operation::ActionKind,
 };
 
 /// One entry of a link's timeline.
@@ -113,6 +114,19 @@ kinds! {
     OperationUnconfirmed = "operationUnconfirmed",
     /// A link was requested that takes this one's place. `detail.paymentLinkId` is its id.
     RenewalRequested = "renewalRequested",
+    /// A message to the customer was requested.
+    MessageRequested = "messageRequested",
+    /// The mail server has accepted a message.
+    MessageSent = "messageSent",
+    /// The mail server has refused a message, or could not be reached in time. `detail.reason` says why.
+    MessageFailed = "messageFailed",
+    /// A message was not sent, because the link could no longer be paid. `detail.reason` says why.
+    MessageCanceled = "messageCanceled",
+    /// The mail server's response was lost, so it is not known whether it has accepted a message. The message is not sent again
+    /// automatically.
+    MessageUnknown = "messageUnknown",
+    /// The customer was to be reminded, and Dojo has just confirmed that nobody has paid the link.
+    ReminderDue = "reminderDue",
 }
 
 impl Kind {
@@ -206,6 +220,34 @@ pub struct RenewalDetail {
     pub payment_link_id: PaymentLinkId,
 }
 
+/// The detail of an entry about a message. It never contains an address.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MessageDetail<'a> {
+    #[schema(value_type = String)]
+    pub message_id: MessageId,
+    pub channel: Channel,
+    pub purpose: Purpose,
+    /// Why the message was not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+}
+
+/// The detail of an entry of the type `reminderDue`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReminderDueDetail<'a> {
+    /// As in the request for the link.
+    pub after: Option<&'a str>,
+    /// As in the request for the link.
+    pub before_expiry: Option<&'a str>,
+    /// Where the customer pays: the link's `shortUrl`, or its `url` if it has none.
+    pub url: &'a str,
+    /// The email that this service sends. Without it, the reminder is only an event.
+    #[schema(value_type = Option<String>)]
+    pub message_id: Option<MessageId>,
+}
+
 /// The detail of an entry about an operation.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -247,6 +289,12 @@ impl Kind {
             | Self::OperationResponseLost
             | Self::OperationUnconfirmed => OperationDetail::name(),
             Self::RenewalRequested => RenewalDetail::name(),
+            Self::MessageRequested
+            | Self::MessageSent
+            | Self::MessageFailed
+            | Self::MessageCanceled
+            | Self::MessageUnknown => MessageDetail::name(),
+            Self::ReminderDue => ReminderDueDetail::name(),
         })
     }
 }
@@ -278,16 +326,22 @@ pub enum Cause {
     Reconciliation,
     /// A person who checked in Dojo's portal and settled an operation by command.
     Operator,
+    /// A time that the request for the link had set.
+    Schedule,
+    /// The delivery of a message, or an attempt at it.
+    Delivery,
 }
 
 impl Cause {
     /// The names of all causes.
-    pub const NAMES: [&str; 5] = [
+    pub const NAMES: [&str; 7] = [
         "request",
         "webhook",
         "recovery",
         "reconciliation",
         "operator",
+        "schedule",
+        "delivery",
     ];
 
     /// Its name in JSON and in metrics.
@@ -299,6 +353,8 @@ impl Cause {
             Self::Recovery => "recovery",
             Self::Reconciliation => "reconciliation",
             Self::Operator => "operator",
+            Self::Schedule => "schedule",
+            Self::Delivery => "delivery",
         }
     }
 }
@@ -322,6 +378,8 @@ mod tests {
             Cause::Recovery,
             Cause::Reconciliation,
             Cause::Operator,
+            Cause::Schedule,
+            Cause::Delivery,
         ];
         assert_eq!(causes.each_ref().map(Cause::name), Cause::NAMES);
         for cause in causes {

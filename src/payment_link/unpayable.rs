@@ -44,6 +44,14 @@ impl Unpayable {
 }
 
 impl PaymentLink {
+    /// The address to give to the customer: the short one, if the link has one. `None` for a link that was never created, and for
+    /// one that was renewed, whose successor has the address now.
+    #[must_use]
+    pub fn customer_url(&self) -> Option<&str> {
+        let address = self.short_url.as_deref().or(self.url.as_deref());
+        address.filter(|_| self.url.is_some() && self.replaced_by.is_none())
+    }
+
     /// Why a customer can't pay the link now. `None` if it can be paid.
     ///
     /// Whatever only a webhook or the clock of this service says is unconfirmed: somebody may have paid the link in the last

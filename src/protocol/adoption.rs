@@ -44,8 +44,8 @@ pub(super) async fn adopt_intent(
             metrics::counter!("intents_of_other_links_total").increment(1);
         }
     })?;
-    if adopted.has_early_webhooks {
-        // They made the link due before it could be claimed.
+    if adopted.has_early_webhooks || adopted.link.send.is_some() {
+        // They made the link due before it could be claimed, or there is an email to send.
         context.wake.notify_waiters();
     }
     if adopted.surplus {

@@ -6,10 +6,12 @@ pub mod creation;
 pub mod creation_recovery;
 pub mod intake;
 pub mod intent_search;
+pub mod messages;
 pub mod operation_recovery;
 pub mod operations;
 pub mod orphaned_intents;
 pub mod reconciliation;
+pub mod reminders;
 pub mod renewal;
 pub mod webhooks;
 

@@ -99,7 +99,8 @@ fn global_number(number: &str) -> Option<String> {
 }
 
 /// An amount as customers write it: `£24.50`.
-fn price(amount: Money) -> String {
+#[must_use]
+pub fn price(amount: Money) -> String {
     let symbol = match amount.currency_code {
         Currency::Gbp => '£',
         Currency::Eur => '€',

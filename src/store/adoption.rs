@@ -8,6 +8,7 @@ use std::iter;
 use serde::Serialize;
 use serde_json::Value;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::{
     Error, PgPool, PgTransaction,
@@ -20,7 +21,8 @@ use super::{
 use crate::{
     dojo::PaymentIntent,
     payment_link::{
-        Attempt, Capture, Payment, PaymentLink, PaymentLinkId, ReportedAmount, Status, Verdict,
+        Attempt, Capture, MessageId, Payment, PaymentLink, PaymentLinkId, ReportedAmount, Status,
+        Verdict,
         timeline::{Cause, CreatedDetail, Kind, MismatchDetail, WebhookDetail},
     },
 };
@@ -59,6 +61,8 @@ struct Columns<'a> {
     next_read: u32,
     /// How often the link's status changes.
     changes: u32,
+    /// The id of the email to the customer, if the link was requested with one.
+    message_id: Uuid,
 }
 
 /// Gives a pending link the intent that Dojo created for it, and applies the webhooks about that intent that arrived
@@ -129,15 +133,34 @@ macro_rules! adopt {
                  FROM jsonb_to_record($3::jsonb) AS new (
                      payment_intent_id text, url text, status text, dojo_status text, unsettled_status text,
                      dojo_updated_at timestamptz, amount jsonb, total jsonb, refunded_amount bigint, captures jsonb,
-                     payment jsonb, attempts jsonb, expire_at timestamptz, next_read integer, changes integer
+                     payment jsonb, attempts jsonb, expire_at timestamptz, next_read integer, changes integer,
+                     message_id uuid
                  )
                  WHERE link.id = $2 AND link.status = 'Pending' "
                 + $condition
                 + "
-                 RETURNING link.id, link.account, link.payment_intent_id
+                 RETURNING link.id, link.account, link.payment_intent_id, link.request, link.created_by,
+                           link.created_at, link.expire_at, new.message_id
              ), owned AS ("
                 + $owned
-                + "), changed AS (SELECT id AS link_id FROM adopted)" => "SELECT id FROM adopted",
+                + "), reminded AS (
+                 INSERT INTO reminders (payment_link_id, number, account, due_at)
+                 SELECT adopted.id, listed.number - 1, adopted.account, listed.due_at
+                 FROM adopted CROSS JOIN LATERAL (
+                     -- Postgres reads ISO 8601 durations.
+                     SELECT number, coalesce(adopted.created_at + (reminder ->> 'after')::interval,
+                                             adopted.expire_at - (reminder ->> 'beforeExpiry')::interval) AS due_at
+                     FROM jsonb_array_elements(adopted.request -> 'reminders')
+                         WITH ORDINALITY AS all_of_them (reminder, number)
+                 ) AS listed
+                 WHERE listed.due_at > now()
+             ), sent AS (
+                 INSERT INTO messages
+                     (id, payment_link_id, account, channel, purpose, recipient, note, locale, status, created_by, due_at)
+                 SELECT message_id, id, account, 'email', 'creation', request #>> '{send,email}',
+                        request #>> '{send,note}', coalesce(request #>> '{send,locale}', 'en'), 'Pending', created_by, now()
+                 FROM adopted WHERE request #>> '{send,email}' IS NOT NULL
+             ), changed AS (SELECT id AS link_id FROM adopted)" => "SELECT id FROM adopted",
             $adoption.id.uuid(),
             to_json($columns)?
             $(, $argument)*
@@ -320,6 +343,7 @@ impl Adoption<'_> {
             // A webhook says nothing about money, so the intent is read at once.
             next_read: if early.is_empty() { 10 } else { 0 },
             changes: if status == self.created_as() { 1 } else { 2 },
+            message_id: MessageId::new().uuid(),
         }
     }
 

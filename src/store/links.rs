@@ -155,6 +155,8 @@ impl Row {
             updated_at: self.updated_at,
             synced_at: self.synced_at,
             expire_at: self.expire_at,
+            send: request.send,
+            reminders: request.reminders,
             terms,
         })
     }

@@ -159,6 +159,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, metrics_exporter_prometheus::B
         .install_recorder()?;
     describe_requests();
     describe_links();
+    describe_messages();
     describe_jobs();
     describe_database();
     Ok(handle)
@@ -292,6 +293,30 @@ fn describe_links() {
     );
 }
 
+fn describe_messages() {
+    counter(
+        "messages_total",
+        "Attempts to send a message to a customer, by outcome",
+        &[(
+            "outcome",
+            &["sent", "retried", "failed", "canceled", "unknown"],
+        )],
+    );
+    counter(
+        "reminders_total",
+        "Reminders of links that nobody has paid",
+        &[],
+    );
+    metrics::describe_gauge!(
+        "backlog_messages",
+        "Messages to customers that wait to be sent, by account"
+    );
+    metrics::describe_gauge!(
+        "backlog_messages_lag_seconds",
+        "How long ago the oldest message that waits was requested, by account"
+    );
+}
+
 fn describe_jobs() {
     let jobs = [
         "creation_recovery",
@@ -300,6 +325,8 @@ fn describe_jobs() {
         "sweep",
         "operation_recovery",
         "orphaned_intents",
+        "messages",
+        "reminders",
         "pruning",
         "feed",
         "callbacks",
@@ -327,6 +354,8 @@ fn describe_jobs() {
         "reconciliation",
         "operation_recovery",
         "orphaned_intents",
+        "messages",
+        "reminders",
         "backlog",
         "feed",
         "feed_follower",

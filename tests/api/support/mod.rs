@@ -1,5 +1,6 @@
 //! What every test runs on: a Postgres database, a sandbox and a service of its own, all real.
 
+pub mod mail;
 mod operations;
 pub mod proxy;
 pub mod receiver;

@@ -1,0 +1,78 @@
+use std::{fmt::Display, sync::Arc, time::Duration};
+
+use super::{job::Job, shared::Jobs};
+use crate::{
+    mail::Mailer,
+    protocol::{self, Context},
+    store::{self, messages::DueMessage, reminders::DueReminder},
+};
+
+/// Sends the messages that are due.
+pub(super) struct Messages {
+    pub(super) jobs: Jobs,
+    pub(super) mailer: Arc<Mailer>,
+}
+
+impl Job for Messages {
+    const NAME: &'static str = "messages";
+
+    type Item = DueMessage;
+
+    fn id(message: &DueMessage) -> impl Display + Send {
+        message.id
+    }
+
+    async fn claim(&self, limit: i64) -> Result<Vec<DueMessage>, store::Error> {
+        let Context { pool, account, .. } = &self.jobs.context;
+        // Dojo may be asked first.
+        let lease = account.client.operation_lease() + self.mailer.time_limit();
+        store::messages::claim(pool, &account.name, lease, limit).await
+    }
+
+    async fn work(&self, message: &DueMessage) -> Result<(), protocol::Error> {
+        let work = protocol::messages::deliver(&self.jobs.context, &self.mailer, message);
+        self.jobs.within_lease(message.lease.left(), work).await
+    }
+
+    async fn release(
+        &self,
+        message: &DueMessage,
+        _error: Option<&protocol::Error>,
+        wait: Duration,
+    ) -> Result<(), store::Error> {
+        store::messages::release(&self.jobs.context.pool, message, wait).await
+    }
+}
+
+/// Gives the reminders that are due.
+pub(super) struct Reminders(pub(super) Jobs);
+
+impl Job for Reminders {
+    const NAME: &'static str = "reminders";
+
+    type Item = DueReminder;
+
+    fn id(reminder: &DueReminder) -> impl Display + Send {
+        format!("{} {}", reminder.link_id, reminder.number)
+    }
+
+    async fn claim(&self, limit: i64) -> Result<Vec<DueReminder>, store::Error> {
+        let Context { pool, account, .. } = &self.0.context;
+        let lease = account.client.operation_lease();
+        store::reminders::claim(pool, &account.name, lease, limit).await
+    }
+
+    async fn work(&self, reminder: &DueReminder) -> Result<(), protocol::Error> {
+        let work = protocol::reminders::remind(&self.0.context, reminder);
+        self.0.within_lease(reminder.lease.left(), work).await
+    }
+
+    async fn release(
+        &self,
+        reminder: &DueReminder,
+        _error: Option<&protocol::Error>,
+        wait: Duration,
+    ) -> Result<(), store::Error> {
+        store::reminders::release(&self.0.context.pool, reminder, wait).await
+    }
+}
