@@ -23,6 +23,7 @@ const FORBIDDEN_CRATES: &[(&str, &[&str])] = &[
     ("golive", &["axum", "sqlx"]),
     ("callbacks", &["axum", "sqlx"]),
     ("sharing", &["axum", "sqlx", "tokio"]),
+    ("mail", &["axum", "reqwest", "sqlx"]),
     ("api", &["sqlx"]),
 ];
 
@@ -41,13 +42,18 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
         &["config", "payment_link", "retry_after", "telemetry"],
     ),
     ("store", &["callbacks", "config", "dojo", "payment_link"]),
-    ("protocol", &["dojo", "payment_link", "store", "telemetry"]),
+    ("mail", &["config", "payment_link", "sharing"]),
+    (
+        "protocol",
+        &["dojo", "mail", "payment_link", "store", "telemetry"],
+    ),
     (
         "jobs",
         &[
             "callbacks",
             "config",
             "dojo",
+            "mail",
             "payment_link",
             "protocol",
             "store",

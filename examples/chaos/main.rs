@@ -10,6 +10,7 @@
 mod alone;
 mod callbacks;
 mod feed;
+mod mail;
 mod operators;
 mod people;
 mod promise;
@@ -196,11 +197,19 @@ async fn run(seconds: u64, seed: u64, troubles: BTreeSet<Trouble>, logs: &Path) 
     let findings = judged?;
     callbacks::finish(&stage, &receivers).await?;
     let called = callbacks::judge(&stage, &receivers).await?;
-    print_tally(&books, &damage, &findings, called, took);
+    let sent = mail::judge(&stage).await?;
+    print_tally(&books, &damage, &findings, called, &sent, took);
     Ok(())
 }
 
-fn print_tally(books: &Books, damage: &Damage, findings: &Findings, called: usize, took: Duration) {
+fn print_tally(
+    books: &Books,
+    damage: &Damage,
+    findings: &Findings,
+    called: usize,
+    sent: &mail::Sent,
+    took: Duration,
+) {
     let row = |name: &str, figures: String| println!("  {name:<14}{figures}");
     row(
         "links",
@@ -267,6 +276,13 @@ fn print_tally(books: &Books, damage: &Damage, findings: &Findings, called: usiz
     row(
         "callbacks",
         format!("{called} arrived at two receivers, one of which often fails"),
+    );
+    row(
+        "messages",
+        format!(
+            "{} accepted by the mail server; {} unknown, {} not sent because the link was no longer payable",
+            sent.accepted, sent.unknown, sent.canceled
+        ),
     );
     row("settled in", format!("{:.1} s", took.as_secs_f64()));
 }

@@ -211,6 +211,12 @@ fn order(number: u32, rng: &mut StdRng) -> Result<Order> {
         let at = OffsetDateTime::now_utc() + Duration::from_secs(rng.random_range(3..20));
         body["expireAt"] = json!(at.format(&Rfc3339)?);
     }
+    if rng.random_bool(0.3) {
+        body["send"] = json!({"email": format!("{key}@example.com")});
+        if body.get("expireAt").is_none() {
+            body["reminders"] = json!([{"after": "P1D"}, {"beforeExpiry": "PT1M"}]);
+        }
+    }
     Ok(Order {
         key,
         body,

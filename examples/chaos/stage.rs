@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{trouble::Trouble, wire::Wire};
+use crate::{mail, mail::MailServer, trouble::Trouble, wire::Wire};
 
 pub type Result<T = ()> = std::result::Result<T, Box<dyn Error>>;
 
@@ -53,6 +53,7 @@ pub struct Stage {
     pub dojo: Dojo,
     pub replicas: Vec<Replica>,
     pub database: Database,
+    pub mail: MailServer,
     pub http: Client,
     /// What goes wrong in this run.
     troubles: BTreeSet<Trouble>,
@@ -79,13 +80,14 @@ impl Stage {
             .collect();
         let gate = gate(doors.clone(), seed).await?;
         let dojo = Dojo::start(&gate, seed, http.clone()).await?;
+        let mail = MailServer::start(logs).await?;
         let mut replicas = Vec::new();
         for (n, door) in doors.into_iter().enumerate() {
             let wire = Wire::to(database.port()?).await?;
             let replica = Replica {
                 name: format!("replica {}", n + 1),
                 url: format!("http://127.0.0.1:{}", door.port),
-                settings: settings(door.port, wire.port, &dojo.url),
+                settings: settings(door.port, wire.port, mail.port, &dojo.url),
                 log: logs.join(format!("replica-{}.log", n + 1)),
                 wire,
                 door,
@@ -101,11 +103,12 @@ impl Stage {
             dojo,
             replicas,
             database,
+            mail,
             http,
             troubles,
             key: RefCell::default(),
         };
-        let scopes = "links:read,links:write,payments:manage,events:read";
+        let scopes = "links:read,links:write,links:send,payments:manage,events:read";
         let key = stage
             .command(&["api-keys", "create", "--name", CLIENT, "--scopes", scopes])
             .await?;
@@ -181,7 +184,12 @@ const CALLBACK_ALLOW: &str = "127.0.0.1";
 pub const CALLBACK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Shorter times than in production, so that a minute here covers what takes hours there.
-fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str, String)> {
+fn settings(
+    port: u16,
+    database_port: u16,
+    mail_port: u16,
+    dojo_url: &str,
+) -> Vec<(&'static str, String)> {
     vec![
         ("LISTEN_ADDR", format!("127.0.0.1:{port}")),
         ("DATABASE_URL", database_url(database_port)),
@@ -205,6 +213,9 @@ fn settings(port: u16, database_port: u16, dojo_url: &str) -> Vec<(&'static str,
             "CALLBACK_TIMEOUT",
             format!("{}s", CALLBACK_TIMEOUT.as_secs()),
         ),
+        ("SMTP_URL", format!("smtp://127.0.0.1:{mail_port}?tls=none")),
+        ("MAIL_FROM", "pay@example.com".to_owned()),
+        ("SMTP_TIMEOUT", format!("{}s", mail::TIMEOUT.as_secs())),
         ("LOG_FORMAT", "json".to_owned()),
     ]
 }

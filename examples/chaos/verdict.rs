@@ -27,6 +27,12 @@ pub async fn settled(stage: &Stage, reconciled_after: OffsetDateTime) -> Result 
     let patience = stage.patience(SETTLED_WITHIN);
     let limit = Instant::now() + patience;
     loop {
+        // A message that the mail server refused waits for up to half an hour. This changes when it is sent, and not whether.
+        sqlx::query(
+            "UPDATE messages SET due_at = now() WHERE due_at > now() AND leased_until IS NULL",
+        )
+        .execute(&stage.database.pool)
+        .await?;
         let deliveries = stage.dojo.look("deliveries").await?;
         let on_their_way = deliveries
             .iter()
@@ -39,6 +45,8 @@ pub async fn settled(stage: &Stage, reconciled_after: OffsetDateTime) -> Result 
              UNION ALL SELECT concat_ws(' ', 'operation', id, kind) FROM operations
                  WHERE status = 'Pending' OR due_at IS NOT NULL
              UNION ALL SELECT concat_ws(' ', 'intent', id) FROM payment_intents WHERE due_at IS NOT NULL
+             UNION ALL SELECT concat_ws(' ', 'message', id) FROM messages WHERE due_at IS NOT NULL
+             UNION ALL SELECT concat_ws(' ', 'reminder', id) FROM reminders WHERE due_at <= now()
              UNION ALL SELECT concat_ws(' ', 'change', entry_id) FROM feed_outbox",
         )
         .bind(reconciled_after)
@@ -71,6 +79,9 @@ pub async fn make_all_due(pool: &PgPool) -> Result<OffsetDateTime> {
         let what = "can still change, and will never be reconciled";
         return broken(Promise::Heals, link, what);
     }
+    sqlx::query("UPDATE reminders SET due_at = now()")
+        .execute(pool)
+        .await?;
     // Links whose webhooks were lost are reconciled within minutes to hours. This changes when, and not whether.
     sqlx::query("UPDATE payment_links SET due_at = now() WHERE due_at IS NOT NULL")
         .execute(pool)

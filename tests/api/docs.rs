@@ -202,7 +202,12 @@ async fn run(app: &TestApp, command: &[String], id: &str) -> Answer {
 
 #[tokio::test]
 async fn every_command_for_callers_succeeds() {
-    let app = TestApp::with(&[("RUN_JOBS", "true")]).await;
+    // Nothing listens there, so messages wait.
+    let mail = [
+        ("SMTP_URL", "smtp://127.0.0.1:9?tls=none"),
+        ("MAIL_FROM", "pay@theatre.example"),
+    ];
+    let app = TestApp::with(&[&[("RUN_JOBS", "true")], &mail[..]].concat()).await;
     let page = app.get("/docs").await.expect(200).text;
     let (page, _) = page
         .split_once("<h2 id=\"for-dojo-and-for-operators\">")
@@ -261,6 +266,16 @@ async fn every_command_for_callers_succeeds() {
             let id = canceled.header("operation-id").to_owned();
             for word in &mut command {
                 *word = word.replace("op_01kaz8v4wce7q8m6s5gq9nq2fd", &id);
+            }
+        }
+        if path.contains("/messages/") {
+            let path = format!("/v1/payment-links/{}/messages", text(&link["id"]));
+            let body = json!({"channel": "email", "to": "ann@example.com"});
+            let request = app.request(Method::POST, &path).json(&body);
+            let request = request.header("idempotency-key", text(&link["id"]));
+            let message = send(request).await.expect(201).json();
+            for word in &mut command {
+                *word = word.replace("msg_01m81mzv2jf8x9qk4s7wd3h6rb", text(&message["id"]));
             }
         }
         if path.starts_with("/v1/callback-endpoints/") {

@@ -7,7 +7,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::support::{API_KEY, TestApp, WEBHOOK_SECRET, eventually, ten_pounds, text, within};
+use crate::support::{
+    API_KEY, TestApp, WEBHOOK_SECRET, eventually, send, ten_pounds, text, within,
+};
 
 /// The number of links in each state.
 const LINKS: usize = 10;
@@ -128,7 +130,14 @@ async fn run(app: &TestApp, links: &Value) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs schemathesis: script/test installs it"]
 async fn every_response_matches_the_document() {
-    let app = TestApp::with(&[("RUN_JOBS", "true"), ("CLIENT_RATE", "10000")]).await;
+    let app = TestApp::with(&[
+        ("RUN_JOBS", "true"),
+        ("CLIENT_RATE", "10000"),
+        // Nothing listens there, so messages wait.
+        ("SMTP_URL", "smtp://127.0.0.1:9?tls=none"),
+        ("MAIL_FROM", "pay@theatre.example"),
+    ])
+    .await;
     let mut links = links(&app).await;
     let paid = app.paid().await;
     let refund = app
@@ -150,8 +159,18 @@ async fn every_response_matches_the_document() {
     })
     .await;
     links.insert("events", events);
+    let mut messages = Vec::new();
+    for link in &links["Created"] {
+        let path = format!("/v1/payment-links/{link}/messages");
+        let body = json!({"channel": "email", "to": "ann@example.com"});
+        let request = app.request(Method::POST, &path).json(&body);
+        let message = send(request.header("idempotency-key", link)).await;
+        messages.push([json!(link), message.expect(201).json()["id"].clone()]);
+    }
+    let mut links = json!(links);
+    links["messages"] = json!(messages);
     let before = responses(&app).await;
-    let found_nothing = run(&app, &json!(links)).await;
+    let found_nothing = run(&app, &links).await;
 
     let mut after = responses(&app).await;
     for (operation, statuses) in &before {

@@ -16,6 +16,8 @@ SECRET = os.environ["WEBHOOK_SECRET"].encode()
 LINKS = json.loads(os.environ["LINKS"])
 # The ids of operations.
 OPERATIONS = LINKS.pop("operations")
+# The ids of messages, with those of their links.
+MESSAGES = LINKS.pop("messages")
 # The ids of callback endpoints and of events.
 *ENDPOINTS, DOOMED, DOOMED_TOO = LINKS.pop("endpoints")
 EVENTS = LINKS.pop("events")
@@ -25,6 +27,7 @@ SUITED = {
     "amount": ("Created", 0),
     "cancel": ("Created", 1),
     "captures": ("Authorized", 0),
+    "messages": ("Created", 0),
     "receipt": ("Captured", 0),
     "refunds": ("Captured", 1),
     "reversal": ("Authorized", 1),
@@ -61,6 +64,20 @@ def affordable(money):
     if type(value) is not int or not 0 < value < 2**53:
         return money
     return money | {"value": value % 20 + 1, "currencyCode": "GBP"}
+
+
+def sendable(body):
+    """Replaces addresses, languages, texts and durations, which have rules that the schema can't express."""
+    body = dict(body)
+    for name, value in [("to", "ann@example.com"), ("email", "ann@example.com"), ("locale", "en-GB"), ("note", "Hello")]:
+        if isinstance(body.get(name), str):
+            body[name] = value
+    if isinstance(body.get("send"), dict):
+        body["send"] = sendable(body["send"])
+    if isinstance(body.get("reminders"), list):
+        good = [{"after": "P3D"}, {"beforeExpiry": "P1D"}]
+        body["reminders"] = [good[n % 2] for n, one in enumerate(body["reminders"]) if isinstance(one, dict)]
+    return body
 
 
 def about_a_link(body):
@@ -120,12 +137,17 @@ def before_call(context, case, kwargs):
     if case.path.startswith("/v1/callback-endpoints"):
         call_endpoint(case, number, path)
         return
-    if "id" in path:
+    if "messageId" in path and number % 3:
+        link, message = MESSAGES[number % len(MESSAGES)]
+        case.path_parameters = path | {"id": link, "messageId": message}
+    elif "id" in path:
         case.path_parameters = path | {"id": a_link(case.path, number, path["id"])}
     if "account" in path:
         case.path_parameters = path | {"account": "default"}
     if isinstance(case.body, dict):
         if "id" in path:
             case.body = about_a_link(case.body)
+        if number % 3:
+            case.body = sendable(case.body)
         if is_time(case.body.get("expireAt")):
             case.body = case.body | {"expireAt": NEXT_MONTH}

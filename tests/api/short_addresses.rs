@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     browser::Browser,
-    support::{Answer, QUICK, TestApp, client, event, eventually, send, ten_pounds, text},
+    support::{
+        Answer, QUICK, TestApp, client, event, eventually, new_database, port_of, proxy::Proxy,
+        send, ten_pounds, text, through,
+    },
 };
 
 /// The service's settings. The addresses begin as if customers came through another server.
@@ -209,6 +212,25 @@ async fn too_many_customers_at_once_get_a_page() {
     assert_eq!(busy.header("retry-after"), "60");
     // Clients have a limit of their own.
     app.link(&link["id"]).await;
+}
+
+#[tokio::test]
+async fn a_database_outage_is_no_reason_to_ask_for_another_link() {
+    let database = new_database().await;
+    let proxy = Proxy::to(port_of(&database)).await;
+    let impatient = [
+        ("DATABASE_ACQUIRE_TIMEOUT", "500ms"),
+        ("DATABASE_STATEMENT_TIMEOUT", "500ms"),
+    ];
+    let settings = [&SETTINGS[..], &impatient].concat();
+    let app = TestApp::on(through(proxy.port, &database), &settings).await;
+    let link = app.create(&request()).await.expect(201).json();
+    proxy.cut();
+    let page = app.opened(&link).await.expect(503);
+    is_page(&page, "The link can’t be looked up right now");
+    assert_eq!(page.header("retry-after"), "60");
+    app.logged("the database could not complete the request")
+        .await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use reqwest::StatusCode;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    mail,
     promise::{Promise, broken},
     stage::{Replica, Result, Stage},
 };
@@ -56,6 +57,8 @@ pub enum Trouble {
     RotatedKeys,
     /// another session locks some of the newest links
     LockedLinks,
+    /// the mail server refuses messages, loses its responses, and is killed
+    MailServer,
 }
 
 impl Trouble {
@@ -84,6 +87,7 @@ impl Trouble {
             Self::ReadOnlyDatabase => database::read_only(stage, damage, rng, until).await,
             Self::RotatedKeys => keys::rotations(stage, damage, rng, until).await,
             Self::LockedLinks => database::locks(stage, damage, rng, until).await,
+            Self::MailServer => mail::trouble(stage, damage, rng, until).await,
             Self::Forgeries => dojo::forgeries(stage, damage, rng, until).await,
             // Happens between the operators' own refunds: see `operators`.
             Self::PortalRefunds => Ok(()),
@@ -109,7 +113,7 @@ impl Damage {
     }
 }
 
-async fn pause(rng: &mut StdRng, milliseconds: std::ops::Range<u64>, until: Instant) -> bool {
+pub async fn pause(rng: &mut StdRng, milliseconds: std::ops::Range<u64>, until: Instant) -> bool {
     let pause = Duration::from_millis(rng.random_range(milliseconds));
     sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
     Instant::now() < until
@@ -135,6 +139,7 @@ async fn ready_again(stage: &Stage, replica: &Replica, after: &str) -> Result {
 /// Ends all trouble, and waits until every replica is ready.
 pub async fn calm(stage: &Stage) -> Result {
     dojo::calm(stage).await?;
+    mail::calm(stage).await?;
     for replica in &stage.replicas {
         ready_again(stage, replica, "all trouble has ended").await?;
     }
