@@ -83,10 +83,22 @@ pub(super) struct Texts {
 /// Why a template can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{0:#}")]
+    #[error("{}", with_causes(.0))]
     Template(#[from] minijinja::Error),
     #[error("the template {name} {what}")]
     Result { name: String, what: &'static str },
+}
+
+/// What is wrong with a template, and in which one: the error may be in a file that it includes.
+fn with_causes(error: &minijinja::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 pub(super) struct Templates {
@@ -136,7 +148,7 @@ impl Templates {
             if let Err(cause) = templates.environment.add_template_owned(name, source) {
                 error.add(
                     SETTING,
-                    format!("contains a template with an error: {cause:#}"),
+                    format!("contains a template with an error: {}", with_causes(&cause)),
                 );
             }
         }
@@ -195,7 +207,8 @@ impl Templates {
         for context in [least, most] {
             let texts = self.render(locale, &context)?;
             for (file, text) in [(TEXT, texts.text), (HTML, texts.html)] {
-                if !text.contains(context.url) {
+                // In HTML, slashes are escaped.
+                if !text.replace("&#x2f;", "/").contains(context.url) {
                     return Err(Error::Result {
                         name: format!("{locale}/{file}"),
                         what: "does not contain the url",

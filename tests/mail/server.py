@@ -92,7 +92,7 @@ class Handler:
 
 def authenticated(server, session, envelope, mechanism, data):
     known = (data.login, data.password) == (b"pay", b"hush")
-    return AuthResult(success=known)
+    return AuthResult(success=known, handled=False)
 
 
 async def main(port, folder, *certificate):

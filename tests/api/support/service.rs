@@ -28,8 +28,25 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts the program on a free port, and returns once it listens.
+    /// Starts the program on a free port, and returns once it listens. If the database server, which all tests share, doesn't
+    /// respond in time, starts it again, as an orchestrator does.
     pub async fn start(database_url: &str, dojo_url: &str, settings: &[(&str, &str)]) -> Self {
+        for _ in 0..5 {
+            match Self::try_to_start(database_url, dojo_url, settings).await {
+                Ok(service) => return service,
+                Err(log) if log.contains("no response within") => {}
+                Err(log) => panic!("the service did not start: {log}"),
+            }
+        }
+        panic!("the service did not start, because the database does not respond");
+    }
+
+    /// On failure, returns the log.
+    async fn try_to_start(
+        database_url: &str,
+        dojo_url: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let mut command = program();
         command
             .arg("serve")
@@ -76,13 +93,15 @@ impl Service {
             "the service listens",
             address.recv(),
         )
-        .await
-        .unwrap_or_else(|| panic!("the service did not start: {}", log.lock().unwrap()));
-        Self {
+        .await;
+        let Some(address) = address else {
+            return Err(log.lock().unwrap().clone());
+        };
+        Ok(Self {
             url: format!("http://{address}"),
             process,
             log,
-        }
+        })
     }
 
     /// Its log so far.
