@@ -7,6 +7,7 @@ mod callback_endpoints;
 mod client_types;
 mod customer_page;
 mod docs;
+mod erasure;
 mod error;
 mod events;
 mod examples;
@@ -60,6 +61,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .merge(payment_links::routes())
         .merge(operations::routes())
         .merge(sharing::routes())
+        .merge(erasure::routes())
         .merge(events::routes())
         .merge(callback_endpoints::routes())
         .merge(webhooks::routes())
@@ -109,6 +111,7 @@ pub fn internal_router(state: AppState) -> Router {
     let (routes, _) = payment_links::routes()
         .merge(operations::routes())
         .merge(sharing::routes())
+        .merge(erasure::routes())
         .merge(events::routes())
         .merge(callback_endpoints::routes())
         .merge(service::routes())

@@ -4,7 +4,8 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    CallbackSettings, ConfigError, DatabaseSettings, DojoSettings, JobSettings, TraceSettings,
+    CallbackSettings, ConfigError, DatabaseSettings, DojoSettings, JobSettings, PrivacySettings,
+    TraceSettings,
     value::{base_url, duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
@@ -88,6 +89,9 @@ pub struct ServeSettings {
 
     #[command(flatten)]
     pub jobs: JobSettings,
+
+    #[command(flatten)]
+    pub privacy: PrivacySettings,
 
     #[command(flatten)]
     pub callbacks: CallbackSettings,

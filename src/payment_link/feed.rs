@@ -181,7 +181,9 @@ impl Kind {
             | Self::OperationRequested
             | Self::OperationResponseLost
             // The new link has events of its own.
-            | Self::RenewalRequested => false,
+            | Self::RenewalRequested
+            // Nothing happened to the payment.
+            | Self::Erased => false,
         }
     }
 }

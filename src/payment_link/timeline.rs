@@ -113,6 +113,8 @@ kinds! {
     OperationUnconfirmed = "operationUnconfirmed",
     /// A link was requested that takes this one's place. `detail.paymentLinkId` is its id.
     RenewalRequested = "renewalRequested",
+    /// The link's personal data was erased.
+    Erased = "erased",
 }
 
 impl Kind {
@@ -232,7 +234,9 @@ impl Kind {
     #[must_use]
     pub fn detail_schema(self) -> Option<Cow<'static, str>> {
         Some(match self {
-            Self::Requested | Self::CreationRetried | Self::UnknownAtDojo => return None,
+            Self::Requested | Self::CreationRetried | Self::UnknownAtDojo | Self::Erased => {
+                return None;
+            }
             Self::Created => CreatedDetail::name(),
             Self::Failed => Failure::name(),
             Self::ResponseLost => ResponseLostDetail::name(),
@@ -276,18 +280,21 @@ pub enum Cause {
     /// A read of the intent that was due.
     #[serde(alias = "refresh")]
     Reconciliation,
-    /// A person who checked in Dojo's portal and settled an operation by command.
+    /// A person, by command: one who checked in Dojo's portal and settled an operation, or who erased a link's personal data.
     Operator,
+    /// A setting that says how long data is kept.
+    Retention,
 }
 
 impl Cause {
     /// The names of all causes.
-    pub const NAMES: [&str; 5] = [
+    pub const NAMES: [&str; 6] = [
         "request",
         "webhook",
         "recovery",
         "reconciliation",
         "operator",
+        "retention",
     ];
 
     /// Its name in JSON and in metrics.
@@ -299,6 +306,7 @@ impl Cause {
             Self::Recovery => "recovery",
             Self::Reconciliation => "reconciliation",
             Self::Operator => "operator",
+            Self::Retention => "retention",
         }
     }
 }
@@ -322,6 +330,7 @@ mod tests {
             Cause::Recovery,
             Cause::Reconciliation,
             Cause::Operator,
+            Cause::Retention,
         ];
         assert_eq!(causes.each_ref().map(Cause::name), Cause::NAMES);
         for cause in causes {
