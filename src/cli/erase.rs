@@ -19,7 +19,6 @@ use super::{
 /// message. Prints each link and what happened, and exits with 1 unless all of them are erased. Can be run again at any time.
 /// Dojo's own copy, backups and logs are not affected.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = false, args = ["link", "email"])]
 pub(super) struct Erase {
     #[command(flatten)]
     pub(super) database: DatabaseSettings,
@@ -27,6 +26,18 @@ pub(super) struct Erase {
     #[command(flatten)]
     privacy: PrivacySettings,
 
+    #[command(flatten)]
+    which: Which,
+
+    /// Only print what would happen.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Exactly one of them.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Which {
     /// Erase this link, plink_…
     #[arg(long, value_name = "ID", value_parser = link_id)]
     link: Option<PaymentLinkId>,
@@ -34,10 +45,6 @@ pub(super) struct Erase {
     /// Erase every link whose customer has this email address, or that was sent to it, in upper or lower case.
     #[arg(long, value_name = "ADDRESS")]
     email: Option<SecretString>,
-
-    /// Only print what would happen.
-    #[arg(long)]
-    dry_run: bool,
 }
 
 fn link_id(text: &str) -> std::result::Result<PaymentLinkId, Expected> {
@@ -75,9 +82,9 @@ impl Erase {
     }
 
     async fn links(&self, pool: &PgPool) -> Result<Vec<PaymentLinkId>> {
-        Ok(match &self.email {
+        Ok(match &self.which.email {
             Some(email) => erasure::links_of_email(pool, email.expose_secret().trim()).await?,
-            None => self.link.into_iter().collect(),
+            None => self.which.link.into_iter().collect(),
         })
     }
 

@@ -1,7 +1,7 @@
 use clap::Args;
 
 use super::error::Expected;
-use crate::payment_link::erasure::PersonalMetadata;
+use crate::payment_link::{NewPaymentLink, erasure::PersonalMetadata};
 
 /// The settings of erasing personal data.
 #[derive(Debug, Clone, Args)]
@@ -14,11 +14,18 @@ pub struct PrivacySettings {
     pub personal_metadata: PersonalMetadata,
 }
 
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "clap's parsers return a result, and every text is a list of keys"
-)]
+/// Anything longer than this is most likely a value.
+const LONGEST_KEY: usize = 100;
+
 fn metadata_keys(text: &str) -> Result<PersonalMetadata, Expected> {
     let keys = text.split(',').map(str::trim).filter(|key| !key.is_empty());
-    Ok(keys.map(str::to_owned).collect())
+    let keys: Vec<_> = keys.map(str::to_owned).collect();
+    let is_key = |key: &String| key.len() <= LONGEST_KEY && key != NewPaymentLink::ID_METADATA_KEY;
+    if keys.iter().all(is_key) {
+        Ok(keys.into_iter().collect())
+    } else {
+        Err(Expected::new(
+            "the keys of metadata entries such as guest,room, each of up to 100 bytes, and without paymentLinkId",
+        ))
+    }
 }

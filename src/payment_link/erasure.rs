@@ -113,25 +113,6 @@ pub fn erase_row(link: &mut Value, personal: &PersonalMetadata) {
     }
 }
 
-/// What is open about a link besides its own state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent facts, each a column of one row"
-)]
-pub struct OpenWork {
-    /// An operation is `Pending` or `Unconfirmed`, or may turn out to have been performed after all.
-    pub operation: bool,
-    /// A message is to be sent.
-    pub message: bool,
-    /// Another intent of the link may still be paid.
-    pub surplus: bool,
-    /// The creation of the link that takes its place is in progress.
-    pub renewal: bool,
-    /// The link has failed, and an intent that was created nevertheless may turn up.
-    pub late_intent: bool,
-}
-
 /// Why a link's personal data can't be erased yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotErasable {
@@ -164,8 +145,9 @@ impl NotErasable {
 impl PaymentLink {
     /// Checks whether nothing about the link is open. What is personal may be needed as long as something is.
     ///
-    /// A paid link can still be refunded afterwards: a refund needs nothing personal.
-    pub fn check_erasable(&self, open: OpenWork) -> Result<(), NotErasable> {
+    /// `open` is what is open besides the link's own state. A paid link can still be refunded afterwards: a refund needs nothing
+    /// personal.
+    pub fn check_erasable(&self, open: &[NotErasable]) -> Result<(), NotErasable> {
         match self.status {
             Status::Pending => return Err(NotErasable::NotCreatedYet),
             Status::Created => return Err(NotErasable::StillPayable),
@@ -175,18 +157,7 @@ impl PaymentLink {
             _ if !self.confirmed => return Err(NotErasable::NotConfirmed),
             Status::Captured | Status::Refunded | Status::Reversed | Status::Canceled => {}
         }
-        for (is_open, why) in [
-            (open.late_intent, NotErasable::NotCreatedYet),
-            (open.operation, NotErasable::OperationOpen),
-            (open.message, NotErasable::MessagePending),
-            (open.surplus, NotErasable::SurplusOpen),
-            (open.renewal, NotErasable::BeingRenewed),
-        ] {
-            if is_open {
-                return Err(why);
-            }
-        }
-        Ok(())
+        open.first().map_or(Ok(()), |why| Err(*why))
     }
 }
 

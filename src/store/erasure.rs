@@ -27,8 +27,8 @@ use super::{
 use crate::payment_link::{
     PaymentLink, PaymentLinkId, Status,
     erasure::{
-        NotErasable, OpenWork, PersonalMetadata, erase_action, erase_detail, erase_event,
-        erase_failure, erase_request, erase_row,
+        NotErasable, PersonalMetadata, erase_action, erase_detail, erase_event, erase_failure,
+        erase_request, erase_row,
     },
     timeline::{Cause, Kind},
 };
@@ -99,7 +99,7 @@ pub async fn check(
         return Ok(Some(Ok(true)));
     }
     let open = open_work(pool, id).await?;
-    Ok(Some(link.check_erasable(open).map(|()| false)))
+    Ok(Some(link.check_erasable(&open).map(|()| false)))
 }
 
 /// Why a link is erased.
@@ -133,7 +133,7 @@ async fn try_to_erase(
         Request::Caller(_) if !again => {
             // In a statement of its own, which sees what was committed while this one waited for the lock.
             let open = open_work(&mut *transaction, id).await?;
-            if let Err(why) = link.check_erasable(open) {
+            if let Err(why) = link.check_erasable(&open) {
                 return Ok(Some(Err(why)));
             }
         }
@@ -163,11 +163,11 @@ async fn try_to_erase(
     Ok(Some(Ok(again)))
 }
 
-/// What is open about a link.
+/// What is open about a link besides its own state.
 async fn open_work(
     executor: impl sqlx::PgExecutor<'_>,
     id: PaymentLinkId,
-) -> Result<OpenWork, Error> {
+) -> Result<Vec<NotErasable>, Error> {
     let row = sqlx::query!(
         r#"SELECT EXISTS (
                       SELECT FROM operations
@@ -188,13 +188,15 @@ async fn open_work(
     )
     .fetch_one(executor)
     .await?;
-    Ok(OpenWork {
-        operation: row.operation,
-        message: row.message,
-        surplus: row.surplus,
-        renewal: row.renewal,
-        late_intent: row.late_intent,
-    })
+    let open = [
+        (row.late_intent, NotErasable::NotCreatedYet),
+        (row.operation, NotErasable::OperationOpen),
+        (row.message, NotErasable::MessagePending),
+        (row.surplus, NotErasable::SurplusOpen),
+        (row.renewal, NotErasable::BeingRenewed),
+    ];
+    let open = open.into_iter().filter(|(is_open, _)| *is_open);
+    Ok(open.map(|(_, why)| why).collect())
 }
 
 /// An erasure in progress. Its link is locked.
