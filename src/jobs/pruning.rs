@@ -247,7 +247,9 @@ impl Pruning {
             && let Some(place) = store::retention::claim(pool, LongKind::Links).await?
         {
             let start = Instant::now();
-            let (erased_links, next) = erase_batch(pool, place, older_than, &self.personal).await?;
+            let alive = || self.progress.mark();
+            let (erased_links, next) =
+                erase_batch(pool, place, older_than, &self.personal, alive).await?;
             let rest = store::pruning::rest(start);
             let removed = Removed {
                 erased_links,
@@ -305,16 +307,18 @@ fn log(removed: Removed) {
 }
 
 /// Erases the personal data of the next links that haven't changed for long and about which nothing is open. Returns of how
-/// many, and where to go on.
+/// many, and where to go on. Calls `alive` for each link.
 async fn erase_batch(
     pool: &PgPool,
     after: LinkPlace,
     older_than: Duration,
     personal: &PersonalMetadata,
+    alive: impl Fn(),
 ) -> Result<(u64, Option<LinkPlace>), store::Error> {
     let (links, next) = store::erasure::unchanged_for(pool, after, older_than, LINKS).await?;
     let mut erased_links = 0;
     for link_id in links {
+        alive();
         match store::erasure::erase(pool, link_id, personal, &Cause::Retention).await {
             Ok(Some(Ok(erased))) => erased_links += u64::from(!erased.again),
             Ok(_) => {}
@@ -392,7 +396,7 @@ pub async fn prune(
             let (erased_links, next) = if dry_run {
                 count_erasable(pool, after, older_than).await?
             } else {
-                erase_batch(pool, after, older_than, personal).await?
+                erase_batch(pool, after, older_than, personal, || ()).await?
             };
             reporter.add(Removed {
                 erased_links,

@@ -77,12 +77,18 @@ pub fn erase_failure(failure: &mut Value) {
     failure.insert("errors".to_owned(), json!([]));
 }
 
-/// Erases what is personal in the detail of a timeline entry, which may be a failure or contain one.
+/// Erases what is personal in the detail of a timeline entry, which may be a failure or contain one. How a response was lost may
+/// quote a response that was not understood.
 pub fn erase_detail(kind: &str, detail: &mut Value) {
-    if kind == Kind::Failed.as_str() {
-        erase_failure(detail);
-    } else {
-        erase_failure_in(detail);
+    // A word that isn't known is from a later version.
+    match serde_json::from_value(json!(kind)).ok() {
+        Some(Kind::Failed) => erase_failure(detail),
+        Some(Kind::ResponseLost | Kind::OperationResponseLost) => {
+            if let Some(reason) = detail.get_mut("reason") {
+                *reason = json!(ERASED);
+            }
+        }
+        _ => erase_failure_in(detail),
     }
 }
 
@@ -236,6 +242,15 @@ mod tests {
         erase_detail("failed", &mut entry);
         let mut of_operation = json!({"operationId": "op_1", "failure": failure});
         erase_detail("operationFailed", &mut of_operation);
+        // The second is the word of an earlier version.
+        for kind in ["responseLost", "operationUnanswered"] {
+            let mut lost = json!({"operationId": "op_1", "reason": "unreadable: Ann"});
+            erase_detail(kind, &mut lost);
+            assert_eq!(lost, json!({"operationId": "op_1", "reason": ERASED}));
+        }
+        let mut conflict = json!({"reported": "Created", "reason": "behind"});
+        erase_detail("conflictingResponse", &mut conflict);
+        assert_eq!(conflict["reason"], "behind");
         let mut event = json!({
             "failure": failure, "operation": {"failure": failure}, "detail": {"failure": failure},
             "metadata": {"name": "Ann"},

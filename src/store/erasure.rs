@@ -298,7 +298,7 @@ impl Erasure<'_> {
         Ok(())
     }
 
-    /// The bodies of the webhooks about the link's intents, and the failures in its timeline.
+    /// The bodies of the webhooks about the link's intents, and Dojo's words in its timeline.
     ///
     /// Webhooks come first: pruning locks them before it removes entries.
     async fn webhooks_and_timeline(&mut self) -> Result<(), Error> {

@@ -179,6 +179,9 @@ fn entries_without_words(entries: &[Value]) -> Vec<Value> {
         if let Some(failure) = entry["detail"].get_mut("failure") {
             failure["detail"] = json!("erased");
         }
+        if entry["type"] == "responseLost" {
+            entry["detail"]["reason"] = json!("erased");
+        }
     }
     entries
 }
@@ -264,6 +267,9 @@ async fn nothing_personal_is_left_in_the_whole_database() {
         "UPDATE payment_links SET failure = failure || '{\"detail\": \"no Xyzzy\",
              \"errors\": [{\"pointer\": \"/customer\", \"detail\": \"no Xyzzy\"}]}' WHERE failure IS NOT NULL",
         "UPDATE payment_links SET request = request || '{\"send\": {\"email\": \"xyzzy@example.com\"}}'",
+        "INSERT INTO payment_link_events (payment_link_id, kind, status_before, status_after, cause, detail)
+         SELECT id, 'responseLost', 'Pending', 'Pending', '{\"type\": \"recovery\"}', '{\"reason\": \"not Xyzzy\"}'
+         FROM payment_links",
         "UPDATE payment_link_events SET detail = detail || '{\"detail\": \"no Xyzzy\"}' WHERE kind = 'failed'",
         "UPDATE payment_link_events SET detail = jsonb_set(detail, '{failure,detail}', '\"no Xyzzy\"')
          WHERE kind = 'operationFailed'",
