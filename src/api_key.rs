@@ -21,16 +21,19 @@ pub enum Scope {
     EventsRead,
     /// Create, change and delete callback endpoints, and read what was sent to them.
     CallbacksManage,
+    /// Erase the personal data of links.
+    DataErase,
 }
 
 impl Scope {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::LinksRead,
         Self::LinksWrite,
         Self::LinksSend,
         Self::PaymentsManage,
         Self::EventsRead,
         Self::CallbacksManage,
+        Self::DataErase,
     ];
 
     #[must_use]
@@ -42,6 +45,7 @@ impl Scope {
             Self::PaymentsManage => "payments:manage",
             Self::EventsRead => "events:read",
             Self::CallbacksManage => "callbacks:manage",
+            Self::DataErase => "data:erase",
         }
     }
 }

@@ -148,6 +148,7 @@ impl Application {
                     pool: pool.clone(),
                     account: account.clone(),
                     limits: settings.jobs.limits(),
+                    personal_metadata: settings.privacy.personal_metadata.clone(),
                     wake: Arc::clone(&wake),
                 };
                 Jobs::new(
@@ -158,9 +159,13 @@ impl Application {
                 )
                 .spawn(&tasks);
             }
-            if let Some(older_than) = settings.jobs.prune_older_than {
-                Pruning::new(pool.clone(), older_than, stop_jobs.clone()).spawn(&tasks);
-            }
+            Pruning::new(
+                pool.clone(),
+                settings.jobs.retention.retention(),
+                settings.privacy.personal_metadata.clone(),
+                stop_jobs.clone(),
+            )
+            .spawn(&tasks);
             Sequencer::new(pool.clone(), stop_jobs.clone()).spawn(&tasks);
         }
         let feed_head = Follower::start(pool.clone(), stop_jobs.clone(), &tasks);

@@ -20,7 +20,7 @@
 //! | [`dojo`] | Dojo's wire format: client, errors, webhook signature and event | axum, sqlx |
 //! | [`store`] | all SQL, one function per question | axum, reqwest |
 //! | [`protocol`] | the steps between `store` and `dojo` that make everything happen exactly once | axum, SQL |
-//! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents, messages, feed, callbacks, pruning | axum, SQL |
+//! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents, messages, feed, callbacks, removal of old data | axum, SQL |
 //! | [`api`] | routes, authentication, problem details, the OpenAPI document and its pages | SQL |
 //! | [`golive`] | the commands `check` and `webhooks` | axum, sqlx, [`api`] |
 //! | [`callbacks`] | events, signed and sent to an address: signature, permitted addresses, client | axum, SQL, other modules |

@@ -19,7 +19,7 @@ use crate::{
     dojo,
     payment_link::{
         Failure, FailureKind, Fault, NotRenewable, PaymentLinkId, Progress, Unpayable,
-        operation::permission::NotPossible,
+        erasure::NotErasable, operation::permission::NotPossible,
     },
     protocol::{self, intake::NotStored},
     sharing::qr_code,
@@ -70,6 +70,11 @@ pub(crate) enum Error {
         "this Idempotency-Key was already used for a different request; use a new key for a new request"
     )]
     IdempotencyKeyReused,
+    #[error(
+        "an earlier request had this Idempotency-Key, and the personal data of the link that it led to has been erased since; \
+         nothing was done"
+    )]
+    Erased,
     #[error("{}", in_progress(*progress))]
     RequestInProgress {
         subject: Subject,
@@ -100,6 +105,8 @@ pub(crate) enum Error {
     NotPayable(Unpayable),
     #[error("{0}")]
     NotRenewable(NotRenewable),
+    #[error("nothing was erased: {0}")]
+    NotErasable(NotErasable),
     #[error("an internal error occurred")]
     NoImage(#[source] qr_code::Error),
     #[error(
@@ -293,6 +300,9 @@ impl Error {
             Self::BodyTooLarge(_) => of(Type::BodyTooLarge),
             Self::BodyIncomplete => of(Type::BodyIncomplete),
             Self::IdempotencyKeyReused => of(Type::IdempotencyKeyReused),
+            Self::Erased => of(Type::Erased),
+            Self::NotErasable(why) if why.may_pass() => of(Type::NotErasable).retry_after(LATER),
+            Self::NotErasable(_) => of(Type::NotErasable),
             Self::RequestInProgress {
                 subject,
                 retry_after,

@@ -18,6 +18,7 @@ use crate::{
     payment_link::{
         Currency, Failure, FailureKind, Fault, Money, NotRenewable, PaymentLinkId, Progress,
         Unpayable,
+        erasure::NotErasable,
         operation::{ActionKind, permission::NotPossible},
     },
     protocol::intake::NotStored,
@@ -59,6 +60,7 @@ pub(super) fn link() -> Value {
         "createdAt": "2026-11-22T12:47:12.538228Z",
         "updatedAt": "2026-11-22T12:47:12.568313Z",
         "syncedAt": "2026-11-22T12:47:12.568313Z",
+        "erasedAt": null,
         "reference": "Order 236",
         "captureMode": "Auto",
         "expireAt": "2026-12-22T12:47:12.540000Z",
@@ -95,6 +97,17 @@ pub(super) fn paid_link() -> Value {
             },
             "updatedAt": "2026-11-22T13:02:42.104378Z",
             "syncedAt": "2026-11-22T13:02:42.104378Z",
+        }),
+    )
+}
+
+/// A paid link whose personal data was erased.
+pub(super) fn erased_link() -> Value {
+    with(
+        paid_link(),
+        json!({
+            "updatedAt": "2027-11-23T09:30:00.118204Z",
+            "erasedAt": "2027-11-23T09:30:00.118204Z",
         }),
     )
 }
@@ -406,6 +419,7 @@ enum Call {
     Operates,
     Follows,
     Manages,
+    Erases,
 }
 
 impl Call {
@@ -415,6 +429,8 @@ impl Call {
             Self::Operates
         } else if (method, path) == ("post", "/v1/payment-links") || last == "renew" {
             Self::Creates
+        } else if last == "erase" {
+            Self::Erases
         } else if path == "/v1/events" {
             Self::Follows
         } else if path.starts_with("/v1/callback-endpoints") {
@@ -431,12 +447,15 @@ impl Call {
             Self::Operates => "operation",
             Self::Follows => "events",
             Self::Manages => "callbacks",
+            Self::Erases => "erase",
         }
     }
 
     fn subject(self) -> Subject {
         match self {
-            Self::Reads | Self::Creates | Self::Follows | Self::Manages => Subject::Link(link_id()),
+            Self::Reads | Self::Creates | Self::Follows | Self::Manages | Self::Erases => {
+                Subject::Link(link_id())
+            }
             Self::Operates => Subject::Operation {
                 id: OPERATION_ID.parse().expect("a constant that a test parses"),
                 link_id: link_id(),
@@ -451,6 +470,7 @@ impl Call {
             Self::Operates => Scope::PaymentsManage,
             Self::Follows => Scope::EventsRead,
             Self::Manages => Scope::CallbacksManage,
+            Self::Erases => Scope::DataErase,
         }
     }
 
@@ -461,6 +481,7 @@ impl Call {
             }
             Self::Creates | Self::Operates => Fault::new("/amount/value", "must be at least 1"),
             Self::Manages => Fault::new("/url", "must be an https URL"),
+            Self::Erases => Fault::new("/reason", "is not a known field"),
         }
     }
 
@@ -471,6 +492,7 @@ impl Call {
             Self::Operates => format!("/v1/payment-links/{LINK_ID}/refunds"),
             Self::Follows => "/v1/events".to_owned(),
             Self::Manages => format!("/v1/callback-endpoints/{ENDPOINT_ID}"),
+            Self::Erases => format!("/v1/payment-links/{LINK_ID}/erase"),
         }
     }
 }
@@ -547,6 +569,7 @@ pub(super) fn problems(kind: ProblemType) -> Vec<Value> {
         ProblemType::NotFound | ProblemType::TimedOut | ProblemType::NotPayable => Call::Reads,
         ProblemType::EventsRemoved | ProblemType::CursorUnknown => Call::Follows,
         ProblemType::UrlTaken | ProblemType::TooManyEndpoints => Call::Manages,
+        ProblemType::NotErasable => Call::Erases,
         ProblemType::OperationInProgress
         | ProblemType::RefundableAmountUnclear
         | ProblemType::NotPossible
@@ -633,6 +656,8 @@ fn problem(kind: ProblemType, status: u16, call: Call) -> Value {
         ProblemType::UnsupportedMediaType => Error::NotJson,
         ProblemType::InvalidRequest => Error::Invalid(vec![call.fault()]),
         ProblemType::IdempotencyKeyReused => Error::IdempotencyKeyReused,
+        ProblemType::Erased => Error::Erased,
+        ProblemType::NotErasable => Error::NotErasable(NotErasable::OperationOpen),
         ProblemType::RejectedByDojo if status == 409 => failed(
             FailureKind::Rejected,
             "The payment has been settled already",

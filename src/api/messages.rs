@@ -70,6 +70,7 @@ pub(super) fn mail_fault(state: &AppState, pointer: &str) -> Option<Fault> {
         Guarded,
         NoSuchLink,
         (status = 409, description = "The link can't be paid, so there is nothing to send. `detail` says why.", body = Problem, content_type = "application/problem+json", examples(("not-payable" = ()))),
+        (status = 410, description = "The key was used before, and the personal data of the link was erased, or the message was removed because it was old.", body = Problem, content_type = "application/problem+json", examples(("erased" = ()))),
         (status = 422, description = "The request is invalid (`errors` lists the reasons), or the key was already used for a different request.", body = Problem, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()))),
     )
 )]
@@ -157,6 +158,7 @@ async fn respond(
 ) -> Result<Response, Error> {
     match earlier {
         Admission::Repeated(id) => created(state, link_id, id, true).await,
+        Admission::Erased => Err(Error::Erased),
         Admission::New | Admission::KeyReused => Err(Error::IdempotencyKeyReused),
     }
 }
@@ -168,7 +170,8 @@ async fn created(
     replayed: bool,
 ) -> Result<Response, Error> {
     let message = store::messages::find(&state.pool, link_id, id).await?;
-    let message = message.ok_or(Error::NoSuchMessage)?;
+    // Old messages are removed, like what was erased.
+    let message = message.ok_or(Error::Erased)?;
     let location = format!("/v1/payment-links/{link_id}/messages/{id}");
     let location = [(header::LOCATION, location)];
     let mut response = (StatusCode::CREATED, location, Json(message)).into_response();

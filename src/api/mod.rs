@@ -7,6 +7,7 @@ mod callback_endpoints;
 mod client_types;
 mod customer_page;
 mod docs;
+mod erasure;
 mod error;
 mod events;
 mod examples;
@@ -62,6 +63,7 @@ fn documented() -> OpenApiRouter<AppState> {
         .merge(operations::routes())
         .merge(sharing::routes())
         .merge(messages::routes())
+        .merge(erasure::routes())
         .merge(events::routes())
         .merge(callback_endpoints::routes())
         .merge(webhooks::routes())
@@ -112,6 +114,7 @@ pub fn internal_router(state: AppState) -> Router {
         .merge(operations::routes())
         .merge(sharing::routes())
         .merge(messages::routes())
+        .merge(erasure::routes())
         .merge(events::routes())
         .merge(callback_endpoints::routes())
         .merge(service::routes())

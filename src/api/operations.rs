@@ -74,6 +74,9 @@ enum OperationResponse {
     /// retrying won't help.
     #[response(status = 409, content_type = "application/problem+json", examples(("not-possible" = ()), ("request-in-progress" = ()), ("operation-in-progress" = ()), ("refundable-amount-unclear" = ()), ("not-done" = ()), ("outcome-unconfirmed" = ()), ("rejected-by-dojo" = ())))]
     Conflict(Problem),
+    /// The key was used before, and the link's personal data was erased since.
+    #[response(status = 410, content_type = "application/problem+json", examples(("erased" = ())))]
+    Erased(Problem),
     /// The request is invalid or Dojo rejected it (`errors` lists the reasons), or the key was already used for a different
     /// request.
     #[response(status = 422, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()), ("rejected-by-dojo" = ())))]
@@ -314,6 +317,7 @@ fn respond(state: &AppState, link_id: PaymentLinkId, outcome: Outcome) -> Result
             return Err(Error::Unconfirmed(subject(operation_id)));
         }
         Outcome::KeyReused => return Err(Error::IdempotencyKeyReused),
+        Outcome::Erased => return Err(Error::Erased),
         Outcome::NoSuchLink => return Err(Error::NoSuchLink),
     };
     if let Ok(id) = HeaderValue::try_from(operation_id.to_string()) {

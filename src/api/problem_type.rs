@@ -86,6 +86,9 @@ problem_types! {
     NotRenewable "not-renewable" [409] "Not renewable"
         "Nothing was done: `detail` says why. If the link can still be paid, cancel it first. If another link has taken its place, \
          `paymentLinkId` is that link. If there is a `Retry-After`, wait that long and send the same request again.";
+    NotErasable "not-erasable" [409] "Not erasable"
+        "Nothing was erased: `detail` says what is still open about the link. If there is a `Retry-After`, wait that long and send \
+         the same request again.";
     NotCreated "not-created" [409] "Link not created"
         "Nothing was created. If you still need the link, send the request with a new key.";
     NotDone "not-done" [409] "Operation not performed"
@@ -106,6 +109,9 @@ problem_types! {
         "For `GET /v1/events` and replays: this `after` is not a place in this feed. It comes from another database, or from before a backup \
          was restored. List the links that changed since then, as for `events-removed`, and read the feed without `after`. It \
          may repeat events that you have processed, which have the same ids.";
+    Erased "erased" [410] "Erased"
+        "Nothing was done. The key was used before, and the personal data of the link that it led to has been erased since. Read \
+         the link or its operations to learn the outcome. For another link or operation, use a new key.";
     BodyTooLarge "body-too-large" [413] "Body too large"
         "Send at most 256 KiB.";
     UnsupportedMediaType "unsupported-media-type" [415] "Unsupported media type"

@@ -48,3 +48,10 @@ pub(crate) struct CallbacksManage;
 impl RequiredScope for CallbacksManage {
     const SCOPE: Scope = Scope::CallbacksManage;
 }
+
+#[derive(Debug, Clone)]
+pub(crate) struct DataErase;
+
+impl RequiredScope for DataErase {
+    const SCOPE: Scope = Scope::DataErase;
+}

@@ -23,7 +23,7 @@ use crate::{
     callbacks::client::LazyClient,
     config::ServeSettings,
     dojo::{Account, Accounts},
-    payment_link::{PaymentLink, RecoveryLimits},
+    payment_link::{PaymentLink, RecoveryLimits, erasure::PersonalMetadata},
     protocol::{Context, intake::Intake},
     store::PgPool,
     telemetry::trace,
@@ -67,6 +67,8 @@ pub struct Shared {
     /// Stores webhooks.
     pub(super) intake: Intake,
     pub limits: RecoveryLimits,
+    /// The metadata that is erased with other personal data.
+    pub(super) personal_metadata: PersonalMetadata,
     /// How long a request may take.
     pub request_timeout: Duration,
     /// Limits the creations, operations and refreshes in progress (`MAX_CREATIONS`).
@@ -127,6 +129,7 @@ impl AppState {
             callbacks,
             sends_mail,
             limits: settings.jobs.limits(),
+            personal_metadata: settings.privacy.personal_metadata.clone(),
             request_timeout: settings.request_timeout,
             calls: Arc::new(Semaphore::new(settings.max_creations.into())),
             readers: Semaphore::new(settings.max_readers.into()),
@@ -166,6 +169,7 @@ impl AppState {
             pool: self.pool.clone(),
             account: account.clone(),
             limits: self.limits,
+            personal_metadata: self.personal_metadata.clone(),
             wake: Arc::clone(&self.wake),
         }
     }

@@ -34,7 +34,7 @@ enum Command {
         #[arg(long)]
         name: String,
         /// What the key permits, separated by commas: links:read, links:write, links:send, payments:manage,
-        /// events:read, callbacks:manage.
+        /// events:read, callbacks:manage, data:erase.
         #[arg(long, value_delimiter = ',', required = true, value_parser = scope)]
         scopes: Vec<Scope>,
         /// The names of the accounts that the key may use, separated by commas. Default: all accounts, including future

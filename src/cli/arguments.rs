@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(check, None);
         assert_eq!(
             problems[0],
-            "--scopes must be one of links:read, links:write, links:send, payments:manage, events:read, callbacks:manage, not \"check\""
+            "--scopes must be one of links:read, links:write, links:send, payments:manage, events:read, callbacks:manage, data:erase, not \"check\""
         );
         let (problems, check) = failure(&["check", "--json", "--log-format", "serve"]);
         assert_eq!(check, Some(Format::Json));

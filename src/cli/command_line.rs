@@ -9,7 +9,7 @@ use dojo_payment_links::{
 };
 
 use super::{
-    api_keys, callback_endpoints, check, events, healthcheck, migrate, openapi, operations,
+    api_keys, callback_endpoints, check, erase, events, healthcheck, migrate, openapi, operations,
     outcome::Result, prune, serve, webhooks,
 };
 
@@ -32,6 +32,7 @@ pub(super) enum Command {
     Operations(operations::Operations),
     Events(events::Events),
     CallbackEndpoints(Box<callback_endpoints::CallbackEndpoints>),
+    Erase(erase::Erase),
     Prune(prune::Prune),
     Check(Box<check::Check>),
     Webhooks(Box<webhooks::Webhooks>),
@@ -48,6 +49,7 @@ impl Command {
             Self::Operations(command) => command.run().await?,
             Self::Events(command) => command.run().await?,
             Self::CallbackEndpoints(command) => command.run().await?,
+            Self::Erase(command) => return command.run().await,
             Self::Prune(command) => command.run().await?,
             Self::Check(command) => return command.run().await,
             Self::Webhooks(command) => command.run().await?,
@@ -69,6 +71,7 @@ impl Command {
             | Self::ApiKeys(api_keys::ApiKeys { database, .. })
             | Self::Operations(operations::Operations { database, .. })
             | Self::Events(events::Events { database, .. })
+            | Self::Erase(erase::Erase { database, .. })
             | Self::Prune(prune::Prune { database, .. }) => {
                 error.keep(PgPool::new(database));
             }

@@ -5,6 +5,7 @@ mod arguments;
 mod callback_endpoints;
 mod check;
 mod command_line;
+mod erase;
 mod events;
 mod healthcheck;
 mod migrate;

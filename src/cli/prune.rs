@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::Args;
 use dojo_payment_links::{
-    config::{DatabaseSettings, retention},
+    config::{DatabaseSettings, PrivacySettings, Retention, retention},
     jobs::prune,
 };
 
@@ -11,19 +11,51 @@ use super::{
     stdout::print,
 };
 
-/// Remove old webhooks, the timeline entries of those that changed nothing, old events of the feed, and old deliveries of callbacks.
+/// Remove old data: webhooks, the timeline entries of those that changed nothing, messages, events of the feed, deliveries of
+/// callbacks, the bodies of webhooks, stored responses, and the personal data of links.
 ///
-/// Keeps everything about links that can still change, and every entry that changed a link. Prints how many rows of each
-/// table it removed. Can be interrupted and run again at any time, next to running replicas. To have the service do the
-/// same all the time, set `PRUNE_OLDER_THAN`.
+/// Removes only what an age is given for. Keeps everything about links that can still change, and every entry that changed a
+/// link. Prints how many rows of each table it removed. Can be interrupted and run again at any time, next to running
+/// replicas. To have the service do the same all the time, use the settings of `serve` under `Retention`.
 #[derive(Debug, Args)]
 pub(super) struct Prune {
     #[command(flatten)]
     pub(super) database: DatabaseSettings,
 
-    /// How old a webhook must be to be removed: at least 30d. Its link must not have changed since then either.
+    #[command(flatten)]
+    privacy: PrivacySettings,
+
+    /// How old webhooks, messages, events of the feed and deliveries of callbacks must be to be removed: at least 30d. The link
+    /// of a webhook or message must not have changed since then either.
+    #[arg(long, value_name = "DURATION", value_parser = retention, required_unless_present_any = [
+        "webhooks_older_than", "events_older_than", "messages_older_than", "webhook_bodies_older_than",
+        "stored_responses_older_than", "erase_older_than"
+    ])]
+    older_than: Option<Duration>,
+
+    /// The same for webhooks and their timeline entries.
     #[arg(long, value_name = "DURATION", value_parser = retention)]
-    older_than: Duration,
+    webhooks_older_than: Option<Duration>,
+
+    /// The same for events of the feed and deliveries of callbacks.
+    #[arg(long, value_name = "DURATION", value_parser = retention)]
+    events_older_than: Option<Duration>,
+
+    /// The same for messages.
+    #[arg(long, value_name = "DURATION", value_parser = retention)]
+    messages_older_than: Option<Duration>,
+
+    /// How old webhooks must be for their bodies to be emptied.
+    #[arg(long, value_name = "DURATION", value_parser = retention)]
+    webhook_bodies_older_than: Option<Duration>,
+
+    /// How old the responses must be that versions before migration 14 stored.
+    #[arg(long, value_name = "DURATION", value_parser = retention)]
+    stored_responses_older_than: Option<Duration>,
+
+    /// How long links must not have changed for their personal data to be erased, as `erase` does.
+    #[arg(long, value_name = "DURATION", value_parser = retention)]
+    erase_older_than: Option<Duration>,
 
     /// Only count what would be removed.
     #[arg(long)]
@@ -33,14 +65,24 @@ pub(super) struct Prune {
 impl Prune {
     pub(super) async fn run(self) -> Result {
         let verb = if self.dry_run { "to remove" } else { "removed" };
+        let retention = Retention {
+            webhooks: self.webhooks_older_than.or(self.older_than),
+            events: self.events_older_than.or(self.older_than),
+            messages: self.messages_older_than.or(self.older_than),
+            webhook_bodies: self.webhook_bodies_older_than,
+            stored_responses: self.stored_responses_older_than,
+            personal_data: self.erase_older_than,
+        };
+        let personal = &self.privacy.personal_metadata;
         on_database(&self.database, async |pool| {
-            let removed = prune(pool, self.older_than, self.dry_run, |so_far| {
-                let [(_, webhooks), (_, entries), ..] = so_far.by_table();
-                eprintln!("{webhooks} webhooks and {entries} timeline entries {verb} so far");
+            let removed = prune(pool, &retention, personal, self.dry_run, |so_far| {
+                for (what, number) in so_far.of(&retention) {
+                    eprintln!("{what}: {number} {verb} so far");
+                }
             })
             .await?;
-            for (table, rows) in removed.by_table() {
-                print(format_args!("{table}\t{rows}\n"))?;
+            for (what, number) in removed.of(&retention) {
+                print(format_args!("{what}\t{number}\n"))?;
             }
             Ok(())
         })

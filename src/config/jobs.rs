@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::value::{duration, number, retention};
+use super::{
+    RetentionSettings,
+    value::{duration, number},
+};
 use crate::payment_link::{RecoveryLimits, SettlementWindow};
 
 /// The settings of the background jobs.
@@ -53,11 +56,8 @@ pub struct JobSettings {
     #[arg(long, env = "MAX_RETRY_AFTER", default_value = "5m", value_name = "DURATION", value_parser = duration)]
     pub max_retry_after: Duration,
 
-    /// Removes events of the feed that are older than this. Also removes older webhooks, and the timeline entries of those
-    /// that changed nothing, if their link can no longer change. Entries that changed a link's status or amounts stay. At
-    /// least 30d. Unset: nothing is removed. `prune --dry-run` shows how much it would be.
-    #[arg(long, env = "PRUNE_OLDER_THAN", value_name = "DURATION", value_parser = retention)]
-    pub prune_older_than: Option<Duration>,
+    #[command(flatten)]
+    pub retention: RetentionSettings,
 }
 
 impl JobSettings {

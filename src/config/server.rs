@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     CallbackSettings, ConfigError, DatabaseSettings, DojoSettings, JobSettings, MailSettings,
-    TraceSettings,
+    PrivacySettings, TraceSettings,
     value::{base_url, duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
@@ -89,6 +89,9 @@ pub struct ServeSettings {
 
     #[command(flatten)]
     pub jobs: JobSettings,
+
+    #[command(flatten)]
+    pub privacy: PrivacySettings,
 
     #[command(flatten)]
     pub callbacks: CallbackSettings,

@@ -50,6 +50,16 @@ pub fn retention(text: &str) -> Result<Duration, Expected> {
         .ok_or_else(|| Expected::new("a duration such as 400d or 2y, from 30d to 20 years"))
 }
 
+/// The age from which data expires that expires by default. `never` keeps it.
+pub(super) fn expiry(text: &str) -> Result<Option<Duration>, Expected> {
+    match text.trim() {
+        "never" => Ok(None),
+        text => retention(text).map(Some).map_err(|_| {
+            Expected::new("a duration such as 180d or 2y, from 30d to 20 years, or never")
+        }),
+    }
+}
+
 /// A whole number in a range.
 pub(super) fn number<T>(
     range: RangeInclusive<T>,

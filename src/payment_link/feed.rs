@@ -194,7 +194,9 @@ impl Kind {
             | Self::MessageSent
             | Self::MessageFailed
             | Self::MessageCanceled
-            | Self::MessageUnknown => false,
+            | Self::MessageUnknown
+            // Nothing happened to the payment.
+            | Self::Erased => false,
         }
     }
 }

@@ -73,6 +73,9 @@ pub struct PaymentLink {
     /// When a response from Dojo about this link was last accepted. `null` until the first one.
     #[serde(default, with = "super::optional_timestamp")]
     pub synced_at: Option<OffsetDateTime>,
+    /// When its personal data was erased. `null`: it wasn't.
+    #[serde(default, with = "super::optional_timestamp")]
+    pub erased_at: Option<OffsetDateTime>,
     /// When the link expires, if nobody has paid it. `null` if Dojo hasn't reported it and the request didn't say.
     #[serde(default, with = "super::optional_timestamp")]
     pub expire_at: Option<OffsetDateTime>,

@@ -4,6 +4,7 @@
 //! background jobs all use the same rules.
 
 pub mod creation_recovery;
+pub mod erasure;
 mod fault;
 pub mod feed;
 mod id;

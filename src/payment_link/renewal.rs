@@ -42,6 +42,8 @@ pub enum NotRenewable {
     Paid,
     #[error("the link was not renewed, because it was never created: request a new one")]
     NeverCreated,
+    #[error("the link was not renewed, because its personal data was erased: request a new one")]
+    Erased,
     /// Dojo's response doesn't show the status that the link has here.
     #[error(
         "the link was not renewed, because Dojo has not confirmed yet that it can no longer be paid: send the same request \
@@ -60,6 +62,8 @@ impl PaymentLink {
     /// Checks whether nobody can pay the link any more. `confirmed` must be that of a read that has just been made.
     pub fn check_renewable(&self) -> Result<(), NotRenewable> {
         match self.status {
+            // The new link would silently lack what was erased.
+            _ if self.erased_at.is_some() => Err(NotRenewable::Erased),
             Status::Failed => Err(NotRenewable::NeverCreated),
             Status::Pending => Err(NotRenewable::NotConfirmed),
             _ if !self.confirmed => Err(NotRenewable::NotConfirmed),

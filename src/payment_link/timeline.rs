@@ -127,6 +127,8 @@ kinds! {
     MessageUnknown = "messageUnknown",
     /// The customer was to be reminded, and Dojo has just confirmed that nobody has paid the link.
     ReminderDue = "reminderDue",
+    /// The link's personal data was erased.
+    Erased = "erased",
 }
 
 impl Kind {
@@ -274,7 +276,9 @@ impl Kind {
     #[must_use]
     pub fn detail_schema(self) -> Option<Cow<'static, str>> {
         Some(match self {
-            Self::Requested | Self::CreationRetried | Self::UnknownAtDojo => return None,
+            Self::Requested | Self::CreationRetried | Self::UnknownAtDojo | Self::Erased => {
+                return None;
+            }
             Self::Created => CreatedDetail::name(),
             Self::Failed => Failure::name(),
             Self::ResponseLost => ResponseLostDetail::name(),
@@ -324,17 +328,19 @@ pub enum Cause {
     /// A read of the intent that was due.
     #[serde(alias = "refresh")]
     Reconciliation,
-    /// A person who checked in Dojo's portal and settled an operation by command.
+    /// A person, by command: one who checked in Dojo's portal and settled an operation, or who erased a link's personal data.
     Operator,
     /// A time that the request for the link had set.
     Schedule,
     /// The delivery of a message, or an attempt at it.
     Delivery,
+    /// A setting that says how long data is kept.
+    Retention,
 }
 
 impl Cause {
     /// The names of all causes.
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 8] = [
         "request",
         "webhook",
         "recovery",
@@ -342,6 +348,7 @@ impl Cause {
         "operator",
         "schedule",
         "delivery",
+        "retention",
     ];
 
     /// Its name in JSON and in metrics.
@@ -355,6 +362,7 @@ impl Cause {
             Self::Operator => "operator",
             Self::Schedule => "schedule",
             Self::Delivery => "delivery",
+            Self::Retention => "retention",
         }
     }
 }
@@ -380,6 +388,7 @@ mod tests {
             Cause::Operator,
             Cause::Schedule,
             Cause::Delivery,
+            Cause::Retention,
         ];
         assert_eq!(causes.each_ref().map(Cause::name), Cause::NAMES);
         for cause in causes {

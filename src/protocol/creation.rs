@@ -72,8 +72,12 @@ pub enum Outcome {
     },
     /// The idempotency key was used for a different request.
     KeyReused,
+    /// An earlier request had the same key, and the personal data of its link was erased.
+    Erased,
     /// Another link has taken the place already, and has not failed.
     Taken(Successor),
+    /// The personal data of the link whose place the new one should take was erased.
+    ReplacedErased,
 }
 
 /// Creates a link, at most once for each idempotency key. An `Err` means that Dojo was not called.
@@ -96,6 +100,7 @@ pub async fn create(context: &Context, mut request: Request) -> Result<Outcome, 
     match store::creation::begin(pool, &draft, request.idempotency_key.as_ref()).await? {
         Admission::Repeated(earlier) => outcome_of(pool, earlier).await,
         Admission::Taken(by) => Ok(Outcome::Taken(by)),
+        Admission::ReplacedErased => Ok(Outcome::ReplacedErased),
         Admission::New(link_id, lease) => {
             request.link_id = link_id;
             let _ = request.known_id.set(link_id);
@@ -156,6 +161,7 @@ async fn outcome_of(pool: &PgPool, earlier: Earlier) -> Result<Outcome, store::E
             outcome_in(pool, link_id, state, true).await
         }
         Earlier::Other => Ok(Outcome::KeyReused),
+        Earlier::Erased => Ok(Outcome::Erased),
     }
 }
 

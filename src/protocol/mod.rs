@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 
 use crate::{
     dojo::{self, Account},
-    payment_link::RecoveryLimits,
+    payment_link::{RecoveryLimits, erasure::PersonalMetadata},
     store::{self, PgPool},
 };
 
@@ -34,6 +34,8 @@ pub struct Context {
     pub pool: PgPool,
     pub account: Account,
     pub limits: RecoveryLimits,
+    /// The metadata that is erased with other personal data.
+    pub personal_metadata: PersonalMetadata,
     /// Wakes the background jobs when something has just become due, so that it doesn't wait for the next poll.
     pub wake: Arc<Notify>,
 }

@@ -98,6 +98,8 @@ pub enum Outcome {
     },
     /// The idempotency key was used for a different request.
     KeyReused,
+    /// An earlier request had the same key, and the personal data of its link was erased.
+    Erased,
     NoSuchLink,
 }
 
@@ -147,6 +149,7 @@ pub async fn perform(context: &Context, request: Request) -> Result<Outcome, sto
             replay(context, request.link_id, *earlier, &cause).await
         }
         Ok(SaveOutcome::KeyReused) => Ok(Outcome::KeyReused),
+        Ok(SaveOutcome::Erased) => Ok(Outcome::Erased),
         Ok(SaveOutcome::NoSuchLink) => Ok(Outcome::NoSuchLink),
         Err(Error::Store(error)) => Err(error),
         Err(error) => Ok(Outcome::NotRead(error)),

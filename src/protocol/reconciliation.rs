@@ -147,6 +147,11 @@ async fn store_response(
 ) -> Result<Outcome, Error> {
     let Context { pool, limits, .. } = context;
     let link = &snapshot.link;
+    if link.erased_at.is_some() {
+        // An operation since then may have brought personal data back. Its outcome has made the link due, and the link
+        // remains due if this fails.
+        store::erasure::erase_again(pool, link.id, &context.personal_metadata).await?;
+    }
     let decision = reconcile(
         snapshot.stored,
         intent.known_status(),

@@ -56,6 +56,8 @@ pub enum Admission {
     Repeated(Earlier),
     /// Another link has taken the place already, and has not failed.
     Taken(Successor),
+    /// The personal data of the link whose place it should take was erased, so the terms may lack something.
+    ReplacedErased,
 }
 
 /// What became of an attempt to save a link.
@@ -65,6 +67,7 @@ enum Saved {
     KeyInUse,
     /// Another link has taken the place already, and has not failed.
     Taken(Successor),
+    ReplacedErased,
 }
 
 impl From<Option<Lease>> for Saved {
@@ -79,6 +82,8 @@ pub enum Earlier {
     Same(EarlierRequest),
     /// It was a different request, so the key must not be used for this one.
     Other,
+    /// Its link's personal data was erased, and the key with it.
+    Erased,
 }
 
 /// The state of an earlier, identical request.
@@ -122,10 +127,11 @@ pub async fn begin(
             None => None,
         };
         let Some(earlier) = earlier else {
-            if let Saved::Taken(by) = saved {
-                return Ok(Admission::Taken(by));
+            match saved {
+                Saved::Taken(by) => return Ok(Admission::Taken(by)),
+                Saved::ReplacedErased => return Ok(Admission::ReplacedErased),
+                Saved::Leased(_) | Saved::KeyInUse => continue,
             }
-            continue;
         };
         if let Earlier::Same(EarlierRequest {
             link_id,
@@ -144,6 +150,7 @@ pub async fn begin(
             match reopened {
                 Saved::Leased(lease) => return Ok(admitted(*link_id, lease, draft.cause)),
                 Saved::Taken(by) => return Ok(Admission::Taken(by)),
+                Saved::ReplacedErased => return Ok(Admission::ReplacedErased),
                 Saved::KeyInUse => {}
             }
             // Another copy of this request was faster.
@@ -177,7 +184,7 @@ async fn reopen(
              SET status = 'Pending', failure = NULL, request = $4, updated_at = now(), revision = revision + 1,
                  due_at = now(), leased_until = now() + make_interval(secs => $5),
                  asked_until = now() + make_interval(secs => $5)
-             WHERE id = $3 AND status = 'Failed' AND NOT failure->>'reason' = ANY($6)
+             WHERE id = $3 AND status = 'Failed' AND NOT failure->>'reason' = ANY($6) AND erased_at IS NULL
              RETURNING id, status, leased_until
          ), entry AS (
              SELECT id AS link_id, 'Failed' AS before, status AS after, NULL::jsonb AS detail FROM link
@@ -193,7 +200,8 @@ async fn reopen(
     Ok(reopened.map(|row| lease.granted(row.until)))
 }
 
-/// Claims the key and saves the link, both or neither. Returns the lease on the link, or `None` if the key is in use.
+/// Claims the key and saves the link, both or neither. Returns the lease on the link, or `None` if the key is in use, or was
+/// erased.
 async fn save(
     executor: impl Executor<'_, Database = Postgres>,
     draft: &Draft<'_>,
@@ -246,8 +254,13 @@ async fn save(
         draft.short_url_base,
     )
     .fetch_optional(executor)
-    .await?;
-    Ok(saved.map(|row| lease.granted(row.until)))
+    .await
+    .map_err(Error::from);
+    match saved {
+        Ok(saved) => Ok(saved.map(|row| lease.granted(row.until))),
+        Err(error) if error.is_erased_key() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The link that was requested to take the place of another.
@@ -257,14 +270,19 @@ pub struct Successor {
     pub status: Status,
 }
 
-/// Locks a link for as long as the transaction is open, so that only one of several requests renews it. Returns its successor,
-/// if it has one.
+/// A link that is being replaced, and locked.
+struct Replaced {
+    successor: Option<Successor>,
+    is_erased: bool,
+}
+
+/// Locks a link for as long as the transaction is open, so that only one of several requests renews it.
 async fn lock_replaced(
     transaction: &mut PgTransaction,
     replaced: PaymentLinkId,
-) -> Result<Option<Successor>, Error> {
-    sqlx::query!(
-        "SELECT id FROM payment_links WHERE id = $1 FOR UPDATE",
+) -> Result<Replaced, Error> {
+    let is_erased = sqlx::query_scalar!(
+        r#"SELECT erased_at IS NOT NULL AS "is_erased!" FROM payment_links WHERE id = $1 FOR UPDATE"#,
         replaced.uuid()
     )
     .fetch_one(&mut **transaction)
@@ -278,14 +296,16 @@ async fn lock_replaced(
     )
     .fetch_optional(&mut **transaction)
     .await?;
-    successor
-        .map(|row| {
-            Ok(Successor {
-                id: PaymentLinkId::from_uuid(row.id),
-                status: parse_stored(&row.status)?,
-            })
+    let successor = successor.map(|row| {
+        Ok::<_, Error>(Successor {
+            id: PaymentLinkId::from_uuid(row.id),
+            status: parse_stored(&row.status)?,
         })
-        .transpose()
+    });
+    Ok(Replaced {
+        successor: successor.transpose()?,
+        is_erased,
+    })
 }
 
 /// Saves a link that takes the place of another.
@@ -304,13 +324,17 @@ async fn renew(
     let Some(lease) = save(&mut *transaction, &without_address, key).await? else {
         return Ok(Saved::KeyInUse);
     };
-    let failed = match lock_replaced(&mut transaction, replaced).await? {
+    let locked = lock_replaced(&mut transaction, replaced).await?;
+    let failed = match locked.successor {
         Some(successor) if successor.status != Status::Failed => {
             // Dropping the transaction undoes the insert.
             return Ok(Saved::Taken(successor));
         }
         failed => failed,
     };
+    if locked.is_erased {
+        return Ok(Saved::ReplacedErased);
+    }
     take_place(&mut transaction, draft, replaced, failed).await?;
     transaction.commit().await?;
     Ok(Saved::Leased(lease))
@@ -323,10 +347,12 @@ async fn reopen_successor(
     replaced: PaymentLinkId,
 ) -> Result<Saved, Error> {
     let mut transaction = pool.begin().await?;
-    match lock_replaced(&mut transaction, replaced).await? {
+    let locked = lock_replaced(&mut transaction, replaced).await?;
+    match locked.successor {
         Some(other) if other.id != draft.id && other.status != Status::Failed => {
             return Ok(Saved::Taken(other));
         }
+        _ if locked.is_erased => return Ok(Saved::ReplacedErased),
         Some(other) if other.id != draft.id => {
             take_place(&mut transaction, draft, replaced, Some(other)).await?;
         }
@@ -384,17 +410,21 @@ async fn take_place(
 /// The earlier request with this key. `None` if there was none.
 pub async fn earlier(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Earlier>, Error> {
     let row = sqlx::query!(
-        r#"SELECT known.request_hash, link.id AS "link_id?", link.status AS "status?", link.failure,
+        r#"SELECT known.request_hash, known.key <> $2 AS "is_erased!",
+                  link.id AS "link_id?", link.status AS "status?", link.failure,
                   extract(epoch FROM now() - link.asked_until)::float8 AS since_sent,
                   extract(epoch FROM link.due_at - now())::float8 AS until_next
            FROM idempotency_keys known LEFT JOIN payment_links link ON link.id = known.payment_link_id
-           WHERE known.api_key_id = $1 AND known.key = $2"#,
+           WHERE known.api_key_id = $1 AND known.key IN ($2, erased_key($1, $2))"#,
         key.client_id,
         key.key
     )
     .fetch_optional(pool)
     .await?;
     let Some(row) = row else { return Ok(None) };
+    if row.is_erased {
+        return Ok(Some(Earlier::Erased));
+    }
     if row.request_hash != key.request_hash {
         return Ok(Some(Earlier::Other));
     }

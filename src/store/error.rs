@@ -48,6 +48,15 @@ impl Error {
         )
     }
 
+    /// Whether an `Idempotency-Key` was inserted that has been erased. The trigger `idempotency_key_is_erased` says so.
+    pub(super) fn is_erased_key(&self) -> bool {
+        matches!(
+            self,
+            Self::Database(Cause(sqlx::Error::Database(error)))
+                if error.code().as_deref() == Some("DPE01")
+        )
+    }
+
     /// Whether the database is out of reach for the moment, as opposed to rejecting the statement. Of Postgres's own errors
     /// (SQLSTATE classes): connection, rollback by contention, resources, objects in use, operator intervention.
     #[must_use]

@@ -56,6 +56,8 @@ pub(super) struct Row {
     pub(super) updated_at: OffsetDateTime,
     #[serde(with = "rfc3339::option")]
     pub(super) synced_at: Option<OffsetDateTime>,
+    #[serde(default, with = "rfc3339::option")]
+    pub(super) erased_at: Option<OffsetDateTime>,
 }
 
 /// Selects links as [`Row`]s. `$rest` follows `FROM payment_links`.
@@ -75,7 +77,7 @@ macro_rules! select_links {
                     payment, attempts, failure,
                     (SELECT replaced_id FROM renewals WHERE successor_id = payment_links.id) AS replaces,
                     (SELECT successor_id FROM renewals WHERE replaced_id = payment_links.id) AS replaced_by,
-                    created_by, created_at, updated_at, synced_at
+                    created_by, created_at, updated_at, synced_at, erased_at
              FROM payment_links "
                 + $rest $(+ $more)?
             $(, $argument)*
@@ -154,6 +156,7 @@ impl Row {
             created_at: self.created_at,
             updated_at: self.updated_at,
             synced_at: self.synced_at,
+            erased_at: self.erased_at,
             expire_at: self.expire_at,
             send: request.send,
             reminders: request.reminders,

@@ -43,6 +43,8 @@ pub enum Admission {
     Repeated(MessageId),
     /// The idempotency key was used for a different request.
     KeyReused,
+    /// The personal data of the link was erased, and the key with it, if it was used before.
+    Erased,
 }
 
 /// Saves a message of the purpose [`Purpose::Request`], unless its idempotency key was used before.
@@ -60,23 +62,21 @@ pub async fn save(
     let saved = record!(
         Kind::MessageRequested,
         draft.cause,
-        r#"WITH claim AS (
+        r#"WITH link AS MATERIALIZED (
+             -- Locked, so that the entry has the status that the link has when it is written, and the link isn't erased meanwhile.
+             SELECT id, account, status FROM payment_links WHERE id = $6 AND erased_at IS NULL FOR UPDATE
+         ), claim AS (
              INSERT INTO idempotency_keys (api_key_id, key, request_hash, payment_link_id, message_id)
-             VALUES ($3, $4, $5, $6, $7)
+             SELECT $3, $4, $5, id, $7 FROM link
              ON CONFLICT (api_key_id, key) DO NOTHING
              RETURNING true
-         ), link AS (
-             -- Locked, so that the entry has the status that the link has when it is written.
-             SELECT id, account, status FROM payment_links
-             WHERE id = $6 AND EXISTS (SELECT FROM claim)
-             FOR UPDATE
          ), message AS (
              INSERT INTO messages
                  (id, payment_link_id, account, channel, purpose, recipient, note, locale, status, created_by, due_at)
-             SELECT $7, id, account, $8, $9, $10, $11, $12, $13, $14, now() FROM link
+             SELECT $7, id, account, $8, $9, $10, $11, $12, $13, $14, now() FROM link, claim
              RETURNING id
          ), entry AS (
-             SELECT id AS link_id, status AS before, status AS after, $15::jsonb AS detail FROM link
+             SELECT id AS link_id, status AS before, status AS after, $15::jsonb AS detail FROM link, claim
          )"# => "SELECT id FROM message",
         key.client_id,
         key.key,
@@ -93,27 +93,30 @@ pub async fn save(
         to_json(&detail)?
     )
     .fetch_optional(pool)
-    .await?;
-    if saved.is_some() {
-        return Ok(Admission::New);
+    .await
+    .map_err(Error::from);
+    match saved {
+        Ok(Some(_)) => return Ok(Admission::New),
+        Ok(None) => {}
+        Err(error) if error.is_erased_key() => return Ok(Admission::Erased),
+        Err(error) => return Err(error),
     }
-    Ok(match earlier(pool, key).await? {
-        Some(earlier) => earlier,
-        // The key is there, and nothing removes one that led somewhere. One that led nowhere was another request's.
-        None => Admission::KeyReused,
-    })
+    // Without a key, it is the link that is erased.
+    Ok(earlier(pool, key).await?.unwrap_or(Admission::Erased))
 }
 
 /// What an earlier request with this key led to. `None` if there was none.
 pub async fn earlier(pool: &PgPool, key: &IdempotencyKey) -> Result<Option<Admission>, Error> {
     let row = sqlx::query!(
-        "SELECT request_hash, message_id FROM idempotency_keys WHERE api_key_id = $1 AND key = $2",
+        r#"SELECT request_hash, message_id, key <> $2 AS "is_erased!" FROM idempotency_keys
+           WHERE api_key_id = $1 AND key IN ($2, erased_key($1, $2))"#,
         key.client_id,
         key.key
     )
     .fetch_optional(pool)
     .await?;
     Ok(row.map(|row| match row.message_id {
+        _ if row.is_erased => Admission::Erased,
         Some(id) if row.request_hash == key.request_hash => {
             Admission::Repeated(MessageId::from_uuid(id))
         }

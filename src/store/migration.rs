@@ -52,7 +52,7 @@ const TURN: i64 = 0x646f_6a6f_6c69_6e6b;
 
 /// The indexes that migrations build with `CREATE INDEX CONCURRENTLY`. An attempt that was cut short leaves an invalid
 /// index behind, and the next attempt would take it for a finished one.
-const BUILT_CONCURRENTLY: [&str; 10] = [
+const BUILT_CONCURRENTLY: [&str; 16] = [
     "payment_links_unsettled",
     "operations_open",
     "payment_links_metadata",
@@ -63,6 +63,12 @@ const BUILT_CONCURRENTLY: [&str; 10] = [
     "payment_links_reference_prefix",
     "payment_links_reference",
     "payment_intents_surplus",
+    "callback_deliveries_responses",
+    "idempotency_keys_freed",
+    "idempotency_keys_responses",
+    "operations_responses",
+    "messages_recipient",
+    "payment_links_recipient",
 ];
 
 /// Waits until no other replica migrates, however long that takes. The lock ends with the connection.

@@ -55,6 +55,8 @@ pub enum SaveOutcome {
     Earlier(Box<EarlierRequest>),
     /// There was an earlier request with this key, and it requested something else.
     KeyReused,
+    /// There was an earlier request with this key. Its link's personal data was erased, and the key with it.
+    Erased,
     NoSuchLink,
 }
 
@@ -110,7 +112,7 @@ pub async fn save(
     ))
 }
 
-/// Claims a key for the operation that is saved in the same transaction. Returns `false` if it is taken.
+/// Claims a key for the operation that is saved in the same transaction. Returns `false` if it is taken, or was erased.
 async fn claim_key(transaction: &mut PgTransaction, key: &IdempotencyKey) -> Result<bool, Error> {
     let claimed = sqlx::query!(
         "INSERT INTO idempotency_keys AS known (api_key_id, key, request_hash) VALUES ($1, $2, $3)
@@ -122,8 +124,13 @@ async fn claim_key(transaction: &mut PgTransaction, key: &IdempotencyKey) -> Res
         key.request_hash.as_slice()
     )
     .execute(&mut **transaction)
-    .await?;
-    Ok(claimed.rows_affected() == 1)
+    .await
+    .map_err(Error::from);
+    match claimed {
+        Ok(claimed) => Ok(claimed.rows_affected() == 1),
+        Err(error) if error.is_erased_key() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn save_permitted(
@@ -261,19 +268,22 @@ pub async fn earlier_request(
     key: &IdempotencyKey,
 ) -> Result<Option<SaveOutcome>, Error> {
     let row = sqlx::query!(
-        r#"SELECT known.request_hash, operation.id AS "id?", operation.status AS "status?",
+        r#"SELECT known.request_hash, known.key <> $2 AS "is_erased!", operation.id AS "id?", operation.status AS "status?",
                   (operation.read_back_at IS NOT NULL OR operation.response_body IS NOT NULL) AS "is_read_back!",
                   operation.failure,
                   extract(epoch FROM now() - operation.asked_until)::float8 AS since_sent,
                   extract(epoch FROM operation.due_at - now())::float8 AS until_next
            FROM idempotency_keys known LEFT JOIN operations operation ON operation.id = known.operation_id
-           WHERE known.api_key_id = $1 AND known.key = $2"#,
+           WHERE known.api_key_id = $1 AND known.key IN ($2, erased_key($1, $2))"#,
         key.client_id,
         key.key
     )
     .fetch_optional(pool)
     .await?;
     let Some(row) = row else { return Ok(None) };
+    if row.is_erased {
+        return Ok(Some(SaveOutcome::Erased));
+    }
     if row.request_hash != key.request_hash {
         return Ok(Some(SaveOutcome::KeyReused));
     }
@@ -429,8 +439,9 @@ pub async fn fail(pool: &PgPool, failed: OperationFailure<'_>) -> Result<bool, E
              WHERE id = $3 AND status = 'Pending' AND leased_until = $4
              RETURNING id, payment_link_id, kind, amount
          ), freed AS (
-             UPDATE idempotency_keys SET operation_id = NULL
-             WHERE $7 AND operation_id IN (SELECT id FROM failed)
+             -- The key is then found by its link, should the link's personal data be erased.
+             UPDATE idempotency_keys SET operation_id = NULL, freed_from = failed.payment_link_id
+             FROM failed WHERE $7 AND operation_id = failed.id
          ), link AS (
              UPDATE payment_links SET due_at = now() WHERE id IN (SELECT payment_link_id FROM failed)
              RETURNING id, status, currency

@@ -19,35 +19,13 @@ const SHORTEST_REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// The time between the end of a pass of the service and the start of the next one.
-const BETWEEN_PASSES: Duration = Duration::from_hours(6);
+pub(super) const BETWEEN_PASSES: Duration = Duration::from_hours(6);
 
 /// How many rows were removed from each table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Removed {
     pub webhook_events: u64,
     pub payment_link_events: u64,
-    pub feed_events: u64,
-    pub callback_deliveries: u64,
-}
-
-impl Removed {
-    pub fn add(&mut self, more: Self) {
-        self.webhook_events += more.webhook_events;
-        self.payment_link_events += more.payment_link_events;
-        self.feed_events += more.feed_events;
-        self.callback_deliveries += more.callback_deliveries;
-    }
-
-    /// The numbers by the names of their tables.
-    #[must_use]
-    pub fn by_table(self) -> [(&'static str, u64); 4] {
-        [
-            ("webhook_events", self.webhook_events),
-            ("payment_link_events", self.payment_link_events),
-            ("feed_events", self.feed_events),
-            ("callback_deliveries", self.callback_deliveries),
-        ]
-    }
 }
 
 /// What a batch did.
@@ -264,8 +242,6 @@ impl Removed {
         Self {
             webhook_events: webhook_events.unsigned_abs(),
             payment_link_events: payment_link_events.unsigned_abs(),
-            feed_events: 0,
-            callback_deliveries: 0,
         }
     }
 }
@@ -275,9 +251,15 @@ impl Batch {
         Self {
             removed,
             next,
-            rest: (start.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST),
+            rest: rest(start),
         }
     }
+}
+
+/// How long to leave the database alone after a batch that began then.
+#[must_use]
+pub fn rest(start: Instant) -> Duration {
+    (start.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST)
 }
 
 /// Every pair of a link's status and a reported one for which a webhook is spent. A reported status that this version

@@ -128,7 +128,11 @@ pub async fn record(pool: &PgPool, webhooks: &[Webhook]) -> Result<Vec<Effect>, 
         r#"
         WITH given AS MATERIALIZED (
             SELECT given.*, intent.payment_link_id AS owner,
-                   CASE WHEN intent.account = given.account THEN intent.payment_link_id END AS link_id
+                   CASE WHEN intent.account = given.account THEN intent.payment_link_id END AS link_id,
+                   -- Nothing reads the body, so that of a link without personal data isn't stored.
+                   EXISTS (SELECT FROM payment_links
+                           WHERE id = coalesce(intent.payment_link_id, intent.surplus_of) AND erased_at IS NOT NULL)
+                       AS is_erased
             FROM unnest($2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::timestamptz[],
                         $9::text[])
                 AS given (account, dedup_key, body, intent_id, event_type, reported, created_at, problem)
@@ -145,17 +149,19 @@ pub async fn record(pool: &PgPool, webhooks: &[Webhook]) -> Result<Vec<Effect>, 
             INSERT INTO webhook_events AS stored
                 (account, dedup_key, body, payment_intent_id, event_type, payment_status, dojo_created_at,
                  problem, payment_link_id)
-            SELECT account, dedup_key, body, intent_id, event_type, reported, created_at, problem,
+            SELECT account, dedup_key, CASE WHEN is_erased THEN '' ELSE body END, intent_id, event_type, reported,
+                   created_at, problem,
                    CASE WHEN owner IS NOT NULL THEN link_id
                         ELSE (SELECT payment_link_id FROM intent WHERE id = intent_id AND account = given.account) END
             FROM given
             ORDER BY account, dedup_key
             ON CONFLICT (account, dedup_key)
                 DO UPDATE SET deliveries = stored.deliveries + 1, last_received_at = now()
-            RETURNING account, dedup_key, event_type, payment_status, payment_link_id, deliveries = 1 AS first
+            RETURNING account, dedup_key, event_type, payment_status, payment_link_id, deliveries = 1 AS first,
+                      body <> '' AS has_body
         ), link AS (
             SELECT event.account, event.dedup_key, event.event_type, event.payment_status AS reported,
-                   link.id, link.payment_intent_id, link.status
+                   link.id, link.payment_intent_id, link.status, event.has_body AND link.erased_at IS NOT NULL AS is_late
             FROM event JOIN payment_links link ON link.id = event.payment_link_id
             WHERE event.first
             ORDER BY link.id
@@ -196,7 +202,9 @@ pub async fn record(pool: &PgPool, webhooks: &[Webhook]) -> Result<Vec<Effect>, 
                NULL::uuid AS id, NULL AS before, NULL AS after, NULL AS verdict
         FROM event WHERE NOT first OR payment_link_id IS NULL
         UNION ALL
-        SELECT account, dedup_key, true, id, before, after, verdict FROM judged"#,
+        SELECT account, dedup_key, true, id, before, after,
+               CASE WHEN is_late THEN link_was_erased_meanwhile()::text ELSE verdict END
+        FROM judged"#,
         &accounts as &[&str],
         &dedup_keys as &[&str],
         &bodies as &[&[u8]],

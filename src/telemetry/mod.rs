@@ -237,6 +237,11 @@ fn describe_links() {
         "Changes of links' status, by new status and cause",
         &[("status", &statuses), ("cause", &Cause::NAMES)],
     );
+    counter(
+        "erased_links_total",
+        "Links whose personal data was erased, by cause",
+        &[("cause", &["request", "operator", "retention"])],
+    );
     metrics::describe_gauge!(
         "recent_links",
         "Links created in the last 24 hours, at most the newest 100000, by account and status"
@@ -379,9 +384,18 @@ fn describe_jobs() {
             &[
                 "webhook_events",
                 "payment_link_events",
+                "messages",
                 "feed_events",
                 "callback_deliveries",
             ],
+        )],
+    );
+    counter(
+        "expired_bodies_total",
+        "Old bodies of webhooks and stored responses removed by the background job, by table",
+        &[(
+            "table",
+            &["webhook_events", "idempotency_keys", "operations"],
         )],
     );
     metrics::describe_histogram!(

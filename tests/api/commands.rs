@@ -261,6 +261,14 @@ fn help_lists_every_setting_with_its_variable_and_default() {
         "[env: BOOTSTRAP_API_KEY]",
         "[env: LOG_FORMAT=]",
         "[env: PRUNE_OLDER_THAN=]",
+        "[env: PRUNE_WEBHOOKS_OLDER_THAN=]",
+        "[env: PRUNE_EVENTS_OLDER_THAN=]",
+        "[env: PRUNE_MESSAGES_OLDER_THAN=]",
+        "[env: WEBHOOK_BODIES_OLDER_THAN=]",
+        "[env: STORED_RESPONSES_OLDER_THAN=]",
+        "[default: 180d]",
+        "[env: ERASE_OLDER_THAN=]",
+        "[env: PERSONAL_METADATA=]",
     ] {
         assert!(help.contains(setting), "{setting} is missing from\n{help}");
     }
@@ -295,6 +303,9 @@ async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
         ("LOG_FORMAT", "xml"),
         ("PRUNE_OLDER_THAN", "29d"),
+        ("PRUNE_EVENTS_OLDER_THAN", "29d"),
+        ("WEBHOOK_BODIES_OLDER_THAN", "29d"),
+        ("ERASE_OLDER_THAN", "always"),
         ("LOG_FILTER", "=,="),
     ] {
         let mut serve = program();
@@ -363,7 +374,7 @@ fn a_value_that_looks_like_a_command_or_flag_is_a_value() {
     let arguments = ["create", "--name", "check", "--scopes", "check"];
     let error = error_of(program().arg("api-keys").args(arguments));
     let line = "error: --scopes must be one of links:read, links:write, payments:manage, events:read, \
-                callbacks:manage, not \"check\"";
+                callbacks:manage, data:erase, not \"check\"";
     assert!(error.starts_with(line), "{error}");
 }
 

@@ -222,9 +222,11 @@ async fn every_command_for_callers_succeeds() {
             .map(|(name, _)| name)
             .collect();
         let has = |word: &str| command.iter().any(|given| given == word);
-        let has_no_key = command
-            .iter()
-            .any(|word| word.starts_with("/v1/callback-endpoints") || word.ends_with("/refresh"));
+        let has_no_key = command.iter().any(|word| {
+            word.starts_with("/v1/callback-endpoints")
+                || word.ends_with("/refresh")
+                || word.ends_with("/erase")
+        });
         let expected: &[_] = if has("-d") && has_no_key {
             &["Authorization", "Content-Type"]
         } else if has("-d") {
@@ -258,8 +260,9 @@ async fn every_command_for_callers_succeeds() {
             app.link_with_status(&link["id"], status).await;
         }
         let mut command = command;
-        if call == "renew" {
+        if call == "renew" || call == "erase" {
             app.operate(&link, "cancel", &Value::Null).await.expect(200);
+            app.read_until_confirmed(&link["id"]).await;
         }
         if path.starts_with("/v1/operations/") {
             let canceled = app.operate(&link, "cancel", &Value::Null).await;

@@ -19,6 +19,7 @@ mod crashes;
 mod creation;
 mod database;
 mod docs;
+mod erasure;
 mod export;
 mod failover;
 mod faults;

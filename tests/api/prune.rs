@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::{
     commands::{error_of, output_of},
-    support::{Service, TestApp, client, event, eventually, program, send, text},
+    support::{Service, TestApp, client, event, eventually, program, send, ten_pounds, text},
 };
 
 /// The command `prune`, for everything that is more than 400 days old.
@@ -22,7 +22,7 @@ fn prune(app: &TestApp) -> Command {
 /// What the command prints.
 fn report(webhooks: u64, entries: u64) -> String {
     format!(
-        "webhook_events\t{webhooks}\npayment_link_events\t{entries}\nfeed_events\t0\ncallback_deliveries\t0\n"
+        "webhook_events\t{webhooks}\npayment_link_events\t{entries}\nmessages\t0\nfeed_events\t0\ncallback_deliveries\t0\n"
     )
 }
 
@@ -522,4 +522,279 @@ async fn an_age_below_a_month_is_rejected() {
             "{age}: {error}"
         );
     }
+    let nothing = error_of(
+        program()
+            .arg("prune")
+            .env("DATABASE_URL", &app.database_url),
+    );
+    assert!(nothing.contains("--older-than"), "{nothing}");
+}
+
+/// The command `prune` for some kinds of data.
+fn prune_kinds(app: &TestApp, arguments: &[&str]) -> Command {
+    let mut command = program();
+    command
+        .arg("prune")
+        .args(arguments)
+        .env("DATABASE_URL", &app.database_url);
+    command
+}
+
+async fn number(app: &TestApp, sql: &str) -> i64 {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_one(&app.pool)
+        .await
+        .unwrap()
+}
+
+/// Stores a response with every key and operation, as versions before migration 14 did, and makes everything 200 days old.
+async fn with_old_responses(app: &TestApp) {
+    for statement in [
+        "UPDATE idempotency_keys SET response_body = '{}', created_at = created_at - interval '200 days'",
+        "UPDATE operations SET response_body = '{}', read_back_at = NULL, created_at = created_at - interval '200 days'",
+        "UPDATE webhook_events SET received_at = received_at - interval '200 days'",
+    ] {
+        run(app, statement).await;
+    }
+}
+
+const BODIES: &str = "SELECT count(*) FROM webhook_events WHERE body <> ''";
+const RESPONSES: &str =
+    "SELECT (SELECT count(*) FROM idempotency_keys WHERE response_body IS NOT NULL)
+                              + (SELECT count(*) FROM operations WHERE response_body IS NOT NULL)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bodies_of_webhooks_and_stored_responses_expire_and_the_rows_stay() {
+    let app = TestApp::start().await;
+    app.sandbox.drop_webhooks().await;
+    let link = app
+        .create_with_key("link-1", &ten_pounds("Order 1"))
+        .await
+        .expect(201)
+        .json();
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.read_until_confirmed(&link["id"]).await;
+    let refund = json!({"amount": {"value": 400, "currencyCode": "GBP"}});
+    app.operate_with_key("refund-1", &link, "refunds", &refund)
+        .await
+        .expect(200);
+    for (id, status) in [("evt_1", "Captured"), ("evt_2", "Created")] {
+        deliver(&app, id, &link, status).await;
+    }
+    // Some that say nothing, so that there is more than one batch.
+    many_old_webhooks(&app.pool, 700).await;
+    run(
+        &app,
+        "UPDATE webhook_events SET body = 'x' WHERE dedup_key LIKE 'old%'",
+    )
+    .await;
+    with_old_responses(&app).await;
+    deliver(&app, "evt_new", &link, "Captured").await;
+
+    let kinds = [
+        "--webhook-bodies-older-than=180d",
+        "--stored-responses-older-than=180d",
+    ];
+    let expected = "webhook_events.body\t702\nidempotency_keys.response_body\t2\noperations.response_body\t1\n";
+    let dry = [&kinds[..], &["--dry-run"]].concat();
+    assert_eq!(output_of(&mut prune_kinds(&app, &dry)), expected);
+    assert_eq!(number(&app, BODIES).await, 703);
+    assert_eq!(output_of(&mut prune_kinds(&app, &kinds)), expected);
+    assert_eq!(number(&app, BODIES).await, 1, "the new one");
+    assert_eq!(number(&app, RESPONSES).await, 0);
+    assert_eq!(app.stored_webhooks().await, 703);
+
+    // Nothing depends on them: a copy is recognized, and requests are repeated.
+    let before = app.timeline(&link["id"]).await;
+    deliver(&app, "evt_1", &link, "Captured").await;
+    assert_eq!(app.timeline(&link["id"]).await, before);
+    let again = app
+        .create_with_key("link-1", &ten_pounds("Order 1"))
+        .await
+        .expect(201);
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    let reads = app.sandbox.requests("get").await.len();
+    app.operate_with_key("refund-1", &link, "refunds", &refund)
+        .await
+        .expect(200);
+    assert_eq!(
+        app.sandbox.requests("get").await.len(),
+        reads,
+        "the link was read after the refund, so it isn't read again"
+    );
+}
+
+#[tokio::test]
+async fn by_default_the_service_removes_old_bodies_and_responses_and_nothing_else() {
+    let app = TestApp::start().await;
+    app.sandbox.drop_webhooks().await;
+    let link = app
+        .create_with_key("link-1", &ten_pounds("Order 1"))
+        .await
+        .expect(201)
+        .json();
+    deliver(&app, "evt_1", &link, "Created").await;
+    with_old_responses(&app).await;
+    many_old_webhooks(&app.pool, 3).await;
+    deliver(&app, "evt_2", &link, "Created").await;
+    let mut worker = app.another(&[]).await;
+    eventually("old bodies and responses are gone", async || {
+        let gone = number(&app, RESPONSES).await == 0 && number(&app, BODIES).await == 1;
+        gone.then_some(())
+    })
+    .await;
+    assert_eq!(app.stored_webhooks().await, 5);
+    eventually("they were counted", async || {
+        let metrics = send(client().get(format!("{}/metrics", worker.url))).await;
+        let metrics = metrics.expect(200).text;
+        [
+            r#"expired_bodies_total{table="webhook_events"} 1"#,
+            r#"expired_bodies_total{table="idempotency_keys"} 1"#,
+        ]
+        .iter()
+        .all(|line| metrics.contains(line))
+        .then_some(())
+    })
+    .await;
+
+    // What becomes old later is found as well.
+    run(
+        &app,
+        "UPDATE webhook_events SET received_at = received_at - interval '200 days' WHERE dedup_key = 'evt_2'",
+    )
+    .await;
+    run(&app, "UPDATE retention SET due_at = now()").await;
+    eventually("the other body is gone", async || {
+        (number(&app, BODIES).await == 0).then_some(())
+    })
+    .await;
+    let never = [
+        ("WEBHOOK_BODIES_OLDER_THAN", "never"),
+        ("STORED_RESPONSES_OLDER_THAN", "never"),
+    ];
+    worker.kill().await;
+    run(&app, "UPDATE webhook_events SET body = 'x'").await;
+    run(&app, "UPDATE retention SET due_at = now(), position = 0").await;
+    let worker = app.another(&never).await;
+    let line = r#"job_last_progress_timestamp_seconds{account="",job_name="pruning"} "#;
+    let progress = async || {
+        let metrics = send(client().get(format!("{}/metrics", worker.url))).await;
+        let metrics = metrics.expect(200).text;
+        let value = metrics.lines().find_map(|found| found.strip_prefix(line));
+        value.unwrap().parse::<f64>().unwrap()
+    };
+    let first = progress().await;
+    eventually("the job has looked for work", async || {
+        (progress().await > first + 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(number(&app, BODIES).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_messages_about_links_that_can_no_longer_change_are_removed() {
+    let app = TestApp::start().await;
+    app.sandbox.drop_webhooks().await;
+    let (paid, due, open) = (app.paid().await, app.paid().await, app.paid().await);
+    run(
+        &app,
+        "INSERT INTO messages (id, payment_link_id, account, channel, purpose, recipient, locale, status, created_by, created_at)
+         SELECT gen_random_uuid(), id, account, 'email', 'request', 'a@b', 'en', 'Sent', 'orders', at
+         FROM payment_links, (VALUES (now()), (now() - interval '500 days')) AS times (at)",
+    )
+    .await;
+    time_passes(&app).await;
+    let id = |link: &Value| text(&link["paymentIntentId"]).to_owned();
+    run(
+        &app,
+        &format!(
+            "UPDATE payment_links SET due_at = now() WHERE payment_intent_id = '{}'",
+            id(&due)
+        ),
+    )
+    .await;
+    run(
+        &app,
+        &format!(
+            "INSERT INTO operations (id, payment_link_id, account, kind, action, created_by, status, created_at)
+             SELECT gen_random_uuid(), id, account, 'cancel', '{{}}', 'orders', 'Pending', now() - interval '500 days'
+             FROM payment_links WHERE payment_intent_id = '{}'",
+            id(&open)
+        ),
+    )
+    .await;
+    let kind = ["--messages-older-than=400d"];
+    let dry = [&kind[..], &["--dry-run"]].concat();
+    assert_eq!(output_of(&mut prune_kinds(&app, &dry)), "messages\t1\n");
+    assert_eq!(output_of(&mut prune_kinds(&app, &kind)), "messages\t1\n");
+    let left = format!(
+        "SELECT count(*) FROM messages JOIN payment_links link ON link.id = payment_link_id
+         WHERE link.payment_intent_id = '{}'",
+        id(&paid)
+    );
+    assert_eq!(number(&app, &left).await, 1, "the new one");
+    assert_eq!(number(&app, "SELECT count(*) FROM messages").await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn personal_data_of_links_that_have_not_changed_for_long_is_erased_if_that_is_wanted() {
+    let app = TestApp::start().await;
+    app.sandbox.drop_webhooks().await;
+    let mut body = ten_pounds("Order 1");
+    body["customer"] = json!({"emailAddress": "ann@example.com"});
+    let unpaid = app.create(&body).await.expect(201).json();
+    let mut paid = Vec::new();
+    for _ in 0..4 {
+        let link = app.create(&body).await.expect(201).json();
+        app.sandbox.pay(&link["paymentIntentId"]).await;
+        paid.push(app.read_until_confirmed(&link["id"]).await);
+    }
+    time_passes(&app).await;
+    run(
+        &app,
+        &format!(
+            "UPDATE payment_links SET updated_at = now() WHERE payment_intent_id = '{}'",
+            text(&paid[0]["paymentIntentId"])
+        ),
+    )
+    .await;
+    run(
+        &app,
+        &format!(
+            "UPDATE payment_links SET dojo_status = 'Created' WHERE payment_intent_id = '{}'",
+            text(&paid[1]["paymentIntentId"])
+        ),
+    )
+    .await;
+
+    let kind = ["--erase-older-than=400d"];
+    let dry = [&kind[..], &["--dry-run"]].concat();
+    assert_eq!(output_of(&mut prune_kinds(&app, &dry)), "erased links\t2\n");
+    let worker = app
+        .another(&[("ERASE_OLDER_THAN", "400d"), ("PERSONAL_METADATA", "guest")])
+        .await;
+    for link in &paid[2..] {
+        let erased = eventually("it is erased", async || {
+            let link = app.link(&link["id"]).await;
+            link["erasedAt"].is_string().then_some(link)
+        })
+        .await;
+        assert_eq!(erased.get("customer"), None);
+        let entries = app.told(&link["id"], "erased").await;
+        assert_eq!(entries[0]["cause"], json!({"type": "retention"}));
+    }
+    eventually("they were counted", async || {
+        let metrics = send(client().get(format!("{}/metrics", worker.url))).await;
+        let line = r#"erased_links_total{cause="retention"} 2"#;
+        metrics.expect(200).text.contains(line).then_some(())
+    })
+    .await;
+    for link in [&unpaid, &paid[0], &paid[1]] {
+        assert_eq!(app.link(&link["id"]).await["erasedAt"], Value::Null);
+    }
+    drop(worker);
+    assert_eq!(
+        output_of(&mut prune_kinds(&app, &kind)),
+        "erased links\t0\n"
+    );
 }

@@ -142,7 +142,7 @@ pub struct NewTipsAmount {
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewReceipt {
-    /// The recipients' email addresses, 1 to 20.
+    /// The recipients' email addresses, 1 to 20. Once the link's personal data was erased, only `erased`.
     #[schema(min_items = 1, max_items = 20)]
     pub emails: Vec<String>,
 }
