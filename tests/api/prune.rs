@@ -676,11 +676,11 @@ async fn by_default_the_service_removes_old_bodies_and_responses_and_nothing_els
     run(&app, "UPDATE webhook_events SET body = 'x'").await;
     run(&app, "UPDATE retention SET due_at = now(), position = 0").await;
     let worker = app.another(&never).await;
-    let line = r#"job_last_progress_timestamp_seconds{account="",job_name="pruning"} "#;
+    let metric = r#"job_last_progress_timestamp_seconds{account="",job_name="pruning"} "#;
     let progress = async || {
         let metrics = send(client().get(format!("{}/metrics", worker.url))).await;
         let metrics = metrics.expect(200).text;
-        let value = metrics.lines().find_map(|found| found.strip_prefix(line));
+        let value = metrics.lines().find_map(|found| found.strip_prefix(metric));
         value.unwrap().parse::<f64>().unwrap()
     };
     let first = progress().await;
