@@ -510,7 +510,7 @@ pub(super) fn complete(document: &mut Value) {
                 if parameter["name"] == "Idempotency-Key" {
                     // A key is for one request, so each operation's example has its own.
                     parameter["example"] = match kind {
-                        _ if kind == Call::Operates || last == "renew" => {
+                        _ if kind == Call::Operates || matches!(last, "renew" | "messages") => {
                             json!(format!("order-236-{last}"))
                         }
                         _ => json!("order-236"),

@@ -42,16 +42,6 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(get))
 }
 
-/// What is wrong with a request for an email if this service can't send any.
-pub(super) fn mail_fault(state: &AppState, pointer: &str) -> Option<Fault> {
-    (!state.sends_mail).then(|| {
-        Fault::new(
-            pointer,
-            "is not possible, because this service is not set up to send emails (SMTP_URL)",
-        )
-    })
-}
-
 /// Sends a payment link to the customer.
 ///
 /// The message is saved, and sent within seconds. To learn its outcome, read it, or the link's timeline. If the mail server is
@@ -91,7 +81,7 @@ async fn send(request: WriteRequest<LinksSend, LinkId>) -> Result<Response, Erro
     {
         return respond(&state, id, earlier).await;
     }
-    faults.extend(mail_fault(&state, "/channel"));
+    faults.extend(state.mail_fault("/channel"));
     let to = recipient(&new, &link, &mut faults);
     if !faults.is_empty() {
         return Err(Error::Invalid(faults));

@@ -24,7 +24,6 @@ use super::{
     error::Error,
     examples,
     idempotency::{IDEMPOTENT_REPLAYED, OptionalKey, RequiredKey},
-    messages::mail_fault,
     metadata_entry::MetadataEntry,
     observe::RequestId,
     problem::{Problem, Subject},
@@ -170,7 +169,7 @@ async fn finish(
 /// What is wrong with a request to send the link, if no emails can be sent.
 fn sending_fault(state: &AppState, body: &Value) -> Option<Fault> {
     let is_requested = body.get("send").is_some_and(|send| !send.is_null());
-    is_requested.then(|| mail_fault(state, "/send")).flatten()
+    is_requested.then(|| state.mail_fault("/send")).flatten()
 }
 
 /// What is wrong with the account of a request, which is `default` if the request names none.

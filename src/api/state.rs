@@ -23,7 +23,7 @@ use crate::{
     callbacks::client::LazyClient,
     config::ServeSettings,
     dojo::{Account, Accounts},
-    payment_link::{PaymentLink, RecoveryLimits, erasure::PersonalMetadata},
+    payment_link::{Fault, PaymentLink, RecoveryLimits, erasure::PersonalMetadata},
     protocol::{Context, intake::Intake},
     store::PgPool,
     telemetry::trace,
@@ -143,6 +143,16 @@ impl AppState {
             schemas: RequestSchemas::of(document),
             document,
         }))
+    }
+
+    /// What is wrong with a request for an email if this service can't send any.
+    pub(crate) fn mail_fault(&self, pointer: &str) -> Option<Fault> {
+        (!self.sends_mail).then(|| {
+            Fault::new(
+                pointer,
+                "is not possible, because this service is not set up to send emails (SMTP_URL)",
+            )
+        })
     }
 
     /// Tells the background jobs that something has just become due.

@@ -153,7 +153,7 @@ fn server(text: &str) -> Result<MailServer, &'static str> {
     }
     let decode = |text: &str| {
         let text = percent_decode_str(text).decode_utf8();
-        text.map(|text| text.into_owned())
+        text.map(std::borrow::Cow::into_owned)
             .map_err(|_| "has a user name or password that isn't UTF-8")
     };
     let credentials = match (url.username(), url.password()) {
@@ -186,7 +186,7 @@ pub(super) fn mailbox(text: &str) -> Result<Mailbox, Expected> {
         )
     };
     let mailbox: Mailbox = text.parse().map_err(|_| expected())?;
-    if is_email_address(&mailbox.email.to_string()) {
+    if is_email_address(mailbox.email.as_ref()) {
         Ok(mailbox)
     } else {
         Err(expected())

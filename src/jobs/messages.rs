@@ -31,7 +31,8 @@ impl Job for Messages {
 
     async fn work(&self, message: &DueMessage) -> Result<(), protocol::Error> {
         let work = protocol::messages::deliver(&self.jobs.context, &self.mailer, message);
-        self.jobs.within_lease(message.lease.left(), work).await
+        let lease = message.lease.left();
+        self.jobs.within_lease(lease, Box::pin(work)).await
     }
 
     async fn release(
@@ -64,7 +65,8 @@ impl Job for Reminders {
 
     async fn work(&self, reminder: &DueReminder) -> Result<(), protocol::Error> {
         let work = protocol::reminders::remind(&self.0.context, reminder);
-        self.0.within_lease(reminder.lease.left(), work).await
+        let lease = reminder.lease.left();
+        self.0.within_lease(lease, Box::pin(work)).await
     }
 
     async fn release(

@@ -11,10 +11,7 @@ use lettre::{
     },
 };
 
-use super::{
-    Mailer,
-    templates::{self, Context},
-};
+use super::templates::{self, Context, Templates};
 use crate::{
     config::Merchant,
     payment_link::{Environment, MessageId, PaymentLink, Purpose},
@@ -55,6 +52,14 @@ pub enum ComposeError {
 /// An email, ready to be sent.
 pub struct Email(Message);
 
+/// What is the same in all emails of the service, unless an account has its own.
+pub(super) struct Sender {
+    pub(super) from: Mailbox,
+    pub(super) reply_to: Option<Mailbox>,
+    /// The color of the button.
+    pub(super) color: String,
+}
+
 impl Email {
     pub(super) fn envelope(&self) -> &Envelope {
         self.0.envelope()
@@ -65,20 +70,18 @@ impl Email {
     pub fn content(&self) -> Vec<u8> {
         self.0.formatted()
     }
-}
 
-impl Mailer {
-    /// Composes the email that asks to pay `link` at `url`, in plain text and in HTML with a QR code.
-    pub fn compose(
-        &self,
+    pub(super) fn compose(
+        templates: &Templates,
+        sender: &Sender,
         link: &PaymentLink,
         url: &str,
         merchant: &Merchant,
         outgoing: Outgoing<'_>,
-    ) -> Result<Email, ComposeError> {
-        let color = merchant.brand_color.as_deref().unwrap_or(&self.color);
+    ) -> Result<Self, ComposeError> {
+        let color = merchant.brand_color.as_deref().unwrap_or(&sender.color);
         let terms = &link.terms;
-        let texts = self.templates.render(
+        let texts = templates.render(
             outgoing.locale,
             &Context {
                 merchant: merchant.name.as_deref(),
@@ -96,8 +99,8 @@ impl Mailer {
                 qr_code: &format!("cid:{QR_CODE}"),
             },
         )?;
-        let from = merchant.mail_from.as_ref().unwrap_or(&self.from);
-        let reply_to = merchant.mail_reply_to.as_ref().or(self.reply_to.as_ref());
+        let from = merchant.mail_from.as_ref().unwrap_or(&sender.from);
+        let reply_to = merchant.mail_reply_to.as_ref().or(sender.reply_to.as_ref());
         let message_id = format!("<{}@{}>", outgoing.id, from.email.domain());
         let mut builder = Message::builder()
             .from(from.clone())
@@ -124,7 +127,7 @@ impl Mailer {
         let parts = MultiPart::alternative()
             .singlepart(SinglePart::plain(texts.text))
             .multipart(html);
-        Ok(Email(builder.multipart(parts)?))
+        Ok(Self(builder.multipart(parts)?))
     }
 }
 

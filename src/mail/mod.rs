@@ -6,22 +6,22 @@ mod templates;
 
 use std::time::Duration;
 
-use lettre::message::Mailbox;
-
+use email::Sender;
 pub use email::{ComposeError, Email, Outgoing};
 use server::Server;
 pub use server::{Delivery, Refusal, Session};
 use templates::Templates;
 
-use crate::config::{ConfigError, MailSettings};
+use crate::{
+    config::{ConfigError, MailSettings, Merchant},
+    payment_link::PaymentLink,
+};
 
 /// Composes emails and sends them.
 pub struct Mailer {
     server: Server,
     templates: Templates,
-    from: Mailbox,
-    reply_to: Option<Mailbox>,
-    color: String,
+    sender: Sender,
 }
 
 impl Mailer {
@@ -39,10 +39,23 @@ impl Mailer {
         Ok(Some(Self {
             server: Server::new(server, settings.smtp_timeout)?,
             templates,
-            from,
-            reply_to: settings.mail_reply_to.clone(),
-            color: settings.brand_color.clone(),
+            sender: Sender {
+                from,
+                reply_to: settings.mail_reply_to.clone(),
+                color: settings.brand_color.clone(),
+            },
         }))
+    }
+
+    /// Composes the email that asks to pay `link` at `url`, in plain text and in HTML with a QR code.
+    pub fn compose(
+        &self,
+        link: &PaymentLink,
+        url: &str,
+        merchant: &Merchant,
+        outgoing: Outgoing<'_>,
+    ) -> Result<Email, ComposeError> {
+        Email::compose(&self.templates, &self.sender, link, url, merchant, outgoing)
     }
 
     /// How long sending an email can take.

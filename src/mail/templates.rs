@@ -53,6 +53,7 @@ pub(super) struct Context<'a> {
 
 /// A day in UTC.
 #[derive(Debug, Clone, Serialize)]
+#[expect(clippy::struct_field_names, reason = "templates use these names")]
 pub(super) struct Day {
     year: i32,
     month: u8,

@@ -161,7 +161,7 @@ async fn finish(
             info!(%message_id, %link_id, reason, "a message was not sent");
         }
         _ => {
-            warn!(%message_id, %link_id, reason, "a message was not sent, or it is not known whether it was")
+            warn!(%message_id, %link_id, reason, "a message was not sent, or it is not known whether it was");
         }
     }
     count(match status {

@@ -8,7 +8,7 @@ use tracing::info;
 use super::{Context, Error, reconciliation::refresh};
 use crate::{
     payment_link::{
-        MessageId,
+        MessageId, Unpayable,
         timeline::{Cause, ReminderDueDetail},
     },
     store::{self, reminders::DueReminder},
@@ -24,7 +24,7 @@ pub async fn remind(context: &Context, reminder: &DueReminder) -> Result<(), Err
     };
     let why = link.unpayable(OffsetDateTime::now_utc());
     // What Dojo hasn't confirmed in this very call may be about to be paid.
-    if why.is_some_and(|why| why.may_pass()) || !link.confirmed {
+    if why.is_some_and(Unpayable::may_pass) || !link.confirmed {
         let wait = Duration::from_secs(10);
         return Ok(store::reminders::release(pool, reminder, wait).await?);
     }

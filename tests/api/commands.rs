@@ -373,8 +373,8 @@ fn everything_that_is_missing_or_wrong_is_named_at_once() {
 fn a_value_that_looks_like_a_command_or_flag_is_a_value() {
     let arguments = ["create", "--name", "check", "--scopes", "check"];
     let error = error_of(program().arg("api-keys").args(arguments));
-    let line = "error: --scopes must be one of links:read, links:write, payments:manage, events:read, \
-                callbacks:manage, data:erase, not \"check\"";
+    let line = "error: --scopes must be one of links:read, links:write, links:send, payments:manage, \
+                events:read, callbacks:manage, data:erase, not \"check\"";
     assert!(error.starts_with(line), "{error}");
 }
 

@@ -39,7 +39,8 @@ async fn the_pages_contain_every_route_schema_and_problem_type() {
         for method in item.as_object().unwrap().keys() {
             let anchor = format!("{method}{path}")
                 .replace(['{', '}'], "")
-                .replace(['/', '.'], "-");
+                .replace(['/', '.'], "-")
+                .to_lowercase();
             let heading = format!("<h4 id=\"{anchor}\">");
             let part = if path.starts_with("/v1/") {
                 callers

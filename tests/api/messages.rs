@@ -645,6 +645,46 @@ async fn an_operators_templates_are_used_and_validated_at_the_start() {
 }
 
 #[tokio::test]
+async fn an_erased_link_keeps_no_address_and_nothing_is_sent_again() {
+    let server = MailServer::start().await;
+    let app = app(&server, &[]).await;
+    let mut request = ten_pounds("Order 1");
+    request["send"] = json!({"email": "ann@example.com", "note": "Dear Ann"});
+    let link = app.create(&request).await.expect(201).json();
+    let body = json!({"channel": "email", "to": "ann@example.com", "note": "Dear Ann"});
+    let message = app.send_message(&link, "1", &body).await.expect(201).json();
+    app.message_with_status(&message, "Sent").await;
+    server.received(2).await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    eventually("the payment is confirmed", async || {
+        let link = app.link(&link["id"]).await;
+        (link["status"] == "Captured" && link["confirmed"] == true).then_some(())
+    })
+    .await;
+
+    let path = format!("/v1/payment-links/{}/erase", text(&link["id"]));
+    let erased = send(app.request(Method::POST, &path))
+        .await
+        .expect(200)
+        .json();
+    assert!(erased.get("send").is_none(), "{erased}");
+    for message in app.messages(&link).await {
+        assert_eq!(message["status"], "Sent");
+        assert_eq!(
+            (&message["to"], &message["note"]),
+            (&Value::Null, &Value::Null)
+        );
+    }
+    app.send_message(&link, "1", &body)
+        .await
+        .problem(410, "erased");
+    app.send_message(&link, "2", &body)
+        .await
+        .problem(409, "not-payable");
+    assert_eq!(server.messages().len(), 2);
+}
+
+#[tokio::test]
 async fn several_replicas_send_each_message_once() {
     let server = MailServer::start().await;
     let app = app(&server, &[]).await;
