@@ -61,6 +61,7 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         NoSuchLink,
         (status = 409, description = "The link can't be paid, so there is nothing to send. `detail` says why.", body = Problem, content_type = "application/problem+json", examples(("not-payable" = ()))),
         (status = 410, description = "The key was used before, and the personal data of the link was erased, or the message was removed because it was old.", body = Problem, content_type = "application/problem+json", examples(("erased" = ()))),
+        (status = 503, description = "The database could not be reached (retry after `Retry-After`), or the link's account is no longer configured.", body = Problem, content_type = "application/problem+json", examples(("database-unavailable" = ()), ("timed-out" = ()), ("account-not-configured" = ()))),
         (status = 422, description = "The request is invalid (`errors` lists the reasons), or the key was already used for a different request.", body = Problem, content_type = "application/problem+json", examples(("invalid-request" = ()), ("idempotency-key-reused" = ()))),
     )
 )]
@@ -89,6 +90,8 @@ async fn send(request: WriteRequest<LinksSend, LinkId>) -> Result<Response, Erro
     let Some(key) = key? else {
         return Err(Error::Invalid(faults));
     };
+    // Nothing would send the message of an account that is no longer configured.
+    state.account_of(&link)?;
     if let Some(why) = link.unpayable(OffsetDateTime::now_utc()) {
         return Err(Error::NotPayable(why));
     }

@@ -61,12 +61,19 @@ impl Erase {
                 eprintln!("There is no link of this customer.");
             }
             for id in links {
-                let (is_erased, what) = match self.erase(pool, id).await? {
-                    None => return Err(format!("there is no link {id}").into()),
-                    Some(Ok(true)) => (true, "was erased before".to_owned()),
-                    Some(Ok(false)) if self.dry_run => (true, "would be erased".to_owned()),
-                    Some(Ok(false)) => (true, "erased".to_owned()),
-                    Some(Err(why)) => (false, format!("not erased: {why}")),
+                let (is_erased, what) = match self.erase(pool, id).await {
+                    // The others are erased all the same.
+                    Err(error) if self.which.email.is_some() => {
+                        (false, format!("not erased: {error}"))
+                    }
+                    Err(error) => return Err(error),
+                    Ok(erased) => match erased {
+                        None => return Err(format!("there is no link {id}").into()),
+                        Some(Ok(true)) => (true, "was erased before".to_owned()),
+                        Some(Ok(false)) if self.dry_run => (true, "would be erased".to_owned()),
+                        Some(Ok(false)) => (true, "erased".to_owned()),
+                        Some(Err(why)) => (false, format!("not erased: {why}")),
+                    },
                 };
                 all_erased &= is_erased;
                 print(format_args!("{id}\t{what}\n"))?;

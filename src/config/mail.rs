@@ -53,7 +53,8 @@ pub struct MailSettings {
     #[arg(long, env = "MAIL_TEMPLATES", value_name = "FOLDER", value_parser = path())]
     mail_templates: Option<PathBuf>,
 
-    /// How long the mail server may take until it is ready for a message, and again until it accepts the message. At most 2m.
+    /// How long the mail server may take for each of three steps: to connect and accept the sender and the recipient, to get
+    /// ready for the content, and to accept the message. At most 2m.
     #[arg(long, env = "SMTP_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = timeout)]
     pub smtp_timeout: Duration,
 }

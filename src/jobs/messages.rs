@@ -10,7 +10,8 @@ use crate::{
 /// Sends the messages that are due.
 pub(super) struct Messages {
     pub(super) jobs: Jobs,
-    pub(super) mailer: Arc<Mailer>,
+    /// `None` if no emails can be sent. Messages then wait, and fail after a day.
+    pub(super) mailer: Option<Arc<Mailer>>,
 }
 
 impl Job for Messages {
@@ -25,12 +26,13 @@ impl Job for Messages {
     async fn claim(&self, limit: i64) -> Result<Vec<DueMessage>, store::Error> {
         let Context { pool, account, .. } = &self.jobs.context;
         // Dojo may be asked first.
-        let lease = account.client.operation_lease() + self.mailer.time_limit();
+        let mail = self.mailer.as_ref().map(|mailer| mailer.time_limit());
+        let lease = account.client.operation_lease() + mail.unwrap_or_default();
         store::messages::claim(pool, &account.name, lease, limit).await
     }
 
     async fn work(&self, message: &DueMessage) -> Result<(), protocol::Error> {
-        let work = protocol::messages::deliver(&self.jobs.context, &self.mailer, message);
+        let work = protocol::messages::deliver(&self.jobs.context, self.mailer.as_deref(), message);
         let lease = message.lease.left();
         self.jobs.within_lease(lease, Box::pin(work)).await
     }

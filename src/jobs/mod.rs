@@ -63,13 +63,11 @@ impl Jobs {
         );
         self.start(tasks, orphaned_intents::OrphanedIntents(self.clone()), few);
         self.start(tasks, messages::Reminders(self.clone()), few);
-        if let Some(mailer) = &self.mailer {
-            let job = messages::Messages {
-                jobs: self.clone(),
-                mailer: Arc::clone(mailer),
-            };
-            self.start(tasks, job, few);
-        }
+        let job = messages::Messages {
+            jobs: self.clone(),
+            mailer: self.mailer.clone(),
+        };
+        self.start(tasks, job, few);
         let backlog = Arc::new(backlog::BacklogMetrics::new(self.clone()));
         self.keep_running(
             tasks,

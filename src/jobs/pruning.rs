@@ -5,7 +5,7 @@ use std::{
 
 use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{
     RESTART_PAUSE,
@@ -321,7 +321,10 @@ async fn erase_batch(
         alive();
         match store::erasure::erase(pool, link_id, personal, &Cause::Retention).await {
             Ok(Some(Ok(erased))) => erased_links += u64::from(!erased.again),
-            Ok(_) => {}
+            Ok(Some(Err(why))) => {
+                warn!(%link_id, %why, "a link is old enough for its personal data to be erased, but something about it is open");
+            }
+            Ok(None) => {}
             Err(error) if error.is_outage() => return Err(error),
             // It must not keep the others from being erased.
             Err(error) => {

@@ -25,7 +25,7 @@ pub(super) const QR_CODE: &str = "qr";
 const QR_WIDTH: u16 = 400;
 
 /// A message to be composed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Outgoing<'a> {
     pub id: MessageId,
     pub purpose: Purpose,

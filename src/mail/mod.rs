@@ -58,10 +58,16 @@ impl Mailer {
         Email::compose(&self.templates, &self.sender, link, url, merchant, outgoing)
     }
 
-    /// How long sending an email can take.
+    /// How long it can take until an email is announced and sent, and its outcome is stored.
     #[must_use]
     pub fn time_limit(&self) -> Duration {
-        self.server.timeout() * 2
+        self.server.timeout() + self.time_to_send()
+    }
+
+    /// The part of that which begins when the email is announced.
+    #[must_use]
+    pub fn time_to_send(&self) -> Duration {
+        self.server.timeout() * 2 + Duration::from_secs(10)
     }
 
     /// Tells the mail server from whom and to whom the email is. Nothing is sent yet.

@@ -24,7 +24,7 @@ const FILES: [&str; 3] = [SUBJECT, TEXT, HTML];
 const LONGEST: u64 = 256 * 1024;
 
 /// What a template can use.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Serialize)]
 pub(super) struct Context<'a> {
     /// The merchant's name.
     pub(super) merchant: Option<&'a str>,
@@ -74,7 +74,6 @@ impl Day {
 }
 
 /// An email's texts.
-#[derive(Debug)]
 pub(super) struct Texts {
     pub(super) subject: String,
     pub(super) text: String,
@@ -178,7 +177,8 @@ impl Templates {
         }
     }
 
-    /// Renders the templates of a language with everything that they can get, and with as little as they can get.
+    /// Renders the templates of a language with everything that they can get, with as little as they can get, and with each
+    /// value that may be missing alone, and alone missing.
     fn try_out(&self, locale: &str) -> Result<(), Error> {
         let least = Context {
             merchant: None,
@@ -205,7 +205,23 @@ impl Templates {
             expires: Some(Day::of(OffsetDateTime::UNIX_EPOCH)),
             ..least.clone()
         };
-        for context in [least, most] {
+        let mut contexts = vec![least.clone(), most.clone()];
+        for n in 0..7 {
+            let (mut one, mut others) = (least.clone(), most.clone());
+            for (context, from) in [(&mut one, &most), (&mut others, &least)] {
+                match n {
+                    0 => context.merchant = from.merchant,
+                    1 => context.contact = from.contact,
+                    2 => context.description = from.description,
+                    3 => context.note = from.note,
+                    4 => context.reminder = from.reminder,
+                    5 => context.test = from.test,
+                    _ => context.expires.clone_from(&from.expires),
+                }
+            }
+            contexts.extend([one, others]);
+        }
+        for context in contexts {
             let texts = self.render(locale, &context)?;
             for (file, text) in [(TEXT, texts.text), (HTML, texts.html)] {
                 // In HTML, slashes are escaped.
@@ -272,7 +288,11 @@ fn read(folder: &Path) -> io::Result<BTreeMap<String, String>> {
         for file in visible(&path)? {
             let path = path.join(&file);
             let metadata = fs::metadata(&path)?;
-            if metadata.is_file() && metadata.len() <= LONGEST {
+            if metadata.len() > LONGEST {
+                let text = format!("{language}/{file} is larger than {LONGEST} bytes");
+                return Err(io::Error::other(text));
+            }
+            if metadata.is_file() {
                 found.insert(format!("{language}/{file}"), fs::read_to_string(&path)?);
             }
         }

@@ -132,7 +132,7 @@ pub enum NotErasable {
     NotConfirmed,
     #[error("the outcome of an operation on the payment is not known yet")]
     OperationOpen,
-    #[error("a message is still to be sent")]
+    #[error("a message is being sent")]
     MessagePending,
     #[error("another payment intent of the link may still be paid")]
     SurplusOpen,

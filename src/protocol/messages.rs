@@ -26,9 +26,11 @@ use crate::{
 const RECENT: time::Duration = time::Duration::minutes(1);
 
 /// Sends a message that is due, and stores the outcome. An `Err` means that the message is still due.
+///
+/// Without a mailer, the message waits for one, as for a mail server that is down.
 pub async fn deliver(
     context: &Context,
-    mailer: &Mailer,
+    mailer: Option<&Mailer>,
     message: &DueMessage,
 ) -> Result<(), Error> {
     if message.is_handed_over {
@@ -36,6 +38,15 @@ pub async fn deliver(
         let reason = "this service failed before it had stored the mail server's response";
         return finish(context, message, MessageStatus::Unknown, Some(reason)).await;
     }
+    if message.age >= GIVE_UP {
+        let last = message.failure.as_deref().unwrap_or("it was not tried");
+        let reason = format!("the message could not be sent within a day: {last}");
+        return finish(context, message, MessageStatus::Failed, Some(&reason)).await;
+    }
+    let Some(mailer) = mailer else {
+        let reason = "this service is not set up to send emails".to_owned();
+        return refused(context, message, Refusal::ForNow(reason)).await;
+    };
     let Some(link) = current(context, message).await? else {
         return Ok(());
     };
@@ -74,12 +85,14 @@ pub async fn deliver(
         Ok(session) => session,
         Err(refusal) => return refused(context, message, refusal).await,
     };
-    match store::messages::hand_over(&context.pool, message).await {
+    let needed = mailer.time_to_send();
+    match store::messages::hand_over(&context.pool, message, needed).await {
         Ok(true) => {}
-        // Another worker has the message by now.
+        // It took too long, or the link was paid in the meantime. Unless another worker has the message by now, look again.
         Ok(false) => {
             session.abandon().await;
-            return Ok(());
+            let wait = Duration::from_secs(1);
+            return Ok(store::messages::release(&context.pool, message, wait).await?);
         }
         Err(error) => {
             session.abandon().await;
@@ -116,14 +129,16 @@ async fn refused(context: &Context, message: &DueMessage, refusal: Refusal) -> R
         Refusal::ForGood(reason) => {
             finish(context, message, MessageStatus::Failed, Some(&reason)).await
         }
-        Refusal::ForNow(reason) if message.age >= GIVE_UP => {
-            finish(context, message, MessageStatus::Failed, Some(&reason)).await
-        }
         Refusal::ForNow(reason) => {
             warn!(message_id = %message.id, reason, "a message was not sent; trying again later");
             count("retried");
             let wait = wait(message);
-            Ok(store::messages::retry(&context.pool, message, &reason, wait).await?)
+            // Only this process knows that the mail server doesn't have the message.
+            (|| store::messages::retry(&context.pool, message, &reason, wait))
+                .retry(through_an_outage())
+                .when(store::Error::is_outage)
+                .await?;
+            Ok(())
         }
     }
 }
@@ -135,6 +150,13 @@ fn wait(message: &DueMessage) -> Duration {
     shortest.max((message.age / 2).min(Duration::from_mins(30)))
 }
 
+/// Attempts over about three seconds.
+fn through_an_outage() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_times(5)
+}
+
 /// Stores an outcome. Only this process knows it, so a short outage of the database must not lose it.
 async fn finish(
     context: &Context,
@@ -143,11 +165,7 @@ async fn finish(
     reason: Option<&str>,
 ) -> Result<(), Error> {
     let finished = (|| store::messages::finish(&context.pool, message, status, reason))
-        .retry(
-            ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(100))
-                .with_max_times(5),
-        )
+        .retry(through_an_outage())
         .when(store::Error::is_outage)
         .await?;
     if !finished {

@@ -55,6 +55,9 @@ pub enum Error {
     /// Dojo has more intents around the time of this creation than are read, so whether its intent exists is unknown.
     #[error("there are too many intents around the time of this creation to read them all")]
     TooManyIntents,
+    /// Dojo's response doesn't say for certain what the state of the link is.
+    #[error("Dojo has not confirmed yet what has become of the link")]
+    NotConfirmed,
     /// The lease expired.
     #[error("the work took too long")]
     TimedOut,

@@ -1,7 +1,5 @@
 //! Reminding the customers of links that nobody has paid.
 
-use std::time::Duration;
-
 use time::OffsetDateTime;
 use tracing::info;
 
@@ -25,8 +23,7 @@ pub async fn remind(context: &Context, reminder: &DueReminder) -> Result<(), Err
     let why = link.unpayable(OffsetDateTime::now_utc());
     // What Dojo hasn't confirmed in this very call may be about to be paid.
     if why.is_some_and(Unpayable::may_pass) || !link.confirmed {
-        let wait = Duration::from_secs(10);
-        return Ok(store::reminders::release(pool, reminder, wait).await?);
+        return Err(Error::NotConfirmed);
     }
     let (None, Some(url)) = (why, link.customer_url()) else {
         return Ok(store::reminders::drop_all(pool, reminder.link_id).await?);

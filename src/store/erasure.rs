@@ -21,16 +21,17 @@ use uuid::Uuid;
 use super::{
     Error, PgPool, PgTransaction,
     links::{self, Place, select_links},
+    parse_stored,
     timeline::{kind_word, record},
     to_json,
 };
 use crate::payment_link::{
-    PaymentLink, PaymentLinkId, Status,
+    MessageId, MessageStatus, PaymentLink, PaymentLinkId, Status,
     erasure::{
         NotErasable, PersonalMetadata, erase_action, erase_detail, erase_event, erase_failure,
         erase_request, erase_row,
     },
-    timeline::{Cause, Kind},
+    timeline::{Cause, Kind, MessageDetail},
 };
 
 /// How often an erasure is tried if something else that runs at the same time is in its way.
@@ -173,7 +174,12 @@ async fn open_work(
                       SELECT FROM operations
                       WHERE payment_link_id = $1 AND (status IN ('Pending', 'Unconfirmed') OR due_at IS NOT NULL)
                   ) AS "operation!",
-                  EXISTS (SELECT FROM messages WHERE payment_link_id = $1 AND status = 'Pending') AS "message!",
+                  EXISTS (
+                      -- Being sent at this moment.
+                      SELECT FROM messages
+                      WHERE payment_link_id = $1 AND status = 'Pending' AND handed_over_at IS NOT NULL
+                        AND leased_until > now()
+                  ) AS "message!",
                   EXISTS (SELECT FROM payment_intents WHERE surplus_of = $1 AND due_at IS NOT NULL) AS "surplus!",
                   EXISTS (
                       SELECT FROM renewals JOIN payment_links successor ON successor.id = successor_id
@@ -357,7 +363,14 @@ impl Erasure<'_> {
     }
 
     /// The messages that are no longer to be sent.
+    ///
+    /// Nobody can pay the link, so a message that waits is canceled. Whoever works on it can't hand it over any more.
     async fn messages(&mut self) -> Result<(), Error> {
+        self.end_messages(MessageStatus::Canceled, "the link was erased", false)
+            .await?;
+        let reason = "this service failed before it had stored the mail server's response";
+        self.end_messages(MessageStatus::Unknown, reason, true)
+            .await?;
         sqlx::query!(
             "UPDATE messages SET recipient = NULL, note = NULL
              WHERE payment_link_id = $1 AND status <> 'Pending' AND (recipient IS NOT NULL OR note IS NOT NULL)",
@@ -365,6 +378,57 @@ impl Erasure<'_> {
         )
         .execute(&mut *self.transaction)
         .await?;
+        Ok(())
+    }
+
+    /// Ends the messages that wait: those that may have been sent, or the others.
+    async fn end_messages(
+        &mut self,
+        status: MessageStatus,
+        reason: &str,
+        handed_over: bool,
+    ) -> Result<(), Error> {
+        let kind = match status {
+            MessageStatus::Unknown => Kind::MessageUnknown,
+            _ => Kind::MessageCanceled,
+        };
+        let waiting = sqlx::query!(
+            "SELECT id, channel, purpose FROM messages
+             WHERE payment_link_id = $1 AND status = 'Pending' AND (handed_over_at IS NOT NULL) = $2
+               AND (handed_over_at IS NULL OR leased_until IS NULL OR leased_until <= now())",
+            self.link.id.uuid(),
+            handed_over
+        )
+        .fetch_all(&mut *self.transaction)
+        .await?;
+        for message in waiting {
+            let detail = MessageDetail {
+                message_id: MessageId::from_uuid(message.id),
+                channel: parse_stored(&message.channel)?,
+                purpose: parse_stored(&message.purpose)?,
+                reason: Some(reason),
+            };
+            record!(
+                kind,
+                &Cause::Delivery,
+                "WITH ended AS (
+                     UPDATE messages
+                     SET status = $3, failure = $4, completed_at = now(), due_at = NULL, leased_until = NULL
+                     WHERE id = $5 AND status = 'Pending' AND (handed_over_at IS NOT NULL) = $6
+                     RETURNING payment_link_id
+                 ), entry AS (
+                     SELECT payment_link_id AS link_id, $7 AS before, $7 AS after, $8::jsonb AS detail FROM ended
+                 )",
+                status.as_str(),
+                reason,
+                message.id,
+                handed_over,
+                self.link.status.as_str(),
+                to_json(&detail)?
+            )
+            .execute(&mut *self.transaction)
+            .await?;
+        }
         Ok(())
     }
 

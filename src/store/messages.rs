@@ -1,7 +1,7 @@
 //! Messages: saving one, and the steps of its delivery.
 //!
 //! A message is saved with what requests it, so it is neither lost nor sent for nothing (a transactional outbox). Each function
-//! is one statement, and none is open while the mail server is called.
+//! is one short transaction, and none is open while the mail server is called.
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use super::{
     to_json,
 };
 use crate::payment_link::{
-    Channel, Message, MessageId, MessageStatus, PaymentLinkId, Purpose,
+    Channel, Message, MessageId, MessageStatus, PaymentLinkId, Purpose, Status,
     timeline::{Cause, Kind, MessageDetail},
 };
 
 /// A message to be saved.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Draft<'a> {
     pub id: MessageId,
     pub link_id: PaymentLinkId,
@@ -48,11 +48,38 @@ pub enum Admission {
 }
 
 /// Saves a message of the purpose [`Purpose::Request`], unless its idempotency key was used before.
+///
+/// Claims the key before it locks the link, like operations, so that the two never wait for each other.
 pub async fn save(
     pool: &PgPool,
     draft: &Draft<'_>,
     key: &IdempotencyKey,
 ) -> Result<Admission, Error> {
+    let mut transaction = pool.begin().await?;
+    let claimed = sqlx::query!(
+        "INSERT INTO idempotency_keys (api_key_id, key, request_hash, payment_link_id, message_id)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (api_key_id, key) DO NOTHING",
+        key.client_id,
+        key.key,
+        key.request_hash.as_slice(),
+        draft.link_id.uuid(),
+        draft.id.uuid()
+    )
+    .execute(&mut *transaction)
+    .await
+    .map_err(Error::from);
+    match claimed {
+        Ok(claimed) if claimed.rows_affected() == 1 => {}
+        Ok(_) => {
+            drop(transaction);
+            // A key that led to nothing belongs to another request.
+            let earlier = earlier(pool, key).await?;
+            return Ok(earlier.unwrap_or(Admission::KeyReused));
+        }
+        Err(error) if error.is_erased_key() => return Ok(Admission::Erased),
+        Err(error) => return Err(error),
+    }
     let detail = MessageDetail {
         message_id: draft.id,
         channel: draft.channel,
@@ -64,23 +91,15 @@ pub async fn save(
         draft.cause,
         r#"WITH link AS MATERIALIZED (
              -- Locked, so that the entry has the status that the link has when it is written, and the link isn't erased meanwhile.
-             SELECT id, account, status FROM payment_links WHERE id = $6 AND erased_at IS NULL FOR UPDATE
-         ), claim AS (
-             INSERT INTO idempotency_keys (api_key_id, key, request_hash, payment_link_id, message_id)
-             SELECT $3, $4, $5, id, $7 FROM link
-             ON CONFLICT (api_key_id, key) DO NOTHING
-             RETURNING true
+             SELECT id, account, status FROM payment_links WHERE id = $3 AND erased_at IS NULL FOR UPDATE
          ), message AS (
              INSERT INTO messages
                  (id, payment_link_id, account, channel, purpose, recipient, note, locale, status, created_by, due_at)
-             SELECT $7, id, account, $8, $9, $10, $11, $12, $13, $14, now() FROM link, claim
+             SELECT $4, id, account, $5, $6, $7, $8, $9, $10, $11, now() FROM link
              RETURNING id
          ), entry AS (
-             SELECT id AS link_id, status AS before, status AS after, $15::jsonb AS detail FROM link, claim
+             SELECT id AS link_id, status AS before, status AS after, $12::jsonb AS detail FROM link
          )"# => "SELECT id FROM message",
-        key.client_id,
-        key.key,
-        key.request_hash.as_slice(),
         draft.link_id.uuid(),
         draft.id.uuid(),
         draft.channel.as_str(),
@@ -92,17 +111,14 @@ pub async fn save(
         draft.created_by,
         to_json(&detail)?
     )
-    .fetch_optional(pool)
-    .await
-    .map_err(Error::from);
-    match saved {
-        Ok(Some(_)) => return Ok(Admission::New),
-        Ok(None) => {}
-        Err(error) if error.is_erased_key() => return Ok(Admission::Erased),
-        Err(error) => return Err(error),
+    .fetch_optional(&mut *transaction)
+    .await?;
+    if saved.is_none() {
+        // Dropping the transaction frees the key.
+        return Ok(Admission::Erased);
     }
-    // Without a key, it is the link that is erased.
-    Ok(earlier(pool, key).await?.unwrap_or(Admission::Erased))
+    transaction.commit().await?;
+    Ok(Admission::New)
 }
 
 /// What an earlier request with this key led to. `None` if there was none.
@@ -217,6 +233,8 @@ pub struct DueMessage {
     pub note: Option<String>,
     /// The number of earlier attempts.
     pub attempts: u32,
+    /// What happened to the last one.
+    pub failure: Option<String>,
     /// Whether an earlier attempt ended without an outcome after the message may have been sent.
     pub is_handed_over: bool,
     /// Since it was requested.
@@ -236,7 +254,7 @@ pub async fn claim(
     let rows = claim!(
         "messages",
         "recipient IS NOT NULL",
-        r#"SELECT id, payment_link_id, channel, purpose, recipient AS "recipient!", locale, note, attempts,
+        r#"SELECT id, payment_link_id, channel, purpose, recipient AS "recipient!", locale, note, attempts, failure,
                   handed_over_at IS NOT NULL AS "is_handed_over!",
                   extract(epoch FROM now() - created_at)::float8 AS "age!", created_at,
                   leased_until AS "leased_until!"
@@ -258,6 +276,7 @@ pub async fn claim(
                 locale: row.locale,
                 note: row.note,
                 attempts: row.attempts.unsigned_abs(),
+                failure: row.failure,
                 is_handed_over: row.is_handed_over,
                 age: Duration::from_secs_f64(row.age.max(0.0)),
                 created_at: row.created_at,
@@ -267,16 +286,25 @@ pub async fn claim(
         .collect()
 }
 
-/// Stores that the message is about to be sent to the mail server. Returns `false` if it must not be, because the lease is lost.
+/// Stores that the message is about to be sent to the mail server. Returns `false` if it must not be sent now: the lease is lost
+/// or doesn't last for `needed`, or the link is no longer unpaid.
 ///
-/// If the lease still lasts here but not until the message is sent, another replica may claim the message in between. It then
-/// finds this mark, and doesn't send the message.
-pub async fn hand_over(pool: &PgPool, message: &DueMessage) -> Result<bool, Error> {
+/// The lease may still end before the message is sent. Whoever claims the message then finds this mark, and doesn't send the
+/// message.
+pub async fn hand_over(
+    pool: &PgPool,
+    message: &DueMessage,
+    needed: Duration,
+) -> Result<bool, Error> {
     let marked = sqlx::query!(
         "UPDATE messages SET handed_over_at = now(), attempts = attempts + 1
-         WHERE id = $1 AND leased_until = $2 AND leased_until > now() AND handed_over_at IS NULL",
+         WHERE id = $1 AND leased_until = $2 AND leased_until > now() + make_interval(secs => $3)
+           AND handed_over_at IS NULL
+           AND EXISTS (SELECT FROM payment_links link WHERE link.id = payment_link_id AND link.status = $4)",
         message.id.uuid(),
-        message.lease.until
+        message.lease.until,
+        needed.as_secs_f64(),
+        Status::Created.as_str()
     )
     .execute(pool)
     .await?;

@@ -9,7 +9,7 @@ use super::{
     to_json,
 };
 use crate::payment_link::{
-    Channel, MessageId, MessageStatus, PaymentLinkId, Purpose,
+    Channel, MessageId, MessageStatus, PaymentLinkId, Purpose, Status,
     message::DEFAULT_LOCALE,
     timeline::{Cause, Kind, ReminderDueDetail},
 };
@@ -58,6 +58,8 @@ pub async fn claim(
 ///
 /// Other reminders of the link that are due as well, because none could be given for a while, count as this one. A customer
 /// doesn't get several at once.
+///
+/// Returns `false` if the lease is lost, or the link is no longer unpaid.
 pub async fn give(
     pool: &PgPool,
     reminder: &DueReminder,
@@ -68,7 +70,8 @@ pub async fn give(
         &Cause::Schedule,
         "WITH link AS MATERIALIZED (
              -- Locked, so that the entry has the status that the link has when it is written.
-             SELECT id, account, status, request, created_by FROM payment_links WHERE id = $3 FOR UPDATE
+             SELECT id, account, status, request, created_by FROM payment_links
+             WHERE id = $3 AND status = $12 FOR UPDATE
          ), mine AS MATERIALIZED (
              SELECT reminders.id FROM reminders, link WHERE reminders.id = $4 AND reminders.leased_until = $5
          ), given AS (
@@ -94,7 +97,8 @@ pub async fn give(
         Purpose::Reminder.as_str(),
         DEFAULT_LOCALE,
         MessageStatus::Pending.as_str(),
-        to_json(detail)?
+        to_json(detail)?,
+        Status::Created.as_str()
     )
     .execute(pool)
     .await?;

@@ -343,6 +343,7 @@ fn describe_jobs() {
             "timed_out",
             "too_many_intents",
             "intent_of_another_link",
+            "not_confirmed",
             "panicked",
             "response_lost",
         ][..],

@@ -553,12 +553,14 @@ async fn a_link_about_which_something_is_open_is_not_erased() {
         ),
         ("an operation succeeded", operation("Succeeded", "NULL"), None),
         (
-            "a message is pending",
+            "a message is being sent",
             "INSERT INTO messages
-                 (id, payment_link_id, account, channel, purpose, recipient, locale, status, created_by, due_at)
-             VALUES (gen_random_uuid(), $LINK, 'default', 'email', 'request', 'a@b', 'en', 'Pending', 'orders', now())"
+                 (id, payment_link_id, account, channel, purpose, recipient, locale, status, created_by, due_at,
+                  handed_over_at, leased_until)
+             VALUES (gen_random_uuid(), $LINK, 'default', 'email', 'request', 'a@b', 'en', 'Pending', 'orders', now(),
+                     now(), now() + interval '1 hour')"
                 .to_owned(),
-            Some("a message is still to be sent"),
+            Some("a message is being sent"),
         ),
         (
             "another intent can be paid",

@@ -7,6 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    browser::Browser,
     commands::create_api_key,
     support::{
         API_KEY, Answer, DOJO_KEY, QUICK, Service, TestApp, WEBHOOK_SECRET, eventually,
@@ -682,6 +683,101 @@ async fn an_erased_link_keeps_no_address_and_nothing_is_sent_again() {
         .await
         .problem(409, "not-payable");
     assert_eq!(server.messages().len(), 2);
+}
+
+/// Nobody may be left waiting for a mail server that never comes.
+#[tokio::test]
+async fn what_was_to_be_sent_is_given_up_after_a_day_or_when_the_link_is_erased() {
+    let mut server = MailServer::start().await;
+    let mut app = app(&server, &[]).await;
+    let link = app.created().await;
+    server.stop();
+    let old = app.email(&link, "ann@example.com").await;
+    sqlx::query("UPDATE messages SET created_at = created_at - interval '25 hours'")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    // The service comes back without a mail server, and then with one.
+    app.service.kill().await;
+    let without = app.another(&[]).await;
+    let failed = eventually("the old message is given up", async || {
+        make_due(&app).await;
+        let status: String = sqlx::query_scalar("SELECT status FROM messages")
+            .fetch_one(&app.pool)
+            .await
+            .unwrap();
+        (status == "Failed").then_some(())
+    })
+    .await;
+    drop((failed, without));
+    server.resume().await;
+    app.restart().await;
+    let sent = app.email(&link, "bob@example.com").await;
+    app.message_with_status(&sent, "Sent").await;
+    assert_eq!(app.message(&old).await["status"], "Failed");
+    assert_eq!(server.messages().len(), 1);
+
+    // Messages that still wait when the link is erased are ended with it: one that may have been sent, and one that wasn't.
+    app.service.kill().await;
+    let waiting = "INSERT INTO messages
+        (id, payment_link_id, account, channel, purpose, recipient, locale, status, created_by, due_at, handed_over_at)
+        SELECT gen_random_uuid(), id, account, 'email', 'request', 'ann@example.com', 'en', 'Pending', 'orders',
+               now() + interval '1 hour', CASE WHEN n = 1 THEN now() END
+        FROM payment_links, generate_series(1, 2) AS n";
+    sqlx::query(waiting).execute(&app.pool).await.unwrap();
+    app.restart().await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    eventually("the payment is confirmed", async || {
+        let path = format!("/v1/payment-links/{}/refresh", text(&link["id"]));
+        let link = send(app.request(Method::POST, &path))
+            .await
+            .expect(200)
+            .json();
+        (link["status"] == "Captured" && link["confirmed"] == true).then_some(())
+    })
+    .await;
+    let path = format!("/v1/payment-links/{}/erase", text(&link["id"]));
+    send(app.request(Method::POST, &path)).await.expect(200);
+    let messages = app.messages(&link).await;
+    let mut statuses: Vec<_> = messages
+        .iter()
+        .map(|message| text(&message["status"]))
+        .collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["Canceled", "Failed", "Sent", "Unknown"]);
+    assert!(messages.iter().all(|message| message["to"].is_null()));
+    let timeline = app.timeline_of_messages(&link).await;
+    for kind in ["messageCanceled", "messageUnknown"] {
+        let told = timeline.iter().filter(|entry| entry["type"] == kind);
+        assert_eq!(told.count(), 1, "{kind}");
+    }
+    assert_eq!(server.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn an_email_fits_a_phone_and_shows_its_qr_code() {
+    let server = MailServer::start().await;
+    let app = app(&server, &[("MERCHANT_NAME", "The Old Theatre")]).await;
+    let mut request = ten_pounds("Order 1");
+    request["description"] = json!("x".repeat(200));
+    let link = app.create(&request).await.expect(201).json();
+    app.email(&link, "ann@example.com").await;
+    let email = &server.received(1).await[0];
+    let image = format!("data:image/png;base64,{}", text(&email["image"]));
+    let html = text(&email["html"]).replace("cid:qr", &image);
+    let file = std::env::temp_dir().join(format!("email-{}.html", server.port));
+    fs::write(&file, html).unwrap();
+
+    let browser = Browser::open_on_phone(&json!(format!("file://{}", file.display()))).await;
+    browser.says("Pay £10.00").await;
+    let wide = "return document.documentElement.scrollWidth - window.innerWidth";
+    let wide = browser.page.execute(wide, Vec::new()).await.unwrap();
+    assert_eq!(wide, json!(0));
+    let image = "const image = document.querySelector('img'); return [image.naturalWidth >= 400, image.alt !== '']";
+    let image = browser.page.execute(image, Vec::new()).await.unwrap();
+    assert_eq!(image, json!([true, true]));
+    browser.close().await;
+    fs::remove_file(file).unwrap();
 }
 
 #[tokio::test]
