@@ -427,8 +427,12 @@ async fn a_link_that_is_paid_in_the_meantime_is_not_sent() {
         .await
         .unwrap();
     server.resume().await;
-    make_due(&app).await;
-    let canceled = app.message_with_status(&message, "Canceled").await;
+    let canceled = eventually("the message is canceled", async || {
+        make_due(&app).await;
+        let message = app.message(&message).await;
+        (message["status"] == "Canceled").then_some(message)
+    })
+    .await;
     assert!(text(&canceled["failure"]).contains("paid"), "{canceled}");
     assert!(server.messages().is_empty());
     assert_eq!(app.link(&link["id"]).await["status"], "Captured");
