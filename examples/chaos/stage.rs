@@ -94,6 +94,7 @@ impl Stage {
                 process: RefCell::default(),
                 up: Cell::new(false),
                 frozen: Cell::new(false),
+                interruptions: Cell::new(0),
                 taken: Cell::new(false),
             };
             replica.start(&http).await?;
@@ -236,6 +237,7 @@ pub struct Replica {
     process: RefCell<Option<Child>>,
     up: Cell<bool>,
     frozen: Cell<bool>,
+    interruptions: Cell<u32>,
     taken: Cell<bool>,
 }
 
@@ -262,6 +264,15 @@ impl Replica {
         self.up.get() && !self.frozen.get()
     }
 
+    /// How often it has been killed or frozen.
+    pub fn interruptions(&self) -> u32 {
+        self.interruptions.get()
+    }
+
+    fn interrupt(&self) {
+        self.interruptions.set(self.interruptions.get() + 1);
+    }
+
     /// Starts it, and again if it exits, as an orchestrator does: without its database it doesn't start.
     pub async fn start(&self, http: &Client) -> Result {
         let limit = Instant::now() + Duration::from_mins(1);
@@ -283,6 +294,7 @@ impl Replica {
     /// Sends SIGKILL.
     pub async fn kill(&self) -> Result {
         self.up.set(false);
+        self.interrupt();
         let process = self.process.take();
         if let Some(mut process) = process {
             process.kill().await?;
@@ -293,6 +305,7 @@ impl Replica {
     /// Sends SIGSTOP: the process stops, and its connections stay open.
     pub async fn freeze(&self) -> Result {
         self.frozen.set(true);
+        self.interrupt();
         self.signal("STOP").await
     }
 

@@ -41,12 +41,16 @@ pub async fn outages(stage: &Stage, damage: &Damage, mut rng: StdRng, until: Ins
 }
 
 async fn tells_of_outage(stage: &Stage, replica: &Replica) -> Result {
+    let interruptions = replica.interruptions();
+    if !replica.is_up() {
+        return Ok(());
+    }
     let stopped = Instant::now();
     let answer = replica.answers(&stage.http, "/readyz").await;
     let took = stopped.elapsed();
     let alive = replica.answers(&stage.http, "/healthz").await;
-    // A replica that was killed or frozen meanwhile need not respond.
-    if !replica.is_up() || alive.is_none() {
+    // A replica that was killed or frozen meanwhile need not respond, even if it continues by now.
+    if !replica.is_up() || replica.interruptions() > interruptions || alive.is_none() {
         return Ok(());
     }
     if answer != Some(StatusCode::SERVICE_UNAVAILABLE) || took > READY_TELLS {
