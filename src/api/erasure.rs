@@ -29,8 +29,8 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
 /// `Idempotency-Key`s, of which a hash remains. Amounts, statuses, times, the reference, the description and the masked card
 /// number stay. The link can still be refunded. `erasedAt` and the timeline show that it was erased.
 ///
-/// Nothing must be open about the link: it must not be payable any more, or be paid, and Dojo must have confirmed that. Until
-/// then, the response is a 409.
+/// Nothing may be open about the link: it must be paid, or no longer payable, and Dojo must have confirmed that. Until then, the
+/// response is a 409. Messages that wait to be sent are canceled.
 ///
 /// A request that is repeated with an `Idempotency-Key` of the link gets a 410 from then on. Erasing a link again is fine, and
 /// erases what was added since. This request itself needs no key. Dojo's own copy is not affected.

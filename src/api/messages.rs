@@ -87,9 +87,7 @@ async fn send(request: WriteRequest<LinksSend, LinkId>) -> Result<Response, Erro
     if !faults.is_empty() {
         return Err(Error::Invalid(faults));
     }
-    let Some(key) = key? else {
-        return Err(Error::Invalid(faults));
-    };
+    let key = key?.expect("the key is required, so a request without one has a fault");
     // Nothing would send the message of an account that is no longer configured.
     state.account_of(&link)?;
     if let Some(why) = link.unpayable(OffsetDateTime::now_utc()) {
@@ -178,7 +176,7 @@ async fn created(
 
 /// Lists the messages about a payment link, oldest first.
 ///
-/// Lists those that were requested, that of the link's creation, and reminders, with their outcomes.
+/// Includes the messages that were requested, the one that the link was created with, and reminders, each with its outcome.
 #[utoipa::path(
     get, path = "/v1/payment-links/{id}/messages", operation_id = "listPaymentLinkMessages", tag = "Messages",
     params(LinkId, PageParameters),

@@ -15,8 +15,8 @@ use super::{
 
 /// Erase the personal data of a link, or of every link of a customer.
 ///
-/// Keeps amounts, statuses, times and what else the books need. Nothing must be open about a link: its payment, an operation, a
-/// message. Prints each link and what happened, and exits with 1 unless all of them are erased. Can be run again at any time.
+/// Keeps amounts, statuses, times and whatever else the books need. Nothing may be open about a link: its payment, an operation,
+/// or a message that is being sent. Prints each link and what happened, and exits with 1 unless all of them are erased. Can be run again at any time.
 /// Dojo's own copy, backups and logs are not affected.
 #[derive(Debug, Args)]
 pub(super) struct Erase {

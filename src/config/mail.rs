@@ -21,8 +21,8 @@ const MAIL_FROM: &str = "MAIL_FROM";
 #[command(next_help_heading = "Email")]
 pub struct MailSettings {
     /// The mail server that sends emails: `smtps://USER:PASSWORD@HOST` for TLS from the start (port 465), or `smtp://…` for
-    /// STARTTLS (port 587), which the server must offer. `smtp://…?tls=none` doesn't encrypt; it is for a server on this machine
-    /// or in a trusted network, and doesn't allow a password elsewhere. User and password are percent-encoded. Unset: no emails
+    /// STARTTLS (port 587), which the server must offer. `smtp://…?tls=none` doesn't encrypt. It is for a server on this machine
+    /// or in a trusted network, and allows a password only on this machine. User and password are percent-encoded. Unset: no emails
     /// can be sent.
     #[arg(long, env = "SMTP_URL", hide_env_values = true, value_name = "URL")]
     smtp_url: Option<SecretString>,

@@ -1,18 +1,13 @@
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{fmt::Display, time::Duration};
 
 use super::{job::Job, shared::Jobs};
 use crate::{
-    mail::Mailer,
     protocol::{self, Context},
     store::{self, messages::DueMessage, reminders::DueReminder},
 };
 
 /// Sends the messages that are due.
-pub(super) struct Messages {
-    pub(super) jobs: Jobs,
-    /// `None` if no emails can be sent. Messages then wait, and fail after a day.
-    pub(super) mailer: Option<Arc<Mailer>>,
-}
+pub(super) struct Messages(pub(super) Jobs);
 
 impl Job for Messages {
     const NAME: &'static str = "messages";
@@ -24,17 +19,19 @@ impl Job for Messages {
     }
 
     async fn claim(&self, limit: i64) -> Result<Vec<DueMessage>, store::Error> {
-        let Context { pool, account, .. } = &self.jobs.context;
+        let Context { pool, account, .. } = &self.0.context;
         // Dojo may be asked first.
-        let mail = self.mailer.as_ref().map(|mailer| mailer.time_limit());
-        let lease = account.client.operation_lease() + mail.unwrap_or_default();
+        let lease = account.client.operation_lease() + self.0.mail_time();
         store::messages::claim(pool, &account.name, lease, limit).await
     }
 
     async fn work(&self, message: &DueMessage) -> Result<(), protocol::Error> {
-        let work = protocol::messages::deliver(&self.jobs.context, self.mailer.as_deref(), message);
+        let Jobs {
+            context, mailer, ..
+        } = &self.0;
+        let work = protocol::messages::deliver(context, mailer.as_deref(), message);
         let lease = message.lease.left();
-        self.jobs.within_lease(lease, Box::pin(work)).await
+        self.0.within_lease(lease, Box::pin(work)).await
     }
 
     async fn release(
@@ -43,7 +40,7 @@ impl Job for Messages {
         _error: Option<&protocol::Error>,
         wait: Duration,
     ) -> Result<(), store::Error> {
-        store::messages::release(&self.jobs.context.pool, message, wait).await
+        store::messages::release(&self.0.context.pool, message, wait).await
     }
 }
 

@@ -63,11 +63,7 @@ impl Jobs {
         );
         self.start(tasks, orphaned_intents::OrphanedIntents(self.clone()), few);
         self.start(tasks, messages::Reminders(self.clone()), few);
-        let job = messages::Messages {
-            jobs: self.clone(),
-            mailer: self.mailer.clone(),
-        };
-        self.start(tasks, job, few);
+        self.start(tasks, messages::Messages(self.clone()), few);
         let backlog = Arc::new(backlog::BacklogMetrics::new(self.clone()));
         self.keep_running(
             tasks,
@@ -109,9 +105,8 @@ impl Jobs {
         run: impl Fn() -> F + Send + 'static,
     ) {
         // The longest step is the work on one item, which ends with its lease. The rest is for the database.
-        let mail = self.mailer.as_ref().map(|mailer| mailer.time_limit());
         let limit = self.context.account.client.operation_lease() * 2
-            + mail.unwrap_or_default()
+            + self.mail_time()
             + Duration::from_mins(1);
         let stop = self.stop.clone();
         let span = info_span!("job", account = self.context.account.name);

@@ -20,7 +20,7 @@ pub struct Jobs {
     pub(super) context: Context,
     pub(super) settings: JobSettings,
     pub(super) throttle: Arc<Throttle>,
-    /// `None` if no emails can be sent.
+    /// `None` if no emails can be sent. Messages then wait, and fail after a day.
     pub(super) mailer: Option<Arc<Mailer>>,
     pub(super) stop: CancellationToken,
 }
@@ -45,6 +45,12 @@ impl Jobs {
             mailer,
             stop,
         }
+    }
+
+    /// How long sending an email can take.
+    pub(super) fn mail_time(&self) -> Duration {
+        let mailer = self.mailer.as_ref();
+        mailer.map_or(Duration::ZERO, |mailer| mailer.time_limit())
     }
 
     pub(super) fn progress(&self, job: &'static str) -> Arc<Progress> {

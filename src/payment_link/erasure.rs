@@ -133,7 +133,7 @@ pub enum NotErasable {
     #[error("the outcome of an operation on the payment is not known yet")]
     OperationOpen,
     #[error("a message is being sent")]
-    MessagePending,
+    MessageBeingSent,
     #[error("another payment intent of the link may still be paid")]
     SurplusOpen,
     #[error("the link is being renewed")]

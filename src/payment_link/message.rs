@@ -205,7 +205,7 @@ pub const DEFAULT_LOCALE: &str = "en";
 
 /// Whether this may be an email address that every mail server accepts: ASCII, with a user and a domain.
 ///
-/// It finds typing errors, and rules out whatever has a meaning in a message's header. Only sending an email shows whether an
+/// The rule for receipts is less strict, because Dojo sends those. This one finds typing errors, and rules out whatever has a meaning in a message's header. Only sending an email shows whether an
 /// address exists (RFC 5321, section 3.3).
 #[must_use]
 pub fn is_email_address(text: &str) -> bool {

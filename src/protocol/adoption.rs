@@ -1,11 +1,9 @@
 //! Giving a link its intent, regardless of how the intent was found, and reporting what is wrong with it.
 
-use std::time::Duration;
-
-use backon::{ExponentialBuilder, Retryable};
+use backon::Retryable;
 use tracing::{error, warn};
 
-use super::Context;
+use super::{Context, through_an_outage};
 use crate::{
     dojo::PaymentIntent,
     payment_link::{PaymentLink, PaymentLinkId, timeline::Cause},
@@ -28,11 +26,7 @@ pub(super) async fn adopt_intent(
         attempts += 1;
         store::adoption::adopt_intent(pool, link_id, intent, &url, cause)
     })
-    .retry(
-        ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_times(3),
-    )
+    .retry(through_an_outage(3))
     .when(store::Error::is_outage)
     .await
     .inspect_err(|error| {

@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::Retryable;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
-use super::{Context, Error, reconciliation::refresh};
+use super::{Context, Error, reconciliation::refresh, through_an_outage};
 use crate::{
     mail::{Delivery, Mailer, Outgoing, Refusal},
     payment_link::{
@@ -24,6 +24,9 @@ use crate::{
 
 /// How old Dojo's last response about a link may be for the link to be sent out without another one.
 const RECENT: time::Duration = time::Duration::minutes(1);
+
+/// How often to try again to store what became of an attempt: for about three seconds.
+const RETRIES: usize = 5;
 
 /// Sends a message that is due, and stores the outcome. An `Err` means that the message is still due.
 ///
@@ -135,7 +138,7 @@ async fn refused(context: &Context, message: &DueMessage, refusal: Refusal) -> R
             let wait = wait(message);
             // Only this process knows that the mail server doesn't have the message.
             (|| store::messages::retry(&context.pool, message, &reason, wait))
-                .retry(through_an_outage())
+                .retry(through_an_outage(RETRIES))
                 .when(store::Error::is_outage)
                 .await?;
             Ok(())
@@ -150,13 +153,6 @@ fn wait(message: &DueMessage) -> Duration {
     shortest.max((message.age / 2).min(Duration::from_mins(30)))
 }
 
-/// Attempts over about three seconds.
-fn through_an_outage() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_times(5)
-}
-
 /// Stores an outcome. Only this process knows it, so a short outage of the database must not lose it.
 async fn finish(
     context: &Context,
@@ -165,7 +161,7 @@ async fn finish(
     reason: Option<&str>,
 ) -> Result<(), Error> {
     let finished = (|| store::messages::finish(&context.pool, message, status, reason))
-        .retry(through_an_outage())
+        .retry(through_an_outage(RETRIES))
         .when(store::Error::is_outage)
         .await?;
     if !finished {

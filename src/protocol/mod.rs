@@ -15,8 +15,9 @@ pub mod reminders;
 pub mod renewal;
 pub mod webhooks;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use backon::ExponentialBuilder;
 use tokio::sync::Notify;
 
 use crate::{
@@ -38,6 +39,14 @@ pub struct Context {
     pub personal_metadata: PersonalMetadata,
     /// Wakes the background jobs when something has just become due, so that it doesn't wait for the next poll.
     pub wake: Arc<Notify>,
+}
+
+/// The pauses before each of these retries of storing an outcome that only this process knows. A short outage of the database
+/// must not lose it.
+fn through_an_outage(retries: usize) -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_times(retries)
 }
 
 /// Why a piece of work was not finished. It is still due and will be tried again.

@@ -6,12 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::Retryable;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::{Context, Error, reconciliation};
+use super::{Context, Error, reconciliation, through_an_outage};
 use crate::{
     dojo::{self, On409, Operate, SendBy},
     payment_link::{
@@ -512,11 +512,7 @@ impl SavedCall<'_> {
         // Logged before it is stored: if storing fails, the log is the only record.
         info!(%link_id, %operation_id, operation, dojo_id, "Dojo performed an operation");
         (|| store::operations::succeed(pool, operation_id, dojo_id, cause))
-            .retry(
-                ExponentialBuilder::default()
-                    .with_min_delay(Duration::from_millis(100))
-                    .with_max_times(3),
-            )
+            .retry(through_an_outage(3))
             .when(store::Error::is_outage)
             .await?;
         count(&self.saved.action, "succeeded");

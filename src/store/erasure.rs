@@ -197,7 +197,7 @@ async fn open_work(
     let open = [
         (row.late_intent, NotErasable::NotCreatedYet),
         (row.operation, NotErasable::OperationOpen),
-        (row.message, NotErasable::MessagePending),
+        (row.message, NotErasable::MessageBeingSent),
         (row.surplus, NotErasable::SurplusOpen),
         (row.renewal, NotErasable::BeingRenewed),
     ];
@@ -214,8 +214,8 @@ struct Erasure<'a> {
 
 /// A row whose JSON has changed.
 #[derive(Serialize)]
-struct Changed<K> {
-    id: K,
+struct Changed {
+    id: i64,
     value: Value,
 }
 
@@ -224,6 +224,18 @@ fn erased(mut value: Value, erase: impl Fn(&mut Value)) -> Option<Value> {
     let before = value.clone();
     erase(&mut value);
     (value != before).then_some(value)
+}
+
+/// Those of these rows that contain something personal, without it.
+fn changed_rows(
+    rows: impl Iterator<Item = (i64, Value)>,
+    erase: impl Fn(&mut Value),
+) -> Vec<Changed> {
+    rows.filter_map(|(id, value)| {
+        let value = erased(value, &erase)?;
+        Some(Changed { id, value })
+    })
+    .collect()
 }
 
 impl Erasure<'_> {
@@ -484,13 +496,8 @@ impl Erasure<'_> {
         )
         .fetch_all(&mut *self.transaction)
         .await?;
-        let changed = waiting.into_iter().filter_map(|row| {
-            Some(Changed {
-                id: row.entry_id,
-                value: erased(row.link, |link| erase_row(link, personal))?,
-            })
-        });
-        let changed: Vec<_> = changed.collect();
+        let waiting = waiting.into_iter().map(|row| (row.entry_id, row.link));
+        let changed = changed_rows(waiting, |link| erase_row(link, personal));
         if !changed.is_empty() {
             sqlx::query!(
                 "UPDATE feed_outbox SET link = changed.value
@@ -508,13 +515,8 @@ impl Erasure<'_> {
         )
         .fetch_all(&mut *self.transaction)
         .await?;
-        let changed = events.into_iter().filter_map(|row| {
-            Some(Changed {
-                id: row.position,
-                value: erased(row.event, |event| erase_event(event, personal))?,
-            })
-        });
-        let changed: Vec<_> = changed.collect();
+        let events = events.into_iter().map(|row| (row.position, row.event));
+        let changed = changed_rows(events, |event| erase_event(event, personal));
         if !changed.is_empty() {
             sqlx::query!(
                 "UPDATE feed_events SET event = changed.value

@@ -157,6 +157,20 @@ struct Row {
     completed_at: Option<OffsetDateTime>,
 }
 
+/// Selects messages as [`Row`]s. `$rest` follows `FROM messages`.
+macro_rules! select_messages {
+    ($rest:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT id, payment_link_id, channel, purpose, status, failure, attempts, recipient, locale, note, created_by,
+                    created_at, completed_at
+             FROM messages "
+                + $rest
+            $(, $argument)*
+        )
+    };
+}
+
 impl Row {
     fn into_message(self) -> Result<Message, Error> {
         Ok(Message {
@@ -183,11 +197,8 @@ pub async fn find(
     link_id: PaymentLinkId,
     id: MessageId,
 ) -> Result<Option<Message>, Error> {
-    sqlx::query_as!(
-        Row,
-        "SELECT id, payment_link_id, channel, purpose, status, failure, attempts, recipient, locale, note, created_by,
-                created_at, completed_at
-         FROM messages WHERE id = $1 AND payment_link_id = $2",
+    select_messages!(
+        "WHERE id = $1 AND payment_link_id = $2",
         id.uuid(),
         link_id.uuid()
     )
@@ -204,11 +215,8 @@ pub async fn of_link(
     after: Option<MessageId>,
     limit: i64,
 ) -> Result<Vec<Message>, Error> {
-    sqlx::query_as!(
-        Row,
-        "SELECT id, payment_link_id, channel, purpose, status, failure, attempts, recipient, locale, note, created_by,
-                created_at, completed_at
-         FROM messages WHERE payment_link_id = $1 AND ($2::uuid IS NULL OR id > $2)
+    select_messages!(
+        "WHERE payment_link_id = $1 AND ($2::uuid IS NULL OR id > $2)
          ORDER BY id LIMIT $3",
         link_id.uuid(),
         after.map(|after| after.uuid()),
