@@ -9,7 +9,7 @@ use axum::{
 };
 use jsonschema::{ValidationError, Validator, error::ValidationErrorKind};
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::error::Error;
@@ -56,8 +56,8 @@ pub(super) fn request_bodies(document: &Value) -> impl Iterator<Item = &str> {
 /// The schemas of the OpenAPI document's request bodies. The service enforces exactly what it documents.
 pub(super) struct RequestSchemas {
     document: Document,
-    /// By the name of the schema. Made for the first body, so that the service starts quickly.
-    validators: OnceLock<HashMap<&'static str, Validator>>,
+    /// By the name of the schema. Each is made for its first body, so that the service starts quickly.
+    validators: OnceLock<HashMap<&'static str, OnceLock<Validator>>>,
 }
 
 impl RequestSchemas {
@@ -68,22 +68,26 @@ impl RequestSchemas {
         }
     }
 
-    fn validators(&self) -> &HashMap<&'static str, Validator> {
-        self.validators.get_or_init(|| {
-            let document = (self.document)();
-            let validators = request_bodies(document).map(|name| {
+    fn validator(&self, name: &str) -> &Validator {
+        let document = (self.document)();
+        let validators = self.validators.get_or_init(|| {
+            request_bodies(document)
+                .map(|name| (name, OnceLock::new()))
+                .collect()
+        });
+        validators
+            .get(name)
+            .expect("a route that reads this type declares it as its request body")
+            .get_or_init(|| {
                 let schema = json!({
                     "$ref": format!("#/components/schemas/{name}"),
-                    "components": {"schemas": document["components"]["schemas"]},
+                    "components": {"schemas": reachable(&document["components"]["schemas"], name)},
                 });
-                let validator = jsonschema::draft202012::options()
+                jsonschema::draft202012::options()
                     .should_validate_formats(true)
                     .build(&schema)
-                    .expect("the document is generated, and a test builds it");
-                (name, validator)
-            });
-            validators.collect()
-        })
+                    .expect("the document is generated, and a test builds it")
+            })
     }
 
     /// Parses a body of the type `T`. If it matches the type's schema, returns it with the faults that `rules` finds.
@@ -102,10 +106,7 @@ impl RequestSchemas {
             .map_err(|error| Error::MalformedJson(error.to_string()))?;
         whole_numbers(&mut value);
         let mut faults = Vec::new();
-        let validator = self
-            .validators()
-            .get(T::name().as_ref())
-            .expect("a route that reads this type declares it as its request body");
+        let validator = self.validator(T::name().as_ref());
         for error in validator.iter_errors(&value).take(MAX_FAULTS) {
             explain(&error, &mut faults);
         }
@@ -123,6 +124,38 @@ impl RequestSchemas {
         faults.dedup_by(|a, b| a.pointer == b.pointer);
         faults.truncate(MAX_FAULTS);
         Err(Error::Invalid(faults))
+    }
+}
+
+/// The schema of this name and those that it refers to. A validator keeps a copy of all schemas that it is given.
+fn reachable(schemas: &Value, name: &str) -> Map<String, Value> {
+    let mut found = Map::new();
+    let mut names = vec![name];
+    while let Some(name) = names.pop() {
+        if !found.contains_key(name) {
+            referenced(&schemas[name], &mut names);
+            found.insert(name.to_owned(), schemas[name].clone());
+        }
+    }
+    found
+}
+
+/// Adds the names of the schemas that this one refers to.
+fn referenced<'a>(schema: &'a Value, names: &mut Vec<&'a str>) {
+    match schema {
+        Value::Object(members) => {
+            let reference = members.get("$ref").and_then(Value::as_str);
+            names.extend(reference.and_then(|at| at.rsplit('/').next()));
+            for member in members.values() {
+                referenced(member, names);
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                referenced(item, names);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -278,5 +311,21 @@ fn nul_characters(value: &Value, at: &str, faults: &mut Vec<Fault>) {
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_of_every_request_body_is_valid() {
+        let document = crate::api::document;
+        let schemas = RequestSchemas::of(document);
+        let names: Vec<_> = request_bodies(document()).collect();
+        assert!(names.contains(&"NewPaymentLink"), "{names:?}");
+        for name in names {
+            schemas.validator(name);
+        }
     }
 }

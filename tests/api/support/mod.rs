@@ -8,7 +8,12 @@ mod service;
 pub mod slow_way;
 mod trouble;
 
-use std::{future::Future, sync::OnceLock, time::Duration};
+use std::{
+    cell::RefCell,
+    future::Future,
+    sync::{LazyLock, OnceLock, mpsc},
+    time::Duration,
+};
 
 use dojo_sandbox::{Sandbox, Settings, signature};
 use openapi_guard::Guard;
@@ -511,5 +516,49 @@ async fn database_on(server: &postgres::Postgres, template: &str) -> String {
         .execute(&mut connection)
         .await
         .unwrap();
-    server.url(&name)
+    let url = server.url(&name);
+    DATABASES.with_borrow_mut(|databases| databases.0.push((server.url("postgres"), name)));
+    url
 }
+
+/// The databases of a test. Each test has a thread of its own. They are dropped when it ends, because the server may be in
+/// memory.
+#[derive(Default)]
+struct Databases(Vec<(String, String)>);
+
+thread_local! {
+    static DATABASES: RefCell<Databases> = RefCell::default();
+}
+
+impl Drop for Databases {
+    fn drop(&mut self) {
+        for database in self.0.drain(..) {
+            // It fails if the program ends, and so does the server.
+            let _ = DROPPER.send(database);
+        }
+    }
+}
+
+/// Drops databases: a thread that ends can't wait for a connection.
+static DROPPER: LazyLock<mpsc::Sender<(String, String)>> = LazyLock::new(|| {
+    let (sender, receiver) = mpsc::channel::<(String, String)>();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        for (server, name) in receiver {
+            let dropped = runtime.block_on(async {
+                let statement = format!("DROP DATABASE {name} WITH (FORCE)");
+                let mut connection = PgConnection::connect(&server).await?;
+                sqlx::query(AssertSqlSafe(statement))
+                    .execute(&mut connection)
+                    .await
+            });
+            if let Err(error) = dropped {
+                eprintln!("cannot drop {name}: {error}");
+            }
+        }
+    });
+    sender
+});
