@@ -213,6 +213,23 @@ async fn make_current(
     Ok(())
 }
 
+/// The id of the client with this name, which needs no key. It is created if there is none.
+pub async fn client_without_key(pool: &PgPool, name: &str) -> Result<Uuid, Error> {
+    sqlx::query!(
+        "INSERT INTO clients (id, name) VALUES ($1, $2) ON CONFLICT (name) WHERE NOT retired DO NOTHING",
+        Uuid::now_v7(),
+        name
+    )
+    .execute(pool)
+    .await?;
+    Ok(sqlx::query_scalar!(
+        "SELECT id FROM clients WHERE name = $1 AND NOT retired",
+        name
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
 /// The number of clients that can call the service.
 pub async fn count_active_clients(pool: &PgPool) -> Result<i64, Error> {
     Ok(sqlx::query_scalar!(

@@ -151,6 +151,7 @@ async fn try_to_erase(
     }
     erasure.webhooks_and_timeline().await?;
     erasure.messages().await?;
+    erasure.approvals().await?;
     erasure.link(stored_request, stored_failure).await?;
     if let Request::Caller(cause) = request
         && !again
@@ -386,6 +387,19 @@ impl Erasure<'_> {
         sqlx::query!(
             "UPDATE messages SET recipient = NULL, note = NULL
              WHERE payment_link_id = $1 AND status <> 'Pending' AND (recipient IS NOT NULL OR note IS NOT NULL)",
+            self.link.id.uuid()
+        )
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(())
+    }
+
+    /// The requests that wait at the console for a second person. What waits can no longer be approved.
+    async fn approvals(&mut self) -> Result<(), Error> {
+        sqlx::query!(
+            "UPDATE console_approvals
+             SET body = NULL, status = CASE WHEN status = 'Pending' THEN 'Erased' ELSE status END
+             WHERE payment_link_id = $1 AND body IS NOT NULL",
             self.link.id.uuid()
         )
         .execute(&mut *self.transaction)

@@ -4,9 +4,13 @@
 
 pub mod adoption;
 pub mod api_keys;
+pub mod attention;
 pub mod callback_deliveries;
 pub mod callback_endpoints;
 pub mod condition;
+pub mod console_approvals;
+pub mod console_audit;
+pub mod console_sessions;
 pub mod creation;
 pub mod creation_recovery;
 pub mod deployment;

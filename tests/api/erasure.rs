@@ -279,6 +279,11 @@ async fn nothing_personal_is_left_in_the_whole_database() {
                     'orders'
              FROM payment_links WHERE id IN ({ids})"
         ),
+        "INSERT INTO console_approvals
+             (id, payment_link_id, account, kind, amount, currency, body, idempotency_key, requested_by, expires_at)
+         SELECT gen_random_uuid(), link.id, 'default', 'refund', 300, 'GBP', '{\"refundReason\": \"Xyzzy was ill\"}',
+                link.id::text, client.id, now()
+         FROM payment_links link, clients client",
     ] {
         app.run(statement).await;
     }
