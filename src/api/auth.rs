@@ -1,6 +1,6 @@
 //! API keys: which client sent a request.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 use axum::{
     extract::FromRequestParts,
@@ -13,8 +13,13 @@ use super::{error::Error, observe::Sender, scope::RequiredScope, state::AppState
 use crate::{
     api_key::{ApiKey, Scope},
     payment_link::{PaymentLink, PaymentLinkId},
-    store,
+    store::{self, api_keys::Identified},
 };
+
+/// Says who sends a request that comes from within the service, in place of an API key: an extension of the request. No request
+/// from outside has extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Authenticated(pub(crate) Arc<Identified>);
 
 /// The client that sent a request, authenticated by an active API key with the scope `S`. A handler that takes one is open
 /// to nobody else.
@@ -70,16 +75,10 @@ impl<S: RequiredScope> FromRequestParts<AppState> for Caller<S> {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Error> {
-        // Reject what can't be a key before it costs a database connection.
-        let key = bearer(&parts.headers)
-            .and_then(ApiKey::parse)
-            .ok_or(Error::Unauthenticated)?;
-        // The lookup compares hashes, so its timing reveals nothing useful: nobody can choose the hash.
-        let key = state
-            .keys
-            .identify(&state.pool, key.hash())
-            .await?
-            .ok_or(Error::Unauthenticated)?;
+        let key = match parts.extensions.get::<Authenticated>() {
+            Some(Authenticated(key)) => Arc::clone(key),
+            None => identify(&parts.headers, state).await?,
+        };
         if let Some(sender) = parts.extensions.get::<Sender>() {
             sender.authenticated();
         }
@@ -104,6 +103,17 @@ impl<S: RequiredScope> FromRequestParts<AppState> for Caller<S> {
             scope: PhantomData,
         })
     }
+}
+
+/// The client whose API key a request comes with.
+async fn identify(headers: &HeaderMap, state: &AppState) -> Result<Arc<Identified>, Error> {
+    // Reject what can't be a key before it costs a database connection.
+    let key = bearer(headers)
+        .and_then(ApiKey::parse)
+        .ok_or(Error::Unauthenticated)?;
+    // The lookup compares hashes, so its timing reveals nothing useful: nobody can choose the hash.
+    let key = state.keys.identify(&state.pool, key.hash()).await?;
+    key.ok_or(Error::Unauthenticated)
 }
 
 /// The token of an `Authorization: Bearer` header. The scheme is case-insensitive (RFC 9110).

@@ -52,8 +52,11 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 use utoipa_axum::router::OpenApiRouter;
 
 use anonymous::AnonymousRequests;
+pub(crate) use auth::Authenticated;
 use error::Error;
+pub(crate) use observe::{FailureCause, REQUEST_ID, RequestId, Sender};
 pub use openapi_3_0::NotIn30;
+pub(crate) use problem::{ForPeople, Problem};
 pub use state::{AppState, Background};
 
 /// The routes that the OpenAPI document describes, and the document.
@@ -130,6 +133,14 @@ fn complete(routes: Router<AppState>, state: AppState) -> Router {
     let anonymous = Arc::clone(&state.anonymous);
     let routes = routes.fallback(async || Error::NotFound).with_state(state);
     guarded(routes, request_timeout, anonymous)
+}
+
+/// Adds to the routes of the console what those of the API have.
+pub(crate) fn guard_console(routes: Router, state: &AppState) -> Router {
+    // Longer than the requests to the API that a page waits for.
+    let request_timeout = state.request_timeout + Duration::from_secs(5);
+    let routes = routes.fallback(async || Error::NotFound);
+    guarded(routes, request_timeout, Arc::clone(&state.anonymous))
 }
 
 /// Wraps every route: limits, a response to panics, problems, and logging.

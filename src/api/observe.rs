@@ -111,7 +111,7 @@ fn span_of(caller: Option<&Trace>, method: &str, route: &str) -> Span {
 
 /// Why a request failed that the caller is not to blame for: an extension of its response. [`observe`] logs it.
 #[derive(Debug, Clone)]
-pub(super) struct FailureCause(pub(super) String);
+pub(crate) struct FailureCause(pub(crate) String);
 
 /// Whether the sender of a request is authenticated, by an API key or a signature.
 #[derive(Debug, Clone, Default)]

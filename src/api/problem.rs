@@ -148,7 +148,7 @@ impl IntoResponse for Problem {
 
 /// Marks a response whose body is a page for people. It stays as it is, whatever its status.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ForPeople;
+pub(crate) struct ForPeople;
 
 /// Writes the body of every error response of the API, whether it comes from a handler, the router, a time limit or a panic.
 pub(crate) async fn complete(request: Request, next: Next) -> Response {

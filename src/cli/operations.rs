@@ -1,7 +1,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use dojo_payment_links::{
     config::{DatabaseSettings, Expected},
-    payment_link::OperationId,
+    payment_link::{OperationId, timeline::Cause},
     protocol::operation_recovery::{Finding, settle},
     store::{self, PgPool},
 };
@@ -61,7 +61,7 @@ impl Operations {
                     Outcome::Done => Finding::Performed,
                     Outcome::NotDone => Finding::NotPerformed,
                 };
-                if settle(pool, id, finding).await? {
+                if settle(pool, id, finding, &Cause::Operator).await? {
                     Ok(())
                 } else {
                     Err(format!("there is no Unconfirmed operation {id}").into())

@@ -262,22 +262,23 @@ pub enum Finding {
     NotPerformed,
 }
 
-/// Settles an `Unconfirmed` operation after a person checked the payment in Dojo's portal. Returns `false` if the operation
-/// isn't `Unconfirmed`.
+/// Settles an `Unconfirmed` operation after a person checked the payment in Dojo's portal. `cause` says who. Returns `false` if
+/// the operation isn't `Unconfirmed`.
 pub async fn settle(
     pool: &PgPool,
     id: OperationId,
     finding: Finding,
+    cause: &Cause,
 ) -> Result<bool, store::Error> {
     let unconfirmed = store::operation_recovery::unconfirmed(pool).await?;
     if !unconfirmed.iter().any(|operation| operation.id == id) {
         return Ok(false);
     }
     match finding {
-        Finding::Performed => store::operations::succeed(pool, id, None, &Cause::Operator).await,
+        Finding::Performed => store::operations::succeed(pool, id, None, cause).await,
         Finding::NotPerformed => {
             let failure = not_performed("a person checked the payment, and it was not performed");
-            store::operation_recovery::fail_unconfirmed(pool, id, &failure, &Cause::Operator).await
+            store::operation_recovery::fail_unconfirmed(pool, id, &failure, cause).await
         }
     }
 }

@@ -94,7 +94,8 @@ pub fn permit(
 }
 
 /// The operations that the payment allows, each for all that is left.
-fn allowed_actions(
+#[must_use]
+pub fn allowed_actions(
     link: &PaymentLink,
     others: &OtherOperations,
     context: PermitContext,
