@@ -23,6 +23,7 @@ use crate::{
     api::{self, AppState, Background},
     api_key::{ApiKey, Scope},
     config::{ConfigError, ServeSettings},
+    console,
     dojo::Accounts,
     jobs::{Callbacks, Follower, Heartbeat, Jobs, Pruning, RESTART_PAUSE, Sequencer, supervise},
     mail::Mailer,
@@ -85,8 +86,9 @@ impl Application {
         let bootstrap_key = error.keep(settings.bootstrap_api_key());
         let addresses = error.keep(settings.check_listen_addresses());
         let mailer = error.keep(Mailer::from_settings(&settings.mail));
-        let (Some(accounts), Some(pool), Some(bootstrap_key), Some(()), Some(mailer)) =
-            (accounts, pool, bootstrap_key, addresses, mailer)
+        let proxy = error.keep(settings.console.proxy());
+        let (Some(accounts), Some(pool), Some(bootstrap_key), Some(()), Some(mailer), Some(proxy)) =
+            (accounts, pool, bootstrap_key, addresses, mailer, proxy)
         else {
             return Err(error.into());
         };
@@ -205,6 +207,13 @@ impl Application {
         } else {
             api::router(state.clone())
         };
+        if let Some(address) = settings.console.listen_addr {
+            let (listener, address) = listen("CONSOLE_LISTEN_ADDR", address)?;
+            info!(%address, "listening for the console");
+            let (state, tasks) = (state.clone(), tasks.clone());
+            let console = console::router(state, &settings.console, proxy, tasks);
+            servers.push((listener, console));
+        }
         let (listener, address) = listen("LISTEN_ADDR", settings.listen_addr)?;
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         servers.push((listener, router));
@@ -399,7 +408,8 @@ async fn serve(
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES)
         .max_headers(HEADERS);
-    server.serve(router.into_make_service()).await
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    server.serve(service).await
 }
 
 /// Runs [`upkeep`] until `stop` is canceled.

@@ -22,6 +22,7 @@
 //! | [`protocol`] | the steps between `store` and `dojo` that make everything happen exactly once | axum, SQL |
 //! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents, messages, feed, callbacks, removal of old data | axum, SQL |
 //! | [`api`] | routes, authentication, problem details, the OpenAPI document and its pages | SQL |
+//! | [`console`] | the page for people, as a client of [`api`] within the process | SQL |
 //! | [`golive`] | the commands `check` and `webhooks` | axum, sqlx, [`api`] |
 //! | [`callbacks`] | events, signed and sent to an address: signature, permitted addresses, client | axum, SQL, other modules |
 //! | [`sharing`] | what a customer gets: QR codes and texts | modules other than [`payment_link`] |
@@ -36,6 +37,7 @@ pub mod api_key;
 pub mod application;
 pub mod callbacks;
 pub mod config;
+pub mod console;
 pub mod dojo;
 pub mod golive;
 pub mod jobs;

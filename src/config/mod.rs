@@ -3,6 +3,7 @@
 
 mod accounts;
 mod callbacks;
+mod console;
 mod database;
 mod dojo;
 mod error;
@@ -18,6 +19,7 @@ mod value;
 
 pub use accounts::{AccountSettings, DojoApiKey, Merchant};
 pub use callbacks::CallbackSettings;
+pub use console::{AuthenticatingProxy, ConsoleSettings};
 pub use database::DatabaseSettings;
 pub use dojo::{ConfiguredAccounts, DojoSettings};
 pub use error::{ConfigError, Expected, Problem};

@@ -4,8 +4,8 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    CallbackSettings, ConfigError, DatabaseSettings, DojoSettings, JobSettings, MailSettings,
-    PrivacySettings, TraceSettings,
+    CallbackSettings, ConfigError, ConsoleSettings, DatabaseSettings, DojoSettings, JobSettings,
+    MailSettings, PrivacySettings, TraceSettings,
     value::{base_url, duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
@@ -100,26 +100,32 @@ pub struct ServeSettings {
     pub mail: MailSettings,
 
     #[command(flatten)]
+    pub console: ConsoleSettings,
+
+    #[command(flatten)]
     pub traces: TraceSettings,
 }
 
 impl ServeSettings {
-    /// Checks that the two addresses to listen on don't overlap. Some systems would allow it, and then nobody could tell
-    /// which of the two a connection reaches.
+    /// Checks that the addresses to listen on don't overlap. Some systems would allow it, and then nobody could tell which of
+    /// them a connection reaches.
     pub fn check_listen_addresses(&self) -> Result<(), ConfigError> {
-        let Some(public) = self.public_listen_addr else {
-            return Ok(());
-        };
-        let (one, other) = (self.listen_addr, public);
-        let same_ip =
-            one.ip() == other.ip() || [one, other].iter().any(|it| it.ip().is_unspecified());
-        if one.port() == other.port() && one.port() != 0 && same_ip {
-            return Err(ConfigError::new(
-                "PUBLIC_LISTEN_ADDR",
-                format!("{other} overlaps with LISTEN_ADDR {one}: choose another port"),
-            ));
+        let mut error = ConfigError::default();
+        let mut taken = vec![("LISTEN_ADDR", self.listen_addr)];
+        for (setting, address) in [
+            ("PUBLIC_LISTEN_ADDR", self.public_listen_addr),
+            ("CONSOLE_LISTEN_ADDR", self.console.listen_addr),
+        ] {
+            let Some(address) = address else { continue };
+            if let Some((other, at)) = taken.iter().find(|(_, at)| overlap(*at, address)) {
+                error.add(
+                    setting,
+                    format!("{address} overlaps with {other} {at}: choose another port"),
+                );
+            }
+            taken.push((setting, address));
         }
-        Ok(())
+        if error.is_empty() { Ok(()) } else { Err(error) }
     }
 
     /// The API key to create at the start, if any.
@@ -136,4 +142,10 @@ impl ServeSettings {
         })
         .transpose()
     }
+}
+
+/// Whether a connection could reach both addresses.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_ip = one.ip() == other.ip() || [one, other].iter().any(|it| it.ip().is_unspecified());
+    one.port() == other.port() && one.port() != 0 && same_ip
 }

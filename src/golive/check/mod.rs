@@ -39,6 +39,7 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callback
     let pool = error.keep(PgPool::new(&settings.database));
     error.keep(settings.bootstrap_api_key());
     error.keep(settings.check_listen_addresses());
+    error.keep(settings.console.proxy());
     let url = error.keep(public_url.get());
     let address = match &url {
         Some(Some(url)) => PublicAddress::Given(url),

@@ -1,0 +1,336 @@
+//! What a person can do with a link, and the form for it.
+
+use serde_json::{Map, Value, json};
+use time::{Date, OffsetDateTime, macros::format_description};
+
+use super::{
+    amount::{FORM, field, parse, show},
+    form::{Entry, Field, Form},
+};
+use crate::{
+    api_key::Scope,
+    payment_link::{
+        Fault, Money, PaymentLink, SettlementWindow, Status,
+        operation::{
+            ActionKind,
+            permission::{OtherOperations, PermitContext, allowed_actions},
+        },
+    },
+};
+
+/// Something to be done with a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Deed {
+    Send,
+    Capture,
+    Refund,
+    Reverse,
+    Amount,
+    Cancel,
+    Renew,
+}
+
+/// What a person has entered, as a request to the API.
+pub(super) struct Requested {
+    /// The body. `None`: the request has none.
+    pub(super) body: Option<Value>,
+    /// The money that it moves or sets.
+    pub(super) amount: Option<Money>,
+}
+
+impl Deed {
+    const ALL: [Self; 7] = [
+        Self::Send,
+        Self::Capture,
+        Self::Refund,
+        Self::Reverse,
+        Self::Amount,
+        Self::Cancel,
+        Self::Renew,
+    ];
+
+    /// The end of the form's path.
+    pub(super) fn slug(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::Capture => "capture",
+            Self::Refund => "refund",
+            Self::Reverse => "reverse",
+            Self::Amount => "amount",
+            Self::Cancel => "cancel",
+            Self::Renew => "renew",
+        }
+    }
+
+    pub(super) fn named(slug: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|deed| deed.slug() == slug)
+    }
+
+    /// The end of the API's path.
+    pub(super) fn api_name(self) -> &'static str {
+        match self {
+            Self::Send => "messages",
+            Self::Capture => "captures",
+            Self::Refund => "refunds",
+            Self::Reverse => "reversal",
+            Self::Amount => "amount",
+            Self::Cancel => "cancel",
+            Self::Renew => "renew",
+        }
+    }
+
+    /// The operation that it is, if it is one.
+    pub(super) fn operation(self) -> Option<ActionKind> {
+        match self {
+            Self::Capture => Some(ActionKind::Capture),
+            Self::Refund => Some(ActionKind::Refund),
+            Self::Reverse => Some(ActionKind::Reversal),
+            Self::Amount => Some(ActionKind::Amount),
+            Self::Cancel => Some(ActionKind::Cancel),
+            Self::Send | Self::Renew => None,
+        }
+    }
+
+    pub(super) fn scope(self) -> Scope {
+        match self {
+            Self::Send => Scope::LinksSend,
+            Self::Renew => Scope::LinksWrite,
+            Self::Capture | Self::Refund | Self::Reverse | Self::Amount | Self::Cancel => {
+                Scope::PaymentsManage
+            }
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Send => "Send to the customer",
+            Self::Capture => "Capture",
+            Self::Refund => "Refund",
+            Self::Reverse => "Reverse",
+            Self::Amount => "Change the amount",
+            Self::Cancel => "Cancel the link",
+            Self::Renew => "Renew",
+        }
+    }
+
+    /// What it means for the customer, before it is done.
+    pub(super) fn meaning(self) -> &'static str {
+        match self {
+            Self::Send => {
+                "The customer gets an email with the link and its QR code. It can’t be taken back."
+            }
+            Self::Capture => "The money is collected from the customer’s card.",
+            Self::Refund => "The money goes back to the customer’s card. It can’t be taken back.",
+            Self::Reverse => "The whole payment is undone. It can’t be taken back.",
+            Self::Amount => "The customer pays the new amount instead of the old one.",
+            Self::Cancel => "Nobody can pay the link afterwards. It can’t be taken back.",
+            Self::Renew => {
+                "A new link with the same terms takes this one’s place, and gets its short address. Dojo must confirm \
+                 first that nobody can pay the old one."
+            }
+        }
+    }
+
+    /// Whether the person sees what they have entered once more before it is done.
+    pub(super) fn is_reviewed(self) -> bool {
+        matches!(self, Self::Capture | Self::Refund | Self::Amount)
+    }
+
+    /// Whether it destroys something.
+    pub(super) fn is_dangerous(self) -> bool {
+        matches!(self, Self::Refund | Self::Reverse | Self::Cancel)
+    }
+
+    /// The text of the button that does it.
+    pub(super) fn button(self, amount: Option<Money>) -> String {
+        match (self, amount) {
+            (Self::Capture, Some(money)) => format!("Capture {}", show(money)),
+            (Self::Refund, Some(money)) => format!("Refund {}", show(money)),
+            (Self::Amount, Some(money)) => format!("Change the amount to {}", show(money)),
+            (Self::Reverse, Some(money)) => format!("Reverse {}", show(money)),
+            (Self::Send, _) => "Send the email".to_owned(),
+            (Self::Renew, _) => "Renew the link".to_owned(),
+            (deed, _) => deed.name().to_owned(),
+        }
+    }
+
+    /// What the link allows now. The API has the last word.
+    pub(super) fn possible(
+        link: &PaymentLink,
+        window: SettlementWindow,
+        now: OffsetDateTime,
+    ) -> Vec<Self> {
+        let context = PermitContext {
+            now,
+            read_since: None,
+            window,
+        };
+        let allowed = allowed_actions(link, &OtherOperations::default(), context);
+        let is_possible = |deed: &Self| match deed {
+            Self::Send => link.unpayable(now).is_none(),
+            Self::Renew => link.replaced_by.is_none() && link.check_renewable().is_ok(),
+            Self::Refund => link.refundable_amount.value > 0,
+            deed => deed.operation().is_some_and(|kind| allowed.contains(&kind)),
+        };
+        Self::ALL.into_iter().filter(is_possible).collect()
+    }
+
+    /// How much is left for it, which the form begins with.
+    fn left(self, link: &PaymentLink) -> Option<Money> {
+        match self {
+            Self::Refund => Some(link.refundable_amount),
+            Self::Amount => Some(link.amount),
+            Self::Capture => {
+                let captured: i64 = link
+                    .captures
+                    .iter()
+                    .filter(|capture| !capture.is_void())
+                    .map(|capture| capture.amount.value)
+                    .fold(0, i64::saturating_add);
+                Some(Money {
+                    value: link.amount.value.saturating_sub(captured).max(0),
+                    ..link.amount
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// The form's fields, filled in for this link.
+    pub(super) fn fields(self, link: &PaymentLink) -> Vec<Field> {
+        let amount = |label, hint| {
+            let left = self.left(link).map(field).unwrap_or_default();
+            Field::new("amount", label, Entry::Amount)
+                .required()
+                .value(left)
+                .hint(hint)
+                .limit(30)
+        };
+        match self {
+            Self::Refund => vec![
+                amount("Amount to refund", "All that is left, unless you change it"),
+                Field::new("reason", "Reason", Entry::Lines)
+                    .hint("Dojo stores it with the refund")
+                    .limit(1024),
+            ],
+            Self::Capture => vec![amount(
+                "Amount to capture",
+                "All that is left without the tip, unless you change it",
+            )],
+            Self::Amount => vec![amount("New amount", "Without the tip")],
+            Self::Send => {
+                let customer = link.terms.customer.as_ref();
+                let address = customer.and_then(|customer| customer.email_address.clone());
+                vec![
+                    Field::new("to", "Email address", Entry::Email)
+                        .required()
+                        .value(address.unwrap_or_default())
+                        .limit(254),
+                    Field::new("note", "Note", Entry::Lines)
+                        .hint("A text of yours in the email")
+                        .limit(1000),
+                ]
+            }
+            Self::Renew => vec![
+                Field::new("expires", "Last day to pay", Entry::Date)
+                    .hint("30 days from now, unless you say otherwise; until midnight UTC"),
+            ],
+            Self::Reverse | Self::Cancel => Vec::new(),
+        }
+    }
+
+    /// The request that the form asks for, or what is wrong with it.
+    pub(super) fn read(self, form: &Form, link: &PaymentLink) -> Result<Requested, Vec<Fault>> {
+        let currency_code = link.amount.currency_code;
+        let mut faults = Vec::new();
+        let mut body = Map::new();
+        let mut amount = None;
+        if matches!(self, Self::Refund | Self::Capture | Self::Amount) {
+            match parse(form.text("amount"), currency_code) {
+                Some(0) => faults.push(Fault::new("/amount", "must be more than nothing")),
+                Some(value) => {
+                    amount = Some(Money {
+                        value,
+                        currency_code,
+                    });
+                    body.insert("amount".to_owned(), json!(amount));
+                }
+                None => faults.push(Fault::new("/amount", FORM)),
+            }
+        }
+        match self {
+            Self::Refund if form.has("reason") => {
+                body.insert("refundReason".to_owned(), json!(form.text("reason")));
+            }
+            Self::Send => {
+                body.insert("channel".to_owned(), json!("email"));
+                body.insert("to".to_owned(), json!(form.text("to")));
+                if form.has("note") {
+                    body.insert("note".to_owned(), json!(form.text("note")));
+                }
+            }
+            Self::Renew if form.has("expires") => match end_of_day(form.text("expires")) {
+                Some(at) => {
+                    body.insert("expireAt".to_owned(), json!(at));
+                }
+                None => faults.push(Fault::new("/expireAt", "must be a date")),
+            },
+            Self::Reverse => {
+                amount = Some(match link.status {
+                    Status::Captured => link.captured_amount,
+                    _ => link.total_amount.unwrap_or(link.amount),
+                });
+            }
+            _ => {}
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let has_body = !matches!(self, Self::Reverse | Self::Cancel);
+        Ok(Requested {
+            body: has_body.then_some(Value::Object(body)),
+            amount,
+        })
+    }
+
+    /// The field that a fault is about, by its pointer.
+    pub(super) fn field_of(pointer: &str) -> Option<&'static str> {
+        Some(match pointer {
+            "/amount" | "/amount/value" => "amount",
+            "/refundReason" => "reason",
+            "/to" => "to",
+            "/note" => "note",
+            "/expireAt" => "expires",
+            _ => return None,
+        })
+    }
+}
+
+/// The last second of a day in UTC, as the API wants it.
+pub(super) fn end_of_day(text: &str) -> Option<String> {
+    let form = format_description!("[year]-[month]-[day]");
+    let day = Date::parse(text, form).ok()?;
+    Some(format!("{day}T23:59:59Z"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_deed_has_a_path_of_its_own() {
+        for deed in Deed::ALL {
+            assert_eq!(Deed::named(deed.slug()), Some(deed));
+        }
+        assert_eq!(Deed::named("qr.svg"), None);
+    }
+
+    #[test]
+    fn a_day_ends_at_its_last_second() {
+        assert_eq!(
+            end_of_day("2026-12-03").as_deref(),
+            Some("2026-12-03T23:59:59Z")
+        );
+        assert_eq!(end_of_day("3/12/2026"), None);
+    }
+}

@@ -1,0 +1,160 @@
+//! The console: the page for the people who look after payments, served on an address of its own.
+//!
+//! It is a client of this service's own API, within the process, as the person who is signed in. So whatever the API checks,
+//! limits and records, it does for the console as well, and the console can do nothing that the API can't, except for settling
+//! operations, which the command line can as well. Only searching for short addresses, sessions, approvals and the audit list
+//! have queries of their own.
+//!
+//! Every page works without scripts. With them, pages bring themselves up to date.
+
+mod actions;
+mod amount;
+mod api_client;
+mod approvals;
+mod assets;
+mod attempts;
+mod attention;
+mod audit;
+mod create;
+mod deed;
+mod form;
+mod health;
+mod link;
+mod links;
+mod page;
+mod person;
+mod search;
+mod session;
+mod sign_in;
+mod state;
+mod words;
+mod work;
+
+use axum::{
+    Router,
+    body::to_bytes,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
+    response::{Redirect, Response},
+    routing::{get, post},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    api::{self, AppState, Problem},
+    config::{AuthenticatingProxy, ConsoleSettings},
+};
+use page::{Trouble, trouble};
+use state::Console;
+
+/// Nothing comes from elsewhere, nothing runs that isn't in the console's own files, and no other page can contain one of these.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// What every response has.
+const HEADERS: [(HeaderName, &str); 7] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+    (HeaderName::from_static("x-robots-tag"), "noindex, nofollow"),
+];
+
+/// The routes of the console.
+pub fn router(
+    state: AppState,
+    settings: &ConsoleSettings,
+    proxy: Option<AuthenticatingProxy>,
+    tasks: TaskTracker,
+) -> Router {
+    let api = api::internal_router(state.clone());
+    let console = Console::new(state, api, settings, proxy, tasks);
+    let routes = Router::new()
+        .route("/", get(async || Redirect::to("/links")))
+        .route("/healthz", get(async || "ok"))
+        .route("/style.css", get(assets::style))
+        .route("/console.js", get(assets::script))
+        .route(
+            "/sign-in",
+            get(sign_in::show_sign_in).post(sign_in::submit_sign_in),
+        )
+        .route("/sign-out", post(sign_in::sign_out))
+        .route("/links", get(links::list))
+        .route(
+            "/links/new",
+            get(create::show_create).post(create::submit_create),
+        )
+        .route("/links/{id}", get(link::show_link))
+        .route("/links/{id}/qr.svg", get(link::qr_code))
+        .route("/links/{id}/refresh", post(link::refresh))
+        .route(
+            "/links/{id}/{action}",
+            get(actions::show_action).post(actions::submit_action),
+        )
+        .route("/attention", get(attention::show_attention))
+        .route(
+            "/operations/{id}",
+            get(attention::show_settle).post(attention::submit_settle),
+        )
+        .route("/approvals", get(approvals::list))
+        .route("/approvals/{id}", get(approvals::show_approval))
+        .route("/approvals/{id}/approve", post(approvals::approve))
+        .route("/approvals/{id}/reject", post(approvals::reject))
+        .route("/audit", get(audit::list))
+        .route("/health", get(health::show_health))
+        .with_state(console.clone());
+    api::guard_console(routes, &console.state).layer(from_fn_with_state(console, finish))
+}
+
+/// Gives every response its headers, and shows as a page what went wrong outside the pages: an unknown path, a panic, a time
+/// limit.
+async fn finish(State(console): State<Console>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let is_problem = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/problem+json");
+    if is_problem {
+        response = as_page(&console, response).await;
+    }
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn as_page(console: &Console, response: Response) -> Response {
+    const LIMIT: usize = 64 * 1024;
+
+    let (parts, body) = response.into_parts();
+    let body = to_bytes(body, LIMIT).await.unwrap_or_default();
+    let what = match serde_json::from_slice::<Problem>(&body) {
+        Ok(problem) if parts.status == StatusCode::NOT_FOUND => Trouble::new(
+            "Not found",
+            "There is nothing at this address.",
+            &problem.request_id,
+        ),
+        Ok(problem) => Trouble::of(&problem),
+        Err(_) => Trouble::new("Something went wrong", "Try again in a moment.", ""),
+    };
+    let mut page = trouble(console, None, parts.status, what);
+    for (name, value) in &parts.headers {
+        if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+            page.headers_mut().insert(name, value.clone());
+        }
+    }
+    page
+}

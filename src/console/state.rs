@@ -1,0 +1,66 @@
+//! What the console's handlers share.
+
+use std::{ops::Deref, sync::Arc, time::Duration};
+
+use axum::Router;
+use tokio_util::task::TaskTracker;
+
+use super::attempts::Attempts;
+use crate::{
+    api::AppState,
+    config::{AuthenticatingProxy, ConsoleSettings},
+    store::console_sessions::SessionLimits,
+};
+
+/// What the console's handlers share.
+#[derive(Clone)]
+pub(super) struct Console(Arc<Shared>);
+
+/// The contents of [`Console`].
+pub(super) struct Shared {
+    pub(super) state: AppState,
+    /// The routes of the API, which the console calls.
+    pub(super) api: Router,
+    pub(super) limits: SessionLimits,
+    /// The amount in minor units above which an operation needs a second person.
+    pub(super) approval_limit: Option<i64>,
+    pub(super) approval_expiry: Duration,
+    /// The proxy that authenticates people, if there is one.
+    pub(super) proxy: Option<AuthenticatingProxy>,
+    /// The attempts to sign in.
+    pub(super) attempts: Attempts,
+    /// Work that goes on when its person has disconnected, and that a shutdown waits for.
+    pub(super) tasks: TaskTracker,
+}
+
+impl Console {
+    pub(super) fn new(
+        state: AppState,
+        api: Router,
+        settings: &ConsoleSettings,
+        proxy: Option<AuthenticatingProxy>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            state,
+            api,
+            limits: SessionLimits {
+                idle: settings.session_idle,
+                max: settings.session_max,
+            },
+            approval_limit: settings.approval_limit,
+            approval_expiry: settings.approval_expiry,
+            proxy,
+            attempts: Attempts::default(),
+            tasks,
+        }))
+    }
+}
+
+impl Deref for Console {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
