@@ -8,6 +8,7 @@ SQLX_CLI_VERSION=0.9.0
 SCHEMATHESIS_VERSION=4.32.5
 HYPOTHESIS_VERSION=6.170.15 # generates the requests that schemathesis sends
 AIOSMTPD_VERSION=1.4.6 # the mail server of the tests
+AXE_VERSION=4.10.3 # finds what keeps people from using a page
 KUBERNETES_VALIDATE_VERSION=1.37.0 # contains the schemas of Kubernetes up to this version
 
 # Take the types of queries from `.sqlx/`, even if DATABASE_URL happens to be set.
@@ -187,6 +188,16 @@ need_node() {
     PATH="$home/node_modules/node/bin:$home/node_modules/.bin:$PATH"
     export PATH
     node -e "$usable" || die "Node 20.19 or newer is needed"
+}
+
+# Sets AXE, the script of axe-core, which finds what keeps people from using a page.
+need_axe() {
+    local home=$PWD/target/axe-core-$AXE_VERSION
+    export AXE=$home/node_modules/axe-core/axe.min.js
+    if [ -f "$AXE" ]; then return; fi
+    need_node
+    echo "Installing axe-core (npm, into ${home##*/} under target)"
+    npm install --silent --no-fund --no-audit --ignore-scripts --prefix "$home" "axe-core@$AXE_VERSION"
 }
 
 need_shellcheck() { have shellcheck || install_package ShellCheck shellcheck shellcheck; }

@@ -25,6 +25,7 @@ const FORBIDDEN_CRATES: &[(&str, &[&str])] = &[
     ("sharing", &["axum", "sqlx", "tokio"]),
     ("mail", &["axum", "reqwest", "sqlx"]),
     ("api", &["sqlx"]),
+    ("console", &["reqwest", "sqlx"]),
 ];
 
 /// The other modules that a module may use. `application` and the command line put everything together, so they aren't
@@ -70,6 +71,18 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
             "payment_link",
             "protocol",
             "sharing",
+            "store",
+            "telemetry",
+        ],
+    ),
+    (
+        "console",
+        &[
+            "api",
+            "api_key",
+            "config",
+            "payment_link",
+            "protocol",
             "store",
             "telemetry",
         ],

@@ -61,7 +61,8 @@ impl Browser {
             .spawn()
             .expect("chromedriver is installed; script/test installs it");
         let profile = std::env::temp_dir().join(format!("dojo-browser-{port}-{}", driver.id()));
-        options["args"] = json!([
+        let more = options["args"].as_array().cloned().unwrap_or_default();
+        let args = json!([
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
@@ -74,6 +75,13 @@ impl Browser {
             "--window-size=1000,1200",
             format!("--user-data-dir={}", profile.display()),
         ]);
+        options["args"] = args
+            .as_array()
+            .into_iter()
+            .flatten()
+            .chain(&more)
+            .cloned()
+            .collect();
         if let Ok(chromium) = std::env::var("CHROMIUM") {
             options["binary"] = json!(chromium);
         }

@@ -269,6 +269,15 @@ fn help_lists_every_setting_with_its_variable_and_default() {
         "[default: 180d]",
         "[env: ERASE_OLDER_THAN=]",
         "[env: PERSONAL_METADATA=]",
+        "[env: CONSOLE_LISTEN_ADDR=]",
+        "[env: CONSOLE_SESSION_IDLE=]",
+        "[env: CONSOLE_SESSION_MAX=]",
+        "[env: CONSOLE_APPROVAL_LIMIT=]",
+        "[env: CONSOLE_APPROVAL_EXPIRY=]",
+        "[env: CONSOLE_PROXY_ADDRESSES=]",
+        "[env: CONSOLE_PROXY_USER_HEADER=]",
+        "[env: CONSOLE_PROXY_GROUPS_HEADER=]",
+        "[env: CONSOLE_GROUP_SCOPES=]",
     ] {
         assert!(help.contains(setting), "{setting} is missing from\n{help}");
     }

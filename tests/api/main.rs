@@ -14,6 +14,8 @@ mod check;
 mod clients;
 mod commands;
 mod confirmed;
+mod console;
+mod console_browser;
 mod convergence;
 mod crashes;
 mod creation;

@@ -1,0 +1,397 @@
+//! The console in a browser: with and without scripts, by keyboard alone, on a phone and on a wide screen, light and dark, and
+//! without anything that keeps people from using it.
+
+use std::{fs, path::Path, sync::LazyLock};
+
+use fantoccini::{Locator, elements::Element, key::Key};
+use serde_json::{Value, json};
+
+use crate::{
+    browser::Browser,
+    commands::create_api_key,
+    console::{self, url_of},
+    support::{API_KEY, TestApp, eventually, manual, pounds, ten_pounds, text},
+};
+
+/// How the page is shown.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    is_phone: bool,
+    is_dark: bool,
+    has_scripts: bool,
+}
+
+const WIDE: Look = Look {
+    is_phone: false,
+    is_dark: false,
+    has_scripts: true,
+};
+
+impl Look {
+    /// Opens a browser that shows pages like this.
+    async fn open(self) -> Browser {
+        let scheme = i32::from(!self.is_dark);
+        let mut options = json!({
+            "args": ["--window-size=1280,900", format!("--blink-settings=preferredColorScheme={scheme}")],
+        });
+        if self.is_phone {
+            let screen = json!({"width": 390, "height": 844, "pixelRatio": 2.0});
+            options["mobileEmulation"] = json!({"deviceMetrics": screen});
+        }
+        if !self.has_scripts {
+            let blocked = json!({"profile.managed_default_content_settings.javascript": 2});
+            options["prefs"] = blocked;
+        }
+        Browser::start(options).await
+    }
+}
+
+impl Browser {
+    async fn visit(&self, url: &str) {
+        self.page.goto(url).await.unwrap();
+    }
+
+    /// The path that the browser is at.
+    async fn path(&self) -> String {
+        self.page.current_url().await.unwrap().path().to_owned()
+    }
+
+    async fn is_at(&self, path: &str) {
+        eventually(&format!("the browser is at {path}"), async || {
+            (self.path().await == path).then_some(())
+        })
+        .await;
+    }
+
+    async fn find_one(&self, selector: &str) -> Element {
+        eventually(&format!("there is {selector}"), async || {
+            self.page.find(Locator::Css(selector)).await.ok()
+        })
+        .await
+    }
+
+    async fn fill_in(&self, id: &str, what: &str) {
+        let field = self.find_one(&format!("#{id}")).await;
+        field.clear().await.unwrap();
+        field.send_keys(what).await.unwrap();
+    }
+
+    /// Clicks the link or the button with this text.
+    async fn press(&self, name: &str) {
+        let path = format!(
+            "//main//*[self::a or self::button][normalize-space()='{name}'] | //header//*[self::a or \
+             self::button][normalize-space()='{name}']"
+        );
+        let element = eventually(&format!("there is {name:?}"), async || {
+            self.page.find(Locator::XPath(&path)).await.ok()
+        })
+        .await;
+        element.click().await.unwrap();
+    }
+
+    async fn sign_in(&self, url: &str, key: &str) {
+        self.visit(&format!("{url}/links")).await;
+        self.fill_in("key", key).await;
+        self.press("Sign in").await;
+        self.is_at("/links").await;
+    }
+
+    async fn run(&self, script: &str) -> Value {
+        self.page.execute(script, Vec::new()).await.unwrap()
+    }
+
+    /// Whether nothing is wider than the screen.
+    async fn fits(&self) {
+        let wide = "return document.documentElement.scrollWidth - window.innerWidth";
+        let wide = self.run(wide).await.as_i64().unwrap();
+        assert!(wide <= 0, "{} is {wide} pixels too wide", self.path().await);
+    }
+
+    /// Nothing on this page keeps people from using it, as far as a program can tell.
+    async fn is_accessible(&self) {
+        static AXE: LazyLock<String> = LazyLock::new(|| {
+            let path = std::env::var("AXE").expect("AXE is axe-core; script/test installs it");
+            fs::read_to_string(path).unwrap()
+        });
+        self.run(&AXE).await;
+        let script = "const done = arguments[arguments.length - 1];
+            axe.run(document, {resultTypes: ['violations']})
+                .then(result => done(result.violations.map(found => ({
+                    id: found.id, help: found.help, nodes: found.nodes.map(node => node.html + ' ' + node.failureSummary),
+                }))))
+                .catch(error => done(String(error)));";
+        let found = self.page.execute_async(script, Vec::new()).await.unwrap();
+        assert_eq!(found, json!([]), "{}", self.path().await);
+    }
+
+    /// Saves what the page looks like for the documentation, if `SCREENSHOTS` names a folder.
+    async fn photograph(&self, name: &str) {
+        if let Some(folder) = std::env::var_os("SCREENSHOTS") {
+            fs::create_dir_all(&folder).unwrap();
+            let image = self.page.screenshot().await.unwrap();
+            fs::write(Path::new(&folder).join(format!("{name}.png")), image).unwrap();
+        }
+    }
+
+    /// Presses a key wherever the focus is.
+    async fn key(&self, key: &str) {
+        let focused = self.page.active_element().await.unwrap();
+        focused.send_keys(key).await.unwrap();
+    }
+
+    /// Presses Tab until this element has the focus.
+    async fn tab_to(&self, selector: &str) {
+        let tab = char::from(Key::Tab).to_string();
+        for _ in 0..60 {
+            self.key(&tab).await;
+            let script = format!("return document.activeElement.matches({selector:?})");
+            if self.run(&script).await == json!(true) {
+                return;
+            }
+        }
+        panic!("nobody reaches {selector} by keyboard");
+    }
+}
+
+/// A paid link with everything that its page can show.
+async fn rich_link(app: &TestApp) -> Value {
+    let mut body = ten_pounds("Order 236");
+    body["amount"] = pounds(2450);
+    body["description"] = json!("Two theatre tickets");
+    body["customer"] = json!({"emailAddress": "ann@example.com"});
+    body["metadata"] = json!({"order": "236", "till": "4"});
+    body["itemLines"] = json!([{"quantity": 2, "name": "Ticket", "amountTotal": pounds(2450)}]);
+    let link = app.create(&body).await.expect(201).json();
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    let link = app.read_until_confirmed(&link["id"]).await;
+    let refund = json!({"amount": pounds(350), "refundReason": "Returned programme"});
+    app.operate_with_key("a", &link, "refunds", &refund)
+        .await
+        .expect(200);
+    link
+}
+
+fn page_of(link: &Value) -> String {
+    format!("/links/{}", text(&link["id"]))
+}
+
+/// Finds a link, refunds a part of it, and sees the outcome, by clicking.
+async fn refund_a_part(browser: &Browser, url: &str, link: &Value) {
+    browser.sign_in(url, API_KEY).await;
+    browser.fill_in("q", "order@example.com").await;
+    browser.press("Search").await;
+    browser
+        .says("Links whose customer’s email address is")
+        .await;
+    browser.press("Order 7").await;
+    browser.is_at(&page_of(link)).await;
+    browser.says("Paid £10.00").await;
+    browser.press("Refund").await;
+    browser.fill_in("amount", "3.5").await;
+    browser.press("Continue").await;
+    browser.says("must be an amount such as 24.50").await;
+    browser.fill_in("amount", "3.50").await;
+    browser.fill_in("reason", "Returned goods").await;
+    browser.press("Continue").await;
+    browser.says("It can’t be taken back.").await;
+    browser.press("Refund £3.50").await;
+    browser.is_at(&page_of(link)).await;
+    browser.says("Refund of £3.50: done.").await;
+    browser.says("£3.50 refunded").await;
+
+    // Back and forth, and once more: it is still one refund.
+    browser.page.refresh().await.unwrap();
+    browser.says("Refund of £3.50: done.").await;
+    browser.page.back().await.unwrap();
+    browser.press("Refund £3.50").await;
+    browser.says("Refund of £3.50: done.").await;
+    browser.press("Sign out").await;
+    browser.is_at("/sign-in").await;
+    browser.page.back().await.unwrap();
+    browser.visit(&format!("{url}/links")).await;
+    browser.is_at("/sign-in").await;
+}
+
+async fn paid_order(app: &TestApp) -> Value {
+    let mut body = ten_pounds("Order 7");
+    body["customer"] = json!({"emailAddress": "order@example.com"});
+    let link = app.create(&body).await.expect(201).json();
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.read_until_confirmed(&link["id"]).await
+}
+
+#[tokio::test]
+async fn a_part_is_refunded_with_and_without_scripts() {
+    for has_scripts in [true, false] {
+        let app = console::start(&[]).await;
+        let link = paid_order(&app).await;
+        let browser = Look {
+            has_scripts,
+            ..WIDE
+        }
+        .open()
+        .await;
+        refund_a_part(&browser, &url_of(&app).await, &link).await;
+        assert_eq!(app.sandbox.done("refund").await.len(), 1);
+        browser.close().await;
+    }
+}
+
+#[tokio::test]
+async fn everything_can_be_done_by_keyboard() {
+    let app = console::start(&[]).await;
+    let link = paid_order(&app).await;
+    let url = url_of(&app).await;
+    let browser = WIDE.open().await;
+    let enter = char::from(Key::Enter).to_string();
+    browser.visit(&format!("{url}/links")).await;
+    browser.tab_to("#key").await;
+    browser.key(API_KEY).await;
+    browser.key(&enter).await;
+    browser.is_at("/links").await;
+
+    // The first stop skips the navigation.
+    browser.tab_to(".skip").await;
+    browser.key(&enter).await;
+    let focused = browser.run("return document.activeElement.id").await;
+    assert_eq!(focused, json!("main"));
+    // The slash goes to the search, and is an ordinary character there.
+    browser.key("/").await;
+    let focused = browser.run("return document.activeElement.id").await;
+    assert_eq!(focused, json!("q"));
+    browser.key("a/g l").await;
+    let typed = browser.run("return document.activeElement.value").await;
+    assert_eq!(typed, json!("a/g l"));
+    browser.fill_in("q", "Order 7").await;
+    browser.key(&enter).await;
+    browser.says("Links whose reference starts with").await;
+    browser.tab_to("tbody a").await;
+    browser.key(&enter).await;
+    browser.is_at(&page_of(&link)).await;
+    browser.tab_to("a[href$='/refund']").await;
+    browser.key(&enter).await;
+    browser.tab_to("#reason").await;
+    browser.key("Returned goods").await;
+    browser.tab_to("button[name=step]").await;
+    browser.key(&enter).await;
+    browser.says("Refund £10.00").await;
+    browser.tab_to("button[value=do]").await;
+    browser.key(&enter).await;
+    browser.says("Refund of £10.00: done.").await;
+    // Every stop shows where the focus is.
+    let outline = "return getComputedStyle(document.activeElement).outlineStyle";
+    browser.tab_to("button[value], a[href='/attention']").await;
+    assert_ne!(browser.run(outline).await, json!("none"));
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn a_page_shows_a_payment_without_being_loaded_again() {
+    let app = console::start(&[]).await;
+    let link = app.created().await;
+    let url = url_of(&app).await;
+    let browser = WIDE.open().await;
+    browser.sign_in(&url, API_KEY).await;
+    browser.visit(&format!("{url}{}", page_of(&link))).await;
+    browser.says("Waiting for £10.00").await;
+    browser.run("window.isTheSamePage = true").await;
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    browser.says("Paid £10.00").await;
+    assert_eq!(
+        browser.run("return window.isTheSamePage").await,
+        json!(true)
+    );
+    // Nothing was refused by the content security policy.
+    let style = "return getComputedStyle(document.querySelector('.state')).borderRadius";
+    assert_eq!(browser.run(style).await, json!("12px"));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_fits_and_keeps_nobody_out() {
+    let app = console::start(&[("CONSOLE_APPROVAL_LIMIT", "15.00"), ("RUN_JOBS", "true")]).await;
+    let link = rich_link(&app).await;
+    let authorized = app.create(&manual("Order 237")).await.expect(201).json();
+    app.sandbox.pay(&authorized["paymentIntentId"]).await;
+    let mismatch = app
+        .create(&ten_pounds("Order 238"))
+        .await
+        .expect(201)
+        .json();
+    let reported = "UPDATE payment_links SET due_at = NULL, mismatch = '{\"value\": 2000, \"currencyCode\": \"GBP\"}'
+                    WHERE payment_intent_id = $1";
+    sqlx::query(reported)
+        .bind(text(&mismatch["paymentIntentId"]))
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    let key = create_api_key(
+        &app,
+        "ann",
+        "links:read,links:write,links:send,payments:manage",
+    );
+    let url = url_of(&app).await;
+    let mut approval = None;
+    for is_phone in [false, true] {
+        for is_dark in [false, true] {
+            let look = Look {
+                is_phone,
+                is_dark,
+                has_scripts: true,
+            };
+            let browser = look.open().await;
+            browser.visit(&format!("{url}/sign-in")).await;
+            let dark = "return matchMedia('(prefers-color-scheme: dark)').matches";
+            assert_eq!(browser.run(dark).await, json!(is_dark));
+            browser.is_accessible().await;
+            browser.fits().await;
+            browser.sign_in(&url, &key).await;
+            if approval.is_none() {
+                browser
+                    .visit(&format!("{url}{}/refund", page_of(&link)))
+                    .await;
+                browser.press("Continue").await;
+                browser.is_accessible().await;
+                browser.press("Request the approval").await;
+                browser.says("Waits for a second person").await;
+                approval = Some(browser.path().await);
+            }
+            let pages = [
+                ("links", "/links".to_owned()),
+                ("search", "/links?q=Order&status=Created".to_owned()),
+                ("link", page_of(&link)),
+                ("unpaid", page_of(&mismatch)),
+                ("refund", format!("{}/refund", page_of(&link))),
+                ("capture", format!("{}/capture", page_of(&authorized))),
+                ("cancel", format!("{}/cancel", page_of(&mismatch))),
+                ("create", "/links/new".to_owned()),
+                ("attention", "/attention".to_owned()),
+                ("approvals", "/approvals".to_owned()),
+                ("approval", approval.clone().unwrap()),
+                ("audit", "/audit".to_owned()),
+                ("health", "/health".to_owned()),
+                ("missing", "/links/nothing".to_owned()),
+            ];
+            for (name, path) in pages {
+                browser.visit(&format!("{url}{path}")).await;
+                browser.find_one("h1").await;
+                browser.fits().await;
+                browser.is_accessible().await;
+                let screen = if is_phone { "phone" } else { "wide" };
+                let scheme = if is_dark { "dark" } else { "light" };
+                browser
+                    .photograph(&format!("console-{name}-{screen}-{scheme}"))
+                    .await;
+            }
+            // A form with errors.
+            browser.visit(&format!("{url}/links/new")).await;
+            browser.fill_in("amount", "ten").await;
+            browser.fill_in("reference", "Order 239").await;
+            browser.press("Create the link").await;
+            browser.says("must be an amount such as 24.50").await;
+            browser.is_accessible().await;
+            browser.fits().await;
+            browser.close().await;
+        }
+    }
+}
