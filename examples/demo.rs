@@ -33,6 +33,7 @@ const DOJO_API_KEY: &str = "sk_sandbox_demo";
 const WEBHOOK_SECRET: &str = "whs_demo_0123456789";
 
 const SERVICE_PORT: u16 = 8080;
+const CONSOLE_PORT: u16 = 8082;
 const SANDBOX_PORT: u16 = 9400;
 
 /// Start everything, create a payment link, wait until you have paid it, and show how its state changes.
@@ -126,11 +127,14 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
 
     step("Starting the service");
     mention_other_port(SERVICE_PORT, service_port);
+    let console_port = port(CONSOLE_PORT);
+    mention_other_port(CONSOLE_PORT, console_port);
     programs.start(
         "dojo-payment-links",
         &["serve"],
         &[
             ("LISTEN_ADDR", &format!("127.0.0.1:{service_port}")),
+            ("CONSOLE_LISTEN_ADDR", &format!("127.0.0.1:{console_port}")),
             ("DATABASE_URL", &postgres.url("postgres")),
             ("BOOTSTRAP_API_KEY", API_KEY),
             ("DOJO_API_URL", &sandbox_url),
@@ -143,6 +147,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     )?;
     ready(&format!("{service_url}/readyz")).await?;
     println!("    {service_url} (API documentation: {service_url}/docs)");
+    println!("    http://localhost:{console_port} (console: sign in with {API_KEY})");
 
     step("Subscribing the orders service to payments");
     let (receiver_url, mut callbacks) = receiver().await?;
