@@ -13,7 +13,6 @@ use time::OffsetDateTime;
 use url::form_urlencoded::byte_serialize;
 
 use super::{
-    amount::show,
     api_client::{List, get, with_query},
     page::{
         Layout, Part, Stop, Trouble, When, forbidden, not_found, out_of_order, page, redirect,
@@ -22,7 +21,7 @@ use super::{
     person::Person,
     session::Submission,
     state::Console,
-    words::operation_name,
+    words::{mismatch, operation_name},
 };
 use crate::{
     api_key::Scope,
@@ -158,7 +157,7 @@ async fn mismatches(console: &Console, person: &Person) -> Result<Section, Stop>
                  if it is paid, reverse or refund it. Then find out how it happened.",
         items: links
             .iter()
-            .map(|link| link_item(link, format!("requested for {}", show(link.amount))))
+            .map(|link| link_item(link, mismatch(link).unwrap_or_default()))
             .collect(),
     })
 }

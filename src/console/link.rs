@@ -393,18 +393,6 @@ async fn state_part(
         .await
         .map_err(out_of_order(console, person))?;
     let (word, tone) = words::state_word(link, now);
-    let mismatch = link.reported_amount.as_ref().map(|reported| {
-        let value = reported.value;
-        format!(
-            "Dojo would charge {}{}.{:02} {}, and {} was requested. Don’t send this link out. Cancel it, or if it is paid, \
-             reverse or refund it.",
-            if value < 0 { "−" } else { "" },
-            value.unsigned_abs() / 100,
-            value.unsigned_abs() % 100,
-            reported.currency_code,
-            show(link.amount)
-        )
-    });
     let ways = Deed::possible(link, console.state.limits.window, now)
         .into_iter()
         .filter(|deed| person.may(deed.scope()));
@@ -412,7 +400,7 @@ async fn state_part(
         sentence: words::state(link, now),
         word,
         tone: tone.class(),
-        mismatch,
+        mismatch: words::mismatch(link),
         ways: ways
             .map(|deed| Way {
                 path: format!("/links/{}/{}", link.id, deed.slug()),

@@ -165,7 +165,33 @@ pub(super) fn card(link: &PaymentLink) -> Option<String> {
     let payment = link.payment.as_ref()?;
     let last4 = payment.last4.as_deref()?;
     let kind = payment.card_type.as_deref().unwrap_or("card");
-    Some(format!("{kind} ··{last4}"))
+    Some(format!("{} ··{last4}", brand(kind)))
+}
+
+/// A card's scheme as people write it. Dojo writes it in capitals.
+fn brand(scheme: &str) -> String {
+    let (first, rest) = scheme.split_at_checked(1).unwrap_or((scheme, ""));
+    if scheme.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        format!("{first}{}", rest.to_ascii_lowercase())
+    } else {
+        scheme.to_owned()
+    }
+}
+
+/// What Dojo would charge, if that isn't what was requested.
+pub(super) fn mismatch(link: &PaymentLink) -> Option<String> {
+    let reported = link.reported_amount.as_ref()?;
+    let (sign, value) = (
+        if reported.value < 0 { "−" } else { "" },
+        reported.value.unsigned_abs(),
+    );
+    Some(format!(
+        "Dojo would charge {sign}{}.{:02} {}, and {} was requested.",
+        value / 100,
+        value % 100,
+        reported.currency_code,
+        show(link.amount)
+    ))
 }
 
 /// What an operation does: `Refund of £3.50`.
@@ -416,6 +442,20 @@ mod tests {
         whole["status"] = json!("Refunded");
         assert!(state(&link(&whole), NOW).ends_with("; refunded in full."));
         assert_eq!(state_word(&link(&whole), NOW).0, "Refunded");
+    }
+
+    #[test]
+    fn schemes_are_written_as_people_do() {
+        for (scheme, written) in [
+            ("MASTERCARD", "Mastercard"),
+            ("Mastercard", "Mastercard"),
+            ("VISA", "Visa"),
+            ("Visa Debit", "Visa Debit"),
+            ("Ébène", "Ébène"),
+            ("", ""),
+        ] {
+            assert_eq!(brand(scheme), written);
+        }
     }
 
     #[test]

@@ -1336,7 +1336,10 @@ async fn what_needs_attention_is_listed_and_settled() {
     let id = format!("payment_intent_id = '{}'", text(&link["paymentIntentId"]));
     run(&app, &format!("UPDATE payment_links SET mismatch = '{{\"value\": 2000, \"currencyCode\": \"GBP\"}}', due_at = NULL WHERE {id}")).await;
     visitor
-        .sees("/attention", "Links with another amount at Dojo")
+        .sees(
+            "/attention",
+            "Dojo would charge 20.00 GBP, and £10.00 was requested.",
+        )
         .await;
     visitor
         .sees(

@@ -202,7 +202,9 @@ async fn refund_a_part(browser: &Browser, url: &str, link: &Value) {
     // Back and forth, and once more: it is still one refund.
     browser.page.refresh().await.unwrap();
     browser.says("Refund of £3.50: done.").await;
+    // The page before is what a form led to, so the browser sends that again.
     browser.page.back().await.unwrap();
+    browser.page.refresh().await.unwrap();
     browser.press("Refund £3.50").await;
     browser.says("Refund of £3.50: done.").await;
     browser.press("Sign out").await;
@@ -296,6 +298,7 @@ async fn a_page_shows_a_payment_without_being_loaded_again() {
     browser.says("Waiting for £10.00").await;
     browser.run("window.isTheSamePage = true").await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.read_until_confirmed(&link["id"]).await;
     browser.says("Paid £10.00").await;
     assert_eq!(
         browser.run("return window.isTheSamePage").await,
