@@ -511,7 +511,8 @@ async fn two_sites(folder: &Folder) -> TestApp {
     let accounts =
         format!("[accounts.leeds]\nenvironment = \"sandbox\"\napi_key = \"{LEEDS_KEY}\"\n");
     let file = folder.write("accounts.toml", &accounts);
-    start(&[("DOJO_ACCOUNTS_FILE", &file)]).await
+    let short = ("SHORT_URL_BASE", "https://pay.example.com");
+    start(&[("DOJO_ACCOUNTS_FILE", &file), short]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -531,6 +532,7 @@ async fn a_key_that_is_limited_to_one_account_finds_nothing_of_another() {
     for search in [
         text(&other["id"]),
         text(&other["paymentIntentId"]),
+        text(&other["shortUrl"]),
         "Order 1",
         "1005",
         "10.00",
