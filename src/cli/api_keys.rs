@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use dojo_payment_links::{
     api_key::{ApiKey, Scope},
     config::{DatabaseSettings, Expected, account_name, overlap},
-    store::{self, PgPool},
+    store::{self, PgPool, api_keys::PERSON_PREFIX},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -99,6 +99,11 @@ async fn create(
     let name = name.trim();
     if !(1..=60).contains(&name.chars().count()) {
         return Err("--name must be 1 to 60 characters".into());
+    }
+    if name.starts_with(PERSON_PREFIX) {
+        let problem =
+            format!("--name must not begin with {PERSON_PREFIX}, like people at the console");
+        return Err(problem.into());
     }
     let key = ApiKey::generate();
     let scopes: Vec<_> = scopes.iter().map(ToString::to_string).collect();

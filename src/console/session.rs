@@ -24,7 +24,7 @@ use crate::{
     api_key::Scope,
     store::{
         self,
-        api_keys::Identified,
+        api_keys::{Identified, PERSON_PREFIX},
         console_audit::{self, NewEntry},
     },
 };
@@ -44,7 +44,7 @@ pub(super) async fn begin(
 
 /// Somebody for whom the authenticating proxy vouches.
 struct Vouched {
-    /// The name of the person's client. No API key's client has such a name.
+    /// The name of the person's client.
     client: String,
     scopes: Vec<String>,
 }
@@ -66,7 +66,7 @@ fn vouched_for(console: &Console, parts: &Parts) -> Option<Vouched> {
     let groups: Vec<_> = groups.filter_map(|value| value.to_str().ok()).collect();
     let scopes = proxy.scopes(&groups.join(","));
     (!user.is_empty() && user.len() <= 200).then(|| Vouched {
-        client: format!("console:{user}"),
+        client: format!("{PERSON_PREFIX}{user}"),
         scopes: scopes
             .into_iter()
             .map(|scope| scope.as_str().to_owned())
@@ -167,7 +167,7 @@ async fn let_in(console: &Console, parts: &Parts, request_id: &str, vouched: Vou
     }
     let pool = &console.state.pool;
     let begun = async {
-        let id = store::api_keys::client_without_key(pool, &vouched.client).await?;
+        let id = store::api_keys::person(pool, &vouched.client).await?;
         let entry = NewEntry {
             client: Some((id, &vouched.client)),
             what: "signIn",

@@ -213,8 +213,12 @@ async fn make_current(
     Ok(())
 }
 
-/// The id of the client with this name, which needs no key. It is created if there is none.
-pub async fn client_without_key(pool: &PgPool, name: &str) -> Result<Uuid, Error> {
+/// What the name of a client begins with that is a person at the console, for whom a proxy vouches. No client with an API key
+/// has such a name, because the two would share their idempotency keys.
+pub const PERSON_PREFIX: &str = "console:";
+
+/// The id of the client of a person for whom a proxy vouches, with this name. It is created if there is none, and needs no key.
+pub async fn person(pool: &PgPool, name: &str) -> Result<Uuid, Error> {
     sqlx::query!(
         "INSERT INTO clients (id, name) VALUES ($1, $2) ON CONFLICT (name) WHERE NOT retired DO NOTHING",
         Uuid::now_v7(),

@@ -83,6 +83,9 @@ async fn api_keys_are_created_listed_and_revoked_and_only_hashes_are_stored() {
     let nameless =
         error_of(api_keys(database).args(["create", "--name", " ", "--scopes", "links:read"]));
     assert!(nameless.contains("name"), "{nameless}");
+    let person = ["create", "--name", "console:ann", "--scopes", "links:read"];
+    let person = error_of(api_keys(database).args(person));
+    assert!(person.contains("must not begin with console:"), "{person}");
 
     let listed = output_of(api_keys(database).arg("list"));
     assert!(
