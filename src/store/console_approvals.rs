@@ -128,17 +128,15 @@ impl Row {
     }
 }
 
-/// Selects approvals as [`Row`]s. `$rest` follows the joins.
+/// Selects approvals as [`Row`]s. `$rest` follows the join.
 macro_rules! select_approvals {
     ($rest:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             Row,
             "SELECT approval.id, payment_link_id, account, kind, amount, currency, body, idempotency_key, requested_by,
-                    requester.name AS \"requester!\", requested_at, expires_at, expires_at <= now() AS \"is_expired!\", status,
-                    decider.name AS \"decider?\", decided_at, outcome, operation_id
-             FROM console_approvals approval
-             JOIN clients requester ON requester.id = approval.requested_by
-             LEFT JOIN clients decider ON decider.id = approval.decided_by "
+                    requester.name AS requester, requested_at, expires_at, expires_at <= now() AS \"is_expired!\", status,
+                    (SELECT name FROM clients WHERE id = decided_by) AS decider, decided_at, outcome, operation_id
+             FROM console_approvals approval JOIN clients requester ON requester.id = approval.requested_by "
                 + $rest
             $(, $argument)*
         )

@@ -70,7 +70,7 @@ pub async fn find(
                -- So that a page with several parts is one write.
                AND last_used_at < now() - make_interval(secs => $2::float8 / 60)
          )
-         SELECT session.client_id, client.name AS "client!", key.scopes AS "scopes?", key.accounts AS "accounts?",
+         SELECT session.client_id AS "client_id!", client.name AS "client!", key.scopes AS "scopes?", key.accounts AS "accounts?",
                 key.revoked_at AS "ends_at?"
          FROM console_sessions session
          JOIN clients client ON client.id = session.client_id
