@@ -6,17 +6,16 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::intents::{Intent, Refund, Rejection};
+use crate::paging::Position;
 use crate::webhooks::Event;
 
 /// Beyond this number, the oldest intents are forgotten, so that a load test can't use up the machine's memory.
 const MAX_INTENTS: usize = 200_000;
 
-/// The order in which intents were created, and what search cursors encode.
-pub(crate) type Position = u64;
-
 #[derive(Debug)]
 pub(crate) struct IntentStore {
     clock: Arc<Clock>,
+    /// By the order in which they were created.
     intents: BTreeMap<Position, Intent>,
     positions: HashMap<String, Position>,
     due: BTreeSet<(Timestamp, Position)>,
@@ -88,32 +87,9 @@ impl IntentStore {
         Some((intent, refund))
     }
 
-    /// All intents with their positions, oldest first.
-    pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = (Position, &Intent)> {
-        self.intents
-            .iter()
-            .map(|(position, intent)| (*position, intent))
-    }
-
-    /// The intents after a position, oldest first.
-    pub(crate) fn newer_than(
-        &self,
-        position: Position,
-    ) -> impl Iterator<Item = (Position, &Intent)> {
-        self.intents
-            .range(position.saturating_add(1)..)
-            .map(|(position, intent)| (*position, intent))
-    }
-
-    /// The intents before a position, newest first.
-    pub(crate) fn older_than(
-        &self,
-        position: Position,
-    ) -> impl Iterator<Item = (Position, &Intent)> {
-        self.intents
-            .range(..position)
-            .rev()
-            .map(|(position, intent)| (*position, intent))
+    /// All intents, oldest first.
+    pub(crate) fn all(&self) -> &BTreeMap<Position, Intent> {
+        &self.intents
     }
 
     /// Changes an intent. If `rule` rejects the change, the intent stays as it was.

@@ -19,6 +19,7 @@
 //! | `intent_store` | all intents, changed one at a time; the events that each change causes |
 //! | `webhooks` | subscriptions and their secrets, deliveries, retries, delivery faults |
 //! | `api` | Dojo's API over HTTP |
+//! | `paging` | what searches share: periods, pages and cursors |
 //! | `checkout` | the page where a customer pays |
 //! | `control` | `/_sandbox`: what tests use to pay, to inject faults and to see what happened |
 //! | `faults`, `requests`, `traffic` | faults in API calls, the record of calls, and the middleware that applies both |
@@ -37,6 +38,7 @@ mod ids;
 mod intent_store;
 mod intents;
 mod money;
+mod paging;
 mod problem;
 mod requests;
 mod sandbox;

@@ -34,7 +34,7 @@ pub(super) async fn list(
             })
     };
     let found = state.with_intents(|intents| {
-        let intents = intents.all().map(|(_, intent)| intent);
+        let intents = intents.all().values();
         intents
             .filter(|intent| matches(intent))
             .map(Intent::to_json)
