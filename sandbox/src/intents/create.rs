@@ -127,7 +127,7 @@ impl Intent {
             authorized_at: None,
             challenge: None,
             expired: false,
-            transaction: None,
+            approved: None,
         };
         intent.update_total();
         intent

@@ -64,18 +64,18 @@ pub(crate) struct Intent {
     pub(crate) authorized_at: Option<Timestamp>,
     /// The attempt whose 3-D Secure challenge is in progress.
     #[serde(skip)]
-    pub(crate) challenge: Option<Transaction>,
+    pub(crate) challenge: Option<Attempt>,
     /// Whether the intent was voided because nobody paid in time. False if it was canceled.
     #[serde(skip)]
     pub(crate) expired: bool,
-    /// The attempt that succeeded.
+    /// The attempt that the issuer approved.
     #[serde(skip)]
-    pub(crate) transaction: Option<Transaction>,
+    pub(crate) approved: Option<Attempt>,
 }
 
 /// An attempt to pay.
 #[derive(Clone, Debug)]
-pub(crate) struct Transaction {
+pub(crate) struct Attempt {
     pub(crate) id: String,
     /// Empty until the issuer approves.
     pub(crate) auth_code: String,
