@@ -1,5 +1,5 @@
-//! All payment intents. One lock around them makes each operation atomic. The events that an operation causes wait in
-//! the outbox and are published after the lock is released.
+//! All payment intents and their transactions. One lock around them makes each operation atomic. The events that an
+//! operation causes wait in the outbox and are published after the lock is released.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::clock::{Clock, Timestamp};
 use crate::intents::{Intent, Refund, Rejection};
 use crate::paging::Position;
+use crate::transactions::Transactions;
 use crate::webhooks::Event;
 
 /// Beyond this number, the oldest intents are forgotten, so that a load test can't use up the machine's memory.
@@ -22,6 +23,7 @@ pub(crate) struct IntentStore {
     /// The intent that a refund belongs to, by the refund's id.
     refunds: HashMap<String, Position>,
     next: Position,
+    pub(crate) transactions: Transactions,
     outbox: Vec<Event>,
 }
 
@@ -40,6 +42,7 @@ impl IntentStore {
             due: BTreeSet::new(),
             refunds: HashMap::new(),
             next: 1,
+            transactions: Transactions::default(),
             outbox: Vec::new(),
         }
     }
@@ -125,6 +128,9 @@ impl IntentStore {
             .extend(changed.due_at().map(|time| (time, position)));
         for refund in changed.refunds.iter().skip(current.refunds.len()) {
             self.refunds.insert(refund.id.clone(), position);
+        }
+        for movement in changed.movements.drain(..) {
+            self.transactions.apply(movement);
         }
         *current = changed;
         Ok((outcome, current))

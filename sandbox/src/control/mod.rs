@@ -6,6 +6,7 @@ mod faults;
 mod intents;
 mod records;
 mod time;
+mod transactions;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
+use crate::account::Account;
 use crate::app_state::AppState;
 use crate::problem::Problem;
 
@@ -32,6 +34,15 @@ pub(crate) fn routes(state: Arc<AppState>) -> Router {
         .route(
             "/search-lag",
             get(time::search_lag).post(time::set_search_lag),
+        )
+        .route(
+            "/transactions",
+            get(transactions::list).post(transactions::add),
+        )
+        .route("/transactions/{id}", post(transactions::change))
+        .route(
+            "/transaction-lag",
+            get(time::transaction_lag).post(time::set_transaction_lag),
         )
         .route(
             "/faults",
@@ -67,4 +78,12 @@ pub(crate) fn routes(state: Arc<AppState>) -> Router {
             )
         })
         .with_state(state)
+}
+
+/// The account of a key. Default: the first key that the sandbox accepts.
+fn account(state: &AppState, api_key: Option<&str>) -> Result<Account, Problem> {
+    let first = || state.api_keys.first().map(String::as_str);
+    api_key.or_else(first).map(Account::of_key).ok_or_else(|| {
+        Problem::bad_request("apiKey is required, because this sandbox accepts any key.")
+    })
 }

@@ -2,13 +2,14 @@
 
 use time::Duration;
 
-use super::cards::{Card, IssuerDecision};
+use super::cards::{Card, FUNDING_TYPE, IssuerDecision};
 use super::intent::{
-    Attempt, AutoExpireAction, Capture, CaptureMode, CardDetails, Intent, PaymentDetails,
-    PaymentEvent, Status,
+    Attempt, AutoExpireAction, CaptureMode, CardDetails, Intent, PaymentDetails, PaymentEvent,
+    Status,
 };
 use crate::clock::Timestamp;
 use crate::ids;
+use crate::transactions::TransactionStatus;
 
 /// Dojo reverses an authorization that wasn't captured for this long.
 const AUTHORIZATION_LIFETIME: Duration = Duration::days(7);
@@ -75,7 +76,7 @@ impl Intent {
                 PaymentOutcome::Challenged
             }
             IssuerDecision::Decline => {
-                self.record("Declined", Some(&attempt), now);
+                self.decline(&attempt, now);
                 PaymentOutcome::Declined
             }
         })
@@ -96,7 +97,7 @@ impl Intent {
             self.approve(attempt, now);
             Ok(PaymentOutcome::Paid)
         } else {
-            self.record("Declined", Some(&attempt), now);
+            self.decline(&attempt, now);
             Ok(PaymentOutcome::Declined)
         }
     }
@@ -140,6 +141,11 @@ impl Intent {
                 if capture {
                     self.capture_all(now);
                 } else {
+                    self.set_attempt_status(if has_deadline {
+                        TransactionStatus::Released
+                    } else {
+                        TransactionStatus::Expired
+                    });
                     self.finish(Status::Reversed, "REVERSED", now);
                 }
                 Ok(())
@@ -167,8 +173,14 @@ impl Intent {
         ))
     }
 
+    fn decline(&mut self, attempt: &Attempt, now: Timestamp) {
+        self.record("Declined", Some(attempt), now);
+        self.add_attempt(attempt, now);
+    }
+
     fn approve(&mut self, mut attempt: Attempt, now: Timestamp) {
         attempt.auth_code = ids::auth_code();
+        self.add_attempt(&attempt, now);
         self.approved = Some(attempt);
         self.authorized_at = Some(now);
         match self.capture_mode {
@@ -182,14 +194,7 @@ impl Intent {
 
     fn capture_all(&mut self, now: Timestamp) {
         let tips = self.tips_amount.map(|tips| tips.value);
-        self.captures.push(Capture {
-            id: ids::uuid(),
-            amount: self.left_to_capture(),
-            tips_amount: tips,
-            status: "Successful",
-            created_at: now,
-        });
-        self.finish(Status::Captured, "DEPOSITED", now);
+        self.add_capture(self.left_to_capture(), tips, now);
     }
 
     /// Moves to a final status and adds the payment details.
@@ -211,7 +216,7 @@ impl Intent {
                 card_name: attempt.card.holder.clone(),
                 expiry_date: attempt.card.expiry_date.clone(),
                 card_type: attempt.card.scheme.to_owned(),
-                card_funding_type: "Debit".to_owned(),
+                card_funding_type: FUNDING_TYPE.to_owned(),
                 last4_pan: attempt.card.last4.clone(),
                 entry_mode: "ManualEntry".to_owned(),
                 verification_method: "None".to_owned(),
