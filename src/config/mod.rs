@@ -2,6 +2,7 @@
 //! start. [`ConfigError`] names everything that is wrong at once, and never contains a secret.
 
 mod accounts;
+mod books;
 mod callbacks;
 mod database;
 mod dojo;
@@ -17,6 +18,7 @@ mod traces;
 mod value;
 
 pub use accounts::{AccountSettings, DojoApiKey, Merchant};
+pub use books::BookSettings;
 pub use callbacks::CallbackSettings;
 pub use database::DatabaseSettings;
 pub use dojo::{ConfiguredAccounts, DojoSettings};

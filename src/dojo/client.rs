@@ -640,7 +640,7 @@ fn check_subject(response: &Value, id: &str, link_id: Option<PaymentLinkId>) -> 
     Ok(())
 }
 
-fn rfc3339(at: OffsetDateTime) -> Option<String> {
+pub(super) fn rfc3339(at: OffsetDateTime) -> Option<String> {
     at.format(&Rfc3339).ok()
 }
 

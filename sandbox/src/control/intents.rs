@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::key::account;
 use crate::app_state::AppState;
 use crate::clock::Timestamp;
 use crate::ids;
@@ -66,7 +67,7 @@ pub(super) async fn add(State(state): State<Arc<AppState>>, Body(add): Body<Add>
             "count and ids must be at most {MAX_COUNT} intents together."
         )));
     }
-    let account = super::account(&state, add.api_key.as_deref())?;
+    let account = account(&state, add.api_key.as_deref())?;
     let create = |number: usize| {
         let request: CreateIntent = serde_json::from_value(json!({
             "amount": {"value": 100, "currencyCode": "GBP"},

@@ -4,6 +4,7 @@
 mod body;
 mod faults;
 mod intents;
+mod key;
 mod records;
 mod time;
 mod transactions;
@@ -15,7 +16,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
-use crate::account::Account;
 use crate::app_state::AppState;
 use crate::problem::Problem;
 
@@ -78,12 +78,4 @@ pub(crate) fn routes(state: Arc<AppState>) -> Router {
             )
         })
         .with_state(state)
-}
-
-/// The account of a key. Default: the first key that the sandbox accepts.
-fn account(state: &AppState, api_key: Option<&str>) -> Result<Account, Problem> {
-    let first = || state.api_keys.first().map(String::as_str);
-    api_key.or_else(first).map(Account::of_key).ok_or_else(|| {
-        Problem::bad_request("apiKey is required, because this sandbox accepts any key.")
-    })
 }

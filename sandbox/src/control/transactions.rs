@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::key::account;
 use crate::account::Account;
 use crate::app_state::AppState;
 use crate::clock::Timestamp;
@@ -97,7 +98,7 @@ pub(super) async fn add(
     State(state): State<Arc<AppState>>,
     Body(Add { api_key, rows }): Body<Add>,
 ) -> JsonResult {
-    let account = super::account(&state, api_key.as_deref())?;
+    let account = account(&state, api_key.as_deref())?;
     let now = state.clock.now();
     let transactions = rows
         .into_iter()
