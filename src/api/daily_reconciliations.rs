@@ -68,7 +68,7 @@ struct DailyReconciliations {
 
 /// Returns how the books of a business day compare with Dojo's list of transactions.
 ///
-/// Each business day is compared some hours after its end, and again for some days, because Dojo may list transactions late.
+/// Each business day is compared a few hours after its end, and again on later days, because Dojo may list transactions late.
 /// Transactions of other payment products are left out. A difference stays until a later comparison no longer finds it.
 #[utoipa::path(
     get, path = "/v1/reconciliations/{date}", operation_id = "getReconciliations", tag = "Books", params(Day, Filter),

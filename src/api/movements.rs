@@ -103,11 +103,11 @@ fn metadata_keys(text: &str) -> Option<Vec<String>> {
 /// movements of a link is what was captured less what was refunded.
 ///
 /// A movement that is learned of late appears on the business day on which it occurred; `recordedAt` says when it was recorded.
-/// So earlier days can still change: read a day again some days later. To get each movement once and at once, follow the feed.
+/// So earlier days can still change: read a day again a few days later. To get each movement once and at once, follow the feed.
 ///
 /// With `Accept: text/csv`, the response contains all movements that match, with amounts in major units (`24.50`), and ignores
-/// `limit`. Texts that a spreadsheet could take for a formula begin with an apostrophe. A response that breaks off is
-/// incomplete.
+/// `limit`. Texts that a spreadsheet could take for a formula begin with an apostrophe. A response that is cut
+/// off is incomplete.
 #[utoipa::path(
     get, path = "/v1/movements", operation_id = "listMovements", tag = "Books", params(DaysAndAccount, Filters, PageParameters),
     security(("apiKey" = ["links:read"])),

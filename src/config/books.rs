@@ -22,7 +22,7 @@ pub struct BookSettings {
     #[arg(long, env = "BUSINESS_DAY_CUTOFF", default_value = "00:00", value_name = "TIME", value_parser = time_of_day)]
     business_day_cutoff: Time,
 
-    /// Whether to compare the books of each business day with Dojo's list of transactions, some hours after its end. The
+    /// Whether to compare the books of each business day with Dojo's list of transactions, a few hours after its end. The
     /// account's Dojo API key must be permitted to read transactions.
     #[arg(long, env = "RECONCILE_TRANSACTIONS", default_value_t = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     reconcile_transactions: bool,

@@ -1,9 +1,9 @@
 //! Dojo's list of transactions, which is an API of its own with its own version.
 
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use reqwest::Method;
+use serde_json::{Map, Value};
 
-use super::{Client, Error, Window, client::rfc3339, intent::Fields};
+use super::{Client, Error, Window, intent::Fields};
 use crate::payment_link::daily_reconciliation::Transaction;
 
 /// The version of the API that this module knows.
@@ -29,34 +29,16 @@ impl Client {
         window: Window,
         after: Option<&str>,
     ) -> Result<TransactionPage, Error> {
-        #[derive(Deserialize)]
-        struct Body {
-            data: Option<Vec<Value>>,
-            after: Option<String>,
-        }
-
-        let mut body = json!({
-            "startDate": rfc3339(window.start),
-            "endDate": rfc3339(window.end),
-            "cursor": {"limit": 100},
-        });
-        if let Some(after) = after {
-            body["cursor"]["after"] = json!(after);
-        }
         let request = self
-            .request(reqwest::Method::POST, &["transactions", "search"])
-            .header("version", VERSION)
-            .json(&body);
-        let response: Body = Self::call("transactions", request).await?;
-        let data = response.data.unwrap_or_default();
-        // Following a cursor that doesn't advance would never end.
-        let ended = data.is_empty() || response.after.as_deref() == after;
-        let all = data.len();
-        let transactions: Vec<_> = data.into_iter().filter_map(parse).collect();
+            .request(Method::POST, &["transactions", "search"])
+            .header("version", VERSION);
+        let page = Self::page("transactions", request, window, after).await?;
+        let all = page.data.len();
+        let transactions: Vec<_> = page.data.into_iter().filter_map(parse).collect();
         Ok(TransactionPage {
             unreadable: all - transactions.len(),
             transactions,
-            after: response.after.filter(|_| !ended),
+            after: page.after,
         })
     }
 }
@@ -85,6 +67,8 @@ fn parse(value: Value) -> Option<Transaction> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -138,8 +138,8 @@ pub struct EarlierPair {
     pub transaction_id: String,
     /// How much of the movement it explains, in minor units.
     pub amount: i64,
-    /// Whether it is of the time whose transactions are compared. If Dojo doesn't list it now, it explains nothing.
-    pub is_of_the_time: bool,
+    /// Whether it was made in the time whose transactions are compared. If Dojo no longer lists it, it explains nothing.
+    pub is_in_window: bool,
 }
 
 /// How the books and Dojo's list differ.
@@ -347,7 +347,7 @@ impl<'a> Intent<'a> {
                     intent.corrections.push(movement);
                 }
                 MovementType::Capture | MovementType::Refund => {
-                    let elsewhere = movement.pairs.iter().filter(|pair| !pair.is_of_the_time);
+                    let elsewhere = movement.pairs.iter().filter(|pair| !pair.is_in_window);
                     let explained = elsewhere.map(|pair| pair.amount).sum::<i64>();
                     intent.open.push(Open {
                         movement,
@@ -363,7 +363,9 @@ impl<'a> Intent<'a> {
         // First those that agree exactly. Then refunds that were noticed here together, and made one by one.
         let mut rest = self.match_all(listed, result, |sums, left| sums.contains(&left));
         rest = self.match_all(rest, result, |sums, left| {
-            sums.iter().max().is_some_and(|sum| *sum <= left)
+            sums.iter()
+                .max()
+                .is_some_and(|sum| (1..=left).contains(sum))
         });
         for listed in rest {
             let transaction = listed.transaction;
@@ -605,11 +607,11 @@ mod tests {
         }
     }
 
-    fn pair(transaction_id: &str, amount: i64, is_of_the_time: bool) -> EarlierPair {
+    fn pair(transaction_id: &str, amount: i64, is_in_window: bool) -> EarlierPair {
         EarlierPair {
             transaction_id: transaction_id.to_owned(),
             amount,
-            is_of_the_time,
+            is_in_window,
         }
     }
 
@@ -679,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn other_products_are_none_of_our_business() {
+    fn other_products_are_not_compared() {
         let mut terminal = listed("pi_1", "Sale", "Authorized", 1000);
         terminal.transaction.payment_product = Some("Terminal".to_owned());
         terminal.transaction.payment_intent_id = None;
@@ -734,6 +736,9 @@ mod tests {
         rows[1].is_of_day = true;
         let other = compare(&[noticed.clone()], &rows[1..]);
         assert_eq!((other.matched, other.differences), (1, vec![]));
+        // A transaction over nothing explains nothing.
+        let nothing = listed("pi_1", "Refund", "Authorized", 0);
+        assert_eq!(compare(&[noticed.clone()], &[nothing]).pairs, []);
         // Nothing explains the rest.
         assert_eq!(kinds(&compare(&[noticed], &[])), [DifferenceKind::OnlyHere]);
     }
@@ -936,7 +941,7 @@ mod tests {
                         movement.is_of_day = is_of_day(movement.occurred_at);
                         for pair in &mut movement.pairs {
                             let row = rows.iter().find(|row| row.transaction.id == pair.transaction_id);
-                            pair.is_of_the_time = is_of_day(row.unwrap().transaction.occurred_at);
+                            pair.is_in_window = is_of_day(row.unwrap().transaction.occurred_at);
                         }
                     }
                     let mut listed = rows.clone();

@@ -61,7 +61,7 @@ pub async fn list<F: Future<Output = ()> + Send>(
                 "Dojo's list contains transactions that cannot be read"
             );
         }
-        // Those of a terminal, for example, are none of our business. Pages may overlap if transactions are added meanwhile.
+        // Those of other products, such as a terminal, are not compared. Pages may overlap if transactions are added meanwhile.
         transactions.extend(
             page.transactions
                 .into_iter()

@@ -153,7 +153,7 @@ pub async fn movements(
                   link.reference, movement.net, movement.operation_id, movement.business_day = $2 AS "is_of_day!",
                   (SELECT coalesce(jsonb_agg(jsonb_build_object(
                               'transactionId', pair.transaction_id, 'amount', pair.amount,
-                              'isOfTheTime', pair.transaction_at >= $4 AND pair.transaction_at < $5)), '[]')
+                              'isInWindow', pair.transaction_at >= $4 AND pair.transaction_at < $5)), '[]')
                    FROM matched_transactions pair WHERE pair.movement_id = movement.id) AS "pairs!"
            FROM payment_links link JOIN movements movement ON movement.payment_link_id = link.id
            WHERE link.id IN (
