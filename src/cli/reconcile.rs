@@ -20,6 +20,7 @@ use time::Date;
 use super::{
     outcome::{Result, on_database},
     stdout::print,
+    webhooks::choose,
 };
 
 /// The most days that one run compares.
@@ -64,17 +65,11 @@ fn day(text: &str) -> std::result::Result<Date, Expected> {
 impl Reconcile {
     pub(super) async fn run(self) -> Result<ExitCode> {
         let accounts = Accounts::from_settings(&self.dojo)?;
-        let chosen: Vec<_> = accounts
-            .iter()
-            .filter(|account| {
-                self.account
-                    .as_ref()
-                    .is_none_or(|name| *name == account.name)
-            })
-            .collect();
-        if chosen.is_empty() {
-            return Err("there is no account of this name".into());
-        }
+        let name = self.account.as_deref();
+        let chosen: Vec<_> = match name {
+            Some(_) => vec![choose(&accounts, name)?],
+            None => accounts.iter().collect(),
+        };
         let (from, to) = (self.from, self.to.unwrap_or(self.from));
         if to < from || (to - from).whole_days() >= MAX_DAYS {
             return Err("--to must be a day from --from on, and at most a year later".into());
