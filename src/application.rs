@@ -25,7 +25,9 @@ use crate::{
     config::{ConfigError, ServeSettings},
     console,
     dojo::Accounts,
-    jobs::{Callbacks, Follower, Heartbeat, Jobs, Pruning, RESTART_PAUSE, Sequencer, supervise},
+    jobs::{
+        Books, Callbacks, Follower, Heartbeat, Jobs, Pruning, RESTART_PAUSE, Sequencer, supervise,
+    },
     mail::Mailer,
     payment_link::Environment,
     protocol::Context,
@@ -127,6 +129,9 @@ impl Application {
             )
             .into());
         }
+        if claimed.is_some() {
+            check_time_zone(&pool, &settings.books.days().time_zone).await?;
+        }
         warn_of_unconfigured_accounts(&pool, &accounts).await;
         if let Some(key) = bootstrap_key.as_ref().filter(|_| claimed.is_some()) {
             save_bootstrap_key(&pool, key).await?;
@@ -157,6 +162,7 @@ impl Application {
                     context,
                     settings.jobs.clone(),
                     mailer.clone(),
+                    settings.books.reconciled_days(),
                     stop_jobs.clone(),
                 )
                 .spawn(&tasks);
@@ -173,6 +179,13 @@ impl Application {
         let feed_head = Follower::start(pool.clone(), stop_jobs.clone(), &tasks);
         let callbacks = Arc::new(settings.callbacks.client());
         if settings.jobs.run_jobs {
+            Books::new(
+                pool.clone(),
+                settings.books.days(),
+                feed_head.clone(),
+                stop_jobs.clone(),
+            )
+            .spawn(&tasks);
             Callbacks::new(
                 pool.clone(),
                 Arc::clone(&callbacks),
@@ -276,6 +289,16 @@ impl Application {
         info!("stopped");
         result
     }
+}
+
+/// Checks that Postgres can assign movements to business days.
+async fn check_time_zone(pool: &PgPool, name: &str) -> Result<(), StartError> {
+    let known = store::movements::knows_time_zone(pool, name).await;
+    if known.map_err(|error| pool.diagnose(&error))? {
+        return Ok(());
+    }
+    let text = format!("is {name}, which Postgres does not know: use a name such as Europe/London");
+    Err(ConfigError::new("BUSINESS_TIME_ZONE", text).into())
 }
 
 /// Stores the client `bootstrap` with this key, in place of any earlier key.

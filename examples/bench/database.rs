@@ -271,9 +271,14 @@ impl Database {
 
     /// The ids in the API of some random links.
     pub fn random_links(&self, count: usize) -> impl Iterator<Item = String> + use<'_> {
+        self.random_numbers(count).map(|n| self.link_id(n))
+    }
+
+    /// The numbers of some random links.
+    pub fn random_numbers(&self, count: usize) -> impl Iterator<Item = usize> + use<> {
         let all = usize::try_from(self.links).unwrap_or(usize::MAX);
         let chosen = index::sample(&mut rand::rng(), all, count.min(all));
-        chosen.into_iter().map(|n| self.link_id(n + 1))
+        chosen.into_iter().map(|n| n + 1)
     }
 
     fn link_id(&self, number: usize) -> String {

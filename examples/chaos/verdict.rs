@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use dojo_payment_links::payment_link::PaymentLinkId;
 use serde_json::Value;
 use sqlx::{FromRow, PgPool};
 use time::OffsetDateTime;
@@ -47,7 +48,8 @@ pub async fn settled(stage: &Stage, reconciled_after: OffsetDateTime) -> Result 
              UNION ALL SELECT concat_ws(' ', 'intent', id) FROM payment_intents WHERE due_at IS NOT NULL
              UNION ALL SELECT concat_ws(' ', 'message', id) FROM messages WHERE due_at IS NOT NULL
              UNION ALL SELECT concat_ws(' ', 'reminder', id) FROM reminders WHERE due_at <= now()
-             UNION ALL SELECT concat_ws(' ', 'change', entry_id) FROM feed_outbox",
+             UNION ALL SELECT concat_ws(' ', 'change', entry_id) FROM feed_outbox
+             UNION ALL SELECT concat_ws(' ', 'events after', feed_position) FROM books, feed WHERE feed_position < feed.head",
         )
         .bind(reconciled_after)
         .fetch_all(&stage.database.pool)
@@ -154,6 +156,7 @@ pub async fn judge(stage: &Stage, books: &Books, readers: &[feed::Reader]) -> Re
     let all_links = all_links(stage).await?;
     agreement(&all_links, &intents)?;
     let events = feed::judge(stage, readers, &all_links).await?;
+    booked(pool, &all_links).await?;
     explained(&links, &timeline)?;
     operators::judge(books, &intents)?;
     let present = acknowledged(pool, &deliveries).await?;
@@ -242,6 +245,32 @@ fn outcomes(books: &Books, intents: &[Value]) -> Result {
                 id,
                 format!("{intent} does not exist at Dojo"),
             );
+        }
+    }
+    Ok(())
+}
+
+/// A link's movements add up to what was captured and refunded.
+async fn booked(pool: &PgPool, links: &[Value]) -> Result {
+    let sums: Vec<(uuid::Uuid, i64, i64)> = sqlx::query_as(
+        "SELECT payment_link_id, coalesce(sum(net) FILTER (WHERE type NOT LIKE 'refund%'), 0)::bigint,
+                coalesce(-sum(net) FILTER (WHERE type LIKE 'refund%'), 0)::bigint
+         FROM movements GROUP BY payment_link_id",
+    )
+    .fetch_all(pool)
+    .await?;
+    let sums: HashMap<_, _> = sums
+        .into_iter()
+        .map(|(id, captured, refunded)| (id, (captured, refunded)))
+        .collect();
+    for link in links {
+        let id: PaymentLinkId = text(&link["id"]).parse()?;
+        let amount = |name: &str| link[name]["value"].as_i64().unwrap_or_default();
+        let reported = (amount("capturedAmount"), amount("refundedAmount"));
+        let booked = sums.get(&id.uuid()).copied().unwrap_or_default();
+        if booked != reported {
+            let what = format!("captured and refunded {reported:?}, and booked {booked:?}");
+            return broken(Promise::Booked, text(&link["id"]), what);
         }
     }
     Ok(())

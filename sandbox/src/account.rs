@@ -1,4 +1,5 @@
-//! Accounts. As at Dojo, each API key opens one account, which sees its own intents and subscriptions only.
+//! Accounts. As at Dojo, each API key opens one account, which sees only its own intents, transactions and
+//! subscriptions.
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -12,6 +13,11 @@ impl Account {
         let digest: [u8; 32] = Sha256::digest(key.as_bytes()).into();
         let number = digest.first_chunk().copied().map_or(0, u64::from_be_bytes);
         Self(format!("acc_sandbox_{number:016x}"))
+    }
+
+    /// The merchant's unique identifier in the Transactions API. An account has one merchant.
+    pub(crate) fn merchant_id(&self) -> String {
+        self.0.replacen("acc_", "mid_", 1)
     }
 }
 

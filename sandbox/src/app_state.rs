@@ -27,6 +27,7 @@ pub(crate) struct AppState {
     faults: Mutex<Faults>,
     requests: Mutex<RequestLog>,
     search_lag: Mutex<time::Duration>,
+    transaction_lag: Mutex<time::Duration>,
     watcher: Mutex<Option<Watcher>>,
 }
 
@@ -71,6 +72,7 @@ impl AppState {
             faults: Mutex::new(Faults::new()),
             requests: Mutex::new(RequestLog::default()),
             search_lag: Mutex::new(time::Duration::ZERO),
+            transaction_lag: Mutex::new(time::Duration::ZERO),
             watcher: Mutex::default(),
         })
     }
@@ -105,6 +107,11 @@ impl AppState {
     /// How old an intent must be to appear in search.
     pub(crate) fn search_lag(&self) -> MutexGuard<'_, time::Duration> {
         lock(&self.search_lag)
+    }
+
+    /// How old a transaction must be to appear in search.
+    pub(crate) fn transaction_lag(&self) -> MutexGuard<'_, time::Duration> {
+        lock(&self.transaction_lag)
     }
 
     /// Makes random faults repeatable.

@@ -40,6 +40,11 @@ impl Timestamp {
         Self(self.0.saturating_add(duration))
     }
 
+    /// Ticks of 100 nanoseconds since 1970, or 0 for an earlier time.
+    pub(crate) fn ticks(self) -> u64 {
+        u64::try_from(self.0.unix_timestamp_nanos() / 100).unwrap_or(0)
+    }
+
     pub(crate) fn date(self) -> time::Date {
         self.0.date()
     }

@@ -27,6 +27,7 @@ pub(crate) enum Operation {
     Amount,
     Tips,
     Receipt,
+    Transactions,
     /// In a fault: every call. In the record: none of the above.
     Any,
 }
@@ -46,6 +47,7 @@ impl Operation {
             ("POST", ["payment-intents", _, "amount"]) => Self::Amount,
             ("POST", ["payment-intents", _, "tips-amount"]) => Self::Tips,
             ("POST", ["payment-intents", _, "receipt"]) => Self::Receipt,
+            ("POST", ["transactions", "search"]) => Self::Transactions,
             (_, ["webhooks", ..]) => Self::Webhooks,
             _ => Self::Any,
         }
@@ -303,6 +305,10 @@ mod tests {
         assert_eq!(
             of(Method::PUT, "/webhooks/ws_1/secrets/sc_1/activate"),
             Operation::Webhooks
+        );
+        assert_eq!(
+            of(Method::POST, "/transactions/search"),
+            Operation::Transactions
         );
         assert_eq!(of(Method::GET, "/customers/1"), Operation::Any);
     }

@@ -1,28 +1,29 @@
-//! All payment intents. One lock around them makes each operation atomic. The events that an operation causes wait in
-//! the outbox and are published after the lock is released.
+//! All payment intents and their transactions. One lock around them makes each operation atomic. The events that an
+//! operation causes wait in the outbox and are published after the lock is released.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::intents::{Intent, Refund, Rejection};
+use crate::paging::Position;
+use crate::transactions::Transactions;
 use crate::webhooks::Event;
 
 /// Beyond this number, the oldest intents are forgotten, so that a load test can't use up the machine's memory.
 const MAX_INTENTS: usize = 200_000;
 
-/// The order in which intents were created, and what search cursors encode.
-pub(crate) type Position = u64;
-
 #[derive(Debug)]
 pub(crate) struct IntentStore {
     clock: Arc<Clock>,
+    /// By the order in which they were created.
     intents: BTreeMap<Position, Intent>,
     positions: HashMap<String, Position>,
     due: BTreeSet<(Timestamp, Position)>,
     /// The intent that a refund belongs to, by the refund's id.
     refunds: HashMap<String, Position>,
     next: Position,
+    pub(crate) transactions: Transactions,
     outbox: Vec<Event>,
 }
 
@@ -41,6 +42,7 @@ impl IntentStore {
             due: BTreeSet::new(),
             refunds: HashMap::new(),
             next: 1,
+            transactions: Transactions::default(),
             outbox: Vec::new(),
         }
     }
@@ -88,32 +90,9 @@ impl IntentStore {
         Some((intent, refund))
     }
 
-    /// All intents with their positions, oldest first.
-    pub(crate) fn all(&self) -> impl DoubleEndedIterator<Item = (Position, &Intent)> {
-        self.intents
-            .iter()
-            .map(|(position, intent)| (*position, intent))
-    }
-
-    /// The intents after a position, oldest first.
-    pub(crate) fn newer_than(
-        &self,
-        position: Position,
-    ) -> impl Iterator<Item = (Position, &Intent)> {
-        self.intents
-            .range(position.saturating_add(1)..)
-            .map(|(position, intent)| (*position, intent))
-    }
-
-    /// The intents before a position, newest first.
-    pub(crate) fn older_than(
-        &self,
-        position: Position,
-    ) -> impl Iterator<Item = (Position, &Intent)> {
-        self.intents
-            .range(..position)
-            .rev()
-            .map(|(position, intent)| (*position, intent))
+    /// All intents, oldest first.
+    pub(crate) fn all(&self) -> &BTreeMap<Position, Intent> {
+        &self.intents
     }
 
     /// Changes an intent. If `rule` rejects the change, the intent stays as it was.
@@ -149,6 +128,9 @@ impl IntentStore {
             .extend(changed.due_at().map(|time| (time, position)));
         for refund in changed.refunds.iter().skip(current.refunds.len()) {
             self.refunds.insert(refund.id.clone(), position);
+        }
+        for movement in changed.movements.drain(..) {
+            self.transactions.apply(movement);
         }
         *current = changed;
         Ok((outcome, current))

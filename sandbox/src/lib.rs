@@ -1,5 +1,5 @@
-//! A stand-in for Dojo: its payment API, hosted checkout page and signed webhooks, for demos, for tests, and for
-//! anyone who integrates with Dojo.
+//! A stand-in for Dojo: its payment and transaction APIs, hosted checkout page and signed webhooks, for demos, for
+//! tests, and for anyone who integrates with Dojo.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -15,10 +15,12 @@
 //! | module | contains |
 //! | --- | --- |
 //! | `intents` | a payment intent and its rules: creation, payment, management, expiry |
-//! | `account` | which API key an intent or a subscription belongs to |
-//! | `intent_store` | all intents, changed one at a time; the events that each change causes |
+//! | `account` | which API key an intent, a transaction or a subscription belongs to |
+//! | `transactions` | the record of money movements, which the Transactions API shows |
+//! | `intent_store` | all intents, changed one at a time; the transactions and events that each change causes |
 //! | `webhooks` | subscriptions and their secrets, deliveries, retries, delivery faults |
 //! | `api` | Dojo's API over HTTP |
+//! | `paging` | what searches share: periods, pages and cursors |
 //! | `checkout` | the page where a customer pays |
 //! | `control` | `/_sandbox`: what tests use to pay, to inject faults and to see what happened |
 //! | `faults`, `requests`, `traffic` | faults in API calls, the record of calls, and the middleware that applies both |
@@ -37,6 +39,7 @@ mod ids;
 mod intent_store;
 mod intents;
 mod money;
+mod paging;
 mod problem;
 mod requests;
 mod sandbox;
@@ -44,6 +47,7 @@ mod server;
 mod settings;
 pub mod signature;
 mod traffic;
+mod transactions;
 mod webhooks;
 
 pub use requests::Exchange;

@@ -195,7 +195,7 @@ fn other_intent(state: &AppState, fault: &Fault, id: &str) -> Option<Value> {
             return intents.find(id).map(Intent::to_json);
         }
         let account = &intents.find(id)?.account;
-        let mut newest_first = intents.all().rev().map(|(_, intent)| intent);
+        let mut newest_first = intents.all().values().rev();
         newest_first
             .find(|intent| intent.id != id && intent.account == *account)
             .map(Intent::to_json)

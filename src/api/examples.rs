@@ -279,6 +279,108 @@ pub(super) fn messages() -> Value {
     json!({"data": [sent_message()], "after": MESSAGE_ID, "hasMore": false})
 }
 
+/// A page of movements: a payment, and a part of it that was refunded.
+pub(super) fn movements() -> Value {
+    let payment = json!({
+        "id": "mov_01m81mzv2jf8x9qk4s7wd3h6rb",
+        "type": "capture",
+        "amount": pounds(2450),
+        "net": pounds(2450),
+        "occurredAt": "2026-11-22T13:02:41.685000Z",
+        "datedBy": "dojo",
+        "businessDay": "2026-11-22",
+        "recordedAt": "2026-11-22T13:02:42.310526Z",
+        "account": "default",
+        "paymentLinkId": LINK_ID,
+        "paymentIntentId": INTENT_ID,
+        "reference": "Order 236",
+        "metadata": {"costCentre": "4711"},
+        "authCode": "323241",
+        "last4": "1005",
+        "captureId": null,
+        "operationId": null,
+        "actor": null,
+    });
+    let refund = with(
+        payment.clone(),
+        json!({
+            "id": "mov_01m84a2n7se5ct0m3b9v6k1x8d",
+            "type": "refund",
+            "amount": pounds(350),
+            "net": pounds(-350),
+            "occurredAt": "2026-11-23T10:15:08.402117Z",
+            "datedBy": "operation",
+            "businessDay": "2026-11-23",
+            "recordedAt": "2026-11-23T10:15:08.633940Z",
+            "operationId": OPERATION_ID,
+            "actor": "orders",
+        }),
+    );
+    json!({"data": [payment, refund], "after": "2026-11-23.2", "hasMore": false})
+}
+
+/// The same movements as CSV.
+pub(super) fn movements_csv() -> String {
+    let header = "businessDay,occurredAt,type,amount,net,currency,account,reference,paymentLinkId,paymentIntentId,\
+                  authCode,last4,captureId,operationId,actor,recordedAt,id,costCentre";
+    let payment = format!(
+        "2026-11-22,2026-11-22T13:02:41.685000Z,capture,24.50,24.50,GBP,default,Order 236,{LINK_ID},{INTENT_ID},\
+         323241,1005,,,,2026-11-22T13:02:42.310526Z,mov_01m81mzv2jf8x9qk4s7wd3h6rb,4711"
+    );
+    let refund = format!(
+        "2026-11-23,2026-11-23T10:15:08.402117Z,refund,3.50,-3.50,GBP,default,Order 236,{LINK_ID},{INTENT_ID},\
+         323241,1005,,{OPERATION_ID},orders,2026-11-23T10:15:08.633940Z,mov_01m84a2n7se5ct0m3b9v6k1x8d,4711"
+    );
+    format!("{header}\r\n{payment}\r\n{refund}\r\n")
+}
+
+/// The totals of these movements.
+pub(super) fn daily_totals() -> Value {
+    let total = |day: &str, captured, refunded| {
+        json!({
+            "businessDay": day,
+            "account": "default",
+            "captured": pounds(captured),
+            "refunded": pounds(refunded),
+            "reversed": pounds(0),
+            "corrected": pounds(0),
+            "net": pounds(captured - refunded),
+            "movements": 1,
+        })
+    };
+    json!({
+        "data": [total("2026-11-22", 2450, 0), total("2026-11-23", 0, 350)],
+        "after": "2026-11-23.GBP.default",
+        "hasMore": false,
+    })
+}
+
+/// A business day on which somebody refunded a payment in Dojo's portal, and this service hasn't noticed.
+pub(super) fn reconciliations() -> Value {
+    let transaction = json!({
+        "id": "0b6de1f3-7f0c-4f5e-9d3c-2f1f0a8f3c11",
+        "occurredAt": "2026-11-22T16:20:09.114000Z",
+        "type": "Refund",
+        "status": "Authorized",
+        "amount": pounds(350),
+        "tipsAmount": null,
+        "cashbackAmount": null,
+        "paymentIntentId": INTENT_ID,
+        "reference": "Order 236",
+        "paymentProduct": "PaymentLinks",
+    });
+    json!({"data": [{
+        "businessDay": "2026-11-22",
+        "account": "default",
+        "state": "Differs",
+        "reconciledAt": "2026-11-23T02:00:04.401873Z",
+        "transactions": 118,
+        "matched": 117,
+        "differenceCount": 1,
+        "differences": [{"kind": "onlyAtDojo", "movement": null, "transaction": transaction}],
+    }]})
+}
+
 /// A callback endpoint.
 pub(super) fn endpoint() -> Value {
     json!({

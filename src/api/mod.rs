@@ -6,6 +6,7 @@ mod body;
 mod callback_endpoints;
 mod client_types;
 mod customer_page;
+mod daily_reconciliations;
 mod docs;
 mod erasure;
 mod error;
@@ -15,6 +16,7 @@ mod idempotency;
 mod known_keys;
 mod messages;
 mod metadata_entry;
+mod movements;
 mod observe;
 mod openapi;
 mod openapi_3_0;
@@ -59,16 +61,23 @@ pub use openapi_3_0::NotIn30;
 pub(crate) use problem::{ForPeople, Problem};
 pub use state::{AppState, Background};
 
-/// The routes that the OpenAPI document describes, and the document.
-fn documented() -> OpenApiRouter<AppState> {
-    OpenApiRouter::with_openapi(openapi::header())
-        .merge(payment_links::routes())
+/// The routes for callers.
+fn for_callers() -> OpenApiRouter<AppState> {
+    payment_links::routes()
         .merge(operations::routes())
         .merge(sharing::routes())
         .merge(messages::routes())
         .merge(erasure::routes())
+        .merge(movements::routes())
+        .merge(daily_reconciliations::routes())
         .merge(events::routes())
         .merge(callback_endpoints::routes())
+}
+
+/// The routes that the OpenAPI document describes, and the document.
+fn documented() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(openapi::header())
+        .merge(for_callers())
         .merge(webhooks::routes())
         .merge(service::routes())
 }
@@ -113,15 +122,7 @@ pub fn public_router(state: AppState) -> Router {
 
 /// What is served on the other address if there is a public one: everything but the webhooks and short addresses.
 pub fn internal_router(state: AppState) -> Router {
-    let (routes, _) = payment_links::routes()
-        .merge(operations::routes())
-        .merge(sharing::routes())
-        .merge(messages::routes())
-        .merge(erasure::routes())
-        .merge(events::routes())
-        .merge(callback_endpoints::routes())
-        .merge(service::routes())
-        .split_for_parts();
+    let (routes, _) = for_callers().merge(service::routes()).split_for_parts();
     complete(routes.merge(docs::routes(document)), state)
 }
 

@@ -47,6 +47,7 @@ use crate::{
         (name = "Messages", description = "Send a link to a customer."),
         (name = "Events", description = "Learn of everything that happens to the links, in order."),
         (name = "Callbacks", description = "Be called when something happens. `docs/guide.md` shows receivers."),
+        (name = "Books", description = "Every capture, refund and reversal, and their daily totals."),
         (name = "Webhooks", description = "Dojo sends its webhooks here."),
         (name = "Service", description = "Probes, metrics, and this document."),
     ),
@@ -110,7 +111,7 @@ pub(super) fn complete(document: utoipa::openapi::OpenApi) -> Value {
     name_scopes(&mut document);
     // Not part of OpenAPI, but many renderers know it.
     document["x-tagGroups"] = json!([
-        {"name": "For callers", "tags": ["Payment links", "Operations", "Sharing", "Messages", "Events", "Callbacks"]},
+        {"name": "For callers", "tags": ["Payment links", "Operations", "Sharing", "Messages", "Events", "Callbacks", "Books"]},
         {"name": "For Dojo and for operators", "tags": ["Webhooks", "Service"]},
     ]);
     document

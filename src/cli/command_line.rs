@@ -10,7 +10,7 @@ use dojo_payment_links::{
 
 use super::{
     api_keys, callback_endpoints, check, erase, events, healthcheck, migrate, openapi, operations,
-    outcome::Result, prune, serve, webhooks,
+    outcome::Result, prune, reconcile, serve, webhooks,
 };
 
 /// Create payment links at Dojo and track whether they have been paid.
@@ -34,6 +34,7 @@ pub(super) enum Command {
     CallbackEndpoints(Box<callback_endpoints::CallbackEndpoints>),
     Erase(erase::Erase),
     Prune(prune::Prune),
+    Reconcile(Box<reconcile::Reconcile>),
     Check(Box<check::Check>),
     Webhooks(Box<webhooks::Webhooks>),
     Healthcheck(healthcheck::Healthcheck),
@@ -51,6 +52,7 @@ impl Command {
             Self::CallbackEndpoints(command) => command.run().await?,
             Self::Erase(command) => return command.run().await,
             Self::Prune(command) => command.run().await?,
+            Self::Reconcile(command) => return command.run().await,
             Self::Check(command) => return command.run().await,
             Self::Webhooks(command) => command.run().await?,
             Self::Healthcheck(command) => command.run().await?,
@@ -67,6 +69,7 @@ impl Command {
             Self::Serve(command) => command.validate(&mut error),
             Self::Check(command) => command.validate(&mut error),
             Self::Webhooks(command) => command.validate(&mut error),
+            Self::Reconcile(command) => command.validate(&mut error),
             Self::Migrate(migrate::Migrate { database })
             | Self::ApiKeys(api_keys::ApiKeys { database, .. })
             | Self::Operations(operations::Operations { database, .. })

@@ -13,6 +13,7 @@ mod openapi;
 mod operations;
 mod outcome;
 mod prune;
+mod reconcile;
 mod serve;
 mod stdout;
 mod webhooks;

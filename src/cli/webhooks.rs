@@ -142,7 +142,7 @@ async fn list(accounts: &Accounts, name: Option<&str>, json: bool) -> Result {
 }
 
 /// The account of this name, or the only account.
-fn choose<'a>(accounts: &'a Accounts, name: Option<&str>) -> Result<&'a Account> {
+pub(super) fn choose<'a>(accounts: &'a Accounts, name: Option<&str>) -> Result<&'a Account> {
     let names: Vec<_> = accounts
         .iter()
         .map(|account| account.name.as_str())

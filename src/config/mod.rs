@@ -2,6 +2,7 @@
 //! start. [`ConfigError`] names everything that is wrong at once, and never contains a secret.
 
 mod accounts;
+mod books;
 mod callbacks;
 mod console;
 mod database;
@@ -18,6 +19,7 @@ mod traces;
 mod value;
 
 pub use accounts::{AccountSettings, DojoApiKey, Merchant};
+pub use books::BookSettings;
 pub use callbacks::CallbackSettings;
 pub use console::{AuthenticatingProxy, ConsoleSettings};
 pub use database::DatabaseSettings;

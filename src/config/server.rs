@@ -4,8 +4,8 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    CallbackSettings, ConfigError, ConsoleSettings, DatabaseSettings, DojoSettings, JobSettings,
-    MailSettings, PrivacySettings, TraceSettings,
+    BookSettings, CallbackSettings, ConfigError, ConsoleSettings, DatabaseSettings, DojoSettings,
+    JobSettings, MailSettings, PrivacySettings, TraceSettings,
     value::{base_url, duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
@@ -89,6 +89,9 @@ pub struct ServeSettings {
 
     #[command(flatten)]
     pub jobs: JobSettings,
+
+    #[command(flatten)]
+    pub books: BookSettings,
 
     #[command(flatten)]
     pub privacy: PrivacySettings,

@@ -126,6 +126,13 @@ pub struct Page {
     pub after: Option<String>,
 }
 
+/// One page of any search, not parsed yet.
+pub(super) struct RawPage {
+    pub(super) data: Vec<Value>,
+    /// The cursor of the next page. `None` on the last page.
+    pub(super) after: Option<String>,
+}
+
 /// Dojo's response to [`Client::probe`], with the time on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Probe {
@@ -385,6 +392,26 @@ impl Client {
     /// One page of `POST /payment-intents/search`: up to 100 intents that were created in the window, starting after
     /// the cursor `after`.
     pub async fn search_page(&self, window: Window, after: Option<&str>) -> Result<Page, Error> {
+        let request = self.request(Method::POST, &["payment-intents", "search"]);
+        let page = Self::page("search", request, window, after).await?;
+        Ok(Page {
+            // An intent without an id could be neither adopted nor read.
+            intents: page
+                .data
+                .into_iter()
+                .filter_map(|intent| serde_json::from_value(intent).ok())
+                .collect(),
+            after: page.after,
+        })
+    }
+
+    /// Sends a search for up to 100 entries of the window, starting after the cursor `after`.
+    pub(super) async fn page(
+        operation: &'static str,
+        request: RequestBuilder,
+        window: Window,
+        after: Option<&str>,
+    ) -> Result<RawPage, Error> {
         #[derive(Deserialize)]
         struct Body {
             data: Option<Vec<Value>>,
@@ -399,19 +426,12 @@ impl Client {
         if let Some(after) = after {
             body["cursor"]["after"] = json!(after);
         }
-        let request = self
-            .request(Method::POST, &["payment-intents", "search"])
-            .json(&body);
-        let response: Body = Self::call("search", request).await?;
+        let response: Body = Self::call(operation, request.json(&body)).await?;
         let data = response.data.unwrap_or_default();
         // Following a cursor that doesn't advance would never end.
         let ended = data.is_empty() || response.after.as_deref() == after;
-        Ok(Page {
-            // An intent without an id could be neither adopted nor read.
-            intents: data
-                .into_iter()
-                .filter_map(|intent| serde_json::from_value(intent).ok())
-                .collect(),
+        Ok(RawPage {
+            data,
             after: response.after.filter(|_| !ended),
         })
     }

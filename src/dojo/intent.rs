@@ -47,7 +47,7 @@ pub struct PaymentIntent {
 impl<'de> Deserialize<'de> for PaymentIntent {
     fn deserialize<D: Deserializer<'de>>(body: D) -> Result<Self, D::Error> {
         // Not derived, because a derived implementation rejects a field that is given twice.
-        let mut fields = Fields(Map::deserialize(body)?);
+        let mut fields = Fields::of(Map::deserialize(body)?);
         let id: String = fields.take("id").unwrap_or_default();
         let has_refunded_amount = fields.has("refundedAmount");
         let refunded_amount = fields.take("refundedAmount");
@@ -88,18 +88,22 @@ fn is_valid_id(id: &str) -> bool {
 }
 
 /// The fields of an object in Dojo's response.
-struct Fields(Map<String, Value>);
+pub(super) struct Fields(Map<String, Value>);
 
 impl Fields {
+    pub(super) fn of(members: Map<String, Value>) -> Self {
+        Self(members)
+    }
+
     /// Takes a field out, or returns `None` if it is missing or can't be parsed.
-    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+    pub(super) fn take<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         let mut value = self.0.remove(name)?;
         drop_unstorable(&mut value);
         serde_json::from_value(value).ok()
     }
 
     /// A time in an unlikely year is as good as none, and Postgres can't read some of them.
-    fn take_time(&mut self, name: &str) -> Option<OffsetDateTime> {
+    pub(super) fn take_time(&mut self, name: &str) -> Option<OffsetDateTime> {
         self.take::<String>(name)
             .as_deref()
             .and_then(parse_time)

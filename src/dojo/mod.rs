@@ -5,6 +5,7 @@ mod client;
 mod error;
 mod intent;
 mod subscriptions;
+mod transaction;
 pub mod webhook;
 
 pub use account::{Account, Accounts};
@@ -12,3 +13,4 @@ pub use client::{Client, CreatePaymentIntent, Operate, Page, Probe, SendBy, Wind
 pub use error::{Error, On409};
 pub use intent::PaymentIntent;
 pub use subscriptions::{Secret, Subscription};
+pub use transaction::TransactionPage;

@@ -4,7 +4,11 @@ use std::{
 };
 
 use super::{progress::Progress, shared::Jobs};
-use crate::{payment_link::Status, protocol::Context, store};
+use crate::{
+    payment_link::Status,
+    protocol::Context,
+    store::{self, daily_reconciliation::Summary},
+};
 
 /// The name in logs and metrics.
 pub(super) const NAME: &str = "backlog";
@@ -27,7 +31,12 @@ impl BacklogMetrics {
     }
 
     pub(super) async fn run(&self) {
-        let Jobs { context, stop, .. } = &self.jobs;
+        let Jobs {
+            context,
+            business_days,
+            stop,
+            ..
+        } = &self.jobs;
         let Context { pool, account, .. } = context;
         let mut counted_at = None::<Instant>;
         while !stop.is_cancelled() {
@@ -36,15 +45,29 @@ impl BacklogMetrics {
                 let links = store::reconciliation::backlog(pool, &account.name).await?;
                 let operations = store::operation_recovery::backlog(pool, &account.name).await?;
                 let messages = store::messages::backlog(pool, &account.name).await?;
+                let books = if business_days.is_some() {
+                    store::daily_reconciliation::summary(pool, &account.name).await?
+                } else {
+                    Summary::default()
+                };
                 let recent = if is_due {
                     Some(store::links::recent(pool, &account.name).await?)
                 } else {
                     None
                 };
-                Ok((links, operations, messages, recent))
+                Ok((links, operations, messages, books, recent))
             };
-            if let Ok((links, operations, messages, recent)) = self.progress.queried(found.await) {
+            let found = self.progress.queried(found.await);
+            if let Ok((links, operations, messages, books, recent)) = found {
                 let account = || account.name.clone();
+                for (kind, differences) in books.differences {
+                    metrics::gauge!(
+                        "daily_reconciliation_differences", "account" => account(), "kind" => kind.as_str()
+                    )
+                    .set(as_gauge(differences));
+                }
+                metrics::gauge!("daily_reconciliation_lag_seconds", "account" => account())
+                    .set(books.lag);
                 for (state, count) in [("unsettled", links.unsettled), ("due", links.due)] {
                     metrics::gauge!("backlog_links", "account" => account(), "state" => state)
                         .set(as_gauge(count));

@@ -307,6 +307,7 @@ fn judged(error: &protocol::Error) -> (&'static str, Concerns) {
         protocol::Error::Dojo(error) => (error.name(), Concerns::Everything),
         protocol::Error::Rejected(error) => (error.name(), Concerns::OneItem),
         protocol::Error::TooManyIntents => ("too_many_intents", Concerns::OneItem),
+        protocol::Error::TooManyTransactions => ("too_many_transactions", Concerns::OneItem),
         protocol::Error::NotConfirmed => ("not_confirmed", Concerns::OneItem),
         protocol::Error::TimedOut => ("timed_out", Concerns::Everything),
         protocol::Error::Panicked => ("panicked", Concerns::OneItem),

@@ -1,13 +1,16 @@
-//! The background jobs: creation recovery, operation recovery, reconciliation, orphaned intents, messages, reminders, the feed,
-//! callbacks and pruning.
+//! The background jobs: creation recovery, operation recovery, reconciliation, daily reconciliation, orphaned intents, messages, reminders, the feed,
+//! the books, callbacks and pruning.
 //!
 //! Each job claims the rows that are due in Postgres (`FOR UPDATE SKIP LOCKED`, under a lease). So any number of replicas
 //! share the work without a leader, and the work of a dead replica is claimed again when its leases expire. Doing the same
-//! work twice changes nothing. The feed and pruning have no items to claim: the replicas take turns.
+//! work twice changes nothing. The feed, the books and pruning have no items to claim: the
+//! replicas take turns.
 
 mod backlog;
+mod books;
 mod callbacks;
 mod creation_recovery;
+mod daily_reconciliation;
 mod feed;
 mod job;
 mod messages;
@@ -29,6 +32,7 @@ use std::{
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, info_span};
 
+pub use books::Books;
 pub use callbacks::Callbacks;
 pub use feed::{Follower, Sequencer};
 use job::{Backoff, Job, Runner};
@@ -64,6 +68,10 @@ impl Jobs {
         self.start(tasks, orphaned_intents::OrphanedIntents(self.clone()), few);
         self.start(tasks, messages::Reminders(self.clone()), few);
         self.start(tasks, messages::Messages(self.clone()), few);
+        if let Some(days) = self.business_days.clone() {
+            let job = daily_reconciliation::DailyReconciliation::new(self.clone(), days);
+            self.start(tasks, job, 1);
+        }
         let backlog = Arc::new(backlog::BacklogMetrics::new(self.clone()));
         self.keep_running(
             tasks,

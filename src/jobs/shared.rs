@@ -9,7 +9,7 @@ use crate::{
     config::JobSettings,
     dojo,
     mail::Mailer,
-    payment_link::PaymentLinkId,
+    payment_link::{PaymentLinkId, movement::BusinessDays},
     protocol::{self, Context},
     store::{self, leases::Lease},
 };
@@ -22,6 +22,8 @@ pub struct Jobs {
     pub(super) throttle: Arc<Throttle>,
     /// `None` if no emails can be sent. Messages then wait, and fail after a day.
     pub(super) mailer: Option<Arc<Mailer>>,
+    /// `None` if the books aren't compared with Dojo's transactions.
+    pub(super) business_days: Option<BusinessDays>,
     pub(super) stop: CancellationToken,
 }
 
@@ -33,6 +35,7 @@ impl Jobs {
         context: Context,
         settings: JobSettings,
         mailer: Option<Arc<Mailer>>,
+        business_days: Option<BusinessDays>,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -43,6 +46,7 @@ impl Jobs {
             context,
             settings,
             mailer,
+            business_days,
             stop,
         }
     }

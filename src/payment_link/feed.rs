@@ -148,6 +148,8 @@ pub enum AttentionReason {
     PaidTwice,
     /// Dojo doesn't know the link's payment intent.
     UnknownAtDojo,
+    /// Dojo reports that less was captured or refunded than it reported before.
+    AmountDecreased,
 }
 
 /// A timeline entry, with its link as it was then.
@@ -298,6 +300,10 @@ impl Change<'_> {
                 currency_code: link.amount.currency_code,
             })
         };
+        let decreased = |name: &str| {
+            let change = detail.changed.get(name);
+            change.is_some_and(|change| change.to.as_i64() < change.from.as_i64())
+        };
         let reached = |status| after == status && before != status;
 
         let mut happened = Vec::new();
@@ -316,6 +322,11 @@ impl Change<'_> {
         happened.extend(gained("refundedAmount").map(|refunded| Happening::Refunded { refunded }));
         if reached(Status::Reversed) {
             happened.push(Happening::Reversed);
+        }
+        // A reversal takes back what was captured. Nothing else does.
+        if decreased("refundedAmount") || decreased("capturedAmount") && !reached(Status::Reversed)
+        {
+            happened.push(self.attention(AttentionReason::AmountDecreased));
         }
         if reached(Status::Canceled) {
             happened.push(if self.is_expired() {
@@ -484,6 +495,22 @@ mod tests {
         let events = reconciled(&changed, Status::Authorized, EXPIRY);
         assert_eq!(types(&events), ["payment_link.authorized"]);
         let changed = json!({"confirmedStatus": {"from": "Authorized", "to": "Reversed"}});
+        let events = reconciled(&changed, Status::Reversed, EXPIRY);
+        assert_eq!(types(&events), ["payment_link.reversed"]);
+    }
+
+    #[test]
+    fn money_that_disappears_needs_attention() {
+        let changed = json!({"refundedAmount": {"from": 300, "to": 0}});
+        let events = reconciled(&changed, Status::Captured, EXPIRY);
+        assert_eq!(types(&events), ["payment_link.attention_required"]);
+        let json = serde_json::to_value(&events[0]).unwrap();
+        assert_eq!(json["reason"], "amountDecreased");
+        assert_eq!(json["detail"]["changed"], changed);
+        let changed = json!({
+            "confirmedStatus": {"from": "Captured", "to": "Reversed"},
+            "capturedAmount": {"from": 1000, "to": 0},
+        });
         let events = reconciled(&changed, Status::Reversed, EXPIRY);
         assert_eq!(types(&events), ["payment_link.reversed"]);
     }

@@ -44,3 +44,14 @@ impl StaticType for EventPrefix {
 
 /// The id of an event in the feed: a TypeID like a link's, `evt_` and 26 characters.
 pub type EventId = TypeSafeId<EventPrefix>;
+
+/// Only names the prefix of a movement's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct MovementPrefix;
+
+impl StaticType for MovementPrefix {
+    const TYPE: &'static str = "mov";
+}
+
+/// A movement's id: a TypeID like a link's, `mov_` and 26 characters.
+pub type MovementId = TypeSafeId<MovementPrefix>;

@@ -4,6 +4,8 @@
 //! background jobs all use the same rules.
 
 pub mod creation_recovery;
+pub mod daily_reconciliation;
+pub(crate) mod day;
 pub mod erasure;
 mod fault;
 pub mod feed;
@@ -11,6 +13,7 @@ mod id;
 mod link;
 pub mod message;
 mod money;
+pub mod movement;
 pub mod operation;
 pub(crate) mod optional_timestamp;
 pub mod orphaned_intent;
@@ -27,8 +30,9 @@ pub mod timeline;
 pub(crate) mod timestamp;
 mod unpayable;
 
+pub use day::parse_day;
 pub use fault::Fault;
-pub use id::{EventId, MessageId, OperationId, PaymentLinkId};
+pub use id::{EventId, MessageId, MovementId, OperationId, PaymentLinkId};
 pub use link::{
     Attempt, Capture, Environment, Failure, FailureKind, LinkCapture, Payment, PaymentLink,
     Progress, ReportedAmount,

@@ -18,6 +18,14 @@ pub struct Money {
 impl Money {
     /// The largest amount that every JSON parser reads exactly.
     pub const MAX: i64 = 9_007_199_254_740_991;
+
+    /// The amount in major units, such as `10.00`. Both currencies have two decimal places (ISO 4217).
+    #[must_use]
+    pub fn decimal(self) -> String {
+        let sign = if self.value < 0 { "-" } else { "" };
+        let value = self.value.unsigned_abs();
+        format!("{sign}{}.{:02}", value / 100, value % 100)
+    }
 }
 
 /// The currencies that Dojo accepts.
@@ -57,17 +65,9 @@ impl FromStr for Currency {
 pub struct UnknownCurrency;
 
 impl fmt::Display for Money {
-    /// `10.00 GBP`, for people to read. Both currencies have two decimal places (ISO 4217).
+    /// `10.00 GBP`, for people to read.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.value < 0 { "-" } else { "" };
-        let value = self.value.unsigned_abs();
-        write!(
-            f,
-            "{sign}{}.{:02} {}",
-            value / 100,
-            value % 100,
-            self.currency_code.code()
-        )
+        write!(f, "{} {}", self.decimal(), self.currency_code.code())
     }
 }
 

@@ -15,6 +15,12 @@ pub(crate) fn serialize<S: Serializer>(at: &OffsetDateTime, to: S) -> Result<S::
     to.serialize_str(&text.map_err(S::Error::custom)?)
 }
 
+/// The time as [`serialize`] writes it.
+pub(crate) fn to_text(at: OffsetDateTime) -> String {
+    let text = at.to_offset(UtcOffset::UTC).format(FORMAT);
+    text.expect("a time has every part of the format")
+}
+
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<OffsetDateTime, D::Error> {
     let text = String::deserialize(from)?;
     parse_time(&text).ok_or_else(|| D::Error::custom("not an RFC 3339 time"))

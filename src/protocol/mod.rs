@@ -4,6 +4,7 @@
 mod adoption;
 pub mod creation;
 pub mod creation_recovery;
+pub mod daily_reconciliation;
 pub mod intake;
 pub mod intent_search;
 pub mod messages;
@@ -64,6 +65,9 @@ pub enum Error {
     /// Dojo has more intents around the time of this creation than are read, so whether its intent exists is unknown.
     #[error("there are too many intents around the time of this creation to read them all")]
     TooManyIntents,
+    /// Dojo lists more transactions of a business day than are compared.
+    #[error("there are too many transactions on this business day to compare them all")]
+    TooManyTransactions,
     /// Dojo's response doesn't say for certain what the state of the link is.
     #[error("Dojo has not confirmed yet what has become of the link")]
     NotConfirmed,

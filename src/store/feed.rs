@@ -367,7 +367,7 @@ pub async fn end(pool: &PgPool) -> Result<Cursor, Error> {
 /// How many events are removed in one transaction.
 const PRUNE: i64 = 1000;
 
-/// Removes the oldest events, as far as they are older than `older_than` and no callback endpoint is going to get them.
+/// Removes the oldest events, as far as they are older than `older_than`, booked, and no callback endpoint is going to get them.
 /// Returns how many, and whether there may be more.
 pub async fn prune(pool: &PgPool, older_than: Duration) -> Result<(u64, bool), Error> {
     let mut transaction = pool.begin().await?;
@@ -394,6 +394,7 @@ pub async fn prune(pool: &PgPool, older_than: Duration) -> Result<(u64, bool), E
                  SELECT oldest.position FROM oldest, needed
                  WHERE oldest.position < coalesce((SELECT min(position) FROM oldest WHERE NOT is_old), 9223372036854775807)
                    AND oldest.position < coalesce(needed.position, 9223372036854775807)
+                   AND oldest.position <= (SELECT feed_position FROM books)
              )
              RETURNING position, id
            ), moved AS (
@@ -417,6 +418,7 @@ pub async fn prunable(pool: &PgPool, older_than: Duration) -> Result<u64, Error>
         r#"SELECT count(*) AS "count!" FROM feed_events
            WHERE position < coalesce(least(
                (SELECT min(position) FROM feed_events WHERE occurred_at >= now() - make_interval(secs => $1)),
+               (SELECT feed_position + 1 FROM books),
                (SELECT min(least(position + 1, (
                     SELECT min(delivery.position) FROM callback_deliveries delivery
                     WHERE delivery.endpoint_id = endpoint.id AND delivery.status = 'Pending')))

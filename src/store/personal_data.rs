@@ -46,6 +46,10 @@ pub const TABLES: &[(&str, &[(&str, Content)])] = &[
         ],
     ),
     (
+        "books",
+        &[("singleton", Kept), ("feed_position", Kept), ("head", Kept)],
+    ),
+    (
         "callback_deliveries",
         &[
             ("endpoint_id", Kept),
@@ -144,6 +148,21 @@ pub const TABLES: &[(&str, &[(&str, Content)])] = &[
             ("last_used_at", Kept),
         ],
     ),
+    (
+        "daily_reconciliations",
+        &[
+            ("account", Kept),
+            ("business_day", Kept),
+            ("state", Kept),
+            ("reconciled_at", Kept),
+            ("transactions", Kept),
+            ("matched", Kept),
+            ("difference_count", Kept),
+            ("differences", Kept),
+            ("due_at", Kept),
+            ("leased_until", Kept),
+        ],
+    ),
     ("deployment", &[("singleton", Kept), ("environment", Kept)]),
     (
         "feed",
@@ -187,6 +206,16 @@ pub const TABLES: &[(&str, &[(&str, Content)])] = &[
         ],
     ),
     (
+        "matched_transactions",
+        &[
+            ("account", Kept),
+            ("transaction_id", Kept),
+            ("transaction_at", Kept),
+            ("movement_id", Kept),
+            ("amount", Kept),
+        ],
+    ),
+    (
         "messages",
         &[
             ("id", Kept),
@@ -206,6 +235,27 @@ pub const TABLES: &[(&str, &[(&str, Content)])] = &[
             ("completed_at", Kept),
             ("due_at", Kept),
             ("leased_until", Kept),
+        ],
+    ),
+    (
+        "movements",
+        &[
+            ("position", Kept),
+            ("id", Kept),
+            ("type", Kept),
+            ("account", Kept),
+            ("payment_link_id", Kept),
+            ("event_id", Kept),
+            ("currency", Kept),
+            ("amount", Kept),
+            ("net", Kept),
+            ("occurred_at", Kept),
+            ("dated_by", Kept),
+            ("business_day", Kept),
+            ("recorded_at", Kept),
+            ("capture_id", Kept),
+            ("operation_id", Kept),
+            ("actor", Kept),
         ],
     ),
     (

@@ -320,6 +320,18 @@ fn describe_messages() {
         "backlog_messages_lag_seconds",
         "How long ago the oldest message that waits was requested, by account"
     );
+    metrics::describe_gauge!(
+        "books_unbooked_events",
+        "Events of the feed that are not booked yet"
+    );
+    metrics::describe_gauge!(
+        "daily_reconciliation_differences",
+        "Differences between the books and Dojo's transactions on the last business days, by account and kind"
+    );
+    metrics::describe_gauge!(
+        "daily_reconciliation_lag_seconds",
+        "How long the oldest business day has been due for its daily reconciliation, by account"
+    );
 }
 
 fn describe_jobs() {
@@ -332,8 +344,11 @@ fn describe_jobs() {
         "orphaned_intents",
         "messages",
         "reminders",
+        "daily_reconciliation",
+        "transactions",
         "pruning",
         "feed",
+        "books",
         "callbacks",
     ];
     let outcomes = [
@@ -342,6 +357,7 @@ fn describe_jobs() {
             "database",
             "timed_out",
             "too_many_intents",
+            "too_many_transactions",
             "intent_of_another_link",
             "not_confirmed",
             "panicked",
@@ -362,8 +378,10 @@ fn describe_jobs() {
         "orphaned_intents",
         "messages",
         "reminders",
+        "daily_reconciliation",
         "backlog",
         "feed",
+        "books",
         "feed_follower",
         "callbacks",
         "pruning",

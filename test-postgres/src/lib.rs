@@ -40,7 +40,7 @@ cluster() {
     echo "
         listen_addresses = '127.0.0.1'
         unix_socket_directories = '$home'
-        max_connections = 400
+        max_connections = 800
         # Only a crash of the machine could lose anything, and then the server is gone anyway.
         fsync = off
         full_page_writes = off

@@ -814,6 +814,7 @@ async fn nothing_is_pruned_that_an_endpoint_has_not_got() {
     app.sandbox.pay(&bad["paymentIntentId"]).await;
     app.deliveries_are(&endpoint, &["Pending", "Delivered"])
         .await;
+    app.everything_is_booked().await;
     app.execute("UPDATE feed_events SET occurred_at = occurred_at - interval '500 days'")
         .await;
     app.execute("UPDATE callback_deliveries SET attempted_at = attempted_at - interval '500 days'")

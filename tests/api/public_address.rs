@@ -63,6 +63,8 @@ async fn webhooks_are_served_on_the_public_address_and_everything_else_on_the_ot
         "/openapi.yaml",
         "/v1/payment-links",
         "/v1/operations",
+        "/v1/movements",
+        "/v1/reconciliations/2026-11-22",
         link.as_str(),
     ] {
         app.get(path).await.expect(200);

@@ -30,6 +30,8 @@ pub enum Row {
     Revocation,
     /// pages of a long list
     List,
+    /// searching many links, compared with pgbench
+    Search,
     /// webhooks with many links and stored events
     FullDatabase,
     /// how soon a reader of the feed gets a change
@@ -53,6 +55,7 @@ impl Row {
             Self::Read => "read",
             Self::Revocation => "revocation",
             Self::List => "list",
+            Self::Search => "search",
             Self::FullDatabase => "full-database",
             Self::Feed => "feed",
             Self::Callbacks => "callbacks",
@@ -72,6 +75,7 @@ impl Row {
             Self::Read => reads::read(lab, report).await,
             Self::Revocation => reads::revocation(lab, report).await,
             Self::List => reads::list(lab, report).await,
+            Self::Search => reads::search(lab, report).await,
             Self::FullDatabase => webhooks::full_database(lab, report).await,
             Self::Feed => feed::delay(lab, report).await,
             Self::Callbacks => callbacks::rate(lab, report).await,

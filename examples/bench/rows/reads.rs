@@ -171,6 +171,83 @@ pub async fn list(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
     Ok(())
 }
 
+/// A kind of search: its name, the query for the link with a number, and the plain statement.
+type Search = (&'static str, fn(usize) -> String, Option<&'static str>);
+
+const SEARCHES: [Search; 4] = [
+    (
+        "email",
+        |n| format!("customerEmail=customer-{n}@example.com"),
+        Some(pgbench::SEARCH_EMAIL),
+    ),
+    (
+        "intent",
+        |n| format!("q=pi_sandbox_bench_{n:016}"),
+        Some(pgbench::SEARCH_INTENT),
+    ),
+    (
+        "reference",
+        |n| format!("reference=Order+{n}"),
+        Some(pgbench::SEARCH_REFERENCE),
+    ),
+    ("start of a reference", |n| format!("q=Order+{n}"), None),
+];
+
+pub async fn search(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
+    let (mut growth, mut overhead) = (0.0_f64, 0.0_f64);
+    let mut small = vec![];
+    for size in [Size::Small, Size::Large] {
+        let database = lab.database(size).await?;
+        database.reset(lab).await?;
+        for (number, (kind, query, statement)) in SEARCHES.into_iter().enumerate() {
+            let searches = database.random_numbers(1000).map(|n| {
+                let path = format!("/v1/payment-links?{}", query(n));
+                get(&path, API_KEY)
+            });
+            let deck = Deck::repeat(searches.collect());
+            let (mut service, mut plain) = (vec![], vec![]);
+            for _ in 0..lab.scale.rounds {
+                let program = database.start_service(lab).await?;
+                load::run(program.address, 1, &deck, lab.scale.warm_up).await?;
+                let load = load::run(program.address, 1, &deck, lab.scale.round / 4).await?;
+                service.push(load.p50());
+                program.stop().await?;
+                if let (Size::Large, Some(statement)) = (size, statement) {
+                    let measured =
+                        pgbench::run(&database, statement, 1, lab.scale.round / 4).await?;
+                    plain.push(measured.mean);
+                }
+            }
+            let links = database.links;
+            let name = format!("{links} links, by {kind}, p50");
+            let service = report.median(name, &service, Unit::Milliseconds);
+            if size == Size::Small {
+                small.push(service);
+                continue;
+            }
+            growth = growth.max(service / small[number]);
+            if !plain.is_empty() {
+                let name = format!("pgbench, {links} links, by {kind}, mean");
+                let plain = report.median(name, &plain, Unit::Milliseconds);
+                overhead = overhead.max(service / plain);
+            }
+        }
+    }
+    report.goal(
+        "the search that grows most from few to many links",
+        Limit::AtMost(1.5),
+        growth,
+        Unit::Times,
+    );
+    report.goal(
+        "the slowest search among many links, compared with the plain statement in pgbench",
+        Limit::AtMost(5.0),
+        overhead,
+        Unit::Times,
+    );
+    Ok(())
+}
+
 /// The request for the page with this number, which is reached page by page.
 async fn far_page(service: &Program, number: usize) -> Result<Request> {
     let mut connection = Connection::open(service.address).await?;

@@ -16,6 +16,7 @@ use crate::problem::{FieldErrors, Problem};
 pub(crate) enum BodySchema {
     CreatePaymentIntent(Version),
     Search,
+    SearchTransactions,
     Capture,
     Refund,
     SetAmount,
@@ -30,6 +31,7 @@ impl BodySchema {
         static CREATE: LazyLock<[Validator; 4]> =
             LazyLock::new(|| Version::ALL.map(compile_creation));
         static SEARCH: LazyLock<Validator> = LazyLock::new(|| compile("Search"));
+        static TRANSACTIONS: LazyLock<Validator> = LazyLock::new(|| compile("SearchTransactions"));
         static CAPTURE: LazyLock<Validator> = LazyLock::new(|| compile("Capture"));
         static REFUND: LazyLock<Validator> = LazyLock::new(|| compile("Refund"));
         static AMOUNT: LazyLock<Validator> = LazyLock::new(|| compile("SetAmount"));
@@ -40,6 +42,7 @@ impl BodySchema {
         match self {
             Self::CreatePaymentIntent(version) => &CREATE[version as usize],
             Self::Search => &SEARCH,
+            Self::SearchTransactions => &TRANSACTIONS,
             Self::Capture => &CAPTURE,
             Self::Refund => &REFUND,
             Self::SetAmount => &AMOUNT,
@@ -156,6 +159,7 @@ mod tests {
             BodySchema::CreatePaymentIntent(Version::V2022_04_07),
             BodySchema::CreatePaymentIntent(Version::V2026_02_27),
             BodySchema::Search,
+            BodySchema::SearchTransactions,
             BodySchema::Capture,
             BodySchema::Refund,
             BodySchema::SetAmount,

@@ -8,6 +8,7 @@ mod payment_intents;
 mod refunds;
 mod rejection;
 mod search;
+mod transactions;
 mod version;
 mod webhooks;
 
@@ -39,6 +40,7 @@ pub(crate) fn routes(state: Arc<AppState>) -> Router {
         .route("/payment-intents/{id}/receipt", post(manage::send_receipt))
         .route("/payment-intents/{id}/refunds", post(refunds::create))
         .route("/payment-intents/refunds/{refund_id}", get(refunds::fetch))
+        .route("/transactions/search", post(transactions::search))
         .route("/webhooks/events", get(webhooks::events))
         .route("/webhooks", get(webhooks::list).post(webhooks::subscribe))
         .route(

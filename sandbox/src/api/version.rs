@@ -1,5 +1,5 @@
 //! The versions of Dojo's API. The handlers implement the newest version. This module translates requests and responses
-//! of older versions.
+//! of older versions. The Transactions API has had only one version, 2023-11-12, so nothing is translated there.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -13,6 +13,7 @@ use time::macros::{date, format_description};
 
 use super::names::lower_initials;
 use crate::clock::Timestamp;
+use crate::faults::Operation;
 use crate::problem::Problem;
 
 const HEADER: &str = "version";
@@ -74,7 +75,8 @@ impl Version {
     /// Handles a call of this version, and translates its request and response.
     pub(super) async fn serve(self, mut request: Request, next: Next) -> Response {
         request.extensions_mut().insert(self);
-        if self > Self::V2022_04_07 {
+        let operation = Operation::of(request.method(), request.uri().path());
+        if self > Self::V2022_04_07 || operation == Operation::Transactions {
             return next.run(request).await;
         }
         let (mut parts, body) = request.into_parts();

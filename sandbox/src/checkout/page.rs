@@ -187,9 +187,9 @@ pub(super) fn success(intent: &Intent) -> Response {
         total: intent.total_amount,
         reference: visible_reference(intent),
         card: intent
-            .transaction
+            .approved
             .as_ref()
-            .map(|transaction| describe_card(&transaction.card)),
+            .map(|attempt| describe_card(&attempt.card)),
         date: paid_at(intent),
     };
     respond(StatusCode::OK, &shell, &template)

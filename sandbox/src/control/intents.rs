@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::body::Body;
-use crate::account::Account;
+use super::key::account;
 use crate::app_state::AppState;
 use crate::clock::Timestamp;
 use crate::ids;
@@ -34,7 +34,7 @@ pub(super) async fn list(
             })
     };
     let found = state.with_intents(|intents| {
-        let intents = intents.all().map(|(_, intent)| intent);
+        let intents = intents.all().values();
         intents
             .filter(|intent| matches(intent))
             .map(Intent::to_json)
@@ -67,12 +67,7 @@ pub(super) async fn add(State(state): State<Arc<AppState>>, Body(add): Body<Add>
             "count and ids must be at most {MAX_COUNT} intents together."
         )));
     }
-    let Some(key) = add.api_key.as_ref().or(state.api_keys.first()) else {
-        return Err(Problem::bad_request(
-            "apiKey is required, because this sandbox accepts any key.",
-        ));
-    };
-    let account = Account::of_key(key);
+    let account = account(&state, add.api_key.as_deref())?;
     let create = |number: usize| {
         let request: CreateIntent = serde_json::from_value(json!({
             "amount": {"value": 100, "currencyCode": "GBP"},

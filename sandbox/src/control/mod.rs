@@ -4,8 +4,10 @@
 mod body;
 mod faults;
 mod intents;
+mod key;
 mod records;
 mod time;
+mod transactions;
 
 use std::sync::Arc;
 
@@ -32,6 +34,15 @@ pub(crate) fn routes(state: Arc<AppState>) -> Router {
         .route(
             "/search-lag",
             get(time::search_lag).post(time::set_search_lag),
+        )
+        .route(
+            "/transactions",
+            get(transactions::list).post(transactions::add),
+        )
+        .route("/transactions/{id}", post(transactions::change))
+        .route(
+            "/transaction-lag",
+            get(time::transaction_lag).post(time::set_transaction_lag),
         )
         .route(
             "/faults",

@@ -1,4 +1,4 @@
-//! The sandbox's clock, and the delay after which intents appear in search.
+//! The sandbox's clock, and the delays after which intents and transactions appear in search.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ pub(super) struct Lag {
 
 /// `GET /_sandbox/search-lag`
 pub(super) async fn search_lag(State(state): State<Arc<AppState>>) -> Json<Value> {
-    Json(json!({ "seconds": state.search_lag().as_seconds_f64() }))
+    lag_json(*state.search_lag())
 }
 
 /// `POST /_sandbox/search-lag`: hides younger intents from search.
@@ -61,9 +61,30 @@ pub(super) async fn set_search_lag(
     State(state): State<Arc<AppState>>,
     Body(Lag { seconds }): Body<Lag>,
 ) -> JsonResult {
+    set_lag(&mut state.search_lag(), seconds)
+}
+
+/// `GET /_sandbox/transaction-lag`
+pub(super) async fn transaction_lag(State(state): State<Arc<AppState>>) -> Json<Value> {
+    lag_json(*state.transaction_lag())
+}
+
+/// `POST /_sandbox/transaction-lag`: hides younger transactions from search.
+pub(super) async fn set_transaction_lag(
+    State(state): State<Arc<AppState>>,
+    Body(Lag { seconds }): Body<Lag>,
+) -> JsonResult {
+    set_lag(&mut state.transaction_lag(), seconds)
+}
+
+fn set_lag(lag: &mut Duration, seconds: f64) -> JsonResult {
     if !(0.0..=86_400.0).contains(&seconds) {
         return Err(Problem::bad_request("seconds must be between 0 and 86400."));
     }
-    *state.search_lag() = Duration::seconds_f64(seconds);
-    Ok(Json(json!({ "seconds": seconds })))
+    *lag = Duration::seconds_f64(seconds);
+    Ok(lag_json(*lag))
+}
+
+fn lag_json(lag: Duration) -> Json<Value> {
+    Json(json!({ "seconds": lag.as_seconds_f64() }))
 }

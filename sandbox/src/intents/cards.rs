@@ -21,6 +21,9 @@ pub(crate) struct Card {
     pub(crate) decision: IssuerDecision,
 }
 
+/// What kind of account every card draws on.
+pub(crate) const FUNDING_TYPE: &str = "Debit";
+
 /// Dojo's published test cards: number, CVV and the issuer's decision.
 const TEST_CARDS: [(&str, &str, IssuerDecision); 3] = [
     ("5200000000001005", "020", IssuerDecision::Approve),

@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::ids;
 use crate::money::Money;
 use crate::problem::FieldErrors;
+use crate::transactions::PaymentProduct;
 
 /// How long an intent can be paid, unless the request sets `expireAt`.
 const DEFAULT_LIFETIME: Duration = Duration::days(30);
@@ -49,6 +50,8 @@ pub(crate) struct CreateIntent {
     #[serde(default)]
     generate_remote_token: bool,
     payment_source: Option<String>,
+    #[serde(default)]
+    is_not_online_checkout: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +77,8 @@ impl Intent {
         } else {
             (None, "0001-01-01T00:00:00Z".to_owned())
         };
+        let is_payment_link = request.is_not_online_checkout
+            || request.payment_source.as_deref() == Some("payment-links");
         let mut intent = Self {
             payment_link: format!("{}/checkout/{id}", context.public_url),
             id,
@@ -127,7 +132,13 @@ impl Intent {
             authorized_at: None,
             challenge: None,
             expired: false,
-            transaction: None,
+            approved: None,
+            payment_product: if is_payment_link {
+                PaymentProduct::PaymentLinks
+            } else {
+                PaymentProduct::OnlineCheckout
+            },
+            movements: Vec::new(),
         };
         intent.update_total();
         intent

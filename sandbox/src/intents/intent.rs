@@ -7,6 +7,7 @@ use super::cards::Card;
 use crate::account::Account;
 use crate::clock::Timestamp;
 use crate::money::Money;
+use crate::transactions::{Movement, PaymentProduct};
 
 /// A payment intent. Its JSON form is the response of Dojo's API.
 #[derive(Clone, Debug, Serialize)]
@@ -64,22 +65,34 @@ pub(crate) struct Intent {
     pub(crate) authorized_at: Option<Timestamp>,
     /// The attempt whose 3-D Secure challenge is in progress.
     #[serde(skip)]
-    pub(crate) challenge: Option<Transaction>,
+    pub(crate) challenge: Option<Attempt>,
     /// Whether the intent was voided because nobody paid in time. False if it was canceled.
     #[serde(skip)]
     pub(crate) expired: bool,
-    /// The attempt that succeeded.
+    /// The attempt that the issuer approved.
     #[serde(skip)]
-    pub(crate) transaction: Option<Transaction>,
+    pub(crate) approved: Option<Attempt>,
+    #[serde(skip)]
+    pub(crate) payment_product: PaymentProduct,
+    /// Changes of the record of transactions that aren't made yet.
+    #[serde(skip)]
+    pub(crate) movements: Vec<Movement>,
 }
 
 /// An attempt to pay.
 #[derive(Clone, Debug)]
-pub(crate) struct Transaction {
+pub(crate) struct Attempt {
+    /// The `transactionId` in events and payment details, and the id of the attempt's transaction.
     pub(crate) id: String,
     /// Empty until the issuer approves.
     pub(crate) auth_code: String,
     pub(crate) card: Card,
+}
+
+impl Attempt {
+    pub(crate) fn is_approved(&self) -> bool {
+        !self.auth_code.is_empty()
+    }
 }
 
 impl Intent {

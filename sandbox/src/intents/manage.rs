@@ -7,6 +7,7 @@ use super::payment::Rejection;
 use crate::clock::Timestamp;
 use crate::ids;
 use crate::money::Money;
+use crate::transactions::TransactionStatus;
 
 /// Limits the size of an intent.
 const MAX_REFUNDS: usize = 1_000;
@@ -40,7 +41,11 @@ impl Intent {
             )));
         }
         self.add_captured_tips(tips.unwrap_or(0))?;
+        Ok(self.add_capture(amount, tips, now))
+    }
 
+    /// Returns the id of the new capture.
+    pub(super) fn add_capture(&mut self, amount: i64, tips: Option<i64>, now: Timestamp) -> String {
         let id = ids::uuid();
         self.captures.push(Capture {
             id: id.clone(),
@@ -49,8 +54,9 @@ impl Intent {
             status: "Successful",
             created_at: now,
         });
+        self.add_collection(amount, tips.unwrap_or(0), now);
         self.finish(Status::Captured, "DEPOSITED", now);
-        Ok(id)
+        id
     }
 
     /// Refunds part or all of the captured amount. Dojo doesn't document the status after a partial refund. Here, it
@@ -74,6 +80,7 @@ impl Intent {
             ));
         }
         self.refunded_amount += request.amount;
+        self.add_refund(request.amount, now);
         if self.refunded_amount == self.captured_total() {
             self.finish(Status::Refunded, "REFUNDED", now);
         } else {
@@ -105,6 +112,7 @@ impl Intent {
             }
             _ => return Err(self.rejection("be reversed")),
         }
+        self.set_attempt_status(TransactionStatus::Reversed);
         self.finish(Status::Reversed, "REVERSED", now);
         Ok(())
     }
@@ -258,6 +266,7 @@ mod tests {
     use crate::account::Account;
     use crate::clock::Timestamp;
     use crate::intents::{Card, CreationContext, Intent, IssuerDecision, RefundRequest, Status};
+    use crate::transactions::{Movement, TransactionStatus, TransactionType};
 
     fn intent(mode: &str, now: Timestamp) -> Intent {
         let request = serde_json::from_value(json!({
@@ -309,6 +318,21 @@ mod tests {
         };
     }
 
+    /// Minor units that the transactions of this type have moved.
+    fn moved(intent: &Intent, kind: &TransactionType) -> i64 {
+        let added = intent
+            .movements
+            .iter()
+            .filter_map(|movement| match movement {
+                Movement::Added(transaction) => Some(transaction),
+                Movement::StatusChanged { .. } => None,
+            });
+        added
+            .filter(|added| added.kind == *kind && added.status != TransactionStatus::Declined)
+            .map(|added| added.amount.value + added.tips_amount.value + added.cashback_amount.value)
+            .sum()
+    }
+
     fn may_follow(before: &Status, after: &Status) -> bool {
         use Status::{Authorized, Canceled, Captured, Created, Refunded, Reversed};
         before == after
@@ -354,6 +378,20 @@ mod tests {
                     fully_refunded,
                     "{intent:?}"
                 );
+
+                let paid_at_once = mode == "Auto" && intent.authorized_at.is_some();
+                let collected = if intent.captures.is_empty() {
+                    0
+                } else {
+                    intent.captured_total()
+                };
+                for (kind, expected) in [
+                    (TransactionType::Sale, if paid_at_once { total } else { 0 }),
+                    (TransactionType::Collection, collected),
+                    (TransactionType::Refund, refunded),
+                ] {
+                    assert_eq!(moved(&intent, &kind), expected, "{kind:?} {intent:?}");
+                }
             }
             ends.insert(intent.status.as_str().to_owned());
         }

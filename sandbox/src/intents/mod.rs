@@ -5,6 +5,7 @@ mod cards;
 mod create;
 mod intent;
 mod manage;
+mod movements;
 mod payment;
 
 pub(crate) use cards::{Card, IssuerDecision, is_test_card};

@@ -2,13 +2,14 @@
 
 use time::Duration;
 
-use super::cards::{Card, IssuerDecision};
+use super::cards::{Card, FUNDING_TYPE, IssuerDecision};
 use super::intent::{
-    AutoExpireAction, Capture, CaptureMode, CardDetails, Intent, PaymentDetails, PaymentEvent,
-    Status, Transaction,
+    Attempt, AutoExpireAction, CaptureMode, CardDetails, Intent, PaymentDetails, PaymentEvent,
+    Status,
 };
 use crate::clock::Timestamp;
 use crate::ids;
+use crate::transactions::TransactionStatus;
 
 /// Dojo reverses an authorization that wasn't captured for this long.
 const AUTHORIZATION_LIFETIME: Duration = Duration::days(7);
@@ -59,23 +60,23 @@ impl Intent {
         self.must_be_payable()?;
         self.challenge = None;
         let decision = card.decision;
-        let transaction = Transaction {
+        let attempt = Attempt {
             id: ids::uuid(),
             auth_code: String::new(),
             card,
         };
         Ok(match decision {
             IssuerDecision::Approve => {
-                self.approve(transaction, now);
+                self.approve(attempt, now);
                 PaymentOutcome::Paid
             }
             IssuerDecision::Challenge => {
-                self.record("AuthChallenged", Some(&transaction), now);
-                self.challenge = Some(transaction);
+                self.record("AuthChallenged", Some(&attempt), now);
+                self.challenge = Some(attempt);
                 PaymentOutcome::Challenged
             }
             IssuerDecision::Decline => {
-                self.record("Declined", Some(&transaction), now);
+                self.decline(&attempt, now);
                 PaymentOutcome::Declined
             }
         })
@@ -88,15 +89,15 @@ impl Intent {
         now: Timestamp,
     ) -> Result<PaymentOutcome, Rejection> {
         self.must_be_payable()?;
-        let transaction = self
+        let attempt = self
             .challenge
             .take()
             .ok_or_else(|| Rejection::State("No challenge is in progress.".to_owned()))?;
         if passed {
-            self.approve(transaction, now);
+            self.approve(attempt, now);
             Ok(PaymentOutcome::Paid)
         } else {
-            self.record("Declined", Some(&transaction), now);
+            self.decline(&attempt, now);
             Ok(PaymentOutcome::Declined)
         }
     }
@@ -140,6 +141,11 @@ impl Intent {
                 if capture {
                     self.capture_all(now);
                 } else {
+                    self.set_attempt_status(if has_deadline {
+                        TransactionStatus::Released
+                    } else {
+                        TransactionStatus::Expired
+                    });
                     self.finish(Status::Reversed, "REVERSED", now);
                 }
                 Ok(())
@@ -167,9 +173,15 @@ impl Intent {
         ))
     }
 
-    fn approve(&mut self, mut transaction: Transaction, now: Timestamp) {
-        transaction.auth_code = ids::auth_code();
-        self.transaction = Some(transaction);
+    fn decline(&mut self, attempt: &Attempt, now: Timestamp) {
+        self.record("Declined", Some(attempt), now);
+        self.add_attempt(attempt, now);
+    }
+
+    fn approve(&mut self, mut attempt: Attempt, now: Timestamp) {
+        attempt.auth_code = ids::auth_code();
+        self.add_attempt(&attempt, now);
+        self.approved = Some(attempt);
         self.authorized_at = Some(now);
         match self.capture_mode {
             CaptureMode::Auto => self.finish(Status::Captured, "DEPOSITED", now),
@@ -182,14 +194,7 @@ impl Intent {
 
     fn capture_all(&mut self, now: Timestamp) {
         let tips = self.tips_amount.map(|tips| tips.value);
-        self.captures.push(Capture {
-            id: ids::uuid(),
-            amount: self.left_to_capture(),
-            tips_amount: tips,
-            status: "Successful",
-            created_at: now,
-        });
-        self.finish(Status::Captured, "DEPOSITED", now);
+        self.add_capture(self.left_to_capture(), tips, now);
     }
 
     /// Moves to a final status and adds the payment details.
@@ -201,18 +206,18 @@ impl Intent {
         };
         self.status = status;
         self.record_event(event, now);
-        self.payment_details = self.transaction.as_ref().map(|transaction| PaymentDetails {
-            transaction_id: transaction.id.clone(),
+        self.payment_details = self.approved.as_ref().map(|attempt| PaymentDetails {
+            transaction_id: attempt.id.clone(),
             transaction_date_time: now,
             message: message.to_owned(),
-            auth_code: transaction.auth_code.clone(),
+            auth_code: attempt.auth_code.clone(),
             card: CardDetails {
-                card_number: transaction.card.masked.clone(),
-                card_name: transaction.card.holder.clone(),
-                expiry_date: transaction.card.expiry_date.clone(),
-                card_type: transaction.card.scheme.to_owned(),
-                card_funding_type: "Debit".to_owned(),
-                last4_pan: transaction.card.last4.clone(),
+                card_number: attempt.card.masked.clone(),
+                card_name: attempt.card.holder.clone(),
+                expiry_date: attempt.card.expiry_date.clone(),
+                card_type: attempt.card.scheme.to_owned(),
+                card_funding_type: FUNDING_TYPE.to_owned(),
+                last4_pan: attempt.card.last4.clone(),
                 entry_mode: "ManualEntry".to_owned(),
                 verification_method: "None".to_owned(),
             },
@@ -224,30 +229,25 @@ impl Intent {
     }
 
     pub(super) fn record_event(&mut self, event_type: &'static str, now: Timestamp) {
-        let transaction = self.transaction.clone();
-        self.record(event_type, transaction.as_ref(), now);
+        let attempt = self.approved.clone();
+        self.record(event_type, attempt.as_ref(), now);
     }
 
-    /// Adds a payment event. An intent whose status the control API has set may have no transaction.
-    fn record(
-        &mut self,
-        event_type: &'static str,
-        transaction: Option<&Transaction>,
-        now: Timestamp,
-    ) {
+    /// Adds a payment event. An intent whose status the control API has set may have no attempt.
+    fn record(&mut self, event_type: &'static str, attempt: Option<&Attempt>, now: Timestamp) {
         if self.payment_events.len() >= MAX_EVENTS {
             self.payment_events.remove(0);
         }
-        let text = |of: fn(&Transaction) -> &str| transaction.map_or("", of).to_owned();
+        let text = |of: fn(&Attempt) -> &str| attempt.map_or("", of).to_owned();
         self.payment_events.push(PaymentEvent {
-            transaction_id: text(|t| &t.id),
+            transaction_id: text(|attempt| &attempt.id),
             transaction_date_time: now,
             event_type,
-            auth_code: text(|t| &t.auth_code),
-            card_number: text(|t| &t.card.masked),
-            expiry_date: text(|t| &t.card.expiry_date),
-            card_type: text(|t| t.card.scheme),
-            cardholder_name: text(|t| &t.card.holder),
+            auth_code: text(|attempt| &attempt.auth_code),
+            card_number: text(|attempt| &attempt.card.masked),
+            expiry_date: text(|attempt| &attempt.card.expiry_date),
+            card_type: text(|attempt| attempt.card.scheme),
+            cardholder_name: text(|attempt| &attempt.card.holder),
             payment_method_id: String::new(),
         });
     }

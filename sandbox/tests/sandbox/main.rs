@@ -12,5 +12,6 @@ mod samples;
 mod search;
 mod subscriptions;
 mod support;
+mod transactions;
 mod versions;
 mod webhooks;

@@ -290,14 +290,7 @@ async fn an_authorization_can_be_reversed() {
 #[tokio::test]
 async fn a_captured_payment_can_be_reversed_on_the_same_day() {
     let sandbox = TestSandbox::start().await;
-    // Start at the beginning of a day, so that it can't end during the test.
-    let now = text(&sandbox.control_get("clock").await["now"]);
-    let part = |range: std::ops::Range<usize>| now[range].parse::<u64>().expect("a number");
-    let passed = part(11..13) * 3600 + part(14..16) * 60 + part(17..19);
-    sandbox
-        .control("clock", &json!({"advanceSeconds": DAY - passed + 60}))
-        .await;
-
+    sandbox.start_new_day().await;
     let id = paid(&sandbox).await;
     let late = paid(&sandbox).await;
     assert_eq!(reverse(&sandbox, &id).await, 200);

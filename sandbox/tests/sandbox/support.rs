@@ -170,6 +170,15 @@ impl TestSandbox {
         assert_eq!(status, 204);
     }
 
+    /// Moves the clock to the beginning of a day, so that the day can't end during the test.
+    pub(crate) async fn start_new_day(&self) {
+        let now = text(&self.control_get("clock").await["now"]);
+        let part = |range: std::ops::Range<usize>| now[range].parse::<u64>().expect("a number");
+        let passed = part(11..13) * 3600 + part(14..16) * 60 + part(17..19);
+        self.control("clock", &json!({"advanceSeconds": 86_400 - passed + 60}))
+            .await;
+    }
+
     /// Pays with the card that succeeds.
     pub(crate) async fn pay(&self, id: &str) -> Value {
         let path = format!("/_sandbox/payment-intents/{id}/pay");

@@ -276,7 +276,12 @@ impl TestSandbox {
         .unwrap();
         let guard = Guard::from_env().unwrap();
         if let Some(check) = guard.call_checker() {
-            sandbox.watch(move |call| check(&call.request, call.response.as_ref()));
+            sandbox.watch(move |call| {
+                // The Transactions API has a document of its own.
+                if !call.request.uri().path().starts_with("/transactions") {
+                    check(&call.request, call.response.as_ref());
+                }
+            });
         }
         Self {
             url: sandbox.url().to_owned(),

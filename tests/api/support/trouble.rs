@@ -308,7 +308,53 @@ impl TestApp {
                 wrong.push(format!("{} is alive and belongs to no link", intent["id"]));
             }
         }
+        wrong.extend(self.books_off().await);
         wrong
+    }
+
+    /// Waits until everything in the feed is booked: events are not removed before.
+    pub async fn everything_is_booked(&self) {
+        eventually("the books are up to date", async || {
+            let booked: bool =
+                sqlx::query_scalar("SELECT feed_position = (SELECT head FROM feed) FROM books")
+                    .fetch_one(&self.pool)
+                    .await
+                    .unwrap();
+            booked.then_some(())
+        })
+        .await;
+    }
+
+    /// The links whose movements don't add up to what Dojo captured and refunded.
+    async fn books_off(&self) -> Vec<String> {
+        let off: Vec<(String, i64, i64, i64, i64)> = sqlx::query_as(
+            "WITH link AS (
+                 SELECT id, reference, refunded_amount AS refunded,
+                        CASE WHEN dojo_status IS NULL OR dojo_status NOT IN ('Captured', 'Refunded') THEN 0
+                             WHEN captures = '[]' THEN coalesce(total_amount, amount)
+                             ELSE (SELECT sum((part ->> 'amount')::bigint + coalesce((part ->> 'tipsAmount')::bigint, 0))
+                                   FROM jsonb_array_elements(captures) part
+                                   WHERE part ->> 'status' NOT IN ('Created', 'Declined', 'Failed')) END::bigint AS captured
+                 FROM payment_links
+             ), booked AS (
+                 SELECT payment_link_id, coalesce(sum(net) FILTER (WHERE type NOT LIKE 'refund%'), 0)::bigint AS captured,
+                        coalesce(-sum(net) FILTER (WHERE type LIKE 'refund%'), 0)::bigint AS refunded
+                 FROM movements GROUP BY payment_link_id
+             )
+             SELECT link.reference, link.captured, coalesce(booked.captured, 0), link.refunded, coalesce(booked.refunded, 0)
+             FROM link LEFT JOIN booked ON booked.payment_link_id = link.id
+             WHERE (link.captured, link.refunded) <> (coalesce(booked.captured, 0), coalesce(booked.refunded, 0))",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .unwrap();
+        off.into_iter()
+            .map(|(reference, captured, booked, refunded, booked_refunds)| {
+                format!(
+                    "{reference}: captured {captured}, booked {booked}; refunded {refunded}, booked {booked_refunds}"
+                )
+            })
+            .collect()
     }
 
     /// Waits until every link agrees with Dojo, and every live intent belongs to a link.

@@ -1,0 +1,50 @@
+use clap::Args;
+use time::{Time, macros::format_description};
+
+use super::error::Expected;
+use crate::payment_link::movement::BusinessDays;
+
+/// The settings of the books.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Books")]
+pub struct BookSettings {
+    /// The time zone of business days, by a name that Postgres knows. What is already booked stays on its day.
+    #[arg(
+        long,
+        env = "BUSINESS_TIME_ZONE",
+        default_value = "Europe/London",
+        value_name = "NAME"
+    )]
+    business_time_zone: String,
+
+    /// The local time at which a business day ends, such as `03:00`, which ends it in the following night, or `22:00`, which
+    /// ends it in the evening. What is already booked stays on its day.
+    #[arg(long, env = "BUSINESS_DAY_CUTOFF", default_value = "00:00", value_name = "TIME", value_parser = time_of_day)]
+    business_day_cutoff: Time,
+
+    /// Whether to compare the books of each business day with Dojo's list of transactions, a few hours after its end. The
+    /// account's Dojo API key must be permitted to read transactions.
+    #[arg(long, env = "RECONCILE_TRANSACTIONS", default_value_t = true, value_name = "BOOL", action = clap::ArgAction::Set)]
+    reconcile_transactions: bool,
+}
+
+impl BookSettings {
+    /// The business days, if they are compared with Dojo's transactions.
+    #[must_use]
+    pub fn reconciled_days(&self) -> Option<BusinessDays> {
+        self.reconcile_transactions.then(|| self.days())
+    }
+
+    #[must_use]
+    pub fn days(&self) -> BusinessDays {
+        BusinessDays {
+            time_zone: self.business_time_zone.trim().to_owned(),
+            cutoff: self.business_day_cutoff,
+        }
+    }
+}
+
+fn time_of_day(text: &str) -> Result<Time, Expected> {
+    Time::parse(text.trim(), format_description!("[hour]:[minute]"))
+        .map_err(|_| Expected::new("a local time such as 03:00 or 22:00"))
+}
