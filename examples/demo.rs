@@ -205,6 +205,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     } else {
         step("Open the link in a browser and pay");
         println!("    {}", text(&link["url"]));
+        open_in_browser(text(&link["url"]));
         println!("    Card 5200 0000 0000 1005, expiry 12/29, CVV 020, any name");
         println!("    (Press Ctrl-C to stop everything)");
     }
@@ -273,12 +274,40 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     }
     println!("    {}", callback.body);
 
+    step("The console shows it to people");
+    let page = format!("http://localhost:{console_port}/links/{id}");
+    println!("    {page} (sign in with {API_KEY})");
     if !options.pay {
+        open_in_browser(&page);
         step("Everything keeps running for you to try. Press Ctrl-C to stop it");
         println!("    Logs: {}", programs.logs.display());
         std::future::pending::<()>().await;
     }
     Ok(Outcome::Paid)
+}
+
+/// Opens a page in the person's browser, if the machine has a screen. The address is printed in any case.
+fn open_in_browser(url: &str) {
+    let has_screen = ["DISPLAY", "WAYLAND_DISPLAY"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
+    let opener = if cfg!(target_os = "macos") {
+        "open"
+    } else if has_screen {
+        "xdg-open"
+    } else {
+        return;
+    };
+    let mut command = Command::new(opener);
+    command
+        .arg(url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // Without the program, the person opens the page by hand.
+    if let Ok(mut opened) = command.spawn() {
+        std::thread::spawn(move || opened.wait());
+    }
 }
 
 /// A callback, as the orders service gets it.

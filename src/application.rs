@@ -88,7 +88,8 @@ impl Application {
         let bootstrap_key = error.keep(settings.bootstrap_api_key());
         let addresses = error.keep(settings.check_listen_addresses());
         let mailer = error.keep(Mailer::from_settings(&settings.mail));
-        let proxy = error.keep(settings.console.proxy());
+        let names = accounts.as_ref().map(Accounts::names);
+        let proxy = error.keep(settings.console.proxy(names.as_deref()));
         let (Some(accounts), Some(pool), Some(bootstrap_key), Some(()), Some(mailer), Some(proxy)) =
             (accounts, pool, bootstrap_key, addresses, mailer, proxy)
         else {

@@ -34,7 +34,7 @@ use crate::{
         },
         signature::SigningSecret,
     },
-    payment_link::{EventId, Fault},
+    payment_link::{EventId, Fault, PaymentLinkId},
     store::{
         self,
         callback_endpoints::Refused,
@@ -486,6 +486,9 @@ struct Filters {
     /// Only deliveries with this status. Repeat the parameter to allow several.
     #[param(example = json!(["Failed"]))]
     status: Option<Vec<DeliveryStatus>>,
+    /// Only deliveries of events about this link.
+    #[param(rename = "paymentLinkId", value_type = Option<String>)]
+    payment_link_id: Option<String>,
 }
 
 /// Lists the deliveries to a callback endpoint, newest event first.
@@ -509,6 +512,9 @@ async fn deliveries(
 ) -> Result<Json<Page<Delivery>>, Error> {
     let mut query = Query::new(query.as_deref());
     let statuses = query.any_of("status", &DeliveryStatus::ALL.map(DeliveryStatus::as_str));
+    let link_id = query.take("paymentLinkId", "the id of a payment link", |text| {
+        text.parse::<PaymentLinkId>().ok()
+    });
     let limit = query.limit();
     let before = query.take("after", AFTER, |text| {
         i64::from_str_radix(text, 16)
@@ -523,6 +529,7 @@ async fn deliveries(
         &state.pool,
         id,
         statuses.as_deref(),
+        link_id,
         before,
         to_i64(limit) + 1,
     )

@@ -381,6 +381,27 @@ pub(super) fn reconciliations() -> Value {
     }]})
 }
 
+/// The same business day, without its difference, and the one before.
+pub(super) fn compared_days() -> Value {
+    let day = |day: &str, transactions, only_at_dojo: i64| {
+        json!({
+            "businessDay": day,
+            "account": "default",
+            "state": if only_at_dojo == 0 { "Agrees" } else { "Differs" },
+            "reconciledAt": "2026-11-23T02:00:04.401873Z",
+            "transactions": transactions,
+            "matched": transactions - only_at_dojo,
+            "differenceCount": only_at_dojo,
+            "kinds": {"onlyHere": 0, "onlyAtDojo": only_at_dojo, "differentAmount": 0, "held": 0},
+        })
+    };
+    json!({
+        "data": [day("2026-11-21", 96, 0), day("2026-11-22", 118, 1)],
+        "after": "2026-11-22.default",
+        "hasMore": false,
+    })
+}
+
 /// A callback endpoint.
 pub(super) fn endpoint() -> Value {
     json!({

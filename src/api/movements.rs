@@ -58,11 +58,10 @@ struct DaysAndAccount {
 }
 
 fn days_and_account(query: &mut Query<'_>, caller: &Caller<LinksRead>) -> Filter {
-    const DAY: &str = "a date such as 2026-01-31";
     Filter {
         open: caller.accounts().map(<[String]>::to_vec),
-        from: query.take("from", DAY, parse_day),
-        to: query.take("to", DAY, parse_day),
+        from: query.day("from"),
+        to: query.day("to"),
         account: query.take("account", "1 to 60 characters", one_to_sixty),
         ..Filter::default()
     }
@@ -162,7 +161,7 @@ async fn list(
 }
 
 /// Before every business day.
-const EARLIEST: Date = date!(0001 - 01 - 01);
+pub(super) const EARLIEST: Date = date!(0001 - 01 - 01);
 
 /// A place in the list, as callers pass it back: `2026-01-31.1a`.
 struct Cursor(Place);
@@ -174,7 +173,7 @@ impl fmt::Display for Cursor {
 }
 
 /// The text is no cursor.
-struct NotACursor;
+pub(super) struct NotACursor;
 
 impl FromStr for Cursor {
     type Err = NotACursor;

@@ -3,11 +3,12 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
+use time::Date;
 use url::form_urlencoded;
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::Error;
-use crate::payment_link::Fault;
+use crate::payment_link::{Fault, parse_day};
 
 /// The parameters of every list, for the OpenAPI document.
 #[derive(IntoParams)]
@@ -148,6 +149,11 @@ impl<'a> Query<'a> {
             ));
         }
         (!known.is_empty()).then_some(known)
+    }
+
+    /// Reads a business day.
+    pub(super) fn day(&mut self, name: &str) -> Option<Date> {
+        self.take(name, "a date such as 2026-01-31", parse_day)
     }
 
     pub(super) fn limit(&mut self) -> usize {

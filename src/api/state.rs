@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     callbacks::client::LazyClient,
-    config::ServeSettings,
+    config::{BookSettings, ServeSettings},
     dojo::{Account, Accounts},
     payment_link::{Fault, PaymentLink, RecoveryLimits, erasure::PersonalMetadata},
     protocol::{Context, intake::Intake},
@@ -67,6 +67,8 @@ pub struct Shared {
     /// Stores webhooks.
     pub(super) intake: Intake,
     pub limits: RecoveryLimits,
+    /// How the books are kept.
+    pub(crate) books: BookSettings,
     /// The metadata that is erased with other personal data.
     pub(super) personal_metadata: PersonalMetadata,
     /// How long a request may take.
@@ -80,7 +82,7 @@ pub struct Shared {
     /// They queue here, so that other requests get connections in between.
     pub(super) feed_reads: Semaphore,
     pub(super) keys: KnownKeys,
-    pub(super) rates: Rates,
+    pub(crate) rates: Rates,
     pub(super) page_rate: PageRate,
     /// The base URL of new short addresses, if there are any.
     pub(super) short_url_base: Option<Arc<str>>,
@@ -129,6 +131,7 @@ impl AppState {
             callbacks,
             sends_mail,
             limits: settings.jobs.limits(),
+            books: settings.books.clone(),
             personal_metadata: settings.privacy.personal_metadata.clone(),
             request_timeout: settings.request_timeout,
             calls: Arc::new(Semaphore::new(settings.max_creations.into())),

@@ -353,7 +353,8 @@ async fn deliveries(pool: &PgPool, id: EndpointId, status: Option<Vec<String>>) 
     let mut before = None;
     loop {
         let page =
-            store::callback_deliveries::list(pool, id, status.as_deref(), before, PAGE).await?;
+            store::callback_deliveries::list(pool, id, status.as_deref(), None, before, PAGE)
+                .await?;
         page.iter().try_for_each(print_json)?;
         let Some(last) = page.last() else {
             return Ok(());

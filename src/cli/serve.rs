@@ -32,9 +32,10 @@ impl Serve {
 
 /// Adds everything that is wrong with the settings of `serve`.
 pub(super) fn validate(settings: &ServeSettings, error: &mut ConfigError) {
-    error.keep(Accounts::from_settings(&settings.dojo));
+    let accounts = error.keep(Accounts::from_settings(&settings.dojo));
+    let accounts = accounts.as_ref().map(Accounts::names);
     error.keep(PgPool::new(&settings.database));
     error.keep(settings.bootstrap_api_key());
     error.keep(settings.check_listen_addresses());
-    error.keep(settings.console.proxy());
+    error.keep(settings.console.proxy(accounts.as_deref()));
 }

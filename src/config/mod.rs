@@ -21,7 +21,7 @@ mod value;
 pub use accounts::{AccountSettings, DojoApiKey, Merchant};
 pub use books::BookSettings;
 pub use callbacks::CallbackSettings;
-pub use console::{AuthenticatingProxy, ConsoleSettings};
+pub use console::{AuthenticatingProxy, ConsoleSettings, ConsoleUrl, Permissions};
 pub use database::DatabaseSettings;
 pub use dojo::{ConfiguredAccounts, DojoSettings};
 pub use error::{ConfigError, Expected, Problem};

@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::{
-    extract::{Path, State},
+    extract::{Path, Query, State},
     http::StatusCode,
     response::Response,
 };
+use serde::Deserialize;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
     amount::{field, show},
     api_client::{get, slug},
+    deed::{Deed, reversible},
+    link,
     page::{
         Layout, Part, Stop, Trouble, When, forbidden, not_found, out_of_order, page, redirect,
         status_of, trouble,
@@ -34,6 +38,9 @@ use crate::{
         console_audit::{self, NewEntry},
     },
 };
+
+/// What separates the names of the two people, in the name that the timeline shows.
+pub(super) const APPROVED_BY: &str = ", approved by ";
 
 struct Row {
     id: String,
@@ -61,7 +68,12 @@ struct ApprovalPage {
     id: String,
     name: String,
     state: String,
+    /// The path of a new form, if the one that requested the approval was sent again.
+    anew: Option<String>,
     link: String,
+    reference: String,
+    /// What has become of the link.
+    sentence: String,
     account: String,
     by: String,
     at: When,
@@ -78,11 +90,16 @@ struct ApprovalPage {
 
 fn state(approval: &Approval) -> String {
     match (approval.status, &approval.outcome) {
-        (ApprovalStatus::Pending, _) if approval.is_expired => "Expired".to_owned(),
+        (ApprovalStatus::Pending, _) if approval.is_expired => {
+            "Expired, or whoever requested it may no longer do so".to_owned()
+        }
         (ApprovalStatus::Pending, _) => "Waits for a second person".to_owned(),
         (ApprovalStatus::Approved, None) => "Approved; its outcome isn’t known yet".to_owned(),
         (ApprovalStatus::Approved, Some(outcome)) if outcome == "done" => {
             "Approved and done".to_owned()
+        }
+        (ApprovalStatus::Approved, Some(outcome)) if outcome == "changed" => {
+            "Approved, but not done: the payment was changed after it was requested".to_owned()
         }
         (ApprovalStatus::Approved, Some(outcome)) => format!("Approved, but not done: {outcome}"),
         (ApprovalStatus::Rejected, _) => "Rejected".to_owned(),
@@ -139,12 +156,28 @@ async fn find(console: &Console, person: &Person, id: &str) -> Result<Approval, 
         .ok_or_else(|| not_found(console, person))
 }
 
+/// What a link to this page says has just happened.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Happened {
+    /// The form was sent again, and did nothing new.
+    again: Option<String>,
+}
+
+/// What an approval would carry out.
+fn deed_of(approval: &Approval) -> Option<Deed> {
+    Deed::of_kind(&approval.kind).filter(|deed| deed.is_limited())
+}
+
 pub(super) async fn show_approval(
     State(console): State<Console>,
     person: Person,
     Path(id): Path<String>,
+    Query(happened): Query<Happened>,
 ) -> Result<Response, Stop> {
     let approval = find(&console, &person, &id).await?;
+    let link = link::find(&console, &person, &approval.link_id.to_string()).await?;
+    let again = happened.again.and_then(|_| deed_of(&approval));
     let may_manage = person.may(Scope::PaymentsManage);
     let is_open = approval.status == ApprovalStatus::Pending && !approval.is_expired;
     let is_own = approval.requested_by.0 == person.who.client_id;
@@ -162,7 +195,10 @@ pub(super) async fn show_approval(
         layout: Layout::new(&console, &person, Part::Approvals, &*name),
         id: approval.id.to_string(),
         state: state(&approval),
-        link: approval.link_id.to_string(),
+        anew: again.map(|deed| format!("/links/{}/{}", approval.link_id, deed.slug())),
+        link: link.id.to_string(),
+        reference: link.terms.reference.clone(),
+        sentence: words::state(&link, OffsetDateTime::now_utc()),
         account: approval.account.clone(),
         by: approval.requested_by.1.clone(),
         at: When(approval.requested_at),
@@ -281,15 +317,26 @@ pub(super) async fn approve(
     carry_out(&console, &person, approval).await
 }
 
-/// The end of the API's path for an operation, and whether it has a body.
-fn api_name(kind: &str) -> Option<(&'static str, bool)> {
-    Some(match kind {
-        "refund" => ("refunds", true),
-        "capture" => ("captures", true),
-        "amount" => ("amount", true),
-        "reversal" => ("reversal", false),
-        _ => return None,
-    })
+/// Whether an approved reversal would undo another amount by now. Its request has none: it undoes the whole payment, whatever that
+/// is. Nobody has approved the new amount.
+async fn has_changed(
+    console: &Console,
+    person: &Person,
+    approval: &Approval,
+) -> Result<bool, Stop> {
+    if deed_of(approval) != Some(Deed::Reverse) {
+        return Ok(false);
+    }
+    let link = link::find(console, person, &approval.link_id.to_string()).await?;
+    if reversible(&link) == approval.amount {
+        return Ok(false);
+    }
+    // A reversal that was sent before may be what has changed it.
+    let (pool, requester) = (&console.state.pool, approval.requested_by.0);
+    let was_sent = store::idempotency_keys::is_used(pool, requester, &approval.idempotency_key)
+        .await
+        .map_err(out_of_order(console, person))?;
+    Ok(!was_sent)
 }
 
 async fn carry_out(
@@ -298,11 +345,20 @@ async fn carry_out(
     approval: Approval,
 ) -> Result<Response, Stop> {
     let here = format!("/approvals/{}", approval.id);
-    let Some((name, has_body)) = api_name(&approval.kind) else {
+    let Some(deed) = deed_of(&approval) else {
         return Err(not_found(console, person));
     };
-    if has_body && approval.body.is_none() {
+    if deed.has_body() && approval.body.is_none() {
         // Its request was erased meanwhile.
+        return Ok(redirect(&here));
+    }
+    if has_changed(console, person, &approval).await? {
+        let pool = &console.state.pool;
+        let ended = async {
+            record(console, person, &approval, "changed").await?;
+            console_approvals::finish(pool, approval.id, "changed", None).await
+        };
+        ended.await.map_err(out_of_order(console, person))?;
         return Ok(redirect(&here));
     }
     let (requester_id, requester) = &approval.requested_by;
@@ -310,7 +366,7 @@ async fn carry_out(
     let caller = Person {
         who: Arc::new(Identified {
             client_id: *requester_id,
-            client: format!("{requester}, approved by {}", person.who.client),
+            client: format!("{requester}{APPROVED_BY}{}", person.who.client),
             scopes: person.who.scopes.clone(),
             accounts: person.who.accounts.clone(),
             ends_at: person.who.ends_at,
@@ -322,7 +378,7 @@ async fn carry_out(
         account: Some(approval.account.clone()),
         link_id: Some(approval.link_id),
         detail: Some(show(approval.amount)),
-        path: format!("/v1/payment-links/{}/{name}", approval.link_id),
+        path: format!("/v1/payment-links/{}/{}", approval.link_id, deed.api_name()),
         key: approval.idempotency_key.clone(),
         body: approval.body.clone(),
     };

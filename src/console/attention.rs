@@ -14,9 +14,12 @@ use url::form_urlencoded::byte_serialize;
 
 use super::{
     api_client::{List, get, with_query},
+    approvals::APPROVED_BY,
+    book_words::outcome,
+    books::{comparison_path, today},
     page::{
-        Layout, Part, Stop, Trouble, When, forbidden, not_found, out_of_order, page, redirect,
-        stop, trouble,
+        Layout, Part, Stop, Trouble, When, day_text, forbidden, not_found, out_of_order, page,
+        redirect, stop, trouble,
     },
     person::Person,
     session::Submission,
@@ -27,6 +30,7 @@ use crate::{
     api_key::Scope,
     payment_link::{
         OperationId, PaymentLink,
+        daily_reconciliation::ComparedDay,
         operation::{Operation, OperationStatus},
         timeline::Cause,
     },
@@ -45,6 +49,9 @@ const PATIENCE: Duration = Duration::from_mins(10);
 
 /// How long a paid surplus intent is shown. The service can't see that it was refunded.
 const SURPLUS: Duration = Duration::from_hours(90 * 24);
+
+/// How many business days back differences from Dojo's list are shown. The service compares these days by itself.
+const DIFFERENCES: time::Duration = time::Duration::days(31);
 
 /// Something to look at.
 struct Item {
@@ -300,6 +307,37 @@ async fn callbacks(console: &Console, person: &Person) -> Result<Section, Stop> 
     })
 }
 
+async fn differences(console: &Console, person: &Person) -> Result<Section, Stop> {
+    let from = today(console, person).await?.saturating_sub(DIFFERENCES);
+    let parameters = [
+        ("state", "Differs"),
+        ("from", &from.to_string()),
+        ("limit", &MOST.to_string()),
+    ];
+    let path = with_query("/v1/reconciliations", parameters);
+    let days: List<ComparedDay> = get(console, person, &path)
+        .await
+        .map_err(stop(console, person))?;
+    let item = |day: ComparedDay| Item {
+        name: format!("{}, account {}", day_text(day.business_day), day.account),
+        path: Some(comparison_path(&day)),
+        text: format!(
+            "{}; compared on {}",
+            outcome(&day),
+            When(day.reconciled_at).text()
+        ),
+        settle: None,
+    };
+    Ok(Section {
+        id: "differences",
+        title: "Differences between the books and Dojo",
+        advice: "On these business days, the books and Dojo’s list of transactions don’t agree. Open a day to see each \
+                 difference and what to do about it. A day is compared again for a week, because Dojo may list transactions \
+                 late. It is shown until a comparison finds no difference, for 31 days at most.",
+        items: days.data.into_iter().map(item).collect(),
+    })
+}
+
 pub(super) async fn show_attention(
     State(console): State<Console>,
     person: Person,
@@ -312,6 +350,7 @@ pub(super) async fn show_attention(
         unconfirmed_links(&console, &person).await?,
         pending_links(&console, &person, now).await?,
         pending_operations(&console, &person, now).await?,
+        differences(&console, &person).await?,
     ];
     if person.may(Scope::CallbacksManage) {
         sections.push(callbacks(&console, &person).await?);
@@ -365,12 +404,39 @@ fn is_settled(console: &Console, person: &Person, operation: &Operation) -> Resp
     trouble(console, Some(person), StatusCode::CONFLICT, settled)
 }
 
+/// Where some operations need a second person, nobody records the outcome of their own: a refund that was recorded as not done
+/// could be made once more.
+fn check_second_person(
+    console: &Console,
+    person: &Person,
+    operation: &Operation,
+) -> Result<(), Stop> {
+    let requested_by = operation.created_by.strip_prefix(&*person.who.client);
+    let is_own = requested_by.is_some_and(|rest| rest.is_empty() || rest.starts_with(APPROVED_BY));
+    if console.approval_limit.is_none() || !is_own {
+        return Ok(());
+    }
+    let own = Trouble {
+        more: Some((
+            format!("/links/{}", operation.payment_link_id),
+            "Open the link".to_owned(),
+        )),
+        ..Trouble::new(
+            "A second person must record it",
+            "You requested this operation yourself.",
+            &person.request_id,
+        )
+    };
+    Err(trouble(console, Some(person), StatusCode::FORBIDDEN, own).into())
+}
+
 pub(super) async fn show_settle(
     State(console): State<Console>,
     person: Person,
     Path(id): Path<String>,
 ) -> Result<Response, Stop> {
     let operation = find(&console, &person, &id).await?;
+    check_second_person(&console, &person, &operation)?;
     if operation.status != OperationStatus::Unconfirmed {
         return Ok(is_settled(&console, &person, &operation));
     }
@@ -394,6 +460,7 @@ pub(super) async fn submit_settle(
     Submission { person, form }: Submission,
 ) -> Result<Response, Stop> {
     let operation = find(&console, &person, &id).await?;
+    check_second_person(&console, &person, &operation)?;
     let (finding, outcome) = match form.text("outcome") {
         "done" => (Finding::Performed, "done"),
         "not-done" => (Finding::NotPerformed, "not done"),

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     api_key::Scope,
     payment_link::{
-        Fault, Money, PaymentLink, SettlementWindow, Status,
+        Fault, LinkCapture, Money, PaymentLink, SettlementWindow,
         operation::{
             ActionKind,
             permission::{OtherOperations, PermitContext, allowed_actions},
@@ -26,6 +26,8 @@ pub(super) enum Deed {
     Refund,
     Reverse,
     Amount,
+    Tip,
+    Receipt,
     Cancel,
     Renew,
 }
@@ -39,12 +41,14 @@ pub(super) struct Requested {
 }
 
 impl Deed {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Send,
         Self::Capture,
         Self::Refund,
         Self::Reverse,
         Self::Amount,
+        Self::Tip,
+        Self::Receipt,
         Self::Cancel,
         Self::Renew,
     ];
@@ -57,6 +61,8 @@ impl Deed {
             Self::Refund => "refund",
             Self::Reverse => "reverse",
             Self::Amount => "amount",
+            Self::Tip => "tip",
+            Self::Receipt => "receipt",
             Self::Cancel => "cancel",
             Self::Renew => "renew",
         }
@@ -64,6 +70,14 @@ impl Deed {
 
     pub(super) fn named(slug: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|deed| deed.slug() == slug)
+    }
+
+    /// What carries out operations of this kind.
+    pub(super) fn of_kind(kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|deed| {
+            deed.operation()
+                .is_some_and(|operation| operation.as_str() == kind)
+        })
     }
 
     /// The end of the API's path.
@@ -74,6 +88,8 @@ impl Deed {
             Self::Refund => "refunds",
             Self::Reverse => "reversal",
             Self::Amount => "amount",
+            Self::Tip => "tips-amount",
+            Self::Receipt => "receipt",
             Self::Cancel => "cancel",
             Self::Renew => "renew",
         }
@@ -86,6 +102,8 @@ impl Deed {
             Self::Refund => Some(ActionKind::Refund),
             Self::Reverse => Some(ActionKind::Reversal),
             Self::Amount => Some(ActionKind::Amount),
+            Self::Tip => Some(ActionKind::TipsAmount),
+            Self::Receipt => Some(ActionKind::Receipt),
             Self::Cancel => Some(ActionKind::Cancel),
             Self::Send | Self::Renew => None,
         }
@@ -95,9 +113,13 @@ impl Deed {
         match self {
             Self::Send => Scope::LinksSend,
             Self::Renew => Scope::LinksWrite,
-            Self::Capture | Self::Refund | Self::Reverse | Self::Amount | Self::Cancel => {
-                Scope::PaymentsManage
-            }
+            Self::Capture
+            | Self::Refund
+            | Self::Reverse
+            | Self::Amount
+            | Self::Tip
+            | Self::Receipt
+            | Self::Cancel => Scope::PaymentsManage,
         }
     }
 
@@ -108,6 +130,8 @@ impl Deed {
             Self::Refund => "Refund",
             Self::Reverse => "Reverse",
             Self::Amount => "Change the amount",
+            Self::Tip => "Change the tip",
+            Self::Receipt => "Send a receipt",
             Self::Cancel => "Cancel the link",
             Self::Renew => "Renew",
         }
@@ -123,6 +147,10 @@ impl Deed {
             Self::Refund => "The money goes back to the customer’s card. It can’t be taken back.",
             Self::Reverse => "The whole payment is undone. It can’t be taken back.",
             Self::Amount => "The customer pays the new amount instead of the old one.",
+            Self::Tip => {
+                "The customer pays the new tip on top of the amount, instead of the old one."
+            }
+            Self::Receipt => "Dojo sends the receipt by email. It can’t be taken back.",
             Self::Cancel => "Nobody can pay the link afterwards. It can’t be taken back.",
             Self::Renew => {
                 "A new link with the same terms takes this one’s place, and gets its short address. Dojo must confirm \
@@ -133,7 +161,28 @@ impl Deed {
 
     /// Whether the person sees what they have entered once more before it is done.
     pub(super) fn is_reviewed(self) -> bool {
-        matches!(self, Self::Capture | Self::Refund | Self::Amount)
+        matches!(
+            self,
+            Self::Capture | Self::Refund | Self::Amount | Self::Tip
+        )
+    }
+
+    /// Whether its request has a body.
+    pub(super) fn has_body(self) -> bool {
+        !matches!(self, Self::Reverse | Self::Cancel)
+    }
+
+    /// Whether it needs a second person if its amount is above the limit.
+    pub(super) fn is_limited(self) -> bool {
+        matches!(
+            self,
+            Self::Capture | Self::Refund | Self::Reverse | Self::Amount | Self::Tip
+        )
+    }
+
+    /// Whether several of a link count together.
+    pub(super) fn adds_up(self) -> bool {
+        matches!(self, Self::Capture | Self::Refund)
     }
 
     /// Whether it destroys something.
@@ -147,6 +196,8 @@ impl Deed {
             (Self::Capture, Some(money)) => format!("Capture {}", show(money)),
             (Self::Refund, Some(money)) => format!("Refund {}", show(money)),
             (Self::Amount, Some(money)) => format!("Change the amount to {}", show(money)),
+            (Self::Tip, Some(money)) => format!("Change the tip to {}", show(money)),
+            (Self::Receipt, _) => "Send the receipt".to_owned(),
             (Self::Reverse, Some(money)) => format!("Reverse {}", show(money)),
             (Self::Send, _) => "Send the email".to_owned(),
             (Self::Renew, _) => "Renew the link".to_owned(),
@@ -180,18 +231,10 @@ impl Deed {
         match self {
             Self::Refund => Some(link.refundable_amount),
             Self::Amount => Some(link.amount),
-            Self::Capture => {
-                let captured: i64 = link
-                    .captures
-                    .iter()
-                    .filter(|capture| !capture.is_void())
-                    .map(|capture| capture.amount.value)
-                    .fold(0, i64::saturating_add);
-                Some(Money {
-                    value: link.amount.value.saturating_sub(captured).max(0),
-                    ..link.amount
-                })
-            }
+            Self::Tip => link.tips_amount,
+            Self::Capture => Some(left_to_capture(link, link.amount, |capture| {
+                capture.amount.value
+            })),
             _ => None,
         }
     }
@@ -213,24 +256,42 @@ impl Deed {
                     .hint("Dojo stores it with the refund")
                     .limit(1024),
             ],
-            Self::Capture => vec![amount(
-                "Amount to capture",
-                "All that is left without the tip, unless you change it",
-            )],
-            Self::Amount => vec![amount("New amount", "Without the tip")],
-            Self::Send => {
-                let customer = link.terms.customer.as_ref();
-                let address = customer.and_then(|customer| customer.email_address.clone());
-                vec![
-                    Field::new("to", "Email address", Entry::Email)
-                        .required()
-                        .value(address.unwrap_or_default())
-                        .limit(254),
-                    Field::new("note", "Note", Entry::Lines)
-                        .hint("A text of yours in the email")
-                        .limit(1000),
-                ]
+            Self::Capture => {
+                let mut fields = vec![amount(
+                    "Amount to capture",
+                    "All that is left without the tip, unless you change it",
+                )];
+                if let Some(tip) = link.tips_amount.filter(|tip| tip.value > 0) {
+                    let left = left_to_capture(link, tip, |capture| {
+                        capture.tips_amount.map_or(0, |tip| tip.value)
+                    });
+                    fields.push(
+                        Field::new("tip", "Tip to capture", Entry::Amount)
+                            .value(field(left))
+                            .hint("All that is left of the tip, unless you change it")
+                            .limit(30),
+                    );
+                }
+                fields
             }
+            Self::Amount => vec![amount("New amount", "Without the tip")],
+            Self::Tip => vec![amount("New tip", "On top of the amount. 0.00 for none")],
+            Self::Receipt => vec![
+                Field::new("emails", "Email addresses", Entry::Lines)
+                    .required()
+                    .value(address_of(link))
+                    .hint("One in each line, 20 at most")
+                    .limit(5100),
+            ],
+            Self::Send => vec![
+                Field::new("to", "Email address", Entry::Email)
+                    .required()
+                    .value(address_of(link))
+                    .limit(254),
+                Field::new("note", "Note", Entry::Lines)
+                    .hint("A text of yours in the email")
+                    .limit(1000),
+            ],
             Self::Renew => vec![
                 Field::new("expires", "Last day to pay", Entry::Date)
                     .hint("30 days from now, unless you say otherwise; until midnight UTC"),
@@ -245,20 +306,45 @@ impl Deed {
         let mut faults = Vec::new();
         let mut body = Map::new();
         let mut amount = None;
-        if matches!(self, Self::Refund | Self::Capture | Self::Amount) {
+        let money = |value| Money {
+            value,
+            currency_code,
+        };
+        if self.is_reviewed() {
+            let name = if self == Self::Tip {
+                "tipsAmount"
+            } else {
+                "amount"
+            };
             match parse(form.text("amount"), currency_code) {
-                Some(0) => faults.push(Fault::new("/amount", "must be more than nothing")),
+                Some(0) if self != Self::Tip => {
+                    faults.push(Fault::new("/amount", "must be more than nothing"));
+                }
                 Some(value) => {
-                    amount = Some(Money {
-                        value,
-                        currency_code,
-                    });
-                    body.insert("amount".to_owned(), json!(amount));
+                    amount = Some(money(value));
+                    body.insert(name.to_owned(), json!(money(value)));
                 }
                 None => faults.push(Fault::new("/amount", FORM)),
             }
         }
         match self {
+            Self::Capture if form.has("tip") => match parse(form.text("tip"), currency_code) {
+                Some(0) => {}
+                Some(tip) => {
+                    body.insert("tipsAmount".to_owned(), json!(money(tip)));
+                    amount = amount.map(|amount| money(amount.value.saturating_add(tip)));
+                }
+                None => faults.push(Fault::new("/tipsAmount", FORM)),
+            },
+            Self::Receipt => {
+                let is_between = |letter: char| letter.is_whitespace() || ",;".contains(letter);
+                let emails = form.text("emails").split(is_between);
+                let emails: Vec<_> = emails.filter(|email| !email.is_empty()).collect();
+                if emails.is_empty() {
+                    faults.push(Fault::new("/emails", "must contain an address"));
+                }
+                body.insert("emails".to_owned(), json!(emails));
+            }
             Self::Refund if form.has("reason") => {
                 body.insert("refundReason".to_owned(), json!(form.text("reason")));
             }
@@ -275,28 +361,24 @@ impl Deed {
                 }
                 None => faults.push(Fault::new("/expireAt", "must be a date")),
             },
-            Self::Reverse => {
-                amount = Some(match link.status {
-                    Status::Captured => link.captured_amount,
-                    _ => link.total_amount.unwrap_or(link.amount),
-                });
-            }
+            Self::Reverse => amount = Some(reversible(link)),
             _ => {}
         }
         if !faults.is_empty() {
             return Err(faults);
         }
-        let has_body = !matches!(self, Self::Reverse | Self::Cancel);
         Ok(Requested {
-            body: has_body.then_some(Value::Object(body)),
+            body: self.has_body().then_some(Value::Object(body)),
             amount,
         })
     }
 
     /// The field that a fault is about, by its pointer.
-    pub(super) fn field_of(pointer: &str) -> Option<&'static str> {
+    pub(super) fn field_of(self, pointer: &str) -> Option<&'static str> {
         Some(match pointer {
-            "/amount" | "/amount/value" => "amount",
+            "/tipsAmount" | "/tipsAmount/value" if self == Self::Capture => "tip",
+            "/amount" | "/amount/value" | "/tipsAmount" | "/tipsAmount/value" => "amount",
+            _ if pointer.starts_with("/emails") => "emails",
             "/refundReason" => "reason",
             "/to" => "to",
             "/note" => "note",
@@ -304,6 +386,33 @@ impl Deed {
             _ => return None,
         })
     }
+}
+
+/// How much a reversal undoes at most. What was captured isn't known before Dojo has confirmed it, so it may be less than what
+/// the customer paid.
+pub(super) fn reversible(link: &PaymentLink) -> Money {
+    let whole = link.total_amount.unwrap_or(link.amount);
+    Money {
+        value: whole.value.max(link.captured_amount.value),
+        ..whole
+    }
+}
+
+/// How much of a part of the payment is left to capture.
+fn left_to_capture(link: &PaymentLink, whole: Money, part: fn(&LinkCapture) -> i64) -> Money {
+    let captures = link.captures.iter().filter(|capture| !capture.is_void());
+    let done = captures.map(part).fold(0, i64::saturating_add);
+    Money {
+        value: whole.value.saturating_sub(done).max(0),
+        ..whole
+    }
+}
+
+/// The customer's email address, or an empty text.
+fn address_of(link: &PaymentLink) -> String {
+    let customer = link.terms.customer.as_ref();
+    let address = customer.and_then(|customer| customer.email_address.clone());
+    address.unwrap_or_default()
 }
 
 /// The last second of a day in UTC, as the API wants it.
@@ -321,6 +430,9 @@ mod tests {
     fn every_deed_has_a_path_of_its_own() {
         for deed in Deed::ALL {
             assert_eq!(Deed::named(deed.slug()), Some(deed));
+            if let Some(kind) = deed.operation() {
+                assert_eq!(Deed::of_kind(kind.as_str()), Some(deed));
+            }
         }
         assert_eq!(Deed::named("qr.svg"), None);
     }

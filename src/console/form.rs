@@ -1,8 +1,60 @@
-//! The fields of a form: as they were sent, and as they are shown again.
+//! Forms: their keys, and their fields as they were sent and as they are shown again.
 
+use std::fmt;
+
+use sha2::{Digest, Sha256};
 use url::form_urlencoded;
+use uuid::{Builder, Uuid};
 
 use crate::payment_link::Fault;
+
+/// The idempotency key of the request that a form leads to. It is in the form's address, so the back button and a reload lead to
+/// the same request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FormKey(Uuid);
+
+impl FormKey {
+    const PREFIX: &str = "console-";
+
+    pub(super) fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// The key among these fields. `None` if there is none, or if the text isn't exactly what a key is written as.
+    pub(super) fn of(form: &Form) -> Option<Self> {
+        let text = form.text("key");
+        let key = Self(text.strip_prefix(Self::PREFIX)?.parse().ok()?);
+        // A UUID can be written in several ways, and each would be another key to the API.
+        (key.to_string() == text).then_some(key)
+    }
+
+    /// The key in an address.
+    pub(super) fn in_query(query: Option<&str>) -> Option<Self> {
+        Self::of(&Form::parse(query.unwrap_or_default().as_bytes()))
+    }
+
+    /// The key of the form that follows when the request with this one has ended without having done anything.
+    ///
+    /// It is always the same. So if the browser repeats the request that has ended, the form that follows is the same as well,
+    /// and sending it twice is still one request.
+    pub(super) fn successor(self) -> Self {
+        let hash = Sha256::digest(format!("the form after {self}"));
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash[..16]);
+        Self(Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// The address of the form at this path with this key.
+    pub(super) fn address(self, path: &str) -> String {
+        format!("{path}?key={self}")
+    }
+}
+
+impl fmt::Display for FormKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", Self::PREFIX, self.0)
+    }
+}
 
 /// What a browser sent.
 pub(super) struct Form(Vec<(String, String)>);
@@ -161,4 +213,49 @@ pub(super) fn explain(
         }
     }
     rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<FormKey> {
+        FormKey::in_query(Some(&format!("key={text}")))
+    }
+
+    #[test]
+    fn a_key_is_read_back_and_nothing_else_is_a_key() {
+        let key = FormKey::generate();
+        assert_eq!(read(&key.to_string()), Some(key));
+        let uuid = "0193a1b2-c3d4-7e5f-8a6b-0c1d2e3f4a5b";
+        assert!(read(&format!("console-{uuid}")).is_some());
+        for wrong in [
+            "",
+            "console-",
+            "console-1",
+            uuid,
+            &format!("console-{}", uuid.to_uppercase()),
+            &format!("console-{}", uuid.replace('-', "")),
+            &format!("console-{{{uuid}}}"),
+            &format!("console-urn:uuid:{uuid}"),
+            &format!("Console-{uuid}"),
+            &format!("console-{uuid}x"),
+            &format!("console-console-{uuid}"),
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        assert_eq!(FormKey::in_query(None), None);
+        assert_eq!(FormKey::in_query(Some("other=1")), None);
+    }
+
+    #[test]
+    fn the_form_after_a_key_is_always_the_same_and_never_an_earlier_one() {
+        let first = FormKey::generate();
+        let second = first.successor();
+        assert_eq!(first.successor(), second);
+        assert_ne!(second, first);
+        assert_ne!(second.successor(), first);
+        assert_ne!(FormKey::generate().successor(), second);
+        assert_eq!(read(&second.to_string()), Some(second));
+    }
 }

@@ -4,22 +4,26 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::{extract::State, http::StatusCode, response::Response};
-use time::OffsetDateTime;
+use time::{Date, OffsetDateTime};
 
 use super::{
     api_client::get_raw,
-    page::{Layout, Part, Stop, out_of_order, page},
+    book_words::{UNAVAILABLE, counted, kinds},
+    page::{Layout, Part, Stop, day_text, out_of_order, page},
     person::Person,
     state::Console,
     words::Tone,
 };
 use crate::{
-    payment_link::Status,
-    store::{self, condition},
+    payment_link::{Status, daily_reconciliation::DayState},
+    store::{self, condition, daily_reconciliation::Filter},
 };
 
 /// How long background work may wait before somebody should know. The alerts have the same limits.
 const PATIENCE: Duration = Duration::from_mins(10);
+
+/// How long a business day may wait for its comparison with Dojo's list. The alert has the same limit.
+const COMPARISON_PATIENCE: Duration = Duration::from_hours(6);
 
 /// Something that was looked at, and what was found.
 struct Finding {
@@ -70,9 +74,15 @@ pub(super) async fn show_health(
     }];
     let found = async {
         let mut found = vec![database(&console).await?];
+        // They are about all accounts.
+        if person.accounts().is_none() {
+            found.push(books(&console).await?);
+        }
+        let days = console.state.books.days();
+        let today = store::movements::current_day(&console.state.pool, &days).await?;
         for account in console.state.accounts.iter() {
             if person.may_see(&account.name) {
-                found.push(account_group(&console, &account.name).await?);
+                found.push(account_group(&console, &account.name, today).await?);
             }
         }
         Ok::<_, store::Error>(found)
@@ -153,6 +163,83 @@ async fn database(console: &Console) -> Result<Group, store::Error> {
     })
 }
 
+async fn books(console: &Console) -> Result<Group, store::Error> {
+    let unbooked = store::movements::backlog(&console.state.pool).await?;
+    Ok(Group {
+        id: "books".to_owned(),
+        title: "Books".to_owned(),
+        findings: vec![backlog(
+            "Events to be booked",
+            "events",
+            unbooked.events,
+            unbooked.lag,
+        )],
+    })
+}
+
+/// How an account's books compare with Dojo's list of transactions.
+async fn comparison(
+    console: &Console,
+    account: &str,
+    today: Date,
+) -> Result<Vec<Finding>, store::Error> {
+    const COMPARED: &str = "Books compared with Dojo";
+
+    if console.state.books.reconciled_days().is_none() {
+        let text = "Switched off (RECONCILE_TRANSACTIONS).";
+        return Ok(vec![finding(COMPARED, text, Tone::Neutral)]);
+    }
+    let pool = &console.state.pool;
+    let summary = store::daily_reconciliation::summary(pool, account).await?;
+    let filter = Filter {
+        account: Some(account.to_owned()),
+        from: Some(today.saturating_sub(time::Duration::days(10))),
+        ..Filter::default()
+    };
+    let days = store::daily_reconciliation::list(pool, &filter, None, 11).await?;
+    let lag = Duration::from_secs_f64(summary.lag.clamp(0.0, 1e9));
+    let compared = match days.last() {
+        _ if lag > COMPARISON_PATIENCE => finding(
+            COMPARED,
+            format!(
+                "A business day has waited for it for {}. If Dojo can’t be reached or throttles the service, wait. \
+                 Otherwise, see daily_reconciliation under the background jobs.",
+                spoken(lag)
+            ),
+            Tone::Waiting,
+        ),
+        Some(day) if day.state == DayState::Unavailable => {
+            finding(COMPARED, UNAVAILABLE, Tone::Bad)
+        }
+        Some(day) => finding(
+            COMPARED,
+            format!("Up to {}.", day_text(day.business_day)),
+            Tone::Good,
+        ),
+        None => finding(
+            COMPARED,
+            "No business day of the last ten was compared.",
+            Tone::Neutral,
+        ),
+    };
+    let number: i64 = summary.differences.iter().map(|(_, number)| number).sum();
+    let differences = if number == 0 {
+        finding(
+            "Differences from Dojo’s list",
+            "None that is older than a day.",
+            Tone::Good,
+        )
+    } else {
+        let counted = counted(number, "difference");
+        let text = format!(
+            "{counted} older than a day: {}. See Needs attention.",
+            kinds(summary.differences)
+        );
+        finding("Differences from Dojo’s list", text, Tone::Bad)
+    };
+    Ok(vec![compared, differences])
+}
+
 /// How much work waits, and for how long the oldest has.
 fn backlog(name: &str, what: &str, count: i64, lag: f64) -> Finding {
     if count == 0 {
@@ -182,7 +269,11 @@ fn spoken(time: Duration) -> String {
     }
 }
 
-async fn account_group(console: &Console, account: &str) -> Result<Group, store::Error> {
+async fn account_group(
+    console: &Console,
+    account: &str,
+    today: Date,
+) -> Result<Group, store::Error> {
     let pool = &console.state.pool;
     let links = store::reconciliation::backlog(pool, account).await?;
     let operations = store::operation_recovery::backlog(pool, account).await?;
@@ -200,31 +291,33 @@ async fn account_group(console: &Console, account: &str) -> Result<Group, store:
     } else {
         format!("{}.", of_day.join(", "))
     };
+    let mut findings = vec![
+        backlog("Links to read from Dojo", "links", links.due, links.lag),
+        backlog(
+            "Links that are not created yet",
+            "links",
+            links.unsettled,
+            links.lag,
+        ),
+        backlog(
+            "Operations to be found out about",
+            "operations",
+            operations.operations,
+            operations.lag,
+        ),
+        backlog(
+            "Messages to send",
+            "messages",
+            messages.messages,
+            messages.lag,
+        ),
+        finding("Links of the last 24 hours", of_day, Tone::Neutral),
+    ];
+    findings.extend(comparison(console, account, today).await?);
     Ok(Group {
         id: format!("account-{account}"),
         title: format!("Account {account}"),
-        findings: vec![
-            backlog("Links to read from Dojo", "links", links.due, links.lag),
-            backlog(
-                "Links that are not created yet",
-                "links",
-                links.unsettled,
-                links.lag,
-            ),
-            backlog(
-                "Operations to be found out about",
-                "operations",
-                operations.operations,
-                operations.lag,
-            ),
-            backlog(
-                "Messages to send",
-                "messages",
-                messages.messages,
-                messages.lag,
-            ),
-            finding("Links of the last 24 hours", of_day, Tone::Neutral),
-        ],
+        findings,
     })
 }
 

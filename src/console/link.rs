@@ -1,4 +1,4 @@
-//! A link: its state in words, what can be done with it, and its whole story.
+//! A link: its state in words, what can be done with it, who was told about it, and its whole story.
 
 use askama::Template;
 use axum::{
@@ -21,10 +21,10 @@ use super::{
     words::{self, Tone, operation_name},
 };
 use crate::{
+    api_key::Scope,
     payment_link::{
         MessageId, Money, OperationId, PaymentLink, PaymentLinkId,
         operation::Operation,
-        parse_time,
         timeline::{Cause, Entry},
     },
     store::{
@@ -45,12 +45,16 @@ pub(super) struct Happened {
     message: String,
     created: Option<String>,
     refreshed: Option<String>,
+    /// The form that was sent again, and did nothing new.
+    again: String,
 }
 
 /// A sentence about something, and how much attention it needs.
 struct Notice {
     text: String,
     tone: &'static str,
+    /// The path of a new form, for whoever wants to do something once more.
+    anew: Option<String>,
 }
 
 impl From<(String, Tone)> for Notice {
@@ -58,6 +62,7 @@ impl From<(String, Tone)> for Notice {
         Self {
             text,
             tone: tone.class(),
+            anew: None,
         }
     }
 }
@@ -120,6 +125,66 @@ struct ApprovalRow {
     text: String,
 }
 
+/// A callback endpoint, as far as the page shows it.
+#[derive(Deserialize)]
+struct Endpoint {
+    id: String,
+    url: String,
+}
+
+#[derive(Deserialize)]
+struct Endpoints {
+    data: Vec<Endpoint>,
+}
+
+/// What an endpoint got about the link, as far as the page shows it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Delivery {
+    event_id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+    attempts: u16,
+    #[serde(default, with = "crate::payment_link::optional_timestamp")]
+    next_attempt_at: Option<OffsetDateTime>,
+    last_attempt: Option<LastAttempt>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LastAttempt {
+    #[serde(with = "crate::payment_link::timestamp")]
+    at: OffsetDateTime,
+    outcome: String,
+    response_status: Option<u16>,
+}
+
+struct DeliveryRow {
+    kind: String,
+    id: String,
+    text: String,
+    tone: &'static str,
+    /// When it was last attempted.
+    at: Option<When>,
+}
+
+/// What callback endpoints got about the link.
+#[derive(Default)]
+struct Callbacks {
+    /// Those that got anything.
+    receivers: Vec<Receiver>,
+    /// Whether some could not be read.
+    is_incomplete: bool,
+}
+
+/// What one endpoint got.
+struct Receiver {
+    url: String,
+    rows: Vec<DeliveryRow>,
+    has_more: bool,
+}
+
 /// A way to go on, as a link to its form.
 struct Way {
     path: String,
@@ -160,6 +225,8 @@ struct LinkPage {
     requested: Vec<Fact>,
     metadata: Vec<Fact>,
     item_lines: Vec<Fact>,
+    /// `None`: the person may not see them.
+    callbacks: Option<Callbacks>,
     replaces: Option<String>,
     replaced_by: Option<String>,
     /// All terms, as JSON.
@@ -241,13 +308,7 @@ fn facts(link: &PaymentLink) -> Vec<Fact> {
         }
     }
     for attempt in &link.attempts {
-        let at = attempt.transaction_date_time.as_deref();
-        let at = at.and_then(parse_time).map(time);
-        let text = match at {
-            Some(at) => format!("{} on {at}", attempt.event_type),
-            None => attempt.event_type.clone(),
-        };
-        facts.push(Fact::new("Attempt to pay", text));
+        facts.push(Fact::new("Attempt to pay", words::attempt(attempt)));
     }
     facts.push(Fact::new("Status at Dojo", link.status.as_str()));
     if let Some(id) = &link.payment_intent_id {
@@ -283,8 +344,11 @@ fn requested(link: &PaymentLink) -> Vec<Fact> {
         ),
         ("Sent to", link.send.as_ref().map(|send| send.email.clone())),
     ];
+    let reminders = link.reminders.iter().flatten();
+    let reminders = reminders.map(|reminder| ("Reminder", Some(words::reminder(reminder))));
     texts
         .into_iter()
+        .chain(reminders)
         .filter_map(|(name, text)| Some(Fact::new(name, text?)))
         .collect()
 }
@@ -377,6 +441,77 @@ fn approval_row(approval: &Approval) -> ApprovalRow {
     }
 }
 
+fn delivery_row(delivery: Delivery) -> DeliveryRow {
+    let last = delivery.last_attempt.as_ref();
+    let response = last.map_or_else(String::new, |last| {
+        let outcome = last.outcome.replace('_', " ");
+        match last.response_status {
+            Some(status) => format!("{outcome} (response {status})"),
+            None => outcome,
+        }
+    });
+    let (text, tone) = match delivery.status.as_str() {
+        "Delivered" => (
+            format!("delivered at attempt {}", delivery.attempts),
+            Tone::Good,
+        ),
+        "Failed" => (
+            format!("given up after {} attempts: {response}", delivery.attempts),
+            Tone::Bad,
+        ),
+        _ if last.is_none() => ("not attempted yet".to_owned(), Tone::Waiting),
+        _ => {
+            let next = delivery.next_attempt_at.map(|at| When(at).text());
+            let next = next.map_or_else(String::new, |at| format!(", not before {at}"));
+            (
+                format!("{response}; it is attempted again{next}"),
+                Tone::Waiting,
+            )
+        }
+    };
+    DeliveryRow {
+        at: last.map(|last| When(last.at)),
+        kind: delivery.kind,
+        id: delivery.event_id,
+        text,
+        tone: tone.class(),
+    }
+}
+
+/// What callback endpoints got about the link. `None` if the person may not see callbacks. The page is useful without, so a
+/// problem only leaves it incomplete.
+async fn callbacks(console: &Console, person: &Person, id: PaymentLinkId) -> Option<Callbacks> {
+    if !person.may(Scope::CallbacksManage) {
+        return None;
+    }
+    let mut callbacks = Callbacks::default();
+    let endpoints: Result<Endpoints, _> = get(console, person, "/v1/callback-endpoints").await;
+    let Ok(endpoints) = endpoints else {
+        callbacks.is_incomplete = true;
+        return Some(callbacks);
+    };
+    let id = id.to_string();
+    for endpoint in endpoints.data {
+        let path = with_query(
+            &format!("/v1/callback-endpoints/{}/deliveries", endpoint.id),
+            [("paymentLinkId", id.as_str()), ("limit", "100")],
+        );
+        let list: Result<List<Delivery>, _> = get(console, person, &path).await;
+        match list {
+            Ok(list) if list.data.is_empty() => {}
+            Ok(list) => callbacks.receivers.push(Receiver {
+                url: endpoint.url,
+                rows: list.data.into_iter().map(delivery_row).collect(),
+                has_more: list.has_more,
+            }),
+            // It was deleted meanwhile.
+            Err(problem) if slug(&problem) == "not-found" => {}
+            Err(_) => callbacks.is_incomplete = true,
+        }
+    }
+    Some(callbacks)
+}
+
 /// The part of the page that changes as things happen.
 async fn state_part(
     console: &Console,
@@ -424,6 +559,17 @@ async fn notices(
     happened: &Happened,
 ) -> Vec<Notice> {
     let mut notices = Vec::new();
+    if !happened.again.is_empty() {
+        let text = "This form was sent before. Nothing new was done this time.".to_owned();
+        let anew = match happened.again.as_str() {
+            "new" => Some("/links/new".to_owned()),
+            slug => Deed::named(slug).map(|deed| format!("/links/{}/{}", link.id, deed.slug())),
+        };
+        notices.push(Notice {
+            anew,
+            ..Notice::from((text, Tone::Waiting))
+        });
+    }
     if happened.created.is_some() {
         notices.push(Notice::from((
             "The link is created.".to_owned(),
@@ -467,6 +613,7 @@ pub(super) async fn show_link(
         return Ok(region.response(headers.get(header::IF_NONE_MATCH)));
     }
     let notices = notices(&console, &person, &link, &happened).await;
+    let callbacks = callbacks(&console, &person, link.id).await;
     let terms = serde_json::to_value(&link.terms).unwrap_or_default();
     let reference = link.terms.reference.clone();
     let page_of = LinkPage {
@@ -481,6 +628,7 @@ pub(super) async fn show_link(
         requested: requested(&link),
         metadata: entries(&terms["metadata"]),
         item_lines: item_lines(&link),
+        callbacks,
         replaces: link.replaces.map(|id| id.to_string()),
         replaced_by: link.replaced_by.map(|id| id.to_string()),
         terms: serde_json::to_string_pretty(&terms).unwrap_or_default(),
@@ -512,23 +660,27 @@ pub(super) async fn refresh(
 ) -> Result<Response, Stop> {
     let link = find(&console, &person, &id).await?;
     let path = format!("/v1/payment-links/{}/refresh", link.id);
+    let record = async |outcome: &str| {
+        let entry = NewEntry {
+            client: Some((person.who.client_id, &person.who.client)),
+            what: "refresh",
+            account: Some(&link.account),
+            link_id: Some(link.id),
+            detail: None,
+            outcome,
+            request_id: &person.request_id,
+        };
+        console_audit::record(&console.state.pool, &entry)
+            .await
+            .map_err(out_of_order(&console, &person))
+    };
+    record("requested").await?;
     let answer = post(&console, &person, &path, None, None).await;
-    let outcome = match &answer {
+    record(match &answer {
         Ok(_) => "done",
         Err(problem) => slug(problem),
-    };
-    let entry = NewEntry {
-        client: Some((person.who.client_id, &person.who.client)),
-        what: "refresh",
-        account: Some(&link.account),
-        link_id: Some(link.id),
-        detail: None,
-        outcome,
-        request_id: &person.request_id,
-    };
-    console_audit::record(&console.state.pool, &entry)
-        .await
-        .map_err(out_of_order(&console, &person))?;
+    })
+    .await?;
     match answer {
         Ok(_) => Ok(redirect(&format!("/links/{}?refreshed=yes", link.id))),
         Err(problem) => Err(stop(&console, &person)(problem)),

@@ -2,8 +2,8 @@
 //!
 //! It is a client of this service's own API, within the process, as the person who is signed in. So whatever the API checks,
 //! limits and records, it does for the console as well, and the console can do nothing that the API can't, except for settling
-//! operations, which the command line can as well. Only searching for short addresses, sessions, approvals and the audit list
-//! have queries of their own.
+//! operations, which the command line can as well. Only searching for short addresses, sessions, approvals, the audit list, the
+//! current business day, and what needs attention or says how the service is doing have queries of their own.
 //!
 //! Every page works without scripts. With them, pages bring themselves up to date.
 
@@ -15,6 +15,9 @@ mod assets;
 mod attempts;
 mod attention;
 mod audit;
+mod book_words;
+mod books;
+mod comparison;
 mod create;
 mod deed;
 mod form;
@@ -43,7 +46,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     api::{self, AppState, Problem},
-    config::{AuthenticatingProxy, ConsoleSettings},
+    config::{AuthenticatingProxy, ConsoleSettings, ConsoleUrl},
 };
 use page::{Trouble, trouble};
 use state::Console;
@@ -109,6 +112,9 @@ pub fn router(
         .route("/approvals/{id}", get(approvals::show_approval))
         .route("/approvals/{id}/approve", post(approvals::approve))
         .route("/approvals/{id}/reject", post(approvals::reject))
+        .route("/books", get(books::show_books))
+        .route("/books/movements.csv", get(books::download))
+        .route("/books/reconciliations/{date}", get(comparison::show_day))
         .route("/audit", get(audit::list))
         .route("/health", get(health::show_health))
         .with_state(console.clone());
@@ -133,6 +139,10 @@ async fn finish(State(console): State<Console>, request: Request, next: Next) ->
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));
+    if console.url.as_ref().is_some_and(ConsoleUrl::is_tls) {
+        let year = HeaderValue::from_static("max-age=31536000");
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
+    }
     response
 }
 

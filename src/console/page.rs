@@ -9,7 +9,7 @@ use axum::{
 };
 use sha2::{Digest, Sha256};
 use time::{
-    OffsetDateTime, UtcOffset,
+    Date, OffsetDateTime, UtcOffset,
     format_description::{BorrowedFormatItem, well_known::Rfc3339},
     macros::format_description,
 };
@@ -33,6 +33,7 @@ pub(super) enum Part {
     Create,
     Attention,
     Approvals,
+    Books,
     Audit,
     Health,
     /// None of them.
@@ -47,6 +48,7 @@ impl Part {
             Self::Create => "create",
             Self::Attention => "attention",
             Self::Approvals => "approvals",
+            Self::Books => "books",
             Self::Audit => "audit",
             Self::Health => "health",
             Self::Other => "",
@@ -129,6 +131,14 @@ impl fmt::Display for When {
 
 /// Templates don't escape it. It contains digits and the names of months.
 impl askama::filters::HtmlSafe for When {}
+
+const DAY: &[BorrowedFormatItem<'_>] =
+    format_description!("[day padding:none] [month repr:short] [year]");
+
+/// A business day as text: `27 Nov 2026`.
+pub(super) fn day_text(day: Date) -> String {
+    day.format(DAY).unwrap_or_else(|_| day.to_string())
+}
 
 /// A part of a page that is rendered already.
 pub(super) struct Region(String);
@@ -273,6 +283,12 @@ fn capitalized(text: &str) -> String {
 struct TroublePage {
     layout: Layout,
     trouble: Trouble,
+}
+
+/// The configured accounts that the person may see.
+pub(super) fn open_accounts(console: &Console, person: &Person) -> Vec<String> {
+    let names = console.state.accounts.iter().map(|account| &account.name);
+    names.filter(|name| person.may_see(name)).cloned().collect()
 }
 
 /// A page that says what went wrong.

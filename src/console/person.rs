@@ -1,13 +1,16 @@
 //! The person at the console, and the token of their session.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use hmac::{Hmac, KeyInit, Mac};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 
-use crate::{api_key::Scope, store::api_keys::Identified};
+use crate::{api_key::Scope, config::ConsoleUrl, store::api_keys::Identified};
 
 /// Somebody who is signed in.
 #[derive(Clone)]
@@ -45,9 +48,8 @@ impl Token {
         Self(rand::rng().random())
     }
 
-    /// The token that the browser sent.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
-        let name = cookie_name(headers);
+    /// The token that the browser sent in the cookie with this name.
+    pub(super) fn of(headers: &HeaderMap, name: &str) -> Option<Self> {
         let cookies = headers
             .get_all(header::COOKIE)
             .iter()
@@ -67,9 +69,9 @@ impl Token {
         Sha256::digest(self.0).into()
     }
 
-    /// A `Set-Cookie` that hands it to the browser that sent these headers, until the browser is closed.
-    pub(super) fn cookie(&self, headers: &HeaderMap) -> HeaderValue {
-        set_cookie(headers, &hex::encode(self.0), "")
+    /// A `Set-Cookie` that hands it to the browser in the cookie with this name, until the browser is closed.
+    pub(super) fn cookie(&self, name: &str) -> HeaderValue {
+        set_cookie(name, &hex::encode(self.0), "")
     }
 
     /// The word that every form of the session contains, and that no other site knows.
@@ -89,13 +91,12 @@ impl Token {
     }
 }
 
-/// A `Set-Cookie` that removes the token.
-pub(super) fn no_cookie(headers: &HeaderMap) -> HeaderValue {
-    set_cookie(headers, "", "; Max-Age=0")
+/// A `Set-Cookie` that removes the token in the cookie with this name.
+pub(super) fn no_cookie(name: &str) -> HeaderValue {
+    set_cookie(name, "", "; Max-Age=0")
 }
 
-fn set_cookie(headers: &HeaderMap, value: &str, more: &str) -> HeaderValue {
-    let name = cookie_name(headers);
+fn set_cookie(name: &str, value: &str, more: &str) -> HeaderValue {
     let cookie = format!("{name}={value}; Path=/; Secure; HttpOnly; SameSite=Strict{more}");
     HeaderValue::try_from(cookie).expect("names and hex digits are allowed in a header")
 }
@@ -103,77 +104,118 @@ fn set_cookie(headers: &HeaderMap, value: &str, more: &str) -> HeaderValue {
 /// The cookie's name. Browsers accept one with the prefix only from exactly this host and over TLS, so that no other host of the
 /// same domain can set it. On the person's own machine there is no TLS. There, browsers accept `Secure` without it, but not the
 /// prefix.
-fn cookie_name(headers: &HeaderMap) -> &'static str {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
-    if is_this_machine(host) {
+pub(super) fn cookie_name(url: Option<&ConsoleUrl>, headers: &HeaderMap) -> &'static str {
+    let is_local = match url {
+        Some(url) => !url.is_tls(),
+        None => is_this_machine(host_name(headers)),
+    };
+    if is_local {
         "console"
     } else {
         "__Host-console"
     }
 }
 
-/// Whether a `Host` header names the person's own machine.
-fn is_this_machine(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
+/// Whether a request is for the console. A browser that shows a page of another site sends that site's name, wherever somebody
+/// has made the name point to. That page could read every response and send any header.
+pub(super) fn is_for_console(url: Option<&ConsoleUrl>, headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    if let Some(url) = url {
+        return host.is_some_and(|host| url.is_named_by(host));
+    }
+    // Nobody can make these point elsewhere.
+    let name = host_name(headers);
+    is_this_machine(name) || address_in(name).is_some()
+}
+
+/// The `Host` header without the port.
+fn host_name(headers: &HeaderMap) -> &str {
+    let host = headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    let host = host.unwrap_or_default();
+    match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
-    };
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    let is_loopback = address
-        .parse::<std::net::IpAddr>()
-        .is_ok_and(|address| address.is_loopback());
-    is_loopback || name.eq_ignore_ascii_case("localhost")
+    }
+}
+
+/// The IP address that is a host's name.
+fn address_in(name: &str) -> Option<IpAddr> {
+    match name.strip_prefix('[') {
+        Some(rest) => rest
+            .strip_suffix(']')?
+            .parse::<Ipv6Addr>()
+            .ok()
+            .map(IpAddr::from),
+        None => name.parse::<Ipv4Addr>().ok().map(IpAddr::from),
+    }
+}
+
+/// Whether a host's name is the person's own machine.
+fn is_this_machine(name: &str) -> bool {
+    name.eq_ignore_ascii_case("localhost")
+        || address_in(name).is_some_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn headers(host: &str, cookie: &str) -> HeaderMap {
+    fn headers(host: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, host.parse().unwrap());
-        headers.insert(header::COOKIE, cookie.parse().unwrap());
         headers
     }
 
     #[test]
     fn the_cookie_belongs_to_this_host_alone_unless_it_is_the_persons_own_machine() {
-        for (host, is_local) in [
-            ("localhost", true),
-            ("localhost:8082", true),
-            ("127.0.0.1:8082", true),
-            ("[::1]:8082", true),
-            ("[::1]", true),
-            ("console.example.com", false),
-            ("localhost.example.com", false),
-            ("127.0.0.1.example.com:443", false),
-            ("10.0.0.1", false),
-            ("", false),
+        for (host, is_ours, is_local) in [
+            ("localhost", true, true),
+            ("LOCALHOST:8082", true, true),
+            ("127.0.0.1:8082", true, true),
+            ("[::1]:8082", true, true),
+            ("[::1]", true, true),
+            ("10.0.0.1", true, false),
+            ("[2001:db8::1]:8082", true, false),
+            ("console.example.com", false, false),
+            ("localhost.example.com", false, false),
+            ("127.0.0.1.example.com:443", false, false),
+            ("127.1", false, false),
+            ("0x7f000001", false, false),
+            ("localhost.", false, false),
+            ("a@localhost", false, false),
+            ("", false, false),
         ] {
-            let cookie = Token::generate().cookie(&headers(host, ""));
-            let cookie = cookie.to_str().unwrap();
+            let headers = headers(host);
+            assert_eq!(is_for_console(None, &headers), is_ours, "{host}");
             let name = if is_local {
-                "console="
+                "console"
             } else {
-                "__Host-console="
+                "__Host-console"
             };
-            assert!(cookie.starts_with(name), "{host}: {cookie}");
-            assert!(cookie.ends_with("; Path=/; Secure; HttpOnly; SameSite=Strict"));
+            assert_eq!(cookie_name(None, &headers), name, "{host}");
         }
+        assert!(!is_for_console(None, &HeaderMap::new()));
+        let cookie = Token::generate().cookie("__Host-console");
+        let cookie = cookie.to_str().unwrap();
+        assert!(cookie.starts_with("__Host-console="), "{cookie}");
+        assert!(cookie.ends_with("; Path=/; Secure; HttpOnly; SameSite=Strict"));
     }
 
     #[test]
     fn a_token_is_read_back_from_its_cookie() {
         let token = Token::generate();
-        let cookie = token.cookie(&headers("c.example", ""));
+        let cookie = token.cookie("a-name");
         let pair = cookie.to_str().unwrap().split(';').next().unwrap();
-        let read = |cookie: &str| Token::of(&headers("c.example", cookie));
+        let read = |cookie: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::COOKIE, cookie.parse().unwrap());
+            Token::of(&headers, "a-name")
+        };
         let given = read(&format!("a=b; {pair}; c=d")).unwrap();
         assert_eq!(given.hash(), token.hash());
-        for wrong in ["", "__Host-console=", "__Host-console=00", "console=00"] {
+        for wrong in ["", "a-name=", "a-name=00", &pair.replace("a-", "")] {
             assert!(read(wrong).is_none(), "{wrong}");
         }
     }

@@ -6,7 +6,7 @@ use askama::Template;
 use axum::{
     body::Bytes,
     extract::{ConnectInfo, FromRequest, FromRequestParts, Request},
-    http::{HeaderMap, Method, StatusCode, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use time::format_description::well_known::Rfc3339;
@@ -14,14 +14,16 @@ use url::form_urlencoded;
 use uuid::Uuid;
 
 use super::{
+    attempts::Outcome,
     form::Form,
     page::{LIVE, Layout, Stop, Trouble, broken, forbidden, page, redirect, trouble},
-    person::{Person, Token},
+    person::{Person, Token, is_for_console},
     state::Console,
 };
 use crate::{
     api::{ForPeople, RequestId, Sender},
     api_key::Scope,
+    config::Permissions,
     store::{
         self,
         api_keys::{Identified, PERSON_PREFIX},
@@ -42,36 +44,65 @@ pub(super) async fn begin(
     Ok(token)
 }
 
+/// Where browsers say that a request comes from.
+const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// Somebody for whom the authenticating proxy vouches.
-struct Vouched {
+pub(super) struct Vouched {
     /// The name of the person's client.
     client: String,
-    scopes: Vec<String>,
+    permissions: Permissions,
+}
+
+/// What the authenticating proxy says about who sends a request.
+enum Word {
+    /// Nothing, or the request didn't come through it.
+    None,
+    Person(Vouched),
+    /// It can be read in more than one way.
+    Unclear,
 }
 
 /// The person whom the proxy's headers name. Anybody can send such headers, so they count only from the proxy itself.
-fn vouched_for(console: &Console, parts: &Parts) -> Option<Vouched> {
-    let proxy = console.proxy.as_ref()?;
-    let ConnectInfo(peer) = parts.extensions.get::<ConnectInfo<SocketAddr>>()?;
-    if !proxy.is_at(peer.ip()) {
-        return None;
-    }
-    let mut users = parts.headers.get_all(&proxy.user_header).iter();
-    // A second one could be the person's own, which the proxy has passed on.
-    let (Some(user), None) = (users.next(), users.next()) else {
-        return None;
+fn word_of_proxy(console: &Console, parts: &Parts) -> Word {
+    let proxy = console.proxy.as_ref();
+    let Some(proxy) = proxy.filter(|proxy| peer(parts).is_some_and(|peer| proxy.is_at(peer.ip())))
+    else {
+        return Word::None;
     };
-    let user = user.to_str().ok().map(str::trim)?;
-    let groups = parts.headers.get_all(&proxy.groups_header).iter();
-    let groups: Vec<_> = groups.filter_map(|value| value.to_str().ok()).collect();
-    let scopes = proxy.scopes(&groups.join(","));
-    (!user.is_empty() && user.len() <= 200).then(|| Vouched {
-        client: format!("{PERSON_PREFIX}{user}"),
-        scopes: scopes
-            .into_iter()
-            .map(|scope| scope.as_str().to_owned())
-            .collect(),
-    })
+    let header = |name| only(parts.headers.get_all(name).iter());
+    let (Ok(user), Ok(groups)) = (header(&proxy.user_header), header(&proxy.groups_header)) else {
+        return Word::Unclear;
+    };
+    let Some(user) = user else {
+        return Word::None;
+    };
+    match name_of(user) {
+        Some(name) => Word::Person(Vouched {
+            client: format!("{PERSON_PREFIX}{name}"),
+            permissions: proxy.permissions(groups.unwrap_or_default()),
+        }),
+        None => Word::Unclear,
+    }
+}
+
+/// The text of a header that is sent at most once. A second one could be the person's own, which the proxy has passed on.
+fn only<'a>(mut values: impl Iterator<Item = &'a HeaderValue>) -> Result<Option<&'a str>, ()> {
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => value.to_str().map(Some).map_err(drop),
+        _ => Err(()),
+    }
+}
+
+/// A person's name in one spelling. Many directories let `Ann ` in as `ann`, and some proxies pass on what was typed. Were these
+/// two people, one could approve what the other requests.
+fn name_of(text: &str) -> Option<String> {
+    let words: Vec<_> = text.split_ascii_whitespace().collect();
+    let name = words.join(" ").to_ascii_lowercase();
+    // Proxies may join two headers with a comma.
+    let is_clear = (1..=200).contains(&name.len()) && !name.contains(',');
+    is_clear.then_some(name)
 }
 
 /// The address that a request comes from.
@@ -94,11 +125,13 @@ impl FromRequestParts<Console> for Person {
 
     async fn from_request_parts(parts: &mut Parts, console: &Console) -> Result<Self, Stop> {
         let request_id = request_id(parts);
+        check_host(console, &parts.headers, &request_id)?;
         let is_use = !parts.headers.contains_key(LIVE);
-        let token = Token::of(&parts.headers);
+        let token = Token::of(&parts.headers, console.cookie_name(&parts.headers));
         if token.is_none() && comes_from_elsewhere(parts) {
             return Err(bounce(console, &here(parts)).into());
         }
+        let vouched = vouched_for(console, parts, &request_id)?;
         let session = match &token {
             Some(token) => {
                 let (pool, limits) = (&console.state.pool, console.limits);
@@ -108,20 +141,22 @@ impl FromRequestParts<Console> for Person {
             }
             None => None,
         };
-        let vouched = vouched_for(console, parts);
         let who = match (session, vouched) {
             (Some(session), Some(vouched))
                 if session.scopes.is_none() && session.client == vouched.client =>
             {
+                let Permissions { scopes, accounts } = vouched.permissions;
                 Identified {
                     client_id: session.client_id,
                     client: session.client,
-                    scopes: vouched.scopes,
-                    accounts: None,
+                    scopes: scopes.iter().map(ToString::to_string).collect(),
+                    accounts,
                     ends_at: None,
                 }
             }
-            (_, Some(vouched)) => return Err(let_in(console, parts, &request_id, vouched).await),
+            (_, Some(vouched)) => {
+                return Err(let_in(console, parts, &request_id, vouched).await);
+            }
             (Some(session), None) => match session.scopes {
                 Some(scopes) => Identified {
                     client_id: session.client_id,
@@ -151,6 +186,10 @@ impl FromRequestParts<Console> for Person {
             request_id,
             token,
         };
+        // Some pages ask the database for more than any request to the API does.
+        if console.state.rates.check(person.who.client_id).is_err() {
+            return Err(too_many(console, Some(&person), &person.request_id, "1"));
+        }
         // Every page shows links, or what happened to some.
         if person.may(Scope::LinksRead) {
             Ok(person)
@@ -158,6 +197,33 @@ impl FromRequestParts<Console> for Person {
             Err(forbidden(console, &person, Scope::LinksRead))
         }
     }
+}
+
+/// The person for whom the proxy vouches, if it does. A request whose headers could name two people is nobody's.
+pub(super) fn vouched_for(
+    console: &Console,
+    parts: &Parts,
+    request_id: &str,
+) -> Result<Option<Vouched>, Stop> {
+    let (outcome, title, detail) = match word_of_proxy(console, parts) {
+        Word::None => return Ok(None),
+        Word::Person(vouched) if vouched.permissions.scopes.contains(&Scope::LinksRead) => {
+            return Ok(Some(vouched));
+        }
+        Word::Person(_) => (
+            Outcome::Forbidden,
+            "Not permitted",
+            "None of your groups has the permission links:read. Ask whoever manages them.",
+        ),
+        Word::Unclear => (
+            Outcome::Unclear,
+            "Not accepted",
+            "The proxy in front of the console doesn’t say clearly who you are. Report this to whoever runs it.",
+        ),
+    };
+    outcome.count();
+    let what = Trouble::new(title, detail, request_id);
+    Err(trouble(console, None, StatusCode::FORBIDDEN, what).into())
 }
 
 /// Begins a session for somebody for whom the proxy vouches, and has the browser send its request again.
@@ -168,6 +234,9 @@ async fn let_in(console: &Console, parts: &Parts, request_id: &str, vouched: Vou
     let pool = &console.state.pool;
     let begun = async {
         let id = store::api_keys::person(pool, &vouched.client).await?;
+        if !console.attempts.may_begin(id) {
+            return Ok(None);
+        }
         let entry = NewEntry {
             client: Some((id, &vouched.client)),
             what: "signIn",
@@ -178,17 +247,37 @@ async fn let_in(console: &Console, parts: &Parts, request_id: &str, vouched: Vou
             request_id,
         };
         console_audit::record(pool, &entry).await?;
-        begin(console, id, None).await
+        begin(console, id, None).await.map(Some)
     };
     match begun.await {
-        Ok(token) => {
+        Ok(Some(token)) => {
+            Outcome::Vouched.count();
             let mut response = redirect(&here(parts));
-            let cookie = token.cookie(&parts.headers);
+            let cookie = token.cookie(console.cookie_name(&parts.headers));
             response.headers_mut().insert(header::SET_COOKIE, cookie);
             response.into()
         }
+        Ok(None) => {
+            Outcome::Limited.count();
+            too_many(console, None, request_id, "60")
+        }
         Err(error) => broken(console, None, request_id, &error),
     }
+}
+
+/// Ends the handling of a request that comes too soon after many others of the same person. `wait` is in seconds.
+fn too_many(
+    console: &Console,
+    person: Option<&Person>,
+    request_id: &str,
+    wait: &'static str,
+) -> Stop {
+    let detail = "Nothing was done. Wait a little, and try again.";
+    let what = Trouble::new("Too many requests", detail, request_id);
+    let mut response = trouble(console, person, StatusCode::TOO_MANY_REQUESTS, what);
+    let wait = HeaderValue::from_static(wait);
+    response.headers_mut().insert(header::RETRY_AFTER, wait);
+    response.into()
 }
 
 /// The path that was requested. What a form was sent to shows the form.
@@ -209,7 +298,7 @@ fn sign_in_first(parts: &Parts) -> Stop {
 
 /// Whether somebody follows a link from another site, such as a ticket.
 fn comes_from_elsewhere(parts: &Parts) -> bool {
-    let site = parts.headers.get("sec-fetch-site");
+    let site = parts.headers.get(SITE);
     parts.method == Method::GET && site.is_some_and(|site| site == "cross-site")
 }
 
@@ -234,25 +323,63 @@ fn unauthorized() -> Stop {
     response.into()
 }
 
+/// Checks that a request is for the console, by the name under which people know it.
+pub(super) fn check_host(
+    console: &Console,
+    headers: &HeaderMap,
+    request_id: &str,
+) -> Result<(), Stop> {
+    let url = console.url.as_ref();
+    if is_for_console(url, headers) {
+        return Ok(());
+    }
+    let detail = match url {
+        Some(_) => {
+            "The console has another address. A proxy in front of it must pass on the header Host."
+        }
+        None => {
+            "Whoever runs the console must name this address in CONSOLE_URL before it can be used."
+        }
+    };
+    let what = Trouble {
+        more: url.map(|url| (url.origin(), "Open the console".to_owned())),
+        ..Trouble::new("Not at this address", detail, request_id)
+    };
+    Err(trouble(console, None, StatusCode::MISDIRECTED_REQUEST, what).into())
+}
+
+/// Whether the person had the browser load a page again that a form had led to. Nobody else can send a form from no site at all,
+/// but the form may be one that another site has sent before.
+pub(super) fn is_loaded_again(headers: &HeaderMap) -> bool {
+    headers.get(SITE).is_some_and(|site| site == "none")
+}
+
 /// Checks that a form was sent by a page of the console. Browsers say where a request comes from.
 pub(super) fn check_origin(
     console: &Console,
     headers: &HeaderMap,
     request_id: &str,
 ) -> Result<(), Stop> {
-    let text = |name: header::HeaderName| {
+    check_host(console, headers, request_id)?;
+    let text = |name: HeaderName| {
         headers
             .get(name)
             .map(|value| value.to_str().unwrap_or_default())
     };
-    let site = text(header::HeaderName::from_static("sec-fetch-site"));
-    let is_ours = match (site, text(header::ORIGIN)) {
-        // Nobody but the person can send it without a site: with the button that loads a page again.
-        (Some(site), _) => site == "same-origin" || site == "none",
-        (None, Some(origin)) => {
-            let host = origin.split_once("://").map(|(_, host)| host);
-            host.is_some() && host == text(header::HOST)
+    let is_own = |origin: &str| {
+        if let Some(url) = &console.url {
+            return origin == url.origin();
         }
+        let host = origin.split_once("://").map(|(_, host)| host);
+        host.is_some() && host == text(header::HOST)
+    };
+    let is_ours = match (text(SITE), text(header::ORIGIN)) {
+        // Pages that send no referrer send `null` as the origin of their forms.
+        (Some(site), origin) => {
+            (site == "same-origin" || is_loaded_again(headers))
+                && origin.is_none_or(|origin| origin == "null" || is_own(origin))
+        }
+        (None, Some(origin)) => is_own(origin),
         (None, None) => false,
     };
     if is_ours {
@@ -305,5 +432,39 @@ impl FromRequest<Console> for Submission {
             return Err(page.into());
         }
         Ok(Self { person, form })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_has_one_name_in_all_its_spellings() {
+        for same in ["ann@example.com", "Ann@Example.COM", " ann@example.com\t"] {
+            assert_eq!(name_of(same).as_deref(), Some("ann@example.com"), "{same}");
+        }
+        assert_eq!(name_of("Ann  \t Lee"), name_of("ann lee"));
+        assert_ne!(name_of("ann lee"), name_of("annlee"));
+        for unclear in ["", " ", "ann,ben", "ann, approved by ben", &"x".repeat(201)] {
+            assert_eq!(name_of(unclear), None, "{unclear}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_sent_twice_or_is_no_ascii_text_is_unclear() {
+        let values = |texts: &[&[u8]]| -> Vec<HeaderValue> {
+            let values = texts.iter().map(|text| HeaderValue::from_bytes(text));
+            values.collect::<Result<_, _>>().unwrap()
+        };
+        let read = |texts: &[&[u8]]| {
+            let values = values(texts);
+            only(values.iter()).map(|text| text.map(str::to_owned))
+        };
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&[b"ann"]), Ok(Some("ann".to_owned())));
+        assert_eq!(read(&[b"ann", b"ann"]), Err(()));
+        // A Cyrillic letter that looks like an `a`.
+        assert_eq!(read(&["\u{430}nn".as_bytes()]), Err(()));
     }
 }

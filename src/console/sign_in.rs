@@ -12,12 +12,17 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
+    attempts::Outcome,
     page::{Layout, Stop, broken, out_of_order, page, redirect},
     person::{Token, no_cookie},
-    session::{Submission, begin, check_origin, form, peer, request_id},
+    session::{
+        Submission, begin, check_host, check_origin, form, is_loaded_again, peer, request_id,
+        vouched_for,
+    },
     state::Console,
 };
 use crate::{
+    api::RequestId,
     api_key::{ApiKey, Scope},
     store::{
         self,
@@ -40,9 +45,13 @@ pub(super) struct Asked {
     next: String,
 }
 
+/// The longest address of a page that somebody may come back to. A header can't be much longer.
+const LONGEST: usize = 4096;
+
 /// Where to go afterwards: a path of the console, and never another site.
 fn next_path(text: &str) -> String {
-    let is_ours = text.starts_with('/')
+    let is_ours = text.len() <= LONGEST
+        && text.starts_with('/')
         && !text.starts_with("//")
         && text
             .bytes()
@@ -71,11 +80,26 @@ fn show(
     )
 }
 
+/// The form again, after too many attempts.
+fn show_limit(console: &Console, next: String) -> Response {
+    Outcome::Limited.count();
+    let error = "There were too many attempts. Wait a minute, and try again.";
+    let mut response = show(console, StatusCode::TOO_MANY_REQUESTS, next, Some(error));
+    let minute = HeaderValue::from_static("60");
+    response.headers_mut().insert(header::RETRY_AFTER, minute);
+    response
+}
+
 pub(super) async fn show_sign_in(
     State(console): State<Console>,
+    RequestId(request_id): RequestId,
+    headers: HeaderMap,
     Query(asked): Query<Asked>,
-) -> Response {
-    show(&console, StatusCode::OK, next_path(&asked.next), None)
+) -> Result<Response, Stop> {
+    // Nobody should type a key into a page that is not at its own address.
+    check_host(&console, &headers, &request_id)?;
+    let next = next_path(&asked.next);
+    Ok(show(&console, StatusCode::OK, next, None))
 }
 
 /// What is recorded about an attempt.
@@ -113,7 +137,9 @@ pub(super) async fn submit_sign_in(
 
     let (parts, body) = request.into_parts();
     let request_id = request_id(&parts);
-    check_origin(&console, &parts.headers, &request_id)?;
+    check_origin(&console, &parts.headers, &request_id)
+        .inspect_err(|_| Outcome::Foreign.count())?;
+    let vouched = vouched_for(&console, &parts, &request_id)?;
     let address = peer(&parts).map(|peer| peer.ip().to_canonical());
     // Behind a proxy, everybody has the same address.
     let own = address.filter(|address| {
@@ -123,13 +149,13 @@ pub(super) async fn submit_sign_in(
     let headers = parts.headers.clone();
     let form = form(&console, Request::from_parts(parts, body), &request_id).await?;
     let next = next_path(form.text("next"));
-    if !console.attempts.allow(own) {
-        let error = "There were too many attempts. Wait a minute, and try again.";
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        let mut response = show(&console, status, next, Some(error));
-        let minute = HeaderValue::from_static("60");
-        response.headers_mut().insert(header::RETRY_AFTER, minute);
-        return Ok(response);
+    if vouched.is_some() {
+        return Ok(redirect(&next));
+    }
+    // No word of a session protects this form. So whoever loads the page again that another site's form has led to doesn't sign
+    // in with that site's key.
+    if is_loaded_again(&headers) {
+        return Ok(show(&console, StatusCode::OK, next, None));
     }
 
     let pool = &console.state.pool;
@@ -147,10 +173,17 @@ pub(super) async fn submit_sign_in(
         None => None,
     };
     let (Some(hash), Some(known)) = (hash, known) else {
+        if !console.attempts.may_fail(own) {
+            return Ok(show_limit(&console, next));
+        }
         attempt.record(None, "rejected").await.map_err(in_vain)?;
+        Outcome::Rejected.count();
         let status = StatusCode::UNAUTHORIZED;
         return Ok(show(&console, status, next, Some(WRONG)));
     };
+    if !console.attempts.may_begin(known.client_id) {
+        return Ok(show_limit(&console, next));
+    }
     let client = Some((known.client_id, known.client.as_str()));
     let may_read = known
         .scopes
@@ -158,13 +191,15 @@ pub(super) async fn submit_sign_in(
         .any(|scope| scope == Scope::LinksRead.as_str());
     if !may_read {
         attempt.record(client, "forbidden").await.map_err(in_vain)?;
+        Outcome::Forbidden.count();
         let error = "This API key lacks the scope links:read, which the console needs.";
         return Ok(show(&console, StatusCode::FORBIDDEN, next, Some(error)));
     }
     attempt.record(client, "done").await.map_err(in_vain)?;
+    let cookie_name = console.cookie_name(&headers);
     // Whoever was signed in in this browser is not any more. The new session has a token of its own, which nobody could have
     // planted there.
-    if let Some(token) = Token::of(&headers) {
+    if let Some(token) = Token::of(&headers, cookie_name) {
         store::console_sessions::end(pool, &token.hash())
             .await
             .map_err(in_vain)?;
@@ -172,10 +207,11 @@ pub(super) async fn submit_sign_in(
     let token = begin(&console, known.client_id, Some(&hash))
         .await
         .map_err(in_vain)?;
+    Outcome::Done.count();
     let mut response = redirect(&next);
     response
         .headers_mut()
-        .insert(header::SET_COOKIE, token.cookie(&headers));
+        .insert(header::SET_COOKIE, token.cookie(cookie_name));
     Ok(response)
 }
 
@@ -202,7 +238,7 @@ pub(super) async fn sign_out(
     let mut response = redirect("/sign-in");
     response
         .headers_mut()
-        .insert(header::SET_COOKIE, no_cookie(&headers));
+        .insert(header::SET_COOKIE, no_cookie(console.cookie_name(&headers)));
     Ok(response)
 }
 
@@ -223,6 +259,7 @@ mod tests {
             ("javascript:alert(1)", "/links"),
             ("/\r\nSet-Cookie: a=b", "/links"),
             ("/\t/evil.example", "/links"),
+            ("/x".repeat(LONGEST).as_str(), "/links"),
         ] {
             assert_eq!(next_path(text), path, "{text}");
         }

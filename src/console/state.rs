@@ -2,13 +2,13 @@
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, http::HeaderMap};
 use tokio_util::task::TaskTracker;
 
-use super::attempts::Attempts;
+use super::{attempts::Attempts, person::cookie_name};
 use crate::{
     api::AppState,
-    config::{AuthenticatingProxy, ConsoleSettings},
+    config::{AuthenticatingProxy, ConsoleSettings, ConsoleUrl},
     store::console_sessions::SessionLimits,
 };
 
@@ -21,6 +21,8 @@ pub(super) struct Shared {
     pub(super) state: AppState,
     /// The routes of the API, which the console calls.
     pub(super) api: Router,
+    /// The address at which people open the console, if it is set.
+    pub(super) url: Option<ConsoleUrl>,
     pub(super) limits: SessionLimits,
     /// The amount in minor units above which an operation needs a second person.
     pub(super) approval_limit: Option<i64>,
@@ -44,6 +46,7 @@ impl Console {
         Self(Arc::new(Shared {
             state,
             api,
+            url: settings.url.clone(),
             limits: SessionLimits {
                 idle: settings.session_idle,
                 max: settings.session_max,
@@ -54,6 +57,11 @@ impl Console {
             attempts: Attempts::default(),
             tasks,
         }))
+    }
+
+    /// The name of the cookie with the session's token, for whoever sent these headers.
+    pub(super) fn cookie_name(&self, headers: &HeaderMap) -> &'static str {
+        cookie_name(self.url.as_ref(), headers)
     }
 }
 

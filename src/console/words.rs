@@ -5,7 +5,8 @@ use time::OffsetDateTime;
 
 use super::{amount::show, page::When};
 use crate::payment_link::{
-    Money, PaymentLink, Status, Unpayable,
+    Attempt, Money, PaymentLink, Reminder, Status, Unpayable,
+    message::parse_period,
     operation::{Action, Operation, OperationStatus},
     parse_time,
     timeline::{Cause, Entry, Kind},
@@ -192,6 +193,44 @@ pub(super) fn mismatch(link: &PaymentLink) -> Option<String> {
         reported.currency_code,
         show(link.amount)
     ))
+}
+
+/// An attempt to pay that didn't lead to a payment. Dojo gives no reason.
+pub(super) fn attempt(attempt: &Attempt) -> String {
+    let what = match attempt.event_type.as_str() {
+        "Declined" => "Declined",
+        "AuthChallenged" => "The bank asked the customer to confirm it",
+        _ => "Failed",
+    };
+    let at = attempt.transaction_date_time.as_deref();
+    match at.and_then(parse_time) {
+        Some(at) => format!("{what} on {}", When(at).text()),
+        None => what.to_owned(),
+    }
+}
+
+/// When a customer is reminded: `3 days after the request`.
+pub(super) fn reminder(reminder: &Reminder) -> String {
+    match (&reminder.after, &reminder.before_expiry) {
+        (Some(after), _) => format!("{} after the request", period(after)),
+        (None, Some(before)) => format!("{} before the link expires", period(before)),
+        (None, None) => String::new(),
+    }
+}
+
+/// An ISO 8601 duration in the largest unit that fits: `3 days`.
+fn period(text: &str) -> String {
+    let Some(minutes) = parse_period(text).map(|period| period.as_secs() / 60) else {
+        return text.to_owned();
+    };
+    let (number, unit) = match minutes {
+        minutes if minutes.is_multiple_of(7 * 24 * 60) => (minutes / (7 * 24 * 60), "week"),
+        minutes if minutes.is_multiple_of(24 * 60) => (minutes / (24 * 60), "day"),
+        minutes if minutes.is_multiple_of(60) => (minutes / 60, "hour"),
+        minutes => (minutes, "minute"),
+    };
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {unit}{plural}")
 }
 
 /// What an operation does: `Refund of £3.50`.
@@ -508,6 +547,36 @@ mod tests {
         assert!(state(&late, NOW).starts_with("Not paid. Its time ended on"));
         let canceled = link(&json!({"status": "Canceled", "expireAt": "2026-11-20T00:00:00Z"}));
         assert_eq!(state(&canceled, NOW), "Expired: nobody paid it in time.");
+    }
+
+    #[test]
+    fn attempts_and_reminders_are_told_in_words() {
+        let attempt = |event: &str, at: Option<&str>| {
+            let json = json!({"eventType": event, "transactionDateTime": at});
+            super::attempt(&serde_json::from_value(json).unwrap())
+        };
+        let at = Some("2026-11-27T14:02:00Z");
+        assert_eq!(
+            attempt("Declined", at),
+            "Declined on 27 Nov 2026, 14:02 UTC"
+        );
+        assert_eq!(attempt("Error", None), "Failed");
+        assert!(attempt("AuthChallenged", None).contains("confirm"));
+        let reminder = |json: Value| super::reminder(&serde_json::from_value(json).unwrap());
+        for (given, told) in [
+            (json!({"after": "P3D"}), "3 days after the request"),
+            (json!({"after": "P1W"}), "1 week after the request"),
+            (json!({"after": "P14D"}), "2 weeks after the request"),
+            (json!({"after": "PT36H"}), "36 hours after the request"),
+            (json!({"after": "PT90M"}), "90 minutes after the request"),
+            (
+                json!({"beforeExpiry": "P1D"}),
+                "1 day before the link expires",
+            ),
+            (json!({"after": "soon"}), "soon after the request"),
+        ] {
+            assert_eq!(reminder(given), told);
+        }
     }
 
     #[test]

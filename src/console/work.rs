@@ -24,6 +24,8 @@ use crate::{
 pub(super) struct Work {
     /// What it does, for the audit list.
     pub(super) what: String,
+    /// The account that it is about. Without a link, it is what the person has sent, so it is recorded only if there is such an
+    /// account and the person may see it.
     pub(super) account: Option<String>,
     pub(super) link_id: Option<PaymentLinkId>,
     /// What else identifies it. Nothing personal.
@@ -44,7 +46,10 @@ impl Work {
         let entry = NewEntry {
             client: Some((person.who.client_id, &person.who.client)),
             what: &self.what,
-            account: self.account.as_deref(),
+            account: self.account.as_deref().filter(|name| {
+                let is_own = self.link_id.is_some() || console.state.accounts.get(name).is_some();
+                is_own && person.may_see(name)
+            }),
             link_id: link_id.or(self.link_id),
             detail: self.detail.as_deref(),
             outcome,

@@ -80,6 +80,12 @@ impl Accounts {
         self.by_name.values()
     }
 
+    /// The names of the accounts, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        self.iter().map(|account| account.name.as_str()).collect()
+    }
+
     /// Whether the accounts' keys move test money or real money.
     #[must_use]
     pub fn environment(&self) -> Environment {

@@ -225,7 +225,7 @@ pub enum DayState {
 }
 
 impl DayState {
-    const ALL: [Self; 3] = [Self::Agrees, Self::Differs, Self::Unavailable];
+    pub const ALL: [Self; 3] = [Self::Agrees, Self::Differs, Self::Unavailable];
 
     /// The state's name in JSON and in the database.
     #[must_use]
@@ -239,7 +239,7 @@ impl DayState {
 }
 
 /// The comparison of an account's books with Dojo's list of transactions, for one business day.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DailyReconciliation {
     #[schema(value_type = String, format = Date, example = "2026-11-20")]
@@ -259,6 +259,54 @@ pub struct DailyReconciliation {
     pub difference_count: i64,
     /// The first thousand differences.
     pub differences: Vec<Difference>,
+}
+
+/// The result of comparing an account's books with Dojo's list of transactions, for one business day, without the differences
+/// themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ComparedDay {
+    #[schema(value_type = String, format = Date, example = "2026-11-20")]
+    #[serde(with = "super::day")]
+    pub business_day: time::Date,
+    /// The Dojo account, by its name in this service.
+    pub account: String,
+    pub state: DayState,
+    /// When they were last compared.
+    #[serde(with = "super::timestamp")]
+    pub reconciled_at: OffsetDateTime,
+    /// How many transactions of payment links Dojo lists that moved money.
+    pub transactions: i64,
+    /// How many of them have their movement.
+    pub matched: i64,
+    /// How many differences there are.
+    pub difference_count: i64,
+    pub kinds: DifferenceCounts,
+}
+
+/// How many of the first thousand differences are of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DifferenceCounts {
+    pub only_here: i64,
+    pub only_at_dojo: i64,
+    pub different_amount: i64,
+    pub held: i64,
+}
+
+impl DifferenceCounts {
+    #[must_use]
+    pub fn by_kind(self) -> [(DifferenceKind, i64); 4] {
+        DifferenceKind::ALL.map(|kind| {
+            let count = match kind {
+                DifferenceKind::OnlyHere => self.only_here,
+                DifferenceKind::OnlyAtDojo => self.only_at_dojo,
+                DifferenceKind::DifferentAmount => self.different_amount,
+                DifferenceKind::Held => self.held,
+            };
+            (kind, count)
+        })
+    }
 }
 
 /// The text is not the name of a state.

@@ -1,6 +1,6 @@
 //! A date without a time, as `2026-01-31`. For `#[serde(with)]`.
 
-use serde::{Serializer, ser::Error as _};
+use serde::{Deserialize, Deserializer, Serializer, de::Error as _, ser::Error as _};
 use time::{Date, format_description::BorrowedFormatItem, macros::format_description};
 
 const FORMAT: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]");
@@ -12,6 +12,11 @@ const FORMAT: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[d
 pub(crate) fn serialize<S: Serializer>(day: &Date, to: S) -> Result<S::Ok, S::Error> {
     let text = day.format(FORMAT);
     to.serialize_str(&text.map_err(S::Error::custom)?)
+}
+
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Date, D::Error> {
+    let text = String::deserialize(from)?;
+    parse_day(&text).ok_or_else(|| D::Error::custom("not a date such as 2026-01-31"))
 }
 
 /// Parses a date of RFC 3339, such as `2026-01-31`. `None` if it is not valid.

@@ -13,7 +13,7 @@ use super::{Capture, Money, MovementId, OperationId, PaymentLinkId, parse_time};
 /// Movements are never removed, and their amounts never change. When one occurred, and who requested it, may become known
 /// later. All of a link's together, `net` is what was captured less what was refunded, as
 /// Dojo's own responses confirmed it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Movement {
     /// Movements are numbered in the order in which they were recorded.
@@ -174,7 +174,7 @@ pub struct BusinessDays {
 }
 
 /// Sums of the movements of one business day, account and currency, in minor units.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DailyTotal {
     #[schema(value_type = String, format = Date, example = "2026-11-20")]

@@ -81,11 +81,16 @@ impl Refunds {
             .elsewhere_at_most(captured, refunded, window)
             .saturating_add(ours)
             .max(known);
-        let at_least = refunded.max(known);
         RefundBounds {
             certain: captured.saturating_sub(at_most),
-            possible: captured.saturating_sub(at_least),
+            possible: captured.saturating_sub(self.at_least(refunded)),
         }
+    }
+
+    /// How much was refunded at least, and is under way, given that Dojo reports `refunded` as refunded.
+    #[must_use]
+    pub fn at_least(&self, refunded: i64) -> i64 {
+        refunded.max(self.elsewhere.saturating_add(self.sum(|_| true)))
     }
 
     /// The largest part of Dojo's refund total that may be refunds made elsewhere: as few of ours as possible are in

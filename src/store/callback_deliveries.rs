@@ -486,7 +486,7 @@ struct Row {
 
 /// A query for the rows of the endpoint `$id` before a position, newest first, that also meet `$condition`.
 macro_rules! deliveries {
-    ($condition:tt, $id:expr, $statuses:expr, $before:expr, $limit:expr) => {
+    ($condition:tt, $id:expr, $statuses:expr, $before:expr, $limit:expr $(, $more:expr)?) => {
         sqlx::query_as!(
             Row,
             "SELECT position, event_id, type AS kind, payment_link_id, status, attempts, due_at, attempted_at, outcome,
@@ -500,23 +500,31 @@ macro_rules! deliveries {
             $statuses,
             $before,
             $limit
+            $(, $more)?
         )
     };
 }
 
-/// The endpoint's deliveries with one of these statuses before a position, newest first.
+/// The endpoint's deliveries with one of these statuses before a position, newest first. If a link is given, only those of
+/// events about it.
 pub async fn list(
     pool: &PgPool,
     id: EndpointId,
     statuses: Option<&[String]>,
+    link_id: Option<PaymentLinkId>,
     before: Option<i64>,
     limit: i64,
 ) -> Result<Vec<Delivery>, Error> {
     let delivered = DeliveryStatus::Delivered.as_str();
     let without_delivered =
         statuses.is_some_and(|statuses| statuses.iter().all(|status| status != delivered));
-    // Most deliveries were delivered, and an index contains the others. Postgres uses it only if the condition is literal.
-    let rows = if without_delivered {
+    // Postgres uses the index of a link, and the one of what was not delivered, only if the condition is literal.
+    let rows = if let Some(link_id) = link_id {
+        let link_id = link_id.uuid();
+        deliveries!("payment_link_id = $5", id, statuses, before, limit, link_id)
+            .fetch_all(pool)
+            .await?
+    } else if without_delivered {
         deliveries!("status <> 'Delivered'", id, statuses, before, limit)
             .fetch_all(pool)
             .await?

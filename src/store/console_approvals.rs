@@ -69,7 +69,8 @@ pub struct Approval {
     pub requested_by: (Uuid, String),
     pub requested_at: OffsetDateTime,
     pub expires_at: OffsetDateTime,
-    /// Whether it is too late to approve it, by the database's clock.
+    /// Whether it can no longer be approved: it is too late by the database's clock, or the person who requested it has no active
+    /// key with which they could request it now. The proxy alone knows what the people may do for whom it vouches.
     pub is_expired: bool,
     pub status: ApprovalStatus,
     /// The name of the client of the person who decided.
@@ -134,7 +135,13 @@ macro_rules! select_approvals {
         sqlx::query_as!(
             Row,
             "SELECT approval.id, payment_link_id, account, kind, amount, currency, body, idempotency_key, requested_by,
-                    requester.name AS requester, requested_at, expires_at, expires_at <= now() AS \"is_expired!\", status,
+                    requester.name AS requester, requested_at, expires_at,
+                    (expires_at <= now() OR NOT (requester.name LIKE 'console:%' OR EXISTS (
+                        SELECT FROM api_keys key WHERE key.client_id = requester.id
+                            AND (key.revoked_at IS NULL OR key.revoked_at > now())
+                            AND 'payments:manage' = ANY(key.scopes)
+                            AND (key.accounts IS NULL OR approval.account = ANY(key.accounts))))) AS \"is_expired!\",
+                    status,
                     (SELECT name FROM clients WHERE id = decided_by) AS decider, decided_at, outcome, operation_id
              FROM console_approvals approval JOIN clients requester ON requester.id = approval.requested_by "
                 + $rest
@@ -246,11 +253,20 @@ pub async fn of_link(
     .collect()
 }
 
-/// Approves an operation, if it still waits and another person requested it. Of any number of people, one does.
+/// Approves an operation, if it still waits and another person requested it, who may still do so. Of any number of people, one
+/// does.
 pub async fn approve(pool: &PgPool, id: Uuid, by: Uuid) -> Result<bool, Error> {
     let approved = sqlx::query!(
-        "UPDATE console_approvals SET status = 'Approved', decided_by = $2, decided_at = now()
-         WHERE id = $1 AND status = 'Pending' AND expires_at > now() AND requested_by <> $2",
+        "UPDATE console_approvals approval SET status = 'Approved', decided_by = $2, decided_at = now()
+         FROM clients requester
+         WHERE approval.id = $1 AND status = 'Pending' AND expires_at > now() AND requested_by <> $2
+           AND requester.id = requested_by
+           -- As in `is_expired`.
+           AND (requester.name LIKE 'console:%' OR EXISTS (
+               SELECT FROM api_keys key WHERE key.client_id = requester.id
+                   AND (key.revoked_at IS NULL OR key.revoked_at > now())
+                   AND 'payments:manage' = ANY(key.scopes)
+                   AND (key.accounts IS NULL OR approval.account = ANY(key.accounts))))",
         id,
         by
     )

@@ -15,7 +15,8 @@ use crate::{
     payment_link::{
         Money, MovementId, OperationId, PaymentLinkId,
         daily_reconciliation::{
-            ComparedMovement, Comparison, DailyReconciliation, DayState, DifferenceKind,
+            ComparedDay, ComparedMovement, Comparison, DailyReconciliation, DayState,
+            DifferenceCounts, DifferenceKind,
         },
         movement::BusinessDays,
     },
@@ -378,6 +379,81 @@ pub async fn find(
             matched: row.matched,
             difference_count: row.difference_count,
             differences: from_json(row.differences)?,
+        })
+    });
+    results.collect()
+}
+
+/// Which results to list. A filter that is `None` matches every result.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Results of any of these accounts: those that the caller may see.
+    pub open: Option<Vec<String>>,
+    pub account: Option<String>,
+    pub states: Option<Vec<String>>,
+    /// Of this business day or later.
+    pub from: Option<Date>,
+    /// Of this business day or earlier.
+    pub to: Option<Date>,
+}
+
+/// A place in a list of results: just behind that of this day and account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub business_day: Date,
+    pub account: String,
+}
+
+/// Up to `limit` results behind `after`, by business day and account.
+pub async fn list(
+    pool: &PgPool,
+    filter: &Filter,
+    after: Option<&Place>,
+    limit: i64,
+) -> Result<Vec<ComparedDay>, Error> {
+    let rows = sqlx::query!(
+        r#"SELECT account, business_day, state AS "state!", reconciled_at AS "reconciled_at!", transactions, matched,
+                  difference_count,
+                  (SELECT coalesce(jsonb_object_agg(kind, number) FILTER (WHERE kind IS NOT NULL), '{}')
+                   FROM (SELECT difference ->> 'kind' AS kind, count(*) AS number
+                         FROM jsonb_array_elements(differences) difference GROUP BY 1) AS found) AS "kinds!"
+           FROM daily_reconciliations
+           WHERE state IS NOT NULL
+             AND ($1::text[] IS NULL OR account = ANY($1))
+             AND ($2::text IS NULL OR account = $2)
+             AND ($3::text[] IS NULL OR state = ANY($3))
+             AND ($4::date IS NULL OR business_day >= $4)
+             AND ($5::date IS NULL OR business_day <= $5)
+             AND ($6::date IS NULL OR (business_day, account) > ($6, $7))
+           ORDER BY business_day, account
+           LIMIT $8"#,
+        filter.open.as_deref(),
+        filter.account.as_deref(),
+        filter.states.as_deref(),
+        filter.from,
+        filter.to,
+        after.map(|place| place.business_day),
+        after.map(|place| place.account.as_str()),
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    let results = rows.into_iter().map(|row| {
+        let number = |kind: DifferenceKind| row.kinds[kind.as_str()].as_i64().unwrap_or(0);
+        Ok(ComparedDay {
+            business_day: row.business_day,
+            state: parse_stored(&row.state)?,
+            reconciled_at: row.reconciled_at,
+            transactions: row.transactions,
+            matched: row.matched,
+            difference_count: row.difference_count,
+            kinds: DifferenceCounts {
+                only_here: number(DifferenceKind::OnlyHere),
+                only_at_dojo: number(DifferenceKind::OnlyAtDojo),
+                different_amount: number(DifferenceKind::DifferentAmount),
+                held: number(DifferenceKind::Held),
+            },
+            account: row.account,
         })
     });
     results.collect()

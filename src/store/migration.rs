@@ -52,7 +52,7 @@ const TURN: i64 = 0x646f_6a6f_6c69_6e6b;
 
 /// The indexes that migrations build with `CREATE INDEX CONCURRENTLY`. An attempt that was cut short leaves an invalid
 /// index behind, and the next attempt would take it for a finished one.
-const BUILT_CONCURRENTLY: [&str; 19] = [
+const BUILT_CONCURRENTLY: [&str; 20] = [
     "payment_links_unsettled",
     "operations_open",
     "payment_links_metadata",
@@ -72,6 +72,7 @@ const BUILT_CONCURRENTLY: [&str; 19] = [
     "payment_links_mismatch",
     "payment_link_events_surplus_paid",
     "payment_links_unconfirmed",
+    "callback_deliveries_of_link",
 ];
 
 /// Waits until no other replica migrates, however long that takes. The lock ends with the connection.

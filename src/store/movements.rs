@@ -112,6 +112,30 @@ pub async fn book_events(pool: &PgPool, days: &BusinessDays) -> Result<BookedEve
     })
 }
 
+/// Events of the feed that are not booked yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Backlog {
+    pub events: i64,
+    /// For how long the oldest has waited, in seconds.
+    pub lag: f64,
+}
+
+/// The events of the feed that are not booked yet.
+pub async fn backlog(pool: &PgPool) -> Result<Backlog, Error> {
+    let row = sqlx::query!(
+        r#"SELECT feed.head - books.feed_position AS "events!",
+                  coalesce((SELECT extract(epoch FROM now() - occurred_at) FROM feed_events
+                            WHERE position > books.feed_position ORDER BY position LIMIT 1), 0)::float8 AS "lag!"
+           FROM feed, books"#
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Backlog {
+        events: row.events,
+        lag: row.lag.max(0.0),
+    })
+}
+
 /// The operation that an event is about.
 fn operation_of(event: &Value) -> Option<Uuid> {
     let id: OperationId = event["operation"]["operationId"].as_str()?.parse().ok()?;
@@ -348,6 +372,17 @@ pub async fn knows_time_zone(pool: &PgPool, name: &str) -> Result<bool, Error> {
     Ok(sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = $1) AS "known!""#,
         name
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
+/// The business day that has begun and hasn't ended.
+pub async fn current_day(pool: &PgPool, days: &BusinessDays) -> Result<Date, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT business_day(now(), $1, $2) AS "day!""#,
+        days.time_zone,
+        days.cutoff
     )
     .fetch_one(pool)
     .await?)

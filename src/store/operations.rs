@@ -21,7 +21,7 @@ use super::{
 use crate::payment_link::{
     Failure, OperationId, PaymentLink, PaymentLinkId, Progress,
     operation::{
-        Action, Operation, OperationStatus,
+        Action, Operation, OperationStatus, OurCapture,
         permission::{Denial, OtherOperations},
     },
     refundable::{OurRefund, Refunds},
@@ -260,6 +260,28 @@ pub(super) async fn refunds_of(
         })
     })
     .collect()
+}
+
+/// The captures of a link that haven't failed.
+pub(super) async fn captures_of(
+    executor: impl sqlx::PgExecutor<'_>,
+    link_id: PaymentLinkId,
+) -> Result<Vec<OurCapture>, Error> {
+    let rows = sqlx::query!(
+        "SELECT action, dojo_id FROM operations
+         WHERE payment_link_id = $1 AND kind = 'capture' AND status <> 'Failed'",
+        link_id.uuid()
+    )
+    .fetch_all(executor)
+    .await?;
+    let captures = rows.into_iter().map(|row| {
+        let action: Action = from_json(row.action)?;
+        Ok(OurCapture {
+            amount: action.moved().map_or(0, |money| money.value),
+            dojo_id: row.dojo_id,
+        })
+    });
+    captures.collect()
 }
 
 /// The outcome of an earlier request with this key. `None`: there was none, or it left the key free because nothing was done.

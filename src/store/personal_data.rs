@@ -139,6 +139,17 @@ pub const TABLES: &[(&str, &[(&str, Content)])] = &[
         ],
     ),
     (
+        "console_claims",
+        &[
+            ("client_id", Kept),
+            ("idempotency_key", Kept),
+            ("payment_link_id", Kept),
+            ("kind", Kept),
+            ("amount", Kept),
+            ("claimed_at", Kept),
+        ],
+    ),
+    (
         "console_sessions",
         &[
             ("token_hash", Kept),

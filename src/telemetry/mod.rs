@@ -179,6 +179,20 @@ fn describe_requests() {
         "http_request_duration_seconds",
         "Duration of HTTP requests, by route"
     );
+    let outcomes = [
+        "done",
+        "vouched",
+        "rejected",
+        "forbidden",
+        "limited",
+        "foreign",
+        "unclear",
+    ];
+    counter(
+        "console_sign_ins_total",
+        "Attempts to sign in at the console, by outcome",
+        &[("outcome", &outcomes)],
+    );
     let verdicts = [
         "applied",
         "unchanged",

@@ -73,6 +73,7 @@ function follow(region) {
 for (const region of document.querySelectorAll("[data-live]")) follow(region);
 
 // Shortcuts. They never get in the way of typing.
+const PLACES = new Map([["l", "/links"], ["a", "/attention"], ["b", "/books"]]);
 const keys = document.querySelector(".keys");
 if (keys) {
   keys.hidden = false;
@@ -87,10 +88,8 @@ if (keys) {
       event.preventDefault();
       if (search) search.focus();
       else location.assign("/links#q");
-    } else if (went && event.key === "l") {
-      location.assign("/links");
-    } else if (went && event.key === "a") {
-      location.assign("/attention");
+    } else if (went && PLACES.has(event.key)) {
+      location.assign(PLACES.get(event.key));
     }
   });
   if (location.hash === "#q") document.querySelector("[data-search]")?.focus();

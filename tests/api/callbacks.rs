@@ -262,6 +262,54 @@ async fn a_failed_delivery_holds_up_its_link_only() {
 }
 
 #[tokio::test]
+async fn the_deliveries_about_one_link_are_listed() {
+    let app = TestApp::calling().await;
+    let receiver = Receiver::start().await;
+    let endpoint = app.subscribe(&json!({"url": receiver.url})).await;
+    let link = app.created().await;
+    let other = app.create(&ten_pounds("Order 2")).await.expect(201).json();
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.deliveries_are(&endpoint, &["Delivered"; 3]).await;
+
+    let about = |link: &Value, more: &str| {
+        let id = text(&link["id"]).to_owned();
+        let query = format!("?paymentLinkId={id}{more}");
+        let (app, endpoint) = (&app, &endpoint);
+        async move {
+            let found = app.deliveries(endpoint, &query).await;
+            assert!(found.iter().all(|delivery| delivery["paymentLinkId"] == id));
+            let types = found
+                .iter()
+                .map(|delivery| text(&delivery["type"]).to_owned());
+            types.collect::<Vec<_>>()
+        }
+    };
+    let all = ["payment_link.captured", "payment_link.created"];
+    assert_eq!(about(&link, "").await, all);
+    assert_eq!(about(&other, "").await, all[1..]);
+    // Together with the other parameters.
+    assert_eq!(about(&link, "&status=Delivered").await, all);
+    assert_eq!(about(&link, "&status=Failed&status=Pending").await, [""; 0]);
+    let page = |after: &str| {
+        let id = text(&link["id"]);
+        let query = format!("paymentLinkId={id}&limit=1{after}");
+        let path = format!("{}/deliveries?{query}", path_of(&endpoint));
+        let app = &app;
+        async move { app.get(&path).await.expect(200).json() }
+    };
+    let first = page("").await;
+    assert_eq!(first["hasMore"], true);
+    assert_eq!(first["data"][0]["type"], all[0]);
+    let second = page(&format!("&after={}", text(&first["after"]))).await;
+    assert_eq!(second["hasMore"], false);
+    assert_eq!(second["data"][0]["type"], all[1]);
+
+    let path = format!("{}/deliveries?paymentLinkId=plink_1", path_of(&endpoint));
+    let problem = app.get(&path).await.problem(422, "invalid-request");
+    assert_eq!(problem["errors"][0]["pointer"], "paymentLinkId");
+}
+
+#[tokio::test]
 async fn after_its_last_attempt_a_delivery_fails_and_can_be_replayed() {
     let app = TestApp::calling().await;
     let receiver = Receiver::start().await;

@@ -273,6 +273,7 @@ fn help_lists_every_setting_with_its_variable_and_default() {
         "[env: ERASE_OLDER_THAN=]",
         "[env: PERSONAL_METADATA=]",
         "[env: CONSOLE_LISTEN_ADDR=]",
+        "[env: CONSOLE_URL=]",
         "[env: CONSOLE_SESSION_IDLE=]",
         "[env: CONSOLE_SESSION_MAX=]",
         "[env: CONSOLE_APPROVAL_LIMIT=]",
@@ -281,6 +282,7 @@ fn help_lists_every_setting_with_its_variable_and_default() {
         "[env: CONSOLE_PROXY_USER_HEADER=]",
         "[env: CONSOLE_PROXY_GROUPS_HEADER=]",
         "[env: CONSOLE_GROUP_SCOPES=]",
+        "[env: CONSOLE_GROUP_ACCOUNTS=]",
     ] {
         assert!(help.contains(setting), "{setting} is missing from\n{help}");
     }

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
@@ -12,16 +13,22 @@ use crate::{
     accounts::Folder,
     commands::{create_api_key, create_limited_key, error_of, revoke_api_key},
     support::{
-        API_KEY, Answer, LEEDS_KEY, QUICK, TestApp, client, event, eventually, mail::MailServer,
-        manual, pounds, program, send, ten_pounds, text,
+        API_KEY, Answer, LEEDS_KEY, QUICK, TestApp, client, event, eventually,
+        mail::MailServer,
+        manual, pounds, program,
+        receiver::{Received, Receiver, Reply},
+        send, ten_pounds, text,
     },
 };
 
 /// A console on a free port.
 const CONSOLE: (&str, &str) = ("CONSOLE_LISTEN_ADDR", "127.0.0.1:0");
 
+/// A key as the forms of the console have one.
+pub const KEY: &str = "console-0193a1b2-c3d4-7e5f-8a6b-0c1d2e3f4a5b";
+
 /// What every key of a person who does everything permits.
-const ALL: &str = "links:read,links:write,links:send,payments:manage";
+pub const ALL: &str = "links:read,links:write,links:send,payments:manage";
 
 static HTTP: LazyLock<reqwest::Client> = LazyLock::new(client);
 
@@ -40,12 +47,12 @@ pub async fn url_of(app: &TestApp) -> String {
 pub struct Visitor {
     pub url: String,
     /// The cookie, as a browser sends it.
-    cookie: Option<String>,
+    pub cookie: Option<String>,
 }
 
 impl Visitor {
     /// Somebody who isn't signed in.
-    async fn new(app: &TestApp) -> Self {
+    pub async fn new(app: &TestApp) -> Self {
         Self {
             url: url_of(app).await,
             cookie: None,
@@ -53,7 +60,7 @@ impl Visitor {
     }
 
     /// Somebody who has signed in with this key.
-    async fn with_key(app: &TestApp, key: &str) -> Self {
+    pub async fn with_key(app: &TestApp, key: &str) -> Self {
         let mut visitor = Self::new(app).await;
         let answer = visitor.sign_in(key, "").await.expect(303);
         assert_eq!(answer.header("location"), "/links");
@@ -62,17 +69,17 @@ impl Visitor {
     }
 
     /// Somebody who may do everything.
-    async fn bootstrap(app: &TestApp) -> Self {
+    pub async fn bootstrap(app: &TestApp) -> Self {
         Self::with_key(app, API_KEY).await
     }
 
     /// Keeps the cookie that a response sets.
-    fn take_cookie(&mut self, answer: &Answer) {
+    pub fn take_cookie(&mut self, answer: &Answer) {
         let cookie = answer.header("set-cookie").split(';').next().unwrap();
         self.cookie = Some(cookie.to_owned());
     }
 
-    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let request = HTTP.request(method, format!("{}{path}", self.url));
         match &self.cookie {
             Some(cookie) => request.header("cookie", cookie),
@@ -80,51 +87,65 @@ impl Visitor {
         }
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> Answer {
         send(self.request(Method::GET, path)).await
     }
 
+    /// The page at this path. A form there gets a key of its own first.
+    pub async fn open(&self, path: &str) -> String {
+        let answer = self.get(path).await;
+        if answer.status != 303 {
+            return answer.expect(200).text;
+        }
+        let address = answer.header("location");
+        assert!(
+            address.starts_with(&format!("{path}?key=console-")),
+            "{address}"
+        );
+        self.get(address).await.expect(200).text
+    }
+
     /// A page that says this.
-    async fn sees(&self, path: &str, words: &str) -> String {
-        let page = self.get(path).await.expect(200).text;
+    pub async fn sees(&self, path: &str, words: &str) -> String {
+        let page = self.open(path).await;
         assert!(page.contains(words), "{words:?} is not in {page}");
         page
     }
 
     /// A form as a page of the console sends it.
-    fn form(&self, path: &str, fields: &[(&str, &str)]) -> RequestBuilder {
+    pub fn form(&self, path: &str, fields: &[(&str, &str)]) -> RequestBuilder {
         self.foreign_form(path, fields).header("origin", &self.url)
     }
 
     /// A form that says nothing about where it comes from.
-    fn foreign_form(&self, path: &str, fields: &[(&str, &str)]) -> RequestBuilder {
+    pub fn foreign_form(&self, path: &str, fields: &[(&str, &str)]) -> RequestBuilder {
         let body = Serializer::new(String::new()).extend_pairs(fields).finish();
         self.request(Method::POST, path)
             .header("content-type", "application/x-www-form-urlencoded")
             .body(body)
     }
 
-    async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+    pub async fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         send(self.form(path, fields)).await
     }
 
-    async fn sign_in(&self, key: &str, next: &str) -> Answer {
+    pub async fn sign_in(&self, key: &str, next: &str) -> Answer {
         self.post("/sign-in", &[("key", key), ("next", next)]).await
     }
 
     /// The word that the session's forms contain.
-    async fn csrf(&self) -> String {
+    pub async fn csrf(&self) -> String {
         hidden(&self.get("/links").await.expect(200).text, "csrf")
     }
 
     /// Opens the form at this path, and sends it with these fields.
-    async fn submit(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
-        let page = self.get(path).await.expect(200).text;
+    pub async fn submit(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let page = self.open(path).await;
         self.submit_again(path, &page, fields).await
     }
 
     /// Sends the form on this page with these fields.
-    async fn submit_again(&self, path: &str, page: &str, fields: &[(&str, &str)]) -> Answer {
+    pub async fn submit_again(&self, path: &str, page: &str, fields: &[(&str, &str)]) -> Answer {
         let (csrf, key) = (hidden(page, "csrf"), hidden(page, "key"));
         let own = [("csrf", csrf.as_str()), ("key", key.as_str())];
         self.post(path, &[&own, fields].concat()).await
@@ -133,22 +154,28 @@ impl Visitor {
 
 /// The value of a hidden field, or an empty text.
 #[track_caller]
-fn hidden(page: &str, name: &str) -> String {
+pub fn hidden(page: &str, name: &str) -> String {
     let field = format!("<input type=\"hidden\" name=\"{name}\" value=\"");
     let rest = page.split(&field).nth(1).unwrap_or_default();
     rest.split('"').next().unwrap_or_default().to_owned()
 }
 
-fn path_of(link: &Value, action: &str) -> String {
+pub fn path_of(link: &Value, action: &str) -> String {
     format!("/links/{}{action}", text(&link["id"]))
 }
 
-async fn run(app: &TestApp, sql: &str) -> u64 {
+/// Where a form led to, whether it was sent for the first time or again.
+fn place(answer: &Answer) -> &str {
+    let location = answer.header("location");
+    location.split("&again=").next().unwrap()
+}
+
+pub async fn run(app: &TestApp, sql: &str) -> u64 {
     let statement = sqlx::query(AssertSqlSafe(sql.to_owned()));
     statement.execute(&app.pool).await.unwrap().rows_affected()
 }
 
-async fn number(app: &TestApp, sql: &str) -> i64 {
+pub async fn number(app: &TestApp, sql: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
         .fetch_one(&app.pool)
         .await
@@ -287,11 +314,7 @@ async fn a_revoked_key_ends_its_sessions_at_once() {
     let key = create_api_key(&app, "ann", ALL);
     let visitor = Visitor::with_key(&app, &key).await;
     let link = app.paid().await;
-    let form = visitor
-        .get(&path_of(&link, "/refund"))
-        .await
-        .expect(200)
-        .text;
+    let form = visitor.open(&path_of(&link, "/refund")).await;
     revoke_api_key(&app, "ann");
     visitor.get("/links").await.expect(303);
     visitor
@@ -318,14 +341,17 @@ async fn a_key_without_access_to_links_does_not_get_in() {
 #[tokio::test]
 async fn attempts_to_sign_in_are_limited() {
     let app = start(&[]).await;
-    let visitor = Visitor::new(&app).await;
+    let mut visitor = Visitor::new(&app).await;
     for _ in 0..10 {
         visitor.sign_in("x", "").await.expect(401);
     }
-    let answer = visitor.sign_in(API_KEY, "").await.expect(429);
+    let answer = visitor.sign_in("x", "").await.expect(429);
     assert_eq!(answer.header("retry-after"), "60");
     assert!(answer.text.contains("too many attempts"));
-    // Who is signed in is not affected, and neither is the API.
+    // Behind a proxy, all people have the same address. Nobody keeps the others out.
+    let answer = visitor.sign_in(API_KEY, "").await.expect(303);
+    visitor.take_cookie(&answer);
+    visitor.get("/links").await.expect(200);
     app.created().await;
 }
 
@@ -341,7 +367,7 @@ async fn forms_are_accepted_from_the_pages_of_the_session_only() {
             ("csrf", csrf),
             ("amount", "1.00"),
             ("step", "do"),
-            ("key", "console-1"),
+            ("key", KEY),
         ]
     };
     let own: &'static str = visitor.csrf().await.leak();
@@ -438,7 +464,7 @@ async fn every_response_forbids_frames_scripts_from_elsewhere_and_caching() {
 }
 
 /// A link with something that would run as a script in every text that a caller can send.
-fn hostile(mark: &str) -> Value {
+pub fn hostile(mark: &str) -> Value {
     let mut body = ten_pounds(mark);
     let address = json!({"address1": mark, "city": mark, "countryCode": "GB"});
     body["description"] = json!(mark);
@@ -480,7 +506,11 @@ async fn whatever_callers_send_is_shown_as_text() {
             path_of(&link, "/refund"),
             format!("/sign-in?{}", query.replace("q=", "next=/")),
         ] {
-            let page = visitor.get(&path).await.text;
+            let mut page = visitor.get(&path).await;
+            if page.header("location").contains("?key=") {
+                page = visitor.get(page.header("location")).await.expect(200);
+            }
+            let page = page.text;
             assert!(!page.contains(mark), "{path} contains {mark}");
             for raw in ["<img src=x", "<script>alert", "='onfocus"] {
                 assert!(!page.contains(raw), "{path} contains {raw}");
@@ -507,18 +537,18 @@ async fn whatever_callers_send_is_shown_as_text() {
 }
 
 /// A service with the account `leeds` as well.
-async fn two_sites(folder: &Folder) -> TestApp {
+pub async fn two_sites(folder: &Folder, more: &[(&str, &str)]) -> TestApp {
     let accounts =
         format!("[accounts.leeds]\nenvironment = \"sandbox\"\napi_key = \"{LEEDS_KEY}\"\n");
     let file = folder.write("accounts.toml", &accounts);
     let short = ("SHORT_URL_BASE", "https://pay.example.com");
-    start(&[("DOJO_ACCOUNTS_FILE", &file), short]).await
+    start(&[&[("DOJO_ACCOUNTS_FILE", file.as_str()), short], more].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_limited_to_one_account_finds_nothing_of_another() {
     let folder = Folder::new();
-    let app = two_sites(&folder).await;
+    let app = two_sites(&folder, &[]).await;
     let key = create_limited_key(&app, "leeds-support", "links:read,payments:manage", "leeds");
     let other = app.paid().await;
     let mut body = ten_pounds("Order of Leeds");
@@ -557,7 +587,7 @@ async fn a_key_that_is_limited_to_one_account_finds_nothing_of_another() {
         ("csrf", csrf.as_str()),
         ("amount", "1.00"),
         ("step", "do"),
-        ("key", "console-1"),
+        ("key", KEY),
     ];
     visitor
         .post(&path_of(&other, "/refund"), &fields)
@@ -582,14 +612,15 @@ async fn a_key_that_may_only_read_sees_no_actions_and_gets_403() {
     );
     let csrf = visitor.csrf().await;
     for action in [
-        "/send", "/capture", "/refund", "/reverse", "/amount", "/cancel", "/renew",
+        "/send", "/capture", "/refund", "/reverse", "/amount", "/tip", "/receipt", "/cancel",
+        "/renew",
     ] {
         visitor.get(&path_of(&link, action)).await.expect(403);
         let fields = [
             ("csrf", csrf.as_str()),
             ("amount", "1.00"),
             ("step", "do"),
-            ("key", "console-1"),
+            ("key", KEY),
         ];
         visitor
             .post(&path_of(&link, action), &fields)
@@ -598,7 +629,7 @@ async fn a_key_that_may_only_read_sees_no_actions_and_gets_403() {
     }
     visitor.get("/links/new").await.expect(403);
     visitor
-        .post("/links/new", &[("csrf", &csrf), ("key", "console-2")])
+        .post("/links/new", &[("csrf", &csrf), ("key", KEY)])
         .await
         .expect(403);
     assert!(app.sandbox.done("refund").await.is_empty());
@@ -647,13 +678,20 @@ async fn a_refund_is_reviewed_and_happens_once_however_often_it_is_sent() {
         visitor.submit_again(&path, &review, &sent)
     );
     let (one, two) = (one.expect(303), two.expect(303));
-    assert_eq!(one.header("location"), two.header("location"));
-    visitor
-        .sees(one.header("location"), "Refund of £3.50: done.")
-        .await;
+    assert_eq!(place(&one), place(&two));
+    let page = visitor.sees(place(&one), "Refund of £3.50: done.").await;
+    assert!(!page.contains("Nothing new was done"), "{page}");
     // A reload, and the back button.
     let again = visitor.submit_again(&path, &form, &sent).await.expect(303);
-    assert_eq!(again.header("location"), one.header("location"));
+    assert_eq!(place(&again), place(&one));
+    let page = visitor
+        .sees(again.header("location"), "Nothing new was done this time.")
+        .await;
+    let anew = format!("<a href=\"{path}\">Open a new form</a>");
+    assert!(
+        page.contains("Refund of £3.50: done.") && page.contains(&anew),
+        "{page}"
+    );
     assert_eq!(app.sandbox.done("refund").await.len(), 1);
     let page = visitor.sees(&path_of(&link, ""), "£3.50 refunded").await;
     assert!(page.contains("Returned goods"), "{page}");
@@ -662,11 +700,19 @@ async fn a_refund_is_reviewed_and_happens_once_however_often_it_is_sent() {
     };
     assert_eq!(operation["createdBy"], "bootstrap");
 
-    // The same form with another amount is another request.
+    // The same form with another amount is another request, which needs a new form.
     let other = [("amount", "1.00"), ("step", "do")];
     let answer = visitor.submit_again(&path, &form, &other).await.expect(422);
-    assert_ne!(hidden(&answer.text, "key"), hidden(&form, "key"));
+    let page = answer.text;
+    assert!(
+        page.contains("This form was sent before, with other values.") && page.contains(&path),
+        "{page}"
+    );
+    assert!(page.contains("Open a new form"), "{page}");
+    assert_eq!(hidden(&page, "key"), "", "it can't be sent again");
     assert_eq!(app.sandbox.done("refund").await.len(), 1);
+    visitor.submit(&path, &other).await.expect(303);
+    assert_eq!(app.sandbox.done("refund").await.len(), 2);
     // The request's id is the same in the timeline and in the audit list.
     let timeline = app.timeline(&link["id"]).await;
     let requested = timeline
@@ -678,6 +724,107 @@ async fn a_refund_is_reviewed_and_happens_once_however_often_it_is_sent() {
         text(&requested["cause"]["requestId"])
     );
     assert_eq!(number(&app, &ids).await, 2);
+}
+
+#[tokio::test]
+async fn the_address_of_a_form_contains_its_key() {
+    let app = start(&[]).await;
+    let link = app.paid().await;
+    let visitor = Visitor::bootstrap(&app).await;
+    for path in [
+        path_of(&link, "/refund"),
+        path_of(&link, "/reverse"),
+        "/links/new".to_owned(),
+    ] {
+        let address = async |path: &str| {
+            let answer = visitor.get(path).await.expect(303);
+            answer.header("location").to_owned()
+        };
+        let first = address(&path).await;
+        let key = first.strip_prefix(&format!("{path}?key=")).unwrap();
+        assert_ne!(
+            address(&path).await,
+            first,
+            "each form has a key of its own"
+        );
+        // A reload, and the back button.
+        for _ in 0..2 {
+            let page = visitor.get(&first).await.expect(200).text;
+            assert_eq!(hidden(&page, "key"), key);
+            assert!(page.contains(&format!("action=\"{first}\"")), "{page}");
+        }
+        for wrong in [
+            "",
+            "console-1",
+            "x",
+            &key.to_uppercase(),
+            &key.replace('-', ""),
+            &format!("{key}0"),
+        ] {
+            let other = address(&format!("{path}?key={wrong}")).await;
+            assert!(
+                other.starts_with(&format!("{path}?key=console-")),
+                "{other}"
+            );
+            // Nothing is done with such a key, whatever else is sent.
+            let csrf = visitor.csrf().await;
+            let fields = [
+                ("csrf", csrf.as_str()),
+                ("key", wrong),
+                ("account", "default"),
+                ("amount", "1.00"),
+                ("currency", "GBP"),
+                ("reference", "Order 2"),
+                ("step", "do"),
+            ];
+            let answer = visitor.post(&path, &fields).await.expect(303);
+            assert_eq!(answer.header("location"), path);
+        }
+    }
+    assert!(app.operations(&link).await.is_empty());
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_that_is_opened_again_says_that_it_was_sent() {
+    let app = start(&[]).await;
+    let link = app.paid().await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let path = path_of(&link, "/refund");
+    let address = visitor.get(&path).await.expect(303);
+    let address = address.header("location");
+    let form = visitor.get(address).await.expect(200).text;
+    assert!(!form.contains("This form was sent before."), "{form}");
+    let sent = [("amount", "1.00"), ("step", "do")];
+    visitor.submit_again(&path, &form, &sent).await.expect(303);
+    let form = visitor
+        .sees(
+            address,
+            "This form was sent before. Sending it again does nothing new.",
+        )
+        .await;
+    assert!(form.contains("Open a new form"), "{form}");
+    // The page before the last one, which the browser requests once more.
+    let review = [("amount", "1.00"), ("step", "review")];
+    let review = visitor
+        .submit_again(&path, &form, &review)
+        .await
+        .expect(200)
+        .text;
+    assert!(review.contains("This form was sent before."), "{review}");
+    let again = visitor
+        .submit_again(&path, &review, &sent)
+        .await
+        .expect(303);
+    visitor
+        .sees(again.header("location"), "Nothing new was done this time.")
+        .await;
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+    // For somebody else it is an ordinary form.
+    let key = create_api_key(&app, "ann", ALL);
+    let ann = Visitor::with_key(&app, &key).await;
+    let form = ann.get(address).await.expect(200).text;
+    assert!(!form.contains("This form was sent before."), "{form}");
 }
 
 #[tokio::test]
@@ -762,7 +909,7 @@ async fn an_operation_that_dojo_rejects_can_be_sent_again_as_another_one() {
     let link = app.paid().await;
     let visitor = Visitor::bootstrap(&app).await;
     let path = path_of(&link, "/refund");
-    let form = visitor.get(&path).await.expect(200).text;
+    let form = visitor.open(&path).await;
     app.sandbox
         .next("refund", "status", json!({"status": 400}))
         .await;
@@ -773,12 +920,29 @@ async fn an_operation_that_dojo_rejects_can_be_sent_again_as_another_one() {
         .expect(409)
         .text;
     assert!(failed.contains("Rejected by Dojo"), "{failed}");
-    // A repetition shows the same outcome, and the form that is shown again is a new request.
-    visitor.submit_again(&path, &form, &sent).await.expect(409);
+    assert_ne!(hidden(&failed, "key"), hidden(&form, "key"));
+    // A repetition shows the same outcome and the same form, which is a new request.
+    let repeated = async || {
+        let answer = visitor.submit_again(&path, &form, &sent).await;
+        let page = answer.expect(409).text;
+        assert_eq!(hidden(&page, "key"), hidden(&failed, "key"));
+        page
+    };
+    repeated().await;
     visitor
         .submit_again(&path, &failed, &sent)
         .await
         .expect(303);
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+    // Back at the failure, the browser has it repeated. What it leads to was sent before.
+    let failed = repeated().await;
+    let again = visitor
+        .submit_again(&path, &failed, &sent)
+        .await
+        .expect(303);
+    visitor
+        .sees(again.header("location"), "Nothing new was done this time.")
+        .await;
     assert_eq!(app.sandbox.done("refund").await.len(), 1);
 }
 
@@ -788,7 +952,7 @@ async fn an_operation_whose_outcome_is_unknown_keeps_its_key() {
     let link = app.paid().await;
     let visitor = Visitor::bootstrap(&app).await;
     let path = path_of(&link, "/refund");
-    let form = visitor.get(&path).await.expect(200).text;
+    let form = visitor.open(&path).await;
     app.sandbox.next("refund", "cutAfter", json!({})).await;
     // The console waits for the outcome, which the service finds out.
     let sent = [("amount", "3.50"), ("step", "do")];
@@ -804,7 +968,7 @@ async fn an_operation_whose_outcome_is_unknown_keeps_its_key() {
 async fn a_link_is_created_once_and_can_be_canceled_and_renewed() {
     let app = start(&[]).await;
     let visitor = Visitor::bootstrap(&app).await;
-    let form = visitor.get("/links/new").await.expect(200).text;
+    let form = visitor.open("/links/new").await;
     let fields = [
         ("account", "default"),
         ("amount", "£1,024.50"),
@@ -822,7 +986,33 @@ async fn a_link_is_created_once_and_can_be_canceled_and_renewed() {
         .submit_again("/links/new", &form, &fields)
         .await
         .expect(303);
-    assert_eq!(one.header("location"), two.header("location"));
+    let path = |answer: &Answer| {
+        answer
+            .header("location")
+            .split('?')
+            .next()
+            .map(str::to_owned)
+    };
+    assert_eq!(path(&one), path(&two));
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+    let page = visitor
+        .sees(two.header("location"), "Nothing new was done this time.")
+        .await;
+    assert!(!page.contains("The link is created."), "{page}");
+    let mut other = fields;
+    other[1].1 = "1.00";
+    let answer = visitor
+        .submit_again("/links/new", &form, &other)
+        .await
+        .expect(422);
+    assert!(
+        answer
+            .text
+            .contains("This form was sent before, with other values."),
+        "{}",
+        answer.text
+    );
+    assert_eq!(hidden(&answer.text, "key"), "");
     assert_eq!(app.sandbox.creations().await.len(), 1);
     let page = visitor
         .sees(one.header("location"), "The link is created.")
@@ -896,7 +1086,10 @@ async fn a_link_is_sent_to_its_customer_once() {
         .submit_again(&path, &form, &fields)
         .await
         .expect(303);
-    assert_eq!(one.header("location"), two.header("location"));
+    assert_eq!(place(&one), place(&two));
+    visitor
+        .sees(two.header("location"), "Nothing new was done this time.")
+        .await;
     server.received(1).await;
     eventually("the message is sent", async || {
         let page = visitor.get(one.header("location")).await.expect(200).text;
@@ -965,6 +1158,259 @@ async fn an_authorized_payment_is_changed_captured_and_reversed() {
         .await
         .expect(303);
     visitor.sees(&path_of(&other, ""), "was reversed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tip_is_changed_and_captured_with_the_amount() {
+    let app = start(&[("CONSOLE_APPROVAL_LIMIT", "20.00")]).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let ben = Visitor::with_key(&app, &create_api_key(&app, "ben", ALL)).await;
+    let without = app.created().await;
+    let page = visitor.open(&path_of(&without, "")).await;
+    assert!(!page.contains("/tip\""), "{page}");
+
+    let link = app.create(&manual("Order 1")).await.expect(201).json();
+    let path = path_of(&link, "/tip");
+    visitor
+        .sees(&path_of(&link, ""), &format!("href=\"{path}\""))
+        .await;
+    let change = async |amount: &str| {
+        let answer = visitor
+            .submit(&path, &[("amount", amount), ("step", "do")])
+            .await;
+        answer.expect(303).header("location").to_owned()
+    };
+    visitor
+        .sees(&change("2.50").await, "New tip £2.50: done.")
+        .await;
+    visitor
+        .sees(&change("0.00").await, "New tip £0.00: done.")
+        .await;
+    visitor
+        .sees(&change("1.50").await, "New tip £1.50: done.")
+        .await;
+    visitor.sees(&path, "value=\"1.50\"").await;
+    let wrong = visitor
+        .submit(&path, &[("amount", "1.5"), ("step", "do")])
+        .await
+        .expect(422);
+    assert!(
+        wrong.text.contains("id=\"amount-error\">New tip must be"),
+        "{}",
+        wrong.text
+    );
+
+    // A large one needs a second person.
+    let approval = change("20.01").await;
+    assert!(approval.starts_with("/approvals/"), "{approval}");
+    let page = ben.sees(&approval, "New tip £20.01").await;
+    ben.submit_again(&format!("{approval}/approve"), &page, &[])
+        .await
+        .expect(303);
+    ben.sees(&approval, "Approved and done").await;
+    visitor
+        .sees(&change("1.50").await, "New tip £1.50: done.")
+        .await;
+
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.read_until_confirmed(&link["id"]).await;
+    let path = path_of(&link, "/capture");
+    let form = visitor.sees(&path, "Tip to capture").await;
+    assert!(form.contains("value=\"1.50\""), "{form}");
+    let fields = |step| [("amount", "4.00"), ("tip", "0.50"), ("step", step)];
+    let review = visitor
+        .submit_again(&path, &form, &fields("review"))
+        .await
+        .expect(200)
+        .text;
+    assert!(
+        review.contains("Capture £4.50") && review.contains("0.50"),
+        "{review}"
+    );
+    visitor
+        .submit_again(&path, &review, &fields("do"))
+        .await
+        .expect(303);
+    let captured = app.link(&link["id"]).await;
+    assert_eq!(captured["capturedAmount"], pounds(450));
+    assert_eq!(captured["captures"][0]["tipsAmount"], pounds(50));
+    let form = visitor.open(&path).await;
+    assert!(
+        form.contains("value=\"6.00\"") && form.contains("value=\"1.00\""),
+        "{form}"
+    );
+}
+
+#[tokio::test]
+async fn a_receipt_is_sent_to_whoever_is_entered() {
+    let app = start(&[]).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let mut body = ten_pounds("Order 1");
+    body["customer"] = json!({"emailAddress": "mari@example.com"});
+    let link = app.create(&body).await.expect(201).json();
+    let page = visitor.open(&path_of(&link, "")).await;
+    assert!(!page.contains("/receipt\""), "nothing is paid yet: {page}");
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.read_until_confirmed(&link["id"]).await;
+
+    let path = path_of(&link, "/receipt");
+    let form = visitor.sees(&path, ">mari@example.com</textarea>").await;
+    for (wrong, error) in [
+        ("", "Email addresses must contain an address"),
+        ("mari", "Email addresses must be an email address"),
+    ] {
+        let answer = visitor
+            .submit_again(&path, &form, &[("emails", wrong), ("step", "do")])
+            .await
+            .expect(422);
+        assert!(answer.text.contains(error), "{}", answer.text);
+    }
+    let sent = [
+        ("emails", "mari@example.com\r\ngabriel@example.com,"),
+        ("step", "do"),
+    ];
+    let one = visitor.submit_again(&path, &form, &sent).await.expect(303);
+    visitor.sees(one.header("location"), "Receipt: done.").await;
+    visitor.submit_again(&path, &form, &sent).await.expect(303);
+    let [call] = &app.sandbox.requests("receipt").await[..] else {
+        panic!("there is one call");
+    };
+    let emails = json!(["mari@example.com", "gabriel@example.com"]);
+    assert_eq!(call["body"]["emails"], emails);
+    let entries = "SELECT count(*) FROM console_audit entry WHERE entry::text LIKE '%mari%'";
+    assert_eq!(number(&app, entries).await, 0);
+    assert!(!app.service.log().contains("mari@"));
+}
+
+#[tokio::test]
+async fn reminders_are_chosen_for_a_new_link() {
+    let app = start(&[]).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let mut fields = vec![
+        ("account", "default"),
+        ("amount", "10.00"),
+        ("currency", "GBP"),
+        ("reference", "Order 1"),
+        ("collect", "auto"),
+        ("expires", "2099-01-31"),
+        ("remind-after", "P3D"),
+        ("remind-before", "P1D"),
+    ];
+    let form = visitor.open("/links/new").await;
+    for (_, value) in &fields[6..] {
+        assert!(
+            form.contains(&format!("<option value=\"{value}\"")),
+            "{form}"
+        );
+    }
+    let answer = visitor
+        .submit_again("/links/new", &form, &fields)
+        .await
+        .expect(303);
+    let page = visitor
+        .sees(answer.header("location"), "3 days after the request")
+        .await;
+    assert!(page.contains("1 day before the link expires"), "{page}");
+    let page = app.get("/v1/payment-links").await.expect(200).json();
+    let reminders = json!([{"after": "P3D"}, {"beforeExpiry": "P1D"}]);
+    assert_eq!(page["data"][0]["reminders"], reminders);
+
+    // Too late, and too early.
+    let tomorrow = time::OffsetDateTime::now_utc().date().next_day().unwrap();
+    let tomorrow = tomorrow.to_string();
+    fields[5].1 = &tomorrow;
+    fields[7].1 = "P7D";
+    let page = visitor.submit("/links/new", &fields).await.expect(422).text;
+    for error in [
+        "id=\"remind-after-error\">Reminder must be before the last day to pay",
+        "id=\"remind-before-error\">Reminder before the last day must be later than now",
+    ] {
+        assert!(page.contains(error), "{error}: {page}");
+    }
+    assert!(page.contains("<option value=\"P7D\" selected"), "{page}");
+    assert_eq!(app.sandbox.creations().await.len(), 1);
+    // Without one, none is requested.
+    fields.truncate(5);
+    visitor.submit("/links/new", &fields).await.expect(303);
+    let page = app.get("/v1/payment-links").await.expect(200).json();
+    assert_eq!(page["data"][0]["reminders"], Value::Null);
+}
+
+#[tokio::test]
+async fn declined_attempts_are_shown_with_their_time() {
+    let app = start(&[]).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let link = app.created().await;
+    let intent = &link["paymentIntentId"];
+    app.sandbox.act(intent, "decline", json!({})).await;
+    app.sandbox.act(intent, "challenge", json!({})).await;
+    let link = app.refresh(&link["id"]).await.expect(200).json();
+    assert_eq!(link["attempts"].as_array().unwrap().len(), 2);
+    let page = visitor
+        .sees(&path_of(&link, ""), "One attempt to pay was declined.")
+        .await;
+    let year = &text(&link["attempts"][0]["transactionDateTime"])[..4];
+    for words in [
+        "Declined on ",
+        "The bank asked the customer to confirm it on ",
+    ] {
+        let rest = page.split(words).nth(1);
+        let rest = rest.unwrap_or_else(|| panic!("{words:?} is not in {page}"));
+        assert!(rest.split('<').next().unwrap().contains(year), "{page}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_shows_what_callback_endpoints_got_about_it() {
+    let app = start(&[
+        ("RUN_JOBS", "true"),
+        ("POLL_INTERVAL", "200ms"),
+        ("CALLBACK_ALLOW", "127.0.0.1"),
+    ])
+    .await;
+    let (good, bad, quiet) = (
+        Receiver::start().await,
+        Receiver::start().await,
+        Receiver::start().await,
+    );
+    bad.respond(|_| Reply::status(500));
+    for receiver in [&good, &bad] {
+        app.subscribe(&json!({"url": receiver.url})).await;
+    }
+    app.subscribe(&json!({"url": quiet.url, "types": ["payment_link.refunded"]}))
+        .await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let link = app.created().await;
+    let other = app.create(&ten_pounds("Order 2")).await.expect(201).json();
+    let page = eventually("the endpoints got the events", async || {
+        let page = visitor.open(&path_of(&link, "")).await;
+        let is_there = page.contains("delivered at attempt 1")
+            && page.contains("rejected (response 500); it is attempted again");
+        is_there.then_some(page)
+    })
+    .await;
+    for (receiver, is_told) in [(&good, true), (&bad, true), (&quiet, false)] {
+        let url = receiver.url.as_str();
+        assert_eq!(page.contains(url), is_told, "{url}: {page}");
+    }
+    good.until(2).await;
+    let about = |link: &Value| {
+        let received = good.received();
+        let mut events = received.iter().map(Received::event);
+        let event = events.find(|event| event["paymentLinkId"] == link["id"]);
+        text(&event.unwrap()["id"]).to_owned()
+    };
+    assert!(page.contains(&about(&link)), "{page}");
+    assert!(!page.contains(&about(&other)), "{page}");
+
+    // Whoever may not see callbacks sees none.
+    let key = create_api_key(&app, "ann", ALL);
+    let ann = Visitor::with_key(&app, &key).await;
+    let page = ann.open(&path_of(&link, "")).await;
+    assert!(
+        !page.contains(&good.url) && !page.contains("Callbacks"),
+        "{page}"
+    );
 }
 
 #[tokio::test]
@@ -1167,7 +1613,7 @@ async fn an_operation_above_the_limit_waits_for_a_second_person_and_happens_once
 
     let other = app.paid().await;
     let path = path_of(&other, "/refund");
-    let form = ann.get(&path).await.expect(200).text;
+    let form = ann.open(&path).await;
     let review = [
         ("amount", "5.01"),
         ("reason", "Returned"),
@@ -1187,9 +1633,20 @@ async fn an_operation_above_the_limit_waits_for_a_second_person_and_happens_once
     let approval = answer.header("location").to_owned();
     assert!(approval.starts_with("/approvals/"), "{approval}");
     let again = ann.submit_again(&path, &form, &sent).await.expect(303);
-    assert_eq!(again.header("location"), approval);
+    assert_eq!(again.header("location"), format!("{approval}?again=yes"));
+    let page = ann
+        .sees(
+            again.header("location"),
+            "Nothing new was requested this time.",
+        )
+        .await;
+    assert!(page.contains("Open a new form"), "{page}");
     let changed = [("amount", "9.00"), ("reason", "Returned"), ("step", "do")];
-    ann.submit_again(&path, &form, &changed).await.expect(409);
+    let answer = ann.submit_again(&path, &form, &changed).await.expect(409);
+    assert!(answer.text.contains("Open a new form"), "{}", answer.text);
+    // Below the limit, it is still the same form.
+    let small = [("amount", "1.00"), ("reason", "Returned"), ("step", "do")];
+    ann.submit_again(&path, &form, &small).await.expect(409);
     assert_eq!(
         number(&app, "SELECT count(*) FROM console_approvals").await,
         1
@@ -1227,6 +1684,185 @@ async fn an_operation_above_the_limit_waits_for_a_second_person_and_happens_once
     let by = text(&operation["createdBy"]);
     assert!(by.starts_with("ann, approved by "), "{by}");
     ann.sees(&path_of(&other, ""), "ann, approved by").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn captures_and_refunds_of_a_link_count_together() {
+    let app = start(&[("CONSOLE_APPROVAL_LIMIT", "2")]).await;
+    let ann = Visitor::bootstrap(&app).await;
+    let ben = Visitor::with_key(&app, &create_api_key(&app, "ben", ALL)).await;
+    let paid = app.paid().await;
+    let authorized = app.authorized().await;
+    for (link, action, operation) in [
+        (&paid, "/refund", "refund"),
+        (&authorized, "/capture", "capture"),
+    ] {
+        let path = path_of(link, action);
+        let sent = [("amount", "1.00"), ("step", "do")];
+        let first = ann.open(&path).await;
+        ann.submit_again(&path, &first, &sent).await.expect(303);
+        // Somebody else's counts as well.
+        let second = ben.submit(&path, &sent).await.expect(303);
+        assert_eq!(place(&second).split('?').next(), Some(&*path_of(link, "")));
+        assert_eq!(app.sandbox.done(operation).await.len(), 2);
+
+        let form = ann.open(&path).await;
+        let review = [("amount", "0.01"), ("step", "review")];
+        let review = ann.submit_again(&path, &form, &review).await.expect(200);
+        assert!(
+            review
+                .text
+                .contains("Together with what was done before, the amount is above the limit"),
+            "{}",
+            review.text
+        );
+        let sent_more = [("amount", "0.01"), ("step", "do")];
+        let answer = ann.submit_again(&path, &form, &sent_more).await.expect(303);
+        let approval = answer.header("location");
+        assert!(approval.starts_with("/approvals/"), "{approval}");
+        assert_eq!(app.sandbox.done(operation).await.len(), 2);
+        // What was done before is repeated, and not asked for again.
+        let again = ann.submit_again(&path, &first, &sent).await.expect(303);
+        ann.sees(again.header("location"), "Nothing new was done this time.")
+            .await;
+        // Two people may do more.
+        let page = ben.sees(approval, "Waits for a second person").await;
+        ben.submit_again(&format!("{approval}/approve"), &page, &[])
+            .await
+            .expect(303);
+        ben.sees(approval, "Approved and done").await;
+        assert_eq!(app.sandbox.done(operation).await.len(), 3);
+    }
+    // Another link is another payment.
+    let other = app.paid().await;
+    let sent = [("amount", "2.00"), ("step", "do")];
+    ann.submit(&path_of(&other, "/refund"), &sent)
+        .await
+        .expect(303);
+    assert_eq!(app.sandbox.done("refund").await.len(), 4);
+    // What was refunded in Dojo's portal counts, too.
+    let other = app.paid().await;
+    app.sandbox.refund(&other["paymentIntentId"], 150).await;
+    app.refresh(&other["id"]).await.expect(200);
+    let sent = [("amount", "0.51"), ("step", "do")];
+    let answer = ann.submit(&path_of(&other, "/refund"), &sent).await;
+    let answer = answer.expect(303);
+    assert!(answer.header("location").starts_with("/approvals/"));
+    // What was claimed is no longer needed.
+    assert_eq!(number(&app, "SELECT count(*) FROM console_claims").await, 0);
+}
+
+#[tokio::test]
+async fn refunds_at_the_same_moment_count_together() {
+    let app = start(&[("CONSOLE_APPROVAL_LIMIT", "2.00")]).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let link = app.paid().await;
+    let path = path_of(&link, "/refund");
+    let forms = join_all((0..6).map(|_| visitor.open(&path))).await;
+    let sent = [("amount", "1.00"), ("step", "do")];
+    let answers = forms
+        .iter()
+        .map(|form| visitor.submit_again(&path, form, &sent));
+    let answers = join_all(answers).await;
+    let (done, asked): (Vec<_>, Vec<_>) = answers
+        .into_iter()
+        .map(|answer| answer.expect(303).header("location").to_owned())
+        .partition(|location| location.starts_with("/links/"));
+    assert_eq!((done.len(), asked.len()), (2, 4), "{done:?} {asked:?}");
+    assert_eq!(app.sandbox.done("refund").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_request_with_the_same_key_does_not_end_what_another_has_claimed() {
+    let app = start(&[("CONSOLE_APPROVAL_LIMIT", "5.00")]).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let link = app.paid().await;
+    let path = path_of(&link, "/refund");
+    let (form, other) = (visitor.open(&path).await, visitor.open(&path).await);
+    // The service reads the payment before it saves a refund.
+    app.sandbox
+        .next("get", "latency", json!({"latencyMs": 3000}))
+        .await;
+    let large = [("amount", "4.00"), ("step", "do")];
+    let first = visitor.submit_again(&path, &form, &large);
+    let meanwhile = async {
+        eventually("the amount is claimed", async || {
+            let claims = number(&app, "SELECT count(*) FROM console_claims").await;
+            (claims == 1).then_some(())
+        })
+        .await;
+        let long = "x".repeat(1025);
+        let rejected = [("amount", "0.01"), ("reason", &*long), ("step", "do")];
+        visitor
+            .submit_again(&path, &form, &rejected)
+            .await
+            .expect(422);
+        let rest = [("amount", "4.99"), ("step", "do")];
+        let answer = visitor.submit_again(&path, &other, &rest).await;
+        assert!(app.sandbox.done("refund").await.is_empty());
+        answer.expect(303).header("location").to_owned()
+    };
+    let (first, second) = tokio::join!(first, meanwhile);
+    assert!(first.expect(303).header("location").starts_with("/links/"));
+    assert!(second.starts_with("/approvals/"), "{second}");
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_attempt_that_did_nothing_does_not_count() {
+    let app = start(&[("CONSOLE_APPROVAL_LIMIT", "2.00")]).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let link = app.paid().await;
+    let path = path_of(&link, "/refund");
+    let sent = [("amount", "2.00"), ("step", "do")];
+    app.sandbox
+        .next("refund", "status", json!({"status": 400}))
+        .await;
+    visitor.submit(&path, &sent).await.expect(409);
+    let answer = visitor.submit(&path, &sent).await.expect(303);
+    assert!(answer.header("location").starts_with("/links/"));
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reversal_is_approved_for_the_whole_payment_and_nothing_else() {
+    let app = start(&[("CONSOLE_APPROVAL_LIMIT", "5.00")]).await;
+    let ann = Visitor::bootstrap(&app).await;
+    let ben = Visitor::with_key(&app, &create_api_key(&app, "ben", ALL)).await;
+    // Nothing is known to be captured yet, but all of it would be undone.
+    let unconfirmed = app.created().await;
+    app.deliver(&event("evt_1", &unconfirmed, "Captured"))
+        .await
+        .expect(204);
+    ann.sees(&path_of(&unconfirmed, "/reverse"), "Request the approval")
+        .await;
+
+    let link = app.authorized().await;
+    let path = path_of(&link, "/reverse");
+    let request = async || {
+        let answer = ann.submit(&path, &[("step", "do")]).await.expect(303);
+        let approval = answer.header("location").to_owned();
+        let page = ben.sees(&approval, "Waits for a second person").await;
+        (approval, page)
+    };
+    let (approval, page) = request().await;
+    assert!(page.contains("Reversal of £10.00"), "{page}");
+    let more = json!({"amount": pounds(1200)});
+    app.operate(&link, "amount", &more).await.expect(200);
+    ben.submit_again(&format!("{approval}/approve"), &page, &[])
+        .await
+        .expect(303);
+    ben.sees(&approval, "the payment was changed after it was requested")
+        .await;
+    assert!(app.sandbox.done("reversal").await.is_empty());
+
+    let (approval, page) = request().await;
+    assert!(page.contains("Reversal of £12.00"), "{page}");
+    ben.submit_again(&format!("{approval}/approve"), &page, &[])
+        .await
+        .expect(303);
+    ben.sees(&approval, "Approved and done").await;
+    assert_eq!(app.sandbox.done("reversal").await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -1427,7 +2063,7 @@ async fn the_audit_list_says_who_did_what_and_cannot_be_changed() {
 }
 
 /// The settings of a proxy at this address.
-fn proxy_at(addresses: &str) -> [(&str, &str); 4] {
+pub fn proxy_at(addresses: &str) -> [(&str, &str); 4] {
     [
         ("CONSOLE_PROXY_ADDRESSES", addresses),
         ("CONSOLE_PROXY_USER_HEADER", "X-Forwarded-User"),
@@ -1464,7 +2100,10 @@ async fn a_proxy_vouches_for_people() {
         .await
     };
     let path = path_of(&link, "/refund");
-    let page = get(&visitor, &path, "ann@example.com", "finance")
+    let form = get(&visitor, &path, "ann@example.com", "finance").await;
+    let form = form.expect(303);
+    let address = form.header("location");
+    let page = get(&visitor, address, "ann@example.com", "finance")
         .await
         .expect(200)
         .text;
@@ -1490,13 +2129,7 @@ async fn a_proxy_vouches_for_people() {
         .request(Method::GET, "/links")
         .header("x-forwarded-user", "ann@example.com");
     let two = through_proxy(two, "ben@example.com", "finance");
-    assert!(
-        send(two)
-            .await
-            .expect(303)
-            .header("location")
-            .starts_with("/sign-in")
-    );
+    send(two).await.expect(403);
 
     let fields = [
         ("csrf", hidden(&page, "csrf")),
@@ -1566,8 +2199,8 @@ fn wrong_settings_prevent_the_start() {
             "CONSOLE_LISTEN_ADDR 0.0.0.0:8080 overlaps with LISTEN_ADDR",
         ),
         (
-            &[("CONSOLE_APPROVAL_LIMIT", "100")],
-            "CONSOLE_APPROVAL_LIMIT must be an amount with two decimal places",
+            &[("CONSOLE_APPROVAL_LIMIT", "100.0")],
+            "CONSOLE_APPROVAL_LIMIT must be an amount such as 100 or 100.00",
         ),
         (
             &[("CONSOLE_SESSION_IDLE", "0s")],

@@ -10,18 +10,18 @@ use crate::{
     browser::Browser,
     commands::create_api_key,
     console::{self, url_of},
-    support::{API_KEY, TestApp, eventually, manual, pounds, ten_pounds, text},
+    support::{API_KEY, TestApp, eventually, manual, pounds, receiver::Receiver, ten_pounds, text},
 };
 
 /// How the page is shown.
 #[derive(Debug, Clone, Copy)]
-struct Look {
-    is_phone: bool,
-    is_dark: bool,
-    has_scripts: bool,
+pub struct Look {
+    pub is_phone: bool,
+    pub is_dark: bool,
+    pub has_scripts: bool,
 }
 
-const WIDE: Look = Look {
+pub const WIDE: Look = Look {
     is_phone: false,
     is_dark: false,
     has_scripts: true,
@@ -29,7 +29,7 @@ const WIDE: Look = Look {
 
 impl Look {
     /// Opens a browser that shows pages like this.
-    async fn open(self) -> Browser {
+    pub async fn open(self) -> Browser {
         let scheme = i32::from(!self.is_dark);
         let mut options = json!({
             "args": ["--window-size=1280,900", format!("--blink-settings=preferredColorScheme={scheme}")],
@@ -47,37 +47,37 @@ impl Look {
 }
 
 impl Browser {
-    async fn visit(&self, url: &str) {
+    pub async fn visit(&self, url: &str) {
         self.page.goto(url).await.unwrap();
     }
 
     /// The path that the browser is at.
-    async fn path(&self) -> String {
+    pub async fn path(&self) -> String {
         self.page.current_url().await.unwrap().path().to_owned()
     }
 
-    async fn is_at(&self, path: &str) {
+    pub async fn is_at(&self, path: &str) {
         eventually(&format!("the browser is at {path}"), async || {
             (self.path().await == path).then_some(())
         })
         .await;
     }
 
-    async fn find_one(&self, selector: &str) -> Element {
+    pub async fn find_one(&self, selector: &str) -> Element {
         eventually(&format!("there is {selector}"), async || {
             self.page.find(Locator::Css(selector)).await.ok()
         })
         .await
     }
 
-    async fn fill_in(&self, id: &str, what: &str) {
+    pub async fn fill_in(&self, id: &str, what: &str) {
         let field = self.find_one(&format!("#{id}")).await;
         field.clear().await.unwrap();
         field.send_keys(what).await.unwrap();
     }
 
     /// Clicks the link or the button with this text.
-    async fn press(&self, name: &str) {
+    pub async fn press(&self, name: &str) {
         let path = format!(
             "//main//*[self::a or self::button][normalize-space()='{name}'] | //header//*[self::a or \
              self::button][normalize-space()='{name}']"
@@ -89,26 +89,32 @@ impl Browser {
         element.click().await.unwrap();
     }
 
-    async fn sign_in(&self, url: &str, key: &str) {
+    pub async fn sign_in(&self, url: &str, key: &str) {
         self.visit(&format!("{url}/links")).await;
         self.fill_in("key", key).await;
         self.press("Sign in").await;
         self.is_at("/links").await;
     }
 
-    async fn run(&self, script: &str) -> Value {
+    /// The value of the field with this name.
+    pub async fn value(&self, name: &str) -> String {
+        let field = self.find_one(&format!("input[name={name}]")).await;
+        field.prop("value").await.unwrap().unwrap_or_default()
+    }
+
+    pub async fn run(&self, script: &str) -> Value {
         self.page.execute(script, Vec::new()).await.unwrap()
     }
 
     /// Whether nothing is wider than the screen.
-    async fn fits(&self) {
+    pub async fn fits(&self) {
         let wide = "return document.documentElement.scrollWidth - window.innerWidth";
         let wide = self.run(wide).await.as_i64().unwrap();
         assert!(wide <= 0, "{} is {wide} pixels too wide", self.path().await);
     }
 
     /// Nothing on this page keeps people from using it, as far as a program can tell.
-    async fn is_accessible(&self) {
+    pub async fn is_accessible(&self) {
         static AXE: LazyLock<String> = LazyLock::new(|| {
             let path = std::env::var("AXE").expect("AXE is axe-core; script/test installs it");
             fs::read_to_string(path).unwrap()
@@ -125,7 +131,7 @@ impl Browser {
     }
 
     /// Saves what the page looks like for the documentation, if `SCREENSHOTS` names a folder.
-    async fn photograph(&self, name: &str) {
+    pub async fn photograph(&self, name: &str) {
         if let Some(folder) = std::env::var_os("SCREENSHOTS") {
             fs::create_dir_all(&folder).unwrap();
             let image = self.page.screenshot().await.unwrap();
@@ -134,7 +140,7 @@ impl Browser {
     }
 
     /// Presses a key wherever the focus is.
-    async fn key(&self, key: &str) {
+    pub async fn key(&self, key: &str) {
         let focused = self.page.active_element().await.unwrap();
         focused.send_keys(key).await.unwrap();
     }
@@ -175,8 +181,25 @@ fn page_of(link: &Value) -> String {
     format!("/links/{}", text(&link["id"]))
 }
 
+/// Goes back to the form with this key as it was opened, past what it led to.
+async fn back_to_first_form(browser: &Browser, form: &str, key: &str) {
+    eventually("the browser is back at the first form", async || {
+        // Neither what was entered once more to look at, nor a form with an error.
+        let field = Locator::Css(".field:not(.wrong) > #amount");
+        if browser.path().await == form && browser.page.find(field).await.is_ok() {
+            return Some(());
+        }
+        browser.page.back().await.unwrap();
+        None
+    })
+    .await;
+    // The browser may have kept the page as it was.
+    browser.page.refresh().await.unwrap();
+    assert_eq!(browser.value("key").await, key);
+}
+
 /// Finds a link, refunds a part of it, and sees the outcome, by clicking.
-async fn refund_a_part(browser: &Browser, url: &str, link: &Value) {
+async fn refund_a_part(browser: &Browser, app: &TestApp, url: &str, link: &Value) {
     browser.sign_in(url, API_KEY).await;
     browser.fill_in("q", "order@example.com").await;
     browser.press("Search").await;
@@ -187,6 +210,8 @@ async fn refund_a_part(browser: &Browser, url: &str, link: &Value) {
     browser.is_at(&page_of(link)).await;
     browser.says("Paid £10.00").await;
     browser.press("Refund").await;
+    browser.find_one("#amount").await;
+    let key = browser.value("key").await;
     browser.fill_in("amount", "3.5").await;
     browser.press("Continue").await;
     browser.says("must be an amount such as 24.50").await;
@@ -205,8 +230,35 @@ async fn refund_a_part(browser: &Browser, url: &str, link: &Value) {
     // The page before is what a form led to, so the browser sends that again.
     browser.page.back().await.unwrap();
     browser.page.refresh().await.unwrap();
+    browser.says("This form was sent before.").await;
     browser.press("Refund £3.50").await;
+    browser.says("Nothing new was done this time.").await;
     browser.says("Refund of £3.50: done.").await;
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+
+    // All the way back to the first form, which is still the same one.
+    let form = format!("{}/refund", page_of(link));
+    back_to_first_form(browser, &form, &key).await;
+    browser.says("This form was sent before.").await;
+    browser.fill_in("amount", "3.50").await;
+    browser.fill_in("reason", "Returned goods").await;
+    browser.press("Continue").await;
+    browser.press("Refund £3.50").await;
+    browser.says("Nothing new was done this time.").await;
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+
+    // With another amount, it says what to do instead.
+    back_to_first_form(browser, &form, &key).await;
+    browser.fill_in("amount", "1.00").await;
+    browser.press("Continue").await;
+    browser.press("Refund £1.00").await;
+    browser
+        .says("This form was sent before, with other values.")
+        .await;
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+    browser.press("Open a new form").await;
+    browser.is_at(&form).await;
+    assert_ne!(browser.value("key").await, key);
     browser.press("Sign out").await;
     browser.is_at("/sign-in").await;
     browser.page.back().await.unwrap();
@@ -233,7 +285,7 @@ async fn a_part_is_refunded_with_and_without_scripts() {
         }
         .open()
         .await;
-        refund_a_part(&browser, &url_of(&app).await, &link).await;
+        refund_a_part(&browser, &app, &url_of(&app).await, &link).await;
         assert_eq!(app.sandbox.done("refund").await.len(), 1);
         browser.close().await;
     }
@@ -312,8 +364,17 @@ async fn a_page_shows_a_payment_without_being_loaded_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_fits_and_keeps_nobody_out() {
-    let app = console::start(&[("CONSOLE_APPROVAL_LIMIT", "15.00"), ("RUN_JOBS", "true")]).await;
+    let app = console::start(&[
+        ("CONSOLE_APPROVAL_LIMIT", "15"),
+        ("RUN_JOBS", "true"),
+        ("POLL_INTERVAL", "200ms"),
+        ("CALLBACK_ALLOW", "127.0.0.1"),
+    ])
+    .await;
+    let receiver = Receiver::start().await;
+    app.subscribe(&json!({"url": receiver.url})).await;
     let link = rich_link(&app).await;
+    receiver.until(1).await;
     let authorized = app.create(&manual("Order 237")).await.expect(201).json();
     app.sandbox.pay(&authorized["paymentIntentId"]).await;
     let mismatch = app
@@ -331,7 +392,7 @@ async fn every_page_fits_and_keeps_nobody_out() {
     let key = create_api_key(
         &app,
         "ann",
-        "links:read,links:write,links:send,payments:manage",
+        "links:read,links:write,links:send,payments:manage,callbacks:manage",
     );
     let url = url_of(&app).await;
     let mut approval = None;
@@ -366,6 +427,8 @@ async fn every_page_fits_and_keeps_nobody_out() {
                 ("unpaid", page_of(&mismatch)),
                 ("refund", format!("{}/refund", page_of(&link))),
                 ("capture", format!("{}/capture", page_of(&authorized))),
+                ("tip", format!("{}/tip", page_of(&authorized))),
+                ("receipt", format!("{}/receipt", page_of(&link))),
                 ("cancel", format!("{}/cancel", page_of(&mismatch))),
                 ("create", "/links/new".to_owned()),
                 ("attention", "/attention".to_owned()),

@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// Movements and transactions have the same business days whatever the time is in London.
-const UTC: (&str, &str) = ("BUSINESS_TIME_ZONE", "UTC");
+pub const UTC: (&str, &str) = ("BUSINESS_TIME_ZONE", "UTC");
 
 /// The command `reconcile` for these days.
-fn reconcile(app: &TestApp, from: Date, to: Date) -> Command {
+pub fn reconcile(app: &TestApp, from: Date, to: Date) -> Command {
     let mut command = program();
     command
         .args([
@@ -37,7 +37,7 @@ fn reconcile(app: &TestApp, from: Date, to: Date) -> Command {
 }
 
 /// The lines that the command prints, and whether the books agree.
-fn lines(command: &mut Command) -> (Vec<Vec<String>>, bool) {
+pub fn lines(command: &mut Command) -> (Vec<Vec<String>>, bool) {
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -64,13 +64,13 @@ async fn results(app: &TestApp, day: Date) -> Vec<Value> {
 }
 
 /// Yesterday and tomorrow: whatever happens in a test is between them, even around midnight.
-fn around_today() -> (Date, Date) {
+pub fn around_today() -> (Date, Date) {
     let today = OffsetDateTime::now_utc().date();
     (today.previous_day().unwrap(), today.next_day().unwrap())
 }
 
 /// The transactions of an intent at Dojo, oldest first.
-async fn transactions(app: &TestApp, link: &Value) -> Vec<Value> {
+pub async fn transactions(app: &TestApp, link: &Value) -> Vec<Value> {
     let intent = text(&link["paymentIntentId"]);
     let found = app
         .sandbox
@@ -79,7 +79,7 @@ async fn transactions(app: &TestApp, link: &Value) -> Vec<Value> {
     found.as_array().unwrap().clone()
 }
 
-async fn change(app: &TestApp, transaction: &Value, how: Value) {
+pub async fn change(app: &TestApp, transaction: &Value, how: Value) {
     let path = format!("transactions/{}", text(&transaction["id"]));
     app.sandbox.control(&path, how).await;
 }
@@ -332,7 +332,7 @@ async fn a_month_of_random_traffic_has_exactly_the_planted_differences() {
     );
 }
 
-fn time_days(days: i64) -> std::time::Duration {
+pub fn time_days(days: i64) -> std::time::Duration {
     std::time::Duration::from_secs(u64::try_from(days).unwrap() * 86_400)
 }
 
@@ -432,6 +432,100 @@ async fn each_night_the_days_that_ended_are_compared() {
     app.get("/v1/reconciliations/yesterday")
         .await
         .problem(404, "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_days_that_differ_are_listed() {
+    let app = TestApp::start().await;
+    let difference = json!([
+        {"kind": "onlyHere", "movement": null, "transaction": null},
+        {"kind": "held", "movement": null, "transaction": null},
+        {"kind": "held", "movement": null, "transaction": null},
+    ]);
+    sqlx::query(
+        "INSERT INTO daily_reconciliations (account, business_day, state, reconciled_at, transactions, matched,
+                                            difference_count, differences)
+         VALUES ('default', '2026-01-01', 'Agrees', now(), 4, 4, 0, '[]'),
+                ('default', '2026-01-02', 'Differs', now(), 5, 3, 3, $1),
+                ('leeds', '2026-01-02', 'Differs', now(), 5, 3, 3, $1),
+                ('default', '2026-01-03', 'Unavailable', now(), 0, 0, 0, '[]'),
+                ('default', '2026-01-04', NULL, NULL, 0, 0, 0, '[]')",
+    )
+    .bind(difference)
+    .execute(&app.pool)
+    .await
+    .unwrap();
+    let page_of = async |query: &str| {
+        let page = app.get(&format!("/v1/reconciliations?{query}")).await;
+        page.expect(200).json()
+    };
+    let days_of = |page: &Value| {
+        let days = page["data"].as_array().unwrap().iter();
+        days.map(|day| format!("{} {}", text(&day["businessDay"]), text(&day["account"])))
+            .collect::<Vec<_>>()
+    };
+
+    let all = page_of("").await;
+    let expected = [
+        "2026-01-01 default",
+        "2026-01-02 default",
+        "2026-01-02 leeds",
+        "2026-01-03 default",
+    ];
+    assert_eq!(
+        days_of(&all),
+        expected,
+        "the day that was not compared is left out"
+    );
+    assert_eq!(all["hasMore"], false);
+    let differs = &all["data"][1];
+    assert_eq!(
+        differs["kinds"],
+        json!({"onlyHere": 1, "onlyAtDojo": 0, "differentAmount": 0, "held": 2})
+    );
+    assert_eq!(differs["differenceCount"], 3);
+    assert_eq!(differs["matched"], 3);
+
+    for (query, days) in [
+        ("state=Differs", &expected[1..3]),
+        (
+            "state=Differs,Unavailable&account=default",
+            &["2026-01-02 default", "2026-01-03 default"],
+        ),
+        ("from=2026-01-02&to=2026-01-02", &expected[1..3]),
+        ("from=2026-01-05", &[]),
+    ] {
+        assert_eq!(days_of(&page_of(query).await), days, "{query}");
+    }
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = page_of(&format!("limit=1{after}")).await;
+        found.extend(days_of(&page));
+        after = format!("&after={}", text(&page["after"]));
+        if page["hasMore"] == false {
+            break;
+        }
+    }
+    assert_eq!(found, expected);
+
+    let key = create_limited_key(&app, "leeds", "links:read", "leeds");
+    let request = app.anonymous(Method::GET, "/v1/reconciliations");
+    let page = send(request.bearer_auth(&key)).await.expect(200).json();
+    assert_eq!(days_of(&page), ["2026-01-02 leeds"]);
+    let key = create_limited_key(&app, "writer", "links:write", "default");
+    let request = app.anonymous(Method::GET, "/v1/reconciliations");
+    send(request.bearer_auth(&key))
+        .await
+        .problem(403, "forbidden");
+    let problem = app
+        .get("/v1/reconciliations?from=yesterday&state=Odd&after=1&color=red")
+        .await
+        .problem(422, "invalid-request");
+    let faults = problem["errors"].as_array().unwrap();
+    let at: Vec<_> = faults.iter().map(|it| text(&it["pointer"])).collect();
+    for name in ["from", "state", "after", "color"] {
+        assert!(at.contains(&name), "{name} in {at:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ impl TestApp {
     }
 
     /// The movements of a link, once there are this many.
-    async fn booked(&self, link: &Value, count: usize) -> Vec<Value> {
+    pub async fn booked(&self, link: &Value, count: usize) -> Vec<Value> {
         let query = format!("?paymentLinkId={}", text(&link["id"]));
         let booked = eventually(&format!("{count} movements are booked"), async || {
             let movements = self.movements(&query).await;
@@ -381,7 +381,7 @@ async fn a_wrong_time_zone_or_cutoff_stops_the_start() {
 }
 
 /// Books this many captures of a penny for a link.
-async fn many_movements(app: &TestApp, link: &Value, count: i64) {
+pub async fn many_movements(app: &TestApp, link: &Value, count: i64) {
     sqlx::query(
         "INSERT INTO movements (position, id, type, account, payment_link_id, event_id, currency, amount, net,
                                 occurred_at, dated_by, business_day)

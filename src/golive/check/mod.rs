@@ -39,7 +39,8 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callback
     let pool = error.keep(PgPool::new(&settings.database));
     error.keep(settings.bootstrap_api_key());
     error.keep(settings.check_listen_addresses());
-    error.keep(settings.console.proxy());
+    let names = accounts.as_ref().map(Accounts::names);
+    error.keep(settings.console.proxy(names.as_deref()));
     let url = error.keep(public_url.get());
     let address = match &url {
         Some(Some(url)) => PublicAddress::Given(url),

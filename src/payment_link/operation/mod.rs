@@ -11,10 +11,12 @@ use utoipa::ToSchema;
 use super::{Failure, ItemLine, Money, OperationId, PaymentLinkId, TaxLine};
 
 mod body;
+mod captured;
 pub mod permission;
 pub mod recovery;
 
 pub use body::broken_rules;
+pub use captured::{OurCapture, captured_and_under_way};
 
 /// What an operation does.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -177,6 +179,23 @@ impl Action {
             Self::Amount(new) => Some(new.amount),
             Self::TipsAmount(new) => Some(new.tips_amount),
             Self::Cancel | Self::Reversal | Self::Receipt(_) => None,
+        }
+    }
+
+    /// The money that it captures, including the tip, or refunds. `None` if it does neither, or if it isn't known yet how much is
+    /// left.
+    #[must_use]
+    pub fn moved(&self) -> Option<Money> {
+        match self {
+            Self::Capture(capture) => {
+                let tips = capture.tips_amount.map_or(0, |tips| tips.value);
+                capture.amount.map(|amount| Money {
+                    value: amount.value.saturating_add(tips),
+                    ..amount
+                })
+            }
+            Self::Refund(refund) => refund.amount,
+            _ => None,
         }
     }
 
