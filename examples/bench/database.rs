@@ -1,6 +1,9 @@
 //! A database of the service, filled with links in the shape in which the service stores them.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use dojo_payment_links::payment_link::PaymentLinkId;
 use dojo_sandbox::signature;
@@ -49,10 +52,21 @@ pub struct Database {
     pub epoch: i64,
     /// The port of its service.
     pub port: u16,
-    /// Knows the intents of `chosen`.
+    /// Knows the intents of the links that receive webhooks.
     pub sandbox: Sandbox,
-    /// The links that receive webhooks: a random choice from all.
-    chosen: Vec<String>,
+    /// The intents of links that receive webhooks: a random choice from all.
+    from_all: Vec<String>,
+    /// A random choice from the newest, of which every database has equally many.
+    from_newest: Vec<String>,
+}
+
+/// Which links receive webhooks.
+#[derive(Debug, Clone, Copy)]
+pub enum Receivers {
+    /// Any, however old.
+    All,
+    /// The newest, as many as a usual database has.
+    Newest,
 }
 
 impl Database {
@@ -75,7 +89,15 @@ impl Database {
                 .fetch_one(&pool)
                 .await?;
         let count = usize::try_from(links)?;
-        let chosen = index::sample(&mut rand::rng(), count, scale.events.min(count));
+        let newest = count.min(usize::try_from(scale.links)?);
+        let choose = |from: usize| {
+            let chosen = index::sample(&mut rand::rng(), from, scale.events.min(from));
+            // The newest have the highest numbers.
+            chosen
+                .iter()
+                .map(|n| intent_id(count - n))
+                .collect::<Vec<_>>()
+        };
         let database = Self {
             url: url.to_owned(),
             pool,
@@ -83,10 +105,17 @@ impl Database {
             epoch,
             port,
             sandbox: Sandbox::start(lab, Some(port)).await?,
-            chosen: chosen.iter().map(|n| intent_id(n + 1)).collect(),
+            from_all: choose(count),
+            from_newest: choose(newest),
         };
         database.seed(lab, events).await?;
-        database.sandbox.add_paid(&database.chosen).await?;
+        let chosen: BTreeSet<_> = [&database.from_all, &database.from_newest]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        let chosen: Vec<_> = chosen.into_iter().collect();
+        database.sandbox.add_paid(&chosen).await?;
         println!("    took {:.0} s", begin.elapsed().as_secs_f64());
         Ok(database)
     }
@@ -228,6 +257,12 @@ impl Database {
 
     /// Makes all links unpaid and not due again, then tidies.
     pub async fn reset(&self, lab: &Lab) -> Result {
+        self.make_unpaid().await?;
+        self.tidy(lab).await
+    }
+
+    /// Makes all links unpaid and not due again, with a new version of each row.
+    pub async fn make_unpaid(&self) -> Result {
         sqlx::query(
             "UPDATE payment_links
              SET status = 'Created', dojo_status = 'Created', unsettled_status = NULL, disputed_since = NULL,
@@ -236,12 +271,16 @@ impl Database {
         )
         .execute(&self.pool)
         .await?;
-        self.tidy(lab).await
+        Ok(())
     }
 
     /// Signed webhooks, each with an id of its own: every chosen link is paid.
-    pub fn payments(&self) -> Deck {
-        let requests = self.chosen.iter().map(|intent| payment(intent));
+    pub fn payments(&self, receivers: Receivers) -> Deck {
+        let chosen = match receivers {
+            Receivers::All => &self.from_all,
+            Receivers::Newest => &self.from_newest,
+        };
+        let requests = chosen.iter().map(|intent| payment(intent));
         Deck::once(requests.collect())
     }
 

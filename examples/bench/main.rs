@@ -117,7 +117,12 @@ async fn run(options: &Options, folder: &std::path::Path) -> Result<Report> {
     println!("{machine}");
     let mut report = Report::new(machine, options.quick);
     for row in Row::value_variants() {
-        if options.only.is_empty() || options.only.contains(row) {
+        let is_chosen = if options.only.is_empty() {
+            !row.is_only_if_named()
+        } else {
+            options.only.contains(row)
+        };
+        if is_chosen {
             println!("==> {}", row.name());
             let begin = Instant::now();
             if let Err(error) = row.run(&mut lab, report.row(row.name())).await {

@@ -13,6 +13,8 @@ pub struct Scale {
     pub events_per_link: u32,
     /// How many events a round can send at most: each moves another link.
     pub events: usize,
+    /// How many events are sent before the space that they waste is measured.
+    pub events_before_bloat: u64,
     /// How often each thing is measured. The medians count.
     pub rounds: usize,
     /// How long a round is measured, and how long it runs before that.
@@ -31,6 +33,7 @@ impl Scale {
         many_links: 1_000_000,
         events_per_link: 3,
         events: 60_000,
+        events_before_bloat: 3_000_000,
         rounds: 3,
         round: Duration::from_secs(4),
         warm_up: Duration::from_secs(1),
@@ -44,6 +47,7 @@ impl Scale {
         many_links: 20_000,
         events_per_link: 3,
         events: 8_000,
+        events_before_bloat: 20_000,
         rounds: 1,
         round: Duration::from_secs(1),
         warm_up: Duration::from_millis(200),

@@ -195,9 +195,11 @@ async fn refund_in_portal(
         sleep(Duration::from_millis(rng.random_range(0..3000))).await;
         let amount = rng.random_range(1..=(payment.amount / 3).max(1));
         let path = format!("payment-intents/{}/refund", payment.intent);
+        let requested_at = OffsetDateTime::now_utc();
         if stage.dojo.control(&path, json!({"amount": amount})).await? {
             let refund = PortalRefund {
-                at: OffsetDateTime::now_utc(),
+                requested_at,
+                done_at: OffsetDateTime::now_utc(),
                 amount,
             };
             let mut refunds = books.portal_refunds.borrow_mut();
@@ -355,9 +357,11 @@ pub fn never_too_much(books: &Books, requests: &[Value]) -> Result {
             continue;
         }
         let portal = portal.get(refund.intent).into_iter().flatten();
-        let mut portal = portal.filter(|theirs| theirs.at < refund.at).peekable();
+        let mut portal = portal
+            .filter(|theirs| theirs.requested_at < refund.at)
+            .peekable();
         let is_excused = if is_first {
-            portal.any(|theirs| theirs.at >= refund.at - UNKNOWN_FOR)
+            portal.any(|theirs| theirs.done_at >= refund.at - UNKNOWN_FOR)
         } else {
             // Without portal refunds all of ours fit. Those of ours that Dojo made count, too: the service may not know yet
             // that they are in what Dojo shows.
@@ -372,7 +376,12 @@ pub fn never_too_much(books: &Books, requests: &[Value]) -> Result {
                     >= refund.amount
         };
         if !is_excused {
-            let what = format!("Dojo rejected a refund of {}", refund.amount);
+            let all = ours.iter().filter(|one| one.intent == refund.intent);
+            let what = format!(
+                "Dojo rejected this refund (the first try: {is_first}): {refund:?}\n  All of ours: {:#?}\n  In the portal: {:#?}",
+                all.collect::<Vec<_>>(),
+                books.portal_refunds.borrow().get(refund.intent)
+            );
             return broken(Promise::NeverTooMuch, refund.intent, what);
         }
     }
@@ -380,6 +389,7 @@ pub fn never_too_much(books: &Books, requests: &[Value]) -> Result {
 }
 
 /// A refund that the service requested from Dojo.
+#[derive(Debug)]
 struct OurRefund<'a> {
     key: &'a str,
     intent: &'a str,

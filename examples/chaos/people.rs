@@ -39,8 +39,11 @@ pub struct Books {
 }
 
 /// A refund that was not requested from the service.
+#[derive(Debug)]
 pub struct PortalRefund {
-    pub at: OffsetDateTime,
+    /// It was made between these two times.
+    pub requested_at: OffsetDateTime,
+    pub done_at: OffsetDateTime,
     /// Minor units.
     pub amount: i64,
 }

@@ -1,5 +1,6 @@
 //! The rows of the benchmark.
 
+mod bloat;
 mod callbacks;
 mod creations;
 mod feed;
@@ -42,6 +43,8 @@ pub enum Row {
     Memory,
     /// how long a start takes
     Start,
+    /// the size of tables after 3 million webhooks (12 minutes; only if named)
+    Bloat,
 }
 
 impl Row {
@@ -61,7 +64,13 @@ impl Row {
             Self::Callbacks => "callbacks",
             Self::Memory => "memory",
             Self::Start => "start",
+            Self::Bloat => "bloat",
         }
+    }
+
+    /// Whether it takes too long to be part of every run.
+    pub fn is_only_if_named(self) -> bool {
+        matches!(self, Self::Bloat)
     }
 
     pub async fn run(self, lab: &mut Lab, mut report: RowReport<'_>) -> Result {
@@ -81,6 +90,7 @@ impl Row {
             Self::Callbacks => callbacks::rate(lab, report).await,
             Self::Memory => process::memory(lab, report).await,
             Self::Start => process::start(lab, report).await,
+            Self::Bloat => bloat::measure(lab, report).await,
         }
     }
 }

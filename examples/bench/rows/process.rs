@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use crate::{
     Result,
-    database::{Size, creation},
+    database::{Receivers, Size, creation},
     http::request,
     lab::{API_KEY, Lab, Program},
     load::{self, Deck, milliseconds},
@@ -25,7 +25,7 @@ pub async fn memory(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
     sleep(Duration::from_secs(3)).await;
     let idle = service.memory().await?;
 
-    let webhooks = database.payments();
+    let webhooks = database.payments(Receivers::All);
     let creations = Deck::once((0..50_000).map(|_| creation("Order 236")).collect());
     let headers = [("authorization", &*format!("Bearer {API_KEY}"))];
     let paths = database.random_links(10_000);
