@@ -40,12 +40,13 @@ const BOOKS: [&str; 6] = [
 ];
 
 /// The schemas of lists of these items, as `utoipa` names them.
-const PAGES: [(&str, &str); 7] = [
+const PAGES: [(&str, &str); 8] = [
     ("Page_PaymentLink", "PaymentLink"),
     ("Page_Operation", "Operation"),
     ("Page_Message", "Message"),
     ("Page_Movement", "Movement"),
     ("Page_DailyTotal", "DailyTotal"),
+    ("Page_ComparedDay", "ComparedDay"),
     ("Page_Entry", "TimelineEntry"),
     ("Page_CallbackDelivery", "CallbackDelivery"),
 ];

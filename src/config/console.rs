@@ -41,8 +41,9 @@ pub struct ConsoleSettings {
           value_parser = duration)]
     pub session_max: Duration,
 
-    /// The amount, such as `100.00`, above which a capture, a refund, a reversal and a new amount need the approval of a second
-    /// person. It applies to pounds and euros alike. Unset: nothing does.
+    /// The amount, such as `100.00`, above which a capture, a refund, a reversal, a new amount and a new tip need the approval of
+    /// a second person. The refunds of one link count together, and so do its captures. It applies to pounds and euros alike.
+    /// Unset: nothing needs an approval.
     #[arg(id = "console-approval-limit", long, env = "CONSOLE_APPROVAL_LIMIT", default_value = "", hide_default_value = true,
           value_name = "AMOUNT", value_parser = optional(amount))]
     pub approval_limit: std::option::Option<i64>,

@@ -3,7 +3,8 @@
 //! It is a client of this service's own API, within the process, as the person who is signed in. So whatever the API checks,
 //! limits and records, it does for the console as well, and the console can do nothing that the API can't, except for settling
 //! operations, which the command line can as well. Only searching for short addresses, sessions, approvals, the audit list, the
-//! current business day, and what needs attention or says how the service is doing have queries of their own.
+//! current business day, what one person has moved, whether a key was used, and what needs attention or says how the service is
+//! doing have queries of their own.
 //!
 //! Every page works without scripts. With them, pages bring themselves up to date.
 

@@ -280,10 +280,10 @@ fn too_many(
     response.into()
 }
 
-/// The path that was requested. What a form was sent to shows the form.
+/// The address that was requested. What a form was sent to shows the form, with the same key.
 fn here(parts: &Parts) -> String {
     let path = parts.uri.path();
-    let query = parts.uri.query().filter(|_| parts.method == Method::GET);
+    let query = parts.uri.query();
     query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
 

@@ -308,6 +308,23 @@ async fn a_session_ends_when_it_is_not_used_and_at_its_limit() {
     );
 }
 
+#[tokio::test]
+async fn a_form_keeps_its_key_when_the_session_has_ended() {
+    let app = start(&[]).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let link = app.paid().await;
+    let opened = visitor.get(&path_of(&link, "/refund")).await.expect(303);
+    let address = opened.header("location");
+    run(&app, "DELETE FROM console_sessions").await;
+    let fields = [("amount", "1.00"), ("step", "do")];
+    let sent = visitor.post(address, &fields).await.expect(303);
+    let (path, query) = sent.header("location").split_once('?').unwrap();
+    assert_eq!(path, "/sign-in");
+    let next = url::form_urlencoded::parse(query.as_bytes()).next();
+    assert_eq!(next, Some(("next".into(), address.into())));
+    assert!(app.sandbox.done("refund").await.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_key_ends_its_sessions_at_once() {
     let app = start(&[]).await;
@@ -1915,6 +1932,41 @@ async fn an_approval_can_be_rejected_withdrawn_and_expires() {
     assert_eq!(app.sandbox.done("refund").await.len(), 1);
 }
 
+/// Waits for an unconfirmed operation. Returns the page that lists it, and the path of the form that settles it.
+async fn to_settle(visitor: &Visitor) -> (String, String) {
+    eventually("the operation is unconfirmed", async || {
+        let page = visitor.get("/attention").await.expect(200).text;
+        let id = page.split("href=\"/operations/").nth(1)?;
+        let path = format!("/operations/{}", id.split('"').next()?);
+        Some((page, path))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_operations_need_two_people_nobody_settles_their_own() {
+    let app = start(&[&QUICK[..], &[("CONSOLE_APPROVAL_LIMIT", "100")]].concat()).await;
+    let (own, key) = (
+        Visitor::bootstrap(&app).await,
+        create_api_key(&app, "ann", ALL),
+    );
+    let link = app.paid().await;
+    app.sandbox.next("receipt", "cutAfter", json!({})).await;
+    let emails = json!({"emails": ["mari@example.com"]});
+    app.operate_with_key("a", &link, "receipt", &emails)
+        .await
+        .problem(504, "outcome-unknown");
+    let (_, path) = to_settle(&own).await;
+    let csrf = own.csrf().await;
+    let fields = [("csrf", csrf.as_str()), ("outcome", "not-done")];
+    for answer in [own.get(&path).await, own.post(&path, &fields).await] {
+        let page = answer.expect(403).text;
+        assert!(page.contains("A second person must record it"), "{page}");
+    }
+    let ann = Visitor::with_key(&app, &key).await;
+    ann.submit(&path, &[("outcome", "done")]).await.expect(303);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_attention_is_listed_and_settled() {
     let app = start(&QUICK).await;
@@ -1928,20 +1980,8 @@ async fn what_needs_attention_is_listed_and_settled() {
     app.operate_with_key("a", &link, "receipt", &emails)
         .await
         .problem(504, "outcome-unknown");
-    let page = eventually("the operation is unconfirmed", async || {
-        let page = visitor.get("/attention").await.expect(200).text;
-        page.contains("Record the outcome").then_some(page)
-    })
-    .await;
+    let (page, path) = to_settle(&visitor).await;
     assert!(!page.contains("mari@"), "{page}");
-    let path = page
-        .split("href=\"/operations/")
-        .nth(1)
-        .unwrap()
-        .split('"')
-        .next()
-        .unwrap();
-    let path = format!("/operations/{path}");
 
     let key = create_api_key(&app, "reader", "links:read");
     let reader = Visitor::with_key(&app, &key).await;
