@@ -274,10 +274,10 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     }
     println!("    {}", callback.body);
 
-    step("The console shows it to people");
-    let page = format!("http://localhost:{console_port}/links/{id}");
-    println!("    {page} (sign in with {API_KEY})");
     if !options.pay {
+        step("The console shows it to people");
+        let page = format!("http://localhost:{console_port}/links/{id}");
+        println!("    {page} (sign in with {API_KEY})");
         open_in_browser(&page);
         step("Everything keeps running for you to try. Press Ctrl-C to stop it");
         println!("    Logs: {}", programs.logs.display());
