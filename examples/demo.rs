@@ -146,6 +146,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
         ],
     )?;
     ready(&format!("{service_url}/readyz")).await?;
+    ready(&format!("http://localhost:{console_port}/sign-in")).await?;
     println!("    {service_url} (API documentation: {service_url}/docs)");
     println!("    http://localhost:{console_port} (console: sign in with {API_KEY})");
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::api_key::Scope;
 
-/// The settings of the console, the page for the people who look after payments.
+/// The settings of the console, the web interface for the people who look after payments.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Console")]
 pub struct ConsoleSettings {
@@ -365,7 +365,7 @@ impl ConsoleSettings {
         }
     }
 
-    /// Adds the groups and accounts in `CONSOLE_GROUP_ACCOUNTS` that don't exist. A slip must not let anybody see more than was
+    /// Adds the groups and accounts in `CONSOLE_GROUP_ACCOUNTS` that don't exist. A mistake must not let anybody see more than was
     /// meant.
     fn check_group_accounts(&self, accounts: Option<&[&str]>, error: &mut ConfigError) {
         const SETTING: &str = "CONSOLE_GROUP_ACCOUNTS";

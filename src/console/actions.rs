@@ -22,7 +22,8 @@ use super::{
     form::{Field, Form, FormKey, explain, fill},
     link::find,
     page::{
-        Layout, Part, Stop, Trouble, forbidden, not_found, out_of_order, page, redirect, status_of,
+        Layout, Part, Stop, Trouble, forbidden, not_found, out_of_order, page, possible_now,
+        redirect, status_of,
     },
     person::Person,
     session::Submission,
@@ -250,7 +251,7 @@ impl Opened {
             errors: rest,
             ..Trouble::new(
                 "Not sent",
-                "Something is wrong with it.",
+                "The form has these errors:",
                 &self.person.request_id,
             )
         });
@@ -272,10 +273,13 @@ impl Opened {
         let rest = explain(&mut fields, problem.errors.clone(), |pointer| {
             self.deed.field_of(pointer)
         });
-        let trouble = Trouble {
+        let mut trouble = Trouble {
             errors: rest,
             ..Trouble::of(problem)
         };
+        if is_over(problem) || trouble.instead.is_some() {
+            trouble.instead = self.possible().await.or(trouble.instead);
+        }
         let key = if is_over(problem) {
             key.successor()
         } else {
@@ -287,6 +291,16 @@ impl Opened {
             ..Shown::new(fields, key)
         })
         .await
+    }
+
+    /// What the person can do with the link as it is now, if that is known.
+    async fn possible(&self) -> Option<String> {
+        let id = self.link.id.to_string();
+        let link = find(&self.console, &self.person, &id).await.ok()?;
+        let window = self.console.state.limits.window;
+        let ways = Deed::possible(&link, window, OffsetDateTime::now_utc());
+        let ways = ways.iter().filter(|deed| self.person.may(deed.scope()));
+        Some(possible_now(ways.map(|deed| deed.name())))
     }
 
     /// A form that can't be sent any more.

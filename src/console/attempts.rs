@@ -1,4 +1,4 @@
-//! Limits of the attempts to sign in, and what became of them. Nobody guesses 256 random bits, but each attempt in vain costs an
+//! Limits of the attempts to sign in, and what became of them. Nobody guesses 256 random bits, but each failed attempt costs an
 //! entry in the audit list, and each session two rows.
 //!
 //! The right key always gets in: behind a proxy everybody may have the same address, and nobody must be able to keep the others
@@ -15,7 +15,7 @@ use governor::{
 };
 use uuid::Uuid;
 
-/// The attempts in vain per minute from one address, and in total, on this replica.
+/// The failed attempts per minute from one address, and in total, on this replica.
 const PER_ADDRESS: NonZeroU32 = NonZeroU32::new(10).expect("it is not zero");
 const TOTAL: NonZeroU32 = NonZeroU32::new(60).expect("it is not zero");
 
@@ -79,7 +79,7 @@ impl Default for Attempts {
 }
 
 impl Attempts {
-    /// Counts an attempt in vain. Returns whether it is within the limits. `address` is `None` if many people share it.
+    /// Counts a failed attempt. Returns whether it is within the limits. `address` is `None` if many people share it.
     pub(super) fn may_fail(&self, address: Option<IpAddr>) -> bool {
         // Before the total, so that one address can't use that up.
         if let Some(address) = address {

@@ -73,6 +73,13 @@ struct Section {
     items: Vec<Item>,
 }
 
+impl Section {
+    /// Whether there may be more than is shown.
+    fn is_full(&self) -> bool {
+        i64::try_from(self.items.len()).is_ok_and(|items| items >= MOST)
+    }
+}
+
 #[derive(Template)]
 #[template(path = "console/attention.html")]
 struct AttentionPage {
@@ -124,9 +131,9 @@ async fn unconfirmed_operations(console: &Console, person: &Person) -> Result<Se
     let may_settle = person.may(Scope::PaymentsManage);
     Ok(Section {
         id: "unconfirmed",
-        title: "Operations that nobody knows the outcome of",
+        title: "Operations with an unconfirmed outcome",
         advice: "Dojo’s response was lost, and nothing at Dojo shows whether the operation was done. Look at the payment in \
-                 Dojo’s portal, and record what you find. Don’t request it again before.",
+                 Dojo’s portal, and record what you find. Don’t request it again until then.",
         items: found
             .iter()
             .map(|operation| operation_item(operation, may_settle))
@@ -142,8 +149,8 @@ async fn pending_operations(
     let found = operations(console, person, OperationStatus::Pending).await?;
     Ok(Section {
         id: "pending-operations",
-        title: "Operations that take long",
-        advice: "The service finds out what became of them, as soon as Dojo responds. If this stays, see Health: a replica \
+        title: "Operations that are taking a long time",
+        advice: "The service finds out what became of them, as soon as Dojo responds. If they stay here, see Health: at least one replica \
                  must run background jobs.",
         items: found
             .iter()
@@ -160,7 +167,7 @@ async fn mismatches(console: &Console, person: &Person) -> Result<Section, Stop>
     Ok(Section {
         id: "mismatches",
         title: "Links with another amount at Dojo",
-        advice: "Dojo would charge another amount than the one that was requested. Don’t send such a link out. Cancel it, or \
+        advice: "Dojo would charge a different amount from the one that was requested. Don’t send such a link out. Cancel it, or \
                  if it is paid, reverse or refund it. Then find out how it happened.",
         items: links
             .iter()
@@ -215,7 +222,7 @@ async fn pending_links(
     Ok(Section {
         id: "pending",
         title: "Links that are not created yet",
-        advice: "Dojo’s response was lost, and the service is finding out what happened. If this stays although Dojo responds, \
+        advice: "Dojo’s response was lost, and the service is finding out what happened. If they stay here although Dojo responds, \
                  see Health: a replica must run background jobs.",
         items: links
             .map(|link| {

@@ -36,10 +36,8 @@ pub(super) fn calendar(days: &BusinessDays) -> String {
     let zone = &days.time_zone;
     match hour {
         0 if minute == 0 => format!("Business days begin and end at midnight in {zone}."),
-        0..12 => format!(
-            "A business day ends at {hour:02}:{minute:02} in the night that follows it, in {zone}."
-        ),
-        _ => format!("A business day ends at {hour:02}:{minute:02} in its own evening, in {zone}."),
+        0..12 => format!("A business day ends at {hour:02}:{minute:02} the next day, in {zone}."),
+        _ => format!("A business day ends at {hour:02}:{minute:02} on the same day, in {zone}."),
     }
 }
 
@@ -326,19 +324,19 @@ mod tests {
             ),
             (
                 time!(0:30),
-                "A business day ends at 00:30 in the night that follows it, in Europe/London.",
+                "A business day ends at 00:30 the next day, in Europe/London.",
             ),
             (
                 time!(3:00),
-                "A business day ends at 03:00 in the night that follows it, in Europe/London.",
+                "A business day ends at 03:00 the next day, in Europe/London.",
             ),
             (
                 time!(12:00),
-                "A business day ends at 12:00 in its own evening, in Europe/London.",
+                "A business day ends at 12:00 on the same day, in Europe/London.",
             ),
             (
                 time!(22:15),
-                "A business day ends at 22:15 in its own evening, in Europe/London.",
+                "A business day ends at 22:15 on the same day, in Europe/London.",
             ),
         ] {
             let days = BusinessDays {

@@ -479,7 +479,7 @@ pub(super) async fn show_books(
         Ok(selection) => {
             if selection.is_too_long() {
                 let fault = format!(
-                    "A page covers {MOST_DAYS} days at most. The file has all of these days."
+                    "A page covers {MOST_DAYS} days at most. Download the CSV file to get all of these days."
                 );
                 page_of.faults.push(fault);
             } else {

@@ -120,7 +120,7 @@ fn fields(console: &Console, person: &Person) -> Vec<Field> {
                 ),
                 (
                     "capture",
-                    "When somebody captures it; otherwise it is captured by itself",
+                    "When somebody captures it; otherwise it is captured automatically",
                 ),
             ]),
         )
@@ -135,7 +135,7 @@ fn fields(console: &Console, person: &Person) -> Vec<Field> {
         ));
         fields.push(
             Field::new("note", "Note in the email", Entry::Lines)
-                .hint("A text of yours")
+                .hint("Your own text")
                 .limit(1000),
         );
     }
@@ -322,11 +322,7 @@ pub(super) async fn submit_create(
             let rest = explain(&mut fields, faults, field_of);
             let trouble = (!rest.is_empty()).then(|| Trouble {
                 errors: rest,
-                ..Trouble::new(
-                    "Not sent",
-                    "Something is wrong with it.",
-                    &person.request_id,
-                )
+                ..Trouble::new("Not sent", "The form has these errors:", &person.request_id)
             });
             let shown = Shown {
                 status: StatusCode::UNPROCESSABLE_ENTITY,

@@ -141,17 +141,17 @@ impl Deed {
     pub(super) fn meaning(self) -> &'static str {
         match self {
             Self::Send => {
-                "The customer gets an email with the link and its QR code. It can’t be taken back."
+                "The customer gets an email with the link and its QR code. This can’t be undone."
             }
             Self::Capture => "The money is collected from the customer’s card.",
-            Self::Refund => "The money goes back to the customer’s card. It can’t be taken back.",
-            Self::Reverse => "The whole payment is undone. It can’t be taken back.",
+            Self::Refund => "The money goes back to the customer’s card. This can’t be undone.",
+            Self::Reverse => "The whole payment is reversed. This can’t be undone.",
             Self::Amount => "The customer pays the new amount instead of the old one.",
             Self::Tip => {
                 "The customer pays the new tip on top of the amount, instead of the old one."
             }
-            Self::Receipt => "Dojo sends the receipt by email. It can’t be taken back.",
-            Self::Cancel => "Nobody can pay the link afterwards. It can’t be taken back.",
+            Self::Receipt => "Dojo sends the receipt by email. This can’t be undone.",
+            Self::Cancel => "Nobody can pay the link afterwards. This can’t be undone.",
             Self::Renew => {
                 "A new link with the same terms takes this one’s place, and gets its short address. Dojo must confirm \
                  first that nobody can pay the old one."
@@ -241,8 +241,10 @@ impl Deed {
 
     /// The form's fields, filled in for this link.
     pub(super) fn fields(self, link: &PaymentLink) -> Vec<Field> {
-        let amount = |label, hint| {
-            let left = self.left(link).map(field).unwrap_or_default();
+        let left = self.left(link);
+        let is_left = left.map_or_else(String::new, |left| format!("{} is left", show(left)));
+        let amount = |label, hint: String| {
+            let left = left.map(field).unwrap_or_default();
             Field::new("amount", label, Entry::Amount)
                 .required()
                 .value(left)
@@ -251,7 +253,7 @@ impl Deed {
         };
         match self {
             Self::Refund => vec![
-                amount("Amount to refund", "All that is left, unless you change it"),
+                amount("Amount to refund", is_left),
                 Field::new("reason", "Reason", Entry::Lines)
                     .hint("Dojo stores it with the refund")
                     .limit(1024),
@@ -259,7 +261,7 @@ impl Deed {
             Self::Capture => {
                 let mut fields = vec![amount(
                     "Amount to capture",
-                    "All that is left without the tip, unless you change it",
+                    format!("{is_left}, without the tip"),
                 )];
                 if let Some(tip) = link.tips_amount.filter(|tip| tip.value > 0) {
                     let left = left_to_capture(link, tip, |capture| {
@@ -274,8 +276,11 @@ impl Deed {
                 }
                 fields
             }
-            Self::Amount => vec![amount("New amount", "Without the tip")],
-            Self::Tip => vec![amount("New tip", "On top of the amount. 0.00 for none")],
+            Self::Amount => vec![amount("New amount", "Without the tip".to_owned())],
+            Self::Tip => vec![amount(
+                "New tip",
+                "On top of the amount. 0.00 for none".to_owned(),
+            )],
             Self::Receipt => vec![
                 Field::new("emails", "Email addresses", Entry::Lines)
                     .required()
@@ -289,7 +294,7 @@ impl Deed {
                     .value(address_of(link))
                     .limit(254),
                 Field::new("note", "Note", Entry::Lines)
-                    .hint("A text of yours in the email")
+                    .hint("Your own text, included in the email")
                     .limit(1000),
             ],
             Self::Renew => vec![
@@ -318,7 +323,7 @@ impl Deed {
             };
             match parse(form.text("amount"), currency_code) {
                 Some(0) if self != Self::Tip => {
-                    faults.push(Fault::new("/amount", "must be more than nothing"));
+                    faults.push(Fault::new("/amount", "must be more than zero"));
                 }
                 Some(value) => {
                     amount = Some(money(value));
@@ -399,7 +404,11 @@ pub(super) fn reversible(link: &PaymentLink) -> Money {
 }
 
 /// How much of a part of the payment is left to capture.
-fn left_to_capture(link: &PaymentLink, whole: Money, part: fn(&LinkCapture) -> i64) -> Money {
+pub(super) fn left_to_capture(
+    link: &PaymentLink,
+    whole: Money,
+    part: fn(&LinkCapture) -> i64,
+) -> Money {
     let captures = link.captures.iter().filter(|capture| !capture.is_void());
     let done = captures.map(part).fold(0, i64::saturating_add);
     Money {

@@ -1,6 +1,6 @@
 //! Forms: their keys, and their fields as they were sent and as they are shown again.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use sha2::{Digest, Sha256};
 use url::form_urlencoded;
@@ -100,7 +100,7 @@ pub(super) struct Field {
     pub(super) label: &'static str,
     pub(super) entry: Entry,
     pub(super) value: String,
-    pub(super) hint: &'static str,
+    pub(super) hint: Cow<'static, str>,
     pub(super) is_required: bool,
     /// The most characters that it may have.
     pub(super) limit: u16,
@@ -115,7 +115,7 @@ impl Field {
             label,
             entry,
             value: String::new(),
-            hint: "",
+            hint: Cow::Borrowed(""),
             is_required: false,
             limit: 200,
             error: None,
@@ -132,8 +132,8 @@ impl Field {
         self
     }
 
-    pub(super) fn hint(mut self, hint: &'static str) -> Self {
-        self.hint = hint;
+    pub(super) fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = hint.into();
         self
     }
 

@@ -202,7 +202,7 @@ async fn comparison(
         _ if lag > COMPARISON_PATIENCE => finding(
             COMPARED,
             format!(
-                "A business day has waited for it for {}. If Dojo can’t be reached or throttles the service, wait. \
+                "A business day has been waiting to be compared for {}. If Dojo can’t be reached or throttles the service, wait. \
                  Otherwise, see daily_reconciliation under the background jobs.",
                 spoken(lag)
             ),
@@ -300,7 +300,7 @@ async fn account_group(
             links.lag,
         ),
         backlog(
-            "Operations to be found out about",
+            "Operations whose outcome isn’t known yet",
             "operations",
             operations.operations,
             operations.lag,

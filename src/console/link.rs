@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::{
     amount::show,
     api_client::{List, get, get_raw, post, slug, with_query},
-    deed::Deed,
+    deed::{Deed, left_to_capture},
     page::{LIVE, Layout, Part, Region, Stop, When, not_found, out_of_order, page, redirect, stop},
     person::Person,
     session::Submission,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api_key::Scope,
     payment_link::{
-        MessageId, Money, OperationId, PaymentLink, PaymentLinkId,
+        MessageId, Money, OperationId, PaymentLink, PaymentLinkId, Status,
         operation::Operation,
         timeline::{Cause, Entry},
     },
@@ -279,6 +279,10 @@ fn facts(link: &PaymentLink) -> Vec<Fact> {
     );
     let positive = |money: Money| Some(money).filter(|money| money.value > 0);
     add("Captured", positive(link.captured_amount));
+    if link.status == Status::Authorized {
+        let left = left_to_capture(link, link.amount, |capture| capture.amount.value);
+        add("Left to capture", positive(left));
+    }
     add("Refunded", positive(link.refunded_amount));
     add("Left to refund", positive(link.refundable_amount));
     for capture in &link.captures {
@@ -452,7 +456,7 @@ fn delivery_row(delivery: Delivery) -> DeliveryRow {
     });
     let (text, tone) = match delivery.status.as_str() {
         "Delivered" => (
-            format!("delivered at attempt {}", delivery.attempts),
+            format!("delivered on attempt {}", delivery.attempts),
             Tone::Good,
         ),
         "Failed" => (

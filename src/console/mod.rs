@@ -1,4 +1,4 @@
-//! The console: the page for the people who look after payments, served on an address of its own.
+//! The console: the web interface for the people who look after payments, served on an address of its own.
 //!
 //! It is a client of this service's own API, within the process, as the person who is signed in. So whatever the API checks,
 //! limits and records, it does for the console as well, and the console can do nothing that the API can't, except for settling

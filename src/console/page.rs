@@ -246,11 +246,8 @@ impl Trouble {
 
     pub(super) fn of(problem: &Problem) -> Self {
         let allowed = problem.allowed_actions.as_ref().map(|allowed| {
-            if allowed.is_empty() {
-                return "Nothing else is possible now.".to_owned();
-            }
-            let names: Vec<_> = allowed.iter().map(|kind| kind.as_str()).collect();
-            format!("Possible now: {}.", names.join(", "))
+            let names = allowed.iter().map(|kind| kind.as_str());
+            possible_now(names)
         });
         Self {
             errors: problem.errors.clone(),
@@ -264,6 +261,16 @@ impl Trouble {
                 &problem.request_id,
             )
         }
+    }
+}
+
+/// What can be done instead, by name.
+pub(super) fn possible_now<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names = names.collect::<Vec<_>>().join(", ");
+    if names.is_empty() {
+        "Nothing else is possible now.".to_owned()
+    } else {
+        format!("Possible now: {names}.")
     }
 }
 
@@ -320,8 +327,7 @@ pub(super) fn status_of(problem: &Problem) -> StatusCode {
 
 /// Ends the handling of a request for something that isn't there.
 pub(super) fn not_found(console: &Console, person: &Person) -> Stop {
-    let detail =
-        "There is no such page, or your account has no access to what it would show.".to_owned();
+    let detail = "There is no such page, or you don’t have access to it.".to_owned();
     let missing = Trouble::new("Not found", detail, &person.request_id);
     trouble(console, Some(person), StatusCode::NOT_FOUND, missing).into()
 }
@@ -355,7 +361,7 @@ pub(super) fn broken(
         (
             StatusCode::INTERNAL_SERVER_ERROR,
             "Something went wrong",
-            "Report it with the number below.",
+            "Report it, and quote the request id below.",
         )
     };
     let what = Trouble::new(title, detail, request_id);

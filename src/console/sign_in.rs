@@ -35,7 +35,7 @@ use crate::{
 struct SignInPage {
     layout: Layout,
     next: String,
-    /// Why the last attempt was in vain.
+    /// Why the last attempt failed.
     error: Option<&'static str>,
 }
 

@@ -123,7 +123,7 @@ fn waiting(link: &PaymentLink, total: &str, now: OffsetDateTime) -> String {
     };
     match link.expire_at {
         Some(at) if at <= now => format!(
-            "Not paid. Its time ended on {}, and Dojo hasn’t closed it yet.{attempts}",
+            "Not paid. It expired on {}, but Dojo hasn’t closed it yet.{attempts}",
             When(at).text()
         ),
         Some(at) => format!("Waiting for {total}, until {}.{attempts}", When(at).text()),
@@ -319,7 +319,7 @@ pub(super) fn event(entry: &Entry) -> (String, Tone) {
             Tone::Waiting,
         ),
         Kind::AmountMismatch => (
-            "Dojo reports another amount than the one that was requested".to_owned(),
+            "Dojo reports a different amount from the one that was requested".to_owned(),
             Tone::Bad,
         ),
         Kind::CreationRetried => (
@@ -327,7 +327,8 @@ pub(super) fn event(entry: &Entry) -> (String, Tone) {
             Tone::Waiting,
         ),
         Kind::UnknownAtDojo => (
-            "Dojo doesn’t know this payment: the account’s key may be another one’s".to_owned(),
+            "Dojo doesn’t know this payment: the API key may belong to another Dojo account"
+                .to_owned(),
             Tone::Bad,
         ),
         Kind::SurplusFound => (
@@ -377,7 +378,10 @@ pub(super) fn event(entry: &Entry) -> (String, Tone) {
             "It is not known whether the email to the customer was sent".to_owned(),
             Tone::Bad,
         ),
-        Kind::ReminderDue => ("The customer was to be reminded".to_owned(), Tone::Neutral),
+        Kind::ReminderDue => (
+            "A reminder to the customer was due".to_owned(),
+            Tone::Neutral,
+        ),
         Kind::Erased => ("The personal data was erased".to_owned(), Tone::Neutral),
     }
 }
@@ -393,7 +397,7 @@ fn webhook(entry: &Entry, verdict: &str, reported: &str) -> (String, Tone) {
             Tone::Waiting,
         ),
         _ => (
-            format!("A webhook of Dojo’s that changes nothing ({verdict})"),
+            format!("Dojo’s webhook changes nothing ({verdict})"),
             Tone::Neutral,
         ),
     }
@@ -420,10 +424,10 @@ pub(super) fn cause(cause: &Cause) -> String {
         Cause::Webhook { .. } => "Webhook from Dojo".to_owned(),
         Cause::Recovery => "Search for a lost response".to_owned(),
         Cause::Reconciliation => "Scheduled read from Dojo".to_owned(),
-        Cause::Operator => "Command of an operator".to_owned(),
+        Cause::Operator => "Operator’s command".to_owned(),
         Cause::Schedule => "Schedule of the link".to_owned(),
         Cause::Delivery => "Delivery of a message".to_owned(),
-        Cause::Retention => "Rule for how long data is kept".to_owned(),
+        Cause::Retention => "Data retention rule".to_owned(),
     }
 }
 
@@ -544,7 +548,7 @@ mod tests {
             "Waiting for £24.50, until 3 Dec 2026, 00:00 UTC. 2 attempts to pay were declined."
         );
         let late = link(&json!({"expireAt": "2026-11-20T00:00:00Z"}));
-        assert!(state(&late, NOW).starts_with("Not paid. Its time ended on"));
+        assert!(state(&late, NOW).starts_with("Not paid. It expired on"));
         let canceled = link(&json!({"status": "Canceled", "expireAt": "2026-11-20T00:00:00Z"}));
         assert_eq!(state(&canceled, NOW), "Expired: nobody paid it in time.");
     }

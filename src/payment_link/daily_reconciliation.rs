@@ -55,11 +55,11 @@ impl Transaction {
         !is_void && (self.kind != "PreAuth" || self.is_reversed())
     }
 
-    /// The kind of operation that has such a transaction. `None`: it moved no money, or it wasn't an operation.
+    /// The kind of operation that it proves. `None`: it moved no money, Dojo has reversed it or holds it, or it wasn't an operation.
     #[must_use]
     pub fn operation(&self) -> Option<&'static str> {
         match self.kind.as_str() {
-            _ if !self.moves_money() => None,
+            _ if !self.moves_money() || self.is_reversed() || self.is_held() => None,
             "Collection" => Some("capture"),
             "Refund" => Some("refund"),
             _ => None,
@@ -652,6 +652,22 @@ mod tests {
             },
             is_ours: true,
             is_of_day: true,
+        }
+    }
+
+    #[test]
+    fn only_what_has_moved_money_for_good_proves_an_operation() {
+        for (kind, status, operation) in [
+            ("Refund", "Succeeded", Some("refund")),
+            ("Collection", "Succeeded", Some("capture")),
+            ("Sale", "Succeeded", None),
+            ("Refund", "Declined", None),
+            ("Refund", "Reversed", None),
+            ("Refund", "Held", None),
+            ("Collection", "UnderReview", None),
+        ] {
+            let row = listed("pi_1", kind, status, 300);
+            assert_eq!(row.transaction.operation(), operation, "{kind} {status}");
         }
     }
 

@@ -873,7 +873,7 @@ async fn what_is_wrong_with_a_form_is_shown_at_its_field() {
         answer.text
     );
     assert!(
-        answer.text.contains("Possible now: refund"),
+        answer.text.contains("Possible now: Refund"),
         "{}",
         answer.text
     );
@@ -937,6 +937,7 @@ async fn an_operation_that_dojo_rejects_can_be_sent_again_as_another_one() {
         .expect(409)
         .text;
     assert!(failed.contains("Rejected by Dojo"), "{failed}");
+    assert!(failed.contains("Possible now: Refund"), "{failed}");
     assert_ne!(hidden(&failed, "key"), hidden(&form, "key"));
     // A repetition shows the same outcome and the same form, which is a new request.
     let repeated = async || {
@@ -1401,7 +1402,7 @@ async fn a_link_shows_what_callback_endpoints_got_about_it() {
     let other = app.create(&ten_pounds("Order 2")).await.expect(201).json();
     let page = eventually("the endpoints got the events", async || {
         let page = visitor.open(&path_of(&link, "")).await;
-        let is_there = page.contains("delivered at attempt 1")
+        let is_there = page.contains("delivered on attempt 1")
             && page.contains("rejected (response 500); it is attempted again");
         is_there.then_some(page)
     })
@@ -1986,7 +1987,7 @@ async fn what_needs_attention_is_listed_and_settled() {
     let key = create_api_key(&app, "reader", "links:read");
     let reader = Visitor::with_key(&app, &key).await;
     reader
-        .sees("/attention", "Operations that nobody knows the outcome of")
+        .sees("/attention", "Operations with an unconfirmed outcome")
         .await;
     reader.get(&path).await.expect(403);
     let csrf = reader.csrf().await;

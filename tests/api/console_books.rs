@@ -199,7 +199,7 @@ async fn the_books_show_what_the_api_and_the_feed_report() {
         assert!(rows.contains(&path), "{path} is not in {rows}");
     }
     assert_eq!(
-        rows.matches("noticed then").count(),
+        rows.matches("when noticed").count(),
         1,
         "the portal's refund"
     );
@@ -283,8 +283,7 @@ async fn the_books_open_on_the_business_day_that_it_is_there() {
         .await;
         let visitor = Visitor::bootstrap(&app).await;
         let before = current_day(&app, zone).await;
-        let words =
-            format!("A business day ends at 03:00 in the night that follows it, in {zone}.");
+        let words = format!("A business day ends at 03:00 the next day, in {zone}.");
         let page = visitor.sees("/books", &words).await;
         let days = [before, current_day(&app, zone).await];
         for field in ["from", "to"] {
@@ -722,7 +721,10 @@ async fn the_health_page_says_how_the_books_are_doing() {
     )
     .await;
     visitor
-        .sees("/health", "A business day has waited for it for 7 h.")
+        .sees(
+            "/health",
+            "A business day has been waiting to be compared for 7 h.",
+        )
         .await;
     run(
         &app,
