@@ -290,8 +290,9 @@ pub async fn register(
                 (Some(true), _) => outcome.say(format!("The settings contain its secret {}.", secret.id)),
                 (_, Some(value)) => {
                     outcome.say(format!(
-                        "The settings do not contain its secret {}, which is on standard output. Add it to {} on every \
-                         replica, and restart them. Until then its webhooks are rejected.",
+                        "The settings do not contain the secret with the id {}. The secret itself, which is on standard \
+                         output, belongs in {} on every replica. Add it, and restart them. Until then its webhooks are \
+                         rejected.",
                         secret.id,
                         secrets_setting(account)
                     ));

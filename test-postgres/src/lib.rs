@@ -31,10 +31,10 @@ durable) parent=/var/tmp ;; # on many systems, /tmp is in memory
 cluster)
     # Linux keeps /dev/shm in memory, where creating a database takes an eighth of the time. In a container it may be tiny.
     free=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
-    [ "${free:-0}" -lt 4000000 ] || parent=/dev/shm
+    if [ "${free:-0}" -ge 4000000 ] && [ -w /dev/shm ]; then parent=/dev/shm; fi
     ;;
 esac
-home=$(mktemp -d "$parent/dojo-pg.XXXXXX")
+home=$(mktemp -d "$parent/dojo-pg.XXXXXX") || exit 1
 cluster() {
     "$bin/initdb" -D "$home/data" -U postgres -A trust -E UTF8 --no-locale --no-sync &&
     echo "
