@@ -18,8 +18,8 @@ use super::{
     api_client::{List, get, with_query},
     book_words::{calendar, done_by, movement_name, outcome},
     page::{
-        Layout, Part, Stop, When, day_text, not_found, open_accounts, out_of_order, page, redirect,
-        stop,
+        Choice, Layout, Part, Stop, When, day_text, not_found, open_accounts, out_of_order, page,
+        redirect, stop,
     },
     person::Person,
     state::Console,
@@ -356,12 +356,6 @@ struct Shown {
     is_later: bool,
 }
 
-/// A value of the filter.
-struct Choice {
-    name: String,
-    is_chosen: bool,
-}
-
 #[derive(Template)]
 #[template(path = "console/books.html")]
 struct BooksPage {
@@ -463,10 +457,7 @@ pub(super) async fn show_books(
     let mut page_of = BooksPage {
         layout: Layout::new(&console, &person, Part::Books, "Books"),
         accounts: accounts
-            .map(|name| Choice {
-                is_chosen: name == asked.account,
-                name,
-            })
+            .map(|name| Choice::new(name, &asked.account))
             .collect(),
         calendar: calendar(&console.state.books.days()),
         faults: Vec::new(),

@@ -12,7 +12,10 @@ use time::{Date, OffsetDateTime, macros::format_description};
 use super::{
     amount::show,
     api_client::{List, get, with_query},
-    page::{LIVE, Layout, Part, Region, Stop, When, out_of_order, page, redirect, stop},
+    page::{
+        Choice, LIVE, Layout, Part, Region, Stop, When, open_accounts, out_of_order, page,
+        redirect, stop,
+    },
     person::Person,
     search::{By, amount_of, essence, ways},
     state::Console,
@@ -86,12 +89,6 @@ struct Rows {
     has_accounts: bool,
 }
 
-/// A value of a filter.
-struct Choice {
-    name: String,
-    is_chosen: bool,
-}
-
 #[derive(Template)]
 #[template(path = "console/links.html")]
 struct LinksPage {
@@ -138,13 +135,6 @@ fn query(asked: &Asked, by: Option<By>, after: Option<&str>) -> String {
 fn day(text: &str) -> Option<Date> {
     let form = format_description!("[year]-[month]-[day]");
     Date::parse(text, form).ok()
-}
-
-fn choice(name: String, chosen: &str) -> Choice {
-    Choice {
-        is_chosen: name == chosen,
-        name,
-    }
 }
 
 /// The filters as parameters of the API's list. Adds what is wrong with them.
@@ -282,13 +272,7 @@ pub(super) async fn list(
         return Ok(redirect(&format!("/links/{}", link.id)));
     }
 
-    let accounts: Vec<String> = console
-        .state
-        .accounts
-        .iter()
-        .map(|account| account.name.clone())
-        .filter(|name| person.may_see(name))
-        .collect();
+    let accounts = open_accounts(&console, &person);
     let region = Region::of(&Rows {
         rows: found.data.iter().map(|link| Row::new(link, now)).collect(),
         has_accounts: accounts.len() > 1,
@@ -302,11 +286,11 @@ pub(super) async fn list(
         layout: Layout::new(&console, &person, Part::Links, "Links"),
         accounts: accounts
             .into_iter()
-            .map(|name| choice(name, &asked.account))
+            .map(|name| Choice::new(name, &asked.account))
             .collect(),
         statuses: Status::ALL
             .iter()
-            .map(|status| choice(status.as_str().to_owned(), &asked.status))
+            .map(|status| Choice::new(status.as_str().to_owned(), &asked.status))
             .collect(),
         meaning: is_search.then(|| by.meaning()),
         others: others

@@ -292,6 +292,21 @@ struct TroublePage {
     trouble: Trouble,
 }
 
+/// A value of a filter.
+pub(super) struct Choice {
+    pub(super) name: String,
+    pub(super) is_chosen: bool,
+}
+
+impl Choice {
+    pub(super) fn new(name: String, chosen: &str) -> Self {
+        Self {
+            is_chosen: name == chosen,
+            name,
+        }
+    }
+}
+
 /// The configured accounts that the person may see.
 pub(super) fn open_accounts(console: &Console, person: &Person) -> Vec<String> {
     let names = console.state.accounts.iter().map(|account| &account.name);
