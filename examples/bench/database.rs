@@ -23,6 +23,10 @@ use crate::{
 /// its number.
 const STEP: i64 = 2500;
 
+/// One of so many links has been paid with a card of its own, and has an amount of its own. The scripts of pgbench contain this
+/// number, too.
+const RARE: usize = 1000;
+
 /// How many links and stored events a database has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
@@ -92,11 +96,10 @@ impl Database {
         let newest = count.min(usize::try_from(scale.links)?);
         let choose = |from: usize| {
             let chosen = index::sample(&mut rand::rng(), from, scale.events.min(from));
-            // The newest have the highest numbers.
-            chosen
-                .iter()
-                .map(|n| intent_id(count - n))
-                .collect::<Vec<_>>()
+            // The newest have the highest numbers. Dojo knows nothing of the rare ones.
+            let numbers = chosen.iter().map(|n| count - n);
+            let numbers = numbers.filter(|n| !n.is_multiple_of(RARE));
+            numbers.map(intent_id).collect::<Vec<_>>()
         };
         let database = Self {
             url: url.to_owned(),
@@ -320,6 +323,11 @@ impl Database {
         chosen.into_iter().map(|n| n + 1)
     }
 
+    /// The number of a link near this one that has a card and an amount of its own.
+    pub fn rare(&self, number: usize) -> usize {
+        (number / RARE).max(1) * RARE
+    }
+
     fn link_id(&self, number: usize) -> String {
         let number = i64::try_from(number).unwrap_or(i64::MAX);
         let time = u128::try_from(self.epoch + STEP * number).unwrap_or_default();
@@ -348,6 +356,14 @@ const LINK: &[(&str, &str)] = &[
              'reference', 'Order ' || n,
              'customer', jsonb_build_object('emailAddress', 'customer-' || n || '@example.com'),
              'metadata', jsonb_build_object('order', n::text))",
+    ),
+    (
+        "amount",
+        "CASE WHEN n % 1000 = 0 THEN 1000 + n / 1000 ELSE template.amount END",
+    ),
+    (
+        "payment",
+        "CASE WHEN n % 1000 = 0 THEN jsonb_build_object('last4', lpad((n / 1000)::text, 4, '0')) END",
     ),
     (
         "payment_intent_id",
@@ -408,6 +424,16 @@ const ENTRY: &[(&str, &str)] = &[
         "jsonb_build_object('type', 'webhook', 'eventId', 'evt_' || left(md5(n || '-' || m), 22))",
     ),
 ];
+
+/// The last four digits of the card with which the rare link with this number was paid.
+pub fn rare_card(number: usize) -> String {
+    format!("{:04}", number / RARE)
+}
+
+/// The amount of the rare link with this number, in minor units.
+pub fn rare_amount(number: usize) -> usize {
+    1000 + number / RARE
+}
 
 fn intent_id(number: usize) -> String {
     format!("pi_sandbox_bench_{number:016}")

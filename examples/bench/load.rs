@@ -42,6 +42,10 @@ impl Deck {
         }
     }
 
+    pub fn requests(&self) -> &[Request] {
+        &self.requests
+    }
+
     fn take(&self) -> Option<&Request> {
         let next = self.next.get();
         self.next.set(next + 1);

@@ -15,10 +15,13 @@ pub const BARE_TABLES: &str = include_str!("sql/bare_tables.sql");
 /// Reads a link's row.
 pub const READ: &str = include_str!("sql/read.sql");
 
-/// The row of the link with a customer's email address, an intent or a reference, as a search finds it.
+/// The row of the link with a customer's email address, an intent, a reference, a card's last four digits or an amount, as a
+/// search finds it.
 pub const SEARCH_EMAIL: &str = include_str!("sql/search_email.sql");
 pub const SEARCH_INTENT: &str = include_str!("sql/search_intent.sql");
 pub const SEARCH_REFERENCE: &str = include_str!("sql/search_reference.sql");
+pub const SEARCH_CARD: &str = include_str!("sql/search_card.sql");
+pub const SEARCH_AMOUNT: &str = include_str!("sql/search_amount.sql");
 
 /// What pgbench measured.
 pub struct Measured {

@@ -1,6 +1,9 @@
 //! Reading links, and the API keys that are checked with each request.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use test_postgres::free_port;
@@ -8,7 +11,7 @@ use tokio::{process::Command, time::sleep};
 
 use crate::{
     Result,
-    database::{Database, Size},
+    database::{Database, Size, rare_amount, rare_card},
     http::{Connection, Request, request},
     lab::{API_KEY, Lab, Program, build_folder, start_service},
     load::{self, Deck},
@@ -171,64 +174,181 @@ pub async fn list(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
     Ok(())
 }
 
-/// A kind of search: its name, the query for the link with a number, and the plain statement.
-type Search = (&'static str, fn(usize) -> String, Option<&'static str>);
+/// A kind of search.
+struct Search {
+    name: &'static str,
+    /// The query for the link with a number.
+    query: fn(usize) -> String,
+    /// Whether only the links with cards and amounts of their own are searched for.
+    is_rare: bool,
+    /// The plain statement, if there is one.
+    statement: Option<&'static str>,
+}
 
-const SEARCHES: [Search; 4] = [
-    (
-        "email",
-        |n| format!("customerEmail=customer-{n}@example.com"),
-        Some(pgbench::SEARCH_EMAIL),
-    ),
-    (
-        "intent",
-        |n| format!("q=pi_sandbox_bench_{n:016}"),
-        Some(pgbench::SEARCH_INTENT),
-    ),
-    (
-        "reference",
-        |n| format!("reference=Order+{n}"),
-        Some(pgbench::SEARCH_REFERENCE),
-    ),
-    ("start of a reference", |n| format!("q=Order+{n}"), None),
+const SEARCHES: [Search; 6] = [
+    Search {
+        name: "email",
+        query: |n| format!("customerEmail=customer-{n}@example.com"),
+        is_rare: false,
+        statement: Some(pgbench::SEARCH_EMAIL),
+    },
+    Search {
+        name: "intent",
+        query: |n| format!("q=pi_sandbox_bench_{n:016}"),
+        is_rare: false,
+        statement: Some(pgbench::SEARCH_INTENT),
+    },
+    Search {
+        name: "reference",
+        query: |n| format!("reference=Order+{n}"),
+        is_rare: false,
+        statement: Some(pgbench::SEARCH_REFERENCE),
+    },
+    Search {
+        name: "start of a reference",
+        query: |n| format!("q=Order+{n}"),
+        is_rare: false,
+        statement: None,
+    },
+    Search {
+        name: "last four digits",
+        query: |n| format!("cardLast4={}", rare_card(n)),
+        is_rare: true,
+        statement: Some(pgbench::SEARCH_CARD),
+    },
+    Search {
+        name: "amount",
+        query: |n| format!("amount={}", rare_amount(n)),
+        is_rare: true,
+        statement: Some(pgbench::SEARCH_AMOUNT),
+    },
 ];
 
+/// What somebody types into the console's search box to find the link with a number.
+const CONSOLE_SEARCHES: [(&str, fn(usize) -> String, bool); 4] = [
+    ("email", |n| format!("customer-{n}@example.com"), false),
+    ("start of a reference", |n| format!("Order+{n}"), false),
+    ("last four digits", rare_card, true),
+    (
+        "amount",
+        |n| {
+            let amount = rare_amount(n);
+            format!("{}.{:02}", amount / 100, amount % 100)
+        },
+        true,
+    ),
+];
+
+/// Requests of one kind, and what was measured of them.
+struct Course {
+    name: String,
+    address: SocketAddr,
+    deck: Deck,
+    statement: Option<&'static str>,
+    service: Vec<f64>,
+    plain: Vec<f64>,
+}
+
+impl Course {
+    /// A search that finds nothing would be fast.
+    async fn finds_links(&self) -> Result {
+        let mut connection = Connection::open(self.address).await?;
+        for request in self.deck.requests() {
+            let body = connection.call(request).await?.body;
+            if !body.windows(6).any(|text| text == b"plink_") {
+                let request = String::from_utf8_lossy(request);
+                let line = request.lines().next().unwrap_or_default();
+                return Err(format!("{line} finds nothing").into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All searches for random links of a database, in the API and in the console.
+async fn courses(
+    database: &Database,
+    service: &Program,
+    console: SocketAddr,
+) -> Result<Vec<Course>> {
+    let numbers = |is_rare: bool| {
+        database
+            .random_numbers(500)
+            .map(move |n| if is_rare { database.rare(n) } else { n })
+    };
+    let course = |name, address, deck, statement| Course {
+        name,
+        address,
+        deck: Deck::repeat(deck),
+        statement,
+        service: vec![],
+        plain: vec![],
+    };
+    let mut courses = vec![];
+    for search in SEARCHES {
+        let gets = numbers(search.is_rare)
+            .map(|n| get(&format!("/v1/payment-links?{}", (search.query)(n)), API_KEY));
+        let name = format!("by {}", search.name);
+        courses.push(course(
+            name,
+            service.address,
+            gets.collect(),
+            search.statement,
+        ));
+    }
+    let cookie = sign_in(console).await?;
+    for (name, typed, is_rare) in CONSOLE_SEARCHES {
+        let gets = numbers(is_rare).map(|n| {
+            let path = format!("/links?q={}", typed(n));
+            request("GET", &path, &[("cookie", &cookie)], "")
+        });
+        let name = format!("in the console, by {name}");
+        courses.push(course(name, console, gets.collect(), None));
+    }
+    Ok(courses)
+}
+
 pub async fn search(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
+    let round = lab.scale.round / 8;
     let (mut growth, mut overhead) = (0.0_f64, 0.0_f64);
     let mut small = vec![];
     for size in [Size::Small, Size::Large] {
         let database = lab.database(size).await?;
         database.reset(lab).await?;
-        for (number, (kind, query, statement)) in SEARCHES.into_iter().enumerate() {
-            let searches = database.random_numbers(1000).map(|n| {
-                let path = format!("/v1/payment-links?{}", query(n));
-                get(&path, API_KEY)
-            });
-            let deck = Deck::repeat(searches.collect());
-            let (mut service, mut plain) = (vec![], vec![]);
-            for _ in 0..lab.scale.rounds {
-                let program = database.start_service(lab).await?;
-                load::run(program.address, 1, &deck, lab.scale.warm_up).await?;
-                let load = load::run(program.address, 1, &deck, lab.scale.round / 4).await?;
-                service.push(load.p50());
-                program.stop().await?;
-                if let (Size::Large, Some(statement)) = (size, statement) {
-                    let measured =
-                        pgbench::run(&database, statement, 1, lab.scale.round / 4).await?;
-                    plain.push(measured.mean);
+        let console = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let listen = console.to_string();
+        let settings = [("CONSOLE_LISTEN_ADDR", &*listen)];
+        let service = database
+            .start_service_with(lab, &database.sandbox, &settings)
+            .await?;
+        let mut courses = courses(&database, &service, console).await?;
+        for course in &courses {
+            course.finds_links().await?;
+            load::run(course.address, 1, &course.deck, lab.scale.warm_up / 2).await?;
+        }
+        for _ in 0..lab.scale.rounds {
+            for course in &mut courses {
+                let load = load::run(course.address, 1, &course.deck, round).await?;
+                course.service.push(load.p50());
+                if let (Size::Large, Some(statement)) = (size, course.statement) {
+                    let measured = pgbench::run(&database, statement, 1, round).await?;
+                    course.plain.push(measured.mean);
                 }
             }
-            let links = database.links;
-            let name = format!("{links} links, by {kind}, p50");
-            let service = report.median(name, &service, Unit::Milliseconds);
+        }
+        service.stop().await?;
+        let links = database.links;
+        for (number, course) in courses.iter().enumerate() {
+            let name = format!("{links} links, {}, p50", course.name);
+            let service = report.median(name, &course.service, Unit::Milliseconds);
             if size == Size::Small {
                 small.push(service);
                 continue;
             }
             growth = growth.max(service / small[number]);
-            if !plain.is_empty() {
-                let name = format!("pgbench, {links} links, by {kind}, mean");
-                let plain = report.median(name, &plain, Unit::Milliseconds);
+            if !course.plain.is_empty() {
+                let name = format!("pgbench, {links} links, {}, mean", course.name);
+                let plain = report.median(name, &course.plain, Unit::Milliseconds);
                 overhead = overhead.max(service / plain);
             }
         }
@@ -240,12 +360,30 @@ pub async fn search(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
         Unit::Times,
     );
     report.goal(
-        "the slowest search among many links, compared with the plain statement in pgbench",
+        "the slowest search in the API among many links, compared with the plain statement in pgbench",
         Limit::AtMost(5.0),
         overhead,
         Unit::Times,
     );
     Ok(())
+}
+
+/// Signs in to the console. Returns the session's cookie.
+async fn sign_in(console: SocketAddr) -> Result<String> {
+    let url = format!("http://{console}");
+    let response = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()?
+        .post(format!("{url}/sign-in"))
+        .header("origin", &url)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(format!("key={API_KEY}&next="))
+        .send()
+        .await?;
+    let cookie = response.headers().get("set-cookie");
+    let cookie = cookie.and_then(|cookie| cookie.to_str().ok()?.split(';').next());
+    Ok(cookie.ok_or("the console accepts nobody")?.to_owned())
 }
 
 /// The request for the page with this number, which is reached page by page.
