@@ -1566,7 +1566,7 @@ async fn a_page_brings_itself_up_to_date() {
         (page, tag)
     };
     for path in [path_of(&link, ""), "/links".to_owned()] {
-        // A scheduled read may change the page between two requests.
+        // The webhook about the creation may change the page between two requests.
         eventually("the page stays the same", async || {
             let (page, tag) = page(&path).await;
             let same = live(&path, &tag).await;
