@@ -1,6 +1,10 @@
 //! Several Dojo accounts: each has its own API key, webhook endpoint and background jobs, and can have its own callers.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use dojo_sandbox::signature;
 use reqwest::Method;
@@ -26,6 +30,10 @@ impl Folder {
         let path = std::env::temp_dir().join(format!("dpl-{}", uuid::Uuid::now_v7()));
         fs::create_dir(&path).unwrap();
         Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Writes a file and returns its path.
