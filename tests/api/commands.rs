@@ -179,19 +179,36 @@ async fn sandbox_and_production_links_never_share_a_database() {
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_can_run_again_and_in_several_processes_at_once() {
     let database = empty_database().await;
-    let runs: Vec<_> = (0..4)
-        .map(|_| {
-            program()
-                .arg("migrate")
-                .env("DATABASE_URL", &database)
-                .spawn()
-                .unwrap()
+    let migrate = || {
+        let mut migrate = program();
+        migrate.arg("migrate").env("DATABASE_URL", &database);
+        migrate.stderr(Stdio::piped());
+        migrate
+    };
+    let runs: Vec<_> = (0..4).map(|_| migrate().spawn().unwrap()).collect();
+    let runs = runs.into_iter().map(|run| run.wait_with_output().unwrap());
+    let said: Vec<_> = runs
+        .map(|run| {
+            let said = String::from_utf8(run.stderr).unwrap();
+            assert!(run.status.success(), "{said}");
+            said
         })
         .collect();
-    for mut run in runs {
-        assert!(run.wait().unwrap().success());
-    }
-    output_of(program().arg("migrate").env("DATABASE_URL", &database));
+    let count = std::fs::read_dir("migrations").unwrap().count();
+    let newest = std::fs::read_dir("migrations").unwrap().map(|file| {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        name.split('_').next().unwrap().parse::<i64>().unwrap()
+    });
+    let up_to_date = format!("up to date (version {}).", newest.max().unwrap());
+    // Exactly one of them has applied them.
+    let applied = format!("Applied {count} migrations. The database is {up_to_date}");
+    let already = format!("The database is already {up_to_date}");
+    let saying = |words: &str| said.iter().filter(|said| said.contains(words)).count();
+    assert_eq!((saying(&applied), saying(&already)), (1, 3), "{said:?}");
+
+    let again = run(&mut migrate());
+    assert!(again.status.success());
+    assert!(String::from_utf8(again.stderr).unwrap().contains(&already));
 }
 
 /// Runs a command whose reader closes the pipe at once.
