@@ -338,6 +338,8 @@ async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
         ("WEBHOOK_BODIES_OLDER_THAN", "29d"),
         ("ERASE_OLDER_THAN", "always"),
         ("LOG_FILTER", "=,="),
+        ("SMTP_URL", "smtp://pay@hush"),
+        ("DOJO_WEBHOOK_SECRETS", "whs_hush hush"),
     ] {
         let mut serve = program();
         serve.arg("serve").envs(settings).env(name, value);
@@ -348,9 +350,15 @@ async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
             error.contains(base) || error.contains(&flag),
             "{name}={value}: {error}"
         );
-        if matches!(name, "DOJO_API_KEY" | "DATABASE_URL" | "BOOTSTRAP_API_KEY")
-            && !value.is_empty()
-        {
+        let is_secret = matches!(
+            name,
+            "DOJO_API_KEY"
+                | "DATABASE_URL"
+                | "BOOTSTRAP_API_KEY"
+                | "SMTP_URL"
+                | "DOJO_WEBHOOK_SECRETS"
+        );
+        if is_secret && !value.is_empty() {
             assert!(!error.contains("hush"), "{error}");
         }
     }
@@ -383,6 +391,8 @@ fn everything_that_is_missing_or_wrong_is_named_at_once() {
         ("BOOTSTRAP_API_KEY", "dpl_hush"),
         // A secret in the wrong place.
         ("DOJO_CHECKOUT_URL", "sk_prod_hush"),
+        ("DOJO_WEBHOOK_SECRETS", "whs_hush,,sc_hush"),
+        ("SMTP_URL", "mail.example.com"),
     ];
     let error = error_of(program().arg("serve").envs(wrong));
     for line in [
@@ -394,10 +404,41 @@ fn everything_that_is_missing_or_wrong_is_named_at_once() {
         "error: BOOTSTRAP_API_KEY must be dpl_ and ",
         "error: DATABASE_URL is required",
         "error: DOJO_API_KEY is required",
+        "error: DOJO_WEBHOOK_SECRETS (account default) is wrong: entry 2 of 3 is empty; entry 3 of 3 begins with sc_: ",
+        "error: SMTP_URL must be a URL such as ",
+        "error: MAIL_FROM is required",
     ] {
         assert!(error.contains(line), "{line:?} is not in {error}");
     }
     assert!(!error.contains("hush"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_production_key_needs_an_encrypted_connection_to_dojo() {
+    let database = new_database().await;
+    for url in [
+        "http://api.dojo.tech",
+        "http://localhost:9400",
+        "http://127.0.0.1:9400",
+    ] {
+        for command in ["serve", "check"] {
+            let mut command_line = program();
+            command_line
+                .arg(command)
+                .env("DATABASE_URL", &database)
+                .env("DOJO_API_KEY", "sk_prod_hush")
+                .env("DOJO_API_URL", url)
+                .env("LISTEN_ADDR", "127.0.0.1:0");
+            let output = run(&mut command_line);
+            assert!(!output.status.success());
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(
+                said.contains("DOJO_API_URL must be https, because a production key"),
+                "{said}"
+            );
+            assert!(!said.contains("hush"), "{said}");
+        }
+    }
 }
 
 #[test]
