@@ -547,8 +547,8 @@ async fn a_password_is_sent_only_over_an_encrypted_connection_to_the_right_serve
     app.message_with_status(&message, "Sent").await;
 
     let checked = operate(&app, &["check"], &[trusted[0], trusted[1], FROM]).await;
-    let line = "with STARTTLS; it accepts the password; no email was sent";
-    assert!(checked.success().stdout.contains(line));
+    let accepted = "with STARTTLS; it accepts the password; no email was sent";
+    assert!(checked.success().stdout.contains(accepted));
 
     // A certificate that nobody trusts, a wrong password, and a server without TLS.
     let plain = MailServer::start().await;
@@ -580,12 +580,11 @@ async fn a_password_is_sent_only_over_an_encrypted_connection_to_the_right_serve
         );
         let checked = operate(&app, &["check"], &[settings, &[FROM]].concat()).await;
         let mut lines = checked.stdout.lines();
-        let line = lines
-            .find(|line| line.starts_with("✘ mail-server"))
-            .unwrap();
+        let failed = lines.find(|line| line.starts_with("✘ mail-server"));
+        let failed = failed.unwrap();
         assert!(
-            line.contains(words) && !line.contains("hush") && !line.contains("wrong"),
-            "{line}"
+            failed.contains(words) && !failed.contains("hush") && !failed.contains("wrong"),
+            "{failed}"
         );
     }
     assert_eq!(server.messages().len(), 1);
