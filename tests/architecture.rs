@@ -93,6 +93,7 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
             "callbacks",
             "config",
             "dojo",
+            "mail",
             "payment_link",
             "store",
             "telemetry",

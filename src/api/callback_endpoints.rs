@@ -407,7 +407,7 @@ async fn resume(request: Request<EndpointPath>) -> Result<Json<Endpoint>, Error>
 #[serde(rename_all = "camelCase")]
 #[schema(as = CallbackReplay)]
 struct Replay {
-    /// Everything behind this place in the feed: the `after` of a response of `GET /v1/events`.
+    /// Everything that follows this place in the feed: the `after` of a response of `GET /v1/events`.
     #[schema(nullable = false)]
     after: Option<String>,
     /// This event.
@@ -428,7 +428,7 @@ struct Replay {
     responses(
         (status = 202, description = "The events will be sent.", body = Endpoint, example = json!(examples::endpoint())),
         BadBody, Guarded, NoSuchEndpoint,
-        (status = 410, description = "Nothing can be replayed from this `after`: the events behind it have been removed, or it comes from another database, or from before a backup was restored.", body = Problem, content_type = "application/problem+json", examples(("events-removed" = ()), ("cursor-unknown" = ()))),
+        (status = 410, description = "Nothing can be replayed from this `after`: the events that followed it have been removed, or it comes from another database, or from before a backup was restored.", body = Problem, content_type = "application/problem+json", examples(("events-removed" = ()), ("cursor-unknown" = ()))),
         InvalidBody,
     )
 )]

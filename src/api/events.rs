@@ -91,7 +91,7 @@ struct Events {
     responses(
         (status = 200, description = "The next events.", body = Events, example = json!(examples::events())),
         Guarded,
-        (status = 410, description = "Nothing can be read from this `after`: the events behind it have been removed, or it comes from another database, or from before a backup was restored.", body = Problem, content_type = "application/problem+json", examples(("events-removed" = ()), ("cursor-unknown" = ()))),
+        (status = 410, description = "Nothing can be read from this `after`: the events that followed it have been removed, or it comes from another database, or from before a backup was restored.", body = Problem, content_type = "application/problem+json", examples(("events-removed" = ()), ("cursor-unknown" = ()))),
         InvalidQuery,
         (status = 503, description = "The database could not be reached, or too many requests wait for events. Retry after `Retry-After`.", body = Problem, content_type = "application/problem+json", examples(("database-unavailable" = ()), ("overloaded" = ()), ("timed-out" = ()))),
     )

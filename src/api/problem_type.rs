@@ -62,7 +62,10 @@ problem_types! {
     Unauthenticated "unauthenticated" [401] "Not authenticated"
         "Send `Authorization: Bearer dpl_…` with an active API key.";
     BadSignature "bad-signature" [401] "Invalid signature"
-        "For Dojo's webhooks: sign with one of the account's configured webhook secrets.";
+        "For Dojo's webhooks: none of the account's configured secrets made the signature in `dojo-signature` from this body. For the operator: \
+         run `dojo-payment-links check`, which compares the secret that Dojo signs with to the settings. The secret must be that of this account's \
+         subscription, and the subscription's URL must end with this account's path: `/webhooks/dojo`, or `/webhooks/dojo/{account}` for an account \
+         other than `default`. A proxy must pass on the header, and every byte of the body as it is. Clocks play no part.";
     Forbidden "forbidden" [403] "Missing scope"
         "Use an API key that has the scope named in `detail`.";
     NotFound "not-found" [404] "Not found"
@@ -102,7 +105,7 @@ problem_types! {
     TooManyEndpoints "too-many-endpoints" [409] "Too many endpoints"
         "Nothing was done. Delete a callback endpoint that is no longer needed.";
     EventsRemoved "events-removed" [410] "Events removed"
-        "For `GET /v1/events` and replays: events behind this `after` have been removed, so it's not known which of them you missed. List the \
+        "For `GET /v1/events` and replays: events that followed this `after` have been removed, so it's not known which of them you missed. List the \
          links that changed since you last read the feed (`GET /v1/payment-links?updatedAfter=…&sort=updatedAt`), then read the feed \
          without `after`.";
     CursorUnknown "cursor-unknown" [410] "Cursor unknown"

@@ -27,7 +27,7 @@ pub(super) struct ApiKeys {
 enum Command {
     /// Create the API key of a new client, and print it.
     ///
-    /// The key is printed only this once; the database stores its hash. Also creates a new key for a client whose keys were
+    /// The key is printed only once, now; the database stores only its hash. Also creates a new key for a client whose keys were
     /// revoked.
     Create {
         /// The client's name, recorded with every action.
@@ -51,8 +51,8 @@ enum Command {
         /// The client's name.
         #[arg(long)]
         name: String,
-        /// How long the current key stays valid, from 0s to 31days. Keys replaced by an earlier rotation expire at the
-        /// same time at the latest.
+        /// How long the current key stays valid, from 0s to 31 days. Keys replaced by an earlier rotation expire no later
+        /// than that.
         #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = overlap)]
         overlap: Duration,
     },

@@ -44,7 +44,7 @@ pub(super) struct CallbackEndpoints {
 enum Command {
     /// Create an endpoint, and print its signing secret. Its id is printed on standard error.
     ///
-    /// The endpoint gets what happens from now on. The secret is printed only this once.
+    /// The endpoint gets the events that happen from now on. The secret is printed only once, now.
     Create {
         /// Where to send callbacks: an https URL, unless `CALLBACK_ALLOW` permits others.
         #[arg(long)]
@@ -80,16 +80,16 @@ enum Command {
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: EndpointId,
     },
-    /// Give an endpoint a new signing secret, and print it. Both secrets sign for a while.
+    /// Give an endpoint a new signing secret, and print it. For a while, callbacks are signed with both.
     RotateSecret {
         /// The endpoint's id.
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: EndpointId,
-        /// How long the current secret signs as well, up to 7days.
+        /// How long callbacks are also signed with the current secret, up to 7 days.
         #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = secret_overlap)]
         overlap: Duration,
     },
-    /// Send a test to an endpoint, and print how it responded. Exits with 1 if it wasn't delivered.
+    /// Send a test event to an endpoint, and print how it responded. Exits with 1 if the event wasn't delivered.
     Ping {
         /// The endpoint's id.
         #[arg(value_name = "ID", value_parser = endpoint_id)]
@@ -101,21 +101,23 @@ enum Command {
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: EndpointId,
     },
-    /// Resume an endpoint. What waits for another attempt is attempted at once, and gets all its attempts again.
+    /// Resume an endpoint. Deliveries that wait for another attempt are attempted at once, and get the full number of attempts
+    /// again.
     Resume {
         /// The endpoint's id.
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: EndpointId,
     },
-    /// Send events again: everything behind a place in the feed, or one event.
+    /// Send events again: all that follow a place in the feed, or one event.
     Replay {
         /// The endpoint's id.
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: EndpointId,
-        /// Everything behind this place that the endpoint wants: the `after` of a response of the API.
+        /// Send all events after this place in the feed that are of the endpoint's types and accounts. A place is the `after`
+        /// of a response of the API.
         #[arg(long, value_name = "AFTER", value_parser = cursor, required_unless_present = "event")]
         after: Option<Cursor>,
-        /// This event.
+        /// Send this event.
         #[arg(long, value_name = "ID", value_parser = event_id, conflicts_with = "after")]
         event: Option<EventId>,
     },
@@ -133,10 +135,10 @@ enum Command {
 /// What an endpoint gets.
 #[derive(Debug, Args)]
 struct Wishes {
-    /// The types of events to send, separated by commas. Default: all.
+    /// The types of events to send, separated by commas. A new endpoint gets all types by default.
     #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = event_type)]
     types: Option<Vec<String>>,
-    /// The accounts whose links' events to send, separated by commas. Default: all.
+    /// Send events about links of these accounts, separated by commas. A new endpoint gets those of all accounts by default.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = account_name)]
     accounts: Option<Vec<String>>,
     /// For people. Up to 200 characters.
@@ -330,7 +332,7 @@ async fn replay(
     if let Some(after) = after {
         let replayed = store::callback_endpoints::replay_after(pool, id, None, after).await?;
         replayed.ok_or(NO_SUCH_ENDPOINT)?.map_err(|unusable| match unusable {
-            Unusable::Pruned => "--after is too old: events behind it have been removed",
+            Unusable::Pruned => "--after is too old: events after it have been removed",
             Unusable::Foreign => {
                 "--after is not a place in this feed: it comes from another database, or from before a backup was restored"
             }

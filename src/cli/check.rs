@@ -8,10 +8,10 @@ use dojo_payment_links::{
 
 use super::{outcome::Result, serve, stdout};
 
-/// Check a deployment before it takes money: settings, database, Dojo, webhooks and clocks.
+/// Check a deployment before it takes money: settings, database, Dojo, webhooks, clocks and mail server.
 ///
-/// Changes nothing. Prints one line per check, with what to do if it failed. Exits with 1 unless every check passes. Run it
-/// with the settings of `serve` and, to check the webhooks, the public URL of the service.
+/// Changes nothing, and sends no email. Prints one line per check, with what to do if it failed. Exits with 1 unless every check
+/// passes. Run it with the settings of `serve` and, to check the webhooks, the public URL of the service.
 #[derive(Debug, Args)]
 pub(super) struct Check {
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub(super) struct Check {
     ping_callbacks: bool,
 
     /// Print JSON: `ok`, and `checks` with `name`, `account`, `outcome` (passed, failed or skipped), `detail` and `fix`
-    /// (how to fix it).
+    /// (how to fix a failure).
     #[arg(long)]
     json: bool,
 }

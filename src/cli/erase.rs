@@ -15,9 +15,9 @@ use super::{
 
 /// Erase the personal data of a link, or of every link of a customer.
 ///
-/// Keeps amounts, statuses, times and whatever else the books need. Nothing may be open about a link: its payment, an operation,
-/// or a message that is being sent. Prints each link and what happened, and exits with 1 unless all of them are erased. Can be run again at any time.
-/// Dojo's own copy, backups and logs are not affected.
+/// Keeps amounts, statuses, times and whatever else the books need. A link isn't erased while something about it is open: its
+/// payment, an operation, or a message that is being sent. Prints each link and what happened, and exits with 1 unless all of
+/// them are erased. Can be run again at any time. Dojo's own copy, backups and logs are not affected.
 #[derive(Debug, Args)]
 pub(super) struct Erase {
     #[command(flatten)]
@@ -42,7 +42,7 @@ struct Which {
     #[arg(long, value_name = "ID", value_parser = link_id)]
     link: Option<PaymentLinkId>,
 
-    /// Erase every link whose customer has this email address, or that was sent to it, in upper or lower case.
+    /// Erase every link whose customer has this email address, or that was sent to it. Upper and lower case make no difference.
     #[arg(long, value_name = "ADDRESS")]
     email: Option<SecretString>,
 }

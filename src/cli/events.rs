@@ -42,12 +42,12 @@ pub(super) struct Events {
 enum Command {
     /// Print events as they happen, one JSON object per line. Interrupt it with Ctrl-C.
     ///
-    /// Begins with the next event. Prints the place in the feed on standard error when it stops at the end of what there is.
+    /// Begins with the next event. When it stops at the end of the feed, it prints on standard error how to continue from there.
     Tail {
-        /// Begin behind this place: the `after` of a response of the API, or one that this command printed.
+        /// Begin after this place in the feed: the `after` of a response of the API, or one that this command has printed.
         #[arg(long, value_name = "AFTER", value_parser = cursor)]
         after: Option<Cursor>,
-        /// Begin with the oldest event that is kept.
+        /// Begin with the oldest event in the feed.
         #[arg(long, conflicts_with = "after")]
         from_start: bool,
         /// Only events of these types, separated by commas.
@@ -194,7 +194,7 @@ async fn read(pool: &PgPool, after: Option<Cursor>, filter: &Filter<'_>) -> Resu
     let page = store::feed::read(pool, after, filter, 100).await?;
     page.map_err(|unusable| {
         let reason = match unusable {
-            Unusable::Pruned => "events behind it have been removed",
+            Unusable::Pruned => "events after it have been removed",
             Unusable::Foreign => {
                 "it comes from another database, or from before a backup was restored"
             }

@@ -10,7 +10,7 @@ use super::outcome::Result;
 
 /// Check that a running service is alive. Exits with 1 if it isn't.
 ///
-/// Meant for container health checks. It checks liveness and not readiness, because restarting the service doesn't help when
+/// Meant for container health checks. It checks liveness, not readiness, because restarting the service doesn't help when
 /// the database is down.
 #[derive(Debug, Args)]
 pub(super) struct Healthcheck {

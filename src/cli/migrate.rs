@@ -1,7 +1,7 @@
 use clap::Args;
 use dojo_payment_links::{
     config::DatabaseSettings,
-    store::{self, PgPool},
+    store::{self, Migrated, PgPool},
 };
 
 use super::outcome::Result;
@@ -17,8 +17,14 @@ pub(super) struct Migrate {
 
 impl Migrate {
     pub(super) async fn run(&self) -> Result {
-        store::migrate(&PgPool::new(&self.database)?).await?;
-        eprintln!("The database is up to date.");
+        let Migrated { applied, newest } = store::migrate(&PgPool::new(&self.database)?).await?;
+        match applied {
+            0 => eprintln!("The database is already up to date (version {newest})."),
+            1 => eprintln!("Applied 1 migration. The database is up to date (version {newest})."),
+            _ => eprintln!(
+                "Applied {applied} migrations. The database is up to date (version {newest})."
+            ),
+        }
         Ok(())
     }
 }

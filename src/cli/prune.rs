@@ -11,12 +11,12 @@ use super::{
     stdout::print,
 };
 
-/// Remove old data: webhooks, the timeline entries of those that changed nothing, messages, events of the feed, deliveries of
-/// callbacks, the bodies of webhooks, stored responses, and the personal data of links.
+/// Remove old data: webhooks, the timeline entries of webhooks that changed nothing, messages, events of the feed, deliveries
+/// of callbacks, the bodies of webhooks, stored responses, and the personal data of links.
 ///
-/// Removes only what an age is given for. Keeps everything about links that can still change, and every entry that changed a
-/// link. Prints how many rows of each table it removed. Can be interrupted and run again at any time, next to running
-/// replicas. To have the service do the same all the time, use the settings of `serve` under `Retention`.
+/// Removes only data for which you give an age. Keeps everything about links that can still change, and every entry that changed a
+/// link. Prints how many rows of each table it removed. Can be interrupted and run again at any time, also while
+/// replicas are running. To have the service do the same continuously, use the settings of `serve` under `Retention`.
 #[derive(Debug, Args)]
 pub(super) struct Prune {
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub(super) struct Prune {
     #[arg(long, value_name = "DURATION", value_parser = retention)]
     webhook_bodies_older_than: Option<Duration>,
 
-    /// How old the responses must be that versions before migration 14 stored.
+    /// How old the responses that versions before migration 14 stored must be to be removed.
     #[arg(long, value_name = "DURATION", value_parser = retention)]
     stored_responses_older_than: Option<Duration>,
 

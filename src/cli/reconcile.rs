@@ -31,9 +31,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Compare the books of business days with Dojo's list of transactions, as the service does every night.
 ///
-/// Stores the result of each day, so that the API shows it, and prints it, with a line for each difference. Exits with 1 unless
-/// the books agree with Dojo. An Unconfirmed operation that can only be one of Dojo's transactions becomes Succeeded. Can be run
-/// again at any time. Run it with the settings of `serve`.
+/// Prints the result of each day, with a line for each difference, and stores it, so that the API shows it. Exits with 1 unless
+/// the books agree with Dojo. An Unconfirmed operation becomes Succeeded if one of Dojo's transactions can only be its result.
+/// Can be run again at any time. Run it with the settings of `serve`.
 #[derive(Debug, Args)]
 pub(super) struct Reconcile {
     #[command(flatten)]
@@ -49,7 +49,7 @@ pub(super) struct Reconcile {
     #[arg(long, value_name = "DAY", value_parser = day)]
     from: Date,
 
-    /// The last business day. Default: the first.
+    /// The last business day. Default: the same as `--from`.
     #[arg(long, value_name = "DAY", value_parser = day)]
     to: Option<Date>,
 

@@ -3,6 +3,7 @@ use dojo_payment_links::{
     application::{Application, StartError, stop_signal},
     config::{ConfigError, ServeSettings},
     dojo::Accounts,
+    mail::Mailer,
     store::PgPool,
 };
 
@@ -38,4 +39,5 @@ pub(super) fn validate(settings: &ServeSettings, error: &mut ConfigError) {
     error.keep(settings.bootstrap_api_key());
     error.keep(settings.check_listen_addresses());
     error.keep(settings.console.proxy(accounts.as_deref()));
+    error.keep(Mailer::from_settings(&settings.mail));
 }

@@ -34,15 +34,15 @@ enum Command {
     },
     /// Make Dojo send this service the events that it needs.
     ///
-    /// Prints the secret to add to the settings on standard output, unless the settings contain it. Changes nothing if
-    /// everything is set up already.
+    /// Prints the secret to add to the settings on standard output, unless the settings already contain it. Changes nothing
+    /// if everything is set up already.
     Register {
         /// The account. Required if there are several.
         #[arg(long, value_name = "NAME")]
         account: Option<String>,
         #[command(flatten)]
         public_url: PublicUrl,
-        /// Take the events from other URLs that Dojo sends them to now. Dojo sends each event to only one URL.
+        /// Take over events that Dojo sends to other URLs now. Dojo sends each event to only one URL.
         #[arg(long)]
         replace: bool,
     },

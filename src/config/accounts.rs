@@ -15,7 +15,8 @@ use super::{
     ConfigError,
     error::Expected,
     mail::{color, mailbox},
-    value::{account_name, secrets, web_url},
+    value::{account_name, web_url},
+    webhook_secrets,
 };
 use crate::payment_link::Environment;
 
@@ -286,29 +287,25 @@ impl Entry<'_> {
         const FIELD: &str = "webhook_secrets";
         const FILE: &str = "webhook_secrets_file";
         self.one_of(FIELD, FILE);
-        if let Some(text) = self.secret_file(FILE) {
-            return secrets(&text);
-        }
-        let secrets = match self.fields.remove(FIELD) {
-            None => return Vec::new(),
-            Some(Value::Array(secrets)) => secrets,
-            Some(_) => {
-                self.fault(FIELD, "must be a list: write [\"…\"]");
-                return Vec::new();
+        let (field, secrets) = if let Some(text) = self.secret_file(FILE) {
+            (FILE, webhook_secrets::split(&text))
+        } else {
+            match self.fields.remove(FIELD) {
+                None => return Vec::new(),
+                Some(Value::Array(entries)) => {
+                    let entries = entries.iter().map(Value::as_str);
+                    (FIELD, webhook_secrets::parse(entries))
+                }
+                Some(_) => {
+                    self.fault(FIELD, "must be a list: write [\"…\"]");
+                    return Vec::new();
+                }
             }
         };
-        let all = secrets.len();
-        let secrets: Vec<_> = secrets
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::trim)
-            .filter(|secret| !secret.is_empty())
-            .map(SecretString::from)
-            .collect();
-        if secrets.len() < all {
-            self.fault(FIELD, "contains an item that is empty or not a string");
-        }
-        secrets
+        secrets.unwrap_or_else(|problem| {
+            self.fault(field, &problem);
+            Vec::new()
+        })
     }
 
     /// Whether a secret is given in one of its two forms. Giving both is a fault.

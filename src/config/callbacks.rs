@@ -27,8 +27,8 @@ pub struct CallbackSettings {
           value_parser = number(1..=100_u16))]
     concurrency: u16,
 
-    /// How long an endpoint may take to respond. At most 1m. Another replica takes over the endpoints of one that has died
-    /// after twice this time and 5 seconds.
+    /// How long an endpoint may take to respond. At most 1m. If a replica dies, another one takes over its endpoints
+    /// after twice this time plus 5 seconds.
     #[arg(id = "callback-timeout", long, env = "CALLBACK_TIMEOUT", default_value = "15s", value_name = "DURATION", value_parser = timeout)]
     timeout: Duration,
 }

@@ -36,7 +36,7 @@ pub struct ConsoleSettings {
           value_parser = duration)]
     pub session_idle: Duration,
 
-    /// How long a person stays signed in at most.
+    /// The longest time that a person stays signed in.
     #[arg(id = "console-session-max", long, env = "CONSOLE_SESSION_MAX", default_value = "12h", value_name = "DURATION",
           value_parser = duration)]
     pub session_max: Duration,

@@ -7,12 +7,17 @@ use url::Url;
 use super::{
     ConfigError, accounts,
     accounts::{AccountSettings, Defaults, DojoApiKey, Merchant},
-    value::{api_version, duration, path, secret, secrets, web_url},
+    value::{api_version, duration, path, secret, web_url},
+    webhook_secrets,
 };
 use crate::payment_link::{Environment, NewPaymentLink};
 
 const API_KEY: &str = "DOJO_API_KEY";
 const WEBHOOK_SECRETS: &str = "DOJO_WEBHOOK_SECRETS";
+const WEBHOOK_SECRETS_FILE: &str = "DOJO_WEBHOOK_SECRETS_FILE";
+
+/// What is wrong if no account is configured.
+const NO_ACCOUNT: &str = "is required: set it to sk_sandbox_… or sk_prod_…, or configure an account in DOJO_ACCOUNTS_FILE";
 
 /// The settings of Dojo and of the accounts there.
 #[derive(Debug, Clone, Args)]
@@ -145,10 +150,7 @@ impl DojoSettings {
             error.keep(self.check_api_url());
         }
         if environment.is_none() && error.is_empty() {
-            error.add(
-                API_KEY,
-                "is required: set it to sk_sandbox_… or sk_prod_…, or configure an account in DOJO_ACCOUNTS_FILE",
-            );
+            error.add(API_KEY, NO_ACCOUNT);
         }
         match environment {
             Some(environment) if error.is_empty() => Ok(ConfiguredAccounts {
@@ -192,12 +194,12 @@ impl DojoSettings {
                 .map_err(|problem| ConfigError::new(API_KEY, problem))
         });
         let key = error.keep(key);
-        let webhook_secrets = error.keep(secret(
-            WEBHOOK_SECRETS,
-            self.dojo_webhook_secrets.as_ref(),
-            self.dojo_webhook_secrets_file.as_ref(),
-        ));
+        let webhook_secrets = error.keep(self.webhook_secrets());
+        let is_missing = matches!(key, Some(None)) && self.accounts_file().is_none();
         let (Some(key), Some(webhook_secrets)) = (key, webhook_secrets) else {
+            if is_missing {
+                error.add(API_KEY, NO_ACCOUNT);
+            }
             return Err(error);
         };
         let Some(api_key) = key else {
@@ -214,10 +216,31 @@ impl DojoSettings {
         Ok(Some(AccountSettings {
             name: NewPaymentLink::DEFAULT_ACCOUNT.to_owned(),
             api_key,
-            webhook_secrets: webhook_secrets.as_ref().map(secrets).unwrap_or_default(),
+            webhook_secrets: webhook_secrets.unwrap_or_default(),
             checkout_url: self.checkout_url.clone(),
             merchant: self.merchant(),
         }))
+    }
+
+    /// The secrets of the account `default`, if they are set.
+    fn webhook_secrets(&self) -> Result<Option<Vec<SecretString>>, ConfigError> {
+        let text = secret(
+            WEBHOOK_SECRETS,
+            self.dojo_webhook_secrets.as_ref(),
+            self.dojo_webhook_secrets_file.as_ref(),
+        )?;
+        let Some(text) = text else {
+            return Ok(None);
+        };
+        let file = self.dojo_webhook_secrets_file.as_ref();
+        let setting = match file.filter(|file| !file.as_os_str().is_empty()) {
+            Some(_) => WEBHOOK_SECRETS_FILE,
+            None => WEBHOOK_SECRETS,
+        };
+        webhook_secrets::split(&text).map(Some).map_err(|problem| {
+            let account = NewPaymentLink::DEFAULT_ACCOUNT;
+            ConfigError::new(format!("{setting} (account {account})"), problem)
+        })
     }
 
     fn merchant(&self) -> Merchant {
@@ -232,21 +255,17 @@ impl DojoSettings {
         }
     }
 
-    /// Rejects a URL that would send a production key over an unencrypted connection.
+    /// Rejects a URL that would send a production key over an unencrypted connection. On this machine as well: what listens
+    /// there is most likely a sandbox, which has no use for such a key.
     fn check_api_url(&self) -> Result<(), ConfigError> {
-        let is_loopback = match self.api_url.host() {
-            Some(url::Host::Domain(name)) => name == "localhost",
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        };
-        if self.api_url.scheme() != "https" && !is_loopback {
-            return Err(ConfigError::new(
-                "DOJO_API_URL",
-                "must be https, because a production key must not be sent unencrypted",
-            ));
+        if self.api_url.scheme() == "https" {
+            return Ok(());
         }
-        Ok(())
+        Err(ConfigError::new(
+            "DOJO_API_URL",
+            "must be https, because a production key (sk_prod_…) must not be sent unencrypted. For a sandbox, use a key that \
+             begins with sk_sandbox_",
+        ))
     }
 
     /// The `paymentSource` to send, if any.

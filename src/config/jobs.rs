@@ -17,10 +17,10 @@ pub struct JobSettings {
     #[arg(long, env = "RUN_JOBS", default_value_t = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     pub run_jobs: bool,
 
-    /// The settlement window: how long after a call to Dojo was sent it may still take effect, and how far Dojo's search
+    /// The settlement window: how long a call to Dojo may still take effect after it was sent, and how far Dojo's search
     /// may lag behind. After a lost response, the service waits this long before it concludes that nothing happened and
     /// creates the intent, or requests the amount or tip, again. A capture counts as not done if Dojo doesn't show it after
-    /// this time. A response from Dojo that is behind a webhook is accepted only if Dojo still returns it after this time.
+    /// this time. A response from Dojo that lags behind a webhook is accepted only if Dojo still returns it after this time.
     /// Dojo documents no limits. A window that is too long delays links. One that is too short risks a surplus intent, which
     /// must then be canceled; raise it if `recoveries_total{outcome="surplus"}` rises.
     #[arg(long, env = "RECOVERY_SETTLE", default_value = "2m", value_name = "DURATION", value_parser = duration)]
@@ -52,7 +52,7 @@ pub struct JobSettings {
           value_parser = number(1..=1000_u32))]
     pub background_rate: u32,
 
-    /// The longest `Retry-After` from Dojo that background work obeys. A longer one is cut to this.
+    /// The longest `Retry-After` from Dojo that background work obeys. A longer one is shortened to this.
     #[arg(long, env = "MAX_RETRY_AFTER", default_value = "5m", value_name = "DURATION", value_parser = duration)]
     pub max_retry_after: Duration,
 

@@ -17,6 +17,7 @@ mod retention;
 mod server;
 mod traces;
 mod value;
+mod webhook_secrets;
 
 pub use accounts::{AccountSettings, DojoApiKey, Merchant};
 pub use books::BookSettings;

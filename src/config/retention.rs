@@ -25,9 +25,9 @@ pub struct Retention {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Retention")]
 pub struct RetentionSettings {
-    /// Removes events of the feed that are older than this. Also removes older webhooks, the timeline entries of those that
+    /// Removes events of the feed that are older than this. Also removes older webhooks, the timeline entries of webhooks that
     /// changed nothing, and messages, if their link can no longer change. Entries that changed a link's status or amounts stay.
-    /// At least 30d. Unset: nothing is removed. `prune --dry-run` shows how much it would be.
+    /// At least 30d. Unset: nothing is removed. `prune --dry-run` shows how much would be removed.
     #[arg(long, env = "PRUNE_OLDER_THAN", value_name = "DURATION", value_parser = retention)]
     pub prune_older_than: Option<Duration>,
 
@@ -46,8 +46,8 @@ pub struct RetentionSettings {
           value_name = "DURATION", value_parser = optional(retention))]
     prune_messages_older_than: std::option::Option<Duration>,
 
-    /// Empties the bodies of webhooks that are older than this. The webhooks stay: nothing reads the bodies. At least 30d, or
-    /// `never`.
+    /// Empties the bodies of webhooks that are older than this. The webhooks themselves stay; nothing reads their bodies. At
+    /// least 30d, or `never`.
     #[arg(long, env = "WEBHOOK_BODIES_OLDER_THAN", default_value = "180d", value_name = "DURATION", value_parser = expiry)]
     webhook_bodies_older_than: std::option::Option<Duration>,
 
@@ -57,7 +57,7 @@ pub struct RetentionSettings {
     stored_responses_older_than: std::option::Option<Duration>,
 
     /// Erases the personal data of links that haven't changed for this long and about which nothing is open, as `erase` does.
-    /// At least 30d. Unset: it stays until somebody erases it.
+    /// At least 30d. Unset: the data stays until somebody erases it.
     #[arg(long, env = "ERASE_OLDER_THAN", default_value = "", hide_default_value = true, value_name = "DURATION",
           value_parser = optional(retention))]
     erase_older_than: std::option::Option<Duration>,

@@ -13,7 +13,7 @@ use crate::api_key::ApiKey;
 /// The settings of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeSettings {
-    /// The IP address and port to listen on. Port 0 takes a free port, which the log shows.
+    /// The IP address and port to listen on. Port 0 picks a free port; the log says which.
     #[arg(long, env = "LISTEN_ADDR", default_value = "0.0.0.0:8080", value_name = "ADDRESS",
           value_parser = listen_address)]
     pub listen_addr: SocketAddr,
@@ -30,8 +30,8 @@ pub struct ServeSettings {
           value_parser = optional(base_url))]
     pub short_url_base: std::option::Option<String>,
 
-    /// The maximum number of requests per second for short addresses, from all customers together, to this replica. Further
-    /// ones get a page with status 429.
+    /// The maximum number of requests per second for short addresses that this replica serves, from all customers together.
+    /// Any more get a page with status 429.
     #[arg(long, env = "PAGE_RATE", default_value_t = 200, value_name = "N", value_parser = number(1..=1_000_000_u32))]
     pub page_rate: u32,
 
@@ -40,12 +40,12 @@ pub struct ServeSettings {
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub request_timeout: Duration,
 
-    /// The maximum number of creations, operations and refreshes in progress on this replica. Further ones get 503
+    /// The maximum number of creations, operations and refreshes in progress on this replica. Any more get 503
     /// before anything is saved, so that a slow Dojo can't exhaust the memory.
     #[arg(long, env = "MAX_CREATIONS", default_value_t = 256, value_name = "N", value_parser = number(1..=u16::MAX))]
     pub max_creations: u16,
 
-    /// The maximum number of requests that wait for events on this replica. Further ones get 503. A waiting request needs no
+    /// The maximum number of requests that wait for events on this replica. Any more get 503. A waiting request needs no
     /// database connection.
     #[arg(long, env = "MAX_READERS", default_value_t = 2000, value_name = "N", value_parser = number(1..=u16::MAX))]
     pub max_readers: u16,

@@ -186,13 +186,3 @@ pub(super) fn secret(
         (None, None) => Ok(None),
     }
 }
-
-/// Splits a list of secrets at commas and line breaks.
-pub(super) fn secrets(text: &SecretString) -> Vec<SecretString> {
-    text.expose_secret()
-        .split([',', '\n'])
-        .map(str::trim)
-        .filter(|secret| !secret.is_empty())
-        .map(SecretString::from)
-        .collect()
-}

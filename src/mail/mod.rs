@@ -70,6 +70,12 @@ impl Mailer {
         self.server.timeout() * 2 + Duration::from_secs(10)
     }
 
+    /// Connects to the mail server and logs in, within `limit`, and sends nothing. Returns what the connection is like, or
+    /// what failed.
+    pub async fn probe(&self, limit: Duration) -> Result<String, String> {
+        self.server.probe(limit).await
+    }
+
     /// Tells the mail server from whom and to whom the email is. Nothing is sent yet.
     pub async fn announce(&self, email: &Email) -> Result<Session, Refusal> {
         self.server.announce(email.envelope()).await

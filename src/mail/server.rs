@@ -89,6 +89,34 @@ impl Server {
         self.timeout
     }
 
+    /// Connects and logs in as for a message, and sends none. Returns what the connection is like, or what failed.
+    pub(super) async fn probe(&self, limit: Duration) -> Result<String, String> {
+        let (host, port) = (&self.host, self.port);
+        let failed = |what: &str| format!("{host}, port {port}: {what}");
+        let connection = match timeout(self.timeout.min(limit), self.connected()).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(Refusal::ForNow(what) | Refusal::ForGood(what))) => return Err(failed(&what)),
+            Err(_) => return Err(failed("the mail server did not respond in time")),
+        };
+        let session = Session {
+            connection,
+            timeout: self.timeout,
+        };
+        session.abandon().await;
+        let encryption = match self.encryption {
+            Encryption::Tls => "with TLS",
+            Encryption::StartTls => "with STARTTLS",
+            Encryption::None => "without encryption",
+        };
+        let password = match self.credentials {
+            Some(_) => "it accepts the password",
+            None => "no password is set",
+        };
+        Ok(format!(
+            "connected to {host}, port {port}, {encryption}; {password}; no email was sent"
+        ))
+    }
+
     /// Connects, and tells the server from whom and to whom a message is.
     pub(super) async fn announce(&self, envelope: &Envelope) -> Result<Session, Refusal> {
         timeout(self.timeout, self.announced(envelope))

@@ -7,7 +7,13 @@ use sqlx::{Connection, Executor, PgConnection, migrate::MigrateError};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Error, condition, diagnosis::Diagnosis, migrator::MIGRATOR, pool::PgPool};
+use super::{
+    Error,
+    condition::{self, Migrations},
+    diagnosis::Diagnosis,
+    migrator::MIGRATOR,
+    pool::PgPool,
+};
 
 /// How long a statement of a migration waits for a lock. Every statement that needs the table after it queues up behind
 /// it, webhooks included, so this must be shorter than they wait.
@@ -22,29 +28,54 @@ const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// How long Postgres may take to respond to a statement that has nothing to wait for.
 const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
 
+/// What [`migrate`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Migrated {
+    /// How many migrations it applied.
+    pub applied: usize,
+    /// The number of the newest migration that the database has. It may be one of a later version.
+    pub newest: i64,
+}
+
+impl Migrated {
+    /// The result of applying what was pending.
+    fn of(before: &Migrations) -> Self {
+        let later = before.unknown.iter().copied();
+        Self {
+            applied: before.pending.len(),
+            newest: later.fold(before.newest, i64::max),
+        }
+    }
+}
+
 /// Brings the schema up to this version. Replicas that start together take turns.
 ///
 /// Uses a connection of its own without a statement timeout: an index may take long to build, and the other replicas wait
 /// for it. A statement that takes a lock waits for it for one second at a time.
-pub async fn migrate(pool: &PgPool) -> Result<(), Diagnosis> {
+pub async fn migrate(pool: &PgPool) -> Result<Migrated, Diagnosis> {
     pool.probe().await?;
-    let found = condition::migrations(pool).await;
-    let found = found.map_err(|error| pool.diagnose(&error))?;
-    if found.pending.is_empty() && found.broken.is_empty() {
-        return Ok(());
+    let before = migrations(pool).await?;
+    if before.pending.is_empty() && before.broken.is_empty() {
+        return Ok(Migrated::of(&before));
     }
     // A replica that is frozen or cut off between two statements has an idle session, which must not hold up the others.
     // Notices only say that what should be there is there.
     let settings = "SET statement_timeout = 0; SET idle_session_timeout = '1min'; SET client_min_messages = warning";
     let mut connection = pool.connect(settings).await?;
-    let migrated = match take_turns(&mut connection).await {
-        Ok(()) => apply_while_active(pool, &mut connection).await,
-        Err(error) => Err(error),
-    };
-    migrated.map_err(|error| pool.diagnose_migration(&error))?;
+    let failed = |error| pool.diagnose_migration(&error);
+    take_turns(&mut connection).await.map_err(failed)?;
+    // Another replica may have applied some, or all, meanwhile.
+    let before = migrations(pool).await?;
+    let applied = apply_while_active(pool, &mut connection).await;
+    applied.map_err(failed)?;
     // If this fails, the connection ends with the process.
     let _ = timeout(LOCK_TIMEOUT, connection.close()).await;
-    Ok(())
+    Ok(Migrated::of(&before))
+}
+
+async fn migrations(pool: &PgPool) -> Result<Migrations, Diagnosis> {
+    let found = condition::migrations(pool).await;
+    found.map_err(|error| pool.diagnose(&error))
 }
 
 /// The key of the advisory lock that serializes migrations. Any number that nothing else uses.

@@ -48,7 +48,7 @@ use serde_json::Value;
 
 pub use diagnosis::Diagnosis;
 pub use error::{Cause, Error};
-pub use migration::migrate;
+pub use migration::{Migrated, migrate};
 pub use pool::{PgPool, PgTransaction};
 
 fn to_json(value: &impl Serialize) -> Result<Value, Error> {

@@ -1,6 +1,10 @@
 //! Several Dojo accounts: each has its own API key, webhook endpoint and background jobs, and can have its own callers.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use dojo_sandbox::signature;
 use reqwest::Method;
@@ -26,6 +30,10 @@ impl Folder {
         let path = std::env::temp_dir().join(format!("dpl-{}", uuid::Uuid::now_v7()));
         fs::create_dir(&path).unwrap();
         Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     /// Writes a file and returns its path.
@@ -575,6 +583,7 @@ async fn the_file_can_configure_the_default_account() {
 async fn an_invalid_file_prevents_the_start_and_errors_contain_no_secret() {
     let folder = Folder::new();
     folder.write("empty", " \n");
+    folder.write("wrong-secrets", "hush1\n\nsk_sandbox_hush2\n");
     let leeds = "[accounts.leeds]\nenvironment = \"sandbox\"\napi_key = \"sk_sandbox_hush1\"\n";
     let serve = |file: &str, more: &[(&str, &str)]| {
         let mut serve = program();
@@ -650,7 +659,15 @@ async fn an_invalid_file_prevents_the_start_and_errors_contain_no_secret() {
         ),
         (
             format!("{leeds}webhook_secrets = [\"hush\", 1]"),
-            "[accounts.leeds] webhook_secrets contains",
+            "[accounts.leeds] webhook_secrets is wrong: entry 2 of 2 is not a string",
+        ),
+        (
+            format!("{leeds}webhook_secrets = [\"\", \"hush\", \"hush hush\"]"),
+            "[accounts.leeds] webhook_secrets is wrong: entry 1 of 3 is empty; entry 3 of 3 contains a space",
+        ),
+        (
+            format!("{leeds}webhook_secrets_file = \"wrong-secrets\""),
+            "[accounts.leeds] webhook_secrets_file is wrong: entry 2 of 2 is an API key of Dojo",
         ),
         (
             format!("{leeds}webhook_secrets_file = \"nowhere\""),

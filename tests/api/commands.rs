@@ -179,19 +179,36 @@ async fn sandbox_and_production_links_never_share_a_database() {
 #[tokio::test(flavor = "multi_thread")]
 async fn migrate_can_run_again_and_in_several_processes_at_once() {
     let database = empty_database().await;
-    let runs: Vec<_> = (0..4)
-        .map(|_| {
-            program()
-                .arg("migrate")
-                .env("DATABASE_URL", &database)
-                .spawn()
-                .unwrap()
+    let migrate = || {
+        let mut migrate = program();
+        migrate.arg("migrate").env("DATABASE_URL", &database);
+        migrate.stderr(Stdio::piped());
+        migrate
+    };
+    let runs: Vec<_> = (0..4).map(|_| migrate().spawn().unwrap()).collect();
+    let runs = runs.into_iter().map(|run| run.wait_with_output().unwrap());
+    let said: Vec<_> = runs
+        .map(|run| {
+            let said = String::from_utf8(run.stderr).unwrap();
+            assert!(run.status.success(), "{said}");
+            said
         })
         .collect();
-    for mut run in runs {
-        assert!(run.wait().unwrap().success());
-    }
-    output_of(program().arg("migrate").env("DATABASE_URL", &database));
+    let count = std::fs::read_dir("migrations").unwrap().count();
+    let newest = std::fs::read_dir("migrations").unwrap().map(|file| {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        name.split('_').next().unwrap().parse::<i64>().unwrap()
+    });
+    let up_to_date = format!("up to date (version {}).", newest.max().unwrap());
+    // Exactly one of them has applied them.
+    let applied = format!("Applied {count} migrations. The database is {up_to_date}");
+    let already = format!("The database is already {up_to_date}");
+    let saying = |words: &str| said.iter().filter(|said| said.contains(words)).count();
+    assert_eq!((saying(&applied), saying(&already)), (1, 3), "{said:?}");
+
+    let again = run(&mut migrate());
+    assert!(again.status.success());
+    assert!(String::from_utf8(again.stderr).unwrap().contains(&already));
 }
 
 /// Runs a command whose reader closes the pipe at once.
@@ -321,6 +338,8 @@ async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
         ("WEBHOOK_BODIES_OLDER_THAN", "29d"),
         ("ERASE_OLDER_THAN", "always"),
         ("LOG_FILTER", "=,="),
+        ("SMTP_URL", "smtp://pay@hush"),
+        ("DOJO_WEBHOOK_SECRETS", "whs_hush hush"),
     ] {
         let mut serve = program();
         serve.arg("serve").envs(settings).env(name, value);
@@ -331,9 +350,15 @@ async fn a_wrong_setting_prevents_the_start_and_is_named_without_any_secret() {
             error.contains(base) || error.contains(&flag),
             "{name}={value}: {error}"
         );
-        if matches!(name, "DOJO_API_KEY" | "DATABASE_URL" | "BOOTSTRAP_API_KEY")
-            && !value.is_empty()
-        {
+        let is_secret = matches!(
+            name,
+            "DOJO_API_KEY"
+                | "DATABASE_URL"
+                | "BOOTSTRAP_API_KEY"
+                | "SMTP_URL"
+                | "DOJO_WEBHOOK_SECRETS"
+        );
+        if is_secret && !value.is_empty() {
             assert!(!error.contains("hush"), "{error}");
         }
     }
@@ -366,6 +391,8 @@ fn everything_that_is_missing_or_wrong_is_named_at_once() {
         ("BOOTSTRAP_API_KEY", "dpl_hush"),
         // A secret in the wrong place.
         ("DOJO_CHECKOUT_URL", "sk_prod_hush"),
+        ("DOJO_WEBHOOK_SECRETS", "whs_hush,,sc_hush"),
+        ("SMTP_URL", "mail.example.com"),
     ];
     let error = error_of(program().arg("serve").envs(wrong));
     for line in [
@@ -377,10 +404,41 @@ fn everything_that_is_missing_or_wrong_is_named_at_once() {
         "error: BOOTSTRAP_API_KEY must be dpl_ and ",
         "error: DATABASE_URL is required",
         "error: DOJO_API_KEY is required",
+        "error: DOJO_WEBHOOK_SECRETS (account default) is wrong: entry 2 of 3 is empty; entry 3 of 3 begins with sc_: ",
+        "error: SMTP_URL must be a URL such as ",
+        "error: MAIL_FROM is required",
     ] {
         assert!(error.contains(line), "{line:?} is not in {error}");
     }
     assert!(!error.contains("hush"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_production_key_needs_an_encrypted_connection_to_dojo() {
+    let database = new_database().await;
+    for url in [
+        "http://api.dojo.tech",
+        "http://localhost:9400",
+        "http://127.0.0.1:9400",
+    ] {
+        for command in ["serve", "check"] {
+            let mut command_line = program();
+            command_line
+                .arg(command)
+                .env("DATABASE_URL", &database)
+                .env("DOJO_API_KEY", "sk_prod_hush")
+                .env("DOJO_API_URL", url)
+                .env("LISTEN_ADDR", "127.0.0.1:0");
+            let output = run(&mut command_line);
+            assert!(!output.status.success());
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(
+                said.contains("DOJO_API_URL must be https, because a production key"),
+                "{said}"
+            );
+            assert!(!said.contains("hush"), "{said}");
+        }
+    }
 }
 
 #[test]

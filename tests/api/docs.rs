@@ -408,6 +408,38 @@ async fn the_pages_work_on_a_phone_without_javascript() {
     assert_eq!(result, json!([false, true]));
     let place = page.current_url().await.unwrap();
     assert_eq!(place.fragment(), Some("post-v1-payment-links-id-refunds"));
+
+    // From there, a link leads back to the contents. They are open, until another link is followed.
+    for path in PAGES {
+        page.goto(&format!("{}{path}", app.service.url))
+            .await
+            .unwrap();
+        let result = page
+            .execute(
+                "const last = [...document.querySelectorAll('.contents a[href^=\"#\"]')].pop();
+                 const isOnScreen = (element) => {
+                     const {top, bottom} = element.getBoundingClientRect();
+                     return element.checkVisibility() && top >= 0 && bottom <= innerHeight;
+                 };
+                 const target = document.getElementById(last.hash.slice(1));
+                 last.click();
+                 const back = document.querySelector('a[href=\"#contents\"]');
+                 const seen = [isOnScreen(target), isOnScreen(back), last.checkVisibility()];
+                 back.click();
+                 const first = document.querySelector('.contents a');
+                 seen.push(isOnScreen(target), isOnScreen(first), last.checkVisibility());
+                 last.click();
+                 seen.push(isOnScreen(target), last.checkVisibility());
+                 return seen",
+                vec![],
+            )
+            .await
+            .unwrap();
+        let (there, contents, there_again) =
+            ([true, true, false], [false, true, true], [true, false]);
+        let expected = [&there[..], &contents, &there_again].concat();
+        assert_eq!(result, json!(expected), "{path}");
+    }
     browser.close().await;
 }
 

@@ -1,13 +1,15 @@
 //! Linters accept `openapi.yaml`, and programs with clients that are generated from it work against a live service, as does
-//! all code in `docs/guide.md`. See `tests/clients`.
+//! all code in `docs/guide.md` and the commands in the README. See `tests/clients`.
 
 use std::{path::Path, process::Stdio, time::Duration};
 
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::{
+    accounts::Folder,
     commands::create_api_key,
-    support::{API_KEY, TestApp, within},
+    support::{API_KEY, TestApp, text, within},
 };
 
 /// Low enough for the programs to exceed it on purpose, and high enough for all else that they do.
@@ -39,22 +41,67 @@ async fn linters_and_generated_clients_accept_the_document() {
     assert!(status.unwrap().success(), "its output is above");
 }
 
+const README: &str = include_str!("../../README.md");
+
+/// The commands in the README's section "Use it".
+fn commands_in_the_readme() -> Vec<&'static str> {
+    let (_, section) = README.split_once("\n## Use it\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let blocks = section.split("```sh\n").skip(1);
+    blocks
+        .map(|rest| rest.split_once("```").unwrap().0)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_in_the_readme_work_one_after_the_other() {
+    let app = TestApp::start().await;
+    let folder = Folder::new();
+    let run = async |commands: &[&str]| {
+        let run = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", &commands.concat()])
+            .current_dir(folder.path())
+            .env("BASE_URL", &app.service.url)
+            .env("SANDBOX_URL", &app.sandbox.url)
+            .env("API_KEY", API_KEY)
+            .output()
+            .await
+            .unwrap();
+        let [printed, errors] = [run.stdout, run.stderr].map(|out| String::from_utf8(out).unwrap());
+        assert!(run.status.success(), "{printed}{errors}");
+        printed
+    };
+    let commands = commands_in_the_readme();
+    let [settings, create, pay, read, refund] = commands[..] else {
+        panic!("{commands:?}");
+    };
+    let created: Value = serde_json::from_str(&run(&[settings, create, pay]).await).unwrap();
+    assert_eq!(created["status"], "Created");
+    let url = text(&created["url"]);
+    assert!(url.starts_with(&app.sandbox.url), "{url}");
+
+    // The README says that it takes seconds.
+    app.link_with_status(&created["id"], "Captured").await;
+    app.read_until_confirmed(&created["id"]).await;
+    let printed = run(&[settings, read, refund]).await;
+    let (is_paid, refunded) = printed.split_once('\n').unwrap();
+    assert_eq!(is_paid, "true");
+    let refunded: Value = serde_json::from_str(refunded).unwrap();
+    assert_eq!(refunded["operation"], "Succeeded");
+    assert_eq!(refunded["refundedAmount"]["value"], 350);
+}
+
 #[test]
 fn the_readme_shows_the_guide_and_lists_every_document() {
-    let readme = include_str!("../../README.md");
     let guide = include_str!("../../docs/guide.md");
-    let (_, use_it) = readme.split_once("## Use it").unwrap();
-    let (_, block) = use_it.split_once("```sh\n").unwrap();
-    let (block, _) = block.split_once("```").unwrap();
-    assert_eq!(block.lines().count(), 5, "{block}");
-    for line in block.lines() {
+    for line in commands_in_the_readme().concat().lines() {
         assert!(guide.contains(line), "docs/guide.md has no {line}");
     }
     for file in Path::new("docs").read_dir().unwrap() {
         let path = file.unwrap().path();
         let link = format!("]({})", path.display());
         assert!(
-            path.extension().is_none_or(|end| end != "md") || readme.contains(&link),
+            path.extension().is_none_or(|end| end != "md") || README.contains(&link),
             "README.md doesn't list {}",
             path.display()
         );

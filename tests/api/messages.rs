@@ -1,20 +1,27 @@
 //! Sending a link to its customer by email: once, whatever the mail server does.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::fs;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+#[cfg(target_os = "linux")]
+use crate::support::tls;
 use crate::{
     browser::Browser,
     commands::create_api_key,
+    subscriptions::operate,
     support::{
         API_KEY, Answer, DOJO_KEY, QUICK, Service, TestApp, WEBHOOK_SECRET, eventually,
         mail::{MailServer, header},
         program, send, ten_pounds, text,
     },
 };
+
+/// What else `check` needs.
+#[cfg(target_os = "linux")]
+const FROM: (&str, &str) = ("MAIL_FROM", "pay@theatre.example");
 
 /// An app that sends its emails to this server, with background jobs.
 async fn app(server: &MailServer, more: &[(&str, &str)]) -> TestApp {
@@ -498,54 +505,33 @@ async fn each_account_has_its_own_sender() {
     fs::remove_file(file).unwrap();
 }
 
-/// A certificate for 127.0.0.1 that the system trusts if `SSL_CERT_FILE` names it, and its key.
-fn certificate(folder: &std::path::Path) -> [PathBuf; 2] {
-    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.join(name));
-    let done = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args([
-            "-subj",
-            "/CN=mail.test",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-        ])
-        .args([
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-            "-addext",
-            "extendedKeyUsage=serverAuth",
-        ])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("openssl is installed");
-    assert!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
+#[tokio::test(flavor = "multi_thread")]
+async fn check_connects_to_the_mail_server_and_sends_nothing() {
+    let server = MailServer::start().await;
+    let app = app(&server, &[]).await;
+    let settings = server.settings();
+    let settings: Vec<_> = settings
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    // Even if it accepts no emails.
+    server.set_mode("busy");
+    let checked = operate(&app, &["check"], &settings).await.success();
+    let line = format!(
+        "connected to 127.0.0.1, port {}, without encryption; no password is set; no email was sent",
+        server.port
     );
-    [certificate, key]
+    assert!(checked.stdout.contains(&line), "{}", checked.stdout);
+    assert!(server.messages().is_empty());
 }
 
 // On other systems, trusting a certificate takes more than a variable.
 #[cfg(target_os = "linux")]
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_password_is_sent_only_over_an_encrypted_connection_to_the_right_server() {
     let folder = std::env::temp_dir().join(format!("dojo-mail-tls-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    let files = certificate(&folder);
+    let files = tls::certificate(&folder);
     let server = MailServer::with(&files).await;
     let url = format!("smtp://pay:hush@127.0.0.1:{}", server.port);
     // Reading the system's certificates takes a while on a busy machine.
@@ -559,6 +545,10 @@ async fn a_password_is_sent_only_over_an_encrypted_connection_to_the_right_serve
     let link = app.created().await;
     let message = app.email(&link, "ann@example.com").await;
     app.message_with_status(&message, "Sent").await;
+
+    let checked = operate(&app, &["check"], &[trusted[0], trusted[1], FROM]).await;
+    let accepted = "with STARTTLS; it accepts the password; no email was sent";
+    assert!(checked.success().stdout.contains(accepted));
 
     // A certificate that nobody trusts, a wrong password, and a server without TLS.
     let plain = MailServer::start().await;
@@ -587,6 +577,14 @@ async fn a_password_is_sent_only_over_an_encrypted_connection_to_the_right_serve
         assert!(
             failure.contains(words) && !failure.contains("hush"),
             "{failure}"
+        );
+        let checked = operate(&app, &["check"], &[settings, &[FROM]].concat()).await;
+        let mut lines = checked.stdout.lines();
+        let failed = lines.find(|line| line.starts_with("✘ mail-server"));
+        let failed = failed.unwrap();
+        assert!(
+            failed.contains(words) && !failed.contains("hush") && !failed.contains("wrong"),
+            "{failed}"
         );
     }
     assert_eq!(server.messages().len(), 1);

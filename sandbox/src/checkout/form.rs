@@ -15,9 +15,19 @@ impl FormInput {
         Self(pairs.into_iter().collect())
     }
 
-    /// Only the name on the card. Nothing else of the form is stored during a challenge.
-    pub(super) fn holder(name: String) -> Self {
-        Self(BTreeMap::from([("name".to_owned(), name)]))
+    /// What the customer submitted before this card was challenged, as far as it is known. The rest of the form is stored in
+    /// the intent.
+    pub(super) fn challenged(card: &Card) -> Self {
+        let number = card.challenged_number().map(grouped);
+        let known = [
+            ("name", Some(card.holder.clone())),
+            ("card-number", number),
+            ("expiry", month_and_year(&card.expiry_date)),
+        ];
+        let known = known
+            .into_iter()
+            .filter_map(|(id, value)| Some((id.to_owned(), value?)));
+        Self(known.collect())
     }
 
     pub(super) fn get(&self, id: &str) -> &str {
@@ -249,6 +259,20 @@ fn is_email(text: &str) -> bool {
 /// A card number without spaces and dashes.
 fn digits_of(number: &str) -> String {
     number.replace([' ', '-'], "")
+}
+
+/// A card number in groups of four digits, as on the card.
+fn grouped(number: &str) -> String {
+    let digits: Vec<char> = number.chars().collect();
+    let groups: Vec<String> = digits.chunks(4).map(String::from_iter).collect();
+    groups.join(" ")
+}
+
+/// `12/29` for `2029-12-31`.
+fn month_and_year(date: &str) -> Option<String> {
+    let mut parts = date.split('-');
+    let (year, month) = (parts.next()?, parts.next()?);
+    Some(format!("{month}/{}", year.get(2..)?))
 }
 
 fn is_digits(text: &str) -> bool {

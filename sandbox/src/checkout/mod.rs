@@ -128,11 +128,10 @@ async fn answer_challenge(
     Form(pairs): Form<Vec<(String, String)>>,
 ) -> Response {
     let passed = FormInput::new(pairs).get("answer") == "approve";
-    let mut holder = String::new();
+    let mut input = None;
     let attempt = change(&state, &id, |intent, now| {
-        if let Some(challenge) = &intent.challenge {
-            holder.clone_from(&challenge.card.holder);
-        }
+        let challenge = intent.challenge.as_ref();
+        input = challenge.map(|challenge| FormInput::challenged(&challenge.card));
         intent.finish_challenge(passed, now)
     });
     let Some((attempt, intent)) = attempt else {
@@ -142,8 +141,7 @@ async fn answer_challenge(
         Ok(PaymentOutcome::Declined) => page::form(
             StatusCode::PAYMENT_REQUIRED,
             &intent,
-            // The card's number isn't stored during the challenge.
-            Some(&FormInput::holder(holder)),
+            input.as_ref(),
             Some(not_approved()),
         ),
         // No challenge is in progress: the form was submitted twice, or another card was used since.

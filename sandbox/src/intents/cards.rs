@@ -60,6 +60,14 @@ impl Card {
         }
     }
 
+    /// The number of a card that demands a challenge. Only a published test card does, so its number needn't be stored.
+    pub(crate) fn challenged_number(&self) -> Option<&'static str> {
+        TEST_CARDS
+            .iter()
+            .find(|card| card.2 == self.decision && card.2 == IssuerDecision::Challenge)
+            .map(|card| card.0)
+    }
+
     /// A test card with the right CVV. Any other number is declined.
     pub(crate) fn test_card(number: &str) -> Self {
         let cvv = TEST_CARDS
@@ -100,7 +108,7 @@ fn scheme(number: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{Card, IssuerDecision};
+    use super::{Card, IssuerDecision, TEST_CARDS};
 
     fn decision_of(number: &str, cvv: &str) -> IssuerDecision {
         Card::new(number, cvv, String::new(), String::new()).decision
@@ -132,6 +140,17 @@ mod tests {
             decision_of("4111111111111111", "123"),
             IssuerDecision::Decline
         );
+    }
+
+    #[test]
+    fn a_challenged_card_has_a_published_number() {
+        for (number, cvv, _) in TEST_CARDS {
+            let card = Card::new(number, cvv, String::new(), String::new());
+            let is_challenged = card.decision == IssuerDecision::Challenge;
+            assert_eq!(card.challenged_number(), is_challenged.then_some(number));
+        }
+        let other = Card::new("4111111111111111", "020", String::new(), String::new());
+        assert_eq!(other.challenged_number(), None);
     }
 
     #[test]

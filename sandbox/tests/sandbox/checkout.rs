@@ -196,6 +196,9 @@ async fn a_challenge_can_be_failed_and_passed() {
         assert_eq!(location(&response), format!("/checkout/{challenge}"));
         let (status, html) = page(&sandbox, &challenge).await;
         assert!(status == 200 && html.contains("ending 1096") && html.contains("£10.00"));
+        // The number is in no address, on no other page, and not in what is stored.
+        assert!(!html.contains(CHALLENGED) && !html.contains("5200 0000"));
+        assert!(!sandbox.intent(&id).await.to_string().contains(CHALLENGED));
         assert!(html.contains("<span class=\"whole\">3-D Secure</span>"));
         let response = submit(&sandbox, &challenge, &[("answer", answer)]).await;
         if answer == "approve" {
@@ -205,7 +208,11 @@ async fn a_challenge_can_be_failed_and_passed() {
             let (status, html) = content(response).await;
             assert!(status == 402 && html.contains("You did not approve this payment"));
             assert!(!html.contains("Your bank"));
-            assert!(has_value(&html, "Jo Bloggs") && !has_value(&html, CHALLENGED));
+            // Everything but the CVV is there for another try.
+            for kept in ["Jo Bloggs", "5200 0000 0000 1096", "12/29"] {
+                assert!(has_value(&html, kept), "{kept}");
+            }
+            assert!(!has_value(&html, "020"));
         }
     }
     let events = ["AuthChallenged", "Declined", "AuthChallenged", "Captured"];

@@ -26,7 +26,11 @@ pub(super) async fn check(pool: &PgPool, settings: &CallbackSettings) -> Checks 
             return checks;
         }
         Err(_) => {
-            checks.skip(Name::Callbacks, "the database takes too long");
+            checks.out_of_time(
+                &[Name::Callbacks],
+                "the database takes too long",
+                "find out what keeps it busy, or what slows down the connection to it",
+            );
             return checks;
         }
     };

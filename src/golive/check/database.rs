@@ -21,9 +21,13 @@ pub(super) async fn check(pool: &PgPool, environment: Option<Environment>) -> Ch
                 failure.diagnosis.problem,
                 failure.diagnosis.remedy,
             );
-            checks.skip_rest(&Name::DATABASE, "the database does not respond");
+            checks.skip_rest(&Name::DATABASE, "the database cannot be used");
         }
-        Err(_) => checks.skip_rest(&Name::DATABASE, "the database takes too long"),
+        Err(_) => checks.out_of_time(
+            &Name::DATABASE,
+            "the database takes too long",
+            "find out what keeps it busy, or what slows down the connection to it",
+        ),
     }
     checks
 }

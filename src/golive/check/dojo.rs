@@ -28,7 +28,7 @@ pub(super) async fn check(account: &Account, api: &Url, address: PublicAddress<'
     let mut checks = Checks::of_account(&account.name);
     let all = check_all(account, api, address, &mut checks);
     if tokio::time::timeout(LIMIT, all).await.is_err() {
-        checks.skip_rest(&Name::ACCOUNT, "Dojo takes too long");
+        checks.out_of_time(&Name::ACCOUNT, "Dojo takes too long", "wait a minute");
     }
     checks
 }

@@ -1,17 +1,19 @@
-//! Checks a deployment before it takes money: settings, database, Dojo, webhooks and clocks. Changes nothing. A failed
-//! check doesn't prevent the checks that don't depend on it, and everything has a time limit.
+//! Checks a deployment before it takes money: settings, database, Dojo, webhooks, clocks and the mail server. Changes
+//! nothing. A failed check doesn't prevent the checks that don't depend on it, and everything has a time limit.
 
 mod callbacks;
 mod database;
 mod dojo;
+mod mail;
 mod report;
 
-use futures_util::future::{join, join_all};
+use futures_util::future::{join_all, join3};
 
 use super::{listed, secrets_setting};
 use crate::{
     config::{ConfigError, PublicUrl, ServeSettings},
     dojo::Accounts,
+    mail::Mailer,
     store::PgPool,
 };
 use dojo::PublicAddress;
@@ -41,6 +43,7 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callback
     error.keep(settings.check_listen_addresses());
     let names = accounts.as_ref().map(Accounts::names);
     error.keep(settings.console.proxy(names.as_deref()));
+    let mailer = error.keep(Mailer::from_settings(&settings.mail));
     let url = error.keep(public_url.get());
     let address = match &url {
         Some(Some(url)) => PublicAddress::Given(url),
@@ -102,7 +105,14 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callback
         );
         vec![checks]
     };
-    let (of_database, of_accounts) = join(of_database, of_accounts).await;
+    let of_mail = async {
+        match &mailer {
+            Some(Some(mailer)) => Some(mail::check(mailer).await),
+            // No emails are sent, or the check of the settings says why none can be.
+            Some(None) | None => None,
+        }
+    };
+    let (of_database, of_accounts, of_mail) = join3(of_database, of_accounts, of_mail).await;
     let of_callbacks = match &pool {
         Some(pool) if ping_callbacks => Some(callbacks::check(pool, &settings.callbacks).await),
         _ => None,
@@ -110,6 +120,7 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callback
     let all = [checks, of_database]
         .into_iter()
         .chain(of_accounts)
+        .chain(of_mail)
         .chain(of_callbacks);
     Report::new(all.flat_map(Checks::into_list).collect())
 }

@@ -48,6 +48,7 @@ pub(super) enum Name {
     WebhookAddress,
     WebhookEvents,
     WebhookSecrets,
+    MailServer,
     Callbacks,
 }
 
@@ -87,6 +88,7 @@ impl Name {
             Self::WebhookAddress => "webhook-address",
             Self::WebhookEvents => "webhook-events",
             Self::WebhookSecrets => "webhook-secrets",
+            Self::MailServer => "mail-server",
             Self::Callbacks => "callbacks",
         }
     }
@@ -113,7 +115,7 @@ impl fmt::Display for Report {
             let (mark, why) = match check.outcome {
                 Outcome::Passed => ('✔', ""),
                 Outcome::Failed => ('✘', ""),
-                Outcome::Skipped => ('✘', "skipped, because "),
+                Outcome::Skipped => ('-', "not checked: "),
             };
             let name = match &check.account {
                 Some(account) => format!("{} ({account})", check.name.as_str()),
@@ -133,7 +135,7 @@ impl fmt::Display for Report {
         };
         write!(
             f,
-            "{} passed, {} failed, {} skipped",
+            "{} passed, {} failed, {} not checked",
             count(Outcome::Passed),
             count(Outcome::Failed),
             count(Outcome::Skipped)
@@ -141,7 +143,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The time limit for all checks of the database, and for those of one account.
+/// The time limit for all checks of the database, for those of one account, and for that of the mail server.
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// How far two clocks may differ. Deadlines depend on Dojo's clock and the database's, timestamps in the log on this
@@ -204,6 +206,15 @@ impl Checks {
         }
     }
 
+    /// Fails the first of the checks that has no result yet, which took too long, and skips the rest.
+    pub(super) fn out_of_time(&mut self, names: &[Name], because: &str, fix: &str) {
+        let is_pending = |name: &&Name| !self.list.iter().any(|check| check.name == **name);
+        if let Some(name) = names.iter().find(is_pending) {
+            self.fail(*name, because, fix);
+        }
+        self.skip_rest(names, because);
+    }
+
     pub(super) fn into_list(self) -> Vec<Check> {
         self.list
     }
@@ -238,6 +249,7 @@ mod tests {
             .into_iter()
             .chain(Name::DATABASE)
             .chain(Name::ACCOUNT)
+            .chain([Name::MailServer, Name::Callbacks])
         {
             assert_eq!(serde_json::json!(name), name.as_str());
         }

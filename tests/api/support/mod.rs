@@ -6,6 +6,8 @@ pub mod proxy;
 pub mod receiver;
 mod service;
 pub mod slow_way;
+#[cfg(target_os = "linux")]
+pub mod tls;
 mod trouble;
 
 use std::{
