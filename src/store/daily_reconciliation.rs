@@ -151,7 +151,8 @@ pub async fn movements(
     let rows = sqlx::query!(
         r#"SELECT movement.id, movement.type, movement.currency, movement.amount, movement.occurred_at,
                   movement.dated_by, movement.payment_link_id, link.payment_intent_id AS "payment_intent_id!",
-                  link.reference, movement.net, movement.operation_id, movement.business_day = $2 AS "is_of_day!",
+                  coalesce(movement.reference, link.reference) AS "reference!", movement.net,
+                  movement.operation_id, movement.business_day = $2 AS "is_of_day!",
                   (SELECT coalesce(jsonb_agg(jsonb_build_object(
                               'transactionId', pair.transaction_id, 'amount', pair.amount,
                               'isInWindow', pair.transaction_at >= $4 AND pair.transaction_at < $5)), '[]')
