@@ -27,7 +27,7 @@ use super::{
 use crate::{
     payment_link::{
         Currency, PaymentLinkId,
-        movement::{DailyTotal, Movement, MovementType},
+        movement::{DailyTotal, MetadataKeys, Movement, MovementType},
         parse_day, timestamp,
     },
     store::{
@@ -78,7 +78,8 @@ struct Filters {
     /// Only movements of this link.
     #[param(rename = "paymentLinkId", value_type = Option<String>)]
     payment_link_id: Option<String>,
-    /// The links' metadata entries to return, by their keys, separated by commas.
+    /// The links' metadata entries to return, by their keys, separated by commas. By default, those that this service has been
+    /// set up for (`BOOKS_METADATA`): none, unless its operator has chosen some.
     #[param(
         rename = "metadataKeys",
         pattern = "^[^,\\x00]{1,100}(,[^,\\x00]{1,100}){0,19}$",
@@ -87,19 +88,11 @@ struct Filters {
     metadata_keys: Option<String>,
 }
 
-/// How many metadata entries a request can ask for.
-const MAX_KEYS: usize = 20;
-
-fn metadata_keys(text: &str) -> Option<Vec<String>> {
-    let keys: Vec<_> = text.split(',').map(str::to_owned).collect();
-    let is_key = |key: &String| (1..=100).contains(&key.chars().count());
-    (keys.len() <= MAX_KEYS && keys.iter().all(is_key)).then_some(keys)
-}
-
 /// Lists the movements: every capture, refund and reversal, in the order of their business days.
 ///
 /// The movements are the books. They contain what the feed reports, nothing is removed, no amount changes, and `net` of all
-/// movements of a link is what was captured less what was refunded.
+/// movements of a link is what was captured less what was refunded. Reference, metadata, authorization code and last four digits
+/// are as they were when the movement was booked. Only metadata can be erased.
 ///
 /// A movement that is learned of late appears on the business day on which it occurred; `recordedAt` says when it was recorded.
 /// So earlier days can still change: read a day again a few days later. To get each movement once and at once, follow the feed.
@@ -135,9 +128,9 @@ async fn list(
             .take(
                 "metadataKeys",
                 "up to 20 keys of 1 to 100 characters, separated by commas",
-                metadata_keys,
+                MetadataKeys::exactly,
             )
-            .unwrap_or_default(),
+            .unwrap_or_else(|| state.books.metadata().clone()),
         ..days_and_account(&mut query, &caller)
     };
     let limit = query.limit();
@@ -224,7 +217,7 @@ fn export(pool: PgPool, filter: Filter, after: Option<Place>) -> impl IntoRespon
             .inspect_err(
                 |error| warn!(error = %causes(error), "an export of movements broke off"),
             )?;
-        let chunk = csv_of(&movements, &filter.metadata, with_header)?;
+        let chunk = csv_of(&movements, filter.metadata.keys(), with_header)?;
         let is_last = i64::try_from(movements.len()) != Ok(CHUNK);
         let next = movements.last().filter(|_| !is_last);
         let next = next.map(|last| (Some(Place::behind(last)), false));

@@ -2,7 +2,7 @@ use clap::Args;
 use time::{Time, macros::format_description};
 
 use super::error::Expected;
-use crate::payment_link::movement::BusinessDays;
+use crate::payment_link::movement::{BusinessDays, MetadataKeys};
 
 /// The settings of the books.
 #[derive(Debug, Clone, Args)]
@@ -26,6 +26,11 @@ pub struct BookSettings {
     /// account's Dojo API key must be permitted to read transactions.
     #[arg(long, env = "RECONCILE_TRANSACTIONS", default_value_t = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     reconcile_transactions: bool,
+
+    /// The metadata entries of links that movements are shown with, by their keys, separated by commas. A request or a person
+    /// can ask for others: the books have them all.
+    #[arg(long, env = "BOOKS_METADATA", default_value = "", hide_default_value = true, value_name = "KEYS", value_parser = metadata_keys)]
+    books_metadata: MetadataKeys,
 }
 
 impl BookSettings {
@@ -33,6 +38,12 @@ impl BookSettings {
     #[must_use]
     pub fn reconciled_days(&self) -> Option<BusinessDays> {
         self.reconcile_transactions.then(|| self.days())
+    }
+
+    /// The metadata entries that movements are shown with, unless others are asked for.
+    #[must_use]
+    pub fn metadata(&self) -> &MetadataKeys {
+        &self.books_metadata
     }
 
     #[must_use]
@@ -47,4 +58,10 @@ impl BookSettings {
 fn time_of_day(text: &str) -> Result<Time, Expected> {
     Time::parse(text.trim(), format_description!("[hour]:[minute]"))
         .map_err(|_| Expected::new("a local time such as 03:00 or 22:00"))
+}
+
+fn metadata_keys(text: &str) -> Result<MetadataKeys, Expected> {
+    MetadataKeys::typed(text).ok_or_else(|| {
+        Expected::new("up to 20 keys of metadata entries such as costCentre,order, each of up to 100 characters")
+    })
 }

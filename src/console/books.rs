@@ -29,7 +29,7 @@ use crate::{
     payment_link::{
         Currency, Money,
         daily_reconciliation::ComparedDay,
-        movement::{DailyTotal, DatedBy, Movement},
+        movement::{DailyTotal, DatedBy, MetadataKeys, Movement},
         parse_day,
     },
     store,
@@ -48,16 +48,31 @@ pub(super) struct Asked {
     from: String,
     to: String,
     account: String,
+    metadata: String,
     after: String,
 }
 
-/// The business days and the account that the page is about.
+impl Asked {
+    /// What was typed, as a query for the page, which says what is wrong with it.
+    fn query(&self) -> [(&str, &str); 4] {
+        [
+            ("from", &self.from),
+            ("to", &self.to),
+            ("account", &self.account),
+            ("metadata", &self.metadata),
+        ]
+    }
+}
+
+/// The business days, the account and the metadata that the page is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Selection {
     from: Date,
     to: Date,
     /// Empty: all accounts.
     account: String,
+    /// `None`: those that the operator has chosen.
+    metadata: Option<MetadataKeys>,
 }
 
 impl Selection {
@@ -83,11 +98,19 @@ impl Selection {
         if asked.account.chars().count() > 60 {
             faults.push("No account has such a long name.".to_owned());
         }
+        let metadata = MetadataKeys::typed(&asked.metadata);
+        if metadata.is_none() {
+            faults.push(
+                "Metadata takes up to 20 names of up to 100 characters, separated by commas."
+                    .to_owned(),
+            );
+        }
         if faults.is_empty() {
             Ok(Self {
                 from,
                 to,
                 account: asked.account.clone(),
+                metadata: metadata.filter(|keys| !keys.keys().is_empty()),
             })
         } else {
             Err(faults)
@@ -98,7 +121,7 @@ impl Selection {
         Self {
             from: day,
             to: day,
-            account: self.account.clone(),
+            ..self.clone()
         }
     }
 
@@ -118,8 +141,8 @@ impl Selection {
         }
     }
 
-    /// A path with the selection, and with what else is asked for.
-    fn path(&self, path: &str, more: &[(&str, &str)]) -> String {
+    /// A path of the API with the days and the account, and with what else is asked for.
+    fn of_api(&self, path: &str, more: &[(&str, &str)]) -> String {
         let (from, to) = (self.from.to_string(), self.to.to_string());
         let own = [
             ("from", from.as_str()),
@@ -127,6 +150,20 @@ impl Selection {
             ("account", &self.account),
         ];
         with_query(path, own.into_iter().chain(more.iter().copied()))
+    }
+
+    /// The API's path of the movements.
+    fn movements(&self, more: &[(&str, &str)]) -> String {
+        let keys = self.metadata.as_ref().map(MetadataKeys::to_string);
+        let keys = [("metadataKeys", keys.as_deref().unwrap_or_default())];
+        self.of_api("/v1/movements", &[&keys, more].concat())
+    }
+
+    /// A path of the console with the whole selection.
+    fn path(&self, path: &str, more: &[(&str, &str)]) -> String {
+        let keys = self.metadata.as_ref().map(MetadataKeys::to_string);
+        let keys = [("metadata", keys.as_deref().unwrap_or_default())];
+        self.of_api(path, &[&keys, more].concat())
     }
 
     /// The name of its file.
@@ -280,10 +317,17 @@ struct Row {
     auth_code: Option<String>,
     by: String,
     operation: Option<String>,
+    /// The metadata entries that are shown, by name.
+    metadata: Vec<(String, String)>,
 }
 
-impl From<Movement> for Row {
-    fn from(movement: Movement) -> Self {
+impl Row {
+    fn new(mut movement: Movement, keys: &[String]) -> Self {
+        let metadata = keys.iter().map(|key| {
+            let value = movement.metadata.remove(key);
+            (key.clone(), value.unwrap_or_default())
+        });
+        let metadata = metadata.collect();
         let link_id = movement.payment_link_id.to_string();
         let reference = movement.reference.trim();
         Self {
@@ -301,6 +345,7 @@ impl From<Movement> for Row {
             net: show(movement.net),
             by: done_by(&movement).to_owned(),
             operation: movement.operation_id.map(|id| id.to_string()),
+            metadata,
             account: movement.account,
             last4: movement.last4,
             auth_code: movement.auth_code,
@@ -349,6 +394,8 @@ struct Shown {
     /// The path of the day's comparison.
     comparison: String,
     compared: Vec<Compared>,
+    /// The names of the metadata entries that are shown.
+    metadata: Vec<String>,
     rows: Vec<Row>,
     first_page: String,
     next_page: Option<String>,
@@ -364,6 +411,8 @@ struct BooksPage {
     to: String,
     accounts: Vec<Choice>,
     calendar: String,
+    /// The names of the metadata entries to show, as they are typed.
+    metadata: String,
     /// What is wrong with what was asked for.
     faults: Vec<String>,
     /// `None`: there is a fault.
@@ -392,7 +441,7 @@ async fn all<T: DeserializeOwned>(
     let mut after = String::new();
     loop {
         let place = [("limit", "100"), ("after", after.as_str())];
-        let path = selection.path(path, &[filter, &place].concat());
+        let path = selection.of_api(path, &[filter, &place].concat());
         let page: List<T> = get(console, person, &path)
             .await
             .map_err(stop(console, person))?;
@@ -402,6 +451,12 @@ async fn all<T: DeserializeOwned>(
         }
         after = page.after;
     }
+}
+
+/// The metadata entries that the page shows.
+fn shown_metadata<'a>(console: &'a Console, selection: &'a Selection) -> &'a MetadataKeys {
+    let chosen = console.state.books.metadata();
+    selection.metadata.as_ref().unwrap_or(chosen)
 }
 
 async fn shown(
@@ -421,12 +476,13 @@ async fn shown(
     };
     let path = "/v1/reconciliations";
     let compared: Vec<ComparedDay> = all(console, person, selection, path, of_interest).await?;
-    let path = selection.path("/v1/movements", &[("limit", PAGE), ("after", after)]);
+    let path = selection.movements(&[("limit", PAGE), ("after", after)]);
     let movements: List<Movement> = get(console, person, &path)
         .await
         .map_err(stop(console, person))?;
     let day = |day: Option<Date>| Some(selection.of_day(day?).path("/books", &[]));
     let is_one_day = selection.is_one_day();
+    let keys = shown_metadata(console, selection).keys();
     Ok(Shown {
         title: selection.title(),
         is_one_day,
@@ -438,7 +494,12 @@ async fn shown(
         tables: tables(&totals, selection),
         comparison: format!("/books/reconciliations/{}", selection.from),
         compared: compared.into_iter().map(Compared::from).collect(),
-        rows: movements.data.into_iter().map(Row::from).collect(),
+        metadata: keys.to_vec(),
+        rows: movements
+            .data
+            .into_iter()
+            .map(|movement| Row::new(movement, keys))
+            .collect(),
         first_page: selection.path("/books", &[]),
         next_page: movements
             .has_more
@@ -465,6 +526,7 @@ pub(super) async fn show_books(
         file: None,
         from: String::new(),
         to: String::new(),
+        metadata: String::new(),
     };
     match Selection::read(&asked, today) {
         Ok(selection) => {
@@ -480,11 +542,13 @@ pub(super) async fn show_books(
             page_of.file = Some(selection.path("/books/movements.csv", &[]));
             page_of.from = selection.from.to_string();
             page_of.to = selection.to.to_string();
+            page_of.metadata = shown_metadata(&console, &selection).to_string();
         }
         Err(faults) => {
             page_of.faults = faults;
             page_of.from = asked.from;
             page_of.to = asked.to;
+            page_of.metadata = asked.metadata;
         }
     }
     Ok(page(StatusCode::OK, &page_of))
@@ -499,14 +563,9 @@ pub(super) async fn download(
     let today = today(&console, &person).await?;
     let Ok(selection) = Selection::read(&asked, today) else {
         // That page says what is wrong.
-        let typed = [
-            ("from", asked.from.as_str()),
-            ("to", &asked.to),
-            ("account", &asked.account),
-        ];
-        return Ok(redirect(&with_query("/books", typed)));
+        return Ok(redirect(&with_query("/books", asked.query())));
     };
-    let request = Request::get(selection.path("/v1/movements", &[]))
+    let request = Request::get(selection.movements(&[]))
         .header(header::ACCEPT, "text/csv")
         .header(REQUEST_ID, &person.request_id)
         .extension(Authenticated(person.who.clone()))

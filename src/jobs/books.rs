@@ -73,18 +73,10 @@ impl Books {
         while !self.stop.is_cancelled() {
             // Marked as seen before the read, so that an event that comes during the read isn't missed.
             head.mark_unchanged();
-            let booked = store::movements::book_events(&self.pool, &self.days).await;
-            let wait = match self.progress.queried(booked) {
-                Ok(booked) => {
-                    metrics::gauge!("books_unbooked_events").set(as_gauge(booked.behind.max(0)));
-                    if booked.examined > 0 {
-                        count(NAME, "ok");
-                        if booked.behind > 0 {
-                            continue;
-                        }
-                    }
-                    PAUSE
-                }
+            let worked = self.work().await;
+            let wait = match self.progress.queried(worked) {
+                Ok(true) => continue,
+                Ok(false) => PAUSE,
                 // The failure is counted and logged already.
                 Err(_) => RETRY,
             };
@@ -98,5 +90,19 @@ impl Books {
                 () = sleep(POLL) => {}
             }
         }
+    }
+
+    /// Books the next events or, if there are none, fills in what an earlier version booked. Returns whether there is more to do
+    /// at once.
+    async fn work(&self) -> Result<bool, store::Error> {
+        let booked = store::movements::book_events(&self.pool, &self.days).await?;
+        metrics::gauge!("books_unbooked_events").set(as_gauge(booked.behind.max(0)));
+        if booked.examined > 0 {
+            count(NAME, "ok");
+            if booked.behind > 0 {
+                return Ok(true);
+            }
+        }
+        store::movements::fill_in(&self.pool).await
     }
 }

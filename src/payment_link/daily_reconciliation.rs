@@ -55,15 +55,21 @@ impl Transaction {
         !is_void && (self.kind != "PreAuth" || self.is_reversed())
     }
 
-    /// The kind of operation that it proves. `None`: it moved no money, Dojo has reversed it or holds it, or it wasn't an operation.
+    /// The kind of operation that may have made it. `None`: it wasn't an operation.
     #[must_use]
     pub fn operation(&self) -> Option<&'static str> {
         match self.kind.as_str() {
-            _ if !self.moves_money() || self.is_reversed() || self.is_held() => None,
             "Collection" => Some("capture"),
             "Refund" => Some("refund"),
             _ => None,
         }
+    }
+
+    /// Whether what made it has succeeded for good, and was done with a payment link. A refund on a terminal was somebody else's
+    /// doing, and one that Dojo holds or has reversed may come to nothing.
+    #[must_use]
+    pub fn is_proof(&self) -> bool {
+        self.status == "Authorized" && self.is_of_a_payment_link()
     }
 
     fn is_reversed(&self) -> bool {
@@ -657,17 +663,22 @@ mod tests {
 
     #[test]
     fn only_what_has_moved_money_for_good_proves_an_operation() {
-        for (kind, status, operation) in [
-            ("Refund", "Succeeded", Some("refund")),
-            ("Collection", "Succeeded", Some("capture")),
-            ("Sale", "Succeeded", None),
-            ("Refund", "Declined", None),
-            ("Refund", "Reversed", None),
-            ("Refund", "Held", None),
-            ("Collection", "UnderReview", None),
+        for (kind, status, product, operation) in [
+            ("Refund", "Authorized", "PaymentLinks", Some("refund")),
+            ("Collection", "Authorized", "PaymentLinks", Some("capture")),
+            ("Sale", "Authorized", "PaymentLinks", None),
+            ("PreAuth", "Authorized", "PaymentLinks", None),
+            ("Refund", "Declined", "PaymentLinks", None),
+            ("Refund", "Reversed", "PaymentLinks", None),
+            ("Refund", "Held", "PaymentLinks", None),
+            ("Collection", "UnderReview", "PaymentLinks", None),
+            ("Refund", "Of a later version", "PaymentLinks", None),
+            ("Refund", "Authorized", "Terminal", None),
         ] {
-            let row = listed("pi_1", kind, status, 300);
-            assert_eq!(row.transaction.operation(), operation, "{kind} {status}");
+            let mut row = listed("pi_1", kind, status, 300).transaction;
+            row.payment_product = Some(product.to_owned());
+            let proven = row.operation().filter(|_| row.is_proof());
+            assert_eq!(proven, operation, "{kind} {status} {product}");
         }
     }
 

@@ -35,6 +35,12 @@ impl FromIterator<String> for PersonalMetadata {
 }
 
 impl PersonalMetadata {
+    /// The keys of the personal entries.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        self.0.iter().cloned().collect()
+    }
+
     /// Removes the personal entries, if `object` has metadata.
     fn erase_in(&self, object: &mut Map<String, Value>) {
         if let Some(Value::Object(entries)) = object.get_mut("metadata") {

@@ -1,6 +1,6 @@
 //! The books: what was captured, refunded and reversed, and how an event of the feed becomes movements.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
@@ -10,7 +10,7 @@ use super::{Capture, Money, MovementId, OperationId, PaymentLinkId, parse_time};
 
 /// One capture, refund or reversal.
 ///
-/// Movements are never removed, and their amounts never change. When one occurred, and who requested it, may become known
+/// Movements are never removed, and what they say never changes. When one occurred, and who requested it, may become known
 /// later. All of a link's together, `net` is what was captured less what was refunded, as
 /// Dojo's own responses confirmed it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -48,7 +48,7 @@ pub struct Movement {
     pub payment_intent_id: Option<String>,
     /// The link's reference.
     pub reference: String,
-    /// The link's metadata entries that the request asks for.
+    /// The link's metadata entries that the request asks for, except for those that were erased.
     pub metadata: BTreeMap<String, String>,
     /// The bank's authorization code.
     pub auth_code: Option<String>,
@@ -160,6 +160,46 @@ impl FromStr for DatedBy {
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
         let mut all = Self::ALL.into_iter();
         all.find(|by| by.as_str() == word).ok_or(UnknownWord)
+    }
+}
+
+/// The metadata entries that are shown with movements, by their keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetadataKeys(Vec<String>);
+
+impl MetadataKeys {
+    /// How many keys there can be.
+    const MOST: usize = 20;
+
+    /// Reads keys that are separated by commas, exactly as they are. `None`: there are too many, or one can't be a key.
+    #[must_use]
+    pub fn exactly(text: &str) -> Option<Self> {
+        let keys: Vec<_> = text.split(',').map(str::to_owned).collect();
+        let is_key = |key: &String| (1..=100).contains(&key.chars().count());
+        (keys.len() <= Self::MOST && keys.iter().all(is_key)).then_some(Self(keys))
+    }
+
+    /// Reads keys as people type them: with spaces around the commas, or none at all.
+    #[must_use]
+    pub fn typed(text: &str) -> Option<Self> {
+        let keys = text.split(',').map(str::trim).filter(|key| !key.is_empty());
+        let text = keys.collect::<Vec<_>>().join(",");
+        if text.is_empty() {
+            return Some(Self::default());
+        }
+        Self::exactly(&text)
+    }
+
+    #[must_use]
+    pub fn keys(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// The keys, separated by commas.
+impl fmt::Display for MetadataKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
     }
 }
 
@@ -551,6 +591,33 @@ mod tests {
     fn lines(movements: &[NewMovement]) -> Vec<(MovementType, i64, i64, DatedBy)> {
         let line = |it: &NewMovement| (it.booked.kind, it.amount, it.booked.net, it.dated_by);
         movements.iter().map(line).collect()
+    }
+
+    #[test]
+    fn keys_are_read_as_people_type_them() {
+        for (typed, keys) in [
+            ("", ""),
+            (" , ", ""),
+            ("order", "order"),
+            (" costCentre, order ,", "costCentre,order"),
+            ("cost centre", "cost centre"),
+        ] {
+            let found = MetadataKeys::typed(typed).unwrap();
+            assert_eq!(found.to_string(), keys, "{typed:?}");
+        }
+        for most in [vec!["k"; 20].join(","), "é".repeat(100)] {
+            assert!(MetadataKeys::typed(&most).is_some());
+        }
+        for more in [vec!["k"; 21].join(","), "é".repeat(101)] {
+            assert_eq!(MetadataKeys::typed(&more), None);
+        }
+        // A request contains exactly what it means.
+        assert_eq!(
+            MetadataKeys::exactly(" a").unwrap().keys(),
+            [" a".to_owned()]
+        );
+        assert_eq!(MetadataKeys::exactly("a,"), None);
+        assert_eq!(MetadataKeys::exactly(""), None);
     }
 
     #[test]

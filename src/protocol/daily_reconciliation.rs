@@ -138,12 +138,16 @@ pub async fn compare_day(
     Ok(comparison)
 }
 
-/// What a transaction may prove.
+/// The operation that a transaction may be the outcome of.
 fn evidence(transaction: &Transaction) -> Option<Evidence<'_>> {
+    let tips = transaction.tips_amount.as_ref();
     Some(Evidence {
         payment_intent_id: transaction.payment_intent_id.as_deref()?,
         kind: transaction.operation()?,
+        currency: &transaction.amount.currency_code,
         amount: transaction.amount.value,
+        tips: tips.map_or(0, |tips| tips.value),
         at: transaction.occurred_at,
+        is_proof: transaction.is_proof(),
     })
 }

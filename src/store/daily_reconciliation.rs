@@ -151,7 +151,8 @@ pub async fn movements(
     let rows = sqlx::query!(
         r#"SELECT movement.id, movement.type, movement.currency, movement.amount, movement.occurred_at,
                   movement.dated_by, movement.payment_link_id, link.payment_intent_id AS "payment_intent_id!",
-                  link.reference, movement.net, movement.operation_id, movement.business_day = $2 AS "is_of_day!",
+                  coalesce(movement.reference, link.reference) AS "reference!", movement.net,
+                  movement.operation_id, movement.business_day = $2 AS "is_of_day!",
                   (SELECT coalesce(jsonb_agg(jsonb_build_object(
                               'transactionId', pair.transaction_id, 'amount', pair.amount,
                               'isInWindow', pair.transaction_at >= $4 AND pair.transaction_at < $5)), '[]')
@@ -283,49 +284,68 @@ pub struct Evidence<'a> {
     pub payment_intent_id: &'a str,
     /// `capture` or `refund`.
     pub kind: &'static str,
-    /// Minor units.
+    pub currency: &'a str,
+    /// Minor units. Dojo doesn't document whether it includes the tip.
     pub amount: i64,
+    /// Minor units.
+    pub tips: i64,
     pub at: OffsetDateTime,
+    /// Whether it can prove an operation. Otherwise it only makes others ambiguous.
+    pub is_proof: bool,
 }
 
 /// The `Unconfirmed` captures and refunds that these transactions prove. They must be all of their time.
 ///
-/// A transaction proves an operation if it has the same amount, was made while the operation's first request may have reached
-/// Dojo, and neither another such transaction nor another operation could be meant.
+/// A transaction proves an operation if it has the same amount and tip, was made while the operation's first request may have
+/// reached Dojo, and neither another such transaction nor another operation could be meant. Even one that moved no money, such as
+/// a declined one, could be meant.
 pub async fn proven_operations(
     pool: &PgPool,
     account: &str,
     evidence: &[Evidence<'_>],
 ) -> Result<Vec<OperationId>, Error> {
-    let (mut intents, mut kinds) = (Vec::new(), Vec::new());
-    let (mut amounts, mut times) = (Vec::new(), Vec::new());
+    let (mut intents, mut kinds, mut currencies) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut amounts, mut tips, mut times) = (Vec::new(), Vec::new(), Vec::new());
+    let mut proofs = Vec::new();
     for transaction in evidence {
         intents.push(transaction.payment_intent_id);
         kinds.push(transaction.kind);
+        currencies.push(transaction.currency);
         amounts.push(transaction.amount);
+        tips.push(transaction.tips);
         times.push(transaction.at);
+        proofs.push(transaction.is_proof);
     }
     let ids = sqlx::query_scalar!(
         r#"SELECT operation.id AS "id!"
-           FROM unnest($2::text[], $3::text[], $4::bigint[], $5::timestamptz[])
-               AS listed (intent, kind, amount, at)
+           FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::boolean[])
+               AS listed (intent, kind, currency, amount, tips, at, is_proof)
            JOIN payment_links link ON link.payment_intent_id = listed.intent AND link.account = $1
            JOIN operations operation
                ON operation.payment_link_id = link.id AND operation.kind = listed.kind
-              AND operation.amount = listed.amount AND operation.status = 'Unconfirmed'
+              AND operation.status = 'Unconfirmed'
               AND listed.at BETWEEN operation.created_at - interval '1 minute'
                   AND least(operation.asked_until, operation.created_at + interval '10 minutes') + interval '1 minute'
-           WHERE NOT EXISTS (
-               SELECT FROM operations other
-               WHERE other.payment_link_id = operation.payment_link_id AND other.kind = operation.kind
-                 AND other.amount = operation.amount AND other.id <> operation.id AND other.status <> 'Failed'
-           )
-           GROUP BY operation.id HAVING count(*) = 1"#,
+           CROSS JOIN LATERAL (
+               SELECT coalesce((operation.action #>> '{request,tipsAmount,value}')::bigint, 0) AS tips
+           ) requested
+           WHERE listed.amount IN (operation.amount, operation.amount + requested.tips)
+             AND NOT EXISTS (
+                 SELECT FROM operations other
+                 WHERE other.payment_link_id = operation.payment_link_id AND other.kind = operation.kind
+                   AND other.amount = operation.amount AND other.id <> operation.id AND other.status <> 'Failed'
+             )
+           GROUP BY operation.id
+           HAVING count(*) = 1
+              AND bool_and(listed.is_proof AND listed.currency = link.currency AND listed.tips = requested.tips)"#,
         account,
         &intents as &[&str],
         &kinds as &[&str],
+        &currencies as &[&str],
         &amounts,
-        &times
+        &tips,
+        &times,
+        &proofs
     )
     .fetch_all(pool)
     .await?;

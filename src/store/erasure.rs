@@ -5,6 +5,7 @@
 //!
 //! - An operation, a webhook, a renewal and a repeated creation lock the link's row or change it.
 //! - A request that repeats a key waits for the key, and then finds what remains of it (see `migrations/0031_erasure.sql`).
+//! - The job that books movements locks their links before it reads their metadata.
 //! - The sequencer of the feed holds the lock on the feed's row, which the erasure takes before it changes events.
 //! - A replica that stores responses to callbacks updates the endpoint's row, which the erasure locks.
 //!
@@ -153,6 +154,7 @@ async fn try_to_erase(
     erasure.messages().await?;
     erasure.approvals().await?;
     erasure.link(stored_request, stored_failure).await?;
+    erasure.movements().await?;
     if let Request::Caller(cause) = request
         && !again
     {
@@ -473,6 +475,18 @@ impl Erasure<'_> {
             self.link.id.uuid(),
             request,
             failure
+        )
+        .execute(&mut *self.transaction)
+        .await?;
+        Ok(())
+    }
+
+    /// The metadata in the books. They let it go only once the link is marked as erased.
+    async fn movements(&mut self) -> Result<(), Error> {
+        sqlx::query!(
+            "UPDATE movements SET metadata = metadata - $2::text[] WHERE payment_link_id = $1 AND metadata ?| $2",
+            self.link.id.uuid(),
+            &self.personal.keys()
         )
         .execute(&mut *self.transaction)
         .await?;

@@ -11,8 +11,8 @@ use super::{Error, PgPool, PgTransaction, from_json, parse_stored};
 use crate::payment_link::{
     Currency, Money, MovementId, OperationId, Payment, PaymentLinkId,
     movement::{
-        Booked, BusinessDays, DailyTotal, Evidence, MoneyOperation, MoneyOperationKind, Movement,
-        NewMovement, Report, Reported, book,
+        Booked, BusinessDays, DailyTotal, Evidence, MetadataKeys, MoneyOperation,
+        MoneyOperationKind, Movement, NewMovement, Report, Reported, book,
     },
 };
 
@@ -102,14 +102,64 @@ pub async fn book_events(pool: &PgPool, days: &BusinessDays) -> Result<BookedEve
     }
     rows.insert(&mut transaction, days).await?;
     attribute(&mut transaction, &operations).await?;
-    sqlx::query!("UPDATE books SET feed_position = $1, head = $2", last, head)
-        .execute(&mut *transaction)
-        .await?;
+    // What is booked now needs no filling in.
+    sqlx::query!(
+        "UPDATE books SET feed_position = $1, head = $2, filled_in = CASE WHEN filled_in = head THEN $2 ELSE filled_in END",
+        last,
+        head
+    )
+    .execute(&mut *transaction)
+    .await?;
     transaction.commit().await?;
     Ok(BookedEvents {
         examined,
         behind: behind - examined,
     })
+}
+
+/// How many movements are looked at in one call of [`fill_in`].
+const FILL_IN_BATCH: i64 = 500;
+
+/// Stores what older movements say about their link and the card, a few at a time. An earlier version booked them without it.
+/// Returns whether there may be more. Does nothing if another replica is doing so.
+pub async fn fill_in(pool: &PgPool) -> Result<bool, Error> {
+    let mut transaction = pool.begin().await?;
+    let books = sqlx::query!(
+        "SELECT head, filled_in FROM books WHERE filled_in < head FOR UPDATE SKIP LOCKED"
+    )
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some(books) = books else {
+        return Ok(false);
+    };
+    let until = books.head.min(books.filled_in + FILL_IN_BATCH);
+    // The lock makes an erasure either wait and see what is filled in, or be seen.
+    sqlx::query!(
+        "WITH link AS (
+             SELECT id, reference, request -> 'metadata' AS metadata, payment FROM payment_links
+             WHERE id = ANY(ARRAY(
+                 SELECT payment_link_id FROM movements
+                 WHERE position > $1 AND position <= $2 AND reference IS NULL
+             ))
+             ORDER BY id FOR KEY SHARE
+         )
+         UPDATE movements
+         SET reference = link.reference,
+             metadata = CASE jsonb_typeof(link.metadata) WHEN 'object' THEN link.metadata ELSE '{}' END,
+             auth_code = link.payment ->> 'authCode', last4 = link.payment ->> 'last4'
+         FROM link
+         WHERE link.id = movements.payment_link_id AND position > $1 AND position <= $2
+           AND movements.reference IS NULL",
+        books.filled_in,
+        until
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!("UPDATE books SET filled_in = $1", until)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(until < books.head)
 }
 
 /// Events of the feed that are not booked yet.
@@ -155,7 +205,9 @@ async fn attribute(transaction: &mut PgTransaction, operations: &[Uuid]) -> Resu
              JOIN LATERAL (
                  SELECT position FROM movements
                  WHERE payment_link_id = operation.payment_link_id AND type = operation.kind
-                   AND (amount = operation.amount OR type = 'reversal') AND operation_id IS NULL
+                   AND (type = 'reversal' OR amount = operation.amount
+                            + coalesce((operation.action #>> '{request,tipsAmount,value}')::bigint, 0))
+                   AND operation_id IS NULL
                    AND occurred_at >= operation.created_at - interval '1 minute'
                  ORDER BY position LIMIT 1
              ) movement ON true
@@ -219,8 +271,10 @@ async fn known_of(
     if ids.is_empty() {
         return Ok(links);
     }
+    // Locked, so that no link is erased before its movements are inserted: they contain its metadata. Webhooks lock links in this
+    // order, too.
     let rows = sqlx::query!(
-        "SELECT id, created_at, payment, captures FROM payment_links WHERE id = ANY($1)",
+        "SELECT id, created_at, payment, captures FROM payment_links WHERE id = ANY($1) ORDER BY id FOR KEY SHARE",
         &ids
     )
     .fetch_all(&mut **transaction)
@@ -334,16 +388,18 @@ impl Rows {
         sqlx::query!(
             "INSERT INTO movements (
                  position, id, type, account, payment_link_id, event_id, currency, amount, net, occurred_at, dated_by,
-                 business_day, capture_id, operation_id, actor)
-             SELECT position, id, type, account, link_id, event_id, currency, amount, net, occurred_at, dated_by,
-                    business_day(occurred_at, $15, $16), capture_id, operation_id, actor
+                 business_day, capture_id, operation_id, actor, reference, metadata, auth_code, last4)
+             SELECT position, new.id, type, new.account, link_id, event_id, new.currency, new.amount, net, occurred_at, dated_by,
+                    business_day(occurred_at, $15, $16), capture_id, operation_id, actor, link.reference,
+                    CASE jsonb_typeof(link.request -> 'metadata') WHEN 'object' THEN link.request -> 'metadata'
+                         ELSE '{}' END,
+                    link.payment ->> 'authCode', link.payment ->> 'last4'
              FROM unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::uuid[], $7::text[],
                          $8::bigint[], $9::bigint[], $10::timestamptz[], $11::text[], $12::text[], $13::uuid[],
                          $14::text[])
                  AS new (position, id, type, account, link_id, event_id, currency, amount, net, occurred_at, dated_by,
                          capture_id, operation_id, actor)
-             -- Each row locks its link against removal. Webhooks lock links in this order, too.
-             ORDER BY link_id",
+             JOIN payment_links link ON link.id = link_id",
             &self.position,
             &self.id,
             &self.kind as &[&str],
@@ -400,8 +456,8 @@ pub struct Filter {
     pub from: Option<Date>,
     /// On this business day or earlier.
     pub to: Option<Date>,
-    /// The keys of the links' metadata entries to return.
-    pub metadata: Vec<String>,
+    /// The links' metadata entries to return.
+    pub metadata: MetadataKeys,
 }
 
 /// A place in a list of movements: just behind the one with this business day and position.
@@ -430,10 +486,17 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<Movement>, Error> {
     let rows = sqlx::query!(
-        r#"SELECT movement.*, link.reference, link.payment_intent_id, link.payment,
+        r#"SELECT movement.position, movement.id, movement.type, movement.currency, movement.amount, movement.net,
+                  movement.occurred_at, movement.dated_by, movement.business_day, movement.recorded_at, movement.account,
+                  movement.payment_link_id, link.payment_intent_id, movement.capture_id, movement.operation_id,
+                  movement.actor,
+                  -- What is not stored with the movement is as the link has it now.
+                  coalesce(movement.reference, link.reference) AS "reference!",
+                  coalesce(movement.auth_code, link.payment ->> 'authCode') AS auth_code,
+                  coalesce(movement.last4, link.payment ->> 'last4') AS last4,
                   (SELECT coalesce(jsonb_object_agg(key, value), '{}')
-                   FROM jsonb_each(CASE jsonb_typeof(link.request -> 'metadata')
-                                   WHEN 'object' THEN link.request -> 'metadata' END)
+                   FROM jsonb_each(coalesce(movement.metadata, CASE jsonb_typeof(link.request -> 'metadata')
+                                                               WHEN 'object' THEN link.request -> 'metadata' END))
                    WHERE key = ANY($8)) AS "metadata!"
            FROM movements movement JOIN payment_links link ON link.id = movement.payment_link_id
            WHERE ($1::date IS NULL OR (movement.business_day, movement.position) > ($1, $2))
@@ -452,17 +515,13 @@ pub async fn list(
         filter.account.as_deref(),
         filter.open.as_deref(),
         filter.types.as_deref(),
-        &filter.metadata,
+        filter.metadata.keys(),
         filter.link.map(|link| link.uuid()),
         limit
     )
     .fetch_all(pool)
     .await?;
     let movements = rows.into_iter().map(|row| {
-        let payment: Option<Payment> = row.payment.map(from_json).transpose()?;
-        let (auth_code, last4) = payment
-            .map(|payment| (payment.auth_code, payment.last4))
-            .unwrap_or_default();
         let currency_code = parse_stored(&row.currency)?;
         let money = |value| Money {
             value,
@@ -483,8 +542,8 @@ pub async fn list(
             payment_intent_id: row.payment_intent_id,
             reference: row.reference,
             metadata: from_json(row.metadata)?,
-            auth_code,
-            last4,
+            auth_code: row.auth_code,
+            last4: row.last4,
             capture_id: row.capture_id,
             operation_id: row.operation_id.map(OperationId::from_uuid),
             actor: row.actor,

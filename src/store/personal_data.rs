@@ -29,7 +29,7 @@ pub enum Erasure {
 /// Every column of every table.
 ///
 /// What remains is needed: ids, amounts, statuses, times, the names of clients, and the card's masked number, which the books
-/// need. `payment_links.reference` and other members of `payment_links.request`, such as the description, are for the books as
+/// need. `payment_links.reference`, which movements repeat, and other members of `payment_links.request`, such as the description, are for the books as
 /// well: callers must not put personal data there. Callback endpoints and clients are the operator's own.
 pub const TABLES: &[(&str, &[(&str, Content)])] = &[
     (
@@ -47,7 +47,12 @@ pub const TABLES: &[(&str, &[(&str, Content)])] = &[
     ),
     (
         "books",
-        &[("singleton", Kept), ("feed_position", Kept), ("head", Kept)],
+        &[
+            ("singleton", Kept),
+            ("feed_position", Kept),
+            ("head", Kept),
+            ("filled_in", Kept),
+        ],
     ),
     (
         "callback_deliveries",
@@ -267,6 +272,10 @@ pub const TABLES: &[(&str, &[(&str, Content)])] = &[
             ("capture_id", Kept),
             ("operation_id", Kept),
             ("actor", Kept),
+            ("reference", Kept),
+            ("metadata", Personal(Erasure::Members)),
+            ("auth_code", Kept),
+            ("last4", Kept),
         ],
     ),
     (

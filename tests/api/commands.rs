@@ -289,6 +289,7 @@ fn help_lists_every_setting_with_its_variable_and_default() {
         "[default: 180d]",
         "[env: ERASE_OLDER_THAN=]",
         "[env: PERSONAL_METADATA=]",
+        "[env: BOOKS_METADATA=]",
         "[env: CONSOLE_LISTEN_ADDR=]",
         "[env: CONSOLE_URL=]",
         "[env: CONSOLE_SESSION_IDLE=]",

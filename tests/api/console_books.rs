@@ -312,6 +312,10 @@ async fn what_is_wrong_with_the_days_is_said() {
             "from=2026-01-02&to=2026-01-01",
             "The first day is after the last one.",
         ),
+        (
+            &format!("metadata={}", "k".repeat(101)),
+            "Metadata takes up to 20 names",
+        ),
     ] {
         let page = visitor.sees(&format!("/books?{query}"), fault).await;
         assert!(!page.contains("Download as CSV"), "{page}");
@@ -598,6 +602,60 @@ async fn somebody_who_is_limited_to_one_account_sees_nothing_of_another_in_the_b
 }
 
 #[tokio::test]
+async fn the_books_show_metadata_and_so_does_their_file() {
+    let app = start(&[("BOOKS_METADATA", "costCentre, order")]).await;
+    let mut body = ten_pounds("Order 1");
+    body["metadata"] = json!({"costCentre": "4711", "=2+3": "@SUM(1)"});
+    let link = app.paid_as(&body, "Captured").await;
+    app.booked(&link, 1).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let cells = async |path: &str| {
+        let file = visitor.get(path).await.expect(200).text;
+        let mut reader = csv::Reader::from_reader(file.as_bytes());
+        let header = reader.headers().unwrap().clone();
+        let row = reader.records().next().unwrap().unwrap();
+        let metadata = header
+            .iter()
+            .zip(&row)
+            .skip_while(|(name, _)| *name != "id");
+        let cells = metadata
+            .skip(1)
+            .map(|(name, cell)| format!("{name}: {cell}"));
+        cells.collect::<Vec<_>>()
+    };
+
+    // What the operator has chosen.
+    let page = visitor.get(&format!("/books?{}", lately())).await;
+    let page = page.expect(200).text;
+    assert!(
+        page.contains("name=\"metadata\" value=\"costCentre,order\""),
+        "{page}"
+    );
+    let rows = movements_of(&page);
+    assert_eq!(column(rows, "costCentre"), ["4711"]);
+    assert_eq!(column(rows, "order"), [""]);
+    let path = format!("/books/movements.csv?{}", lately());
+    assert_eq!(cells(&path).await, ["costCentre: 4711", "order: "]);
+
+    // What the person asks for. The other pages and the file keep it.
+    let asked = Serializer::new(lately())
+        .append_pair("metadata", "=2+3")
+        .finish();
+    let page = visitor.get(&format!("/books?{asked}")).await;
+    let page = page.expect(200).text;
+    assert_eq!(column(movements_of(&page), "=2+3"), ["@SUM(1)"]);
+    let escaped = asked.replace('&', "&#38;");
+    assert!(
+        page.contains(&format!("href=\"/books/movements.csv?{escaped}\"")),
+        "{page}"
+    );
+    let path = format!("/books/movements.csv?{asked}");
+    assert_eq!(cells(&path).await, ["'=2+3: '@SUM(1)"]);
+    let each = table(&page, "Totals of each business day");
+    assert!(each.contains("&#38;metadata=%3D2%2B3\""), "{each}");
+}
+
+#[tokio::test]
 async fn the_books_need_a_session() {
     let app = console::start(&[]).await;
     let visitor = Visitor::new(&app).await;
@@ -634,6 +692,8 @@ async fn whatever_callers_and_dojo_send_is_shown_as_text_in_the_books() {
             with("/books", "from", mark),
             with("/books", "to", mark),
             with("/books", "account", mark),
+            with("/books", "metadata", mark),
+            format!("{}&{}", with("/books", "metadata", mark), lately()),
             with("/books", "after", mark),
             format!("/books/reconciliations/{day}"),
             "/attention".to_owned(),
@@ -647,6 +707,7 @@ async fn whatever_callers_and_dojo_send_is_shown_as_text_in_the_books() {
         // They do show it.
         for path in [
             format!("/books?{}", lately()),
+            format!("{}&{}", with("/books", "metadata", mark), lately()),
             with("/books", "from", mark),
             format!("/books/reconciliations/{day}"),
         ] {
@@ -745,7 +806,10 @@ async fn the_health_page_says_how_the_books_are_doing() {
 async fn the_books_fit_and_keep_nobody_out() {
     let folder = Folder::new();
     let app = two_sites(&folder).await;
-    let link = app.paid().await;
+    let mut body = ten_pounds("Order 1");
+    let note = "A-note-that-has-no-spaces-".repeat(4);
+    body["metadata"] = json!({"costCentre": "4711", "note": note});
+    let link = app.paid_as(&body, "Captured").await;
     app.operate_with_key(
         "refund-1",
         &link,
@@ -784,6 +848,10 @@ async fn the_books_fit_and_keep_nobody_out() {
             let pages = [
                 ("books", format!("/books?from={day}")),
                 ("books-days", format!("/books?{}", lately())),
+                (
+                    "books-metadata",
+                    format!("/books?metadata=costCentre,note&{}", lately()),
+                ),
                 ("books-fault", "/books?from=yesterday".to_owned()),
                 ("comparison", format!("/books/reconciliations/{yesterday}")),
                 ("attention-books", "/attention".to_owned()),

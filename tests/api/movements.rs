@@ -218,24 +218,170 @@ async fn nothing_is_booked_twice_or_never_whatever_dies() {
     assert_eq!(booked, (12, 12_000));
 }
 
+/// A paid link with metadata, and its movement.
+async fn paid_with_metadata(app: &TestApp) -> (Value, Value) {
+    let mut body = ten_pounds("Order 236");
+    body["metadata"] = json!({"costCentre": "4711", "guest": "Ann"});
+    let link = app.create(&body).await.expect(201).json();
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    let link = app.read_until_confirmed(&link["id"]).await;
+    let movement = app.booked(&link, 1).await.remove(0);
+    (link, movement)
+}
+
+async fn run(app: &TestApp, statement: &str) {
+    sqlx::query(AssertSqlSafe(statement.to_owned()))
+        .execute(&app.pool)
+        .await
+        .unwrap();
+}
+
+/// Everything about the link changes that a movement says about it.
+const ANOTHER_LINK: &str = "UPDATE payment_links SET reference = 'Order 1',
+    request = jsonb_set(request, '{metadata}', '{\"costCentre\": \"1\", \"guest\": \"Bob\"}'),
+    payment = payment || '{\"authCode\": \"000000\", \"last4\": \"0000\"}'";
+
 #[tokio::test]
 async fn the_books_are_append_only() {
-    let app = TestApp::quick(&[]).await;
-    let link = app.paid().await;
-    app.booked(&link, 1).await;
+    let app = TestApp::quick(&[("PERSONAL_METADATA", "guest")]).await;
+    let (link, _) = paid_with_metadata(&app).await;
+    let refused = async |statement: &'static str| {
+        let result = sqlx::query(statement).execute(&app.pool).await;
+        let error = result.expect_err(statement).to_string();
+        assert!(error.contains("append-only"), "{statement}: {error}");
+    };
     for statement in [
         "UPDATE movements SET amount = 1",
         "UPDATE movements SET net = 1, dated_by = 'transaction'",
         "UPDATE movements SET dated_by = 'transaction', occurred_at = now(), amount = 1",
         "UPDATE movements SET occurred_at = now()",
+        "UPDATE movements SET reference = 'Order 1'",
+        "UPDATE movements SET reference = NULL",
+        "UPDATE movements SET auth_code = NULL, last4 = '0000'",
+        "UPDATE movements SET metadata = metadata - 'guest'",
         "DELETE FROM movements",
         "TRUNCATE movements CASCADE",
     ] {
-        let result = sqlx::query(AssertSqlSafe(statement))
-            .execute(&app.pool)
-            .await;
-        let error = result.expect_err(statement).to_string();
-        assert!(error.contains("append-only"), "{statement}: {error}");
+        refused(statement).await;
+    }
+    let path = format!("/v1/payment-links/{}/erase", text(&link["id"]));
+    send(app.request(Method::POST, &path)).await.expect(200);
+    // Metadata may go when the link is erased, and nothing else.
+    for statement in [
+        "UPDATE movements SET metadata = metadata || '{\"guest\": \"Bob\"}'",
+        "UPDATE movements SET metadata = '{\"costCentre\": \"1\"}'",
+        "UPDATE movements SET metadata = NULL",
+        "UPDATE movements SET metadata = '{}', last4 = NULL",
+    ] {
+        refused(statement).await;
+    }
+    let query = format!(
+        "?paymentLinkId={}&metadataKeys=costCentre,guest",
+        text(&link["id"])
+    );
+    let movements = app.movements(&query).await;
+    assert_eq!(movements[0]["metadata"], json!({"costCentre": "4711"}));
+    assert_eq!(movements[0]["reference"], "Order 236");
+}
+
+#[tokio::test]
+async fn a_movement_stays_as_it_was_booked_whatever_becomes_of_the_link() {
+    let app = TestApp::quick(&[("BOOKS_METADATA", "costCentre,guest")]).await;
+    let (link, movement) = paid_with_metadata(&app).await;
+    assert_eq!(
+        movement["metadata"],
+        json!({"costCentre": "4711", "guest": "Ann"})
+    );
+    assert_eq!(movement["last4"], "1005");
+    let csv = app.as_csv("").await.text;
+    run(&app, ANOTHER_LINK).await;
+    assert_eq!(app.link(&link["id"]).await["payment"]["last4"], "0000");
+    assert_eq!(app.booked(&link, 1).await, [movement]);
+    assert_eq!(app.as_csv("").await.text, csv);
+}
+
+#[tokio::test]
+async fn movements_of_an_earlier_version_get_what_they_lack_from_their_link() {
+    let app = TestApp::with(&[("BOOKS_METADATA", "guest")]).await;
+    let mut body = ten_pounds("Order 236");
+    body["metadata"] = json!({"guest": "Ann"});
+    let link = app.paid_as(&body, "Captured").await;
+    // It booked more of them than are filled in at once.
+    many_movements(&app, &link, 1200).await;
+    let code = &app.link(&link["id"]).await["payment"]["authCode"];
+    let complete = |movement: &Value| {
+        assert_eq!(movement["reference"], "Order 236");
+        assert_eq!(movement["metadata"], json!({"guest": "Ann"}));
+        assert_eq!(&movement["authCode"], code);
+        assert_eq!(movement["last4"], "1005");
+    };
+    complete(&app.movements("?limit=1").await[0]);
+
+    let _worker = app
+        .another(&[("RUN_JOBS", "true"), ("BOOKS_METADATA", "guest")])
+        .await;
+    eventually("they are filled in", async || {
+        let lacking: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM movements WHERE reference IS NULL OR metadata IS NULL OR last4 IS NULL",
+        )
+        .fetch_one(&app.pool)
+        .await
+        .unwrap();
+        (lacking == 0).then_some(())
+    })
+    .await;
+    run(&app, ANOTHER_LINK).await;
+    complete(&app.movements("?limit=1").await[0]);
+}
+
+#[tokio::test]
+async fn a_movement_that_waits_for_an_erasure_is_booked_without_what_was_erased() {
+    let app = TestApp::with(&[("BOOKS_METADATA", "costCentre,guest")]).await;
+    let mut body = ten_pounds("Order 236");
+    body["metadata"] = json!({"costCentre": "4711", "guest": "Ann"});
+    let link = app.paid_as(&body, "Captured").await;
+    let mut erasure = app.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM payment_links FOR UPDATE")
+        .execute(&mut *erasure)
+        .await
+        .unwrap();
+    let _worker = app.another(&[("RUN_JOBS", "true")]).await;
+    eventually("the job waits for the link", async || {
+        let waits: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+                            AND (query LIKE '%FOR KEY SHARE%' OR query LIKE '%INSERT INTO movements%'))",
+        )
+        .fetch_one(&app.pool)
+        .await
+        .unwrap();
+        waits.then_some(())
+    })
+    .await;
+    sqlx::query(
+        "UPDATE payment_links SET request = request #- '{metadata,guest}', erased_at = now()",
+    )
+    .execute(&mut *erasure)
+    .await
+    .unwrap();
+    erasure.commit().await.unwrap();
+    let booked = app.booked(&link, 1).await;
+    assert_eq!(booked[0]["metadata"], json!({"costCentre": "4711"}));
+}
+
+#[tokio::test]
+async fn movements_show_the_metadata_that_the_operator_chose_unless_others_are_asked_for() {
+    let app = TestApp::quick(&[("BOOKS_METADATA", "costCentre, order")]).await;
+    let (_, movement) = paid_with_metadata(&app).await;
+    assert_eq!(movement["metadata"], json!({"costCentre": "4711"}));
+    let others = app.movements("?metadataKeys=guest").await;
+    assert_eq!(others[0]["metadata"], json!({"guest": "Ann"}));
+    for (query, columns) in [("", ",costCentre,order"), ("?metadataKeys=guest", ",guest")] {
+        let csv = app.as_csv(query).await.text;
+        let header = csv.lines().next().unwrap();
+        assert!(
+            header.ends_with(&format!("recordedAt,id{columns}")),
+            "{header}"
+        );
     }
 }
 
@@ -369,7 +515,7 @@ fn serve(database_url: &str) -> Command {
 }
 
 #[tokio::test]
-async fn a_wrong_time_zone_or_cutoff_stops_the_start() {
+async fn a_wrong_setting_of_the_books_stops_the_start() {
     let database_url = empty_database().await;
     let error = error_of(serve(&database_url).env("BUSINESS_TIME_ZONE", "Europe/Londen"));
     assert!(
@@ -378,6 +524,8 @@ async fn a_wrong_time_zone_or_cutoff_stops_the_start() {
     );
     let error = error_of(serve(&database_url).env("BUSINESS_DAY_CUTOFF", "25:00"));
     assert!(error.contains("BUSINESS_DAY_CUTOFF"), "{error}");
+    let error = error_of(serve(&database_url).env("BOOKS_METADATA", "k".repeat(101)));
+    assert!(error.contains("BOOKS_METADATA"), "{error}");
 }
 
 /// Books this many captures of a penny for a link.

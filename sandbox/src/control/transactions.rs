@@ -56,8 +56,11 @@ struct NewTransaction {
     #[serde(rename = "type")]
     kind: TransactionType,
     status: TransactionStatus,
-    /// Minor units.
+    /// Minor units, without the tip.
     amount: i64,
+    /// Minor units.
+    #[serde(default)]
+    tips_amount: i64,
     /// Default: `GBP`.
     currency_code: Option<Currency>,
     payment_product: PaymentProduct,
@@ -86,6 +89,7 @@ impl NewTransaction {
             self.payment_product,
             date_time,
         );
+        transaction.tips_amount.value = self.tips_amount;
         transaction.payment_intent_id = self.payment_intent_id;
         transaction.reference = self.reference;
         Ok(transaction)

@@ -634,7 +634,7 @@ async fn transactions_can_belong_to_no_intent_or_to_an_unknown_one() {
     let rows = json!([
         terminal_sale(),
         {
-            "type": "Refund", "status": "UnderReview", "amount": 300, "currencyCode": "EUR",
+            "type": "Refund", "status": "UnderReview", "amount": 300, "tipsAmount": 20, "currencyCode": "EUR",
             "paymentProduct": "PaymentLinks", "paymentIntentId": "pi_unknown",
             "reference": "Somebody else's", "dateTime": earlier,
         },
@@ -650,7 +650,7 @@ async fn transactions_can_belong_to_no_intent_or_to_an_unknown_one() {
     assert!(found[0]["paymentIntentId"].is_null());
     let euros = |value: u64| json!({"value": value, "currencyCode": "EUR"});
     assert_eq!(found[1]["amount"], euros(300));
-    assert_eq!(found[1]["tipsAmount"], euros(0));
+    assert_eq!(found[1]["tipsAmount"], euros(20));
     assert_eq!(found[1]["reference"], "Somebody else's");
     let date_time = text(&found[1]["dateTime"]);
     assert_eq!(date_time[..19], earlier[..19]);

@@ -84,7 +84,7 @@ impl TestApp {
     }
 
     /// A paid link whose status is confirmed.
-    async fn paid_as(&self, body: &Value, status: &str) -> Value {
+    pub async fn paid_as(&self, body: &Value, status: &str) -> Value {
         let link = self.create(body).await.expect(201).json();
         self.sandbox.pay(&link["paymentIntentId"]).await;
         let link = self.read_until_confirmed(&link["id"]).await;
