@@ -1932,6 +1932,48 @@ async fn an_approval_can_be_rejected_withdrawn_and_expires() {
     assert_eq!(app.sandbox.done("refund").await.len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_decision_is_made_without_its_entry_in_the_audit_list() {
+    let app = start(&[("CONSOLE_APPROVAL_LIMIT", "5")]).await;
+    let ann = Visitor::with_key(&app, &create_api_key(&app, "ann", ALL)).await;
+    let ben = Visitor::bootstrap(&app).await;
+    let link = app.paid().await;
+    let fields = [("amount", "6.00"), ("step", "do")];
+    let asked = ann.submit(&path_of(&link, "/refund"), &fields).await;
+    let approval = asked.expect(303).header("location").to_owned();
+    let csrf = ben.csrf().await;
+    let decide = async |how: &str| {
+        let path = format!("{approval}/{how}");
+        ben.post(&path, &[("csrf", &csrf)]).await
+    };
+    // The list takes no entry of a decision.
+    run(
+        &app,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$",
+    )
+    .await;
+    run(
+        &app,
+        "CREATE TRIGGER refuse BEFORE INSERT ON console_audit FOR EACH ROW WHEN (NEW.what = 'approval') EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    for how in ["approve", "reject"] {
+        decide(how).await.expect(500);
+        ben.sees(&approval, "Waits for a second person").await;
+    }
+    assert!(app.sandbox.done("refund").await.is_empty());
+    run(&app, "DROP TRIGGER refuse ON console_audit").await;
+    decide("approve").await.expect(303);
+    ben.sees(&approval, "Approved and done").await;
+    let entries = "SELECT count(*) FROM console_audit WHERE what = 'approval'";
+    assert_eq!(number(&app, entries).await, 1);
+    // Nobody decides twice, so nothing more is recorded.
+    decide("approve").await.expect(303);
+    decide("reject").await.expect(303);
+    assert_eq!(number(&app, entries).await, 1);
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+}
+
 /// Waits for an unconfirmed operation. Returns the page that lists it, and the path of the form that settles it.
 async fn to_settle(visitor: &Visitor) -> (String, String) {
     eventually("the operation is unconfirmed", async || {
