@@ -34,10 +34,12 @@ mod state;
 mod words;
 mod work;
 
+use std::net::SocketAddr;
+
 use axum::{
     Router,
     body::to_bytes,
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{Redirect, Response},
@@ -46,7 +48,7 @@ use axum::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    api::{self, AppState, Problem},
+    api::{self, AppState, Problem, REQUEST_ID},
     config::{AuthenticatingProxy, ConsoleSettings, ConsoleUrl},
 };
 use page::{Trouble, trouble};
@@ -124,7 +126,10 @@ pub fn router(
 
 /// Gives every response its headers, and shows as a page what went wrong outside the pages: an unknown path, a panic, a time
 /// limit.
-async fn finish(State(console): State<Console>, request: Request, next: Next) -> Response {
+async fn finish(State(console): State<Console>, mut request: Request, next: Next) -> Response {
+    if !may_name_request(&console, &request) {
+        request.headers_mut().remove(REQUEST_ID);
+    }
     let mut response = next.run(request).await;
     let is_problem = response
         .headers()
@@ -145,6 +150,16 @@ async fn finish(State(console): State<Console>, request: Request, next: Next) ->
         headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
     }
     response
+}
+
+/// Whether the sender may choose the request's id. The id is evidence: it leads from the audit list to the log and the timeline. So
+/// people don't choose theirs, or two requests could have the same. The authenticating proxy may, to which its own log then
+/// leads. If it sends two, one of them may be the person's.
+fn may_name_request(console: &Console, request: &Request) -> bool {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let is_proxy = peer.zip(console.proxy.as_ref());
+    let is_proxy = is_proxy.is_some_and(|(ConnectInfo(peer), proxy)| proxy.is_at(peer.ip()));
+    is_proxy && request.headers().get_all(REQUEST_ID).iter().count() == 1
 }
 
 async fn as_page(console: &Console, response: Response) -> Response {

@@ -1088,6 +1088,55 @@ async fn attempts_to_sign_in_are_counted_by_outcome() {
 }
 
 #[tokio::test]
+async fn nobody_chooses_the_id_under_which_their_requests_are_recorded() {
+    let recorded = async |app: &TestApp, id: &str| {
+        let entries = format!(
+            "SELECT count(*) FROM console_audit WHERE request_id = {}",
+            quoted(id)
+        );
+        number(app, &entries).await
+    };
+    let app = start(&[]).await;
+    let visitor = Visitor::new(&app).await;
+    let ask = |ids: &[&str]| {
+        let fields = [("key", "dpl_x")];
+        let request = visitor.form("/sign-in", &fields);
+        ids.iter()
+            .fold(request, |request, id| request.header("x-request-id", *id))
+    };
+    let answer = send(ask(&["mine"])).await.expect(401);
+    let id = answer.header("x-request-id");
+    assert!(id.parse::<uuid::Uuid>().is_ok(), "{id}");
+    assert_eq!(
+        (recorded(&app, "mine").await, recorded(&app, id).await),
+        (0, 1)
+    );
+
+    // The proxy may. If there are two ids, one of them may be the person's.
+    let app = start(&proxy_at("127.0.0.0/8")).await;
+    let visitor = Visitor::new(&app).await;
+    let ask = |ids: &[&str]| {
+        let request = visitor.form("/sign-in", &[("key", "dpl_x")]);
+        ids.iter()
+            .fold(request, |request, id| request.header("x-request-id", *id))
+    };
+    assert_eq!(
+        send(ask(&["proxy-1"]))
+            .await
+            .expect(401)
+            .header("x-request-id"),
+        "proxy-1"
+    );
+    assert_eq!(recorded(&app, "proxy-1").await, 1);
+    let answer = send(ask(&["mine", "proxy-2"])).await.expect(401);
+    assert!(answer.header("x-request-id").parse::<uuid::Uuid>().is_ok());
+    assert_eq!(
+        recorded(&app, "mine").await + recorded(&app, "proxy-2").await,
+        0
+    );
+}
+
+#[tokio::test]
 async fn nobody_keeps_the_service_busy_with_pages_or_large_forms() {
     let app = start(&[("CLIENT_RATE", "5")]).await;
     let visitor = Visitor::bootstrap(&app).await;
