@@ -4,7 +4,7 @@
 //! limits and records, it does for the console as well, and the console can do nothing that the API can't, except for settling
 //! operations, which the command line can as well. Only searching for short addresses, sessions, approvals, the audit list, the
 //! current business day, what one person has moved, whether a key was used, and what needs attention or says how the service is
-//! doing have queries of their own.
+//! doing have queries of their own. Only the health page calls Dojo, to find out what the command `check` does.
 //!
 //! Every page works without scripts. With them, pages bring themselves up to date.
 
@@ -21,14 +21,20 @@ mod books;
 mod comparison;
 mod create;
 mod deed;
+mod dojo_checks;
+mod finding;
 mod form;
 mod health;
 mod link;
 mod links;
 mod page;
 mod person;
+mod readings;
+mod replica;
+mod runbook;
 mod search;
 mod session;
+mod settle;
 mod sign_in;
 mod state;
 mod words;
@@ -53,6 +59,8 @@ use crate::{
 };
 use page::{Trouble, trouble};
 use state::Console;
+
+pub use dojo_checks::Outside;
 
 /// Nothing comes from elsewhere, nothing runs that isn't in the console's own files, and no other page can contain one of these.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -80,10 +88,11 @@ pub fn router(
     state: AppState,
     settings: &ConsoleSettings,
     proxy: Option<AuthenticatingProxy>,
+    outside: Outside,
     tasks: TaskTracker,
 ) -> Router {
     let api = api::internal_router(state.clone());
-    let console = Console::new(state, api, settings, proxy, tasks);
+    let console = Console::new(state, api, settings, proxy, outside, tasks);
     let routes = Router::new()
         .route("/", get(async || Redirect::to("/links")))
         .route("/healthz", get(async || "ok"))
@@ -109,7 +118,7 @@ pub fn router(
         .route("/attention", get(attention::show_attention))
         .route(
             "/operations/{id}",
-            get(attention::show_settle).post(attention::submit_settle),
+            get(settle::show_settle).post(settle::submit_settle),
         )
         .route("/approvals", get(approvals::list))
         .route("/approvals/{id}", get(approvals::show_approval))
@@ -119,7 +128,11 @@ pub fn router(
         .route("/books/movements.csv", get(books::download))
         .route("/books/reconciliations/{date}", get(comparison::show_day))
         .route("/audit", get(audit::list))
-        .route("/health", get(health::show_health))
+        .route(
+            "/health",
+            get(health::show_health).post(health::check_again),
+        )
+        .route("/runbook", get(runbook::show_runbook))
         .with_state(console.clone());
     api::guard_console(routes, &console.state).layer(from_fn_with_state(console, finish))
 }

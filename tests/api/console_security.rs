@@ -263,8 +263,8 @@ fn expected(method: &str, route: &str, zebra: &Zebra) -> Expected {
         Expected::Own(paths.collect(), word.to_owned())
     };
     match (method, route) {
-        ("GET", "/" | "/healthz" | "/style.css" | "/console.js" | "/sign-in")
-        | ("POST", "/sign-in" | "/sign-out") => Expected::Open,
+        ("GET", "/" | "/healthz" | "/style.css" | "/console.js" | "/sign-in" | "/runbook")
+        | ("POST", "/sign-in" | "/sign-out" | "/health") => Expected::Open,
         ("GET", "/links") => {
             let searches = zebra.marks().into_iter().chain([
                 "Zebra paid".to_owned(),
@@ -525,7 +525,10 @@ async fn somebody_who_may_only_read_changes_nothing_on_any_route() {
     let before = contents(&app).await;
     for (_, route) in routes().iter().filter(|(method, _)| method != "GET") {
         // Anybody may sign in and out, and reading from Dojo is reading.
-        if matches!(&**route, "/sign-in" | "/sign-out" | "/links/{id}/refresh") {
+        if matches!(
+            &**route,
+            "/sign-in" | "/sign-out" | "/links/{id}/refresh" | "/health"
+        ) {
             continue;
         }
         let paths = match expected("POST", route, &zebra) {
@@ -1292,6 +1295,7 @@ async fn put_everywhere(app: &TestApp, mark: &str) -> (Vec<String>, String) {
         approval,
         "/audit".to_owned(),
         "/health".to_owned(),
+        "/runbook".to_owned(),
         format!("/books?{}", lately()),
         format!("/books/movements.csv?{}", lately()),
         format!("/books/reconciliations/{DAY}"),

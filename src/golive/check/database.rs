@@ -1,4 +1,5 @@
 use time::OffsetDateTime;
+use tokio::time::{error::Elapsed, timeout};
 
 use super::report::{Checks, LIMIT, Name};
 use crate::{
@@ -13,7 +14,30 @@ use crate::{
 /// Checks the database. `environment` is that of the configured accounts, if they are known.
 pub(super) async fn check(pool: &PgPool, environment: Option<Environment>) -> Checks {
     let mut checks = Checks::new();
-    match tokio::time::timeout(LIMIT, check_all(pool, environment, &mut checks)).await {
+    let all = async {
+        pool.probe().await.map_err(|diagnosis| Failure {
+            check: Name::Database,
+            diagnosis,
+        })?;
+        check_reached(pool, environment, &mut checks).await
+    };
+    let result = timeout(LIMIT, all).await;
+    add_rest(result, &mut checks);
+    checks
+}
+
+/// Checks the database of a running service. Opens no connection besides the pool's.
+pub(super) async fn check_in_use(pool: &PgPool, environment: Environment) -> Checks {
+    let mut checks = Checks::new();
+    let all = check_reached(pool, Some(environment), &mut checks);
+    let result = timeout(LIMIT, all).await;
+    add_rest(result, &mut checks);
+    checks
+}
+
+/// Adds why the checks ended early, if they did.
+fn add_rest(result: Result<Result<(), Failure>, Elapsed>, checks: &mut Checks) {
+    match result {
         Ok(Ok(())) => {}
         Ok(Err(failure)) => {
             checks.fail(
@@ -25,7 +49,6 @@ pub(super) async fn check(pool: &PgPool, environment: Option<Environment>) -> Ch
         }
         Err(_) => checks.skip_rest(&Name::DATABASE, "the database takes too long"),
     }
-    checks
 }
 
 /// An error of the database, and the check in which it occurred.
@@ -34,7 +57,7 @@ struct Failure {
     diagnosis: Diagnosis,
 }
 
-async fn check_all(
+async fn check_reached(
     pool: &PgPool,
     environment: Option<Environment>,
     checks: &mut Checks,
@@ -45,11 +68,6 @@ async fn check_all(
             diagnosis: pool.diagnose(&error),
         }
     };
-
-    pool.probe().await.map_err(|diagnosis| Failure {
-        check: Name::Database,
-        diagnosis,
-    })?;
 
     let server = store::condition::server(pool)
         .await
@@ -78,7 +96,18 @@ async fn check_all(
             "point DATABASE_URL to the primary",
         );
     } else {
-        checks.pass(Name::Writable, "yes");
+        let closed = store::condition::closed_tables(pool)
+            .await
+            .map_err(during(Name::Writable))?;
+        if closed.is_empty() {
+            checks.pass(Name::Writable, "yes");
+        } else {
+            checks.fail(
+                Name::Writable,
+                format!("the user in DATABASE_URL may not write to {}", listed(closed)),
+                "use the user that owns the database and its tables, or grant it SELECT, INSERT, UPDATE and DELETE on them",
+            );
+        }
     }
 
     if found.pending.is_empty() && found.broken.is_empty() {
