@@ -90,8 +90,24 @@ impl Application {
         let mailer = error.keep(Mailer::from_settings(&settings.mail));
         let names = accounts.as_ref().map(Accounts::names);
         let proxy = error.keep(settings.console.proxy(names.as_deref()));
-        let (Some(accounts), Some(pool), Some(bootstrap_key), Some(()), Some(mailer), Some(proxy)) =
-            (accounts, pool, bootstrap_key, addresses, mailer, proxy)
+        let public_url = error.keep(settings.public_url.get());
+        let (
+            Some(accounts),
+            Some(pool),
+            Some(bootstrap_key),
+            Some(()),
+            Some(mailer),
+            Some(proxy),
+            Some(public_url),
+        ) = (
+            accounts,
+            pool,
+            bootstrap_key,
+            addresses,
+            mailer,
+            proxy,
+            public_url,
+        )
         else {
             return Err(error.into());
         };
@@ -224,8 +240,12 @@ impl Application {
         if let Some(address) = settings.console.listen_addr {
             let (listener, address) = listen("CONSOLE_LISTEN_ADDR", address)?;
             info!(%address, "listening for the console");
+            let outside = console::Outside {
+                dojo_api: settings.dojo.api_url.clone(),
+                public_url,
+            };
             let (state, tasks) = (state.clone(), tasks.clone());
-            let console = console::router(state, &settings.console, proxy, tasks);
+            let console = console::router(state, &settings.console, proxy, outside, tasks);
             servers.push((listener, console));
         }
         let (listener, address) = listen("LISTEN_ADDR", settings.listen_addr)?;

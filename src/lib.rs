@@ -23,7 +23,7 @@
 //! | [`jobs`] | background jobs: creation and operation recovery, reconciliation, orphaned intents, messages, feed, callbacks, removal of old data | axum, SQL |
 //! | [`api`] | routes, authentication, problem details, the OpenAPI document and its pages | SQL |
 //! | [`console`] | the page for people, as a client of [`api`] within the process | SQL |
-//! | [`golive`] | the commands `check` and `webhooks` | axum, sqlx, [`api`] |
+//! | [`golive`] | the commands `check` and `webhooks`, and what the console shows of `check` | axum, sqlx, [`api`] |
 //! | [`callbacks`] | events, signed and sent to an address: signature, permitted addresses, client | axum, SQL, other modules |
 //! | [`sharing`] | what a customer gets: QR codes and texts | modules other than [`payment_link`] |
 //! | [`mail`] | emails to customers: templates, and the dealings with a mail server | axum, SQL, Dojo |

@@ -81,6 +81,7 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
             "api",
             "api_key",
             "config",
+            "golive",
             "payment_link",
             "protocol",
             "store",

@@ -26,7 +26,7 @@ use crate::{
     payment_link::{Fault, PaymentLink, RecoveryLimits, erasure::PersonalMetadata},
     protocol::{Context, intake::Intake},
     store::PgPool,
-    telemetry::trace,
+    telemetry::{recent::Recent, trace},
 };
 
 /// What runs besides the handlers.
@@ -58,6 +58,8 @@ pub struct Shared {
     pub accounts: Accounts,
     pub(super) tasks: TaskTracker,
     pub metrics: PrometheusHandle,
+    /// What this replica has counted lately.
+    pub recent: Recent,
     wake: Arc<Notify>,
     pub(super) stop: CancellationToken,
     pub(super) feed_head: watch::Receiver<i64>,
@@ -125,6 +127,7 @@ impl AppState {
             accounts,
             tasks,
             metrics,
+            recent: Recent::new(Instant::now()),
             wake,
             stop,
             feed_head,
@@ -187,11 +190,13 @@ impl AppState {
         }
     }
 
-    /// Forgets what is no longer needed and logs the counts that are due. Call it every few seconds.
+    /// Forgets what is no longer needed, logs the counts that are due, and remembers the counters. Call it every few seconds.
     pub fn upkeep(&self) {
         self.keys.forget_old();
         self.rates.forget_idle();
-        self.anonymous.report(Instant::now());
+        let now = Instant::now();
+        self.anonymous.report(now);
+        self.recent.remember(now, || self.metrics.render());
         let free = u16::try_from(self.readers.available_permits()).unwrap_or(u16::MAX);
         metrics::gauge!("feed_waiting_readers").set(self.max_readers.saturating_sub(free));
     }

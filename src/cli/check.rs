@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use dojo_payment_links::{
-    config::{ConfigError, PublicUrl, ServeSettings},
+    config::{ConfigError, ServeSettings},
     golive::check::{self, Report},
 };
 
@@ -16,9 +16,6 @@ use super::{outcome::Result, serve, stdout};
 pub(super) struct Check {
     #[command(flatten)]
     settings: ServeSettings,
-
-    #[command(flatten)]
-    public_url: PublicUrl,
 
     /// Also send a ping to every callback endpoint.
     #[arg(long)]
@@ -39,7 +36,7 @@ pub(super) enum Format {
 
 impl Check {
     pub(super) async fn run(&self) -> Result<ExitCode> {
-        let report = check::run(&self.settings, &self.public_url, self.ping_callbacks).await;
+        let report = check::run(&self.settings, self.ping_callbacks).await;
         let format = if self.json {
             Format::Json
         } else {
@@ -50,7 +47,6 @@ impl Check {
 
     pub(super) fn validate(&self, error: &mut ConfigError) {
         serve::validate(&self.settings, error);
-        error.keep(self.public_url.get());
     }
 }
 

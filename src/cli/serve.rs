@@ -38,6 +38,7 @@ pub(super) fn validate(settings: &ServeSettings, error: &mut ConfigError) {
     error.keep(PgPool::new(&settings.database));
     error.keep(settings.bootstrap_api_key());
     error.keep(settings.check_listen_addresses());
+    error.keep(settings.public_url.get());
     error.keep(settings.console.proxy(accounts.as_deref()));
     error.keep(Mailer::from_settings(&settings.mail));
 }

@@ -6,11 +6,13 @@ use super::{ConfigError, value::web_url};
 /// The address under which the internet reaches this service.
 #[derive(Debug, Clone, Args)]
 pub struct PublicUrl {
-    /// The public base URL of this service, for example `https://pay.example.com`. The command appends `/webhooks/dojo`,
-    /// and `/NAME` for an account other than `default`.
+    /// The public base URL of this service, for example `https://pay.example.com`. Dojo sends webhooks to `/webhooks/dojo` below
+    /// it, and to `/webhooks/dojo/NAME` for an account other than `default`. With it, `check` and the console's health page can
+    /// tell whether they arrive here.
     #[arg(
         id = "public-url",
-        long = "url",
+        long = "public-url",
+        visible_alias = "url",
         env = "PUBLIC_URL",
         value_name = "URL"
     )]

@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::{
     BookSettings, CallbackSettings, ConfigError, ConsoleSettings, DatabaseSettings, DojoSettings,
-    JobSettings, MailSettings, PrivacySettings, TraceSettings,
+    JobSettings, MailSettings, PrivacySettings, PublicUrl, TraceSettings,
     value::{base_url, duration, listen_address, number, optional, path, secret},
 };
 use crate::api_key::ApiKey;
@@ -23,6 +23,9 @@ pub struct ServeSettings {
     #[arg(long, env = "PUBLIC_LISTEN_ADDR", default_value = "", hide_default_value = true, value_name = "ADDRESS",
           value_parser = optional(listen_address))]
     pub public_listen_addr: std::option::Option<SocketAddr>,
+
+    #[command(flatten)]
+    pub public_url: PublicUrl,
 
     /// The public base URL of this service for customers, such as `https://pay.example.com`. If it is set, each new link gets
     /// a short address below it: `/p/` and a code. Route `/p/` to this service.

@@ -35,7 +35,7 @@ use crate::{
         self,
         api_keys::Identified,
         console_approvals::{self, Approval, ApprovalStatus},
-        console_audit::{self, NewEntry},
+        console_audit::NewEntry,
     },
 };
 
@@ -230,25 +230,28 @@ async fn describe(console: &Console, person: &Person, id: OperationId) -> Option
         .map(|operation| words::operation(&operation).0)
 }
 
-/// Records a decision in the audit list.
-async fn record(
-    console: &Console,
-    person: &Person,
-    approval: &Approval,
-    outcome: &str,
-) -> Result<(), store::Error> {
+/// What was decided about, for the audit list.
+fn subject(approval: &Approval) -> String {
     let name = operation_name(&approval.kind, Some(approval.amount));
-    let detail = format!("{name}, requested by {}", approval.requested_by.1);
-    let entry = NewEntry {
+    format!("{name}, requested by {}", approval.requested_by.1)
+}
+
+/// The entry of a decision in the audit list.
+fn entry<'a>(
+    person: &'a Person,
+    approval: &'a Approval,
+    subject: &'a str,
+    outcome: &'a str,
+) -> NewEntry<'a> {
+    NewEntry {
         client: Some((person.who.client_id, &person.who.client)),
         what: "approval",
         account: Some(&approval.account),
         link_id: Some(approval.link_id),
-        detail: Some(&detail),
+        detail: Some(subject),
         outcome,
         request_id: &person.request_id,
-    };
-    console_audit::record(&console.state.pool, &entry).await
+    }
 }
 
 fn permitted(console: &Console, person: &Person) -> Result<(), Stop> {
@@ -266,14 +269,11 @@ pub(super) async fn reject(
 ) -> Result<Response, Stop> {
     permitted(&console, &person)?;
     let approval = find(&console, &person, &id).await?;
-    let decided = async {
-        let pool = &console.state.pool;
-        if console_approvals::reject(pool, approval.id, person.who.client_id).await? {
-            record(&console, &person, &approval, "rejected").await?;
-        }
-        Ok::<_, store::Error>(())
-    };
-    decided.await.map_err(out_of_order(&console, &person))?;
+    let (pool, subject) = (&console.state.pool, subject(&approval));
+    let rejected = entry(&person, &approval, &subject, "rejected");
+    console_approvals::reject(pool, approval.id, person.who.client_id, &rejected)
+        .await
+        .map_err(out_of_order(&console, &person))?;
     Ok(redirect(&format!("/approvals/{}", approval.id)))
 }
 
@@ -300,10 +300,9 @@ pub(super) async fn approve(
         return Ok(trouble(&console, Some(&person), status, own));
     }
     let decided = async {
-        let pool = &console.state.pool;
-        if console_approvals::approve(pool, approval.id, person.who.client_id).await? {
-            record(&console, &person, &approval, "approved").await?;
-        }
+        let (pool, subject) = (&console.state.pool, subject(&approval));
+        let approved = entry(&person, &approval, &subject, "approved");
+        console_approvals::approve(pool, approval.id, person.who.client_id, &approved).await?;
         console_approvals::find(pool, approval.id).await
     };
     let approval = decided
@@ -353,12 +352,11 @@ async fn carry_out(
         return Ok(redirect(&here));
     }
     if has_changed(console, person, &approval).await? {
-        let pool = &console.state.pool;
-        let ended = async {
-            record(console, person, &approval, "changed").await?;
-            console_approvals::finish(pool, approval.id, "changed", None).await
-        };
-        ended.await.map_err(out_of_order(console, person))?;
+        let subject = subject(&approval);
+        let changed = entry(person, &approval, &subject, "changed");
+        console_approvals::give_up(&console.state.pool, approval.id, "changed", &changed)
+            .await
+            .map_err(out_of_order(console, person))?;
         return Ok(redirect(&here));
     }
     let (requester_id, requester) = &approval.requested_by;

@@ -1,59 +1,43 @@
-//! How the service is doing, in plain words: what `/readyz`, the metrics and the command `check` know.
+//! How the service is doing, in plain words: what `/readyz`, the metrics, the alerts and the command `check` know.
+//!
+//! Loading the page makes few queries and no calls to Dojo: see [`super::readings`] and [`super::dojo_checks`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use askama::Template;
-use axum::{extract::State, http::StatusCode, response::Response};
-use time::{Date, OffsetDateTime};
+use axum::{
+    extract::{Query, State},
+    http::StatusCode,
+    response::Response,
+};
+use serde::Deserialize;
+use time::OffsetDateTime;
 
 use super::{
     api_client::get_raw,
     book_words::{UNAVAILABLE, counted, kinds},
-    page::{Layout, Part, Stop, day_text, out_of_order, page},
+    dojo_checks::Latest,
+    finding::{Finding, Group, measured, spoken},
+    page::{Layout, Part, Stop, When, day_text, out_of_order, page, redirect},
     person::Person,
+    readings::{OfAccount, OfAll, OfBooks, OfEndpoint},
+    replica,
+    runbook::Entry,
+    session::Submission,
     state::Console,
     words::Tone,
 };
 use crate::{
+    api_key::Scope,
     payment_link::{Status, daily_reconciliation::DayState},
-    store::{self, condition, daily_reconciliation::Filter},
+    store::{self, attention::MOST_COUNTED},
 };
 
 /// How long background work may wait before somebody should know. The alerts have the same limits.
 const PATIENCE: Duration = Duration::from_mins(10);
-
-/// How long a business day may wait for its comparison with Dojo's list. The alert has the same limit.
+const MESSAGE_PATIENCE: Duration = Duration::from_mins(30);
+const CALLBACK_PATIENCE: Duration = Duration::from_mins(30);
 const COMPARISON_PATIENCE: Duration = Duration::from_hours(6);
-
-/// Something that was looked at, and what was found.
-struct Finding {
-    name: String,
-    text: String,
-    tone: &'static str,
-    /// What the tone means, for those who don't see colors.
-    word: &'static str,
-}
-
-fn finding(name: impl Into<String>, text: impl Into<String>, tone: Tone) -> Finding {
-    Finding {
-        name: name.into(),
-        text: text.into(),
-        tone: tone.class(),
-        word: match tone {
-            Tone::Good => "Fine",
-            Tone::Neutral => "Note",
-            Tone::Waiting => "Slow",
-            Tone::Bad => "Wrong",
-        },
-    }
-}
-
-/// What was found about one thing.
-struct Group {
-    id: String,
-    title: String,
-    findings: Vec<Finding>,
-}
 
 #[derive(Template)]
 #[template(path = "console/health.html")]
@@ -61,224 +45,224 @@ struct HealthPage {
     layout: Layout,
     version: &'static str,
     groups: Vec<Group>,
+    /// When Dojo was last asked.
+    checked: Option<When>,
+    is_checking: bool,
+    /// The person had Dojo asked too often.
+    is_too_soon: bool,
+    form_token: String,
+}
+
+impl HealthPage {
+    /// The groups in which something is wrong.
+    fn wrong(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter().filter(|group| group.wrong() > 0)
+    }
+}
+
+/// What a link to this page says has just happened.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Happened {
+    /// Dojo was asked too often.
+    soon: Option<String>,
 }
 
 pub(super) async fn show_health(
     State(console): State<Console>,
     person: Person,
+    Query(happened): Query<Happened>,
 ) -> Result<Response, Stop> {
-    let mut groups = vec![Group {
-        id: "service".to_owned(),
-        title: "This replica".to_owned(),
-        findings: vec![readiness(&console, &person).await],
-    }];
-    let found = async {
-        let mut found = vec![database(&console).await?];
-        // They are about all accounts.
-        if person.accounts().is_none() {
-            found.push(books(&console).await?);
-        }
-        let days = console.state.books.days();
-        let today = store::movements::current_day(&console.state.pool, &days).await?;
-        for account in console.state.accounts.iter() {
-            if person.may_see(&account.name) {
-                found.push(account_group(&console, &account.name, today).await?);
-            }
-        }
-        Ok::<_, store::Error>(found)
-    };
-    let found = found.await.map_err(out_of_order(&console, &person))?;
-    groups.extend(found);
-    groups.push(Group {
-        id: "jobs".to_owned(),
-        title: "Background jobs of this replica".to_owned(),
-        findings: jobs(&console, &person),
-    });
+    let at_dojo = console.dojo_checks.latest().await;
+    let mut groups = vec![Group::new(
+        "service",
+        "This replica",
+        vec![readiness(&console, &person).await],
+    )];
+    let found = groups_from_database(&console, &person, &at_dojo).await;
+    groups.extend(found.map_err(out_of_order(&console, &person))?);
     let page_of = HealthPage {
         layout: Layout::new(&console, &person, Part::Health, "Health"),
         version: env!("CARGO_PKG_VERSION"),
         groups,
+        checked: at_dojo.found.as_ref().map(|found| When(found.at)),
+        is_checking: at_dojo.is_checking,
+        is_too_soon: happened.soon.is_some(),
+        form_token: person.token.form_token(),
     };
     Ok(page(StatusCode::OK, &page_of))
 }
 
+/// Asks Dojo again. It only reads there, so everybody may, and all people together are limited.
+pub(super) async fn check_again(
+    State(console): State<Console>,
+    Submission { .. }: Submission,
+) -> Response {
+    if console.dojo_checks.again() {
+        redirect("/health")
+    } else {
+        redirect("/health?soon=1")
+    }
+}
+
+async fn groups_from_database(
+    console: &Console,
+    person: &Person,
+    at_dojo: &Latest,
+) -> Result<Vec<Group>, store::Error> {
+    let (pool, readings) = (&console.state.pool, &console.readings);
+    let environment = console.state.accounts.environment();
+    let all = readings.of_all(pool, environment).await?;
+    let checks = all.checks.iter().map(Finding::of_check).collect();
+    let mut groups = vec![Group::new("database", "Database", checks)];
+    let days = console.state.books.days();
+    let are_books_compared = console.state.books.reconciled_days().is_some();
+    for account in console.state.accounts.iter() {
+        if !person.may_see(&account.name) {
+            continue;
+        }
+        let found = readings
+            .of_account(pool, &account.name, &days, are_books_compared)
+            .await?;
+        let recent = readings.recent_links(pool, &account.name).await?;
+        let mut findings = dojo(at_dojo, &account.name);
+        findings.extend(of_account(&found));
+        findings.push(links_of_day(&recent));
+        groups.push(Group::new(
+            format!("account-{}", account.name),
+            format!("Account {}", account.name),
+            findings,
+        ));
+    }
+    let callbacks = if person.may(Scope::CallbacksManage) {
+        let endpoints = readings.of_endpoints(pool).await?;
+        let open = endpoints
+            .iter()
+            .filter(|endpoint| endpoint.is_open_to(person.accounts()));
+        callbacks(open)
+    } else {
+        let text = format!(
+            "Not shown: you lack the permission {}. Ask whoever manages API keys.",
+            Scope::CallbacksManage
+        );
+        vec![Finding::new("Callbacks", Tone::Neutral, text)]
+    };
+    groups.push(Group::new("callbacks", "Callbacks", callbacks));
+    groups.extend(of_replica(console, person, &all));
+    Ok(groups)
+}
+
 async fn readiness(console: &Console, person: &Person) -> Finding {
     match get_raw(console, person, "/readyz").await {
-        Ok(_) => finding("Ready", "It serves requests.", Tone::Good),
-        Err(problem) => finding(
+        Ok(_) => Finding::new("Ready", Tone::Good, "It serves requests."),
+        Err(problem) => Finding::new(
             "Ready",
+            Tone::Bad,
             format!("It serves no requests: {}.", problem.detail),
-            Tone::Bad,
+        )
+        .advice(
+            "Nothing is lost: clients and Dojo repeat their requests. Bring the database back. The service needs no restart.",
+            &[Entry::DatabaseDown],
         ),
     }
 }
 
-async fn database(console: &Console) -> Result<Group, store::Error> {
-    let pool = &console.state.pool;
-    let server = condition::server(pool).await?;
-    let migrations = condition::migrations(pool).await?;
-    let difference = (server.now - OffsetDateTime::now_utc()).unsigned_abs();
-    let clocks = if difference > Duration::from_secs(30) {
-        finding(
-            "Clocks",
-            format!(
-                "They are {} s apart. Keep both machines on NTP.",
-                difference.as_secs()
-            ),
-            Tone::Bad,
-        )
-    } else {
-        finding("Clocks", "They agree.", Tone::Good)
+/// What `check` has found at Dojo about an account.
+fn dojo(at_dojo: &Latest, account: &str) -> Vec<Finding> {
+    let Some(found) = &at_dojo.found else {
+        let text = "It is being asked, and takes its time. Load the page again in a moment.";
+        return vec![Finding::new("Dojo", Tone::Neutral, text)];
     };
-    let schema = if migrations.pending.is_empty() && migrations.broken.is_empty() {
-        finding(
-            "Migrations",
-            format!("All are applied, up to {}.", migrations.newest),
-            Tone::Good,
-        )
-    } else {
-        finding(
-            "Migrations",
-            "Some are missing: run dojo-payment-links migrate.",
-            Tone::Bad,
-        )
-    };
-    let writable = if server.is_read_only {
-        finding(
-            "Writable",
-            "No: the server is read-only, as a standby is.",
-            Tone::Bad,
-        )
-    } else {
-        finding(
-            "Writable",
-            format!("Yes. It is Postgres {}.", server.version),
-            Tone::Good,
-        )
-    };
-    Ok(Group {
-        id: "database".to_owned(),
-        title: "Database".to_owned(),
-        findings: vec![writable, schema, clocks],
-    })
+    let of_account = found
+        .checks
+        .iter()
+        .filter(|check| check.account.as_deref() == Some(account));
+    of_account.map(Finding::of_check).collect()
 }
 
-async fn books(console: &Console) -> Result<Group, store::Error> {
-    let unbooked = store::movements::backlog(&console.state.pool).await?;
-    Ok(Group {
-        id: "books".to_owned(),
-        title: "Books".to_owned(),
-        findings: vec![backlog(
-            "Events to be booked",
-            "events",
-            unbooked.events,
-            unbooked.lag,
-        )],
-    })
-}
-
-/// How an account's books compare with Dojo's list of transactions.
-async fn comparison(
-    console: &Console,
-    account: &str,
-    today: Date,
-) -> Result<Vec<Finding>, store::Error> {
-    const COMPARED: &str = "Books compared with Dojo";
-
-    if console.state.books.reconciled_days().is_none() {
-        let text = "Switched off (RECONCILE_TRANSACTIONS).";
-        return Ok(vec![finding(COMPARED, text, Tone::Neutral)]);
+fn of_account(found: &OfAccount) -> Vec<Finding> {
+    let mut findings = vec![
+        backlog(
+            "Links to read from Dojo",
+            "link",
+            (found.links.due, found.links.lag),
+            PATIENCE,
+        )
+        .advice(
+            "If Dojo can’t be reached, wait. Otherwise raise BACKGROUND_RATE, if Dojo allows it, and look at the background jobs \
+             below.",
+            &[Entry::JobsFallBehind],
+        ),
+        backlog(
+            "Links that are not created yet",
+            "link",
+            (found.links.unsettled, found.links.lag),
+            PATIENCE,
+        )
+        .advice(
+            "Dojo’s responses were lost. The service finds out what happened as soon as Dojo responds. If they stay although it \
+             does, look at the background jobs below.",
+            &[Entry::LinksStayPending],
+        ),
+        backlog(
+            "Operations whose outcome isn’t known yet",
+            "operation",
+            (found.operations.operations, found.operations.lag),
+            PATIENCE,
+        )
+        .advice(
+            "The service finds out what happened as soon as Dojo responds. Until then, these payments accept no other change.",
+            &[Entry::OperationStaysPending],
+        ),
+        backlog(
+            "Messages to send",
+            "message",
+            (found.messages.messages, found.messages.lag),
+            MESSAGE_PATIENCE,
+        )
+        .advice(
+            "The mail server can’t be reached or rejects the password (SMTP_URL), or Dojo can’t be reached: nobody should be asked \
+             to pay twice. The log says why.",
+            &[Entry::MessagesNotSent],
+        ),
+    ];
+    for (name, count, runbook) in [
+        (
+            "Operations with an unconfirmed outcome",
+            found.attention.unconfirmed_operations,
+            &[Entry::OperationUnconfirmed] as &[_],
+        ),
+        (
+            "Links with another amount at Dojo",
+            found.attention.mismatches,
+            &[Entry::DifferentAmount],
+        ),
+        (
+            "Second payments for one link",
+            found.attention.paid_surplus,
+            &[Entry::SurplusPaid],
+        ),
+    ] {
+        findings.push(needs_attention(name, count, runbook));
     }
-    let pool = &console.state.pool;
-    let summary = store::daily_reconciliation::summary(pool, account).await?;
-    let filter = Filter {
-        account: Some(account.to_owned()),
-        from: Some(today.saturating_sub(time::Duration::days(10))),
-        ..Filter::default()
-    };
-    let days = store::daily_reconciliation::list(pool, &filter, None, 11).await?;
-    let lag = Duration::from_secs_f64(summary.lag.clamp(0.0, 1e9));
-    let compared = match days.last() {
-        _ if lag > COMPARISON_PATIENCE => finding(
-            COMPARED,
-            format!(
-                "A business day has been waiting to be compared for {}. If Dojo can’t be reached or throttles the service, wait. \
-                 Otherwise, see daily_reconciliation under the background jobs.",
-                spoken(lag)
-            ),
-            Tone::Waiting,
-        ),
-        Some(day) if day.state == DayState::Unavailable => {
-            finding(COMPARED, UNAVAILABLE, Tone::Bad)
-        }
-        Some(day) => finding(
-            COMPARED,
-            format!("Up to {}.", day_text(day.business_day)),
-            Tone::Good,
-        ),
-        None => finding(
-            COMPARED,
-            "No business day of the last ten was compared.",
-            Tone::Neutral,
-        ),
-    };
-    let number: i64 = summary.differences.iter().map(|(_, number)| number).sum();
-    let differences = if number == 0 {
-        finding(
-            "Differences from Dojo’s list",
-            "None that is older than a day.",
-            Tone::Good,
-        )
-    } else {
-        let counted = counted(number, "difference");
-        let text = format!(
-            "{counted} older than a day: {}. See Needs attention.",
-            kinds(summary.differences)
-        );
-        finding("Differences from Dojo’s list", text, Tone::Bad)
-    };
-    Ok(vec![compared, differences])
+    findings.extend(comparison(found.books.as_ref()));
+    findings
 }
 
-/// How much work waits, and for how long the oldest has.
-fn backlog(name: &str, what: &str, count: i64, lag: f64) -> Finding {
+fn needs_attention(name: &str, count: i64, runbook: &'static [Entry]) -> Finding {
     if count == 0 {
-        return finding(name, format!("No {what} wait."), Tone::Good);
+        return Finding::new(name, Tone::Good, "None.");
     }
-    let lag = Duration::from_secs_f64(lag.clamp(0.0, 1e9));
-    let tone = if lag > PATIENCE {
-        Tone::Waiting
+    let more = if count >= MOST_COUNTED {
+        " or more"
     } else {
-        Tone::Good
+        ""
     };
-    finding(
-        name,
-        format!("{count} {what} wait, the oldest for {}.", spoken(lag)),
-        tone,
-    )
+    let advice = "A person must look at each: they are listed under Needs attention.";
+    Finding::new(name, Tone::Bad, format!("{count}{more}.")).advice(advice, runbook)
 }
 
-/// A length of time in the unit that fits: `3 min`.
-fn spoken(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-async fn account_group(
-    console: &Console,
-    account: &str,
-    today: Date,
-) -> Result<Group, store::Error> {
-    let pool = &console.state.pool;
-    let links = store::reconciliation::backlog(pool, account).await?;
-    let operations = store::operation_recovery::backlog(pool, account).await?;
-    let messages = store::messages::backlog(pool, account).await?;
-    let recent = store::links::recent(pool, account).await?;
+fn links_of_day(recent: &[(Status, i64)]) -> Finding {
     let of_day: Vec<_> = Status::ALL
         .iter()
         .filter_map(|status| {
@@ -291,124 +275,165 @@ async fn account_group(
     } else {
         format!("{}.", of_day.join(", "))
     };
-    let mut findings = vec![
-        backlog("Links to read from Dojo", "links", links.due, links.lag),
-        backlog(
-            "Links that are not created yet",
-            "links",
-            links.unsettled,
-            links.lag,
-        ),
-        backlog(
-            "Operations whose outcome isn’t known yet",
-            "operations",
-            operations.operations,
-            operations.lag,
-        ),
-        backlog(
-            "Messages to send",
-            "messages",
-            messages.messages,
-            messages.lag,
-        ),
-        finding("Links of the last 24 hours", of_day, Tone::Neutral),
-    ];
-    findings.extend(comparison(console, account, today).await?);
-    Ok(Group {
-        id: format!("account-{account}"),
-        title: format!("Account {account}"),
-        findings,
-    })
+    Finding::new("Links of the last 24 hours", Tone::Neutral, of_day)
 }
 
-/// When each background job of this replica last made progress.
-fn jobs(console: &Console, person: &Person) -> Vec<Finding> {
-    let now = OffsetDateTime::now_utc().unix_timestamp();
-    let text = console.state.metrics.render();
-    let found: Vec<_> = text
-        .lines()
-        .filter_map(progress)
-        .filter(|progress| progress.account.is_empty() || person.may_see(progress.account))
-        .map(|progress| {
-            let ago = Duration::from_secs(now.saturating_sub(progress.at).max(0).unsigned_abs());
-            let tone = if ago > PATIENCE {
-                Tone::Bad
-            } else {
-                Tone::Good
-            };
-            let name = format!("{} {}", progress.job, progress.account);
-            let text = format!("Made progress {} ago.", spoken(ago));
-            finding(name.trim_end(), text, tone)
-        })
-        .collect();
-    if found.is_empty() {
-        let text = "This replica runs none (RUN_JOBS). At least one replica must.";
-        return vec![finding("Jobs", text, Tone::Neutral)];
-    }
-    found
-}
+/// How an account's books compare with Dojo's list of transactions.
+fn comparison(books: Option<&OfBooks>) -> Vec<Finding> {
+    const COMPARED: &str = "Books compared with Dojo";
 
-/// The last progress of a job.
-#[derive(Debug, PartialEq, Eq)]
-struct JobProgress<'a> {
-    job: &'a str,
-    account: &'a str,
-    /// In seconds since 1970.
-    at: i64,
-}
-
-/// Reads a line of the metrics.
-fn progress(line: &str) -> Option<JobProgress<'_>> {
-    let rest = line.strip_prefix("job_last_progress_timestamp_seconds{")?;
-    let (labels, at) = rest.rsplit_once("} ")?;
-    let label = |name: &str| {
-        labels.split(',').find_map(|label| {
-            let (given, value) = label.split_once('=')?;
-            (given == name).then(|| value.trim_matches('"'))
-        })
+    let Some(OfBooks { summary, last_day }) = books else {
+        let text = "Switched off (RECONCILE_TRANSACTIONS).";
+        return vec![Finding::new(COMPARED, Tone::Neutral, text)];
     };
-    let seconds = at.split('.').next()?;
-    Some(JobProgress {
-        job: label("job_name")?,
-        account: label("account").unwrap_or_default(),
-        at: seconds.parse().ok()?,
-    })
+    let lag = measured(summary.lag);
+    let compared = match last_day {
+        _ if lag > COMPARISON_PATIENCE => {
+            let lag = spoken(lag);
+            let text = format!("A business day has been waiting to be compared for {lag}.");
+            Finding::new(COMPARED, Tone::Waiting, text).advice(
+                "If Dojo can’t be reached or throttles the service, wait. Otherwise, see daily_reconciliation under the background \
+                 jobs.",
+                &[Entry::BooksNotCompared],
+            )
+        }
+        Some(day) if day.state == DayState::Unavailable => {
+            let text = "Not compared.";
+            Finding::new(COMPARED, Tone::Bad, text).advice(UNAVAILABLE, &[Entry::BooksNotCompared])
+        }
+        Some(day) => {
+            let text = format!("Up to {}.", day_text(day.business_day));
+            Finding::new(COMPARED, Tone::Good, text)
+        }
+        None => Finding::new(
+            COMPARED,
+            Tone::Neutral,
+            "No business day of the last ten was compared.",
+        ),
+    };
+    let number: i64 = summary.differences.iter().map(|(_, number)| number).sum();
+    let name = "Differences from Dojo’s list";
+    let differences = if number == 0 {
+        Finding::new(name, Tone::Good, "None that is older than a day.")
+    } else {
+        let number = counted(number, "difference");
+        let text = format!("{number} older than a day: {}.", kinds(summary.differences));
+        Finding::new(name, Tone::Bad, text).advice(
+            "Needs attention leads to each of the days, and says what to do.",
+            &[Entry::BooksDiffer],
+        )
+    };
+    vec![compared, differences]
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// How much work waits, and for how long, in seconds, the oldest has. `what` is one of it.
+fn backlog(name: &str, what: &str, (count, lag): (i64, f64), patience: Duration) -> Finding {
+    let lag = measured(lag);
+    let text = match count {
+        0 => return Finding::new(name, Tone::Good, format!("No {what}s wait.")),
+        1 => format!("1 {what} waits, for {}.", spoken(lag)),
+        _ => format!("{count} {what}s wait, the oldest for {}.", spoken(lag)),
+    };
+    let tone = if lag > patience {
+        Tone::Waiting
+    } else {
+        Tone::Good
+    };
+    Finding::new(name, tone, text)
+}
 
-    #[test]
-    fn the_progress_of_a_job_is_read_from_its_metric() {
-        let line = "job_last_progress_timestamp_seconds{account=\"leeds\",job_name=\"feed\"} 1795534135.25";
-        let expected = JobProgress {
-            job: "feed",
-            account: "leeds",
-            at: 1_795_534_135,
+/// The endpoints that don't get what they should.
+fn callbacks<'a>(endpoints: impl Iterator<Item = &'a OfEndpoint>) -> Vec<Finding> {
+    let mut fine = 0;
+    let mut findings = Vec::new();
+    for endpoint in endpoints {
+        let backlog = &endpoint.backlog;
+        let name = format!("{} ({})", endpoint.url, endpoint.id);
+        let lag = measured(backlog.lag);
+        if endpoint.is_paused {
+            let one = Finding::new(name, Tone::Waiting, "It is paused, and gets nothing.");
+            findings.push(one.advice(
+                "Ask its owner. Once it works again, an operator resumes it with callback-endpoints resume.",
+                &[Entry::EndpointPaused],
+            ));
+        } else if lag > CALLBACK_PATIENCE {
+            let text = format!(
+                "The oldest event that it hasn’t got is {} old.",
+                spoken(lag)
+            );
+            let one = Finding::new(name, Tone::Waiting, text);
+            findings.push(one.advice(
+                "It fails, or is too slow. Ask its owner. callback-endpoints deliveries shows each attempt.",
+                &[Entry::CallbacksFallBehind],
+            ));
+        } else if backlog.failed > 0 {
+            let text = format!(
+                "{} failed, after all attempts.",
+                counted(backlog.failed, "callback")
+            );
+            let one = Finding::new(name, Tone::Waiting, text);
+            findings.push(one.advice(
+                "Needs attention lists them. Once it is repaired, an operator sends them again with callback-endpoints replay.",
+                &[Entry::CallbackFailed],
+            ));
+        } else {
+            fine += 1;
+        }
+    }
+    if findings.is_empty() {
+        let text = match fine {
+            0 => "There are no endpoints.".to_owned(),
+            _ => format!(
+                "{} of {fine} gets what happens.",
+                if fine == 1 { "1" } else { "Each" }
+            ),
         };
-        assert_eq!(progress(line), Some(expected));
-        for other in [
-            "",
-            "# HELP job_last_progress_timestamp_seconds When",
-            "job_last_progress_timestamp_seconds{account=\"a\"} 1",
-            "jobs_total{job_name=\"feed\",outcome=\"ok\"} 1",
-        ] {
-            assert_eq!(progress(other), None, "{other}");
-        }
+        findings.push(Finding::new("Endpoints", Tone::Good, text));
+    } else if fine > 0 {
+        let text = format!("{fine} get what happens.");
+        findings.push(Finding::new("Other endpoints", Tone::Good, text));
     }
+    findings
+}
 
-    #[test]
-    fn times_are_spoken_in_the_unit_that_fits() {
-        for (seconds, text) in [
-            (0, "0 s"),
-            (119, "119 s"),
-            (120, "2 min"),
-            (7199, "119 min"),
-            (7200, "2 h"),
-            (172_800, "2 days"),
-        ] {
-            assert_eq!(spoken(Duration::from_secs(seconds)), text);
-        }
+/// What this replica's metrics say. What they count is about all accounts, apart from the jobs.
+fn of_replica(console: &Console, person: &Person, all: &OfAll) -> Vec<Group> {
+    console.state.pool.report();
+    let metrics = console.state.metrics.render();
+    let now = OffsetDateTime::now_utc();
+    let jobs = replica::jobs(&metrics, now, |account| person.may_see(account));
+    let mut groups = vec![Group::new("jobs", "Background jobs of this replica", jobs)];
+    if person.accounts().is_some() {
+        let text = "Not shown: they count for all accounts, and you have access to some.";
+        let hidden = Finding::new("Books, requests and calls", Tone::Neutral, text);
+        groups.push(Group::new("lately", "For all accounts", vec![hidden]));
+        return groups;
     }
+    let unbooked = (all.unbooked.events, all.unbooked.lag);
+    let unbooked = backlog("Events to be booked", "event", unbooked, PATIENCE).advice(
+        "At least one replica must run background jobs. See books under the background jobs.",
+        &[Entry::JobStuck],
+    );
+    groups.push(Group::new("books", "Books", vec![unbooked]));
+    let recent = console.state.recent.counted(Instant::now(), &metrics);
+    let counts = replica::lately(&recent, &metrics, all.last_webhook, now);
+    groups.push(Group {
+        intro: Some(format!(
+            "What this replica has counted {}. The alerts look at all replicas, and mostly at shorter times.",
+            replica::window(&recent)
+        )),
+        ..Group::new("lately", "Requests and calls", counts)
+    });
+    let text = "Whether other replicas run, are ready and have the same version; what they have counted; and for how long something \
+                has been wrong.";
+    let elsewhere = Finding::new("Other replicas", Tone::Neutral, text).advice(
+        "If there are alerts about them, the runbook says what to do.",
+        &[Entry::ServiceDown, Entry::VersionsDiffer],
+    );
+    groups.push(Group::new(
+        "monitoring",
+        "What only the monitoring knows",
+        vec![elsewhere],
+    ));
+    groups
 }

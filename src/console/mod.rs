@@ -4,7 +4,7 @@
 //! limits and records, it does for the console as well, and the console can do nothing that the API can't, except for settling
 //! operations, which the command line can as well. Only searching for short addresses, sessions, approvals, the audit list, the
 //! current business day, what one person has moved, whether a key was used, and what needs attention or says how the service is
-//! doing have queries of their own.
+//! doing have queries of their own. Only the health page calls Dojo, to find out what the command `check` does.
 //!
 //! Every page works without scripts. With them, pages bring themselves up to date.
 
@@ -21,23 +21,31 @@ mod books;
 mod comparison;
 mod create;
 mod deed;
+mod dojo_checks;
+mod finding;
 mod form;
 mod health;
 mod link;
 mod links;
 mod page;
 mod person;
+mod readings;
+mod replica;
+mod runbook;
 mod search;
 mod session;
+mod settle;
 mod sign_in;
 mod state;
 mod words;
 mod work;
 
+use std::net::SocketAddr;
+
 use axum::{
     Router,
     body::to_bytes,
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{Redirect, Response},
@@ -46,11 +54,13 @@ use axum::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    api::{self, AppState, Problem},
+    api::{self, AppState, Problem, REQUEST_ID},
     config::{AuthenticatingProxy, ConsoleSettings, ConsoleUrl},
 };
 use page::{Trouble, trouble};
 use state::Console;
+
+pub use dojo_checks::Outside;
 
 /// Nothing comes from elsewhere, nothing runs that isn't in the console's own files, and no other page can contain one of these.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -78,10 +88,11 @@ pub fn router(
     state: AppState,
     settings: &ConsoleSettings,
     proxy: Option<AuthenticatingProxy>,
+    outside: Outside,
     tasks: TaskTracker,
 ) -> Router {
     let api = api::internal_router(state.clone());
-    let console = Console::new(state, api, settings, proxy, tasks);
+    let console = Console::new(state, api, settings, proxy, outside, tasks);
     let routes = Router::new()
         .route("/", get(async || Redirect::to("/links")))
         .route("/healthz", get(async || "ok"))
@@ -107,7 +118,7 @@ pub fn router(
         .route("/attention", get(attention::show_attention))
         .route(
             "/operations/{id}",
-            get(attention::show_settle).post(attention::submit_settle),
+            get(settle::show_settle).post(settle::submit_settle),
         )
         .route("/approvals", get(approvals::list))
         .route("/approvals/{id}", get(approvals::show_approval))
@@ -117,14 +128,21 @@ pub fn router(
         .route("/books/movements.csv", get(books::download))
         .route("/books/reconciliations/{date}", get(comparison::show_day))
         .route("/audit", get(audit::list))
-        .route("/health", get(health::show_health))
+        .route(
+            "/health",
+            get(health::show_health).post(health::check_again),
+        )
+        .route("/runbook", get(runbook::show_runbook))
         .with_state(console.clone());
     api::guard_console(routes, &console.state).layer(from_fn_with_state(console, finish))
 }
 
 /// Gives every response its headers, and shows as a page what went wrong outside the pages: an unknown path, a panic, a time
 /// limit.
-async fn finish(State(console): State<Console>, request: Request, next: Next) -> Response {
+async fn finish(State(console): State<Console>, mut request: Request, next: Next) -> Response {
+    if !may_name_request(&console, &request) {
+        request.headers_mut().remove(REQUEST_ID);
+    }
     let mut response = next.run(request).await;
     let is_problem = response
         .headers()
@@ -145,6 +163,16 @@ async fn finish(State(console): State<Console>, request: Request, next: Next) ->
         headers.insert(header::STRICT_TRANSPORT_SECURITY, year);
     }
     response
+}
+
+/// Whether the sender may choose the request's id. The id is evidence: it leads from the audit list to the log and the timeline. So
+/// people don't choose theirs, or two requests could have the same. The authenticating proxy may, to which its own log then
+/// leads. If it sends two, one of them may be the person's.
+fn may_name_request(console: &Console, request: &Request) -> bool {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let is_proxy = peer.zip(console.proxy.as_ref());
+    let is_proxy = is_proxy.is_some_and(|(ConnectInfo(peer), proxy)| proxy.is_at(peer.ip()));
+    is_proxy && request.headers().get_all(REQUEST_ID).iter().count() == 1
 }
 
 async fn as_page(console: &Console, response: Response) -> Response {

@@ -5,7 +5,12 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use axum::{Router, http::HeaderMap};
 use tokio_util::task::TaskTracker;
 
-use super::{attempts::Attempts, person::cookie_name};
+use super::{
+    attempts::Attempts,
+    dojo_checks::{DojoChecks, Outside},
+    person::cookie_name,
+    readings::Readings,
+};
 use crate::{
     api::AppState,
     config::{AuthenticatingProxy, ConsoleSettings, ConsoleUrl},
@@ -31,6 +36,9 @@ pub(super) struct Shared {
     pub(super) proxy: Option<AuthenticatingProxy>,
     /// The attempts to sign in.
     pub(super) attempts: Attempts,
+    /// What the health page has found out lately.
+    pub(super) readings: Readings,
+    pub(super) dojo_checks: DojoChecks,
     /// Work that goes on when its person has disconnected, and that a shutdown waits for.
     pub(super) tasks: TaskTracker,
 }
@@ -41,9 +49,12 @@ impl Console {
         api: Router,
         settings: &ConsoleSettings,
         proxy: Option<AuthenticatingProxy>,
+        outside: Outside,
         tasks: TaskTracker,
     ) -> Self {
         Self(Arc::new(Shared {
+            readings: Readings::default(),
+            dojo_checks: DojoChecks::new(state.clone(), outside),
             state,
             api,
             url: settings.url.clone(),

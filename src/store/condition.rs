@@ -107,6 +107,20 @@ async fn commits_hang(pool: &PgPool) -> Result<bool, Error> {
     .await?)
 }
 
+/// The tables that links, operations and webhooks are stored in and that the user may not write to. A role that was set up by
+/// hand may lack a privilege. Nothing else shows that before the first payment.
+pub async fn closed_tables(pool: &PgPool) -> Result<Vec<String>, Error> {
+    // There is no privilege to ask about on a table that a missing migration creates.
+    Ok(sqlx::query_scalar!(
+        r#"SELECT name AS "name!"
+           FROM unnest(ARRAY['payment_links', 'payment_link_events', 'idempotency_keys', 'operations', 'webhook_events',
+                             'feed_outbox']) name
+           WHERE NOT (has_table_privilege(to_regclass(name), 'INSERT') AND has_table_privilege(to_regclass(name), 'UPDATE'))"#
+    )
+    .fetch_all(pool)
+    .await?)
+}
+
 /// Compares the migrations that were applied with those of this version.
 pub async fn migrations(pool: &PgPool) -> Result<Migrations, Error> {
     // sqlx creates the table with the first migration.

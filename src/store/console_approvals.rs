@@ -3,10 +3,15 @@
 use std::{str::FromStr, time::Duration};
 
 use serde_json::Value;
+use sqlx::postgres::PgQueryResult;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Error, PgPool, parse_stored};
+use super::{
+    Error, PgPool, PgTransaction,
+    console_audit::{self, NewEntry},
+    parse_stored,
+};
 use crate::payment_link::{Money, OperationId, PaymentLinkId};
 
 /// An operation to be approved.
@@ -253,9 +258,30 @@ pub async fn of_link(
     .collect()
 }
 
+/// Commits a change of an approval together with its entry in the audit list, so that there is never one without the other.
+/// Returns whether there was a change.
+async fn commit_with(
+    mut transaction: PgTransaction,
+    changed: &PgQueryResult,
+    entry: &NewEntry<'_>,
+) -> Result<bool, Error> {
+    if changed.rows_affected() == 0 {
+        return Ok(false);
+    }
+    console_audit::insert(&mut *transaction, entry).await?;
+    transaction.commit().await?;
+    Ok(true)
+}
+
 /// Approves an operation, if it still waits and another person requested it, who may still do so. Of any number of people, one
-/// does.
-pub async fn approve(pool: &PgPool, id: Uuid, by: Uuid) -> Result<bool, Error> {
+/// does, and `entry` says so.
+pub async fn approve(
+    pool: &PgPool,
+    id: Uuid,
+    by: Uuid,
+    entry: &NewEntry<'_>,
+) -> Result<bool, Error> {
+    let mut transaction = pool.begin().await?;
     let approved = sqlx::query!(
         "UPDATE console_approvals approval SET status = 'Approved', decided_by = $2, decided_at = now()
          FROM clients requester
@@ -270,22 +296,47 @@ pub async fn approve(pool: &PgPool, id: Uuid, by: Uuid) -> Result<bool, Error> {
         id,
         by
     )
-    .execute(pool)
+    .execute(&mut *transaction)
     .await?;
-    Ok(approved.rows_affected() == 1)
+    commit_with(transaction, &approved, entry).await
 }
 
-/// Rejects an operation, if it still waits. Whoever requested it may do so as well.
-pub async fn reject(pool: &PgPool, id: Uuid, by: Uuid) -> Result<bool, Error> {
+/// Rejects an operation, if it still waits, and records `entry`. Whoever requested it may do so as well.
+pub async fn reject(
+    pool: &PgPool,
+    id: Uuid,
+    by: Uuid,
+    entry: &NewEntry<'_>,
+) -> Result<bool, Error> {
+    let mut transaction = pool.begin().await?;
     let rejected = sqlx::query!(
         "UPDATE console_approvals SET status = 'Rejected', decided_by = $2, decided_at = now()
          WHERE id = $1 AND status = 'Pending'",
         id,
         by
     )
-    .execute(pool)
+    .execute(&mut *transaction)
     .await?;
-    Ok(rejected.rows_affected() == 1)
+    commit_with(transaction, &rejected, entry).await
+}
+
+/// Stores that an approved operation isn't carried out, and why, and records `entry`. Nothing was requested for it.
+pub async fn give_up(
+    pool: &PgPool,
+    id: Uuid,
+    outcome: &str,
+    entry: &NewEntry<'_>,
+) -> Result<bool, Error> {
+    let mut transaction = pool.begin().await?;
+    let ended = sqlx::query!(
+        "UPDATE console_approvals SET outcome = $2
+         WHERE id = $1 AND status = 'Approved' AND outcome IS NULL",
+        id,
+        outcome
+    )
+    .execute(&mut *transaction)
+    .await?;
+    commit_with(transaction, &ended, entry).await
 }
 
 /// Stores what became of an approved operation.

@@ -1,5 +1,6 @@
 //! What people did at the console. Entries are added, and never changed.
 
+use sqlx::PgExecutor;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -20,6 +21,14 @@ pub struct NewEntry<'a> {
 }
 
 pub async fn record(pool: &PgPool, entry: &NewEntry<'_>) -> Result<(), Error> {
+    insert(pool, entry).await
+}
+
+/// Records it in the transaction of what it tells of, or by itself.
+pub(super) async fn insert<'c>(
+    executor: impl PgExecutor<'c>,
+    entry: &NewEntry<'_>,
+) -> Result<(), Error> {
     sqlx::query!(
         "INSERT INTO console_audit (client_id, client, what, account, payment_link_id, detail, outcome, request_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -32,7 +41,7 @@ pub async fn record(pool: &PgPool, entry: &NewEntry<'_>) -> Result<(), Error> {
         entry.outcome,
         entry.request_id
     )
-    .execute(pool)
+    .execute(executor)
     .await?;
     Ok(())
 }

@@ -54,24 +54,31 @@ pub async fn begin(
     Ok(())
 }
 
-/// The session with this token, unless it has ended or its API key was revoked. If `is_use`, its idle time begins again.
+/// A row of `console_sessions`, with its client and key.
+struct Row {
+    client_id: Uuid,
+    client: String,
+    scopes: Option<Vec<String>>,
+    accounts: Option<Vec<String>>,
+    ends_at: Option<OffsetDateTime>,
+    /// Whether its last use is so long ago that another one must be stored.
+    is_old: bool,
+}
+
+/// The session with this token, unless it has ended or its API key was revoked. If `is_use`, its idle time begins again, unless
+/// the database is read-only: people must be able to see what is wrong with it.
 pub async fn find(
     pool: &PgPool,
     token_hash: &[u8],
     limits: SessionLimits,
     is_use: bool,
 ) -> Result<Option<Session>, Error> {
-    Ok(sqlx::query_as!(
-        Session,
-        r#"WITH used AS (
-             UPDATE console_sessions SET last_used_at = now()
-             WHERE $4 AND token_hash = $1 AND created_at > now() - make_interval(secs => $3)
-               AND last_used_at > now() - make_interval(secs => $2)
-               -- So that a page with several parts is one write.
-               AND last_used_at < now() - make_interval(secs => $2::float8 / 60)
-         )
-         SELECT session.client_id AS "client_id!", client.name AS "client!", key.scopes AS "scopes?", key.accounts AS "accounts?",
-                key.revoked_at AS "ends_at?"
+    let found = sqlx::query_as!(
+        Row,
+        r#"SELECT session.client_id AS "client_id!", client.name AS "client!", key.scopes AS "scopes?", key.accounts AS "accounts?",
+                key.revoked_at AS "ends_at?",
+                -- So that a page with several parts is one write.
+                session.last_used_at < now() - make_interval(secs => $2::float8 / 60) AS "is_old!"
          FROM console_sessions session
          JOIN clients client ON client.id = session.client_id
          LEFT JOIN api_keys key ON key.key_hash = session.key_hash
@@ -80,11 +87,31 @@ pub async fn find(
            AND (key.revoked_at IS NULL OR key.revoked_at > now())"#,
         token_hash,
         limits.idle.as_secs_f64(),
-        limits.max.as_secs_f64(),
-        is_use
+        limits.max.as_secs_f64()
     )
     .fetch_optional(pool)
-    .await?)
+    .await?;
+    let Some(row) = found else { return Ok(None) };
+    if is_use && row.is_old {
+        let used = sqlx::query!(
+            "UPDATE console_sessions SET last_used_at = now() WHERE token_hash = $1",
+            token_hash
+        )
+        .execute(pool)
+        .await
+        .map_err(Error::from);
+        match used {
+            Err(error) if !error.is_read_only() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(Some(Session {
+        client_id: row.client_id,
+        client: row.client,
+        scopes: row.scopes,
+        accounts: row.accounts,
+        ends_at: row.ends_at,
+    }))
 }
 
 /// Ends a session.

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use serde_json::Value;
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
@@ -424,6 +425,56 @@ pub struct Place {
     pub account: String,
 }
 
+/// A row of `daily_reconciliations` that has a result, without its differences.
+struct DayRow {
+    account: String,
+    business_day: Date,
+    state: String,
+    reconciled_at: OffsetDateTime,
+    transactions: i64,
+    matched: i64,
+    difference_count: i64,
+    kinds: Value,
+}
+
+impl DayRow {
+    fn into_day(self) -> Result<ComparedDay, Error> {
+        let number = |kind: DifferenceKind| self.kinds[kind.as_str()].as_i64().unwrap_or(0);
+        Ok(ComparedDay {
+            business_day: self.business_day,
+            state: parse_stored(&self.state)?,
+            reconciled_at: self.reconciled_at,
+            transactions: self.transactions,
+            matched: self.matched,
+            difference_count: self.difference_count,
+            kinds: DifferenceCounts {
+                only_here: number(DifferenceKind::OnlyHere),
+                only_at_dojo: number(DifferenceKind::OnlyAtDojo),
+                different_amount: number(DifferenceKind::DifferentAmount),
+                held: number(DifferenceKind::Held),
+            },
+            account: self.account,
+        })
+    }
+}
+
+/// Selects results as [`DayRow`]s. `$rest` follows the table.
+macro_rules! select_days {
+    ($rest:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            DayRow,
+            "SELECT account, business_day, state AS \"state!\", reconciled_at AS \"reconciled_at!\", transactions, matched,
+                    difference_count,
+                    (SELECT coalesce(jsonb_object_agg(kind, number) FILTER (WHERE kind IS NOT NULL), '{}')
+                     FROM (SELECT difference ->> 'kind' AS kind, count(*) AS number
+                           FROM jsonb_array_elements(differences) difference GROUP BY 1) AS found) AS \"kinds!\"
+             FROM daily_reconciliations "
+                + $rest
+            $(, $argument)*
+        )
+    };
+}
+
 /// Up to `limit` results behind `after`, by business day and account.
 pub async fn list(
     pool: &PgPool,
@@ -431,22 +482,16 @@ pub async fn list(
     after: Option<&Place>,
     limit: i64,
 ) -> Result<Vec<ComparedDay>, Error> {
-    let rows = sqlx::query!(
-        r#"SELECT account, business_day, state AS "state!", reconciled_at AS "reconciled_at!", transactions, matched,
-                  difference_count,
-                  (SELECT coalesce(jsonb_object_agg(kind, number) FILTER (WHERE kind IS NOT NULL), '{}')
-                   FROM (SELECT difference ->> 'kind' AS kind, count(*) AS number
-                         FROM jsonb_array_elements(differences) difference GROUP BY 1) AS found) AS "kinds!"
-           FROM daily_reconciliations
-           WHERE state IS NOT NULL
-             AND ($1::text[] IS NULL OR account = ANY($1))
-             AND ($2::text IS NULL OR account = $2)
-             AND ($3::text[] IS NULL OR state = ANY($3))
-             AND ($4::date IS NULL OR business_day >= $4)
-             AND ($5::date IS NULL OR business_day <= $5)
-             AND ($6::date IS NULL OR (business_day, account) > ($6, $7))
-           ORDER BY business_day, account
-           LIMIT $8"#,
+    let rows = select_days!(
+        "WHERE state IS NOT NULL
+           AND ($1::text[] IS NULL OR account = ANY($1))
+           AND ($2::text IS NULL OR account = $2)
+           AND ($3::text[] IS NULL OR state = ANY($3))
+           AND ($4::date IS NULL OR business_day >= $4)
+           AND ($5::date IS NULL OR business_day <= $5)
+           AND ($6::date IS NULL OR (business_day, account) > ($6, $7))
+         ORDER BY business_day, account
+         LIMIT $8",
         filter.open.as_deref(),
         filter.account.as_deref(),
         filter.states.as_deref(),
@@ -458,25 +503,28 @@ pub async fn list(
     )
     .fetch_all(pool)
     .await?;
-    let results = rows.into_iter().map(|row| {
-        let number = |kind: DifferenceKind| row.kinds[kind.as_str()].as_i64().unwrap_or(0);
-        Ok(ComparedDay {
-            business_day: row.business_day,
-            state: parse_stored(&row.state)?,
-            reconciled_at: row.reconciled_at,
-            transactions: row.transactions,
-            matched: row.matched,
-            difference_count: row.difference_count,
-            kinds: DifferenceCounts {
-                only_here: number(DifferenceKind::OnlyHere),
-                only_at_dojo: number(DifferenceKind::OnlyAtDojo),
-                different_amount: number(DifferenceKind::DifferentAmount),
-                held: number(DifferenceKind::Held),
-            },
-            account: row.account,
-        })
-    });
-    results.collect()
+    rows.into_iter().map(DayRow::into_day).collect()
+}
+
+/// Up to `limit` results of days that differ, of this business day or later, newest first. If `open` is given, only those of
+/// these accounts.
+pub async fn newest_differing(
+    pool: &PgPool,
+    open: Option<&[String]>,
+    since: Date,
+    limit: i64,
+) -> Result<Vec<ComparedDay>, Error> {
+    let rows = select_days!(
+        "WHERE state = 'Differs' AND business_day >= $1 AND ($2::text[] IS NULL OR account = ANY($2))
+         ORDER BY business_day DESC, account
+         LIMIT $3",
+        since,
+        open,
+        limit
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.into_iter().map(DayRow::into_day).collect()
 }
 
 /// How the books of an account differ from Dojo's list.

@@ -48,6 +48,15 @@ impl Error {
         )
     }
 
+    /// Whether the statement writes, and the server is read-only, as a standby is (SQLSTATE 25006).
+    pub(super) fn is_read_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Database(Cause(sqlx::Error::Database(error)))
+                if error.code().as_deref() == Some("25006")
+        )
+    }
+
     /// Whether an `Idempotency-Key` was inserted that has been erased. The trigger `idempotency_key_is_erased` says so.
     pub(super) fn is_erased_key(&self) -> bool {
         matches!(

@@ -633,3 +633,31 @@ pub async fn list(
     .map(Row::into_operation)
     .collect()
 }
+
+/// Up to `limit` operations with this status, `Pending` or `Unconfirmed`, that were requested longer ago than this, oldest first.
+/// If `open` is given, only those about links of these accounts.
+pub async fn oldest_open(
+    pool: &PgPool,
+    status: OperationStatus,
+    open: Option<&[String]>,
+    ago: Duration,
+    limit: i64,
+) -> Result<Vec<Operation>, Error> {
+    // The index has these statuses only. A condition on a parameter alone couldn't use it.
+    select_operations!(
+        "WHERE status IN ('Pending', 'Unconfirmed') AND status = $1
+           AND created_at < now() - make_interval(secs => $2)
+           AND ($3::text[] IS NULL OR account = ANY($3))
+         ORDER BY id
+         LIMIT $4",
+        status.as_str(),
+        ago.as_secs_f64(),
+        open,
+        limit
+    )
+    .fetch_all(pool)
+    .await?
+    .into_iter()
+    .map(Row::into_operation)
+    .collect()
+}

@@ -300,3 +300,12 @@ pub(super) fn judge(before: Status, event_type: &str, reported: Option<&str>) ->
         Verdict::UnknownEvent
     }
 }
+
+/// When the newest genuine webhook arrived. `None`: there has been none, or they were pruned.
+pub async fn newest(pool: &PgPool) -> Result<Option<OffsetDateTime>, Error> {
+    Ok(
+        sqlx::query_scalar!("SELECT last_received_at FROM webhook_events ORDER BY id DESC LIMIT 1")
+            .fetch_optional(pool)
+            .await?,
+    )
+}

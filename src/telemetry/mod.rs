@@ -1,6 +1,7 @@
 //! Logs, metrics and traces.
 
 pub mod export;
+pub mod recent;
 pub mod trace;
 
 use std::{

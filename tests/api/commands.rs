@@ -262,6 +262,7 @@ fn help_lists_every_setting_with_its_variable_and_default() {
         "[env: LISTEN_ADDR=]",
         "[default: 0.0.0.0:8080]",
         "[env: PUBLIC_LISTEN_ADDR=]",
+        "[env: PUBLIC_URL=]",
         "[env: OTEL_EXPORTER_OTLP_ENDPOINT=]",
         "[env: CLIENT_RATE=]",
         "[default: 200]",

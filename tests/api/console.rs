@@ -443,6 +443,7 @@ async fn every_response_forbids_frames_scripts_from_elsewhere_and_caching() {
         "/approvals".to_owned(),
         "/audit".to_owned(),
         "/health".to_owned(),
+        "/runbook".to_owned(),
         "/sign-in".to_owned(),
         "/nowhere".to_owned(),
         "/links/x".to_owned(),
@@ -1932,6 +1933,48 @@ async fn an_approval_can_be_rejected_withdrawn_and_expires() {
     assert_eq!(app.sandbox.done("refund").await.len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_decision_is_made_without_its_entry_in_the_audit_list() {
+    let app = start(&[("CONSOLE_APPROVAL_LIMIT", "5")]).await;
+    let ann = Visitor::with_key(&app, &create_api_key(&app, "ann", ALL)).await;
+    let ben = Visitor::bootstrap(&app).await;
+    let link = app.paid().await;
+    let fields = [("amount", "6.00"), ("step", "do")];
+    let asked = ann.submit(&path_of(&link, "/refund"), &fields).await;
+    let approval = asked.expect(303).header("location").to_owned();
+    let csrf = ben.csrf().await;
+    let decide = async |how: &str| {
+        let path = format!("{approval}/{how}");
+        ben.post(&path, &[("csrf", &csrf)]).await
+    };
+    // The list takes no entry of a decision.
+    run(
+        &app,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$",
+    )
+    .await;
+    run(
+        &app,
+        "CREATE TRIGGER refuse BEFORE INSERT ON console_audit FOR EACH ROW WHEN (NEW.what = 'approval') EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    for how in ["approve", "reject"] {
+        decide(how).await.expect(500);
+        ben.sees(&approval, "Waits for a second person").await;
+    }
+    assert!(app.sandbox.done("refund").await.is_empty());
+    run(&app, "DROP TRIGGER refuse ON console_audit").await;
+    decide("approve").await.expect(303);
+    ben.sees(&approval, "Approved and done").await;
+    let entries = "SELECT count(*) FROM console_audit WHERE what = 'approval'";
+    assert_eq!(number(&app, entries).await, 1);
+    // Nobody decides twice, so nothing more is recorded.
+    decide("approve").await.expect(303);
+    decide("reject").await.expect(303);
+    assert_eq!(number(&app, entries).await, 1);
+    assert_eq!(app.sandbox.done("refund").await.len(), 1);
+}
+
 /// Waits for an unconfirmed operation. Returns the page that lists it, and the path of the form that settles it.
 async fn to_settle(visitor: &Visitor) -> (String, String) {
     eventually("the operation is unconfirmed", async || {
@@ -2270,21 +2313,7 @@ fn wrong_settings_prevent_the_start() {
 }
 
 #[tokio::test]
-async fn the_health_page_says_what_is_wrong() {
-    let app = start(&[("RUN_JOBS", "true")]).await;
-    let visitor = Visitor::bootstrap(&app).await;
-    app.created().await;
-    let page = visitor.sees("/health", "It serves requests.").await;
-    for words in [
-        "All are applied",
-        "Account default",
-        "1 Created.",
-        "creation_recovery default",
-        "feed",
-    ] {
-        assert!(page.contains(words), "{words}: {page}");
-    }
-    // Without a console, there is none.
+async fn there_is_no_console_unless_it_has_an_address() {
     let without = TestApp::start().await;
     assert!(!without.service.log().contains("listening for the console"));
 }

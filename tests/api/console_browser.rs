@@ -436,6 +436,7 @@ async fn every_page_fits_and_keeps_nobody_out() {
                 ("approval", approval.clone().unwrap()),
                 ("audit", "/audit".to_owned()),
                 ("health", "/health".to_owned()),
+                ("runbook", "/runbook".to_owned()),
                 ("missing", "/links/nothing".to_owned()),
             ];
             for (name, path) in pages {

@@ -263,8 +263,8 @@ fn expected(method: &str, route: &str, zebra: &Zebra) -> Expected {
         Expected::Own(paths.collect(), word.to_owned())
     };
     match (method, route) {
-        ("GET", "/" | "/healthz" | "/style.css" | "/console.js" | "/sign-in")
-        | ("POST", "/sign-in" | "/sign-out") => Expected::Open,
+        ("GET", "/" | "/healthz" | "/style.css" | "/console.js" | "/sign-in" | "/runbook")
+        | ("POST", "/sign-in" | "/sign-out" | "/health") => Expected::Open,
         ("GET", "/links") => {
             let searches = zebra.marks().into_iter().chain([
                 "Zebra paid".to_owned(),
@@ -525,7 +525,10 @@ async fn somebody_who_may_only_read_changes_nothing_on_any_route() {
     let before = contents(&app).await;
     for (_, route) in routes().iter().filter(|(method, _)| method != "GET") {
         // Anybody may sign in and out, and reading from Dojo is reading.
-        if matches!(&**route, "/sign-in" | "/sign-out" | "/links/{id}/refresh") {
+        if matches!(
+            &**route,
+            "/sign-in" | "/sign-out" | "/links/{id}/refresh" | "/health"
+        ) {
             continue;
         }
         let paths = match expected("POST", route, &zebra) {
@@ -1088,6 +1091,55 @@ async fn attempts_to_sign_in_are_counted_by_outcome() {
 }
 
 #[tokio::test]
+async fn nobody_chooses_the_id_under_which_their_requests_are_recorded() {
+    let recorded = async |app: &TestApp, id: &str| {
+        let entries = format!(
+            "SELECT count(*) FROM console_audit WHERE request_id = {}",
+            quoted(id)
+        );
+        number(app, &entries).await
+    };
+    let app = start(&[]).await;
+    let visitor = Visitor::new(&app).await;
+    let ask = |ids: &[&str]| {
+        let fields = [("key", "dpl_x")];
+        let request = visitor.form("/sign-in", &fields);
+        ids.iter()
+            .fold(request, |request, id| request.header("x-request-id", *id))
+    };
+    let answer = send(ask(&["mine"])).await.expect(401);
+    let id = answer.header("x-request-id");
+    assert!(id.parse::<uuid::Uuid>().is_ok(), "{id}");
+    assert_eq!(
+        (recorded(&app, "mine").await, recorded(&app, id).await),
+        (0, 1)
+    );
+
+    // The proxy may. If there are two ids, one of them may be the person's.
+    let app = start(&proxy_at("127.0.0.0/8")).await;
+    let visitor = Visitor::new(&app).await;
+    let ask = |ids: &[&str]| {
+        let request = visitor.form("/sign-in", &[("key", "dpl_x")]);
+        ids.iter()
+            .fold(request, |request, id| request.header("x-request-id", *id))
+    };
+    assert_eq!(
+        send(ask(&["proxy-1"]))
+            .await
+            .expect(401)
+            .header("x-request-id"),
+        "proxy-1"
+    );
+    assert_eq!(recorded(&app, "proxy-1").await, 1);
+    let answer = send(ask(&["mine", "proxy-2"])).await.expect(401);
+    assert!(answer.header("x-request-id").parse::<uuid::Uuid>().is_ok());
+    assert_eq!(
+        recorded(&app, "mine").await + recorded(&app, "proxy-2").await,
+        0
+    );
+}
+
+#[tokio::test]
 async fn nobody_keeps_the_service_busy_with_pages_or_large_forms() {
     let app = start(&[("CLIENT_RATE", "5")]).await;
     let visitor = Visitor::bootstrap(&app).await;
@@ -1243,6 +1295,7 @@ async fn put_everywhere(app: &TestApp, mark: &str) -> (Vec<String>, String) {
         approval,
         "/audit".to_owned(),
         "/health".to_owned(),
+        "/runbook".to_owned(),
         format!("/books?{}", lately()),
         format!("/books/movements.csv?{}", lately()),
         format!("/books/reconciliations/{DAY}"),

@@ -1,4 +1,5 @@
 use time::OffsetDateTime;
+use tokio::time::{error::Elapsed, timeout};
 
 use super::report::{Checks, LIMIT, Name};
 use crate::{
@@ -13,7 +14,30 @@ use crate::{
 /// Checks the database. `environment` is that of the configured accounts, if they are known.
 pub(super) async fn check(pool: &PgPool, environment: Option<Environment>) -> Checks {
     let mut checks = Checks::new();
-    match tokio::time::timeout(LIMIT, check_all(pool, environment, &mut checks)).await {
+    let all = async {
+        pool.probe().await.map_err(|diagnosis| Failure {
+            check: Name::Database,
+            diagnosis,
+        })?;
+        check_reached(pool, environment, &mut checks).await
+    };
+    let result = timeout(LIMIT, all).await;
+    add_rest(result, &mut checks);
+    checks
+}
+
+/// Checks the database of a running service. Opens no connection besides the pool's.
+pub(super) async fn check_in_use(pool: &PgPool, environment: Environment) -> Checks {
+    let mut checks = Checks::new();
+    let all = check_reached(pool, Some(environment), &mut checks);
+    let result = timeout(LIMIT, all).await;
+    add_rest(result, &mut checks);
+    checks
+}
+
+/// Adds why the checks ended early, if they did.
+fn add_rest(result: Result<Result<(), Failure>, Elapsed>, checks: &mut Checks) {
+    match result {
         Ok(Ok(())) => {}
         Ok(Err(failure)) => {
             checks.fail(
@@ -29,7 +53,6 @@ pub(super) async fn check(pool: &PgPool, environment: Option<Environment>) -> Ch
             "find out what keeps it busy, or what slows down the connection to it",
         ),
     }
-    checks
 }
 
 /// An error of the database, and the check in which it occurred.
@@ -38,7 +61,7 @@ struct Failure {
     diagnosis: Diagnosis,
 }
 
-async fn check_all(
+async fn check_reached(
     pool: &PgPool,
     environment: Option<Environment>,
     checks: &mut Checks,
@@ -49,11 +72,6 @@ async fn check_all(
             diagnosis: pool.diagnose(&error),
         }
     };
-
-    pool.probe().await.map_err(|diagnosis| Failure {
-        check: Name::Database,
-        diagnosis,
-    })?;
 
     let server = store::condition::server(pool)
         .await
@@ -82,7 +100,18 @@ async fn check_all(
             "point DATABASE_URL to the primary",
         );
     } else {
-        checks.pass(Name::Writable, "yes");
+        let closed = store::condition::closed_tables(pool)
+            .await
+            .map_err(during(Name::Writable))?;
+        if closed.is_empty() {
+            checks.pass(Name::Writable, "yes");
+        } else {
+            checks.fail(
+                Name::Writable,
+                format!("the user in DATABASE_URL may not write to {}", listed(closed)),
+                "use the user that owns the database and its tables, or grant it SELECT, INSERT, UPDATE and DELETE on them",
+            );
+        }
     }
 
     if found.pending.is_empty() && found.broken.is_empty() {

@@ -151,7 +151,7 @@ fn check_address<'a>(
     let base = match address {
         PublicAddress::Given(base) => base,
         PublicAddress::NotGiven => {
-            checks.fail(
+            checks.unknown(
                 name,
                 format!("cannot tell whether webhooks reach this service, because its public URL is not set. {found}"),
                 "set it with --url or PUBLIC_URL",
@@ -279,7 +279,7 @@ fn check_secrets(account: &Account, ours: &[&Subscription], checks: &mut Checks)
             ),
         );
     } else if !hidden.is_empty() {
-        checks.pass(
+        checks.pass_unverified(
             name,
             format!(
                 "NOT VERIFIED: Dojo does not reveal the value of {}, so the settings cannot be compared with it. Pay a \

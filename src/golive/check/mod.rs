@@ -7,19 +7,24 @@ mod dojo;
 mod mail;
 mod report;
 
-use futures_util::future::{join_all, join3};
+use futures_util::{StreamExt, future::join3, stream};
+use url::Url;
 
 use super::{listed, secrets_setting};
 use crate::{
-    config::{ConfigError, PublicUrl, ServeSettings},
+    config::{ConfigError, ServeSettings},
     dojo::Accounts,
     mail::Mailer,
+    payment_link::Environment,
     store::PgPool,
 };
 use dojo::PublicAddress;
-use report::{Checks, Name};
+use report::Checks;
 
-pub use report::Report;
+pub use report::{Check, Name, Outcome, Report};
+
+/// How many accounts are checked at once.
+const CONCURRENCY: usize = 8;
 
 impl Report {
     /// The report if the settings can't be parsed, so that nothing else can be checked.
@@ -35,7 +40,7 @@ impl Report {
 }
 
 /// Runs all checks. Pings the callback endpoints only if `ping_callbacks`, because their owners see that.
-pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callbacks: bool) -> Report {
+pub async fn run(settings: &ServeSettings, ping_callbacks: bool) -> Report {
     let mut error = ConfigError::default();
     let accounts = error.keep(Accounts::from_settings(&settings.dojo));
     let pool = error.keep(PgPool::new(&settings.database));
@@ -44,7 +49,7 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callback
     let names = accounts.as_ref().map(Accounts::names);
     error.keep(settings.console.proxy(names.as_deref()));
     let mailer = error.keep(Mailer::from_settings(&settings.mail));
-    let url = error.keep(public_url.get());
+    let url = error.keep(settings.public_url.get());
     let address = match &url {
         Some(Some(url)) => PublicAddress::Given(url),
         Some(None) => PublicAddress::NotGiven,
@@ -93,10 +98,7 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callback
     };
     let of_accounts = async {
         if let Some(accounts) = &accounts {
-            let each = accounts
-                .iter()
-                .map(|account| dojo::check(account, &settings.dojo.api_url, address));
-            return join_all(each).await;
+            return check_accounts(accounts, &settings.dojo.api_url, address).await;
         }
         let mut checks = Checks::new();
         checks.skip_rest(
@@ -123,4 +125,26 @@ pub async fn run(settings: &ServeSettings, public_url: &PublicUrl, ping_callback
         .chain(of_mail)
         .chain(of_callbacks);
     Report::new(all.flat_map(Checks::into_list).collect())
+}
+
+/// Checks each account at Dojo, a few at a time.
+async fn check_accounts(accounts: &Accounts, api: &Url, address: PublicAddress<'_>) -> Vec<Checks> {
+    let each: Vec<_> = accounts
+        .iter()
+        .map(|account| dojo::check(account, api, address))
+        .collect();
+    stream::iter(each).buffered(CONCURRENCY).collect().await
+}
+
+/// Checks what a running service depends on at Dojo: for each account, the key, the clock and the webhooks. `api` is the base URL of
+/// Dojo's API, and `public_url` is that of this service.
+pub async fn at_dojo(accounts: &Accounts, api: &Url, public_url: Option<&Url>) -> Vec<Check> {
+    let address = public_url.map_or(PublicAddress::NotGiven, PublicAddress::Given);
+    let checks = check_accounts(accounts, api, address).await;
+    checks.into_iter().flat_map(Checks::into_list).collect()
+}
+
+/// Checks the database of a running service.
+pub async fn of_database(pool: &PgPool, environment: Environment) -> Vec<Check> {
+    database::check_in_use(pool, environment).await.into_list()
 }

@@ -10,31 +10,44 @@ pub struct Report {
     checks: Vec<Check>,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct Check {
-    name: Name,
+/// What one check found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    pub name: Name,
     /// The Dojo account that the check is about.
-    account: Option<String>,
-    outcome: Outcome,
+    pub account: Option<String>,
+    pub outcome: Outcome,
     /// What was found. Never contains a secret.
-    detail: String,
+    pub detail: String,
     /// How to fix a failure.
-    fix: Option<String>,
+    pub fix: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Outcome {
+pub enum Outcome {
     Passed,
+    /// Nothing is wrong as far as Dojo shows it, which isn't everything.
+    #[serde(rename = "passed")]
+    Unverified,
     Failed,
+    /// A setting is missing without which nobody can tell.
+    #[serde(rename = "failed")]
+    Unknown,
     /// Not checked, because an earlier check failed.
     Skipped,
+}
+
+impl Outcome {
+    fn is_passed(self) -> bool {
+        matches!(self, Self::Passed | Self::Unverified)
+    }
 }
 
 /// The name of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Name {
+pub enum Name {
     Settings,
     Database,
     Migrations,
@@ -97,7 +110,7 @@ impl Name {
 impl Report {
     pub(super) fn new(checks: Vec<Check>) -> Self {
         Self {
-            ok: checks.iter().all(|check| check.outcome == Outcome::Passed),
+            ok: checks.iter().all(|check| check.outcome.is_passed()),
             checks,
         }
     }
@@ -113,8 +126,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for check in &self.checks {
             let (mark, why) = match check.outcome {
-                Outcome::Passed => ('✔', ""),
-                Outcome::Failed => ('✘', ""),
+                Outcome::Passed | Outcome::Unverified => ('✔', ""),
+                Outcome::Failed | Outcome::Unknown => ('✘', ""),
                 Outcome::Skipped => ('-', "not checked: "),
             };
             let name = match &check.account {
@@ -127,19 +140,16 @@ impl fmt::Display for Report {
             }
             writeln!(f)?;
         }
-        let count = |outcome| {
-            self.checks
-                .iter()
-                .filter(|check| check.outcome == outcome)
-                .count()
-        };
-        write!(
-            f,
-            "{} passed, {} failed, {} not checked",
-            count(Outcome::Passed),
-            count(Outcome::Failed),
-            count(Outcome::Skipped)
-        )
+        let outcomes = self.checks.iter().map(|check| check.outcome);
+        let passed = outcomes
+            .clone()
+            .filter(|outcome| outcome.is_passed())
+            .count();
+        let skipped = outcomes
+            .filter(|outcome| *outcome == Outcome::Skipped)
+            .count();
+        let failed = self.checks.len() - passed - skipped;
+        write!(f, "{passed} passed, {failed} failed, {skipped} not checked")
     }
 }
 
@@ -187,6 +197,16 @@ impl Checks {
 
     pub(super) fn pass(&mut self, name: Name, detail: impl fmt::Display) {
         self.add(name, Outcome::Passed, &detail, None);
+    }
+
+    /// What can't be verified counts as passed, and `detail` says how to make sure.
+    pub(super) fn pass_unverified(&mut self, name: Name, detail: impl fmt::Display) {
+        self.add(name, Outcome::Unverified, &detail, None);
+    }
+
+    /// What can't be known without a setting counts as failed.
+    pub(super) fn unknown(&mut self, name: Name, detail: impl fmt::Display, fix: &str) {
+        self.add(name, Outcome::Unknown, &detail, Some(fix.to_owned()));
     }
 
     pub(super) fn fail(&mut self, name: Name, detail: impl fmt::Display, fix: impl fmt::Display) {
