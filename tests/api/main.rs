@@ -17,6 +17,8 @@ mod confirmed;
 mod console;
 mod console_books;
 mod console_browser;
+mod console_flows;
+mod console_operator;
 mod console_security;
 mod convergence;
 mod crashes;
