@@ -20,6 +20,9 @@ const SUCCEEDS: (&str, &str) = ("5200 0000 0000 1005", "020");
 const CHALLENGED: (&str, &str) = ("5200 0000 0000 1096", "020");
 const DECLINED: (&str, &str) = ("4456 5300 0000 1013", "341");
 
+/// Where the browser saves files, in the folder of its profile.
+const DOWNLOADS: &str = "downloads";
+
 /// One browser at a time: it takes several seconds of processor time to start, and much longer if all start together.
 static TURN: Semaphore = Semaphore::const_new(1);
 
@@ -56,11 +59,14 @@ impl Browser {
         let driver = std::env::var_os("CHROMEDRIVER").unwrap_or_else(|| "chromedriver".into());
         let driver = Command::new(driver)
             .arg(format!("--port={port}"))
+            // Days are typed as they are written in this language.
+            .env("LANGUAGE", "en_US")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver is installed; script/test installs it");
         let profile = std::env::temp_dir().join(format!("dojo-browser-{port}-{}", driver.id()));
+        options["prefs"]["download.default_directory"] = json!(profile.join(DOWNLOADS));
         let more = options["args"].as_array().cloned().unwrap_or_default();
         let args = json!([
             "--headless=new",
@@ -72,6 +78,7 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--disable-dev-shm-usage",
+            "--lang=en-US",
             "--window-size=1000,1200",
             format!("--user-data-dir={}", profile.display()),
         ]);
@@ -101,6 +108,15 @@ impl Browser {
             driver,
             profile,
         }
+    }
+
+    /// Waits until a file is saved, and returns its text.
+    pub async fn downloaded(&self, name: &str) -> String {
+        let path = self.profile.join(DOWNLOADS).join(name);
+        eventually(&format!("{name} is saved"), async || {
+            std::fs::read_to_string(&path).ok()
+        })
+        .await
     }
 
     async fn type_into(&self, autocomplete: &str, what: &str) {
