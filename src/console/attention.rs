@@ -184,7 +184,7 @@ async fn paid_surplus(console: &Console, person: &Person) -> Result<Section, Sto
     Ok(Section {
         id: "surplus",
         title: "Second payments for one link",
-        advice: "Somebody paid a second payment before it could be canceled. Refund it in Dojo’s portal: it belongs to no link, \
+        advice: "Somebody paid a second payment before it could be cancelled. Refund it in Dojo’s portal: it belongs to no link, \
                  so it can’t be refunded here. It is shown for 90 days.",
         items: found
             .into_iter()

@@ -5,7 +5,7 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use axum::{Router, http::HeaderMap};
 use tokio_util::task::TaskTracker;
 
-use super::{attempts::Attempts, person::cookie_name};
+use super::{attempts::Attempts, person::cookie_name, waiting::Waiting};
 use crate::{
     api::AppState,
     config::{AuthenticatingProxy, ConsoleSettings, ConsoleUrl},
@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) proxy: Option<AuthenticatingProxy>,
     /// The attempts to sign in.
     pub(super) attempts: Attempts,
+    /// The pages that wait for something to happen.
+    pub(super) waiting: Waiting,
     /// Work that goes on when its person has disconnected, and that a shutdown waits for.
     pub(super) tasks: TaskTracker,
 }
@@ -55,6 +57,7 @@ impl Console {
             approval_expiry: settings.approval_expiry,
             proxy,
             attempts: Attempts::default(),
+            waiting: Waiting::default(),
             tasks,
         }))
     }

@@ -17,6 +17,7 @@ mod confirmed;
 mod console;
 mod console_books;
 mod console_browser;
+mod console_live;
 mod console_security;
 mod convergence;
 mod crashes;
