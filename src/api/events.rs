@@ -8,7 +8,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::time::sleep_until;
+use tokio::time::{sleep, sleep_until};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -129,6 +129,44 @@ async fn list(
         data: page.events,
         after: page.after.to_string(),
     }))
+}
+
+/// How long a page that waits for events about some links lets others pass before it looks again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Waits until something has happened behind the position `seen`: to the link, or without one, to any link of the accounts
+/// `open`. Returns at the deadline, when the service stops, and when the database fails as well. No database connection is held
+/// meanwhile.
+pub(crate) async fn wait_for_events(
+    state: &AppState,
+    mut seen: i64,
+    open: Option<&[String]>,
+    link: Option<PaymentLinkId>,
+    deadline: Instant,
+) {
+    let mut head = state.feed_head.clone();
+    let events = async {
+        loop {
+            // The receiver is only closed when the service stops.
+            let Ok(position) = head.wait_for(|head| *head > seen).await.map(|head| *head) else {
+                return;
+            };
+            // The semaphore is never closed.
+            let turn = state.feed_reads.acquire().await;
+            let has_events = store::feed::has_events(&state.pool, seen, open, link).await;
+            drop(turn);
+            if has_events.unwrap_or(true) {
+                return;
+            }
+            seen = position;
+            sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        () = events => {}
+        () = sleep_until(deadline.into()) => {}
+        () = state.stop.cancelled() => {}
+    }
 }
 
 async fn read(

@@ -56,6 +56,7 @@ use utoipa_axum::router::OpenApiRouter;
 use anonymous::AnonymousRequests;
 pub(crate) use auth::Authenticated;
 use error::Error;
+pub(crate) use events::wait_for_events;
 pub(crate) use observe::{FailureCause, REQUEST_ID, RequestId, Sender};
 pub use openapi_3_0::NotIn30;
 pub(crate) use problem::{ForPeople, Problem};

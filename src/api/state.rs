@@ -221,6 +221,11 @@ impl AppState {
             .map_err(|_| Error::TooManyReaders)
     }
 
+    /// The position of the newest event in the feed that this replica knows of. Whatever it reads afterwards contains that event.
+    pub(crate) fn feed_position(&self) -> i64 {
+        *self.feed_head.borrow()
+    }
+
     /// How long a request that began then may go on. Waiting longer would cut it off without its outcome.
     pub(crate) fn time_left(&self, begun: Instant) -> Duration {
         self.request_timeout.saturating_sub(begun.elapsed())

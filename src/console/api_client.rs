@@ -11,8 +11,11 @@ use serde_json::Value;
 use tower::ServiceExt;
 use url::form_urlencoded::Serializer;
 
-use super::{person::Person, state::Console};
-use crate::api::{Authenticated, Problem, REQUEST_ID};
+use super::{person::Person, state::Console, words::in_british};
+use crate::{
+    api::{Authenticated, Problem, REQUEST_ID},
+    payment_link::Fault,
+};
 
 /// More than any response has.
 const LIMIT: usize = 64 * 1024 * 1024;
@@ -116,9 +119,23 @@ async fn send(
         .map_err(|_| unreadable(path, person))?;
     if parts.status.is_client_error() || parts.status.is_server_error() {
         let problem = serde_json::from_slice(&body).map_err(|_| unreadable(path, person))?;
-        return Err(Box::new(problem));
+        return Err(Box::new(for_people(problem)));
     }
     Ok(Answer { body })
+}
+
+/// A problem as the console shows it.
+fn for_people(problem: Problem) -> Problem {
+    let errors = problem.errors.into_iter().map(|fault| Fault {
+        detail: in_british(&fault.detail),
+        ..fault
+    });
+    Problem {
+        title: in_british(&problem.title),
+        detail: in_british(&problem.detail),
+        errors: errors.collect(),
+        ..problem
+    }
 }
 
 /// The problem of a response that the console doesn't understand.

@@ -54,3 +54,36 @@ pub(super) async fn script(headers: HeaderMap) -> Response {
         LazyLock::new(|| Asset::new("text/javascript; charset=utf-8", SCRIPT));
     ASSET.response(&headers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The values that the style sheet gives to a property.
+    fn values(property: &str) -> Vec<&'static str> {
+        let declarations = STYLE.split(['{', '}', ';']);
+        let declarations = declarations.filter_map(|declaration| declaration.split_once(':'));
+        declarations
+            .filter(|(name, _)| name.trim() == property)
+            .map(|(_, value)| value.trim())
+            .collect()
+    }
+
+    #[test]
+    fn every_size_of_text_is_one_of_the_scale() {
+        let scale = ["small", "medium", "large", "huge"].map(|name| format!("var(--{name})"));
+        let sizes = values("font-size");
+        assert!(sizes.len() > 5, "{sizes:?}");
+        for size in sizes {
+            assert!(scale.contains(&size.to_owned()), "{size}");
+        }
+        let fonts = values("font");
+        assert!(fonts.len() > 2, "{fonts:?}");
+        for font in fonts {
+            let is_of_scale = scale.iter().any(|size| font.contains(&format!("{size}/")));
+            assert!(is_of_scale || font == "inherit", "{font}");
+        }
+        let rest = STYLE.matches("font-size").count() + STYLE.matches("font:").count();
+        assert_eq!(rest, values("font-size").len() + values("font").len());
+    }
+}

@@ -175,7 +175,7 @@ impl Question<'_> {
         Ok(Section {
             id: "surplus",
             title: "Second payments for one link",
-            advice: "Somebody paid a second payment before it could be canceled. Refund it in Dojo’s portal: it belongs to no \
+            advice: "Somebody paid a second payment before it could be cancelled. Refund it in Dojo’s portal: it belongs to no \
                      link, so it can’t be refunded here. It is shown for 90 days.",
             runbook: &[Entry::SurplusPaid],
             items: found

@@ -18,7 +18,7 @@ use super::{
     person::Person,
     session::Submission,
     state::Console,
-    words::{self, Tone, operation_name},
+    words::{self, Tone, in_british, operation_name},
 };
 use crate::{
     api_key::Scope,
@@ -195,12 +195,16 @@ struct Way {
 #[derive(Template)]
 #[template(path = "console/link_state.html")]
 struct StatePart {
+    id: String,
     sentence: String,
     word: &'static str,
     tone: &'static str,
     /// What Dojo reports, if it isn't what was requested.
     mismatch: Option<String>,
+    replaced_by: Option<String>,
     ways: Vec<Way>,
+    /// Where the customer pays, while that is possible.
+    address: Option<String>,
     facts: Vec<Fact>,
     operations: Vec<OperationRow>,
     approvals: Vec<ApprovalRow>,
@@ -218,9 +222,9 @@ struct LinkPage {
     reference: String,
     notices: Vec<Notice>,
     form_token: String,
-    /// Where the customer pays, while that is possible.
-    address: Option<String>,
     region: Region,
+    /// The position in the feed up to which the page is up to date.
+    seen: i64,
     /// What the link was requested with.
     requested: Vec<Fact>,
     metadata: Vec<Fact>,
@@ -228,7 +232,6 @@ struct LinkPage {
     /// `None`: the person may not see them.
     callbacks: Option<Callbacks>,
     replaces: Option<String>,
-    replaced_by: Option<String>,
     /// All terms, as JSON.
     terms: String,
 }
@@ -417,7 +420,7 @@ fn message_row(message: Message) -> MessageRow {
         "Unknown" => "it is not known whether it was sent".to_owned(),
         _ => format!(
             "not sent: {}",
-            message.failure.as_deref().unwrap_or("canceled")
+            in_british(message.failure.as_deref().unwrap_or("canceled"))
         ),
     };
     MessageRow {
@@ -536,16 +539,22 @@ async fn state_part(
         .into_iter()
         .filter(|deed| person.may(deed.scope()));
     Ok(Region::of(&StatePart {
+        id: link.id.to_string(),
         sentence: words::state(link, now),
         word,
         tone: tone.class(),
         mismatch: words::mismatch(link),
+        replaced_by: link.replaced_by.map(|id| id.to_string()),
         ways: ways
             .map(|deed| Way {
                 path: format!("/links/{}/{}", link.id, deed.slug()),
                 name: deed.name(),
             })
             .collect(),
+        address: link
+            .customer_url()
+            .filter(|_| link.unpayable(now).is_none())
+            .map(str::to_owned),
         facts: facts(link),
         operations: operations.iter().map(operation_row).collect(),
         approvals: approvals.iter().map(approval_row).collect(),
@@ -610,11 +619,11 @@ pub(super) async fn show_link(
     Query(happened): Query<Happened>,
     headers: HeaderMap,
 ) -> Result<Response, Stop> {
-    let now = OffsetDateTime::now_utc();
+    let (now, seen) = (OffsetDateTime::now_utc(), console.state.feed_position());
     let link = find(&console, &person, &id).await?;
     let region = state_part(&console, &person, &link, now).await?;
     if headers.contains_key(LIVE) {
-        return Ok(region.response(headers.get(header::IF_NONE_MATCH)));
+        return Ok(region.response(headers.get(header::IF_NONE_MATCH), seen));
     }
     let notices = notices(&console, &person, &link, &happened).await;
     let callbacks = callbacks(&console, &person, link.id).await;
@@ -625,19 +634,15 @@ pub(super) async fn show_link(
         id: link.id.to_string(),
         notices,
         form_token: person.token.form_token(),
-        address: link
-            .customer_url()
-            .filter(|_| link.unpayable(now).is_none())
-            .map(str::to_owned),
         requested: requested(&link),
         metadata: entries(&terms["metadata"]),
         item_lines: item_lines(&link),
         callbacks,
         replaces: link.replaces.map(|id| id.to_string()),
-        replaced_by: link.replaced_by.map(|id| id.to_string()),
         terms: serde_json::to_string_pretty(&terms).unwrap_or_default(),
         reference,
         region,
+        seen,
     };
     Ok(page(StatusCode::OK, &page_of))
 }

@@ -19,7 +19,7 @@ use super::{
     person::Person,
     search::{By, amount_of, essence, ways},
     state::Console,
-    words::{card, state_word},
+    words::{card, in_british, state_word},
 };
 use crate::{
     payment_link::{PaymentLink, ShortCode, Status},
@@ -87,6 +87,12 @@ struct Rows {
     rows: Vec<Row>,
     /// Whether there is more than one account.
     has_accounts: bool,
+    /// What to say if there are no rows.
+    nothing: Option<&'static str>,
+    /// The query of the next page.
+    next: Option<String>,
+    /// Whether this isn't the first page.
+    is_later: bool,
 }
 
 #[derive(Template)]
@@ -103,14 +109,11 @@ struct LinksPage {
     others: Vec<(&'static str, String)>,
     /// What is wrong with the filters.
     faults: Vec<String>,
-    is_empty: bool,
     region: Region,
     /// Where the page brings itself up to date.
     here: String,
-    /// The query of the next page.
-    next: Option<String>,
-    /// Whether this isn't the first page.
-    is_later: bool,
+    /// The position in the feed up to which it is.
+    seen: i64,
 }
 
 /// The list's own path with this query.
@@ -245,7 +248,7 @@ pub(super) async fn list(
     Query(asked): Query<Asked>,
     headers: HeaderMap,
 ) -> Result<Response, Stop> {
-    let now = OffsetDateTime::now_utc();
+    let (now, seen) = (OffsetDateTime::now_utc(), console.state.feed_position());
     let text = essence(&asked.q).to_owned();
     let possible = ways(&text);
     let chosen: Vec<_> = By::named(&asked.by)
@@ -273,14 +276,25 @@ pub(super) async fn list(
     }
 
     let accounts = open_accounts(&console, &person);
+    let is_search = !text.is_empty();
     let region = Region::of(&Rows {
         rows: found.data.iter().map(|link| Row::new(link, now)).collect(),
         has_accounts: accounts.len() > 1,
+        nothing: faults
+            .is_empty()
+            .then_some(if is_search || !filters.is_empty() {
+                "Nothing was found."
+            } else {
+                "There are no links here yet."
+            }),
+        next: found
+            .has_more
+            .then(|| query(&asked, is_search.then_some(by), Some(&found.after))),
+        is_later: !asked.after.is_empty(),
     });
     if headers.contains_key(LIVE) {
-        return Ok(region.response(headers.get(header::IF_NONE_MATCH)));
+        return Ok(region.response(headers.get(header::IF_NONE_MATCH), seen));
     }
-    let is_search = !text.is_empty();
     let others = possible.iter().filter(|other| is_search && **other != by);
     let page_of = LinksPage {
         layout: Layout::new(&console, &person, Part::Links, "Links"),
@@ -291,12 +305,15 @@ pub(super) async fn list(
         statuses: Status::ALL
             .iter()
             .map(|status| Choice::new(status.as_str().to_owned(), &asked.status))
+            .map(|choice| Choice {
+                text: in_british(&choice.text),
+                ..choice
+            })
             .collect(),
         meaning: is_search.then(|| by.meaning()),
         others: others
             .map(|other| (other.meaning(), query(&asked, Some(*other), None)))
             .collect(),
-        is_empty: found.data.is_empty(),
         here: query(
             &asked,
             is_search.then_some(by),
@@ -304,14 +321,11 @@ pub(super) async fn list(
                 .filter(|after| !after.is_empty())
                 .map(String::as_str),
         ),
-        next: found
-            .has_more
-            .then(|| query(&asked, is_search.then_some(by), Some(&found.after))),
-        is_later: !asked.after.is_empty(),
         term: text,
         asked,
         faults,
         region,
+        seen,
     };
     Ok(page(StatusCode::OK, &page_of))
 }

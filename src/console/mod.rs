@@ -3,10 +3,11 @@
 //! It is a client of this service's own API, within the process, as the person who is signed in. So whatever the API checks,
 //! limits and records, it does for the console as well, and the console can do nothing that the API can't, except for settling
 //! operations, which the command line can as well. Only searching for short addresses, sessions, approvals, the audit list, the
-//! current business day, what one person has moved, whether a key was used, and what needs attention or says how the service is
-//! doing have queries of their own. Only the health page calls Dojo, to find out what the command `check` does.
+//! current business day, what one person has moved, whether a key was used, whether something has happened to what a page shows,
+//! and what needs attention or says how the service is doing have queries of their own. Only the health page calls Dojo, to find
+//! out what the command `check` does.
 //!
-//! Every page works without scripts. With them, pages bring themselves up to date.
+//! Every page works without scripts. With them, pages bring themselves up to date, as the feed has events about what they show.
 
 mod actions;
 mod amount;
@@ -27,8 +28,10 @@ mod form;
 mod health;
 mod link;
 mod links;
+mod live;
 mod page;
 mod person;
+mod preferences;
 mod readings;
 mod replica;
 mod runbook;
@@ -37,6 +40,7 @@ mod session;
 mod settle;
 mod sign_in;
 mod state;
+mod waiting;
 mod words;
 mod work;
 
@@ -93,6 +97,8 @@ pub fn router(
 ) -> Router {
     let api = api::internal_router(state.clone());
     let console = Console::new(state, api, settings, proxy, outside, tasks);
+    // For the routes of pages that bring themselves up to date.
+    let live = from_fn_with_state(console.clone(), live::wait);
     let routes = Router::new()
         .route("/", get(async || Redirect::to("/links")))
         .route("/healthz", get(async || "ok"))
@@ -103,12 +109,12 @@ pub fn router(
             get(sign_in::show_sign_in).post(sign_in::submit_sign_in),
         )
         .route("/sign-out", post(sign_in::sign_out))
-        .route("/links", get(links::list))
+        .route("/links", get(links::list).layer(live.clone()))
         .route(
             "/links/new",
             get(create::show_create).post(create::submit_create),
         )
-        .route("/links/{id}", get(link::show_link))
+        .route("/links/{id}", get(link::show_link).layer(live))
         .route("/links/{id}/qr.svg", get(link::qr_code))
         .route("/links/{id}/refresh", post(link::refresh))
         .route(
@@ -133,6 +139,10 @@ pub fn router(
             get(health::show_health).post(health::check_again),
         )
         .route("/runbook", get(runbook::show_runbook))
+        .route(
+            "/preferences",
+            get(preferences::show_preferences).post(preferences::submit_preferences),
+        )
         .with_state(console.clone());
     api::guard_console(routes, &console.state).layer(from_fn_with_state(console, finish))
 }

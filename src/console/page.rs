@@ -14,7 +14,10 @@ use time::{
     macros::format_description,
 };
 
-use super::{person::Person, state::Console};
+use super::{
+    person::{Person, Preferences},
+    state::Console,
+};
 use crate::{
     api::{FailureCause, ForPeople, Problem},
     api_key::Scope,
@@ -23,7 +26,8 @@ use crate::{
     telemetry::causes,
 };
 
-/// The header of a request that a page sends by itself, to bring itself up to date. It doesn't count as use of the session.
+/// The header of a request that a page sends by itself, to bring itself up to date: the position in the feed up to which it is.
+/// Also that of the response. Such a request doesn't count as use of the session.
 pub(super) const LIVE: HeaderName = HeaderName::from_static("x-live");
 
 /// The parts of the console that the navigation leads to.
@@ -64,6 +68,7 @@ pub(super) struct Layout {
     pub(super) person: Option<SignedIn>,
     /// Whether no real money moves.
     pub(super) is_sandbox: bool,
+    pub(super) preferences: Preferences,
 }
 
 /// What the frame shows about the person.
@@ -87,6 +92,7 @@ impl Layout {
                 may_create: person.may(Scope::LinksWrite),
             }),
             part,
+            preferences: person.preferences,
             ..Self::for_anybody(console, title)
         }
     }
@@ -97,6 +103,7 @@ impl Layout {
             part: Part::Other,
             person: None,
             is_sandbox: console.state.accounts.environment() == Environment::Sandbox,
+            preferences: Preferences::ALL_ON,
         }
     }
 
@@ -154,8 +161,9 @@ impl Region {
         format!("\"{}\"", hex::encode(&hash[..16]))
     }
 
-    /// The response to a page that brings itself up to date, and has the content with the tag `known`.
-    pub(super) fn response(self, known: Option<&HeaderValue>) -> Response {
+    /// The response to a page that brings itself up to date, and has the content with the tag `known`. `seen` is the position in
+    /// the feed before the content was read.
+    pub(super) fn response(self, known: Option<&HeaderValue>, seen: i64) -> Response {
         let tag = self.tag();
         let status = if known.is_some_and(|known| known == tag.as_str()) {
             StatusCode::NOT_MODIFIED
@@ -167,7 +175,8 @@ impl Region {
         } else {
             String::new()
         };
-        (status, [(header::ETAG, tag)], Html(body)).into_response()
+        let described = [(header::ETAG, tag), (LIVE, seen.to_string())];
+        (status, described, Html(body)).into_response()
     }
 }
 
@@ -290,11 +299,15 @@ fn capitalized(text: &str) -> String {
 struct TroublePage {
     layout: Layout,
     trouble: Trouble,
+    /// Whether the console's other pages can be opened from here.
+    has_pages: bool,
 }
 
 /// A value of a filter.
 pub(super) struct Choice {
     pub(super) name: String,
+    /// The name in words.
+    pub(super) text: String,
     pub(super) is_chosen: bool,
 }
 
@@ -302,6 +315,7 @@ impl Choice {
     pub(super) fn new(name: String, chosen: &str) -> Self {
         Self {
             is_chosen: name == chosen,
+            text: name.clone(),
             name,
         }
     }
@@ -324,7 +338,12 @@ pub(super) fn trouble(
         Some(person) => Layout::new(console, person, Part::Other, &*trouble.title),
         None => Layout::for_anybody(console, &*trouble.title),
     };
-    page(status, &TroublePage { layout, trouble })
+    let page_of = TroublePage {
+        layout,
+        trouble,
+        has_pages: status != StatusCode::MISDIRECTED_REQUEST,
+    };
+    page(status, &page_of)
 }
 
 /// Ends the handling of a request because of a problem that the API found.

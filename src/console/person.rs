@@ -20,6 +20,7 @@ pub(super) struct Person {
     /// The id of the request that the person sent. The requests to the API that it leads to have the same.
     pub(super) request_id: String,
     pub(super) token: Token,
+    pub(super) preferences: Preferences,
 }
 
 impl Person {
@@ -39,6 +40,47 @@ impl Person {
     }
 }
 
+/// What somebody prefers in this browser, which keeps it in a cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Preferences {
+    /// Whether pages bring themselves up to date.
+    pub(super) has_updates: bool,
+    /// Whether keys on their own do something.
+    pub(super) has_shortcuts: bool,
+}
+
+impl Preferences {
+    pub(super) const ALL_ON: Self = Self {
+        has_updates: true,
+        has_shortcuts: true,
+    };
+
+    const COOKIE: &str = "console-preferences";
+    const NO_UPDATES: &str = "no-updates";
+    const NO_SHORTCUTS: &str = "no-shortcuts";
+
+    /// What the browser sent. Any other site of the same domain may have set it, but it only says what is turned off.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let value = cookie(headers, Self::COOKIE).unwrap_or_default();
+        let is_off = |name| value.split('.').any(|word| word == name);
+        Self {
+            has_updates: !is_off(Self::NO_UPDATES),
+            has_shortcuts: !is_off(Self::NO_SHORTCUTS),
+        }
+    }
+
+    /// A `Set-Cookie` that has the browser keep them for as long as browsers keep anything.
+    pub(super) fn cookie(self) -> HeaderValue {
+        let off = [
+            (self.has_updates, Self::NO_UPDATES),
+            (self.has_shortcuts, Self::NO_SHORTCUTS),
+        ];
+        let off = off.iter().filter(|(is_on, _)| !is_on);
+        let off: Vec<_> = off.map(|(_, word)| *word).collect();
+        set_cookie(Self::COOKIE, &off.join("."), "; Max-Age=34560000")
+    }
+}
+
 /// The token of a session: 256 random bits, in a cookie.
 #[derive(Clone)]
 pub(super) struct Token([u8; 32]);
@@ -50,17 +92,8 @@ impl Token {
 
     /// The token that the browser sent in the cookie with this name.
     pub(super) fn of(headers: &HeaderMap, name: &str) -> Option<Self> {
-        let cookies = headers
-            .get_all(header::COOKIE)
-            .iter()
-            .filter_map(|value| value.to_str().ok());
-        let mut pairs = cookies.flat_map(|value| value.split(';'));
-        let value = pairs.find_map(|pair| {
-            let (given, value) = pair.trim().split_once('=')?;
-            (given == name).then_some(value)
-        })?;
         let mut token = [0; 32];
-        hex::decode_to_slice(value, &mut token).ok()?;
+        hex::decode_to_slice(cookie(headers, name)?, &mut token).ok()?;
         Some(Self(token))
     }
 
@@ -91,6 +124,19 @@ impl Token {
     }
 }
 
+/// The value of the cookie with this name.
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let cookies = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut pairs = cookies.flat_map(|value| value.split(';'));
+    pairs.find_map(|pair| {
+        let (given, value) = pair.trim().split_once('=')?;
+        (given == name).then_some(value)
+    })
+}
+
 /// A `Set-Cookie` that removes the token in the cookie with this name.
 pub(super) fn no_cookie(name: &str) -> HeaderValue {
     set_cookie(name, "", "; Max-Age=0")
@@ -98,7 +144,7 @@ pub(super) fn no_cookie(name: &str) -> HeaderValue {
 
 fn set_cookie(name: &str, value: &str, more: &str) -> HeaderValue {
     let cookie = format!("{name}={value}; Path=/; Secure; HttpOnly; SameSite=Strict{more}");
-    HeaderValue::try_from(cookie).expect("names and hex digits are allowed in a header")
+    HeaderValue::try_from(cookie).expect("names, hex digits and words are allowed in a header")
 }
 
 /// The cookie's name. Browsers accept one with the prefix only from exactly this host and over TLS, so that no other host of the
@@ -217,6 +263,33 @@ mod tests {
         assert_eq!(given.hash(), token.hash());
         for wrong in ["", "a-name=", "a-name=00", &pair.replace("a-", "")] {
             assert!(read(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn preferences_are_read_back_from_their_cookie_and_everything_else_is_on() {
+        let read = |cookie: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::COOKIE, cookie.parse().unwrap());
+            Preferences::of(&headers)
+        };
+        for has_updates in [true, false] {
+            for has_shortcuts in [true, false] {
+                let preferences = Preferences {
+                    has_updates,
+                    has_shortcuts,
+                };
+                let cookie = preferences.cookie();
+                let pair = cookie.to_str().unwrap().split(';').next().unwrap();
+                assert_eq!(read(&format!("a=b; {pair}")), preferences);
+            }
+        }
+        for other in [
+            "a=b",
+            "console-preferences=<script>",
+            "preferences=no-updates",
+        ] {
+            assert_eq!(read(other), Preferences::ALL_ON, "{other}");
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     attempts::Outcome,
     form::Form,
     page::{LIVE, Layout, Stop, Trouble, broken, forbidden, page, redirect, trouble},
-    person::{Person, Token, is_for_console},
+    person::{Person, Preferences, Token, is_for_console},
     state::Console,
 };
 use crate::{
@@ -185,6 +185,7 @@ impl FromRequestParts<Console> for Person {
             who: Arc::new(who),
             request_id,
             token,
+            preferences: Preferences::of(&parts.headers),
         };
         // Some pages ask the database for more than any request to the API does.
         if console.state.rates.check(person.who.client_id).is_err() {
@@ -334,12 +335,14 @@ pub(super) fn check_host(
         return Ok(());
     }
     let detail = match url {
-        Some(_) => {
-            "The console has another address. A proxy in front of it must pass on the header Host."
-        }
-        None => {
-            "Whoever runs the console must name this address in CONSOLE_URL before it can be used."
-        }
+        Some(url) => format!(
+            "The console is at {}. If that is where you are, tell whoever runs the console: the proxy in front of it must pass on \
+             the header Host.",
+            url.origin()
+        ),
+        None => "Open the console by its IP address instead, or on the machine where it runs at localhost. To open it by the \
+                 name that you have used, whoever runs the console must set CONSOLE_URL to that address."
+            .to_owned(),
     };
     let what = Trouble {
         more: url.map(|url| (url.origin(), "Open the console".to_owned())),

@@ -10,6 +10,7 @@ use super::{
     dojo_checks::{DojoChecks, Outside},
     person::cookie_name,
     readings::Readings,
+    waiting::Waiting,
 };
 use crate::{
     api::AppState,
@@ -39,6 +40,8 @@ pub(super) struct Shared {
     /// What the health page has found out lately.
     pub(super) readings: Readings,
     pub(super) dojo_checks: DojoChecks,
+    /// The pages that wait for something to happen.
+    pub(super) waiting: Waiting,
     /// Work that goes on when its person has disconnected, and that a shutdown waits for.
     pub(super) tasks: TaskTracker,
 }
@@ -66,6 +69,7 @@ impl Console {
             approval_expiry: settings.approval_expiry,
             proxy,
             attempts: Attempts::default(),
+            waiting: Waiting::default(),
             tasks,
         }))
     }

@@ -12,6 +12,12 @@ use crate::payment_link::{
     timeline::{Cause, Entry, Kind},
 };
 
+/// A text of the API, or a status at Dojo, in the spelling of the console. In the API, Dojo's spelling is used throughout.
+pub(super) fn in_british(text: &str) -> String {
+    let text = text.replace("anceled", "ancelled");
+    text.replace("anceling", "ancelling")
+}
+
 /// How much attention something needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -52,7 +58,7 @@ pub(super) fn state_word(link: &PaymentLink, now: OffsetDateTime) -> (&'static s
         (Status::Canceled, true) if link.unpayable(now) == Some(Unpayable::Expired) => {
             ("Expired", Tone::Neutral)
         }
-        (Status::Canceled, true) => ("Canceled", Tone::Neutral),
+        (Status::Canceled, true) => ("Cancelled", Tone::Neutral),
     }
 }
 
@@ -80,7 +86,7 @@ pub(super) fn state(link: &PaymentLink, now: OffsetDateTime) -> String {
             }
             status => format!(
                 "Reported as {}, but Dojo hasn’t confirmed this yet.",
-                status.as_str()
+                in_british(status.as_str())
             ),
         };
     }
@@ -91,7 +97,7 @@ pub(super) fn state(link: &PaymentLink, now: OffsetDateTime) -> String {
         Status::Failed => {
             let why = link.failure.as_ref().map(|failure| failure.detail.as_str());
             match why {
-                Some(why) => format!("Not created: {why}"),
+                Some(why) => format!("Not created: {}", in_british(why)),
                 None => "Not created.".to_owned(),
             }
         }
@@ -106,7 +112,7 @@ pub(super) fn state(link: &PaymentLink, now: OffsetDateTime) -> String {
         Status::Canceled if link.unpayable(now) == Some(Unpayable::Expired) => {
             "Expired: nobody paid it in time.".to_owned()
         }
-        Status::Canceled => "Canceled before it was paid.".to_owned(),
+        Status::Canceled => "Cancelled before it was paid.".to_owned(),
     }
 }
 
@@ -276,7 +282,7 @@ pub(super) fn operation(operation: &Operation) -> (String, Tone) {
         ),
         OperationStatus::Failed => {
             let why = failure.map_or("", |failure| failure.detail.as_str());
-            (format!("{name}: not done. {why}"), Tone::Bad)
+            (format!("{name}: not done. {}", in_british(why)), Tone::Bad)
         }
     }
 }
@@ -291,6 +297,11 @@ pub(super) fn reason(action: &Action) -> Option<&str> {
 
 /// A timeline entry as a sentence.
 pub(super) fn event(entry: &Entry) -> (String, Tone) {
+    let (text, tone) = event_in_words(entry);
+    (in_british(&text), tone)
+}
+
+fn event_in_words(entry: &Entry) -> (String, Tone) {
     let detail = entry.detail.as_ref().unwrap_or(&Value::Null);
     let text = |name: &str| detail[name].as_str().unwrap_or_default();
     let operation = || {
@@ -332,10 +343,10 @@ pub(super) fn event(entry: &Entry) -> (String, Tone) {
             Tone::Bad,
         ),
         Kind::SurplusFound => (
-            "A second payment for the same link was found; it will be canceled".to_owned(),
+            "A second payment for the same link was found; it will be cancelled".to_owned(),
             Tone::Waiting,
         ),
-        Kind::SurplusCanceled => ("The second payment is canceled".to_owned(), Tone::Neutral),
+        Kind::SurplusCanceled => ("The second payment is cancelled".to_owned(), Tone::Neutral),
         Kind::SurplusPaid => (
             "Somebody paid the second payment: refund it in Dojo’s portal".to_owned(),
             Tone::Bad,
@@ -551,6 +562,18 @@ mod tests {
         assert!(state(&late, NOW).starts_with("Not paid. It expired on"));
         let canceled = link(&json!({"status": "Canceled", "expireAt": "2026-11-20T00:00:00Z"}));
         assert_eq!(state(&canceled, NOW), "Expired: nobody paid it in time.");
+    }
+
+    #[test]
+    fn every_word_has_one_spelling() {
+        let cancelled = link(&json!({"status": "Canceled"}));
+        assert_eq!(state(&cancelled, NOW), "Cancelled before it was paid.");
+        assert_eq!(state_word(&cancelled, NOW).0, "Cancelled");
+        assert_eq!(
+            in_british("already canceled; canceling a Canceled one"),
+            "already cancelled; cancelling a Cancelled one"
+        );
+        assert_eq!(in_british("cancelled"), "cancelled");
     }
 
     #[test]

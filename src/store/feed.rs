@@ -351,6 +351,29 @@ pub async fn read(
     }))
 }
 
+/// Whether there are events behind this position: about the link, or without one, about any link of these accounts. `None`: of
+/// all accounts. If there are very many others, it says yes without having looked at each.
+pub async fn has_events(
+    pool: &PgPool,
+    after: i64,
+    open: Option<&[String]>,
+    link: Option<PaymentLinkId>,
+) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"SELECT CASE WHEN head - $1 > $2 THEN true ELSE EXISTS (
+               SELECT FROM feed_events
+               WHERE position > $1 AND ($3::text[] IS NULL OR account = ANY($3)) AND ($4::uuid IS NULL OR payment_link_id = $4)
+           ) END AS "has_events!"
+           FROM feed"#,
+        after,
+        SCAN,
+        open,
+        link.map(|link| link.uuid())
+    )
+    .fetch_one(pool)
+    .await?)
+}
+
 /// The place behind the newest event.
 pub async fn end(pool: &PgPool) -> Result<Cursor, Error> {
     let row = sqlx::query!(

@@ -14,67 +14,97 @@ function localize(root) {
     }
   }
 }
-localize(document);
 
 // Copying.
-for (const button of document.querySelectorAll("button[data-copy]")) {
-  if (!navigator.clipboard) continue;
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-copy]");
+  if (!button) return;
   const name = button.textContent;
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(button.dataset.copy);
-      button.textContent = "Copied";
-    } catch {
-      button.textContent = "Select it and copy it";
-    }
-    setTimeout(() => { button.textContent = name; }, 2000);
+  try {
+    await navigator.clipboard.writeText(button.dataset.copy);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Select it and copy it";
+  }
+  setTimeout(() => { button.textContent = name; }, 2000);
+});
+
+function prepare(root) {
+  localize(root);
+  if (!navigator.clipboard) return;
+  for (const button of root.querySelectorAll("button[data-copy]")) button.hidden = false;
+}
+prepare(document);
+
+// What changes is brought up to date while somebody can see it. The console responds once something has happened, or after a
+// while. If nothing responds, the pauses grow.
+const SHORTEST = 2000, LONGEST = 60000, LIMIT = 45000;
+const sleep = (time) => new Promise((done) => { setTimeout(done, time); });
+function visible() {
+  return new Promise((done) => {
+    if (!document.hidden) done();
+    else document.addEventListener("visibilitychange", () => done(visible()), { once: true });
   });
 }
-
-// What changes is brought up to date while the page is visible. If nothing answers, the pauses grow.
-const SHORTEST = 5000, LONGEST = 60000, LIMIT = 10000;
+// A window that nobody sees keeps no connection. Browsers have few.
+function ask(region) {
+  const hidden = new AbortController();
+  document.addEventListener("visibilitychange", () => hidden.abort(), { once: true });
+  return fetch(region.dataset.live, {
+    headers: { "x-live": region.dataset.seen, "if-none-match": region.dataset.tag },
+    redirect: "manual", cache: "no-store", signal: AbortSignal.any([hidden.signal, AbortSignal.timeout(LIMIT)]),
+  });
+}
+// What somebody is at, in the fresh content.
+function counterpart(fresh, at) {
+  const same = (name, other) => other.getAttribute(name) === at.getAttribute(name);
+  return [...fresh.querySelectorAll(at.localName)].find((other) => same("href", other) && same("data-copy", other));
+}
 // What a screen reader says when it changes.
 const said = (region) => region.querySelector("[data-announce]")?.textContent ?? "";
-function follow(region) {
+// Shows the fresh content, unless that would take away what somebody is at or has selected. Returns whether it did.
+function show(region, text) {
+  const selected = getSelection();
+  if (!selected.isCollapsed && selected.containsNode(region, true)) return false;
+  const fresh = new DOMParser().parseFromString(text, "text/html").body;
+  prepare(fresh);
+  const at = region.contains(document.activeElement) ? document.activeElement : null;
+  const next = at && counterpart(fresh, at);
+  if (at && !next) return false;
+  const before = said(region);
+  region.replaceChildren(...fresh.childNodes);
+  next?.focus({ preventScroll: true });
+  if (said(region) !== before) document.getElementById("announcement").textContent = said(region);
+  return true;
+}
+async function follow(region) {
   let pause = SHORTEST;
-  async function update() {
-    if (document.hidden || region.contains(document.activeElement)) return true;
-    const response = await fetch(region.dataset.live, {
-      headers: { "x-live": "1", "if-none-match": region.dataset.tag },
-      redirect: "manual", cache: "no-store", signal: AbortSignal.timeout(LIMIT),
-    });
-    if (response.status === 401 || response.type === "opaqueredirect") {
-      location.reload(); // to the form for signing in
-      return false;
-    }
-    if (response.status === 200) {
-      const before = said(region);
-      const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-      region.replaceChildren(...fresh.body.childNodes);
-      region.dataset.tag = response.headers.get("etag");
-      localize(region);
-      if (said(region) !== before) document.getElementById("announcement").textContent = said(region);
-    }
-    return response.ok || response.status === 304;
-  }
-  async function next() {
-    let fine = false;
+  for (;;) {
+    await sleep(pause);
+    await visible();
     try {
-      fine = await update();
+      const response = await ask(region);
+      if (response.status === 401 || response.type === "opaqueredirect") {
+        location.reload(); // to the form for signing in
+        return;
+      }
+      if (!response.ok && response.status !== 304) throw new Error(response.statusText);
+      pause = Math.max(SHORTEST, 1000 * response.headers.get("retry-after"));
+      if (response.status === 304 || show(region, await response.text())) {
+        region.dataset.seen = response.headers.get("x-live");
+        region.dataset.tag = response.headers.get("etag");
+      }
     } catch {
-      // The network or the service is away for a while.
+      // Nobody has been looking, or the network or the service is away for a while.
+      pause = document.hidden ? 0 : Math.min(Math.max(2 * pause, SHORTEST), LONGEST);
     }
-    pause = fine ? SHORTEST : Math.min(pause * 2, LONGEST);
-    setTimeout(next, pause);
   }
-  setTimeout(next, pause);
 }
 for (const region of document.querySelectorAll("[data-live]")) follow(region);
 
 // Shortcuts. They never get in the way of typing.
 const PLACES = new Map([["l", "/links"], ["a", "/attention"], ["b", "/books"]]);
-const keys = document.querySelector(".keys");
+const keys = document.querySelector(".keys"); // not there if they are turned off
 if (keys) {
   keys.hidden = false;
   let wentBefore = false;

@@ -353,26 +353,120 @@ async fn everything_can_be_done_by_keyboard() {
     browser.close().await;
 }
 
+/// What no page that was loaded again has.
+const MARK: &str = "window.isTheSamePage = true";
+const MARKED: &str = "return window.isTheSamePage";
+
 #[tokio::test]
 async fn a_page_shows_a_payment_without_being_loaded_again() {
-    let app = console::start(&[]).await;
+    let app = console::start(&[("RUN_JOBS", "true")]).await;
     let link = app.created().await;
     let url = url_of(&app).await;
     let browser = WIDE.open().await;
     browser.sign_in(&url, API_KEY).await;
     browser.visit(&format!("{url}{}", page_of(&link))).await;
     browser.says("Waiting for £10.00").await;
-    browser.run("window.isTheSamePage = true").await;
+    browser.find_one("img.code").await;
+    browser.run(MARK).await;
+    browser.tab_to("a[href$='/cancel']").await;
     app.sandbox.pay(&link["paymentIntentId"]).await;
     app.read_until_confirmed(&link["id"]).await;
+    // It is gone from a link that is paid, so the page waits until the person is elsewhere.
+    browser.run("document.activeElement.blur()").await;
     browser.says("Paid £10.00").await;
-    assert_eq!(
-        browser.run("return window.isTheSamePage").await,
-        json!(true)
-    );
+    let codes = "return document.querySelectorAll('img.code, [data-copy-source]').length";
+    assert_eq!(browser.run(codes).await, json!(0));
+    assert_eq!(browser.run(MARKED).await, json!(true));
     // Nothing was refused by the content security policy.
     let style = "return getComputedStyle(document.querySelector('.state')).borderRadius";
     assert_eq!(browser.run(style).await, json!("12px"));
+
+    // What somebody is at stays.
+    browser.tab_to("a[href$='/refund']").await;
+    let refund = json!({"amount": pounds(350), "refundReason": "Returned goods"});
+    app.operate_with_key("a", &link, "refunds", &refund)
+        .await
+        .expect(200);
+    browser.says("£3.50 refunded").await;
+    let at = "return document.activeElement.getAttribute('href').endsWith('/refund')";
+    assert_eq!(browser.run(at).await, json!(true));
+    assert_eq!(browser.run(MARKED).await, json!(true));
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_list_shows_new_links_and_payments_without_being_loaded_again() {
+    let app = console::start(&[("RUN_JOBS", "true")]).await;
+    let browser = WIDE.open().await;
+    browser.sign_in(&url_of(&app).await, API_KEY).await;
+    browser.says("There are no links here yet.").await;
+    browser.run(MARK).await;
+
+    let link = app.created().await;
+    browser.says("Waiting for payment").await;
+    let cells = "return [...document.querySelectorAll('main tbody tr')].map(
+        row => [row.querySelector('a').pathname, row.querySelector('.state').textContent])";
+    let row = |state: &str| json!([[page_of(&link), state]]);
+    assert_eq!(browser.run(cells).await, row("Waiting for payment"));
+    let empty = "return document.querySelector('main').textContent.includes('no links here')";
+    assert_eq!(browser.run(empty).await, json!(false));
+
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.read_until_confirmed(&link["id"]).await;
+    eventually("the row says that the link is paid", async || {
+        (browser.run(cells).await == row("Paid")).then_some(())
+    })
+    .await;
+    assert_eq!(browser.run(MARKED).await, json!(true));
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn whoever_turns_updates_and_shortcuts_off_has_none() {
+    let app = console::start(&[("RUN_JOBS", "true")]).await;
+    let link = app.created().await;
+    let url = url_of(&app).await;
+    let browser = WIDE.open().await;
+    let focused = "return document.activeElement.id";
+    let sent = "return performance.getEntriesByType('resource').filter(
+        entry => entry.initiatorType === 'fetch').length";
+    browser.sign_in(&url, API_KEY).await;
+    browser.key("/").await;
+    assert_eq!(browser.run(focused).await, json!("q"));
+    browser.find_one("footer a").await.click().await.unwrap();
+    browser.is_at("/preferences").await;
+    for name in ["updates", "shortcuts"] {
+        let field = browser.find_one(&format!("input[name={name}]")).await;
+        field.click().await.unwrap();
+    }
+    browser.press("Save").await;
+    browser.says("Saved.").await;
+
+    browser.visit(&format!("{url}{}", page_of(&link))).await;
+    browser.says("Waiting for £10.00").await;
+    for key in ["g", "b", "/"] {
+        browser.key(key).await;
+    }
+    app.sandbox.pay(&link["paymentIntentId"]).await;
+    app.read_until_confirmed(&link["id"]).await;
+    // Neither did a key lead elsewhere, nor has the page asked for anything.
+    assert_eq!(browser.path().await, page_of(&link));
+    assert_eq!(browser.run(sent).await, json!(0));
+    browser.says("Waiting for £10.00").await;
+    browser.visit(&format!("{url}/links")).await;
+    browser.key("/").await;
+    assert_ne!(browser.run(focused).await, json!("q"));
+
+    // The page does ask once updates are on again.
+    browser.visit(&format!("{url}/preferences")).await;
+    let field = browser.find_one("input[name=updates]").await;
+    field.click().await.unwrap();
+    browser.press("Save").await;
+    browser.says("Saved.").await;
+    browser.visit(&format!("{url}/links")).await;
+    app.created().await;
+    browser.says("Waiting for payment").await;
+    assert_ne!(browser.run(sent).await, json!(0));
     browser.close().await;
 }
 
@@ -451,6 +545,7 @@ async fn every_page_fits_and_keeps_nobody_out() {
                 ("audit", "/audit".to_owned()),
                 ("health", "/health".to_owned()),
                 ("runbook", "/runbook".to_owned()),
+                ("preferences", "/preferences".to_owned()),
                 ("missing", "/links/nothing".to_owned()),
             ];
             for (name, path) in pages {

@@ -86,7 +86,8 @@ fn add(arguments: TokenStream, found: &mut BTreeSet<(String, String)>) {
         TokenTree::Ident(name) => Some(name.to_string()),
         _ => None,
     });
-    for name in names {
+    // A layer around a route is none of its methods.
+    for name in names.filter(|name| name != "layer") {
         let is_known = matches!(&*name, "get" | "post" | "put" | "patch" | "delete");
         assert!(is_known, "{path} is declared with {name}");
         found.insert((name.to_uppercase(), path.clone()));
@@ -263,8 +264,12 @@ fn expected(method: &str, route: &str, zebra: &Zebra) -> Expected {
         Expected::Own(paths.collect(), word.to_owned())
     };
     match (method, route) {
-        ("GET", "/" | "/healthz" | "/style.css" | "/console.js" | "/sign-in" | "/runbook")
-        | ("POST", "/sign-in" | "/sign-out" | "/health") => Expected::Open,
+        (
+            "GET",
+            "/" | "/healthz" | "/style.css" | "/console.js" | "/sign-in" | "/runbook"
+            | "/preferences",
+        )
+        | ("POST", "/sign-in" | "/sign-out" | "/health" | "/preferences") => Expected::Open,
         ("GET", "/links") => {
             let searches = zebra.marks().into_iter().chain([
                 "Zebra paid".to_owned(),
@@ -397,7 +402,7 @@ async fn somebody_with_another_account_reaches_nothing_on_any_route() {
                 assert!(whole.contains(&word), "{route} doesn't say {word}: {whole}");
                 for path in paths {
                     says_nothing(&page(&eve, &path).await, &path, &marks);
-                    let live = eve.request(Method::GET, &path).header("x-live", "1");
+                    let live = eve.request(Method::GET, &path).header("x-live", "now");
                     says_nothing(&send(live).await, &path, &marks);
                 }
             }
@@ -524,10 +529,10 @@ async fn somebody_who_may_only_read_changes_nothing_on_any_route() {
     let csrf = reader.csrf().await;
     let before = contents(&app).await;
     for (_, route) in routes().iter().filter(|(method, _)| method != "GET") {
-        // Anybody may sign in and out, and reading from Dojo is reading.
+        // Anybody may sign in and out and have preferences, and reading from Dojo is reading.
         if matches!(
             &**route,
-            "/sign-in" | "/sign-out" | "/links/{id}/refresh" | "/health"
+            "/sign-in" | "/sign-out" | "/preferences" | "/links/{id}/refresh" | "/health"
         ) {
             continue;
         }
@@ -599,7 +604,11 @@ async fn nobody_gets_in_without_a_session_or_at_another_name() {
         assert_eq!(live.expect(401).text, "");
         // A site of somebody else, whose name points to this machine.
         let answer = send(ask(&boss).header("host", "evil.example:8082")).await;
-        assert!(answer.expect(421).text.contains("CONSOLE_URL"), "{route}");
+        let page = answer.expect(421).text;
+        assert!(page.contains("CONSOLE_URL"), "{route}");
+        // It leads to no page that is at this address as well.
+        assert!(page.contains("by its IP address instead"), "{page}");
+        assert!(!page.contains("<a href=\"/links\""), "{page}");
     }
     assert_eq!(contents(&app).await, before);
 
@@ -1296,6 +1305,7 @@ async fn put_everywhere(app: &TestApp, mark: &str) -> (Vec<String>, String) {
         "/audit".to_owned(),
         "/health".to_owned(),
         "/runbook".to_owned(),
+        format!("/preferences?saved={}", encoded(mark)),
         format!("/books?{}", lately()),
         format!("/books/movements.csv?{}", lately()),
         format!("/books/reconciliations/{DAY}"),

@@ -20,6 +20,7 @@ mod console_books;
 mod console_browser;
 mod console_flows;
 mod console_health;
+mod console_live;
 mod console_operator;
 mod console_security;
 mod convergence;
