@@ -15,11 +15,12 @@ pub const BARE_TABLES: &str = include_str!("sql/bare_tables.sql");
 /// Reads a link's row.
 pub const READ: &str = include_str!("sql/read.sql");
 
-/// The row of the link with a customer's email address, an intent, a reference, a card's last four digits or an amount, as a
-/// search finds it.
+/// The rows of the links with a customer's email address, an intent, a reference, a card's last four digits or an amount, or whose
+/// reference starts with a text, as a search finds them.
 pub const SEARCH_EMAIL: &str = include_str!("sql/search_email.sql");
 pub const SEARCH_INTENT: &str = include_str!("sql/search_intent.sql");
 pub const SEARCH_REFERENCE: &str = include_str!("sql/search_reference.sql");
+pub const SEARCH_START: &str = include_str!("sql/search_start.sql");
 pub const SEARCH_CARD: &str = include_str!("sql/search_card.sql");
 pub const SEARCH_AMOUNT: &str = include_str!("sql/search_amount.sql");
 

@@ -35,9 +35,9 @@ impl Scale {
         events: 60_000,
         events_before_bloat: 3_000_000,
         rounds: 3,
-        round: Duration::from_secs(4),
+        round: Duration::from_secs(3),
         warm_up: Duration::from_secs(1),
-        watch: Duration::from_secs(20),
+        watch: Duration::from_secs(15),
         far_page: 1000,
     };
 

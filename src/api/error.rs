@@ -130,7 +130,7 @@ pub(crate) enum Error {
     #[error("too many requests are waiting for events")]
     TooManyReaders,
     #[error(
-        "events that followed this after have been removed: list the links that changed since you last read the feed, then read \
+        "events after this place in the feed have been removed: list the links that changed since you last read the feed, then read \
          the feed without after"
     )]
     EventsRemoved,

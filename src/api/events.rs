@@ -131,12 +131,11 @@ async fn list(
     }))
 }
 
-/// How long a page that waits for events about some links lets others pass before it looks again.
+/// How long a page that waits for events about some links pauses after events about others, before it looks again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Waits until something has happened behind the position `seen`: to the link, or without one, to any link of the accounts
-/// `open`. Returns at the deadline, when the service stops, and when the database fails as well. No database connection is held
-/// meanwhile.
+/// Waits for an event after the position `seen`: about the link or, without one, about any link of the accounts `open`. Also
+/// returns at the deadline, when the service stops, and when the database fails. No database connection is held meanwhile.
 pub(crate) async fn wait_for_events(
     state: &AppState,
     mut seen: i64,

@@ -62,10 +62,11 @@ problem_types! {
     Unauthenticated "unauthenticated" [401] "Not authenticated"
         "Send `Authorization: Bearer dpl_…` with an active API key.";
     BadSignature "bad-signature" [401] "Invalid signature"
-        "For Dojo's webhooks: none of the account's configured secrets made the signature in `dojo-signature` from this body. For the operator: \
-         run `dojo-payment-links check`, which compares the secret that Dojo signs with to the settings. The secret must be that of this account's \
-         subscription, and the subscription's URL must end with this account's path: `/webhooks/dojo`, or `/webhooks/dojo/{account}` for an account \
-         other than `default`. A proxy must pass on the header, and every byte of the body as it is. Clocks play no part.";
+        "For Dojo's webhooks: the signature in `dojo-signature` doesn't match this body with any of the account's configured secrets. For the \
+         operator: run `dojo-payment-links check`, which checks whether the settings contain the secret that Dojo signs with. The secret must be \
+         that of this account's subscription, and the subscription's URL must end with this account's path: `/webhooks/dojo`, or \
+         `/webhooks/dojo/{account}` for an account other than `default`. A proxy must pass on the header, and every byte of the body as it is. \
+         Clocks don't matter.";
     Forbidden "forbidden" [403] "Missing scope"
         "Use an API key that has the scope named in `detail`.";
     NotFound "not-found" [404] "Not found"

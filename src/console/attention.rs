@@ -67,7 +67,7 @@ impl Section {
         let more = (shown >= MOST).then(|| self.count - shown)?;
         match more {
             ..=0 => None,
-            _ if self.count >= MOST_COUNTED => Some(format!("And {more} more at least.")),
+            _ if self.count >= MOST_COUNTED => Some(format!("And at least {more} more.")),
             _ => Some(format!("And {more} more.")),
         }
     }

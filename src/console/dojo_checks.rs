@@ -80,14 +80,14 @@ impl DojoChecks {
         }))
     }
 
-    /// The results, of now if there are none or if they are old.
+    /// The latest results. If there are none, or only old ones, everything is checked first.
     pub(super) async fn latest(&self) -> Latest {
         let is_fresh = |found: &Arc<Found>| found.begun.elapsed() < FRESH;
         if !self.0.latest.borrow().found.as_ref().is_some_and(is_fresh) {
             self.begin();
         }
         let mut latest = self.0.latest.subscribe();
-        // What has changed meanwhile is read below.
+        // If that takes too long, the previous results are returned.
         let _ = timeout(PATIENCE, latest.wait_for(|latest| !latest.is_checking)).await;
         let latest = latest.borrow();
         latest.clone()

@@ -170,7 +170,7 @@ async fn readiness(console: &Console, person: &Person) -> Finding {
 /// What `check` has found at Dojo about an account.
 fn dojo(at_dojo: &Latest, account: &str) -> Vec<Finding> {
     let Some(found) = &at_dojo.found else {
-        let text = "It is being asked, and takes its time. Load the page again in a moment.";
+        let text = "It is being asked, and hasn’t answered yet. Load the page again in a moment.";
         return vec![Finding::new("Dojo", Tone::Neutral, text)];
     };
     let of_account = found
@@ -383,14 +383,12 @@ fn callbacks<'a>(endpoints: impl Iterator<Item = &'a OfEndpoint>) -> Vec<Finding
     if findings.is_empty() {
         let text = match fine {
             0 => "There are no endpoints.".to_owned(),
-            _ => format!(
-                "{} of {fine} gets what happens.",
-                if fine == 1 { "1" } else { "Each" }
-            ),
+            1 => "The only endpoint gets its events.".to_owned(),
+            _ => format!("All {fine} get their events."),
         };
         findings.push(Finding::new("Endpoints", Tone::Good, text));
     } else if fine > 0 {
-        let text = format!("{fine} get what happens.");
+        let text = format!("{} without problems.", counted(fine, "endpoint"));
         findings.push(Finding::new("Other endpoints", Tone::Good, text));
     }
     findings
@@ -404,7 +402,7 @@ fn of_replica(console: &Console, person: &Person, all: &OfAll) -> Vec<Group> {
     let jobs = replica::jobs(&metrics, now, |account| person.may_see(account));
     let mut groups = vec![Group::new("jobs", "Background jobs of this replica", jobs)];
     if person.accounts().is_some() {
-        let text = "Not shown: they count for all accounts, and you have access to some.";
+        let text = "Not shown: they cover all accounts, and you have access to only some.";
         let hidden = Finding::new("Books, requests and calls", Tone::Neutral, text);
         groups.push(Group::new("lately", "For all accounts", vec![hidden]));
         return groups;

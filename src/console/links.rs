@@ -83,7 +83,7 @@ impl Row {
 /// The part of the page that changes as things happen.
 #[derive(Template)]
 #[template(path = "console/rows.html")]
-struct Rows {
+struct ListPart {
     rows: Vec<Row>,
     /// Whether there is more than one account.
     has_accounts: bool,
@@ -112,7 +112,7 @@ struct LinksPage {
     region: Region,
     /// Where the page brings itself up to date.
     here: String,
-    /// The position in the feed up to which it is.
+    /// The position in the feed up to which the page is up to date.
     seen: i64,
 }
 
@@ -277,7 +277,7 @@ pub(super) async fn list(
 
     let accounts = open_accounts(&console, &person);
     let is_search = !text.is_empty();
-    let region = Region::of(&Rows {
+    let region = Region::of(&ListPart {
         rows: found.data.iter().map(|link| Row::new(link, now)).collect(),
         has_accounts: accounts.len() > 1,
         nothing: faults

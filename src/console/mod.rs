@@ -175,9 +175,9 @@ async fn finish(State(console): State<Console>, mut request: Request, next: Next
     response
 }
 
-/// Whether the sender may choose the request's id. The id is evidence: it leads from the audit list to the log and the timeline. So
-/// people don't choose theirs, or two requests could have the same. The authenticating proxy may, to which its own log then
-/// leads. If it sends two, one of them may be the person's.
+/// Whether the sender may choose the request's id. The id is evidence: it leads from the audit list to the log and the timeline.
+/// People can't choose it, because they could give two requests the same one. The authenticating proxy can, so that the id also
+/// leads to the proxy's log. If a request has two, one of them may be the person's.
 fn may_name_request(console: &Console, request: &Request) -> bool {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let is_proxy = peer.zip(console.proxy.as_ref());

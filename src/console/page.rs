@@ -26,8 +26,9 @@ use crate::{
     telemetry::causes,
 };
 
-/// The header of a request that a page sends by itself, to bring itself up to date: the position in the feed up to which it is.
-/// Also that of the response. Such a request doesn't count as use of the session.
+/// Marks a request that a page sends by itself, to bring itself up to date. The value is the position in the feed up to which
+/// the page is up to date; the response has the header as well, for the new content. Such a request doesn't count as use of the
+/// session.
 pub(super) const LIVE: HeaderName = HeaderName::from_static("x-live");
 
 /// The parts of the console that the navigation leads to.

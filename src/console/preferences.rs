@@ -1,4 +1,4 @@
-//! What somebody prefers. It is kept in the browser.
+//! The form for a person's preferences, which a cookie in the browser keeps.
 
 use askama::Template;
 use axum::{

@@ -160,7 +160,7 @@ const SHARES: [Share; 8] = [
         runbook: &[Entry::DojoSlow],
     },
     Share {
-        name: "Calls that Dojo put off (429)",
+        name: "Calls that Dojo throttled (429)",
         part: ("dojo_requests_total", |sample| {
             sample.label("outcome") == "busy"
         }),
@@ -248,7 +248,7 @@ const SIGNALS: [Signal; 19] = [
         most: 20,
         tone: Tone::Waiting,
         detail: Some("outcome"),
-        advice: "Somebody tries keys, a program uses a key that was revoked, or the proxy passes on headers that it shouldn’t. Audit \
+        advice: "Somebody is trying out keys, a program uses a revoked key, or the proxy passes on headers that it shouldn’t. Audit \
                  has the addresses.",
         runbook: &[Entry::SignInsFail],
     },
@@ -304,7 +304,7 @@ const SIGNALS: [Signal; 19] = [
         most: 0,
         tone: Tone::Waiting,
         detail: None,
-        advice: "Nothing can be paid there. The clients must request new links.",
+        advice: "These links can’t be paid. The clients must request new ones.",
         runbook: &[Entry::CreationGivenUp],
     },
     Signal {
@@ -314,7 +314,7 @@ const SIGNALS: [Signal; 19] = [
         most: 0,
         tone: Tone::Waiting,
         detail: None,
-        advice: "They were canceled, and nobody got their address. Dojo’s search lags by more than RECOVERY_SETTLE: raise it.",
+        advice: "They were cancelled, and nobody got their address. Dojo’s search lags by more than RECOVERY_SETTLE: raise it.",
         runbook: &[Entry::SurplusIntents],
     },
     Signal {
@@ -386,7 +386,7 @@ const SIGNALS: [Signal; 19] = [
         most: 0,
         tone: Tone::Waiting,
         detail: None,
-        advice: "The mail server refused them, or a day was over. The log says why.",
+        advice: "The mail server refused them, or they couldn’t be sent within a day. The log says why.",
         runbook: &[Entry::MessagesNotSent],
     },
     Signal {
@@ -416,7 +416,7 @@ const SIGNALS: [Signal; 19] = [
         most: 0,
         tone: Tone::Waiting,
         detail: Some("reason"),
-        advice: "The server was silent or read-only. That happens once in a failover. If it goes on, see the runbook.",
+        advice: "The server didn’t respond or was read-only. A failover causes this once. If it goes on, see the runbook.",
         runbook: &[Entry::ConnectionsDiscarded],
     },
 ];
@@ -517,7 +517,7 @@ pub(super) fn jobs(
         })
         .collect();
     if found.is_empty() {
-        let text = "This replica runs none (RUN_JOBS). At least one replica must. If what waits above grows old, none does.";
+        let text = "This replica runs none (RUN_JOBS). At least one replica must. If work has been waiting above for long, none does.";
         return vec![Finding::new("Jobs", Tone::Neutral, text).advice(
             "Only the monitoring knows whether another replica does.",
             &[Entry::NoJobs],
@@ -569,7 +569,7 @@ mod tests {
             ),
             (
                 "dojo_requests_total{operation=\"get\",outcome=\"busy\"} 1",
-                "Calls that Dojo put off (429)",
+                "Calls that Dojo throttled (429)",
             ),
             (
                 "dojo_requests_total{operation=\"get\",outcome=\"key_rejected\"} 1",

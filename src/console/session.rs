@@ -340,8 +340,8 @@ pub(super) fn check_host(
              the header Host.",
             url.origin()
         ),
-        None => "Open the console by its IP address instead, or on the machine where it runs at localhost. To open it by the \
-                 name that you have used, whoever runs the console must set CONSOLE_URL to that address."
+        None => "Open the console by its IP address instead or, on the machine where it runs, at localhost. Whoever runs it can make \
+                 it available at the address that you used, by setting CONSOLE_URL."
             .to_owned(),
     };
     let what = Trouble {

@@ -156,7 +156,7 @@ pub(super) async fn submit_settle(
     let result = if settled { "done" } else { "not-possible" };
     if let Err(error) = console_audit::record(pool, &entry(result)).await {
         // The timeline has it in any case.
-        error!(error = %causes(&error), "an outcome is missing in the console's audit list");
+        error!(error = %causes(&error), "an outcome is missing from the console's audit list");
     }
     if settled {
         let (link, id) = (operation.payment_link_id, operation.id);

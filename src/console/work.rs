@@ -88,7 +88,7 @@ impl Work {
                     what = self.what,
                     outcome,
                     error = %causes(&error),
-                    "an outcome is missing in the console's audit list"
+                    "an outcome is missing from the console's audit list"
                 );
             }
             answer

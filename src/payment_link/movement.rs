@@ -10,9 +10,9 @@ use super::{Capture, Money, MovementId, OperationId, PaymentLinkId, parse_time};
 
 /// One capture, refund or reversal.
 ///
-/// Movements are never removed, and what they say never changes. When one occurred, and who requested it, may become known
-/// later. All of a link's together, `net` is what was captured less what was refunded, as
-/// Dojo's own responses confirmed it.
+/// Movements are never removed, and what they say doesn't change. Only when one occurred and who requested it may become known
+/// later, and personal metadata can be erased. The `net` of all movements of a link is what was captured less what was
+/// refunded, as Dojo's own responses confirmed it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Movement {
@@ -48,7 +48,7 @@ pub struct Movement {
     pub payment_intent_id: Option<String>,
     /// The link's reference.
     pub reference: String,
-    /// The link's metadata entries that the request asks for, except for those that were erased.
+    /// The link's metadata entries that the request asks for, or that the operator has chosen, except for those that were erased.
     pub metadata: BTreeMap<String, String>,
     /// The bank's authorization code.
     pub auth_code: Option<String>,

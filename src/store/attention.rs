@@ -22,7 +22,7 @@ pub const PATIENCE: Duration = Duration::from_mins(10);
 /// How long a paid surplus intent is shown. The service can't see that it was refunded.
 const SURPLUS: Duration = Duration::from_hours(90 * 24);
 
-/// Up to which number things are counted.
+/// Counting stops at this number.
 pub const MOST_COUNTED: i64 = 1000;
 
 /// How many things of each kind need attention, up to [`MOST_COUNTED`].

@@ -24,7 +24,7 @@ pub async fn record(pool: &PgPool, entry: &NewEntry<'_>) -> Result<(), Error> {
     insert(pool, entry).await
 }
 
-/// Records it in the transaction of what it tells of, or by itself.
+/// Records it in the transaction of the change that it is about, or on its own.
 pub(super) async fn insert<'c>(
     executor: impl PgExecutor<'c>,
     entry: &NewEntry<'_>,

@@ -481,7 +481,7 @@ impl Erasure<'_> {
         Ok(())
     }
 
-    /// The metadata in the books. They let it go only once the link is marked as erased.
+    /// The metadata in the books. Their trigger lets it be removed only once the link is marked as erased.
     async fn movements(&mut self) -> Result<(), Error> {
         sqlx::query!(
             "UPDATE movements SET metadata = metadata - $2::text[] WHERE payment_link_id = $1 AND metadata ?| $2",

@@ -351,8 +351,8 @@ pub async fn read(
     }))
 }
 
-/// Whether there are events behind this position: about the link, or without one, about any link of these accounts. `None`: of
-/// all accounts. If there are very many others, it says yes without having looked at each.
+/// Whether there are events after this position: about the link or, without one, about any link of the accounts `open` (`None`:
+/// all accounts). If very many events follow the position, returns true without looking at them.
 pub async fn has_events(
     pool: &PgPool,
     after: i64,

@@ -29,8 +29,8 @@ pub enum Erasure {
 /// Every column of every table.
 ///
 /// What remains is needed: ids, amounts, statuses, times, the names of clients, and the card's masked number, which the books
-/// need. `payment_links.reference`, which movements repeat, and other members of `payment_links.request`, such as the description, are for the books as
-/// well: callers must not put personal data there. Callback endpoints and clients are the operator's own.
+/// need. `payment_links.reference`, which movements repeat, and other members of `payment_links.request`, such as the
+/// description, are for the books as well: callers must not put personal data there. Callback endpoints and clients are the operator's own.
 pub const TABLES: &[(&str, &[(&str, Content)])] = &[
     (
         "api_keys",

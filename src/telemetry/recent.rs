@@ -1,4 +1,4 @@
-//! What this replica has counted lately. Prometheus works that out by itself. The console can't rely on there being one.
+//! What this replica has counted lately. Prometheus works that out by itself. The console can't rely on there being a Prometheus.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -133,7 +133,7 @@ impl Recent {
 
 /// By how much each counter has grown.
 pub struct Counted<'a> {
-    /// In how long.
+    /// Over how long.
     pub window: Duration,
     /// Whether that is since the start.
     pub is_since_start: bool,

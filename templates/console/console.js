@@ -55,7 +55,7 @@ function ask(region) {
     redirect: "manual", cache: "no-store", signal: AbortSignal.any([hidden.signal, AbortSignal.timeout(LIMIT)]),
   });
 }
-// What somebody is at, in the fresh content.
+// The element of the fresh content that takes the place of the one with the focus.
 function counterpart(fresh, at) {
   const same = (name, other) => other.getAttribute(name) === at.getAttribute(name);
   return [...fresh.querySelectorAll(at.localName)].find((other) => same("href", other) && same("data-copy", other));

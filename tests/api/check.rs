@@ -512,7 +512,7 @@ async fn webhooks_to_another_url_or_to_none_fail() {
     fails(
         &found,
         "webhook-address",
-        "set it with --url or PUBLIC_URL",
+        "set it with PUBLIC_URL or --public-url",
         &[],
     );
     assert!(text(&found["webhook-address"]["detail"]).contains(&app.service.url));

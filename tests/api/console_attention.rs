@@ -194,7 +194,7 @@ async fn the_oldest_come_first_and_the_rest_are_counted() {
     assert_eq!(found.matches("<li>").count(), 50, "{found}");
     assert!(found.contains("And 12 more."), "{found}");
     add_receipts(&app, 1000, "Unconfirmed", 5).await;
-    visitor.sees("/attention", "And 950 more at least.").await;
+    visitor.sees("/attention", "And at least 950 more.").await;
 
     // Days come newest first, and are counted as well.
     let (yesterday, _) = around_today();

@@ -353,7 +353,7 @@ async fn everything_can_be_done_by_keyboard() {
     browser.close().await;
 }
 
-/// What no page that was loaded again has.
+/// A mark that a page loses when it is loaded again.
 const MARK: &str = "window.isTheSamePage = true";
 const MARKED: &str = "return window.isTheSamePage";
 

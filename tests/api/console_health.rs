@@ -163,7 +163,7 @@ async fn a_dojo_that_fails_or_takes_long_keeps_no_page_waiting() {
     let fault = json!({"operation": "any", "kind": "silentBefore", "share": 1.0});
     app.sandbox.control("faults", fault).await;
     let visitor = Visitor::bootstrap(&app).await;
-    let page = visitor.sees("/health", "It is being asked now.").await;
+    let page = visitor.sees("/health", "Dojo is being asked now.").await;
     let found = finding(&page, "Dojo").unwrap();
     assert!(
         found.contains("Note") && found.contains("It is being asked"),
@@ -302,12 +302,7 @@ async fn callback_endpoints_that_get_nothing_are_warnings_for_those_who_may_see_
         app.subscribe(&json!({"url": format!("https://{name}.example.com/")}))
             .await;
     }
-    says(
-        &visitor,
-        "Endpoints",
-        &["Fine", "Each of 3 gets what happens."],
-    )
-    .await;
+    says(&visitor, "Endpoints", &["Fine", "All 3 get their events."]).await;
     run(&app, "UPDATE callback_endpoints SET status = 'Paused', pause_reason = 'Gone' WHERE url LIKE '%one%'").await;
     run(&app, &format!(
         "INSERT INTO callback_deliveries (endpoint_id, position, event_id, type, payment_link_id, generation, status, attempts, due_at)

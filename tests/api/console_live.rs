@@ -102,7 +102,11 @@ async fn a_page_brings_itself_up_to_date() {
         live.page
     );
     app.sandbox.pay(&link["paymentIntentId"]).await;
-    app.read_until_confirmed(&link["id"]).await;
+    eventually("Dojo's response says that the link is paid", async || {
+        let link = app.refresh(&link["id"]).await.expect(200).json();
+        (link["status"] == "Captured" && link["confirmed"] == true).then_some(())
+    })
+    .await;
     let fresh = send(ask(&visitor, &path, "now", &live.tag)).await;
     let fresh = fresh.expect(200).text;
     assert!(fresh.contains("Paid £10.00"), "{fresh}");

@@ -236,7 +236,7 @@ async fn run(app: &TestApp, statement: &str) {
         .unwrap();
 }
 
-/// Everything about the link changes that a movement says about it.
+/// Changes everything about the link that a movement repeats.
 const ANOTHER_LINK: &str = "UPDATE payment_links SET reference = 'Order 1',
     request = jsonb_set(request, '{metadata}', '{\"costCentre\": \"1\", \"guest\": \"Bob\"}'),
     payment = payment || '{\"authCode\": \"000000\", \"last4\": \"0000\"}'";

@@ -181,8 +181,10 @@ struct Search {
     query: fn(usize) -> String,
     /// Whether only the links with cards and amounts of their own are searched for.
     is_rare: bool,
-    /// The plain statement, if there is one.
-    statement: Option<&'static str>,
+    /// What somebody types into the console's search box to do the same, if it isn't exactly the same there.
+    typed: Option<fn(usize) -> String>,
+    /// The plain statement.
+    statement: &'static str,
 }
 
 const SEARCHES: [Search; 6] = [
@@ -190,66 +192,67 @@ const SEARCHES: [Search; 6] = [
         name: "email",
         query: |n| format!("customerEmail=customer-{n}@example.com"),
         is_rare: false,
-        statement: Some(pgbench::SEARCH_EMAIL),
+        typed: Some(|n| format!("customer-{n}@example.com")),
+        statement: pgbench::SEARCH_EMAIL,
     },
     Search {
         name: "intent",
         query: |n| format!("q=pi_sandbox_bench_{n:016}"),
         is_rare: false,
-        statement: Some(pgbench::SEARCH_INTENT),
+        // Somebody who types an id gets to the link's own page.
+        typed: None,
+        statement: pgbench::SEARCH_INTENT,
     },
     Search {
         name: "reference",
         query: |n| format!("reference=Order+{n}"),
         is_rare: false,
-        statement: Some(pgbench::SEARCH_REFERENCE),
+        // The console finds whatever starts with what was typed.
+        typed: None,
+        statement: pgbench::SEARCH_REFERENCE,
     },
     Search {
         name: "start of a reference",
         query: |n| format!("q=Order+{n}"),
         is_rare: false,
-        statement: None,
+        typed: Some(|n| format!("Order+{n}")),
+        statement: pgbench::SEARCH_START,
     },
     Search {
         name: "last four digits",
         query: |n| format!("cardLast4={}", rare_card(n)),
         is_rare: true,
-        statement: Some(pgbench::SEARCH_CARD),
+        typed: Some(rare_card),
+        statement: pgbench::SEARCH_CARD,
     },
     Search {
         name: "amount",
         query: |n| format!("amount={}", rare_amount(n)),
         is_rare: true,
-        statement: Some(pgbench::SEARCH_AMOUNT),
-    },
-];
-
-/// What somebody types into the console's search box to find the link with a number.
-const CONSOLE_SEARCHES: [(&str, fn(usize) -> String, bool); 4] = [
-    ("email", |n| format!("customer-{n}@example.com"), false),
-    ("start of a reference", |n| format!("Order+{n}"), false),
-    ("last four digits", rare_card, true),
-    (
-        "amount",
-        |n| {
+        typed: Some(|n| {
             let amount = rare_amount(n);
             format!("{}.{:02}", amount / 100, amount % 100)
-        },
-        true,
-    ),
+        }),
+        statement: pgbench::SEARCH_AMOUNT,
+    },
 ];
 
 /// Requests of one kind, and what was measured of them.
 struct Course {
-    name: String,
     address: SocketAddr,
     deck: Deck,
-    statement: Option<&'static str>,
-    service: Vec<f64>,
-    plain: Vec<f64>,
+    latency: Vec<f64>,
 }
 
 impl Course {
+    fn new(address: SocketAddr, requests: impl Iterator<Item = Request>) -> Self {
+        Self {
+            address,
+            deck: Deck::repeat(requests.collect()),
+            latency: vec![],
+        }
+    }
+
     /// A search that finds nothing would be fast.
     async fn finds_links(&self) -> Result {
         let mut connection = Connection::open(self.address).await?;
@@ -265,53 +268,63 @@ impl Course {
     }
 }
 
-/// All searches for random links of a database, in the API and in the console.
-async fn courses(
-    database: &Database,
-    service: &Program,
-    console: SocketAddr,
-) -> Result<Vec<Course>> {
-    let numbers = |is_rare: bool| {
-        database
-            .random_numbers(500)
-            .map(move |n| if is_rare { database.rare(n) } else { n })
-    };
-    let course = |name, address, deck, statement| Course {
-        name,
-        address,
-        deck: Deck::repeat(deck),
-        statement,
-        service: vec![],
-        plain: vec![],
-    };
-    let mut courses = vec![];
-    for search in SEARCHES {
-        let gets = numbers(search.is_rare)
-            .map(|n| get(&format!("/v1/payment-links?{}", (search.query)(n)), API_KEY));
-        let name = format!("by {}", search.name);
-        courses.push(course(
-            name,
-            service.address,
-            gets.collect(),
-            search.statement,
-        ));
+/// A kind of search in the API and in the console, and the plain statement.
+struct Race {
+    search: &'static Search,
+    in_api: Course,
+    in_console: Option<Course>,
+    plain: Vec<f64>,
+}
+
+impl Race {
+    fn courses(&mut self) -> impl Iterator<Item = &mut Course> {
+        [&mut self.in_api].into_iter().chain(&mut self.in_console)
     }
+}
+
+/// All searches for random links of a database.
+async fn races(database: &Database, service: &Program, console: SocketAddr) -> Result<Vec<Race>> {
     let cookie = sign_in(console).await?;
-    for (name, typed, is_rare) in CONSOLE_SEARCHES {
-        let gets = numbers(is_rare).map(|n| {
-            let path = format!("/links?q={}", typed(n));
-            request("GET", &path, &[("cookie", &cookie)], "")
+    let race = |search: &'static Search| {
+        let numbers = || {
+            let numbers = database.random_numbers(500);
+            numbers.map(|n| if search.is_rare { database.rare(n) } else { n })
+        };
+        let in_api =
+            numbers().map(|n| get(&format!("/v1/payment-links?{}", (search.query)(n)), API_KEY));
+        let in_console = search.typed.map(|typed| {
+            let searches = numbers().map(|n| {
+                let path = format!("/links?q={}", typed(n));
+                request("GET", &path, &[("cookie", &cookie)], "")
+            });
+            Course::new(console, searches)
         });
-        let name = format!("in the console, by {name}");
-        courses.push(course(name, console, gets.collect(), None));
-    }
-    Ok(courses)
+        Race {
+            search,
+            in_api: Course::new(service.address, in_api),
+            in_console,
+            plain: vec![],
+        }
+    };
+    Ok(SEARCHES.iter().map(race).collect())
+}
+
+/// What the slowest searches of many links take.
+#[derive(Default)]
+struct Slowest {
+    /// Compared with the same search of few links.
+    growth: f64,
+    /// Compared with the plain statement.
+    ratio: f64,
+    /// Beyond the plain statement, in milliseconds.
+    api: f64,
+    console: f64,
 }
 
 pub async fn search(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
     let round = lab.scale.round / 8;
-    let (mut growth, mut overhead) = (0.0_f64, 0.0_f64);
-    let mut small = vec![];
+    let mut few = vec![];
+    let mut slowest = Slowest::default();
     for size in [Size::Small, Size::Large] {
         let database = lab.database(size).await?;
         database.reset(lab).await?;
@@ -321,50 +334,76 @@ pub async fn search(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
         let service = database
             .start_service_with(lab, &database.sandbox, &settings)
             .await?;
-        let mut courses = courses(&database, &service, console).await?;
-        for course in &courses {
+        let mut races = races(&database, &service, console).await?;
+        for course in races.iter_mut().flat_map(Race::courses) {
             course.finds_links().await?;
             load::run(course.address, 1, &course.deck, lab.scale.warm_up / 2).await?;
         }
         for _ in 0..lab.scale.rounds {
-            for course in &mut courses {
-                let load = load::run(course.address, 1, &course.deck, round).await?;
-                course.service.push(load.p50());
-                if let (Size::Large, Some(statement)) = (size, course.statement) {
-                    let measured = pgbench::run(&database, statement, 1, round).await?;
-                    course.plain.push(measured.mean);
+            for race in &mut races {
+                for course in race.courses() {
+                    let load = load::run(course.address, 1, &course.deck, round).await?;
+                    course.latency.push(load.p50());
+                }
+                if size == Size::Large {
+                    let measured = pgbench::run(&database, race.search.statement, 1, round).await?;
+                    race.plain.push(measured.mean);
                 }
             }
         }
         service.stop().await?;
-        let links = database.links;
-        for (number, course) in courses.iter().enumerate() {
-            let name = format!("{links} links, {}, p50", course.name);
-            let service = report.median(name, &course.service, Unit::Milliseconds);
+        for (number, race) in races.iter().enumerate() {
+            let name =
+                |what: &str| format!("{} links, {what} {}", database.links, race.search.name);
+            let api = name("by");
+            let api = report.median(api + ", p50", &race.in_api.latency, Unit::Milliseconds);
+            let console = race.in_console.as_ref().map(|course| {
+                let name = name("in the console, by");
+                report.median(name + ", p50", &course.latency, Unit::Milliseconds)
+            });
             if size == Size::Small {
-                small.push(service);
+                few.push((api, console));
                 continue;
             }
-            growth = growth.max(service / small[number]);
-            if !course.plain.is_empty() {
-                let name = format!("pgbench, {links} links, {}, mean", course.name);
-                let plain = report.median(name, &course.plain, Unit::Milliseconds);
-                overhead = overhead.max(service / plain);
+            let plain = format!("pgbench, {}, mean", name("by"));
+            let plain = report.median(plain, &race.plain, Unit::Milliseconds);
+            let (few_api, few_console) = few[number];
+            slowest.growth = slowest.growth.max(api / few_api);
+            slowest.ratio = slowest.ratio.max(api / plain);
+            slowest.api = slowest.api.max(api - plain);
+            if let (Some(console), Some(few)) = (console, few_console) {
+                slowest.growth = slowest.growth.max(console / few);
+                slowest.console = slowest.console.max(console - plain);
             }
         }
     }
-    report.goal(
-        "the search that grows most from few to many links",
-        Limit::AtMost(1.5),
-        growth,
+    report.figure(
+        "the slowest search in the API among many links, compared with the plain statement",
+        slowest.ratio,
         Unit::Times,
     );
-    report.goal(
-        "the slowest search in the API among many links, compared with the plain statement in pgbench",
-        Limit::AtMost(5.0),
-        overhead,
-        Unit::Times,
-    );
+    for (what, limit, value, unit) in [
+        (
+            "the search that grows most from few to many links",
+            1.5,
+            slowest.growth,
+            Unit::Times,
+        ),
+        (
+            "the slowest search in the API among many links, beyond the plain statement in pgbench",
+            1.0,
+            slowest.api,
+            Unit::Milliseconds,
+        ),
+        (
+            "the slowest search in the console among many links, beyond the same statement",
+            2.0,
+            slowest.console,
+            Unit::Milliseconds,
+        ),
+    ] {
+        report.goal(what, Limit::AtMost(limit), value, unit);
+    }
     Ok(())
 }
 

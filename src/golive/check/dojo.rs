@@ -154,7 +154,7 @@ fn check_address<'a>(
             checks.unknown(
                 name,
                 format!("cannot tell whether webhooks reach this service, because its public URL is not set. {found}"),
-                "set it with --url or PUBLIC_URL",
+                "set it with PUBLIC_URL or --public-url",
             );
             return relevant;
         }
