@@ -112,12 +112,15 @@ async fn the_sweep_survives_every_fault() {
     for_each_case(&api_faults(), &[], async |app, fault| {
         paid_without_webhooks(&app, 10).await;
         set_fault(&app, fault, "search", 2).await;
-        app.all_are_due().await;
-        app.in_step_with_dojo().await;
-        // On a busy machine the links may have been reconciled by schedule before the fault.
-        let searches = app.sandbox.requests("search").await;
-        let mut faults = searches.iter().map(|search| &search["fault"]);
-        assert!(faults.any(|fault| !fault.is_null()), "{fault}");
+        // On a busy machine so few links may be left when the job claims them that it reads each by itself.
+        eventually(&format!("a search fails: {fault}"), async || {
+            app.all_are_due().await;
+            app.in_step_with_dojo().await;
+            let searches = app.sandbox.requests("search").await;
+            let mut faults = searches.iter().map(|search| &search["fault"]);
+            faults.any(|fault| !fault.is_null()).then_some(())
+        })
+        .await;
     })
     .await;
 }

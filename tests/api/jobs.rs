@@ -320,10 +320,10 @@ async fn a_webhook_during_a_claim_is_followed_by_a_read_at_once() {
     });
     app.deliver(&body.to_string()).await.expect(204);
     way.let_go();
-    // Only Dojo's own response has the payment's details.
-    eventually("the link is reconciled", async || {
-        let link = app.link(&link["id"]).await;
-        (!link["payment"].is_null()).then_some(())
+    // On a busy machine the read itself may time out, and the next one would come after an hour.
+    eventually("Dojo is asked about the link", async || {
+        let reads = app.sandbox.requests("get").await;
+        (!reads.is_empty()).then_some(())
     })
     .await;
 }
