@@ -399,7 +399,8 @@ impl Rows {
                          $14::text[])
                  AS new (position, id, type, account, link_id, event_id, currency, amount, net, occurred_at, dated_by,
                          capture_id, operation_id, actor)
-             JOIN payment_links link ON link.id = link_id",
+             -- If the link were missing, the foreign key would reject the movement.
+             LEFT JOIN payment_links link ON link.id = link_id",
             &self.position,
             &self.id,
             &self.kind as &[&str],
