@@ -46,3 +46,21 @@ BEGIN
     END IF;
     RAISE EXCEPTION 'movements are append-only';
 END $$;
+
+-- An erasure removes personal metadata from the link. Here and not in the service, so that it is removed from the books as well
+-- if a replica of the previous version erases.
+CREATE FUNCTION movements_keep_what_the_link_keeps() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    kept jsonb := CASE jsonb_typeof(NEW.request -> 'metadata') WHEN 'object' THEN NEW.request -> 'metadata' ELSE '{}' END;
+BEGIN
+    UPDATE movements
+    SET metadata = metadata - ARRAY(SELECT key FROM jsonb_object_keys(metadata) key WHERE NOT kept ? key)
+    WHERE payment_link_id = NEW.id
+      AND EXISTS (SELECT FROM jsonb_object_keys(metadata) key WHERE NOT kept ? key);
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER movements_keep_what_the_link_keeps
+    AFTER UPDATE OF request ON payment_links FOR EACH ROW
+    WHEN (NEW.erased_at IS NOT NULL AND OLD.request IS DISTINCT FROM NEW.request)
+    EXECUTE FUNCTION movements_keep_what_the_link_keeps();

@@ -243,6 +243,7 @@ impl Application {
             let outside = console::Outside {
                 dojo_api: settings.dojo.api_url.clone(),
                 public_url,
+                mailer,
             };
             let (state, tasks) = (state.clone(), tasks.clone());
             let console = console::router(state, &settings.console, proxy, outside, tasks);

@@ -1,4 +1,4 @@
-//! What `check` finds at Dojo, for the health page.
+//! What `check` finds at Dojo and the mail server, for the health page.
 
 use std::{
     num::NonZeroU32,
@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::{OptionFuture, join};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use time::OffsetDateTime;
 use tokio::{sync::watch, time::timeout};
@@ -14,6 +15,7 @@ use url::Url;
 use crate::{
     api::AppState,
     golive::check::{self, Check},
+    mail::Mailer,
 };
 
 /// How old results may get before a page that shows them has them checked again.
@@ -31,11 +33,16 @@ pub struct Outside {
     pub dojo_api: Url,
     /// The base URL at which the internet reaches this service, if it is known.
     pub public_url: Option<Url>,
+    /// `None` if no emails are sent.
+    pub mailer: Option<Arc<Mailer>>,
 }
 
-/// What was found at Dojo.
+/// What was found at Dojo and the mail server.
 pub(super) struct Found {
+    /// Of each account.
     pub(super) checks: Vec<Check>,
+    /// `None` if no emails are sent.
+    pub(super) mail: Option<Vec<Check>>,
     pub(super) at: OffsetDateTime,
     begun: Instant,
 }
@@ -47,9 +54,9 @@ pub(super) struct Latest {
     pub(super) is_checking: bool,
 }
 
-/// Checks Dojo's side, for all people at once: never twice at the same time, by itself at most every five minutes, and only while
-/// somebody looks. The calls are made in a task of their own, which has a time limit and uses no database connection, so a slow
-/// Dojo keeps neither a page nor the service waiting.
+/// Checks Dojo's side and the mail server, for all people at once: never twice at the same time, by itself at most every five minutes, and only while
+/// somebody looks. The calls are made in a task of their own, which has a time limit and uses no database connection, so one that
+/// is slow keeps neither a page nor the service waiting.
 pub(super) struct DojoChecks(Arc<Shared>);
 
 struct Shared {
@@ -122,8 +129,15 @@ impl DojoChecks {
             } = &*checking.0;
             let begun = Instant::now();
             let public_url = outside.public_url.as_ref();
+            let mailer = outside.mailer.as_deref();
+            let (checks, mail) = join(
+                check::at_dojo(&state.accounts, &outside.dojo_api, public_url),
+                OptionFuture::from(mailer.map(check::of_mail)),
+            )
+            .await;
             let found = Found {
-                checks: check::at_dojo(&state.accounts, &outside.dojo_api, public_url).await,
+                checks,
+                mail,
                 at: OffsetDateTime::now_utc(),
                 begun,
             };

@@ -138,7 +138,7 @@ fn about(name: Name) -> (&'static str, &'static [Entry]) {
         Name::WebhookAddress => ("Webhook subscription", &[Entry::NoWebhooks]),
         Name::WebhookEvents => ("Events of the subscription", &[Entry::NoWebhooks]),
         Name::WebhookSecrets => ("Webhook secret", &[Entry::WebhooksRejected]),
-        Name::MailServer => ("Mail server", &[]),
+        Name::MailServer => ("Mail server", &[Entry::MessagesNotSent]),
         Name::Callbacks => ("Callbacks", &[Entry::CallbacksFallBehind]),
     }
 }

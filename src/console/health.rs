@@ -1,6 +1,7 @@
 //! How the service is doing, in plain words: what `/readyz`, the metrics, the alerts and the command `check` know.
 //!
-//! Loading the page makes few queries and no calls to Dojo: see [`super::readings`] and [`super::dojo_checks`].
+//! Loading the page makes few queries and no calls to Dojo or the mail server: see [`super::readings`] and
+//! [`super::dojo_checks`].
 
 use std::time::{Duration, Instant};
 
@@ -114,7 +115,7 @@ async fn groups_from_database(
     let environment = console.state.accounts.environment();
     let all = readings.of_all(pool, environment).await?;
     let checks = all.checks.iter().map(Finding::of_check).collect();
-    let mut groups = vec![Group::new("database", "Database", checks)];
+    let mut groups = vec![Group::new("database", "Database", checks), mail(at_dojo)];
     let days = console.state.books.days();
     let are_books_compared = console.state.books.reconciled_days().is_some();
     for account in console.state.accounts.iter() {
@@ -165,6 +166,19 @@ async fn readiness(console: &Console, person: &Person) -> Finding {
             &[Entry::DatabaseDown],
         ),
     }
+}
+
+/// What `check` has found at the mail server.
+fn mail(at_dojo: &Latest) -> Group {
+    let note = |text| vec![Finding::new("Mail server", Tone::Neutral, text)];
+    let findings = match at_dojo.found.as_ref().map(|found| &found.mail) {
+        Some(Some(checks)) => checks.iter().map(Finding::of_check).collect(),
+        Some(None) => note("No emails are sent (SMTP_URL)."),
+        None => note(
+            "Not known yet: it is checked together with Dojo. Load the page again in a moment.",
+        ),
+    };
+    Group::new("mail", "Mail", findings)
 }
 
 /// What `check` has found at Dojo about an account.

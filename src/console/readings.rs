@@ -1,6 +1,6 @@
 //! What the health page reads from the database.
 //!
-//! Each reading is kept for some seconds, for everybody who looks at the page on this replica, and only one is made at a time. So
+//! Each reading is kept for some seconds, for everybody who looks at the page on this replica, and is made once at a time. So
 //! the page costs the database no more than the job does that reports the same as metrics, however often it is loaded. Every
 //! query has a limit or reads an index that contains hardly more than what waits. The largest, of up to 100,000 links, is made
 //! once a minute.
@@ -12,7 +12,7 @@ use std::{
 };
 
 use time::{Date, OffsetDateTime};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     golive::check::{self, Check},
@@ -29,39 +29,56 @@ use crate::{
 const FRESH: Duration = Duration::from_secs(5);
 const FRESH_RECENT: Duration = Duration::from_mins(1);
 
+/// How long to wait for a reading that somebody else is making. Otherwise, while the database is slow, people who load the page at
+/// the same time would wait in turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How many business days back the comparisons with Dojo's list are looked at.
 const COMPARED: time::Duration = time::Duration::days(10);
 
 /// How many business days back differences count.
 const DIFFERENCES: time::Duration = time::Duration::days(31);
 
+/// A reading and when it was made, or `None` if there is none yet.
+type Reading<T> = Arc<Mutex<Option<(Instant, Arc<T>)>>>;
+
 /// Readings by what they are about.
-struct Kept<T>(Mutex<HashMap<String, (Instant, Arc<T>)>>);
+struct Kept<T> {
+    readings: Mutex<HashMap<String, Reading<T>>>,
+    patience: Duration,
+}
 
 impl<T> Default for Kept<T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self {
+            readings: Mutex::default(),
+            patience: PATIENCE,
+        }
     }
 }
 
 impl<T> Kept<T> {
     /// The reading about `what`, which `read` makes if there is none that is fresh. There must be a limited number of `what`s.
-    async fn get<E>(
+    async fn get(
         &self,
         what: &str,
         fresh: Duration,
-        read: impl Future<Output = Result<T, E>>,
-    ) -> Result<Arc<T>, E> {
+        read: impl Future<Output = Result<T, store::Error>>,
+    ) -> Result<Arc<T>, store::Error> {
+        let mut readings = self.readings.lock().await;
+        let reading = Arc::clone(readings.entry(what.to_owned()).or_default());
+        drop(readings);
         // Locked until it was read: whoever comes meanwhile gets the same reading.
-        let mut kept = self.0.lock().await;
-        if let Some((at, reading)) = kept.get(what)
+        let locked = timeout(self.patience, reading.lock()).await;
+        let mut reading = locked.map_err(|_| store::Error::Slow)?;
+        if let Some((at, made)) = &*reading
             && at.elapsed() < fresh
         {
-            return Ok(Arc::clone(reading));
+            return Ok(Arc::clone(made));
         }
-        let reading = Arc::new(read.await?);
-        kept.insert(what.to_owned(), (Instant::now(), Arc::clone(&reading)));
-        Ok(reading)
+        let made = Arc::new(read.await?);
+        *reading = Some((Instant::now(), Arc::clone(&made)));
+        Ok(made)
     }
 }
 
@@ -207,4 +224,36 @@ async fn of_books(pool: &PgPool, account: &str, today: Date) -> Result<OfBooks, 
         summary,
         last_day: days.pop(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reading_that_takes_long_keeps_nobody_else_waiting_for_long() {
+        let kept = Arc::new(Kept {
+            patience: Duration::from_millis(10),
+            ..Kept::default()
+        });
+        let slow = tokio::spawn({
+            let kept = Arc::clone(&kept);
+            async move { kept.get("slow", FRESH, pending()).await }
+        });
+        // It begins.
+        tokio::task::yield_now().await;
+        let other = kept.get("other", FRESH, ready(Ok(1))).await.unwrap();
+        assert_eq!(*other, 1);
+        let same = async || kept.get("slow", FRESH, ready(Ok(2))).await;
+        let (one, two) = tokio::join!(same(), same());
+        assert!(matches!(one, Err(store::Error::Slow)));
+        assert!(matches!(two, Err(store::Error::Slow)));
+
+        // Whoever comes once it has ended makes a new one.
+        slow.abort();
+        slow.await.unwrap_err();
+        assert_eq!(*same().await.unwrap(), 2);
+    }
 }

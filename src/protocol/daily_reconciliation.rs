@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, future::Future};
 
-use time::Date;
+use time::{Date, OffsetDateTime};
 use tracing::{info, warn};
 
 use super::Error;
@@ -22,6 +22,9 @@ const MAX_PAGES: usize = 5000;
 /// The two sides may date the same thing a little differently.
 const MARGIN: time::Duration = time::Duration::HOUR;
 
+/// Dojo may list a transaction late. A day that is over is compared later than this.
+const LISTED_AFTER: time::Duration = time::Duration::HOUR;
+
 /// A business day, and Dojo's transactions of that time.
 #[derive(Debug, Clone)]
 pub struct ListedDay {
@@ -29,6 +32,8 @@ pub struct ListedDay {
     span: Window,
     /// The time whose transactions these are.
     window: Window,
+    /// The part of it of which no more transactions are expected.
+    complete: Window,
     transactions: Vec<Transaction>,
 }
 
@@ -44,6 +49,10 @@ pub async fn list<F: Future<Output = ()> + Send>(
     let window = Window {
         start: span.start - MARGIN,
         end: span.end + MARGIN,
+    };
+    let complete = Window {
+        start: window.start,
+        end: window.end.min(OffsetDateTime::now_utc() - LISTED_AFTER),
     };
     let (mut transactions, mut known) = (Vec::new(), HashSet::new());
     let mut after = None;
@@ -74,6 +83,7 @@ pub async fn list<F: Future<Output = ()> + Send>(
                 day,
                 span,
                 window,
+                complete,
                 transactions,
             });
         }
@@ -92,6 +102,7 @@ pub async fn compare_day(
         day,
         span,
         window,
+        complete,
         transactions,
     } = listed;
     let day = *day;
@@ -116,7 +127,8 @@ pub async fn compare_day(
     store::daily_reconciliation::save(pool, &account.name, days, day, &comparison).await?;
     let evidence: Vec<_> = transactions.iter().filter_map(evidence).collect();
     let proven =
-        store::daily_reconciliation::proven_operations(pool, &account.name, &evidence).await?;
+        store::daily_reconciliation::proven_operations(pool, &account.name, *complete, &evidence)
+            .await?;
     for id in proven {
         // It was `Unconfirmed`, and Dojo's list leaves no other explanation.
         if store::operations::succeed(pool, id, None, &Cause::Recovery).await? {

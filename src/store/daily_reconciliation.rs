@@ -295,14 +295,15 @@ pub struct Evidence<'a> {
     pub is_proof: bool,
 }
 
-/// The `Unconfirmed` captures and refunds that these transactions prove. They must be all of their time.
+/// The `Unconfirmed` captures and refunds that these transactions prove. They must be all of the time `listed`.
 ///
 /// A transaction proves an operation if it has the same amount and tip, was made while the operation's first request may have
 /// reached Dojo, and neither another such transaction nor another operation could be meant. Even one that moved no money, such as
-/// a declined one, could be meant.
+/// a declined one, could be meant. So the whole time in which the request may have reached Dojo must have been listed.
 pub async fn proven_operations(
     pool: &PgPool,
     account: &str,
+    listed: Window,
     evidence: &[Evidence<'_>],
 ) -> Result<Vec<OperationId>, Error> {
     let (mut intents, mut kinds, mut currencies) = (Vec::new(), Vec::new(), Vec::new());
@@ -325,20 +326,26 @@ pub async fn proven_operations(
            JOIN operations operation
                ON operation.payment_link_id = link.id AND operation.kind = listed.kind
               AND operation.status = 'Unconfirmed'
-              AND listed.at BETWEEN operation.created_at - interval '1 minute'
-                  AND least(operation.asked_until, operation.created_at + interval '10 minutes') + interval '1 minute'
            CROSS JOIN LATERAL (
-               SELECT coalesce((operation.action #>> '{request,tipsAmount,value}')::bigint, 0) AS tips
+               SELECT operation.created_at - interval '1 minute' AS since,
+                      least(operation.asked_until, operation.created_at + interval '10 minutes') + interval '1 minute' AS until,
+                      coalesce((operation.action #>> '{request,tipsAmount,value}')::bigint, 0) AS tips
            ) requested
-           WHERE listed.amount IN (operation.amount, operation.amount + requested.tips)
-             AND NOT EXISTS (
-                 SELECT FROM operations other
-                 WHERE other.payment_link_id = operation.payment_link_id AND other.kind = operation.kind
-                   AND other.amount = operation.amount AND other.id <> operation.id AND other.status <> 'Failed'
-             )
+           WHERE listed.at BETWEEN requested.since AND requested.until
+             AND requested.since >= $9 AND requested.until <= $10
+             AND listed.amount IN (operation.amount, operation.amount + requested.tips)
            GROUP BY operation.id
            HAVING count(*) = 1
-              AND bool_and(listed.is_proof AND listed.currency = link.currency AND listed.tips = requested.tips)"#,
+              AND bool_and(listed.is_proof AND listed.currency = link.currency AND listed.tips = requested.tips)
+              AND NOT bool_or(EXISTS (
+                  SELECT FROM operations other
+                  WHERE other.payment_link_id = link.id AND other.kind = listed.kind AND other.id <> operation.id
+                    -- One that failed is still looked for at Dojo while it is due.
+                    AND (other.status <> 'Failed' OR other.due_at IS NOT NULL)
+                    AND (other.amount = operation.amount OR listed.amount IN (
+                        other.amount,
+                        other.amount + coalesce((other.action #>> '{request,tipsAmount,value}')::bigint, 0)))
+              ))"#,
         account,
         &intents as &[&str],
         &kinds as &[&str],
@@ -346,7 +353,9 @@ pub async fn proven_operations(
         &amounts,
         &tips,
         &times,
-        &proofs
+        &proofs,
+        listed.start,
+        listed.end
     )
     .fetch_all(pool)
     .await?;

@@ -62,6 +62,11 @@ impl Place {
     pub(super) fn diagnose(&self, error: &Error) -> Diagnosis {
         match error {
             Error::Database(Cause(error)) => self.explain("", error),
+            Error::Slow => Diagnosis {
+                problem: format!("{error}, {self}"),
+                remedy: "find out what keeps it busy, or what slows down the connection to it"
+                    .to_owned(),
+            },
             Error::Unreadable(_) | Error::IntentOfAnotherLink { .. } => Diagnosis {
                 problem: format!("{error}, {self}"),
                 remedy: "find out whether another version of this program uses it".to_owned(),

@@ -154,7 +154,6 @@ async fn try_to_erase(
     erasure.messages().await?;
     erasure.approvals().await?;
     erasure.link(stored_request, stored_failure).await?;
-    erasure.movements().await?;
     if let Request::Caller(cause) = request
         && !again
     {
@@ -460,7 +459,7 @@ impl Erasure<'_> {
         Ok(())
     }
 
-    /// The link itself.
+    /// The link itself, and its metadata in the books, which a trigger reduces to what the link keeps.
     async fn link(&mut self, mut request: Value, mut failure: Option<Value>) -> Result<(), Error> {
         erase_request(&mut request, self.personal);
         if let Some(failure) = &mut failure {
@@ -475,18 +474,6 @@ impl Erasure<'_> {
             self.link.id.uuid(),
             request,
             failure
-        )
-        .execute(&mut *self.transaction)
-        .await?;
-        Ok(())
-    }
-
-    /// The metadata in the books. Their trigger lets it be removed only once the link is marked as erased.
-    async fn movements(&mut self) -> Result<(), Error> {
-        sqlx::query!(
-            "UPDATE movements SET metadata = metadata - $2::text[] WHERE payment_link_id = $1 AND metadata ?| $2",
-            self.link.id.uuid(),
-            &self.personal.keys()
         )
         .execute(&mut *self.transaction)
         .await?;

@@ -15,6 +15,9 @@ pub enum Error {
         /// The link that has the intent, or that it is surplus for.
         owner: PaymentLinkId,
     },
+    /// Somebody else was already waiting for the same, for too long.
+    #[error("the database takes too long")]
+    Slow,
     /// This version doesn't understand what is stored.
     #[error("a value in the database is unreadable: {0}")]
     Unreadable(String),
@@ -91,7 +94,8 @@ impl Error {
                 | sqlx::Error::PoolTimedOut
                 | sqlx::Error::PoolClosed
                 | sqlx::Error::WorkerCrashed,
-            )) => true,
+            ))
+            | Self::Slow => true,
             Self::Database(_) | Self::IntentOfAnotherLink { .. } | Self::Unreadable(_) => false,
         }
     }

@@ -123,6 +123,13 @@ const FILL_IN_BATCH: i64 = 500;
 /// Stores what older movements say about their link and the card, a few at a time. An earlier version booked them without it.
 /// Returns whether there may be more. Does nothing if another replica is doing so.
 pub async fn fill_in(pool: &PgPool) -> Result<bool, Error> {
+    let is_filled_in =
+        sqlx::query_scalar!(r#"SELECT filled_in >= head AS "is_filled_in!" FROM books"#)
+            .fetch_one(pool)
+            .await?;
+    if is_filled_in {
+        return Ok(false);
+    }
     let mut transaction = pool.begin().await?;
     let books = sqlx::query!(
         "SELECT head, filled_in FROM books WHERE filled_in < head FOR UPDATE SKIP LOCKED"
@@ -399,7 +406,8 @@ impl Rows {
                          $14::text[])
                  AS new (position, id, type, account, link_id, event_id, currency, amount, net, occurred_at, dated_by,
                          capture_id, operation_id, actor)
-             JOIN payment_links link ON link.id = link_id",
+             -- If the link were missing, the foreign key would reject the movement.
+             LEFT JOIN payment_links link ON link.id = link_id",
             &self.position,
             &self.id,
             &self.kind as &[&str],

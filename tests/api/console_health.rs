@@ -11,7 +11,8 @@ use crate::{
     console::{ALL, Visitor, run, start},
     subscriptions::subscriptions,
     support::{
-        Answer, LEEDS_KEY, TestApp, TestSandbox, event, eventually, new_database, send, text,
+        Answer, LEEDS_KEY, TestApp, TestSandbox, event, eventually, mail::MailServer, new_database,
+        send, text,
     },
 };
 
@@ -80,6 +81,7 @@ async fn each_check_and_each_alert_has_its_line() {
         ("Environment", &["Fine", "sandbox"]),
         ("API keys of clients", &["Fine", "1."]),
         ("Clock of the database", &["Fine"]),
+        ("Mail server", &["Note", "No emails are sent (SMTP_URL)."]),
         ("Dojo and the API key", &["Fine", "sandbox: test money"]),
         ("Clock of Dojo", &["Fine"]),
         ("Checkout pages", &["Fine", &app.sandbox.url]),
@@ -169,6 +171,39 @@ async fn a_dojo_that_fails_or_takes_long_keeps_no_page_waiting() {
         found.contains("Note") && found.contains("It is being asked"),
         "{found}"
     );
+}
+
+#[tokio::test]
+async fn a_mail_server_that_is_out_of_reach_is_wrong() {
+    const NAME: &str = "Mail server";
+    let mut server = MailServer::start().await;
+    let mail = server.settings();
+    let mail: Vec<_> = mail
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let app = start(&mail).await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let port = server.port.to_string();
+    says(&visitor, NAME, &["Fine", &port]).await;
+
+    server.stop();
+    ask_again(&visitor).await;
+    let words = [
+        "Wrong",
+        "SMTP_URL",
+        "href=\"/runbook#messages-are-not-sent\"",
+    ];
+    says(&visitor, NAME, &words).await;
+    // Dojo's side is shown all the same.
+    says(&visitor, "Dojo and the API key", &["Fine"]).await;
+    visitor
+        .sees("/health", "<a href=\"#mail\">Mail</a>: Mail server.")
+        .await;
+
+    server.resume().await;
+    ask_again(&visitor).await;
+    says(&visitor, NAME, &["Fine"]).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use sqlx::{
     AssertSqlSafe,
     types::time::{Date, OffsetDateTime},
 };
+use time::format_description::well_known::Rfc3339;
 
 use crate::{
     commands::create_limited_key,
@@ -950,16 +951,53 @@ enum Instead {
     Another(Value),
 }
 
-/// Makes the outcome of all operations unknown, and the movements without one, as if Dojo's responses had been lost.
+/// How far [`forget_outcomes`] and [`age`] move what was done: by then, Dojo's list is complete.
+const AGE: time::Duration = time::Duration::hours(2);
+
+/// Makes the outcome of all operations unknown, and the movements without one, as if Dojo's responses had been lost two hours ago.
 async fn forget_outcomes(app: &TestApp) {
     for statement in [
         "ALTER TABLE movements DISABLE TRIGGER movement_stays",
         "UPDATE movements SET operation_id = NULL, actor = NULL",
         "ALTER TABLE movements ENABLE TRIGGER movement_stays",
-        "UPDATE operations SET status = 'Unconfirmed', completed_at = NULL",
     ] {
         run(app, statement).await;
     }
+    let hours = AGE.whole_hours();
+    run(
+        app,
+        &format!(
+            "UPDATE operations SET status = 'Unconfirmed', completed_at = NULL,
+                                   created_at = created_at - interval '{hours} hours',
+                                   asked_until = asked_until - interval '{hours} hours'"
+        ),
+    )
+    .await;
+}
+
+/// Makes Dojo list a link's transactions as made two hours before, and returns them.
+async fn age(app: &TestApp, link: &Value) -> Vec<Value> {
+    let mut aged = Vec::new();
+    for transaction in transactions(app, link).await {
+        change(app, &transaction, json!({"hidden": true})).await;
+        let made_at = OffsetDateTime::parse(text(&transaction["dateTime"]), &Rfc3339).unwrap();
+        aged.push(json!({
+            "type": transaction["type"], "status": transaction["status"], "paymentProduct": "PaymentLinks",
+            "amount": transaction["amount"]["value"], "tipsAmount": transaction["tipsAmount"]["value"],
+            "paymentIntentId": link["paymentIntentId"], "dateTime": (made_at - AGE).format(&Rfc3339).unwrap(),
+        }));
+    }
+    add(app, DOJO_KEY, &aged).await;
+    let mut listed = transactions(app, link).await;
+    listed.retain(|transaction| transaction["hidden"] == false);
+    listed
+}
+
+/// The statuses of a link's operations, oldest first.
+async fn outcomes(app: &TestApp, link: &Value) -> Vec<String> {
+    let operations = app.operations(link).await;
+    let outcomes = operations.iter().map(|it| text(&it["status"]).to_owned());
+    outcomes.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -997,7 +1035,7 @@ async fn a_transaction_proves_an_unconfirmed_operation_only_if_it_can_be_no_othe
             app.operate_with_key(text(&link["id"]), &link, call, &body)
                 .await
                 .expect(200);
-            let made = transactions(&app, &link).await.pop().unwrap();
+            let made = age(&app, &link).await.pop().unwrap();
             assert_eq!(made["type"], kind);
             let is_proven = matches!(instead, Proof);
             let (changed, another) = match instead {
@@ -1011,7 +1049,7 @@ async fn a_transaction_proves_an_unconfirmed_operation_only_if_it_can_be_no_othe
             if let Some(how) = another {
                 let mut row = json!({
                     "type": kind, "status": "Authorized", "amount": 300, "paymentProduct": "PaymentLinks",
-                    "paymentIntentId": link["paymentIntentId"],
+                    "paymentIntentId": link["paymentIntentId"], "dateTime": made["dateTime"],
                 });
                 for (name, value) in how.as_object().unwrap() {
                     row[name] = value.clone();
@@ -1063,20 +1101,108 @@ async fn a_transaction_that_may_be_one_of_two_operations_proves_neither() {
                 .expect(200);
         }
     }
+    // Dojo doesn't document whether a transaction's amount includes the tip.
+    let mut body = manual("Order 1");
+    body["tipsAmount"] = pounds(100);
+    let tipped = app.paid_as(&body, "Authorized").await;
+    for value in [300, 340] {
+        let body = json!({"amount": pounds(value), "tipsAmount": pounds(40)});
+        app.operation_outcome(&format!("tipped-{value}"), &tipped, "captures", &body)
+            .await
+            .expect(200);
+    }
     app.in_step_with_dojo().await;
     // One of the two of 3.00 is missing, so the other transaction could be either operation's.
-    for link in [&paid, &authorized] {
-        let of_300 = transactions(&app, link).await;
-        let of_300 = of_300.iter().find(|it| it["amount"]["value"] == 300);
+    for link in [&paid, &authorized, &tipped] {
+        let listed = age(&app, link).await;
+        let of_300 = listed.iter().find(|it| it["amount"]["value"] == 300);
         change(&app, of_300.unwrap(), json!({"hidden": true})).await;
     }
     forget_outcomes(&app).await;
     lines(&mut reconcile(&app, from, to));
     for link in [&paid, &authorized] {
-        let operations = app.operations(link).await;
-        let outcomes: Vec<_> = operations.iter().map(|it| text(&it["status"])).collect();
-        assert_eq!(outcomes, ["Unconfirmed", "Unconfirmed", "Succeeded"]);
+        assert_eq!(
+            outcomes(&app, link).await,
+            ["Unconfirmed", "Unconfirmed", "Succeeded"]
+        );
     }
+    assert_eq!(outcomes(&app, &tipped).await, ["Unconfirmed"; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_may_be_a_failed_capture_proves_no_other_while_that_is_looked_for() {
+    let app = TestApp::quick(&[UTC]).await;
+    let (from, to) = around_today();
+    let link = app.authorized().await;
+    for key in ["capture-1", "capture-2"] {
+        app.operation_outcome(key, &link, "captures", &json!({"amount": pounds(300)}))
+            .await
+            .expect(200);
+    }
+    app.in_step_with_dojo().await;
+    let made = age(&app, &link).await.pop().unwrap();
+    change(&app, &made, json!({"hidden": true})).await;
+    forget_outcomes(&app).await;
+    let first = "WHERE id = (SELECT min(id::text)::uuid FROM operations)";
+    run(
+        &app,
+        &format!(
+            "UPDATE operations SET status = 'Failed', completed_at = now(), due_at = now() + interval '1 hour' {first}"
+        ),
+    )
+    .await;
+    lines(&mut reconcile(&app, from, to));
+    assert_eq!(outcomes(&app, &link).await, ["Failed", "Unconfirmed"]);
+    // It is no longer looked for.
+    run(
+        &app,
+        &format!("UPDATE operations SET due_at = NULL {first}"),
+    )
+    .await;
+    lines(&mut reconcile(&app, from, to));
+    assert_eq!(outcomes(&app, &link).await, ["Failed", "Succeeded"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_list_of_the_whole_time_in_which_an_operation_may_have_been_made_proves_it() {
+    let app = TestApp::quick(&[UTC]).await;
+    let (from, to) = around_today();
+    let refund = json!({"amount": pounds(300)});
+    let link = app.paid().await;
+    app.operate_with_key("refund-1", &link, "refunds", &refund)
+        .await
+        .expect(200);
+    app.in_step_with_dojo().await;
+    let made = transactions(&app, &link).await.pop().unwrap();
+    run(
+        &app,
+        "UPDATE operations SET status = 'Unconfirmed', completed_at = NULL",
+    )
+    .await;
+    // Dojo may list others late.
+    lines(&mut reconcile(&app, from, to));
+    assert_eq!(outcomes(&app, &link).await, ["Unconfirmed"]);
+
+    // The list of a day begins an hour before it. What was made before that may be the operation.
+    let before = from.previous_day().unwrap();
+    run(
+        &app,
+        &format!(
+            "UPDATE operations SET created_at = '{from} 00:00Z'::timestamptz - interval '65 minutes',
+                                   asked_until = '{from} 00:00Z'::timestamptz - interval '55 minutes'"
+        ),
+    )
+    .await;
+    change(&app, &made, json!({"hidden": true})).await;
+    let row = json!({
+        "type": "Refund", "status": "Authorized", "amount": 300, "paymentProduct": "PaymentLinks",
+        "paymentIntentId": link["paymentIntentId"], "dateTime": format!("{before}T23:03:00Z"),
+    });
+    add(&app, DOJO_KEY, &[row]).await;
+    lines(&mut reconcile(&app, from, from));
+    assert_eq!(outcomes(&app, &link).await, ["Unconfirmed"]);
+    lines(&mut reconcile(&app, before, before));
+    assert_eq!(outcomes(&app, &link).await, ["Succeeded"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -1117,7 +1243,7 @@ async fn tips_are_in_the_books_in_the_feed_and_in_the_comparison() {
     assert_eq!(captured, [440, 660, 1100]);
 
     // Dojo's list has the tip apart from the amount.
-    let parts = transactions(&app, &in_parts).await;
+    let parts = age(&app, &in_parts).await;
     let last = parts.last().unwrap();
     assert_eq!(
         (&last["amount"], &last["tipsAmount"]),
@@ -1131,8 +1257,10 @@ async fn tips_are_in_the_books_in_the_feed_and_in_the_comparison() {
     change(&app, last, json!({"amount": 601})).await;
     lines(&mut reconcile(&app, from, to));
     let operations = app.operations(&in_parts).await;
-    let outcomes: Vec<_> = operations.iter().map(|it| text(&it["status"])).collect();
-    assert_eq!(outcomes, ["Succeeded", "Unconfirmed"]);
+    assert_eq!(
+        outcomes(&app, &in_parts).await,
+        ["Succeeded", "Unconfirmed"]
+    );
     eventually("the movement names its operation", async || {
         let movements = app.booked(&in_parts, 2).await;
         (movements[0]["operationId"] == operations[0]["id"]).then_some(())

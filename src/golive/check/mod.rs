@@ -144,6 +144,11 @@ pub async fn at_dojo(accounts: &Accounts, api: &Url, public_url: Option<&Url>) -
     checks.into_iter().flat_map(Checks::into_list).collect()
 }
 
+/// Checks the mail server of a running service.
+pub async fn of_mail(mailer: &Mailer) -> Vec<Check> {
+    mail::check(mailer).await.into_list()
+}
+
 /// Checks the database of a running service.
 pub async fn of_database(pool: &PgPool, environment: Environment) -> Vec<Check> {
     database::check_in_use(pool, environment).await.into_list()
