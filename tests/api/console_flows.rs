@@ -525,6 +525,8 @@ impl Desk {
         let operator = &self.operator;
         let link = self.link_for(LinkFor::Waiting, "To copy").await;
         operator.open(&link).await;
+        let button = "button[data-copy]:not([hidden])";
+        operator.browser.find_one(button).await;
         // The browser's own clipboard belongs to the whole machine.
         let stub = "window.copied = [];
             navigator.clipboard.writeText = async (text) => { copied.push(text); };";

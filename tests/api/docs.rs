@@ -451,8 +451,8 @@ async fn the_pages_are_legible_in_the_dark() {
     let browser = look.open().await;
     for path in PAGES {
         browser.visit(&format!("{}{path}", app.service.url)).await;
-        let background = "return getComputedStyle(document.documentElement).backgroundColor";
-        assert_ne!(browser.run(background).await, json!("rgb(255, 255, 255)"));
+        let paper = "return getComputedStyle(document.body).backgroundColor";
+        assert_ne!(browser.run(paper).await, "rgb(255, 255, 255)", "{path}");
         browser.is_legible().await;
     }
     browser.close().await;
