@@ -125,12 +125,49 @@ nothing_left() {
     echo "ok: a demo ended by $1"
 }
 
+# Pretends that this machine has a screen. Adds the pages that are opened on it to the file `opened`.
+fake_screen() {
+    opened=$dir/opened
+    mkdir "$dir/bin"
+    cat >"$dir/bin/open" <<END
+#!/bin/sh
+echo "\$1" >>"$opened"
+END
+    chmod +x "$dir/bin/open"
+    ln -s open "$dir/bin/xdg-open"
+    export DISPLAY=:9 PATH="$dir/bin:$PATH"
+}
+
+# On a machine with a screen, the demo opens the page to pay on, and the paid link at the console.
+opens_pages() {
+    local sandbox intent console id
+    : >"$opened"
+    start_demo opened
+    has_opened() { grep -q "$1" "$opened"; }
+    eventually 20 "the demo opens the page to pay on" has_opened '/checkout/pi_'
+    sandbox=$(sed -n 's|/checkout/pi_.*||p' "$opened")
+    intent=$(sed -n 's|.*/checkout/||p' "$opened")
+    curl -fsS --noproxy localhost -H 'content-type: application/json' -d '{}' \
+        "$sandbox/_sandbox/payment-intents/$intent/pay" >/dev/null || fail "the link can't be paid" "$out"
+    eventually 60 "the demo opens the console" has_opened '/links/plink_'
+    console=$(sed -n 's|/links/plink_.*||p' "$opened")
+    id=$(sed -n 's|.*/links/||p' "$opened")
+    grep -q "  $id is Created" "$out" || fail "the console shows another link: $id" "$out"
+    curl -fsS --noproxy localhost "$console/sign-in" | grep -q 'API key' || fail "nobody can sign in at $console" "$out"
+    kill -TERM "$demo"
+    nothing_left "SIGTERM after the payment" "$processes" "$folders"
+    echo "ok: the demo opens its pages"
+}
+
 # No process and no folder is left, however the demo ends.
 test_demo() {
     script/demo --pay >"$dir/pay" 2>&1 || fail "script/demo --pay" "$dir/pay"
     grep -q 'Paid. Everything is stopped.' "$dir/pay" || fail "the link was not paid" "$dir/pay"
     [ "$(wc -l <"$dir/pay")" -lt 100 ] || fail "the output is too long" "$dir/pay"
     echo "ok: script/demo --pay"
+
+    fake_screen
+    opens_pages
 
     local first first_processes first_folders
     start_demo hangup

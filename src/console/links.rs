@@ -91,6 +91,8 @@ struct ListPart {
     nothing: Option<&'static str>,
     /// The query of the next page.
     next: Option<String>,
+    /// The query of the first page.
+    first: String,
     /// Whether this isn't the first page.
     is_later: bool,
 }
@@ -290,6 +292,7 @@ pub(super) async fn list(
         next: found
             .has_more
             .then(|| query(&asked, is_search.then_some(by), Some(&found.after))),
+        first: query(&asked, is_search.then_some(by), None),
         is_later: !asked.after.is_empty(),
     });
     if headers.contains_key(LIVE) {

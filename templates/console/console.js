@@ -15,17 +15,22 @@ function localize(root) {
   }
 }
 
+// What a screen reader says.
+function announce(text) { document.getElementById("announcement").textContent = text; }
+
 // Copying.
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-copy]");
   if (!button) return;
-  const name = button.textContent;
+  // Somebody may press it again before it has its name back.
+  const name = button.dataset.name ??= button.textContent;
   try {
     await navigator.clipboard.writeText(button.dataset.copy);
     button.textContent = "Copied";
   } catch {
     button.textContent = "Select it and copy it";
   }
+  announce(button.textContent);
   setTimeout(() => { button.textContent = name; }, 2000);
 });
 
@@ -39,6 +44,8 @@ prepare(document);
 // What changes is brought up to date while somebody can see it. The console responds once something has happened, or after a
 // while. If nothing responds, the pauses grow.
 const SHORTEST = 2000, LONGEST = 60000, LIMIT = 45000;
+// Until the page looks again whether it may show what it got. The console responds at once to a page that isn't up to date.
+const OCCUPIED = 10000;
 const sleep = (time) => new Promise((done) => { setTimeout(done, time); });
 function visible() {
   return new Promise((done) => {
@@ -47,9 +54,12 @@ function visible() {
   });
 }
 // A window that nobody sees keeps no connection. Browsers have few.
+let hidden = new AbortController();
+document.addEventListener("visibilitychange", () => {
+  hidden.abort();
+  hidden = new AbortController();
+});
 function ask(region) {
-  const hidden = new AbortController();
-  document.addEventListener("visibilitychange", () => hidden.abort(), { once: true });
   return fetch(region.dataset.live, {
     headers: { "x-live": region.dataset.seen, "if-none-match": region.dataset.tag },
     redirect: "manual", cache: "no-store", signal: AbortSignal.any([hidden.signal, AbortSignal.timeout(LIMIT)]),
@@ -74,7 +84,7 @@ function show(region, text) {
   const before = said(region);
   region.replaceChildren(...fresh.childNodes);
   next?.focus({ preventScroll: true });
-  if (said(region) !== before) document.getElementById("announcement").textContent = said(region);
+  if (said(region) !== before) announce(said(region));
   return true;
 }
 async function follow(region) {
@@ -93,6 +103,8 @@ async function follow(region) {
       if (response.status === 304 || show(region, await response.text())) {
         region.dataset.seen = response.headers.get("x-live");
         region.dataset.tag = response.headers.get("etag");
+      } else {
+        pause = Math.max(pause, OCCUPIED);
       }
     } catch {
       // Nobody has been looking, or the network or the service is away for a while.

@@ -110,6 +110,14 @@ impl Browser {
         }
     }
 
+    /// Whether pages may run scripts. The driver's own run in any case.
+    pub async fn runs_scripts(&self) -> bool {
+        let page = "data:text/html,<p>off</p><script>document.querySelector('p').textContent = 'on'</script>";
+        self.page.goto(page).await.unwrap();
+        let text = self.page.find(Locator::Css("p")).await.unwrap();
+        text.text().await.unwrap() == "on"
+    }
+
     /// Waits until a file is saved, and returns its text.
     pub async fn downloaded(&self, name: &str) -> String {
         let path = self.profile.join(DOWNLOADS).join(name);

@@ -356,18 +356,22 @@ async fn a_database_that_is_read_only_or_whose_clock_differs_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_user_that_may_not_write_fails() {
+async fn a_database_user_that_may_not_read_or_write_fails() {
     let app = TestApp::start().await;
     let role = format!("role_{}", uuid::Uuid::now_v7().simple());
+    let url = app.database_url.replace("postgres@", &format!("{role}@"));
+    execute(&app, &format!("CREATE ROLE {role} LOGIN")).await;
+    let found = report(&app, &[("DATABASE_URL", &url)]).await;
+    let words = "the user lacks a privilege";
+    fails(&found, "migrations", words, &CHECKS[3..7]);
+
     for statement in [
-        "CREATE ROLE {role} LOGIN",
         "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
         "GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}",
         "REVOKE UPDATE ON operations FROM {role}",
     ] {
         execute(&app, &statement.replace("{role}", &role)).await;
     }
-    let url = app.database_url.replace("postgres@", &format!("{role}@"));
     let words = "may not write to operations → use the user that owns";
     fails(
         &report(&app, &[("DATABASE_URL", &url)]).await,

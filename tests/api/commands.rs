@@ -208,7 +208,8 @@ async fn migrate_can_run_again_and_in_several_processes_at_once() {
 
     let again = run(&mut migrate());
     assert!(again.status.success());
-    assert!(String::from_utf8(again.stderr).unwrap().contains(&already));
+    let said = String::from_utf8(again.stderr).unwrap();
+    assert_eq!(said, format!("{already}\n"));
 }
 
 /// Runs a command whose reader closes the pipe at once.
@@ -305,6 +306,47 @@ fn help_lists_every_setting_with_its_variable_and_default() {
     ] {
         assert!(help.contains(setting), "{setting} is missing from\n{help}");
     }
+}
+
+/// The help of a command and of all commands below it.
+fn helps(command: &[&str]) -> Vec<String> {
+    let help = output_of(program().args(command).arg("--help"));
+    let below = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+    let below = below.split("\n\n").next().unwrap();
+    let names = below
+        .lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|name| !name.is_empty() && *name != "help");
+    let further = names.flat_map(|name| helps(&[command, &[name]].concat()));
+    let mut all: Vec<_> = further.collect();
+    all.push(help.clone());
+    all
+}
+
+#[test]
+fn help_says_what_a_value_is_and_does_not_repeat_the_name_of_its_flag() {
+    let all = helps(&[]);
+    assert!(all.len() > 15, "{} commands", all.len());
+    for help in all {
+        for line in help.lines() {
+            let mut values = line.split('<').skip(1);
+            let is_repeated = values.any(|value| value.starts_with(|c: char| c.is_lowercase()));
+            assert!(!is_repeated, "{line:?} in\n{help}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_without_operations_says_so() {
+    let app = TestApp::start().await;
+    let mut list = program();
+    list.args(["operations", "unconfirmed"])
+        .env("DATABASE_URL", &app.database_url);
+    let listed = run(&mut list);
+    let [stdout, stderr] =
+        [listed.stdout, listed.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(listed.status.success(), "{stderr}");
+    assert_eq!((&*stdout, &*stderr), ("", "No operation is Unconfirmed.\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,7 +42,9 @@ impl Look {
             let blocked = json!({"profile.managed_default_content_settings.javascript": 2});
             options["prefs"] = blocked;
         }
-        Browser::start(options).await
+        let browser = Browser::start(options).await;
+        assert_eq!(browser.runs_scripts().await, self.has_scripts);
+        browser
     }
 }
 

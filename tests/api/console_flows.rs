@@ -478,13 +478,103 @@ impl Desk {
         })
         .await;
         operator.is_accessible().await;
+        let (yesterday, tomorrow) = around_today();
+        let before = yesterday.previous_day().unwrap().to_string();
+        operator.enter_day("Created from", &before).await;
+        operator.enter_day("Created until", &before).await;
+        operator.press("Apply").await;
+        operator.says("Nothing was found.").await;
+        let tomorrow = tomorrow.to_string();
+        operator.enter_day("Created until", &tomorrow).await;
+        operator.press("Apply").await;
+        eventually("it was created in these days", async || {
+            (self.references().await == ["Found 1"]).then_some(())
+        })
+        .await;
         operator.press("Clear").await;
         operator.browser.find_one("#q[value='']").await;
+        self.search_instead().await;
         // What belongs to one link leads there.
         let intent = text(&both[1]["paymentIntentId"]);
         operator.enter("Search", intent).await;
         operator.press("Search").await;
         operator.is_at(&path_of(&both[1], "")).await;
+    }
+
+    /// Finds by a number what it may mean besides.
+    async fn search_instead(&self) {
+        let operator = &self.operator;
+        let mut body = ten_pounds("10 seats");
+        body["amount"] = pounds(2000);
+        self.create(body).await;
+        operator.enter("Search", "10").await;
+        operator.press("Search").await;
+        operator.says("Links whose reference starts with 10").await;
+        assert_eq!(self.references().await, ["10 seats"]);
+        operator.is_accessible().await;
+        operator.press("amount is 10").await;
+        operator.says("Links whose amount is 10").await;
+        assert_eq!(self.references().await[..2], ["Found 2", "Found 1"]);
+        operator.press("reference starts with 10").await;
+        operator.says("Links whose reference starts with 10").await;
+        assert_eq!(self.references().await, ["10 seats"]);
+    }
+
+    /// Copies what a link's page shows, and presses the button once too often.
+    async fn copy(&self) {
+        let operator = &self.operator;
+        let link = self.link_for(LinkFor::Waiting, "To copy").await;
+        operator.open(&link).await;
+        let button = "button[data-copy]:not([hidden])";
+        operator.browser.find_one(button).await;
+        // The browser's own clipboard belongs to the whole machine.
+        let stub = "window.copied = [];
+            navigator.clipboard.writeText = async (text) => { copied.push(text); };";
+        for (button, source) in [
+            ("Copy the id", ".copyable code"),
+            ("Copy the address", "[data-copy-source]"),
+        ] {
+            operator.read(stub).await;
+            operator.press_twice(button).await;
+            let shown = format!("return document.querySelector('{source}').textContent");
+            let shown = operator.read(&shown).await;
+            eventually("it is copied twice", async || {
+                let copied = operator.read("return copied").await;
+                (copied == json!([shown, shown])).then_some(())
+            })
+            .await;
+            let announced = "return document.getElementById('announcement').textContent";
+            assert_eq!(operator.read(announced).await, "Copied");
+            let names = "return [...document.querySelectorAll('[data-copy]')].map(button => button.textContent)";
+            eventually("the button has its name again", async || {
+                let names = operator.read(names).await;
+                (names == json!(["Copy the id", "Copy the address"])).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Goes to the main pages by two keys, until that is turned off.
+    async fn set_preferences(&self) {
+        let operator = &self.operator;
+        if operator.has_scripts() {
+            for (key, path) in [("a", "/attention"), ("b", "/books"), ("l", "/links")] {
+                operator.use_shortcut(["g", key]).await;
+                operator.is_at(path).await;
+            }
+        }
+        operator.press("Preferences").await;
+        operator.is_at("/preferences").await;
+        operator.is_accessible().await;
+        operator.untick("Keyboard shortcuts").await;
+        operator.press("Save").await;
+        operator.says("Saved.").await;
+        operator.is_accessible().await;
+        operator.press("Links").await;
+        operator.is_at("/links").await;
+        operator.browser.find_one("footer").await;
+        let shortcuts = "return document.querySelectorAll('.keys').length";
+        assert_eq!(operator.read(shortcuts).await, 0);
     }
 
     /// The references in the list.
@@ -519,6 +609,8 @@ impl Desk {
             (self.references().await.len() == 25).then_some(())
         })
         .await;
+        // They are the newest that the search finds.
+        operator.says("Links whose reference starts with").await;
     }
 
     /// One person requests refunds above the limit, and withdraws one.
@@ -766,6 +858,18 @@ impl Desk {
         operator.says("It serves requests.").await;
         self.app.get("/readyz").await.expect(200);
         operator.is_accessible().await;
+        let times_asked = async || {
+            let calls = self.app.sandbox.look("requests").await;
+            let calls = calls.as_array().unwrap().iter();
+            calls.filter(|call| call["path"] == "/webhooks").count()
+        };
+        let before = times_asked().await;
+        operator.press("Ask Dojo again").await;
+        eventually("Dojo is asked", async || {
+            (times_asked().await > before).then_some(())
+        })
+        .await;
+        operator.says("Dojo was last asked on").await;
     }
 
     /// Everything that can be done with a link.
@@ -783,6 +887,9 @@ impl Desk {
         self.refund_after_a_rejection().await;
         self.renew().await;
         self.refresh().await;
+        if self.operator.has_scripts() {
+            self.copy().await;
+        }
         self.audit().await;
         self.sign_out().await;
     }
@@ -801,6 +908,7 @@ impl Desk {
         self.turn_pages().await;
         self.read_the_books().await;
         self.look_at_health().await;
+        self.set_preferences().await;
         self.sign_out().await;
         self.only_read().await;
     }

@@ -43,7 +43,7 @@ pub struct Operator {
 /// The links, the buttons and the headings of parts to open with this name.
 fn named(name: &str) -> String {
     format!(
-        "//*[self::header or self::main]//*[self::a or self::button or self::summary][normalize-space()=\"{name}\"]"
+        "//*[self::header or self::main or self::footer]//*[self::a or self::button or self::summary][normalize-space()=\"{name}\"]"
     )
 }
 
@@ -83,6 +83,10 @@ impl Operator {
         };
         let browser = look.open().await;
         Self { mode, browser, url }
+    }
+
+    pub fn has_scripts(&self) -> bool {
+        self.mode != Mode::NoScripts
     }
 
     pub async fn sign_in(&self, key: &str) {
@@ -196,6 +200,14 @@ impl Operator {
         }
     }
 
+    /// Presses these keys one after the other, once the page knows its shortcuts.
+    pub async fn use_shortcut(&self, keys: [&str; 2]) {
+        self.browser.find_one(".keys:not([hidden])").await;
+        for key in keys {
+            self.browser.key(key).await;
+        }
+    }
+
     /// Presses the button with this name twice, as quickly as people do.
     pub async fn press_twice(&self, name: &str) {
         let path = named(name);
@@ -280,13 +292,22 @@ impl Operator {
 
     /// Ticks a box.
     pub async fn tick(&self, label: &str) {
+        self.switch(label, true).await;
+    }
+
+    /// Removes the tick from a box.
+    pub async fn untick(&self, label: &str) {
+        self.switch(label, false).await;
+    }
+
+    async fn switch(&self, label: &str, is_on: bool) {
         let field = self.focus_on(&labelled(label)).await;
         if self.mode == Mode::Keyboard {
             field.send_keys(" ").await.unwrap();
         } else {
             field.click().await.unwrap();
         }
-        assert!(field.is_selected().await.unwrap(), "{label}");
+        assert_eq!(field.is_selected().await.unwrap(), is_on, "{label}");
     }
 
     /// Nothing on this page keeps people from using it, in the light and in the dark. It is the same page in all modes, so one of

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     browser::Browser,
+    console_browser::{Look, WIDE},
     openapi::problem_types,
     support::{Answer, TestApp, eventually, manual, send, ten_pounds, text},
 };
@@ -366,10 +367,7 @@ async fn the_pages_work_on_a_phone_without_javascript() {
     }))
     .await;
     let page = &browser.page;
-    let script =
-        "data:text/html,<p>off</p><script>document.querySelector('p').textContent = 'on'</script>";
-    page.goto(script).await.unwrap();
-    browser.says("off").await;
+    assert!(!browser.runs_scripts().await);
 
     for path in PAGES {
         page.goto(&format!("{}{path}", app.service.url))
@@ -439,6 +437,23 @@ async fn the_pages_work_on_a_phone_without_javascript() {
             ([true, true, false], [false, true, true], [true, false]);
         let expected = [&there[..], &contents, &there_again].concat();
         assert_eq!(result, json!(expected), "{path}");
+    }
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_pages_are_legible_in_the_dark() {
+    let app = TestApp::start().await;
+    let look = Look {
+        is_dark: true,
+        ..WIDE
+    };
+    let browser = look.open().await;
+    for path in PAGES {
+        browser.visit(&format!("{}{path}", app.service.url)).await;
+        let paper = "return getComputedStyle(document.body).backgroundColor";
+        assert_ne!(browser.run(paper).await, "rgb(255, 255, 255)", "{path}");
+        browser.is_legible().await;
     }
     browser.close().await;
 }

@@ -8,6 +8,7 @@ mod documents;
 mod faults;
 mod manage;
 mod payment_intents;
+mod program;
 mod samples;
 mod search;
 mod subscriptions;
