@@ -323,11 +323,6 @@ impl Database {
         chosen.into_iter().map(|n| n + 1)
     }
 
-    /// The number of a link near this one that has a card and an amount of its own.
-    pub fn rare(&self, number: usize) -> usize {
-        (number / RARE).max(1) * RARE
-    }
-
     fn link_id(&self, number: usize) -> String {
         let number = i64::try_from(number).unwrap_or(i64::MAX);
         let time = u128::try_from(self.epoch + STEP * number).unwrap_or_default();
@@ -424,6 +419,11 @@ const ENTRY: &[(&str, &str)] = &[
         "jsonb_build_object('type', 'webhook', 'eventId', 'evt_' || left(md5(n || '-' || m), 22))",
     ),
 ];
+
+/// The number of a link near this one that has a card and an amount of its own.
+pub fn rare(number: usize) -> usize {
+    (number / RARE).max(1) * RARE
+}
 
 /// The last four digits of the card with which the rare link with this number was paid.
 pub fn rare_card(number: usize) -> String {

@@ -11,7 +11,7 @@ use tokio::{process::Command, time::sleep};
 
 use crate::{
     Result,
-    database::{Database, Size, rare_amount, rare_card},
+    database::{Database, Size, rare, rare_amount, rare_card},
     http::{Connection, Request, request},
     lab::{API_KEY, Lab, Program, build_folder, start_service},
     load::{self, Deck},
@@ -288,7 +288,7 @@ async fn races(database: &Database, service: &Program, console: SocketAddr) -> R
     let race = |search: &'static Search| {
         let numbers = || {
             let numbers = database.random_numbers(500);
-            numbers.map(|n| if search.is_rare { database.rare(n) } else { n })
+            numbers.map(|n| if search.is_rare { rare(n) } else { n })
         };
         let in_api =
             numbers().map(|n| get(&format!("/v1/payment-links?{}", (search.query)(n)), API_KEY));
