@@ -22,8 +22,11 @@ function announce(text) { document.getElementById("announcement").textContent = 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-copy]");
   if (!button) return;
-  // Somebody may press it again before it has its name back.
-  const name = button.dataset.name ??= button.textContent;
+  // Somebody may press it again before it has its name back. It stays as wide, so that a double click doesn't miss it.
+  if (!button.dataset.name) {
+    button.dataset.name = button.textContent;
+    button.style.minWidth = `${button.offsetWidth}px`;
+  }
   try {
     await navigator.clipboard.writeText(button.dataset.copy);
     button.textContent = "Copied";
@@ -31,7 +34,7 @@ document.addEventListener("click", async (event) => {
     button.textContent = "Select it and copy it";
   }
   announce(button.textContent);
-  setTimeout(() => { button.textContent = name; }, 2000);
+  setTimeout(() => { button.textContent = button.dataset.name; }, 2000);
 });
 
 function prepare(root) {

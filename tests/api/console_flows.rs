@@ -548,7 +548,7 @@ impl Desk {
             let names = "return [...document.querySelectorAll('[data-copy]')].map(button => button.textContent)";
             eventually("the button has its name again", async || {
                 let names = operator.read(names).await;
-                (names == json!(["Copy the id", "Copy the address"])).then_some(())
+                (names == json!(["Copy the address", "Copy the id"])).then_some(())
             })
             .await;
         }
