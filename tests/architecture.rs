@@ -82,6 +82,7 @@ const ALLOWED_MODULES: &[(&str, &[&str])] = &[
             "api_key",
             "config",
             "golive",
+            "mail",
             "payment_link",
             "protocol",
             "store",
