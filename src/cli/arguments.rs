@@ -39,7 +39,7 @@ struct WrongValue {
 pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Failure> {
     let arguments: Vec<_> = arguments.collect();
     let mut command = Cli::command();
-    let mut wrong = Vec::new();
+    let mut wrong: Vec<WrongValue> = Vec::new();
     loop {
         let error = match command.clone().try_get_matches_from(&arguments) {
             Ok(matches) if wrong.is_empty() => {
@@ -49,6 +49,10 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Fa
             Err(error) => error,
         };
         match WrongValue::find(&error) {
+            // It has no value at all, which what takes its place lacks as well.
+            Some(value) if wrong.iter().any(|known| known.flag == value.flag) => {
+                return Err(Failure::Usage(error));
+            }
             Some(value) => {
                 command = set_aside(command, &value.flag);
                 wrong.push(value);
@@ -172,6 +176,28 @@ mod tests {
             ),
             Err(Failure::Usage(error)) => panic!("{error}"),
             Ok(cli) => panic!("{cli:?}"),
+        }
+    }
+
+    #[test]
+    fn a_flag_without_its_value_is_reported() {
+        for (arguments, flag) in [
+            (
+                &["api-keys", "create", "--name", "a", "--scopes"][..],
+                "--scopes",
+            ),
+            (&["serve", "--run-jobs"], "--run-jobs"),
+            (&["serve", "--log-format", "x", "--run-jobs"], "--run-jobs"),
+        ] {
+            let arguments = ["dojo-payment-links"].iter().chain(arguments);
+            let Err(Failure::Usage(error)) = parse(arguments.map(OsString::from)) else {
+                panic!("{flag} needs a value");
+            };
+            let text = error.to_string();
+            assert!(
+                text.contains("a value is required") && text.contains(flag),
+                "{text}"
+            );
         }
     }
 
