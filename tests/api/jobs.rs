@@ -307,6 +307,11 @@ async fn a_key_that_dojo_rejects_pauses_its_account() {
 async fn a_webhook_during_a_claim_is_followed_by_a_read_at_once() {
     let mut app = TestApp::with(&[]).await;
     let link = paid_without_webhook(&app).await;
+    // On a busy machine it would be due by schedule, and leased by the claim whose response is delayed.
+    sqlx::query("UPDATE payment_links SET due_at = now() + interval '1 hour'")
+        .execute(&app.pool)
+        .await
+        .unwrap();
     let mut way = SlowWay::to(&app.database_url, "status NOT IN ('Pending', 'Failed')").await;
     // The claim of links that are due finds none, and its response is delayed.
     let settings = [&QUICK[..], &[("POLL_INTERVAL", "1h")]].concat();
