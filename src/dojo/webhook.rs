@@ -12,16 +12,15 @@ use crate::payment_link::parse_time;
 /// The header that contains the signature.
 pub const SIGNATURE_HEADER: &str = "dojo-signature";
 
+/// The event that reports a new intent.
+pub const CREATED: &str = "payment_intent.created";
+
 /// The event that reports a change of an intent's status.
 pub const STATUS_UPDATED: &str = "payment_intent.status_updated";
 
 /// The events that report a payment intent and its status. An event of any other type may be about something that only
 /// resembles a payment intent, so its status is ignored.
-pub const INTENT_EVENTS: [&str; 3] = [
-    "payment_intent.created",
-    STATUS_UPDATED,
-    "payment_intent.send-receipt",
-];
+pub const INTENT_EVENTS: [&str; 3] = [CREATED, STATUS_UPDATED, "payment_intent.send-receipt"];
 
 /// Whether `signature` is valid for `body` and any of `secrets`.
 ///

@@ -38,7 +38,7 @@ pub(super) async fn adopt_intent(
             metrics::counter!("intents_of_other_links_total").increment(1);
         }
     })?;
-    if adopted.has_early_webhooks || adopted.link.send.is_some() {
+    if adopted.has_early_news || adopted.link.send.is_some() {
         // They made the link due before it could be claimed, or there is an email to send.
         context.wake.notify_waiters();
     }

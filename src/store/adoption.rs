@@ -16,7 +16,7 @@ use super::{
     microseconds,
     timeline::{NewEntry, count_status_change, record, record_each},
     to_json,
-    webhooks::judge,
+    webhooks::{is_news, judge},
 };
 use crate::{
     dojo::PaymentIntent,
@@ -35,8 +35,9 @@ pub struct Adopted {
     pub surplus: bool,
     /// Whether the link got its intent now, and Dojo reports an amount for it other than the requested one.
     pub mismatch: bool,
-    /// Whether webhooks about the intent had arrived before, so that the link is due for reconciliation at once.
-    pub has_early_webhooks: bool,
+    /// Whether webhooks that arrived before may say more than the intent does, so that the link is due for reconciliation at
+    /// once.
+    pub has_early_news: bool,
 }
 
 /// What an intent sets in its link's row, by the names that the statement knows.
@@ -91,7 +92,7 @@ pub async fn adopt_intent(
             link,
             surplus: false,
             mismatch: false,
-            has_early_webhooks: false,
+            has_early_news: false,
         });
     }
     adoption.of_any_intent(pool).await
@@ -271,7 +272,7 @@ impl Adoption<'_> {
             link,
             surplus,
             mismatch,
-            has_early_webhooks: is_new && !early.is_empty(),
+            has_early_news: is_new && has_news(&early),
         })
     }
 
@@ -297,6 +298,8 @@ impl Adoption<'_> {
                 let event_type = row.event_type.unwrap_or_default();
                 let verdict = judge(status, &event_type, row.reported.as_deref());
                 let before = status;
+                let is_news = self.intent.known_status().is_none()
+                    || is_news(before, &event_type, row.reported.as_deref());
                 if let Verdict::Moved(after) = verdict {
                     status = after;
                 }
@@ -307,6 +310,7 @@ impl Adoption<'_> {
                     },
                     before,
                     after: status,
+                    is_news,
                     detail: to_json(&WebhookDetail {
                         verdict: verdict.name(),
                         reported: row.reported.as_deref(),
@@ -341,7 +345,7 @@ impl Adoption<'_> {
             attempts: intent.attempts(),
             expire_at: intent.expire_at,
             // A webhook says nothing about money, so the intent is read at once.
-            next_read: if early.is_empty() { 10 } else { 0 },
+            next_read: if has_news(early) { 0 } else { 10 },
             changes: if status == self.created_as() { 1 } else { 2 },
             message_id: MessageId::new().uuid(),
         }
@@ -388,7 +392,13 @@ struct EarlyWebhook {
     cause: Cause,
     before: Status,
     after: Status,
+    /// Whether it may say more than the intent does.
+    is_news: bool,
     detail: Value,
+}
+
+fn has_news(early: &[EarlyWebhook]) -> bool {
+    early.iter().any(|webhook| webhook.is_news)
 }
 
 /// Records that Dojo reports an amount other than the requested one.

@@ -9,7 +9,7 @@ use super::{
     timeline::{count_status_change, record_with_causes},
 };
 use crate::{
-    dojo::webhook::{Event, INTENT_EVENTS},
+    dojo::webhook::{CREATED, Event, INTENT_EVENTS},
     payment_link::{PaymentLinkId, Status, Verdict, timeline::Kind},
 };
 
@@ -161,21 +161,23 @@ pub async fn record(pool: &PgPool, webhooks: &[Webhook]) -> Result<Vec<Effect>, 
                       body <> '' AS has_body
         ), link AS (
             SELECT event.account, event.dedup_key, event.event_type, event.payment_status AS reported,
-                   link.id, link.payment_intent_id, link.status, event.has_body AND link.erased_at IS NOT NULL AS is_late
+                   link.id, link.payment_intent_id, link.status, event.has_body AND link.erased_at IS NOT NULL AS is_late,
+                   (link.dojo_status = link.status AND link.unsettled_status IS NULL AND link.disputed_since IS NULL)
+                       IS TRUE AS is_confirmed
             FROM event JOIN payment_links link ON link.id = event.payment_link_id
             WHERE event.first
             ORDER BY link.id
             FOR UPDATE OF link
         ), judged AS (
-            SELECT link.*, link.status AS before, rule.after, rule.verdict
+            SELECT link.*, link.status AS before, rule.after, rule.verdict, rule.is_news OR NOT link.is_confirmed AS is_news
             FROM link
-            JOIN unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::text[])
-                AS rule (event_type, reported, before, after, verdict)
+            JOIN unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::bool[])
+                AS rule (event_type, reported, before, after, verdict, is_news)
                 ON rule.before = link.status AND rule.event_type = link.event_type
                    AND rule.reported IS NOT DISTINCT FROM link.reported
         ), moved AS (
             UPDATE payment_links link
-            -- Whatever the verdict, the intent is read: a webhook says nothing about money.
+            -- If it is news, the intent is read, whatever the verdict: a webhook says nothing about money.
             -- The link already has the intent's id. It is set again because Postgres first checks a row's constraints on
             -- the version in the statement's snapshot, which may not have it yet.
             SET status = judged.after,
@@ -191,7 +193,7 @@ pub async fn record(pool: &PgPool, webhooks: &[Webhook]) -> Result<Vec<Effect>, 
                                         ELSE link.unsettled_status END,
                 updated_at = CASE WHEN judged.after <> judged.before THEN now() ELSE link.updated_at END
             FROM judged
-            WHERE link.id = judged.id
+            WHERE link.id = judged.id AND judged.is_news
         ), entry AS (
             SELECT id AS link_id, before, after,
                    jsonb_build_object('type', 'webhook', 'eventId', dedup_key) AS cause,
@@ -218,6 +220,7 @@ pub async fn record(pool: &PgPool, webhooks: &[Webhook]) -> Result<Vec<Effect>, 
         &rules.before as &[&str],
         &rules.after as &[&str],
         &rules.verdict as &[&str],
+        &rules.is_news,
     )
     .fetch_all(pool)
     .await?;
@@ -262,6 +265,8 @@ struct Rules<'a> {
     before: Vec<&'static str>,
     after: Vec<&'static str>,
     verdict: Vec<&'static str>,
+    /// Whether it is news even about a link whose status Dojo has confirmed.
+    is_news: Vec<bool>,
 }
 
 impl<'a> Rules<'a> {
@@ -286,6 +291,7 @@ impl<'a> Rules<'a> {
                 rules.before.push(before.as_str());
                 rules.after.push(after.as_str());
                 rules.verdict.push(verdict.name());
+                rules.is_news.push(is_news(before, event_type, reported));
             }
         }
         rules
@@ -299,6 +305,15 @@ pub(super) fn judge(before: Status, event_type: &str, reported: Option<&str>) ->
     } else {
         Verdict::UnknownEvent
     }
+}
+
+/// Whether an event may say more about a link with the status `before` than the response of Dojo's that confirmed this status.
+///
+/// The event about the creation doesn't: the response to the creation said the same. Nearly every link gets this event, and
+/// without this exception each would be read from Dojo once more, and its row written twice more.
+pub(super) fn is_news(before: Status, event_type: &str, reported: Option<&str>) -> bool {
+    let says = reported.and_then(Status::from_dojo);
+    (before, event_type, says) != (Status::Created, CREATED, Some(Status::Created))
 }
 
 /// When the newest genuine webhook arrived. `None`: there has been none, or they were pruned.

@@ -281,6 +281,81 @@ async fn a_webhook_during_a_read_triggers_another_read() {
     .await;
 }
 
+/// An event about the creation, as Dojo sends it with each intent.
+async fn announce(app: &TestApp, intent: &Value, id: &str) {
+    let event = json!({"id": id, "event": "payment_intent.created",
+        "data": {"paymentIntentId": intent, "paymentStatus": "Created"}});
+    app.deliver(&event.to_string()).await.expect(204);
+}
+
+#[tokio::test]
+async fn a_webhook_that_only_repeats_the_creation_makes_no_link_due() {
+    let app = TestApp::start().await;
+    let link = link_without_webhooks(&app).await;
+    let (id, intent) = (&link["id"], &link["paymentIntentId"]);
+    let before = due_at(&app).await;
+    announce(&app, intent, "evt_1").await;
+    assert_eq!(app.told(id, "webhook").await.len(), 1);
+    assert_eq!(due_at(&app).await, before);
+
+    // Any other event may mean that something has happened, even if the status is the same.
+    report(&app, &link, "evt_2", "Created").await;
+    let after = due_at(&app).await;
+    assert_ne!(after, before);
+
+    // Dojo's last response contained another word, so it didn't confirm the status.
+    sqlx::query("UPDATE payment_links SET unsettled_status = 'Chargeback'")
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    announce(&app, intent, "evt_3").await;
+    assert_ne!(due_at(&app).await, after);
+}
+
+#[tokio::test]
+async fn a_webhook_that_repeats_the_creation_before_its_response_makes_no_link_due() {
+    let app = TestApp::start().await;
+    let soon = "SELECT due_at < now() + interval '5 seconds' FROM payment_links WHERE payment_intent_id = $1";
+    for (status, is_soon) in [("Created", false), ("Captured", true)] {
+        app.sandbox
+            .next("create", "latencyAfter", json!({"latencyMs": 1000}))
+            .await;
+        let body = ten_pounds(status);
+        let creating = app.create(&body);
+        let announcing = async {
+            let intent = eventually("the intent exists", async || {
+                let mut intents = app.sandbox.intents().await;
+                intents.retain(|intent| intent["reference"] == status);
+                intents.pop()
+            })
+            .await;
+            if status == "Captured" {
+                app.sandbox.pay(&intent["id"]).await;
+            }
+            eventually("what has happened is announced", async || {
+                let stored = "SELECT count(*) FROM webhook_events WHERE payment_intent_id = $1 AND payment_status = $2";
+                let stored: i64 = sqlx::query_scalar(stored)
+                    .bind(text(&intent["id"]))
+                    .bind(status)
+                    .fetch_one(&app.pool)
+                    .await
+                    .unwrap();
+                (stored == 1).then_some(())
+            })
+            .await;
+        };
+        let (response, ()) = tokio::join!(creating, announcing);
+        let link = response.expect(201).json();
+        assert_eq!(link["status"], status);
+        let due: bool = sqlx::query_scalar(soon)
+            .bind(text(&link["paymentIntentId"]))
+            .fetch_one(&app.pool)
+            .await
+            .unwrap();
+        assert_eq!(due, is_soon, "{status}");
+    }
+}
+
 #[tokio::test]
 async fn an_amount_mismatch_is_reported_once() {
     let app = TestApp::quick(&[]).await;
