@@ -301,13 +301,20 @@ async fn a_creation_retried_for_a_day_is_searched_for_from_its_last_retry() {
 async fn an_early_webhook_is_followed_by_a_read_at_once() {
     let app = TestApp::quick(&[("POLL_INTERVAL", "1h")]).await;
     app.sandbox
-        .next("create", "latencyAfter", json!({"latencyMs": 1000}))
+        .next("create", "latencyAfter", json!({"latencyMs": 1500}))
         .await;
-    let link = app.created().await;
-    assert_eq!(
-        app.told(&link["id"], "webhook").await.len(),
-        1,
-        "it was early"
+    let paying = async {
+        let intent = eventually("the intent exists", async || {
+            app.sandbox.intents().await.pop()
+        })
+        .await;
+        app.sandbox.pay(&intent["id"]).await;
+    };
+    let (link, ()) = tokio::join!(app.created(), paying);
+    let early = app.told(&link["id"], "webhook").await;
+    assert!(
+        early.iter().any(|entry| entry["statusAfter"] == "Captured"),
+        "it was early: {early:?}"
     );
     eventually("the intent is read", async || {
         app.sandbox.requests("get").await.pop()
