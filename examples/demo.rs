@@ -105,6 +105,8 @@ async fn demo(options: &Options, logs: &Path) -> Result<Outcome> {
 async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -> Result<Outcome> {
     let (service_port, sandbox_port) = (port(SERVICE_PORT), port(SANDBOX_PORT));
     let service_url = format!("http://localhost:{service_port}");
+    // For webhooks. On a machine with IPv6, another program may have this port at `localhost`.
+    let public_url = format!("http://127.0.0.1:{service_port}");
     let sandbox_url = format!("http://localhost:{sandbox_port}");
 
     step("Starting the sandbox, which takes Dojo's place");
@@ -117,7 +119,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
             ("SANDBOX_PUBLIC_URL", &sandbox_url),
             (
                 "SANDBOX_WEBHOOK_URL",
-                &format!("http://127.0.0.1:{service_port}/webhooks/dojo"),
+                &format!("{public_url}/webhooks/dojo"),
             ),
             ("SANDBOX_WEBHOOK_SECRET", WEBHOOK_SECRET),
         ],
@@ -134,6 +136,8 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
         &["serve"],
         &[
             ("LISTEN_ADDR", &format!("127.0.0.1:{service_port}")),
+            ("PUBLIC_URL", &public_url),
+            ("SHORT_URL_BASE", &service_url),
             ("CONSOLE_LISTEN_ADDR", &format!("127.0.0.1:{console_port}")),
             ("DATABASE_URL", &postgres.url("postgres")),
             ("BOOTSTRAP_API_KEY", API_KEY),
@@ -193,6 +197,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     let id = text(&link["id"]);
     let intent = text(&link["paymentIntentId"]);
     println!("    {id} is {}", text(&link["status"]));
+    println!("    {} is its short address", text(&link["shortUrl"]));
 
     if options.pay {
         step("Paying with a test card that succeeds");
@@ -262,7 +267,7 @@ async fn show(options: &Options, postgres: &Postgres, programs: &mut Programs) -
     }
 
     let patience = Duration::from_secs(20);
-    let callback = tokio::time::timeout(patience, callbacks.recv()).await;
+    let callback = tokio::time::timeout(patience, callback_about(id, &mut callbacks)).await;
     let callback = callback
         .ok()
         .flatten()
@@ -330,6 +335,17 @@ async fn receiver() -> Result<(String, mpsc::Receiver<Callback>)> {
     let router = Router::new().route("/payments", receive);
     tokio::spawn(axum::serve(listener, router).into_future());
     Ok((url, callbacks))
+}
+
+/// Waits for the callback about this link. The person may have paid other links meanwhile. `None` if there will be no more.
+async fn callback_about(id: &str, callbacks: &mut mpsc::Receiver<Callback>) -> Option<Callback> {
+    loop {
+        let callback = callbacks.recv().await?;
+        let event: Value = serde_json::from_str(&callback.body).unwrap_or_default();
+        if event["paymentLinkId"] == id {
+            return Some(callback);
+        }
+    }
 }
 
 /// The service's API.

@@ -22,7 +22,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     api::{self, AppState, Background},
     api_key::{ApiKey, Scope},
-    config::{ConfigError, ServeSettings},
+    config::{BookSettings, ConfigError, ServeSettings},
     console,
     dojo::Accounts,
     jobs::{
@@ -147,7 +147,7 @@ impl Application {
             .into());
         }
         if claimed.is_some() {
-            check_time_zone(&pool, &settings.books.days().time_zone).await?;
+            check_time_zone(&pool, &settings.books).await?;
         }
         warn_of_unconfigured_accounts(&pool, &accounts).await;
         if let Some(key) = bootstrap_key.as_ref().filter(|_| claimed.is_some()) {
@@ -314,13 +314,13 @@ impl Application {
 }
 
 /// Checks that Postgres can assign movements to business days.
-async fn check_time_zone(pool: &PgPool, name: &str) -> Result<(), StartError> {
-    let known = store::movements::knows_time_zone(pool, name).await;
+async fn check_time_zone(pool: &PgPool, books: &BookSettings) -> Result<(), StartError> {
+    let known = store::movements::knows_time_zone(pool, &books.days().time_zone).await;
     if known.map_err(|error| pool.diagnose(&error))? {
-        return Ok(());
+        Ok(())
+    } else {
+        Err(books.unknown_time_zone().into())
     }
-    let text = format!("is {name}, which Postgres does not know: use a name such as Europe/London");
-    Err(ConfigError::new("BUSINESS_TIME_ZONE", text).into())
 }
 
 /// Stores the client `bootstrap` with this key, in place of any earlier key.

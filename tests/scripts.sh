@@ -140,11 +140,13 @@ END
 
 # On a machine with a screen, the demo opens the page to pay on, and the paid link at the console.
 opens_pages() {
-    local sandbox intent console id
+    local short sandbox intent console id
     : >"$opened"
     start_demo opened
     has_opened() { grep -q "$1" "$opened"; }
     eventually 20 "the demo opens the page to pay on" has_opened '/checkout/pi_'
+    short=$(sed -n 's|^ *\(http.*/p/.*\) is its short address$|\1|p' "$out")
+    curl -fsS --noproxy localhost "$short" >/dev/null || fail "the short address does not work: $short" "$out"
     sandbox=$(sed -n 's|/checkout/pi_.*||p' "$opened")
     intent=$(sed -n 's|.*/checkout/||p' "$opened")
     curl -fsS --noproxy localhost -H 'content-type: application/json' -d '{}' \

@@ -52,4 +52,4 @@ mod webhooks;
 
 pub use requests::Exchange;
 pub use sandbox::Sandbox;
-pub use settings::Settings;
+pub use settings::{Settings, listen_addr};

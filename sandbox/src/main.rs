@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use dojo_sandbox::{Sandbox, Settings};
+use dojo_sandbox::{Sandbox, Settings, listen_addr};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -20,7 +20,7 @@ struct Arguments {
     settings: Settings,
 
     /// Make random faults repeatable
-    #[arg(long, env = "SANDBOX_SEED")]
+    #[arg(long, env = "SANDBOX_SEED", value_parser = seed)]
     seed: Option<u64>,
 
     #[command(subcommand)]
@@ -32,9 +32,14 @@ enum Command {
     /// Check the sandbox on the listen address; exit 0 if it is healthy, 1 if not
     Healthcheck {
         /// Address that the sandbox listens on
-        #[arg(long, env = "SANDBOX_LISTEN_ADDR", default_value = "127.0.0.1:9400")]
+        #[arg(long, env = "SANDBOX_LISTEN_ADDR", default_value = "127.0.0.1:9400", value_parser = listen_addr)]
         listen_addr: SocketAddr,
     },
+}
+
+fn seed(text: &str) -> Result<u64, &'static str> {
+    text.parse()
+        .map_err(|_| "SANDBOX_SEED must be a whole number")
 }
 
 #[tokio::main]
@@ -86,7 +91,8 @@ async fn run(settings: Settings, seed: Option<u64>) -> Result<(), Box<dyn std::e
 /// Writes the request by hand, because an HTTP client would need root certificates.
 fn healthcheck(listen_addr: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
     let addr = SocketAddr::new(reachable(listen_addr.ip()), listen_addr.port());
-    let mut stream = TcpStream::connect_timeout(&addr, HEALTHCHECK_TIMEOUT)?;
+    let mut stream = TcpStream::connect_timeout(&addr, HEALTHCHECK_TIMEOUT)
+        .map_err(|error| format!("the sandbox at {addr} cannot be reached: {error}"))?;
     stream.set_read_timeout(Some(HEALTHCHECK_TIMEOUT))?;
     stream.set_write_timeout(Some(HEALTHCHECK_TIMEOUT))?;
     write!(

@@ -37,7 +37,11 @@ impl Sandbox {
     pub async fn start(settings: Settings) -> io::Result<Self> {
         // Fails if the program has already installed a provider, which works as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let listener = TcpListener::bind(settings.listen_addr).await?;
+        let addr = settings.listen_addr;
+        let listener = TcpListener::bind(addr).await.map_err(|error| {
+            let text = format!("cannot listen on {addr}: {error}");
+            io::Error::new(error.kind(), text)
+        })?;
         let addr = listener.local_addr()?;
         let url = format!("http://{}", reachable(addr));
         let state = Arc::new(AppState::new(settings, &url).map_err(io::Error::other)?);

@@ -9,6 +9,7 @@ use dojo_payment_links::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
+    accounts,
     outcome::{Result, on_database},
     stdout::{print, print_secret},
 };
@@ -38,7 +39,7 @@ enum Command {
         #[arg(long, value_delimiter = ',', required = true, value_parser = scope)]
         scopes: Vec<Scope>,
         /// The names of the accounts that the key may use, separated by commas. Default: all accounts, including future
-        /// ones.
+        /// ones. If the settings of `serve` are in the environment, the command warns of names that they don't configure.
         #[arg(long, value_delimiter = ',', value_name = "NAMES", value_parser = account_name)]
         accounts: Option<Vec<String>>,
     },
@@ -51,7 +52,7 @@ enum Command {
         /// The client's name.
         #[arg(long)]
         name: String,
-        /// How long the current key stays valid, from 0s to 31 days. Keys replaced by an earlier rotation expire no later
+        /// How long the current key stays valid, from 0s to 31d. Keys replaced by an earlier rotation expire no later
         /// than that.
         #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = overlap)]
         overlap: Duration,
@@ -97,8 +98,11 @@ async fn create(
     accounts: Option<&[String]>,
 ) -> Result {
     let name = name.trim();
-    if !(1..=60).contains(&name.chars().count()) {
-        return Err("--name must be 1 to 60 characters".into());
+    // `list` prints it in a column.
+    if !(1..=60).contains(&name.chars().count()) || name.contains(char::is_control) {
+        return Err(
+            "--name must be 1 to 60 characters without control characters such as tabs".into(),
+        );
     }
     if name.starts_with(PERSON_PREFIX) {
         let problem =
@@ -113,11 +117,16 @@ async fn create(
         )
         .into());
     }
+    accounts::warn_of_unknown(accounts.unwrap_or_default());
     print_secret(key.expose(), ROTATE)
 }
 
 async fn list(pool: &PgPool) -> Result {
-    for key in store::api_keys::list(pool).await? {
+    let keys = store::api_keys::list(pool).await?;
+    if keys.is_empty() {
+        eprintln!("There is no API key.");
+    }
+    for key in keys {
         let state = match key.revoked_at {
             None => "active".to_owned(),
             Some(at) if key.revoked => format!("revoked {}", at.date()),
@@ -158,7 +167,9 @@ async fn rotate(pool: &PgPool, name: &str, overlap: Duration) -> Result {
 }
 
 async fn revoke(pool: &PgPool, name: &str) -> Result {
-    if store::api_keys::revoke(pool, name.trim()).await? {
+    let name = name.trim();
+    if store::api_keys::revoke(pool, name).await? {
+        eprintln!("All API keys of client {name:?} are rejected from now on.");
         Ok(())
     } else {
         Err(format!("client {name:?} has no active key").into())

@@ -8,7 +8,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
     parser::ValueSource,
 };
-use dojo_payment_links::config::{ConfigError, Expected};
+use dojo_payment_links::config::{ConfigError, Expected, Problem};
 
 use super::{check::Format, command_line::Cli};
 
@@ -69,8 +69,8 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Fa
         .try_get_matches_from(&arguments)
         .map_err(Failure::Usage)?;
     let mut error = ConfigError::default();
-    for WrongValue { flag, text } in wrong {
-        error.add(setting(&command, &matches, &flag), text);
+    for WrongValue { flag, text } in &wrong {
+        error.add(setting(&command, &matches, flag), text);
     }
     let check = match matches.subcommand() {
         Some(("check", matches)) if matches.get_flag("json") => Some(Format::Json),
@@ -78,7 +78,13 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Fa
         _ => None,
     };
     if let Ok(cli) = Cli::from_arg_matches(&matches) {
-        error.keep::<()>(Err(cli.command.wrong_settings()));
+        for Problem { setting, text } in cli.command.wrong_settings().problems() {
+            // A wrong value was set aside, so its setting may seem to be missing.
+            let flag = setting.to_lowercase().replace('_', "-");
+            if !wrong.iter().any(|value| value.flag == flag) {
+                error.add(setting, text);
+            }
+        }
     }
     Err(Failure::Settings { error, check })
 }
@@ -199,6 +205,28 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_setting_with_a_wrong_value_is_not_said_to_be_missing_as_well() {
+        let server = ["--smtp-url", "smtp://mail.example.com"];
+        let about_sender = |arguments: &[&str]| {
+            let (problems, _) = failure(&[&["serve", "--page-rate=0"], arguments].concat());
+            let about = |problem: &&String| {
+                problem.starts_with("MAIL_FROM") || problem.starts_with("--mail-from")
+            };
+            problems.iter().filter(about).cloned().collect::<Vec<_>>()
+        };
+        let missing = about_sender(&server);
+        assert!(
+            missing.len() == 1 && missing[0].contains("is required"),
+            "{missing:?}"
+        );
+        let wrong = about_sender(&[&server[..], &["--mail-from", "nobody"]].concat());
+        assert!(
+            wrong.len() == 1 && wrong[0].contains("not \"nobody\""),
+            "{wrong:?}"
+        );
     }
 
     #[test]

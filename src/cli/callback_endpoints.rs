@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use dojo_payment_links::{
     callbacks::{
         client::Outcome,
@@ -10,7 +10,7 @@ use dojo_payment_links::{
         },
         signature::SigningSecret,
     },
-    config::{CallbackSettings, DatabaseSettings, Expected, account_name, overlap},
+    config::{CallbackSettings, DatabaseSettings, Expected, account_name, overlap, web_url},
     payment_link::{EventId, Fault},
     store::{
         self, PgPool,
@@ -22,6 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
 
 use super::{
+    accounts,
     events::{cursor, event_type},
     outcome::{Result, on_database},
     stdout::{print, print_secret},
@@ -47,7 +48,7 @@ enum Command {
     /// The endpoint gets the events that happen from now on. The secret is printed only once, now.
     Create {
         /// Where to send callbacks: an https URL, unless `CALLBACK_ALLOW` permits others.
-        #[arg(long)]
+        #[arg(long, value_parser = url)]
         url: String,
         #[command(flatten)]
         wishes: Wishes,
@@ -60,7 +61,7 @@ enum Command {
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: EndpointId,
         /// Where to send callbacks from now on.
-        #[arg(long)]
+        #[arg(long, value_parser = url)]
         url: Option<String>,
         #[command(flatten)]
         wishes: Wishes,
@@ -85,7 +86,7 @@ enum Command {
         /// The endpoint's id.
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: EndpointId,
-        /// How long callbacks are also signed with the current secret, up to 7 days.
+        /// How long callbacks are also signed with the current secret, up to 7d.
         #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = secret_overlap)]
         overlap: Duration,
     },
@@ -109,16 +110,17 @@ enum Command {
         id: EndpointId,
     },
     /// Send events again: all that follow a place in the feed, or one event.
+    #[command(group = ArgGroup::new("what").args(["after", "event"]).required(true))]
     Replay {
         /// The endpoint's id.
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: EndpointId,
         /// Send all events after this place in the feed that are of the endpoint's types and accounts. A place is the `after`
         /// of a response of the API.
-        #[arg(long, value_name = "AFTER", value_parser = cursor, required_unless_present = "event")]
+        #[arg(long, value_name = "AFTER", value_parser = cursor)]
         after: Option<Cursor>,
         /// Send this event.
-        #[arg(long, value_name = "ID", value_parser = event_id, conflicts_with = "after")]
+        #[arg(long, value_name = "ID", value_parser = event_id)]
         event: Option<EventId>,
     },
     /// List the deliveries to an endpoint, newest event first, one JSON object per line.
@@ -154,6 +156,11 @@ fn endpoint_id(text: &str) -> std::result::Result<EndpointId, Expected> {
         .map_err(|_| Expected::new("the id of a callback endpoint, cbe_…"))
 }
 
+/// Checks the form only. `CALLBACK_ALLOW` says which URLs are permitted.
+fn url(text: &str) -> std::result::Result<String, Expected> {
+    web_url(text).map(|_| text.to_owned())
+}
+
 fn event_id(text: &str) -> std::result::Result<EventId, Expected> {
     text.parse()
         .map_err(|_| Expected::new("the id of an event, evt_…"))
@@ -169,7 +176,7 @@ fn secret_overlap(text: &str) -> std::result::Result<Duration, Expected> {
     overlap(text)
         .ok()
         .filter(|overlap| *overlap <= LONGEST_OVERLAP)
-        .ok_or_else(|| Expected::new("a duration such as 1h, from 0s to 7days"))
+        .ok_or_else(|| Expected::new("a duration such as 1h, from 0s to 7d"))
 }
 
 fn delivery_status(text: &str) -> std::result::Result<String, Expected> {
@@ -185,6 +192,9 @@ impl CallbackEndpoints {
             Command::Create { url, wishes } => create(pool, settings, url, wishes).await,
             Command::List => {
                 let endpoints = store::callback_endpoints::list(pool, None).await?;
+                if endpoints.is_empty() {
+                    eprintln!("There is no callback endpoint.");
+                }
                 endpoints.iter().try_for_each(print_json)
             }
             Command::Change {
@@ -197,6 +207,7 @@ impl CallbackEndpoints {
             } => {
                 let header = wishes.header()?;
                 check(settings, url.as_deref(), header.as_ref())?;
+                accounts::warn_of_unknown(wishes.accounts.as_deref().unwrap_or_default());
                 let changed = ChangedEndpoint {
                     url,
                     types: changed(wishes.types, all_types),
@@ -210,6 +221,7 @@ impl CallbackEndpoints {
             }
             Command::Delete { id } => {
                 if store::callback_endpoints::delete(pool, id, None).await? {
+                    eprintln!("Endpoint {id} is deleted.");
                     Ok(())
                 } else {
                     Err(NO_SUCH_ENDPOINT.into())
@@ -300,6 +312,7 @@ async fn create(pool: &PgPool, settings: &CallbackSettings, url: String, wishes:
     let secret = SigningSecret::generate();
     let created = store::callback_endpoints::create(pool, &new, &secret).await?;
     let endpoint = created.map_err(refused)?;
+    accounts::warn_of_unknown(new.accounts.as_deref().unwrap_or_default());
     eprintln!("The endpoint is {}.", endpoint.id);
     print_secret(&secret.expose(), ROTATE)
 }
@@ -337,6 +350,7 @@ async fn replay(
                 "--after is not a place in this feed: it comes from another database, or from before a backup was restored"
             }
         })?;
+        eprintln!("Endpoint {id} gets what follows that place again.");
     }
     if let Some(event) = event {
         store::callback_deliveries::target(pool, id, None)
@@ -345,6 +359,7 @@ async fn replay(
         if !store::callback_endpoints::replay_event(pool, id, event, None).await? {
             return Err("there is no such event in the feed".into());
         }
+        eprintln!("Endpoint {id} gets event {event} again.");
     }
     Ok(())
 }
@@ -352,6 +367,12 @@ async fn replay(
 async fn deliveries(pool: &PgPool, id: EndpointId, status: Option<Vec<String>>) -> Result {
     const PAGE: i64 = 500;
 
+    if store::callback_endpoints::find(pool, id, None)
+        .await?
+        .is_none()
+    {
+        return Err(NO_SUCH_ENDPOINT.into());
+    }
     let mut before = None;
     loop {
         let page =
@@ -359,6 +380,9 @@ async fn deliveries(pool: &PgPool, id: EndpointId, status: Option<Vec<String>>) 
                 .await?;
         page.iter().try_for_each(print_json)?;
         let Some(last) = page.last() else {
+            if before.is_none() {
+                eprintln!("There is no delivery to list.");
+            }
             return Ok(());
         };
         before = Some(last.position);

@@ -89,8 +89,11 @@ impl Erase {
     }
 
     async fn links(&self, pool: &PgPool) -> Result<Vec<PaymentLinkId>> {
-        Ok(match &self.which.email {
-            Some(email) => erasure::links_of_email(pool, email.expose_secret().trim()).await?,
+        let email = self.which.email.as_ref();
+        Ok(match email.map(|email| email.expose_secret().trim()) {
+            // Most likely a variable that isn't set. It must not look as if there was nothing to erase.
+            Some("") => return Err("--email must not be empty".into()),
+            Some(email) => erasure::links_of_email(pool, email).await?,
             None => self.which.link.into_iter().collect(),
         })
     }

@@ -8,7 +8,7 @@ use dojo_payment_links::{
         signature::SigningSecret,
         target::{Allow, check_url},
     },
-    config::{DatabaseSettings, Expected},
+    config::{DatabaseSettings, Expected, account_name, web_url},
     payment_link::{PaymentLinkId, feed::Happening},
     store::{
         self, PgPool,
@@ -54,7 +54,7 @@ enum Command {
         #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = event_type)]
         types: Option<Vec<String>>,
         /// Only events about links of this account.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = account_name)]
         account: Option<String>,
         /// Only events about this link.
         #[arg(long, value_name = "ID", value_parser = link_id)]
@@ -64,7 +64,7 @@ enum Command {
         no_wait: bool,
         /// Also post each event to this URL, signed as Standard Webhooks specifies, to develop a receiver. Posts each once, in
         /// order, and prints the outcomes on standard error.
-        #[arg(long, value_name = "URL")]
+        #[arg(long, value_name = "URL", value_parser = web_url)]
         forward_to: Option<Url>,
         /// The secret to sign with. Default: a new one, which is printed on standard error.
         #[arg(long, value_name = "WHSEC", requires = "forward_to")]

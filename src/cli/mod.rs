@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod accounts;
 mod api_keys;
 mod arguments;
 mod callback_endpoints;

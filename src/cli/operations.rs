@@ -62,6 +62,11 @@ impl Operations {
                     Outcome::NotDone => Finding::NotPerformed,
                 };
                 if settle(pool, id, finding, &Cause::Operator).await? {
+                    let what = match outcome {
+                        Outcome::Done => "done",
+                        Outcome::NotDone => "not done",
+                    };
+                    eprintln!("Operation {id} is recorded as {what}.");
                     Ok(())
                 } else {
                     Err(format!("there is no Unconfirmed operation {id}").into())

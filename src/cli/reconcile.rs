@@ -12,15 +12,15 @@ use dojo_payment_links::{
         self,
         daily_reconciliation::{compare_day, list},
     },
-    store::PgPool,
+    store::{self, PgPool},
     telemetry,
 };
 use time::Date;
 
 use super::{
+    accounts::choose,
     outcome::{Result, on_database},
     stdout::print,
-    webhooks::choose,
 };
 
 /// The most days that one run compares.
@@ -76,6 +76,10 @@ impl Reconcile {
         }
         let mut agrees = true;
         on_database(&self.database, async |pool| {
+            let time_zone = self.books.days().time_zone;
+            if !store::movements::knows_time_zone(pool, &time_zone).await? {
+                return Err(self.books.unknown_time_zone().into());
+            }
             let mut day = Some(from);
             while let Some(current) = day.filter(|day| *day <= to) {
                 for account in &chosen {

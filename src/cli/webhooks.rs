@@ -1,12 +1,13 @@
 use clap::{Args, Subcommand};
 use dojo_payment_links::{
     config::{ConfigError, DojoSettings, PublicUrl},
-    dojo::{Account, Accounts},
+    dojo::Accounts,
     golive::{rotation, subscriptions},
 };
 use secrecy::ExposeSecret;
 
 use super::{
+    accounts::choose,
     outcome::Result,
     stdout::{print, print_secret},
 };
@@ -139,23 +140,4 @@ async fn list(accounts: &Accounts, name: Option<&str>, json: bool) -> Result {
         }
     }
     Ok(())
-}
-
-/// The account of this name, or the only account.
-pub(super) fn choose<'a>(accounts: &'a Accounts, name: Option<&str>) -> Result<&'a Account> {
-    let names: Vec<_> = accounts
-        .iter()
-        .map(|account| account.name.as_str())
-        .collect();
-    let names = names.join(", ");
-    if let Some(name) = name {
-        return accounts.get(name).ok_or_else(|| {
-            format!("there is no account {name:?}. The configured accounts are: {names}").into()
-        });
-    }
-    let mut all = accounts.iter();
-    match (all.next(), all.next()) {
-        (Some(account), None) => Ok(account),
-        _ => Err(format!("choose an account with --account: {names}").into()),
-    }
 }

@@ -1,7 +1,7 @@
 use clap::Args;
 use time::{Time, macros::format_description};
 
-use super::error::Expected;
+use super::{ConfigError, error::Expected};
 use crate::payment_link::movement::{BusinessDays, MetadataKeys};
 
 /// The settings of the books.
@@ -13,7 +13,8 @@ pub struct BookSettings {
         long,
         env = "BUSINESS_TIME_ZONE",
         default_value = "Europe/London",
-        value_name = "NAME"
+        value_name = "NAME",
+        value_parser = time_zone
     )]
     business_time_zone: String,
 
@@ -49,9 +50,37 @@ impl BookSettings {
     #[must_use]
     pub fn days(&self) -> BusinessDays {
         BusinessDays {
-            time_zone: self.business_time_zone.trim().to_owned(),
+            time_zone: self.business_time_zone.clone(),
             cutoff: self.business_day_cutoff,
         }
+    }
+
+    /// The problem if Postgres doesn't know the time zone.
+    #[must_use]
+    pub fn unknown_time_zone(&self) -> ConfigError {
+        let name = &self.business_time_zone;
+        ConfigError::new(
+            "BUSINESS_TIME_ZONE",
+            format!("is {name}, which Postgres does not know: use a name such as Europe/London"),
+        )
+    }
+}
+
+/// Checks the form only. Which names there are depends on the version of Postgres and on its machine, so only Postgres knows.
+fn time_zone(text: &str) -> Result<String, Expected> {
+    let name = text.trim();
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_+-".contains(&byte))
+    };
+    if name.starts_with(|first: char| first.is_ascii_alphabetic()) && name.split('/').all(is_part) {
+        Ok(name.to_owned())
+    } else {
+        Err(Expected::new(
+            "the name of a time zone such as Europe/London",
+        ))
     }
 }
 

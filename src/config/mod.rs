@@ -34,4 +34,4 @@ pub use public_url::PublicUrl;
 pub use retention::{Retention, RetentionSettings};
 pub use server::ServeSettings;
 pub use traces::TraceSettings;
-pub use value::{account_name, listen_address, overlap, retention};
+pub use value::{account_name, listen_address, overlap, retention, web_url};

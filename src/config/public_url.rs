@@ -20,16 +20,31 @@ pub struct PublicUrl {
 }
 
 impl PublicUrl {
-    const SETTING: &str = "--url or PUBLIC_URL";
-
     /// The base URL, if it is set. An empty value means that it isn't, because compose files pass on variables that nobody
     /// has set.
     pub fn get(&self) -> Result<Option<Url>, ConfigError> {
+        self.parse("PUBLIC_URL")
+    }
+
+    /// The base URL, for the command `webhooks register`, which needs it and is usually given it as `--url`.
+    pub fn required(&self) -> Result<Url, ConfigError> {
+        const SETTING: &str = "--url or PUBLIC_URL";
+
+        self.parse(SETTING)?.ok_or_else(|| {
+            ConfigError::new(
+                SETTING,
+                "is required: set it to the public base URL of this service",
+            )
+        })
+    }
+
+    /// The base URL, if it is set. `setting` is its name in messages.
+    fn parse(&self, setting: &str) -> Result<Option<Url>, ConfigError> {
         let text = self.url.as_deref().map(str::trim).unwrap_or_default();
         if text.is_empty() {
             return Ok(None);
         }
-        let wrong = |text: String| ConfigError::new(Self::SETTING, text);
+        let wrong = |text: String| ConfigError::new(setting, text);
         let url = web_url(text).map_err(|expected| wrong(expected.not(text)))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(wrong("must not contain a user name or password".to_owned()));
@@ -45,15 +60,5 @@ impl PublicUrl {
             )));
         }
         Ok(Some(url))
-    }
-
-    /// The base URL, for a command that needs it.
-    pub fn required(&self) -> Result<Url, ConfigError> {
-        self.get()?.ok_or_else(|| {
-            ConfigError::new(
-                Self::SETTING,
-                "is required: set it to the public base URL of this service",
-            )
-        })
     }
 }

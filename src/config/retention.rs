@@ -28,8 +28,9 @@ pub struct RetentionSettings {
     /// Removes events of the feed that are older than this. Also removes older webhooks, the timeline entries of webhooks that
     /// changed nothing, and messages, if their link can no longer change. Entries that changed a link's status or amounts stay.
     /// At least 30d. Unset: nothing is removed. `prune --dry-run` shows how much would be removed.
-    #[arg(long, env = "PRUNE_OLDER_THAN", value_name = "DURATION", value_parser = retention)]
-    pub prune_older_than: Option<Duration>,
+    #[arg(long, env = "PRUNE_OLDER_THAN", default_value = "", hide_default_value = true, value_name = "DURATION",
+          value_parser = optional(retention))]
+    pub prune_older_than: std::option::Option<Duration>,
 
     /// The same for webhooks and their timeline entries. Default: `PRUNE_OLDER_THAN`.
     #[arg(long, env = "PRUNE_WEBHOOKS_OLDER_THAN", default_value = "", hide_default_value = true,

@@ -20,9 +20,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Expected> {
     humantime::parse_duration(text)
         .ok()
         .filter(|duration| (Duration::from_millis(1)..=LONGEST).contains(duration))
-        .ok_or_else(|| {
-            Expected::new("a duration such as 500ms, 30s, 2m or 24h, from 1ms to 31days")
-        })
+        .ok_or_else(|| Expected::new("a duration such as 500ms, 30s, 2m or 24h, from 1ms to 31d"))
 }
 
 /// The time limit of a statement. A dead connection is noticed two seconds after it.
@@ -38,25 +36,26 @@ pub fn overlap(text: &str) -> Result<Duration, Expected> {
     humantime::parse_duration(text)
         .ok()
         .filter(|overlap| *overlap <= LONGEST)
-        .ok_or_else(|| Expected::new("a duration such as 30m or 24h, from 0s to 31days"))
+        .ok_or_else(|| Expected::new("a duration such as 30m or 24h, from 0s to 31d"))
 }
 
 /// The age from which data is removed. Anything below a month is most likely a slip, and removed data can't be brought back.
 pub fn retention(text: &str) -> Result<Duration, Expected> {
-    let range = Duration::from_hours(24 * 30)..=Duration::from_hours(24 * 365 * 20);
+    // A year has 365.25 days, as in the text of a duration.
+    let range = Duration::from_hours(24 * 30)..=Duration::from_hours(24 * 7305);
     humantime::parse_duration(text)
         .ok()
         .filter(|age| range.contains(age))
-        .ok_or_else(|| Expected::new("a duration such as 400d or 2y, from 30d to 20 years"))
+        .ok_or_else(|| Expected::new("a duration such as 400d or 2y, from 30d to 20y"))
 }
 
 /// The age from which data expires that expires by default. `never` keeps it.
 pub(super) fn expiry(text: &str) -> Result<Option<Duration>, Expected> {
     match text.trim() {
         "never" => Ok(None),
-        text => retention(text).map(Some).map_err(|_| {
-            Expected::new("a duration such as 180d or 2y, from 30d to 20 years, or never")
-        }),
+        text => retention(text)
+            .map(Some)
+            .map_err(|_| Expected::new("a duration such as 180d or 2y, from 30d to 20y, or never")),
     }
 }
 
@@ -112,7 +111,8 @@ pub(super) fn api_version(text: &str) -> Result<String, Expected> {
         .map_err(|_| Expected::new("a date such as 2026-02-27"))
 }
 
-pub(super) fn web_url(text: &str) -> Result<Url, Expected> {
+/// An http or https URL.
+pub fn web_url(text: &str) -> Result<Url, Expected> {
     Url::parse(text)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())

@@ -1,10 +1,9 @@
-//! The background jobs: creation recovery, operation recovery, reconciliation, daily reconciliation, orphaned intents, messages, reminders, the feed,
-//! the books, callbacks and pruning.
+//! The background jobs: creation recovery, operation recovery, reconciliation, daily reconciliation, orphaned intents,
+//! messages, reminders, the feed, the books, callbacks and pruning.
 //!
 //! Each job claims the rows that are due in Postgres (`FOR UPDATE SKIP LOCKED`, under a lease). So any number of replicas
 //! share the work without a leader, and the work of a dead replica is claimed again when its leases expire. Doing the same
-//! work twice changes nothing. The feed, the books and pruning have no items to claim: the
-//! replicas take turns.
+//! work twice changes nothing. The feed, the books and pruning have no items to claim: the replicas take turns.
 
 mod backlog;
 mod books;

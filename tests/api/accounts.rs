@@ -382,6 +382,23 @@ async fn a_limited_key_sees_only_the_links_of_its_accounts() {
     ];
     let wrong = refused(api_keys(&app.database_url).args(args));
     assert!(wrong.contains("--accounts"), "{wrong}");
+
+    // The command warns of a name that no account has, if it can tell.
+    for (settings, warning) in [
+        (&[][..], ""),
+        (
+            &[("DOJO_API_KEY", DOJO_KEY)],
+            "Warning: the settings here configure no account \"yrok\", only default.\n",
+        ),
+    ] {
+        let name = format!("with-{}", settings.len());
+        let args = ["create", "--name", &name, "--scopes", "links:read"];
+        let mut create = api_keys(&app.database_url);
+        create.args(args).args(["--accounts", "yrok,default"]);
+        let created = create.envs(settings.iter().copied()).output().unwrap();
+        assert!(created.status.success() && created.stdout.starts_with(b"dpl_"));
+        assert_eq!(String::from_utf8(created.stderr).unwrap(), warning);
+    }
 }
 
 #[tokio::test]

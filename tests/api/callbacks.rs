@@ -970,9 +970,25 @@ async fn endpoints_are_managed_from_the_command_line() {
     assert!(run(&["rotate-secret", id, "--overlap", "0s"]).starts_with("whsec_"));
     assert!(run(&["pause", id]).contains("Paused"));
     assert!(run(&["resume", id]).contains("Active"));
-    run(&["delete", id]);
-    let gone = error_of(&mut command(&["ping", id]));
-    assert!(gone.contains("no callback endpoint with this id"), "{gone}");
+    let nothing = error_of(&mut command(&["replay", id]));
+    assert!(
+        nothing.contains("<--after <AFTER>|--event <ID>>"),
+        "{nothing}"
+    );
+    let deleted = command(&["delete", id]).output().unwrap();
+    assert_eq!(
+        String::from_utf8(deleted.stderr).unwrap(),
+        format!("Endpoint {id} is deleted.\n")
+    );
+    for lost in ["ping", "deliveries"] {
+        let gone = error_of(&mut command(&[lost, id]));
+        assert!(gone.contains("no callback endpoint with this id"), "{gone}");
+    }
+    let odd = error_of(&mut command(&["create", "--url", "foo"]));
+    assert!(
+        odd.contains("--url must be an http or https URL, not \"foo\""),
+        "{odd}"
+    );
     let wrong = error_of(&mut command(&[
         "create",
         "--url",

@@ -175,6 +175,11 @@ async fn wrong_settings_are_named_and_the_other_checks_still_run() {
             &[],
         ),
         (
+            &[("BUSINESS_TIME_ZONE", "Europe/Londen")],
+            "BUSINESS_TIME_ZONE is Europe/Londen, which Postgres does not know",
+            &[],
+        ),
+        (
             &[("PUBLIC_URL", "https://hush:hush@x.example.com")],
             "PUBLIC_URL",
             &["webhook-address"],
@@ -264,12 +269,17 @@ async fn a_database_that_is_unreachable_or_not_migrated_fails() {
 
     let empty = empty_database().await;
     let found = report(&app, &[("DATABASE_URL", &empty)]).await;
-    let rest = ["environment", "api-keys"];
+    let rest = ["writable", "environment", "api-keys"];
     fails(
         &found,
         "migrations",
         "run dojo-payment-links migrate",
         &rest,
+    );
+    let detail = text(&found["migrations"]["detail"]);
+    assert!(
+        detail.starts_with("pending: 1 to ") && detail.len() < 50,
+        "{detail}"
     );
     let tables: i64 =
         sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")

@@ -237,7 +237,7 @@ async fn another_rotation_never_extends_an_overlap() {
     let long = refused(api_keys(database).args(long));
     assert!(
         long.contains(
-            "--overlap must be a duration such as 30m or 24h, from 0s to 31days, not \"32days\""
+            "--overlap must be a duration such as 30m or 24h, from 0s to 31d, not \"32days\""
         ),
         "{long}"
     );

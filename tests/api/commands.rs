@@ -83,6 +83,9 @@ async fn api_keys_are_created_listed_and_revoked_and_only_hashes_are_stored() {
     let nameless =
         error_of(api_keys(database).args(["create", "--name", " ", "--scopes", "links:read"]));
     assert!(nameless.contains("name"), "{nameless}");
+    let two_lines =
+        error_of(api_keys(database).args(["create", "--name", "x\ny", "--scopes", "links:read"]));
+    assert!(two_lines.contains("control characters"), "{two_lines}");
     let person = ["create", "--name", "console:ann", "--scopes", "links:read"];
     let person = error_of(api_keys(database).args(person));
     assert!(person.contains("must not begin with console:"), "{person}");
@@ -99,7 +102,11 @@ async fn api_keys_are_created_listed_and_revoked_and_only_hashes_are_stored() {
         .unwrap();
     assert!(!dump.concat().contains(&key));
 
-    revoke_api_key(&app, "orders");
+    let revoked = run(api_keys(database).args(["revoke", "--name", "orders"]));
+    assert_eq!(
+        String::from_utf8(revoked.stderr).unwrap(),
+        "All API keys of client \"orders\" are rejected from now on.\n"
+    );
     assert!(output_of(api_keys(database).arg("list")).contains("revoked"));
     let gone = error_of(api_keys(database).args(["revoke", "--name", "orders"]));
     assert!(gone.contains("has no active key"), "{gone}");
@@ -340,16 +347,25 @@ fn help_says_what_a_value_is_and_does_not_repeat_the_name_of_its_flag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_without_operations_says_so() {
-    let app = TestApp::start().await;
-    let mut list = program();
-    list.args(["operations", "unconfirmed"])
-        .env("DATABASE_URL", &app.database_url);
-    let listed = run(&mut list);
-    let [stdout, stderr] =
-        [listed.stdout, listed.stderr].map(|text| String::from_utf8(text).unwrap());
-    assert!(listed.status.success(), "{stderr}");
-    assert_eq!((&*stdout, &*stderr), ("", "No operation is Unconfirmed.\n"));
+async fn an_empty_list_says_so_and_prints_nothing() {
+    let database = new_database().await;
+    for (command, words) in [
+        (
+            ["operations", "unconfirmed"],
+            "No operation is Unconfirmed.\n",
+        ),
+        (["api-keys", "list"], "There is no API key.\n"),
+        (
+            ["callback-endpoints", "list"],
+            "There is no callback endpoint.\n",
+        ),
+    ] {
+        let listed = run(program().args(command).env("DATABASE_URL", &database));
+        let [stdout, stderr] =
+            [listed.stdout, listed.stderr].map(|text| String::from_utf8(text).unwrap());
+        assert!(listed.status.success(), "{stderr}");
+        assert_eq!((&*stdout, &*stderr), ("", words));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -440,6 +456,8 @@ fn everything_that_is_missing_or_wrong_is_named_at_once() {
         ("DOJO_CHECKOUT_URL", "sk_prod_hush"),
         ("DOJO_WEBHOOK_SECRETS", "whs_hush,,sc_hush"),
         ("SMTP_URL", "mail.example.com"),
+        ("PUBLIC_URL", "pay.example.com"),
+        ("BUSINESS_TIME_ZONE", "London time"),
     ];
     let error = error_of(program().arg("serve").envs(wrong));
     for line in [
@@ -454,6 +472,8 @@ fn everything_that_is_missing_or_wrong_is_named_at_once() {
         "error: DOJO_WEBHOOK_SECRETS (account default) is wrong: entry 2 of 3 is empty; entry 3 of 3 begins with sc_: ",
         "error: SMTP_URL must be a URL such as ",
         "error: MAIL_FROM is required",
+        "error: PUBLIC_URL must be an http or https URL, not \"pay.example.com\"",
+        "error: BUSINESS_TIME_ZONE must be the name of a time zone such as Europe/London, not \"London time\"",
     ] {
         assert!(error.contains(line), "{line:?} is not in {error}");
     }
@@ -498,8 +518,9 @@ fn a_value_that_looks_like_a_command_or_flag_is_a_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_file_setting_counts_as_not_set() {
+async fn an_empty_setting_counts_as_not_set() {
     let none = [
+        ("PRUNE_OLDER_THAN", ""),
         ("DOJO_ACCOUNTS_FILE", ""),
         ("DATABASE_URL_FILE", ""),
         ("DOJO_API_KEY_FILE", ""),

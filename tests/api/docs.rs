@@ -437,6 +437,16 @@ async fn the_pages_work_on_a_phone_without_javascript() {
             ([true, true, false], [false, true, true], [true, false]);
         let expected = [&there[..], &contents, &there_again].concat();
         assert_eq!(result, json!(expected), "{path}");
+        // Whatever the link hides while it stays on the screen, it hides whole lines.
+        let result = page
+            .execute(
+                "const {left, right} = document.querySelector('.back').getBoundingClientRect();
+                 return [left, right]",
+                vec![],
+            )
+            .await
+            .unwrap();
+        assert_eq!(result, json!([0, 390]), "{path}");
     }
     browser.close().await;
 }

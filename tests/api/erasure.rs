@@ -778,6 +778,11 @@ async fn the_command_erases_every_link_of_an_email_address_that_it_can() {
     assert_eq!(app.link(&other["id"]).await["erasedAt"], Value::Null);
     let unknown = erase(&app, &["--link", "plink_01m81mqpmrf8384nj77tj0t0e4"]);
     assert_eq!(unknown.status.code(), Some(1));
+    // A variable that isn't set must not look like a customer without links.
+    let empty = erase(&app, &["--email", " "]);
+    assert_eq!(empty.status.code(), Some(1));
+    let errors = String::from_utf8_lossy(&empty.stderr);
+    assert!(errors.contains("--email must not be empty"), "{errors}");
     for arguments in [
         &[][..],
         &["--link", text(&paid["id"]), "--email", EMAIL],

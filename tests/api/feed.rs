@@ -684,6 +684,14 @@ async fn events_are_printed_and_forwarded_with_a_signature() {
     let after = outcomes.rsplit("--after ").next().unwrap().trim();
     let output = tail(&app).args(["--after", after]).output().await.unwrap();
     assert!(output.status.success() && output.stdout.is_empty());
+
+    let odd = ["--forward-to", "localhost:3000"];
+    let output = tail(&app).args(odd).output().await.unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("--forward-to must be an http or https URL, not \"localhost:3000\""),
+        "{error}"
+    );
 }
 
 /// The command, which ends at the end of the feed.

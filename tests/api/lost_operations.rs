@@ -330,6 +330,9 @@ async fn an_unconfirmed_operation_is_settled_by_a_person() {
 
         let settled = settle(&["settle", "--id", id, "--outcome", found]);
         assert!(settled.status.success(), "{settled:?}");
+        let words = format!("{id} is recorded as {}.\n", found.replace('-', " "));
+        let said = String::from_utf8(settled.stderr).unwrap();
+        assert!(said.ends_with(&words), "{said}");
         assert_eq!(app.operations(&link).await[0]["status"], status);
         let timeline = app.timeline(&link["id"]).await;
         assert_eq!(timeline.last().unwrap()["cause"]["type"], "operator");

@@ -522,6 +522,13 @@ async fn a_wrong_setting_of_the_books_stops_the_start() {
         error.contains("BUSINESS_TIME_ZONE is Europe/Londen, which Postgres does not know"),
         "{error}"
     );
+    let mut reconcile = program();
+    reconcile
+        .args(["reconcile", "--from", "2026-01-31"])
+        .env("DATABASE_URL", &database_url)
+        .env("DOJO_API_KEY", "sk_sandbox_test");
+    let again = error_of(reconcile.env("BUSINESS_TIME_ZONE", "Europe/Londen"));
+    assert!(error.ends_with(&again), "{again}");
     let error = error_of(serve(&database_url).env("BUSINESS_DAY_CUTOFF", "25:00"));
     assert!(error.contains("BUSINESS_DAY_CUTOFF"), "{error}");
     let error = error_of(serve(&database_url).env("BOOKS_METADATA", "k".repeat(101)));

@@ -528,6 +528,11 @@ async fn an_age_below_a_month_is_rejected() {
             .env("DATABASE_URL", &app.database_url),
     );
     assert!(nothing.contains("--older-than"), "{nothing}");
+    let mut oldest = program();
+    oldest
+        .args(["prune", "--older-than", "20y", "--dry-run"])
+        .env("DATABASE_URL", &app.database_url);
+    output_of(&mut oldest);
 }
 
 /// The command `prune` for some kinds of data.

@@ -93,6 +93,7 @@ async fn check_reached(
         .map_err(during(Name::Migrations))?;
     check_migrations(&found, checks);
 
+    let is_migrated = found.pending.is_empty() && found.broken.is_empty();
     if server.is_read_only {
         checks.fail(
             Name::Writable,
@@ -103,18 +104,18 @@ async fn check_reached(
         let closed = store::condition::closed_tables(pool)
             .await
             .map_err(during(Name::Writable))?;
-        if closed.is_empty() {
-            checks.pass(Name::Writable, "yes");
-        } else {
+        if !closed.is_empty() {
             checks.fail(
                 Name::Writable,
                 format!("the user in DATABASE_URL may not write to {}", listed(closed)),
                 "use the user that owns the database and its tables, or grant it SELECT, INSERT, UPDATE and DELETE on them",
             );
+        } else if is_migrated {
+            checks.pass(Name::Writable, "yes");
         }
     }
 
-    if found.pending.is_empty() && found.broken.is_empty() {
+    if is_migrated {
         let stored = store::deployment::claimed(pool)
             .await
             .map_err(during(Name::Environment))?;
@@ -135,7 +136,7 @@ async fn check_reached(
         }
     } else {
         checks.skip_rest(
-            &[Name::Environment, Name::ApiKeys],
+            &[Name::Writable, Name::Environment, Name::ApiKeys],
             "the database is not migrated",
         );
     }
@@ -145,26 +146,25 @@ async fn check_reached(
 }
 
 fn check_migrations(found: &Migrations, checks: &mut Checks) {
-    let numbers = |versions: &[i64]| listed(versions.iter().map(ToString::to_string));
     if !found.broken.is_empty() {
         checks.fail(
             Name::Migrations,
             format!(
                 "incomplete, or different from this version's: {}",
-                numbers(&found.broken)
+                ranges(&found.broken)
             ),
             "this is another program's database, or it was changed by hand: restore it",
         );
     } else if !found.pending.is_empty() {
         checks.fail(
             Name::Migrations,
-            format!("pending: {}", numbers(&found.pending)),
+            format!("pending: {}", ranges(&found.pending)),
             "run dojo-payment-links migrate",
         );
     } else if !found.unknown.is_empty() {
         checks.fail(
             Name::Migrations,
-            format!("from a later version: {}", numbers(&found.unknown)),
+            format!("from a later version: {}", ranges(&found.unknown)),
             "deploy the later version. This one can run beside it only during an upgrade",
         );
     } else {
@@ -173,6 +173,15 @@ fn check_migrations(found: &Migrations, checks: &mut Checks) {
             format!("all applied, up to {}", found.newest),
         );
     }
+}
+
+/// Ascending numbers as text, such as `1 to 11, 13`.
+fn ranges(numbers: &[i64]) -> String {
+    let runs = numbers.chunk_by(|one, next| one + 1 == *next);
+    listed(runs.map(|run| match run {
+        [first, .., last] => format!("{first} to {last}"),
+        _ => listed(run.iter().map(ToString::to_string)),
+    }))
 }
 
 /// Compares the environment that is stored in the database with that of the accounts.
@@ -203,5 +212,21 @@ fn check_environment(
             ),
             "use a separate database for each environment",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ranges;
+
+    #[test]
+    fn consecutive_numbers_are_a_range() {
+        for (numbers, text) in [
+            (&[][..], ""),
+            (&[7], "7"),
+            (&[1, 2, 3, 5, 8, 9], "1 to 3, 5, 8 to 9"),
+        ] {
+            assert_eq!(ranges(numbers), text);
+        }
     }
 }

@@ -7,7 +7,8 @@ mod dojo;
 mod mail;
 mod report;
 
-use futures_util::{StreamExt, future::join3, stream};
+use futures_util::{StreamExt, future::join4, stream};
+use tokio::time::timeout;
 use url::Url;
 
 use super::{listed, secrets_setting};
@@ -16,10 +17,10 @@ use crate::{
     dojo::Accounts,
     mail::Mailer,
     payment_link::Environment,
-    store::PgPool,
+    store::{self, PgPool},
 };
 use dojo::PublicAddress;
-use report::Checks;
+use report::{Checks, LIMIT};
 
 pub use report::{Check, Name, Outcome, Report};
 
@@ -66,23 +67,6 @@ pub async fn run(settings: &ServeSettings, ping_callbacks: bool) -> Report {
             );
         }
     }
-    let mut checks = Checks::new();
-    if error.is_empty() {
-        let names = accounts
-            .iter()
-            .flat_map(Accounts::iter)
-            .map(|account| &account.name);
-        checks.pass(
-            Name::Settings,
-            format!("complete; accounts: {}", listed(names)),
-        );
-    } else {
-        checks.fail(
-            Name::Settings,
-            error,
-            "correct the settings; serve --help explains them",
-        );
-    }
 
     let environment = accounts.as_ref().map(Accounts::environment);
     let of_database = async {
@@ -114,17 +98,53 @@ pub async fn run(settings: &ServeSettings, ping_callbacks: bool) -> Report {
             Some(None) | None => None,
         }
     };
-    let (of_database, of_accounts, of_mail) = join3(of_database, of_accounts, of_mail).await;
+    let of_time_zone = async {
+        let name = &settings.books.days().time_zone;
+        let known = timeout(
+            LIMIT,
+            store::movements::knows_time_zone(pool.as_ref()?, name),
+        );
+        // If Postgres doesn't respond, the checks of the database say so.
+        matches!(known.await, Ok(Ok(false))).then(|| settings.books.unknown_time_zone())
+    };
+    let (of_database, of_accounts, of_mail, of_time_zone) =
+        join4(of_database, of_accounts, of_mail, of_time_zone).await;
+    if let Some(wrong) = of_time_zone {
+        error.keep::<()>(Err(wrong));
+    }
+    let of_settings = check_settings(error, accounts.as_ref());
     let of_callbacks = match &pool {
         Some(pool) if ping_callbacks => Some(callbacks::check(pool, &settings.callbacks).await),
         _ => None,
     };
-    let all = [checks, of_database]
+    let all = [of_settings, of_database]
         .into_iter()
         .chain(of_accounts)
         .chain(of_mail)
         .chain(of_callbacks);
     Report::new(all.flat_map(Checks::into_list).collect())
+}
+
+/// Reports what is wrong with the settings.
+fn check_settings(error: ConfigError, accounts: Option<&Accounts>) -> Checks {
+    let mut checks = Checks::new();
+    if error.is_empty() {
+        let names = accounts
+            .into_iter()
+            .flat_map(Accounts::iter)
+            .map(|account| &account.name);
+        checks.pass(
+            Name::Settings,
+            format!("complete; accounts: {}", listed(names)),
+        );
+    } else {
+        checks.fail(
+            Name::Settings,
+            error,
+            "correct the settings; serve --help explains them",
+        );
+    }
+    checks
 }
 
 /// Checks each account at Dojo, a few at a time.
