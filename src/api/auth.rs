@@ -13,7 +13,7 @@ use super::{error::Error, observe::Sender, scope::RequiredScope, state::AppState
 use crate::{
     api_key::{ApiKey, Scope},
     payment_link::{PaymentLink, PaymentLinkId},
-    store::{self, api_keys::Identified},
+    store::api_keys::Identified,
 };
 
 /// Says who sends a request that comes from within the service, in place of an API key: an extension of the request. No request
@@ -64,7 +64,9 @@ impl<S> Caller<S> {
         state: &AppState,
         id: PaymentLinkId,
     ) -> Result<PaymentLink, Error> {
-        store::links::find(&state.pool, id)
+        state
+            .links
+            .find(id)
             .await?
             .filter(|link| self.may_see(&link.account))
             .ok_or(Error::NoSuchLink)

@@ -1,6 +1,6 @@
 //! Everything that can go wrong with a request, and the response to it.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     http::{HeaderValue, header},
@@ -144,9 +144,9 @@ pub(crate) enum Error {
     #[error(
         "the service cannot reach its database; send the request again, with the same Idempotency-Key if it has one"
     )]
-    DatabaseUnavailable(#[source] store::Error),
+    DatabaseUnavailable(#[source] Arc<store::Error>),
     #[error("an internal error occurred")]
-    Internal(#[source] store::Error),
+    Internal(#[source] Arc<store::Error>),
     #[error("Dojo could not be reached, or its response was lost; nothing has changed")]
     DojoNotReached(#[source] protocol::Error),
     #[error("Dojo rejected this service's API key")]
@@ -197,6 +197,12 @@ impl From<Infallible> for Error {
 
 impl From<store::Error> for Error {
     fn from(error: store::Error) -> Self {
+        Arc::new(error).into()
+    }
+}
+
+impl From<Arc<store::Error>> for Error {
+    fn from(error: Arc<store::Error>) -> Self {
         if error.is_outage() {
             Self::DatabaseUnavailable(error)
         } else {

@@ -25,7 +25,7 @@ use crate::{
     dojo::{Account, Accounts},
     payment_link::{Fault, PaymentLink, RecoveryLimits, erasure::PersonalMetadata},
     protocol::{Context, intake::Intake},
-    store::PgPool,
+    store::{PgPool, link_reader::LinkReader},
     telemetry::{recent::Recent, trace},
 };
 
@@ -68,6 +68,8 @@ pub struct Shared {
     pub(super) sends_mail: bool,
     /// Stores webhooks.
     pub(super) intake: Intake,
+    /// Reads links.
+    pub(super) links: LinkReader,
     pub limits: RecoveryLimits,
     /// How the books are kept.
     pub(crate) books: BookSettings,
@@ -123,6 +125,7 @@ impl AppState {
         Self(Arc::new(Shared {
             probes: pool.reserved(""),
             intake: Intake::start(&pool, Arc::clone(&wake)),
+            links: LinkReader::start(&pool),
             pool,
             accounts,
             tasks,

@@ -14,7 +14,7 @@ use crate::payment_link::{
 };
 
 /// A row of `payment_links`, as far as callers see it. The feed's outbox has such rows as JSON.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(super) struct Row {
     pub(super) id: Uuid,
     pub(super) account: String,
@@ -171,6 +171,13 @@ pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<PaymentLink
         .await?
         .map(Row::into_link)
         .transpose()
+}
+
+/// The links with these ids, in any order, as they are stored.
+pub(super) async fn rows(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Row>, Error> {
+    Ok(select_links!("WHERE id = ANY($1)", ids)
+        .fetch_all(pool)
+        .await?)
 }
 
 /// How many of an account's links from the last 24 hours have each status.

@@ -22,6 +22,7 @@ mod error;
 pub mod feed;
 pub mod idempotency_keys;
 pub mod leases;
+pub mod link_reader;
 pub mod links;
 pub mod messages;
 mod microseconds;
