@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::{
     amount::show,
     api_client::{List, get, get_raw, post, slug, with_query},
-    deed::{Deed, left_to_capture},
+    deed::{Deed, left_to_capture, may_go_out},
     page::{LIVE, Layout, Part, Region, Stop, When, not_found, out_of_order, page, redirect, stop},
     person::Person,
     session::Submission,
@@ -553,7 +553,7 @@ async fn state_part(
             .collect(),
         address: link
             .customer_url()
-            .filter(|_| link.unpayable(now).is_none())
+            .filter(|_| may_go_out(link, now))
             .map(str::to_owned),
         facts: facts(link),
         operations: operations.iter().map(operation_row).collect(),

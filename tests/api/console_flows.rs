@@ -628,7 +628,7 @@ impl Desk {
         }
         operator.go_back().await;
         operator.says("This form was sent before.").await;
-        operator.press("Refund £170.00").await;
+        operator.press("Request the approval").await;
         operator.says("Nothing new was requested this time.").await;
         operator.press("Withdraw").await;
         operator.says("Decided by").await;
@@ -838,10 +838,10 @@ impl Desk {
         let count = number(&self.app, "SELECT count(*) FROM console_audit").await;
         assert_eq!(i64::try_from(entries.len()).unwrap(), count);
         for (who, what, outcome) in [
-            ("nobody", "signIn", "rejected"),
-            ("ann", "refund", "done"),
-            ("ann", "create", "done"),
-            ("ann", "refresh", "done"),
+            ("nobody", "Sign in", "rejected"),
+            ("ann", "Refund", "done"),
+            ("ann", "New link", "done"),
+            ("ann", "Read from Dojo", "done"),
         ] {
             let entry = [who, what, outcome].map(str::to_owned);
             assert!(entries.contains(&entry), "{entry:?} in {entries:?}");
