@@ -196,7 +196,9 @@ impl Opened {
             deed,
             link,
         } = self;
-        let is_sent = shown.trouble.is_none() && self.is_sent(shown.key).await?;
+        let is_fine = shown.trouble.is_none();
+        let is_asked = is_fine && self.is_asked(shown.key).await?;
+        let is_sent = is_asked || (is_fine && is_used(console, person, shown.key).await?);
         let requested = shown.requested.as_ref();
         let amount = requested.and_then(|requested| requested.amount);
         let is_review = requested.is_some() && deed.is_reviewed();
@@ -206,10 +208,12 @@ impl Opened {
             None
         };
         let is_last_step = is_review || !deed.is_reviewed();
-        let button = match (is_last_step, approval) {
-            (false, _) => "Continue".to_owned(),
-            (true, Some(_)) => "Request the approval".to_owned(),
-            (true, None) => deed.button(amount),
+        let button = if !is_last_step {
+            "Continue".to_owned()
+        } else if is_asked || approval.is_some() {
+            "Request the approval".to_owned()
+        } else {
+            deed.button(amount)
         };
         let page_of = ActionPage {
             layout: Layout::new(console, person, Part::Links, deed.name()),
@@ -317,11 +321,6 @@ impl Opened {
             ..Shown::new(Vec::new(), key)
         })
         .await
-    }
-
-    /// Whether the form was sent before.
-    async fn is_sent(&self, key: FormKey) -> Result<bool, Stop> {
-        Ok(is_used(&self.console, &self.person, key).await? || self.is_asked(key).await?)
     }
 
     /// Whether the form was sent before and a second person was asked.

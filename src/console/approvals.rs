@@ -101,7 +101,9 @@ fn state(approval: &Approval) -> String {
         (ApprovalStatus::Approved, Some(outcome)) if outcome == "changed" => {
             "Approved, but not done: the payment was changed after it was requested".to_owned()
         }
-        (ApprovalStatus::Approved, Some(outcome)) => format!("Approved, but not done: {outcome}"),
+        (ApprovalStatus::Approved, Some(outcome)) => {
+            format!("Approved, but not done: {}", words::outcome(outcome))
+        }
         (ApprovalStatus::Rejected, _) => "Rejected".to_owned(),
         (ApprovalStatus::Erased, _) => "Erased".to_owned(),
     }

@@ -12,6 +12,7 @@ use super::{
     page::{Layout, Part, Stop, When, out_of_order, page},
     person::Person,
     state::Console,
+    words,
 };
 use crate::store::console_audit::{self, Entry};
 
@@ -39,10 +40,10 @@ impl From<Entry> for Row {
         Self {
             at: When(entry.occurred_at),
             who: entry.client.unwrap_or_else(|| "nobody".to_owned()),
-            what: entry.what,
+            what: words::audited(&entry.what).into_owned(),
             link: entry.link_id.map(|id| id.to_string()),
             detail: entry.detail.unwrap_or_default(),
-            outcome: entry.outcome,
+            outcome: words::outcome(&entry.outcome),
             request_id: entry.request_id,
         }
     }

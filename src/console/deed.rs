@@ -218,7 +218,7 @@ impl Deed {
         };
         let allowed = allowed_actions(link, &OtherOperations::default(), context);
         let is_possible = |deed: &Self| match deed {
-            Self::Send => link.unpayable(now).is_none(),
+            Self::Send => may_go_out(link, now),
             Self::Renew => link.replaced_by.is_none() && link.check_renewable().is_ok(),
             Self::Refund => link.refundable_amount.value > 0,
             deed => deed.operation().is_some_and(|kind| allowed.contains(&kind)),
@@ -391,6 +391,11 @@ impl Deed {
             _ => return None,
         })
     }
+}
+
+/// Whether customers may get the link now. Nobody should pay another amount than the one that was requested.
+pub(super) fn may_go_out(link: &PaymentLink, now: OffsetDateTime) -> bool {
+    link.unpayable(now).is_none() && link.reported_amount.is_none()
 }
 
 /// How much a reversal undoes at most. What was captured isn't known before Dojo has confirmed it, so it may be less than what

@@ -149,13 +149,21 @@ fn sentence(text: &str) -> String {
         return text.to_owned();
     }
     let text = text.replace('\'', "’");
-    let mut letters = text.chars();
-    let first = letters.next().map(char::to_uppercase);
-    let mut sentence: String = first.into_iter().flatten().chain(letters).collect();
+    // A name such as `payment_intent.created` has one spelling.
+    let first = text.split(' ').next().unwrap_or_default();
+    let is_name = first.trim_end_matches(['.', ',', ':']).contains(['_', '.']);
+    let mut sentence = if is_name { text } else { capitalized(&text) };
     if !sentence.ends_with(['.', '!', '?', '…']) {
         sentence.push('.');
     }
     sentence
+}
+
+/// A text with a capital letter at its beginning.
+pub(super) fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(char::to_uppercase);
+    first.into_iter().flatten().chain(letters).collect()
 }
 
 /// A length of time in the unit that fits: `3 min`.
@@ -201,5 +209,10 @@ mod tests {
         );
         assert_eq!(sentence("run it!"), "Run it!");
         assert_eq!(sentence("http://a/"), "http://a/");
+        assert_eq!(
+            sentence("payment_intent.created, payment_intent.status_updated"),
+            "payment_intent.created, payment_intent.status_updated."
+        );
+        assert_eq!(sentence("none. create some"), "None. create some.");
     }
 }

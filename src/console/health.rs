@@ -306,7 +306,7 @@ fn comparison(books: Option<&OfBooks>) -> Vec<Finding> {
             let lag = spoken(lag);
             let text = format!("A business day has been waiting to be compared for {lag}.");
             Finding::new(COMPARED, Tone::Waiting, text).advice(
-                "If Dojo can’t be reached or throttles the service, wait. Otherwise, see daily_reconciliation under the background \
+                "If Dojo can’t be reached or throttles the service, wait. Otherwise, see Daily reconciliation under the background \
                  jobs.",
                 &[Entry::BooksNotCompared],
             )
@@ -423,7 +423,7 @@ fn of_replica(console: &Console, person: &Person, all: &OfAll) -> Vec<Group> {
     }
     let unbooked = (all.unbooked.events, all.unbooked.lag);
     let unbooked = backlog("Events to be booked", "event", unbooked, PATIENCE).advice(
-        "At least one replica must run background jobs. See books under the background jobs.",
+        "At least one replica must run background jobs. See Books under the background jobs.",
         &[Entry::JobStuck],
     );
     groups.push(Group::new("books", "Books", vec![unbooked]));

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use axum::{
-    extract::{Path, Query, State},
+    extract::{OriginalUri, Path, Query, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::{
     amount::show,
     api_client::{List, get, get_raw, post, slug, with_query},
-    deed::{Deed, left_to_capture},
+    deed::{Deed, left_to_capture, may_go_out},
     page::{LIVE, Layout, Part, Region, Stop, When, not_found, out_of_order, page, redirect, stop},
     person::Person,
     session::Submission,
@@ -196,6 +196,7 @@ struct Way {
 #[template(path = "console/link_state.html")]
 struct StatePart {
     id: String,
+    notices: Vec<Notice>,
     sentence: String,
     word: &'static str,
     tone: &'static str,
@@ -212,6 +213,8 @@ struct StatePart {
     events: Vec<Event>,
     /// Whether there are more entries than these.
     has_more_events: bool,
+    /// `None`: the person may not see them.
+    callbacks: Option<Callbacks>,
 }
 
 #[derive(Template)]
@@ -220,17 +223,16 @@ struct LinkPage {
     layout: Layout,
     id: String,
     reference: String,
-    notices: Vec<Notice>,
     form_token: String,
     region: Region,
+    /// Where the page brings itself up to date.
+    here: String,
     /// The position in the feed up to which the page is up to date.
     seen: i64,
     /// What the link was requested with.
     requested: Vec<Fact>,
     metadata: Vec<Fact>,
     item_lines: Vec<Fact>,
-    /// `None`: the person may not see them.
-    callbacks: Option<Callbacks>,
     replaces: Option<String>,
     /// All terms, as JSON.
     terms: String,
@@ -524,6 +526,7 @@ async fn state_part(
     console: &Console,
     person: &Person,
     link: &PaymentLink,
+    happened: &Happened,
     now: OffsetDateTime,
 ) -> Result<Region, Stop> {
     let base = format!("/v1/payment-links/{}", link.id);
@@ -540,6 +543,7 @@ async fn state_part(
         .filter(|deed| person.may(deed.scope()));
     Ok(Region::of(&StatePart {
         id: link.id.to_string(),
+        notices: notices(console, person, link, happened).await,
         sentence: words::state(link, now),
         word,
         tone: tone.class(),
@@ -553,7 +557,7 @@ async fn state_part(
             .collect(),
         address: link
             .customer_url()
-            .filter(|_| link.unpayable(now).is_none())
+            .filter(|_| may_go_out(link, now))
             .map(str::to_owned),
         facts: facts(link),
         operations: operations.iter().map(operation_row).collect(),
@@ -561,6 +565,7 @@ async fn state_part(
         messages: messages.into_iter().map(message_row).collect(),
         events: entries.iter().map(event).collect(),
         has_more_events,
+        callbacks: callbacks(console, person, link.id).await,
     }))
 }
 
@@ -617,31 +622,32 @@ pub(super) async fn show_link(
     person: Person,
     Path(id): Path<String>,
     Query(happened): Query<Happened>,
+    OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
 ) -> Result<Response, Stop> {
     let (now, seen) = (OffsetDateTime::now_utc(), console.state.feed_position());
     let link = find(&console, &person, &id).await?;
-    let region = state_part(&console, &person, &link, now).await?;
+    let region = state_part(&console, &person, &link, &happened, now).await?;
     if headers.contains_key(LIVE) {
         return Ok(region.response(headers.get(header::IF_NONE_MATCH), seen));
     }
-    let notices = notices(&console, &person, &link, &happened).await;
-    let callbacks = callbacks(&console, &person, link.id).await;
     let terms = serde_json::to_value(&link.terms).unwrap_or_default();
     let reference = link.terms.reference.clone();
     let page_of = LinkPage {
         layout: Layout::new(&console, &person, Part::Links, &*reference),
         id: link.id.to_string(),
-        notices,
         form_token: person.token.form_token(),
         requested: requested(&link),
         metadata: entries(&terms["metadata"]),
         item_lines: item_lines(&link),
-        callbacks,
         replaces: link.replaces.map(|id| id.to_string()),
         terms: serde_json::to_string_pretty(&terms).unwrap_or_default(),
         reference,
         region,
+        // With what has just happened: its outcome is part of what changes.
+        here: uri
+            .path_and_query()
+            .map_or_else(String::new, ToString::to_string),
         seen,
     };
     Ok(page(StatusCode::OK, &page_of))

@@ -14,7 +14,7 @@ use super::{page::LIVE, person::Person, state::Console};
 use crate::{api::wait_for_events, payment_link::PaymentLinkId};
 
 /// The longest time that a request waits. Then the page is compared with what it would be now, because the feed doesn't contain
-/// everything: a link expires, an approval is requested, a webhook says what Dojo hasn't confirmed yet.
+/// everything: a link expires, an approval is requested, a callback is delivered, a webhook says what Dojo hasn't confirmed yet.
 const LONGEST: Duration = Duration::from_secs(20);
 
 /// How many seconds a page lets pass before it asks again, if its request could not wait.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::{
-    finding::{Finding, spoken},
+    finding::{Finding, capitalized, spoken},
     runbook::Entry,
     words::Tone,
 };
@@ -505,15 +505,21 @@ pub(super) fn jobs(
             #[expect(clippy::cast_possible_truncation, reason = "whole seconds are enough")]
             let at = sample.value as i64;
             let ago = now.unix_timestamp().saturating_sub(at).max(0);
-            let name = format!("{} {}", sample.label("job_name"), sample.label("account"));
+            let job = sample.label("job_name");
+            let name = capitalized(&job.replace('_', " "));
+            let name = match sample.label("account") {
+                "" => name,
+                account => format!("{name}, account {account}"),
+            };
             let text = format!("Made progress {} ago.", spoken(Duration::from_secs(ago.unsigned_abs())));
             if ago <= JOB_PATIENCE {
-                return Finding::new(name.trim_end(), Tone::Good, text);
+                return Finding::new(name, Tone::Good, text);
             }
-            Finding::new(name.trim_end(), Tone::Bad, text).advice(
-                "It can’t query the database, or it hangs and is restarted by itself. The log says why. Other replicas do its work.",
-                &[Entry::JobStuck],
-            )
+            let advice = format!(
+                "It can’t query the database, or it hangs and is restarted by itself. The log says why (job_name {job}). Other \
+                 replicas do its work."
+            );
+            Finding::new(name, Tone::Bad, text).advice(advice, &[Entry::JobStuck])
         })
         .collect();
     if found.is_empty() {
@@ -647,7 +653,8 @@ mod tests {
             .iter()
             .map(|one| (&*one.name, one.is_wrong()))
             .collect();
-        assert_eq!(found, [("reconciliation leeds", true), ("feed", false)]);
+        let expected = [("Reconciliation, account leeds", true), ("Feed", false)];
+        assert_eq!(found, expected);
         assert!(!jobs("", now, |_| true)[0].is_wrong());
     }
 }

@@ -1,9 +1,11 @@
 //! What a link's state, its operations and its timeline mean, in the words of the people who look after payments.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{amount::show, page::When};
+use super::{amount::show, deed::Deed, page::When};
 use crate::payment_link::{
     Attempt, Money, PaymentLink, Reminder, Status, Unpayable,
     message::parse_period,
@@ -398,20 +400,22 @@ fn event_in_words(entry: &Entry) -> (String, Tone) {
 }
 
 fn webhook(entry: &Entry, verdict: &str, reported: &str) -> (String, Tone) {
-    match verdict {
-        "applied" => (
-            format!("Dojo’s webhook says {}", entry.status_after.as_str()),
-            Tone::Neutral,
+    let says = |status: &str| format!("Dojo’s webhook says {status}");
+    let text = match verdict {
+        "applied" => return (says(entry.status_after.as_str()), Tone::Neutral),
+        "contradictory" => {
+            let text = format!("{}, which contradicts what is known", says(reported));
+            return (text, Tone::Waiting);
+        }
+        "unchanged" => format!("{}, which is known already", says(reported)),
+        "stale" => format!(
+            "{}, but comes late: the payment has moved on",
+            says(reported)
         ),
-        "contradictory" => (
-            format!("Dojo’s webhook says {reported}, which contradicts what is known"),
-            Tone::Waiting,
-        ),
-        _ => (
-            format!("Dojo’s webhook changes nothing ({verdict})"),
-            Tone::Neutral,
-        ),
-    }
+        "unknownStatus" => format!("{}, a status that the service doesn’t know", says(reported)),
+        _ => "Dojo’s webhook is about something else, and changes nothing".to_owned(),
+    };
+    (text, Tone::Neutral)
 }
 
 fn reconciled(entry: &Entry, detail: &Value) -> String {
@@ -419,13 +423,54 @@ fn reconciled(entry: &Entry, detail: &Value) -> String {
     let names: Vec<_> = changed
         .into_iter()
         .flatten()
-        .map(|(name, _)| name.as_str())
+        .map(|(name, _)| member(name))
         .collect();
     let status = entry.status_after.as_str();
     if names.is_empty() {
         return format!("Read from Dojo: {status}");
     }
     format!("Read from Dojo: {status}. New: {}", names.join(", "))
+}
+
+/// What a link's member is called.
+fn member(name: &str) -> &str {
+    match name {
+        "confirmed" => "confirmation by Dojo",
+        "confirmedStatus" => "status at Dojo",
+        "reported" => "a status that the service doesn’t know",
+        "totalAmount" => "total",
+        "tipsAmount" => "tip",
+        "capturedAmount" => "captured amount",
+        "refundedAmount" => "refunded amount",
+        "attempts" => "attempts to pay",
+        "payment" => "card and time of the payment",
+        other => other,
+    }
+}
+
+/// What somebody did, by its name in the audit list.
+pub(super) fn audited(what: &str) -> Cow<'_, str> {
+    if let Some(kind) = what.strip_prefix("approved ") {
+        return format!("{}, approved", operation_name(kind, None)).into();
+    }
+    let words = match what {
+        "signIn" => "Sign in",
+        "signOut" => "Sign out",
+        "create" => "New link",
+        "refresh" => "Read from Dojo",
+        "settle" => "Record an outcome",
+        "approval" => "Decide about an approval",
+        other => match Deed::named(other) {
+            Some(deed) => deed.name(),
+            None => other,
+        },
+    };
+    words.into()
+}
+
+/// What became of something: a word of the audit list, or the end of a problem's type.
+pub(super) fn outcome(word: &str) -> String {
+    word.replace('-', " ").replace("dojo", "Dojo")
 }
 
 /// What caused a timeline entry.
@@ -604,6 +649,71 @@ mod tests {
         ] {
             assert_eq!(reminder(given), told);
         }
+    }
+
+    #[test]
+    fn webhooks_and_readings_are_told_without_names_of_the_api() {
+        let told = |kind: Kind, detail: Value| {
+            let entry: Entry = serde_json::from_value(json!({
+                "id": "1", "type": kind, "statusBefore": "Created", "statusAfter": "Captured",
+                "cause": {"type": "recovery"}, "detail": detail, "occurredAt": "2026-11-01T10:00:00Z",
+            }))
+            .unwrap();
+            event(&entry).0
+        };
+        for (verdict, reported, words) in [
+            ("applied", "Captured", "Dojo’s webhook says Captured"),
+            (
+                "unchanged",
+                "Captured",
+                "Dojo’s webhook says Captured, which is known already",
+            ),
+            (
+                "stale",
+                "Canceled",
+                "Dojo’s webhook says Cancelled, but comes late: the payment has moved on",
+            ),
+            (
+                "contradictory",
+                "Reversed",
+                "Dojo’s webhook says Reversed, which contradicts what is known",
+            ),
+            (
+                "unknownStatus",
+                "Settled",
+                "Dojo’s webhook says Settled, a status that the service doesn’t know",
+            ),
+            (
+                "unknownEvent",
+                "",
+                "Dojo’s webhook is about something else, and changes nothing",
+            ),
+        ] {
+            let detail = json!({"verdict": verdict, "reported": reported});
+            assert_eq!(told(Kind::Webhook, detail), words);
+        }
+        let change = json!({"from": null, "to": null});
+        let changed =
+            json!({"capturedAmount": change, "confirmedStatus": change, "status": change});
+        assert_eq!(
+            told(Kind::Reconciled, json!({"changed": changed})),
+            "Read from Dojo: Captured. New: captured amount, status at Dojo, status"
+        );
+    }
+
+    #[test]
+    fn entries_of_the_audit_list_are_told_in_words() {
+        for (what, words) in [
+            ("signIn", "Sign in"),
+            ("refund", "Refund"),
+            ("cancel", "Cancel the link"),
+            ("approved tipsAmount", "New tip, approved"),
+            ("of a later version", "of a later version"),
+        ] {
+            assert_eq!(audited(what), words);
+        }
+        assert_eq!(outcome("approval requested"), "approval requested");
+        assert_eq!(outcome("rejected-by-dojo"), "rejected by Dojo");
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub async fn pending(
     open: Option<&[String]>,
     limit: i64,
 ) -> Result<Vec<PaymentLink>, Error> {
-    select_links!(
+    let rows = select_links!(
         "WHERE status = 'Pending' AND created_at < now() - make_interval(secs => $2)
            AND ($1::text[] IS NULL OR account = ANY($1))
          ORDER BY created_at, id
@@ -106,10 +106,8 @@ pub async fn pending(
         limit
     )
     .fetch_all(pool)
-    .await?
-    .into_iter()
-    .map(Row::into_link)
-    .collect()
+    .await?;
+    Row::into_links(rows)
 }
 
 /// Up to `limit` links that were or can be paid, and for which Dojo reports another amount than the one that was requested,
@@ -119,7 +117,7 @@ pub async fn mismatches(
     open: Option<&[String]>,
     limit: i64,
 ) -> Result<Vec<PaymentLink>, Error> {
-    select_links!(
+    let rows = select_links!(
         "WHERE mismatch IS NOT NULL AND status IN ('Created', 'Authorized', 'Captured')
            AND ($1::text[] IS NULL OR account = ANY($1))
          ORDER BY created_at DESC, id DESC
@@ -128,10 +126,8 @@ pub async fn mismatches(
         limit
     )
     .fetch_all(pool)
-    .await?
-    .into_iter()
-    .map(Row::into_link)
-    .collect()
+    .await?;
+    Row::into_links(rows)
 }
 
 /// Up to `limit` links whose status Dojo hasn't confirmed for longer than [`PATIENCE`], the one that has waited longest first.
@@ -140,7 +136,7 @@ pub async fn unconfirmed(
     open: Option<&[String]>,
     limit: i64,
 ) -> Result<Vec<PaymentLink>, Error> {
-    select_links!(
+    let rows = select_links!(
         "WHERE payment_intent_id IS NOT NULL AND (unsettled_status IS NOT NULL OR dojo_status <> status)
            AND updated_at < now() - make_interval(secs => $2) AND ($1::text[] IS NULL OR account = ANY($1))
          ORDER BY updated_at, id
@@ -150,10 +146,8 @@ pub async fn unconfirmed(
         limit
     )
     .fetch_all(pool)
-    .await?
-    .into_iter()
-    .map(Row::into_link)
-    .collect()
+    .await?;
+    Row::into_links(rows)
 }
 
 /// A payment of a surplus intent: somebody paid twice, or paid what nobody should have.

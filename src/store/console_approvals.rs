@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use serde_json::Value;
-use sqlx::postgres::PgQueryResult;
+use sqlx::{PgExecutor, postgres::PgQueryResult};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -328,14 +328,7 @@ pub async fn give_up(
     entry: &NewEntry<'_>,
 ) -> Result<bool, Error> {
     let mut transaction = pool.begin().await?;
-    let ended = sqlx::query!(
-        "UPDATE console_approvals SET outcome = $2
-         WHERE id = $1 AND status = 'Approved' AND outcome IS NULL",
-        id,
-        outcome
-    )
-    .execute(&mut *transaction)
-    .await?;
+    let ended = end(&mut *transaction, id, outcome, None).await?;
     commit_with(transaction, &ended, entry).await
 }
 
@@ -346,14 +339,25 @@ pub async fn finish(
     outcome: &str,
     operation_id: Option<OperationId>,
 ) -> Result<(), Error> {
-    sqlx::query!(
+    end(pool, id, outcome, operation_id).await?;
+    Ok(())
+}
+
+/// Stores the outcome of an approved operation that has none yet.
+async fn end(
+    executor: impl PgExecutor<'_>,
+    id: Uuid,
+    outcome: &str,
+    operation_id: Option<OperationId>,
+) -> Result<PgQueryResult, Error> {
+    let ended = sqlx::query!(
         "UPDATE console_approvals SET outcome = $2, operation_id = $3
          WHERE id = $1 AND status = 'Approved' AND outcome IS NULL",
         id,
         outcome,
         operation_id.map(|id| id.uuid()) as Option<Uuid>
     )
-    .execute(pool)
+    .execute(executor)
     .await?;
-    Ok(())
+    Ok(ended)
 }

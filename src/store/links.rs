@@ -103,6 +103,10 @@ impl Row {
         !is_unknown && is_confirmed(status, accepted, self.unsettled_status.as_deref())
     }
 
+    pub(super) fn into_links(rows: Vec<Self>) -> Result<Vec<PaymentLink>, Error> {
+        rows.into_iter().map(Self::into_link).collect()
+    }
+
     pub(super) fn into_link(self) -> Result<PaymentLink, Error> {
         let status = parse_stored(&self.status)?;
         let (accepted, confirmed) = (self.accepted_status(status), self.is_confirmed(status));
@@ -332,7 +336,7 @@ pub async fn list(
     after: Option<Place>,
     limit: i64,
 ) -> Result<Vec<PaymentLink>, Error> {
-    select_filtered!(
+    let rows = select_filtered!(
         filter,
         after,
         limit,
@@ -341,10 +345,8 @@ pub async fn list(
          LIMIT $3"
     )
     .fetch_all(pool)
-    .await?
-    .into_iter()
-    .map(Row::into_link)
-    .collect()
+    .await?;
+    Row::into_links(rows)
 }
 
 /// Up to `limit` links behind `after`, in the order of their last change, oldest first.
@@ -354,7 +356,7 @@ pub async fn list_updated(
     after: Option<Place>,
     limit: i64,
 ) -> Result<Vec<PaymentLink>, Error> {
-    select_filtered!(
+    let rows = select_filtered!(
         filter,
         after,
         limit,
@@ -363,10 +365,8 @@ pub async fn list_updated(
          LIMIT $3"
     )
     .fetch_all(pool)
-    .await?
-    .into_iter()
-    .map(Row::into_link)
-    .collect()
+    .await?;
+    Row::into_links(rows)
 }
 
 /// Up to `limit` entries of a link's timeline behind the entry `after`, oldest first. `None` if there is no such link.

@@ -73,8 +73,8 @@ function counterpart(fresh, at) {
   const same = (name, other) => other.getAttribute(name) === at.getAttribute(name);
   return [...fresh.querySelectorAll(at.localName)].find((other) => same("href", other) && same("data-copy", other));
 }
-// What a screen reader says when it changes.
-const said = (region) => region.querySelector("[data-announce]")?.textContent ?? "";
+// What a screen reader says when it is new.
+const said = (region) => [...region.querySelectorAll("[data-announce]")].map((part) => part.textContent);
 // Shows the fresh content, unless that would take away what somebody is at or has selected. Returns whether it did.
 function show(region, text) {
   const selected = getSelection();
@@ -87,7 +87,8 @@ function show(region, text) {
   const before = said(region);
   region.replaceChildren(...fresh.childNodes);
   next?.focus({ preventScroll: true });
-  if (said(region) !== before) announce(said(region));
+  const news = said(region).filter((text) => !before.includes(text));
+  if (news.length > 0) announce(news.join(" "));
   return true;
 }
 async function follow(region) {

@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
-use fantoccini::{Client, ClientBuilder, Locator};
+use fantoccini::{Client, ClientBuilder, Locator, wd::WebDriverCompatibleCommand};
 use hyper_util::client::legacy::connect::HttpConnector;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use url::{ParseError, Url};
 
 use crate::support::{
     TestApp, eventually, eventually_within, postgres::free_port, ten_pounds, text, within,
@@ -118,6 +120,12 @@ impl Browser {
         text.text().await.unwrap() == "on"
     }
 
+    /// Carries out a command of Chromium's own protocol.
+    pub async fn command(&self, name: &str, parameters: Value) -> Value {
+        let command = DevTools(json!({"cmd": name, "params": parameters}));
+        self.page.issue_cmd(command).await.unwrap()
+    }
+
     /// Waits until a file is saved, and returns its text.
     pub async fn downloaded(&self, name: &str) -> String {
         let path = self.profile.join(DOWNLOADS).join(name);
@@ -183,6 +191,23 @@ impl Browser {
         let _ = self.driver.kill();
         let _ = self.driver.wait();
         let _ = std::fs::remove_dir_all(&self.profile);
+    }
+}
+
+/// A command of Chromium's own protocol, with its parameters.
+#[derive(Debug)]
+struct DevTools(Value);
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, driver: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        driver.join(&format!(
+            "session/{}/goog/cdp/execute",
+            session.unwrap_or_default()
+        ))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        (Method::POST, Some(self.0.to_string()))
     }
 }
 

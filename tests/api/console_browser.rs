@@ -4,13 +4,16 @@
 use std::{fs, path::Path, sync::LazyLock};
 
 use fantoccini::{Locator, elements::Element, key::Key};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
     browser::Browser,
     commands::create_api_key,
-    console::{self, url_of},
-    support::{API_KEY, TestApp, eventually, manual, pounds, receiver::Receiver, ten_pounds, text},
+    console::{self, Visitor, url_of},
+    support::{
+        API_KEY, TestApp, eventually, manual, pounds, receiver::Receiver, send, ten_pounds, text,
+    },
 };
 
 /// How the page is shown.
@@ -420,6 +423,98 @@ async fn the_list_shows_new_links_and_payments_without_being_loaded_again() {
     })
     .await;
     assert_eq!(browser.run(MARKED).await, json!(true));
+    browser.close().await;
+}
+
+/// Notes how long the page's pauses should be, and lets them pass 20 times as fast.
+const HURRY: &str = "const wait = window.setTimeout;
+    window.pauses = [];
+    window.setTimeout = (done, time) => { pauses.push(time); return wait(done, time / 20); };";
+
+/// Waits until the page's last pauses are these.
+async fn pauses_are(browser: &Browser, last: &[u32]) {
+    let script = format!("return pauses.slice(-{})", last.len());
+    eventually(&format!("the page pauses for {last:?}"), async || {
+        (browser.run(&script).await == json!(last)).then_some(())
+    })
+    .await;
+}
+
+/// How many listeners the page's scripts have added that something still refers to.
+async fn listeners(browser: &Browser) -> Value {
+    let command = async |name: &str| browser.command(name, json!({})).await;
+    command("Performance.enable").await;
+    command("HeapProfiler.collectGarbage").await;
+    let found = command("Performance.getMetrics").await;
+    let metrics = found["metrics"].as_array().unwrap();
+    let number = metrics
+        .iter()
+        .find(|metric| metric["name"] == "JSEventListeners");
+    number.unwrap()["value"].clone()
+}
+
+#[tokio::test]
+async fn updates_leave_nothing_behind_and_a_page_that_is_in_use_asks_less_often() {
+    let app = console::start(&[("RUN_JOBS", "true")]).await;
+    let link = app.create(&manual("Order 7")).await.expect(201).json();
+    let (url, page) = (url_of(&app).await, page_of(&link));
+    let visitor = Visitor::bootstrap(&app).await;
+    let change = async |value: i64| {
+        let amount = json!({"amount": pounds(value)});
+        let answer = app.operate(&link, "amount", &amount).await;
+        answer.expect(200);
+    };
+    let browser = WIDE.open().await;
+    browser.sign_in(&url, API_KEY).await;
+    browser.visit(&format!("{url}{page}")).await;
+    browser.says("Waiting for £10.00").await;
+    browser.run(HURRY).await;
+    let before = listeners(&browser).await;
+    assert!(before.as_f64().unwrap() > 0.0);
+    for pence in 1..=10 {
+        change(1000 + pence).await;
+        browser.says(&format!("Waiting for £10.{pence:02}")).await;
+    }
+    assert_eq!(listeners(&browser).await, before);
+    let announced = "return document.getElementById('announcement').textContent";
+    let announced = browser.run(announced).await;
+    assert!(text(&announced).starts_with("Waiting for £10.10"));
+
+    // What somebody has selected stays, however often the page asks.
+    browser
+        .run("getSelection().selectAllChildren(document.querySelector('.sentence'))")
+        .await;
+    change(2000).await;
+    pauses_are(&browser, &[10_000, 10_000]).await;
+    let sentence = "return getSelection().toString()";
+    let sentence = browser.run(sentence).await;
+    assert!(text(&sentence).starts_with("Waiting for £10.10"));
+    browser.run("getSelection().removeAllRanges()").await;
+    browser.says("Waiting for £20.00").await;
+    pauses_are(&browser, &[2000]).await;
+
+    // Other windows of the same person wait, and there is no place for another one.
+    let waiting = async |number: f64| {
+        eventually(&format!("{number} requests wait"), async || {
+            let waiting = app.metric("feed_waiting_readers").await;
+            ((waiting - number).abs() < 0.5).then_some(())
+        })
+        .await;
+    };
+    browser.visit(&format!("{url}/preferences")).await;
+    waiting(0.0).await;
+    let others = [(); 4].map(|()| {
+        let request = visitor.request(Method::GET, "/links");
+        // Nothing that happens is news for them.
+        tokio::spawn(send(request.header("x-live", i64::MAX)))
+    });
+    waiting(4.0).await;
+    browser.visit(&format!("{url}{page}")).await;
+    browser.run(HURRY).await;
+    pauses_are(&browser, &[10_000]).await;
+    for other in others {
+        other.abort();
+    }
     browser.close().await;
 }
 

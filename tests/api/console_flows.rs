@@ -8,9 +8,11 @@ use reqwest::{Method, header::ACCEPT};
 use serde_json::{Value, json};
 
 use crate::{
-    commands::create_api_key,
-    console::{self, ALL, number, path_of, url_of},
+    accounts::Folder,
+    commands::{create_api_key, create_limited_key},
+    console::{ALL, lose_receipt, number, path_of, proxy_at, two_sites, url_of},
     console_operator::{Mode, Operator},
+    console_proxy::{SIGN_IN_FIRST, SignInProxy},
     daily_reconciliation::{UTC, around_today, lines, reconcile},
     support::{
         QUICK, TestApp, eventually, mail::MailServer, manual, pounds, send, ten_pounds, text,
@@ -131,14 +133,17 @@ const ACTIONS: [Action; 7] = [
     },
 ];
 
-/// The console, and somebody who uses it.
+/// The console for two accounts, and somebody who uses it.
 struct Desk {
+    _folder: Folder,
     app: TestApp,
     mail: MailServer,
     operator: Operator,
     ann: String,
     ben: String,
     reader: String,
+    /// Somebody who may see one of the accounts.
+    eve: String,
 }
 
 impl Desk {
@@ -150,8 +155,12 @@ impl Desk {
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
         let own = [("CONSOLE_APPROVAL_LIMIT", "100.00"), UTC];
-        let app = console::start(&[&QUICK[..], &settings, &own].concat()).await;
+        let proxy = proxy_at("127.0.0.1");
+        let folder = Folder::new();
+        let app = two_sites(&folder, &[&QUICK[..], &settings, &own, &proxy].concat()).await;
         Self {
+            _folder: folder,
+            eve: create_limited_key(&app, "eve", "links:read", "leeds"),
             ann: create_api_key(&app, "ann", ALL),
             ben: create_api_key(&app, "ben", ALL),
             reader: create_api_key(&app, "reader", "links:read"),
@@ -628,7 +637,7 @@ impl Desk {
         }
         operator.go_back().await;
         operator.says("This form was sent before.").await;
-        operator.press("Refund £170.00").await;
+        operator.press("Request the approval").await;
         operator.says("Nothing new was requested this time.").await;
         operator.press("Withdraw").await;
         operator.says("Decided by").await;
@@ -678,15 +687,7 @@ impl Desk {
     async fn lose_outcomes(&self) {
         for key in ["lost-1", "lost-2"] {
             let link = self.link_for(LinkFor::Paid, key).await;
-            self.app
-                .sandbox
-                .next("receipt", "cutAfter", json!({}))
-                .await;
-            let emails = json!({"emails": [CUSTOMER]});
-            self.app
-                .operate_with_key(key, &link, "receipt", &emails)
-                .await
-                .problem(504, "outcome-unknown");
+            lose_receipt(&self.app, key, &link).await;
         }
     }
 
@@ -730,23 +731,121 @@ impl Desk {
 
     /// Somebody who may only read is offered nothing else.
     async fn only_read(&self) {
-        let operator = &self.operator;
         let link = self.link_for(LinkFor::Paid, "For reading").await;
-        operator.sign_in(&self.reader).await;
-        operator.open(&link).await;
+        self.operator.sign_in(&self.reader).await;
+        self.is_offered_only_reading(&link).await;
+        self.sign_out().await;
+    }
+
+    async fn is_offered_only_reading(&self, link: &Value) {
+        let operator = &self.operator;
+        operator.open(link).await;
         operator.says("Paid £10.00").await;
         operator.is_accessible().await;
-        let ways = "return document.querySelectorAll('main .ways a').length";
+        let ways = "return document.querySelectorAll('main .ways a, header a[href=\"/links/new\"]').length";
         assert_eq!(operator.read(ways).await, 0);
-        operator.visit(&path_of(&link, "/refund")).await;
+        let here = operator.browser.page.current_url().await.unwrap();
+        let form = here.join(&path_of(link, "/refund")).unwrap();
+        operator.browser.visit(form.as_str()).await;
         operator.browser.find_one("h1").await;
         operator.is_accessible().await;
-        assert_eq!(
-            operator
-                .read("return document.querySelectorAll('main form').length")
-                .await,
-            0
-        );
+        let forms = "return document.querySelectorAll('main form').length";
+        assert_eq!(operator.read(forms).await, 0);
+    }
+
+    /// Somebody who is signed in at a proxy needs no key. The proxy says with each request who they are and what they may do.
+    async fn come_through_a_proxy(&self) {
+        const CLEO: &str = "console:cleo@example.com";
+        let operator = &self.operator;
+        let proxy = SignInProxy::to(url_of(&self.app).await).await;
+        let enter = async |path: &str| {
+            let url = format!("{}{path}", proxy.url);
+            operator.browser.visit(&url).await;
+        };
+        let link = self.link_for(LinkFor::Paid, "Through a proxy").await;
+        let page = path_of(&link, "");
+        enter(&page).await;
+        operator.says(SIGN_IN_FIRST).await;
+
+        proxy.sign_in("Cleo@example.com", "finance,staff");
+        enter(&page).await;
+        operator.is_at(&page).await;
+        operator.says("Paid £10.00").await;
+        let name = "return document.querySelector('header .person span').textContent";
+        assert_eq!(operator.read(name).await, CLEO);
+        operator.press("Refund").await;
+        operator.enter("Amount to refund", "2.00").await;
+        operator.press("Continue").await;
+        operator.press("Refund £2.00").await;
+        operator.says("Refund of £2.00: done.").await;
+        operator.says(&format!("Requested by {CLEO}")).await;
+        let [operation] = &self.app.operations(&link).await[..] else {
+            panic!("it is one operation");
+        };
+        assert_eq!(operation["createdBy"], CLEO);
+        operator.press("Audit").await;
+        operator.is_at("/audit").await;
+        let entries = self.audited().await;
+        for (what, outcome) in [("Sign in", "done"), ("Refund", "done")] {
+            let entry = [CLEO, what, outcome].map(str::to_owned);
+            assert!(entries.contains(&entry), "{entry:?} in {entries:?}");
+        }
+
+        // The session ends here. Whoever is still signed in at the proxy gets another one.
+        let sessions = "SELECT count(*) FROM console_sessions";
+        operator.sign_out().await;
+        assert_eq!(number(&self.app, sessions).await, 0);
+        enter("/links").await;
+        operator.is_at("/links").await;
+        assert_eq!(number(&self.app, sessions).await, 1);
+        proxy.sign_out();
+        operator.reload().await;
+        operator.says(SIGN_IN_FIRST).await;
+        // Without the proxy, the session is worth nothing.
+        operator.visit("/links").await;
+        operator.is_at("/sign-in").await;
+
+        proxy.sign_in("dan@example.com", "support");
+        enter("/links").await;
+        self.is_offered_only_reading(&link).await;
+    }
+
+    /// Shows the links of one account.
+    async fn filter_by_account(&self) {
+        let operator = &self.operator;
+        let mut body = ten_pounds("Of Leeds");
+        body["account"] = json!("leeds");
+        self.create(body).await;
+        operator.press("Links").await;
+        operator.browser.find_one("#q[value='']").await;
+        operator.press("Filters").await;
+        for account in ["default", "leeds"] {
+            operator.choose("Account", account).await;
+            operator.press("Apply").await;
+            eventually("only its links are shown", async || {
+                let cells = "return [...document.querySelectorAll('td[data-name=Account]')].map(cell => cell.textContent)";
+                let cells = operator.read(cells).await;
+                let cells = cells.as_array().unwrap();
+                (!cells.is_empty() && cells.iter().all(|cell| cell == account)).then_some(())
+            })
+            .await;
+        }
+        assert_eq!(self.references().await, ["Of Leeds"]);
+        operator.is_accessible().await;
+    }
+
+    /// Somebody who may see one account sees its links, and nothing to choose.
+    async fn see_one_account(&self) {
+        let operator = &self.operator;
+        operator.sign_in(&self.eve).await;
+        operator.says("Of Leeds").await;
+        assert_eq!(self.references().await, ["Of Leeds"]);
+        operator.press("Filters").await;
+        operator.browser.find_one("#status").await;
+        let accounts = "return document.querySelectorAll('#account, [data-name=Account]').length";
+        assert_eq!(operator.read(accounts).await, 0);
+        operator.is_accessible().await;
+        self.sign_out().await;
     }
 
     /// Reads the books of several days, saves them, and looks at a comparison.
@@ -817,12 +916,9 @@ impl Desk {
         operator.press("Audit").await;
         operator.is_at("/audit").await;
         operator.is_accessible().await;
-        let table = "return [...document.querySelectorAll('tbody tr')].map(row =>
-            ['Who', 'What', 'Outcome'].map(name => row.querySelector(`[data-name=${name}]`).firstChild.textContent.trim()))";
         let mut entries: Vec<[String; 3]> = Vec::new();
         loop {
-            let rows = operator.read(table).await;
-            entries.extend(serde_json::from_value::<Vec<_>>(rows).unwrap());
+            entries.extend(self.audited().await);
             let is_last = "return document.querySelector('a[rel=next]') === null";
             if operator.read(is_last).await == json!(true) {
                 break;
@@ -838,14 +934,21 @@ impl Desk {
         let count = number(&self.app, "SELECT count(*) FROM console_audit").await;
         assert_eq!(i64::try_from(entries.len()).unwrap(), count);
         for (who, what, outcome) in [
-            ("nobody", "signIn", "rejected"),
-            ("ann", "refund", "done"),
-            ("ann", "create", "done"),
-            ("ann", "refresh", "done"),
+            ("nobody", "Sign in", "rejected"),
+            ("ann", "Refund", "done"),
+            ("ann", "New link", "done"),
+            ("ann", "Read from Dojo", "done"),
         ] {
             let entry = [who, what, outcome].map(str::to_owned);
             assert!(entries.contains(&entry), "{entry:?} in {entries:?}");
         }
+    }
+
+    /// Who did what, and what came of it, on this page of the audit list.
+    async fn audited(&self) -> Vec<[String; 3]> {
+        let table = "return [...document.querySelectorAll('tbody tr')].map(row =>
+            ['Who', 'What', 'Outcome'].map(name => row.querySelector(`[data-name=${name}]`).firstChild.textContent.trim()))";
+        serde_json::from_value(self.operator.read(table).await).unwrap()
     }
 
     async fn look_at_health(&self) {
@@ -906,11 +1009,14 @@ impl Desk {
         self.settle().await;
         self.search().await;
         self.turn_pages().await;
+        self.filter_by_account().await;
         self.read_the_books().await;
         self.look_at_health().await;
         self.set_preferences().await;
         self.sign_out().await;
+        self.see_one_account().await;
         self.only_read().await;
+        self.come_through_a_proxy().await;
     }
 }
 

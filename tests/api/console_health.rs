@@ -97,8 +97,11 @@ async fn each_check_and_each_alert_has_its_line() {
         ("Links of the last 24 hours", &["1 Created."]),
         ("Links to read from Dojo", &["Fine"]),
         ("Operations with an unconfirmed outcome", &["Fine", "None."]),
-        ("creation_recovery default", &["Fine", "Made progress"]),
-        ("feed", &["Fine"]),
+        (
+            "Creation recovery, account default",
+            &["Fine", "Made progress"],
+        ),
+        ("Feed", &["Fine"]),
         ("Endpoints", &["Fine", "There are no endpoints."]),
         ("Requests that failed (500)", &["Fine", "None."]),
         ("Calls to Dojo that failed", &["Fine", "None of "]),
@@ -392,11 +395,11 @@ async fn somebody_with_one_account_sees_the_health_of_that_one() {
     })
     .await;
     assert!(
-        page.contains("Account leeds") && page.contains("reconciliation leeds"),
+        page.contains("Account leeds") && page.contains("Reconciliation, account leeds"),
         "{page}"
     );
     assert!(
-        !page.contains("Account default") && !page.contains("reconciliation default"),
+        !page.contains("Account default") && !page.contains("Reconciliation, account default"),
         "{page}"
     );
     assert!(finding(&page, "Requests that failed").is_none());

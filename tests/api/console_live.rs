@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use crate::{
     accounts::Folder,
     commands::create_limited_key,
-    console::{Visitor, path_of, run, start, two_sites},
-    support::{Answer, TestApp, event, eventually, send, ten_pounds},
+    console::{Visitor, lose_receipt, path_of, run, start, two_sites},
+    support::{
+        Answer, QUICK, TestApp, event, eventually, receiver::Receiver, send, ten_pounds, text,
+    },
 };
 
 /// Less than a page waits if nothing happens.
@@ -168,6 +170,43 @@ async fn a_page_shows_after_a_while_what_is_not_in_the_feed() {
         "{}",
         fresh.text
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_shows_what_becomes_of_a_request_and_of_callbacks() {
+    let app = start(&[&QUICK[..], &[("CALLBACK_ALLOW", "127.0.0.1")]].concat()).await;
+    let receiver = Receiver::start().await;
+    let visitor = Visitor::bootstrap(&app).await;
+    let link = app.paid().await;
+    lose_receipt(&app, "a", &link).await;
+    let operation = eventually("the operation is unconfirmed", async || {
+        let operation = app.operations(&link).await.pop()?;
+        (operation["status"] == "Unconfirmed").then_some(operation)
+    })
+    .await;
+    let id = text(&operation["id"]);
+    let page = path_of(&link, &format!("?operation={id}"));
+    let live = Live::of(&visitor, &page).await;
+    assert_eq!(live.path, page);
+    let notice = "data-announce>Receipt: ";
+    let unknown = format!("{notice}nothing at Dojo shows");
+    assert!(live.page.contains(&unknown), "{}", live.page);
+    assert!(!live.page.contains(&receiver.url), "{}", live.page);
+
+    app.subscribe(&json!({"url": receiver.url})).await;
+    visitor
+        .submit(&format!("/operations/{id}"), &[("outcome", "done")])
+        .await
+        .expect(303);
+    let done = format!("{notice}done.");
+    eventually("the page shows both", async || {
+        let fresh = send(ask(&visitor, &live.path, "now", &live.tag)).await;
+        let fresh = fresh.expect(200).text;
+        assert!(fresh.contains(&done), "{fresh}");
+        let is_told = fresh.contains(&receiver.url) && fresh.contains("delivered on attempt 1");
+        is_told.then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -7,11 +7,8 @@ use fantoccini::{
     actions::{InputSource, KeyAction, KeyActions, MOUSE_BUTTON_LEFT, MouseActions, PointerAction},
     elements::Element,
     key::Key,
-    wd::WebDriverCompatibleCommand,
 };
-use reqwest::Method;
 use serde_json::{Value, json};
-use url::{ParseError, Url};
 
 use crate::{
     browser::Browser,
@@ -51,27 +48,6 @@ fn named(name: &str) -> String {
 fn labelled(label: &str) -> String {
     let label = format!("//label[text()[normalize-space()=\"{label}\"]]");
     format!("//*[@id={label}/@for] | {label}//input")
-}
-
-/// Whether a page is shown for a dark room.
-#[derive(Debug)]
-struct Darkness(bool);
-
-impl WebDriverCompatibleCommand for Darkness {
-    fn endpoint(&self, driver: &Url, session: Option<&str>) -> Result<Url, ParseError> {
-        driver.join(&format!(
-            "session/{}/goog/cdp/execute",
-            session.unwrap_or_default()
-        ))
-    }
-
-    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
-        let scheme = if self.0 { "dark" } else { "light" };
-        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
-        let command =
-            json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}});
-        (Method::POST, Some(command.to_string()))
-    }
 }
 
 impl Operator {
@@ -325,8 +301,12 @@ impl Operator {
 
     /// Shows the page as somebody sees it who prefers a dark one, or a light one.
     async fn turn_dark(&self, is_dark: bool) {
-        let page = &self.browser.page;
-        page.issue_cmd(Darkness(is_dark)).await.unwrap();
+        let scheme = if is_dark { "dark" } else { "light" };
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        let parameters = json!({"features": features});
+        self.browser
+            .command("Emulation.setEmulatedMedia", parameters)
+            .await;
         let is_done = format!(
             "return matchMedia('(prefers-color-scheme: dark)').matches === {is_dark} && document.getAnimations().length === 0"
         );

@@ -22,6 +22,7 @@ mod console_flows;
 mod console_health;
 mod console_live;
 mod console_operator;
+mod console_proxy;
 mod console_security;
 mod convergence;
 mod crashes;
