@@ -2,9 +2,12 @@
 
 use std::collections::HashSet;
 
+use dojo_payment_links::payment_link::PaymentLinkId;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
-use crate::support::{TestApp, ten_pounds, text};
+use crate::support::{TestApp, eventually, ten_pounds, text};
 
 /// The ids of a page's links.
 fn ids(page: &Value) -> Vec<String> {
@@ -45,6 +48,60 @@ async fn pages_stay_stable_while_links_are_added() {
         seen, before,
         "each once, newest first, and none that was added later"
     );
+}
+
+/// While the database is busy, requests share statements. Each gets its own link, and fails alone.
+#[tokio::test]
+async fn requests_that_are_read_together_get_their_own_links() {
+    let app = TestApp::start().await;
+    let bodies: Vec<_> = (0..20).map(|n| ten_pounds(&format!("Order {n}"))).collect();
+    let links = join_all(bodies.iter().map(async |body| {
+        let link = app.create(body).await.expect(201).json();
+        text(&link["id"]).to_owned()
+    }))
+    .await;
+    let unreadable = app.created().await;
+    sqlx::query("UPDATE payment_links SET captures = '1' WHERE payment_intent_id = $1")
+        .bind(text(&unreadable["paymentIntentId"]))
+        .execute(&app.pool)
+        .await
+        .unwrap();
+    let unknown = PaymentLinkId::from_uuid(Uuid::from_u128(1)).to_string();
+
+    // All readers wait for Postgres, so the requests after the first few share a statement.
+    let lock = app
+        .lock("LOCK TABLE payment_links IN ACCESS EXCLUSIVE MODE")
+        .await;
+    let read = async |id: &str| app.get(&format!("/v1/payment-links/{id}")).await;
+    let reading = async {
+        // Each link several times.
+        join_all((0..100).map(async |n| {
+            let link = read(&links[n % links.len()]).await.expect(200).json();
+            assert_eq!(link["id"], links[n % links.len()]);
+            assert_eq!(link["reference"], bodies[n % links.len()]["reference"]);
+        }))
+        .await;
+    };
+    let failing = async {
+        let (failed, absent) = tokio::join!(read(text(&unreadable["id"])), read(&unknown));
+        failed.problem(500, "internal-error");
+        absent.problem(404, "not-found");
+    };
+    let releasing = async {
+        eventually("the readers wait", async || {
+            let waiting: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            )
+            .fetch_one(&app.pool)
+            .await
+            .unwrap();
+            (waiting == 2).then_some(())
+        })
+        .await;
+        drop(lock);
+    };
+    tokio::join!(reading, failing, releasing);
 }
 
 #[tokio::test]
