@@ -52,7 +52,7 @@ pub(super) fn warn_of_unknown(names: &[String]) {
     for name in names {
         if !configured.contains(&name.as_str()) {
             eprintln!(
-                "Warning: the settings here configure no account {name:?}, only {}.",
+                "Warning: no account {name:?} is configured here. The configured accounts are: {}.",
                 configured.join(", ")
             );
         }

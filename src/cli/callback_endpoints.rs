@@ -350,7 +350,7 @@ async fn replay(
                 "--after is not a place in this feed: it comes from another database, or from before a backup was restored"
             }
         })?;
-        eprintln!("Endpoint {id} gets what follows that place again.");
+        eprintln!("Endpoint {id} will be sent everything after that place again.");
     }
     if let Some(event) = event {
         store::callback_deliveries::target(pool, id, None)
@@ -359,7 +359,7 @@ async fn replay(
         if !store::callback_endpoints::replay_event(pool, id, event, None).await? {
             return Err("there is no such event in the feed".into());
         }
-        eprintln!("Endpoint {id} gets event {event} again.");
+        eprintln!("Endpoint {id} will be sent event {event} again.");
     }
     Ok(())
 }

@@ -101,6 +101,12 @@ fn state(approval: &Approval) -> String {
         (ApprovalStatus::Approved, Some(outcome)) if outcome == "changed" => {
             "Approved, but not done: the payment was changed after it was requested".to_owned()
         }
+        (ApprovalStatus::Approved, Some(outcome)) if outcome == "outcome-unconfirmed" => {
+            "Approved, but nobody knows yet whether it was done".to_owned()
+        }
+        (ApprovalStatus::Approved, Some(outcome)) if outcome == "not-done" => {
+            "Approved, but not done".to_owned()
+        }
         (ApprovalStatus::Approved, Some(outcome)) => {
             format!("Approved, but not done: {}", words::outcome(outcome))
         }
@@ -412,7 +418,7 @@ async fn carry_out(
     }
 }
 
-/// Whether sending the same request again would lead to the same problem, and nothing was done.
+/// Whether sending the same request again would lead to the same problem.
 fn is_final(problem: &Problem) -> bool {
     matches!(
         slug(problem),

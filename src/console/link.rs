@@ -44,7 +44,8 @@ pub(super) struct Happened {
     operation: String,
     message: String,
     created: Option<String>,
-    refreshed: Option<String>,
+    /// When Dojo was read, in seconds since 1970.
+    refreshed: String,
     /// The form that was sent again, and did nothing new.
     again: String,
 }
@@ -594,7 +595,15 @@ async fn notices(
             Tone::Good,
         )));
     }
-    if happened.refreshed.is_some() {
+    // The page may stay open, and updates itself, long after.
+    let is_new = |at: i64| {
+        (0..60).contains(
+            &(OffsetDateTime::now_utc()
+                .unix_timestamp()
+                .saturating_sub(at)),
+        )
+    };
+    if happened.refreshed.parse().is_ok_and(is_new) {
         let text = "Read from Dojo just now.".to_owned();
         notices.push(Notice::from((text, Tone::Neutral)));
     }
@@ -697,7 +706,10 @@ pub(super) async fn refresh(
     })
     .await?;
     match answer {
-        Ok(_) => Ok(redirect(&format!("/links/{}?refreshed=yes", link.id))),
+        Ok(_) => {
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            Ok(redirect(&format!("/links/{}?refreshed={now}", link.id)))
+        }
         Err(problem) => Err(stop(&console, &person)(problem)),
     }
 }

@@ -412,6 +412,9 @@ fn webhook(entry: &Entry, verdict: &str, reported: &str) -> (String, Tone) {
             "{}, but comes late: the payment has moved on",
             says(reported)
         ),
+        "unknownStatus" if reported.is_empty() => {
+            "Dojo’s webhook doesn’t say which status the payment has".to_owned()
+        }
         "unknownStatus" => format!("{}, a status that the service doesn’t know", says(reported)),
         _ => "Dojo’s webhook is about something else, and changes nothing".to_owned(),
     };

@@ -3,10 +3,12 @@
 //! A statement costs Postgres and the service about as much for one link as for ten. So the requests that arrive while all
 //! readers wait for Postgres share the next statement. If a reader is free, a link is read at once, by itself.
 
-use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::timeout,
+};
 use uuid::Uuid;
 
 use super::{
@@ -20,6 +22,10 @@ const READERS: usize = 2;
 
 /// The most requests that share a statement.
 const BATCH: usize = 128;
+
+/// How long a reader waits for a statement. If it takes longer, the reader goes on with those that have arrived since: the
+/// statement may hang on a dead connection, or wait for a free one.
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How many requests may wait for a reader. Further ones wait until there is a place.
 const QUEUE: usize = 1024;
@@ -82,18 +88,21 @@ async fn read_all(pool: PgPool, waiting: Arc<Mutex<mpsc::Receiver<Waiting>>>) {
         if waiting.lock().await.recv_many(&mut batch, BATCH).await == 0 {
             return;
         }
-        // A panic drops the replies.
-        let _ = AssertUnwindSafe(read(&pool, batch)).catch_unwind().await;
+        // A panic drops the replies, and nothing else.
+        let reading = tokio::spawn(read(pool.clone(), batch));
+        let _ = timeout(PATIENCE, reading).await;
     }
 }
 
-async fn read(pool: &PgPool, batch: Vec<Waiting>) {
+async fn read(pool: PgPool, mut batch: Vec<Waiting>) {
+    // Clients that have disconnected may have sent their requests again.
+    batch.retain(|waiting| !waiting.reply.is_closed());
     let mut replies: HashMap<Uuid, Vec<Reply>> = HashMap::new();
     for Waiting { id, reply } in batch {
         replies.entry(id).or_default().push(reply);
     }
     let ids: Vec<_> = replies.keys().copied().collect();
-    match links::rows(pool, &ids).await {
+    match links::rows(&pool, &ids).await {
         Ok(rows) => {
             for row in rows {
                 let mut replies = replies.remove(&row.id).unwrap_or_default();

@@ -170,18 +170,25 @@ impl Row {
 }
 
 pub async fn find(pool: &PgPool, id: PaymentLinkId) -> Result<Option<PaymentLink>, Error> {
-    select_links!("WHERE id = $1", id.uuid())
-        .fetch_optional(pool)
-        .await?
-        .map(Row::into_link)
-        .transpose()
+    let row = rows(pool, &[id.uuid()]).await?.pop();
+    row.map(Row::into_link).transpose()
 }
 
 /// The links with these ids, in any order, as they are stored.
 pub(super) async fn rows(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Row>, Error> {
-    Ok(select_links!("WHERE id = ANY($1)", ids)
-        .fetch_all(pool)
-        .await?)
+    let rows = match ids {
+        [] => Vec::new(),
+        // For a list of one, Postgres would plan the statement anew each time: its plan for any list is for ten.
+        [id] => {
+            let row = select_links!("WHERE id = $1", id).fetch_optional(pool);
+            row.await?.into_iter().collect()
+        }
+        _ => {
+            let rows = select_links!("WHERE id = ANY($1)", ids).fetch_all(pool);
+            rows.await?
+        }
+    };
+    Ok(rows)
 }
 
 /// How many of an account's links from the last 24 hours have each status.

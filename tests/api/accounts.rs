@@ -388,7 +388,7 @@ async fn a_limited_key_sees_only_the_links_of_its_accounts() {
         (&[][..], ""),
         (
             &[("DOJO_API_KEY", DOJO_KEY)],
-            "Warning: the settings here configure no account \"yrok\", only default.\n",
+            "Warning: no account \"yrok\" is configured here. The configured accounts are: default.\n",
         ),
     ] {
         let name = format!("with-{}", settings.len());

@@ -50,7 +50,7 @@ async fn pages_stay_stable_while_links_are_added() {
     );
 }
 
-/// While the database is busy, requests share statements. Each gets its own link, and fails alone.
+/// While the database is busy, requests share statements. Each gets its own link, and an unreadable one fails alone.
 #[tokio::test]
 async fn requests_that_are_read_together_get_their_own_links() {
     let app = TestApp::start().await;
