@@ -168,12 +168,19 @@ impl Database {
                 .await
         };
         tokio::try_join!(links, events)?;
+        // Two at a time: while one waits for the disk, the other has the processor.
+        let (some, others) = indexes.split_at(indexes.len() / 2);
+        tokio::try_join!(self.build(some), self.build(others))?;
+        self.tidy(lab).await
+    }
+
+    async fn build(&self, indexes: &[Index]) -> Result {
         for index in indexes {
-            sqlx::query(AssertSqlSafe(index.definition))
+            sqlx::query(AssertSqlSafe(index.definition.clone()))
                 .execute(&self.pool)
                 .await?;
         }
-        self.tidy(lab).await
+        Ok(())
     }
 
     /// Adds copies of a template, so many for each link.

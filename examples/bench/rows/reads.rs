@@ -26,8 +26,8 @@ pub async fn read(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
     let gets = links.map(|id| get(&format!("/v1/payment-links/{id}"), API_KEY));
     let deck = Deck::repeat(gets.collect());
     let (mut service, mut statement) = (vec![], vec![]);
+    database.reset(lab).await?;
     for _ in 0..lab.scale.rounds {
-        database.reset(lab).await?;
         let program = database.start_service(lab).await?;
         load::run(program.address, CONNECTIONS, &deck, lab.scale.warm_up).await?;
         let load = load::run(program.address, CONNECTIONS, &deck, lab.scale.round).await?;

@@ -33,7 +33,7 @@ pub async fn rate(lab: &mut Lab, report: &mut RowReport<'_>) -> Result {
         database.reset(lab).await?;
         let measured = pgbench::run(&database, pgbench::INTAKE, CONNECTIONS, round).await?;
         statement.push(measured.rate);
-        database.reset(lab).await?;
+        lab.checkpoint().await?;
         let measured = pgbench::run(&database, pgbench::BARE_INTAKE, CONNECTIONS, round).await?;
         bare.push(measured.rate);
         fastify.push(
