@@ -31,19 +31,6 @@ async fn behind_a_proxy(settings: &[(&str, &str)]) -> (TestApp, Proxy) {
     (app, proxy)
 }
 
-/// How many of the service's statements wait for a lock.
-async fn waiting(app: &TestApp) -> usize {
-    let waiting: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM pg_stat_activity
-         WHERE datname = current_database() AND application_name = 'dojo-payment-links'
-           AND wait_event_type = 'Lock'",
-    )
-    .fetch_one(&app.pool)
-    .await
-    .unwrap();
-    usize::try_from(waiting).unwrap()
-}
-
 /// Keeps every connection of the service busy with reads for as long as the lock exists.
 async fn all_are_busy(
     app: &TestApp,
@@ -57,7 +44,7 @@ async fn all_are_busy(
     let mut reads = Vec::new();
     eventually("every connection is busy", async || {
         reads.push(tokio::spawn(send(app.request(Method::GET, &path))));
-        (waiting(app).await == CONNECTIONS).then_some(())
+        (app.waiting_for_locks().await == CONNECTIONS).then_some(())
     })
     .await;
     (lock, reads)

@@ -89,14 +89,7 @@ async fn requests_that_are_read_together_get_their_own_links() {
     };
     let releasing = async {
         eventually("the readers wait", async || {
-            let waiting: i64 = sqlx::query_scalar(
-                "SELECT count(*) FROM pg_stat_activity
-                 WHERE datname = current_database() AND wait_event_type = 'Lock'",
-            )
-            .fetch_one(&app.pool)
-            .await
-            .unwrap();
-            (waiting == 2).then_some(())
+            (app.waiting_for_locks().await >= 2).then_some(())
         })
         .await;
         drop(lock);

@@ -327,15 +327,8 @@ async fn a_webhook_that_waits_for_its_creation_to_commit_is_applied() {
 }
 
 /// `Some` if this many statements wait for a lock.
-async fn waiting(app: &TestApp, count: i64) -> Option<()> {
-    let waiting: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM pg_stat_activity
-         WHERE datname = current_database() AND wait_event_type = 'Lock'",
-    )
-    .fetch_one(&app.pool)
-    .await
-    .unwrap();
-    (waiting == count).then_some(())
+async fn waiting(app: &TestApp, count: usize) -> Option<()> {
+    (app.waiting_for_locks().await == count).then_some(())
 }
 
 #[tokio::test]

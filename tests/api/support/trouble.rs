@@ -222,6 +222,19 @@ impl TestApp {
         transaction
     }
 
+    /// How many of the service's statements wait for a lock.
+    pub async fn waiting_for_locks(&self) -> usize {
+        let waiting: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'dojo-payment-links'
+               AND wait_event_type = 'Lock'",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .unwrap();
+        usize::try_from(waiting).unwrap()
+    }
+
     /// Makes the transaction that adopts an intent wait with all its rows written, until the guard is dropped.
     pub async fn block_adoption(&self) -> PgTransaction<'static> {
         for statement in [
