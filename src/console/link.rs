@@ -596,14 +596,15 @@ async fn notices(
         )));
     }
     // The page may stay open, and updates itself, long after.
-    let is_new = |at: i64| {
-        (0..60).contains(
-            &(OffsetDateTime::now_utc()
-                .unix_timestamp()
-                .saturating_sub(at)),
-        )
+    let age = |at: i64| {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        now.saturating_sub(at)
     };
-    if happened.refreshed.parse().is_ok_and(is_new) {
+    if happened
+        .refreshed
+        .parse()
+        .is_ok_and(|at| (0..60).contains(&age(at)))
+    {
         let text = "Read from Dojo just now.".to_owned();
         notices.push(Notice::from((text, Tone::Neutral)));
     }
