@@ -49,7 +49,7 @@ pub(super) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Fa
             Err(error) => error,
         };
         match WrongValue::find(&error) {
-            // It has no value at all, which what takes its place lacks as well.
+            // It was set aside before and still fails, so it has no value at all.
             Some(value) if wrong.iter().any(|known| known.flag == value.flag) => {
                 return Err(Failure::Usage(error));
             }

@@ -350,7 +350,7 @@ async fn replay(
                 "--after is not a place in this feed: it comes from another database, or from before a backup was restored"
             }
         })?;
-        eprintln!("Endpoint {id} will be sent everything after that place again.");
+        eprintln!("Endpoint {id} will be sent its events after that place again.");
     }
     if let Some(event) = event {
         store::callback_deliveries::target(pool, id, None)
